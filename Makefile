@@ -1,0 +1,83 @@
+# The commands of the desk and of continuous integration. `make` lists them.
+
+tools    := target/test-tools
+k6       := $(or $(K6),$(tools)/venv/bin/k6)
+# `make test` builds this one on its way, with every feature, in the dev profile.
+binary   := $(or $(CARGO_TARGET_DIR),target)/debug/pushnode
+features := --locked --all-features
+compose  := docker compose -f deploy/compose.yaml
+nginx    := $(CURDIR)/target/nginx-check
+
+# nginx is in /usr/sbin on Debian.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: help test setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
+        unit k6-smoke run bench image compose-up compose-down clean
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: setup fmt-check lint unit k6-smoke ## all of it, as in CI: the cheap checks first
+
+setup: ## install what the tests need (Redis, nginx, Chromium, k6, ...)
+	@scripts/setup
+
+fmt: ## format the code
+	cargo fmt --all
+
+fmt-check:
+	cargo fmt --all --check
+
+lint: hadolint nginx-check clippy doc ## Dockerfile, nginx.conf, clippy, rustdoc; a warning fails
+
+hadolint: setup
+	$(tools)/venv/bin/hadolint Dockerfile
+
+# The real nginx reads the real file; only the names of the nodes, which exist in
+# the compose network alone, and the place of its files are others.
+nginx-check: setup
+	@mkdir -p $(nginx)
+	@sed -e 's#node-[ab]:8080#127.0.0.1:8080#' -e 's#/tmp/#$(nginx)/#' deploy/nginx.conf > $(nginx)/nginx.conf
+	nginx -t -q -p $(nginx) -c $(nginx)/nginx.conf > /dev/null
+
+# Clippy, rustdoc and the tests share one profile and one set of features, so
+# the dependencies are checked once and built once.
+clippy:
+	cargo clippy $(features) --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc $(features) --no-deps
+
+unit: setup ## cargo test: unit and integration tests, with a real Redis
+	cargo test $(features)
+
+k6-smoke: setup ## a short k6 run against one node
+	cargo build $(features) --bin pushnode
+	K6=$(k6) scripts/k6-smoke $(binary)
+
+deny: ## licences, sources and advisories of the dependencies (cargo install cargo-deny)
+	cargo deny check
+
+run: ## one node on http://127.0.0.1:8080/, without Redis unless PUSH_REDIS_URL is set
+	cargo run --locked
+
+bench: ## the benchmarks, in the release profile
+	cargo bench --locked
+
+image: ## build the container image `pushnode`
+	docker build -t pushnode .
+
+# A key of 256 random bits, once, readable by its owner only.
+deploy/.env:
+	@umask 077 && printf 'PUSH_API_KEYS=%s\n' "$$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" > $@
+	@echo "made an API key for senders in $@"
+
+compose-up: deploy/.env ## two nodes, Redis and nginx on http://127.0.0.1:8080/
+	$(compose) up --build --detach --wait
+
+compose-down: deploy/.env ## stop and remove them
+	$(compose) down
+
+clean: ## remove all that was built, the test tools too
+	cargo clean

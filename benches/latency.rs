@@ -1,0 +1,252 @@
+//! Latency: from sending a push to its arrival at the client's socket, paced, against a bare server fed by PUBLISH.
+//!
+//! `bare` is the least code between Redis and a socket (`support::rivals`), fed by PUBLISH. `raw` is the same PUBLISH
+//! into node A's channel. `cross` is an HTTP request to node B for a user on node A: it holds one HTTP hop and a
+//! look-up more than `bare`. The clock starts when the push is due to be written, so a sender that must wait for a
+//! free connection counts against the server.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use support::accounting::{Cpu, Meter};
+use support::fleet::{Fleet, Hello};
+use support::http::{self, Connection};
+use support::options::Options;
+use support::process::{Node, PREFIX, RedisServer, Rival};
+use support::redis::Redis;
+use support::report::{self, Report};
+use support::rivals::USER;
+use support::{median, message, percentile, raise_open_files_limit};
+
+const DATA: usize = 128;
+const CHANNEL: &str = "bare";
+/// HTTP connections the sender takes in turn.
+const CONNECTIONS: usize = 8;
+const RECEIVE_LIMIT: Duration = Duration::from_secs(120);
+const MODES: [&str; 3] = ["bare", "raw", "cross"];
+
+fn main() -> io::Result<()> {
+    let options = Options::read(
+        "latency",
+        "Latency of paced pushes, against a bare server fed by PUBLISH",
+        &[
+            ("users", "1000", "connected users"),
+            ("rate", "1000", "pushes a second"),
+            ("seconds", "10", "length of a pass"),
+            ("passes", "3", "passes of each, alternating"),
+        ],
+    );
+    raise_open_files_limit()?;
+    let mut report = Report::begin(&options);
+    let users = options.number("users");
+    let redis = RedisServer::start()?;
+    let node_a = Node::start(&options, "a", Some(&redis))?;
+    let node_b = Node::start(&options, "b", Some(&redis))?;
+    let bare = Rival::start(&[
+        "bare",
+        &users.to_string(),
+        &redis.address.to_string(),
+        CHANNEL,
+    ])?;
+    let name = |n| format!("{USER}{n}");
+    let mut on_bare = Receivers::new(
+        Fleet::connect(bare.address, users, Hello::Silent, name)?,
+        users,
+    );
+    let mut on_a = Receivers::new(
+        Fleet::connect(node_a.clients, users, Hello::WebSocket, name)?,
+        users,
+    );
+
+    report.line("latency us; CPU us per push of the server with the sockets, of node B, of Redis");
+    report.line("mode   pass      p50      p90      p99      max  holds                     into                      redis                     counts");
+    let mut seen: BTreeMap<&str, Vec<[f64; 2]>> = BTreeMap::new();
+    for pass in 1..=options.number("passes") {
+        for mode in MODES {
+            let (receivers, holder, entry, channel) = match mode {
+                "bare" => (&mut on_bare, bare.pid(), None, CHANNEL.to_owned()),
+                "raw" => (
+                    &mut on_a,
+                    node_a.pid(),
+                    None,
+                    format!("{PREFIX}n:{{{}}}", node_a.id),
+                ),
+                _ => (&mut on_a, node_a.pid(), Some(&node_b), String::new()),
+            };
+            let mut sender = match (mode, entry) {
+                ("bare", _) => Sender::Bare {
+                    redis: Redis::connect(redis.address)?,
+                    channel,
+                },
+                (_, None) => Sender::Raw {
+                    redis: Redis::connect(redis.address)?,
+                    channel,
+                },
+                (_, Some(node)) => Sender::http(node)?,
+            };
+            let meters = [Some(holder), entry.map(Node::pid), Some(redis.pid())]
+                .map(|pid| pid.map(Meter::start));
+            let latencies = receivers.pass(&options, &mut sender)?;
+            let pushes = latencies.len() as f64;
+            let [holds, into, of_redis] =
+                meters.map(|meter| meter.map_or_else(Cpu::default, |meter| meter.spent() / pushes));
+            let at = |share| percentile(&latencies, share);
+            report.line(&format!(
+                "{mode:5}  {pass:4}  {:7.0}  {:7.0}  {:7.0}  {:7.0}  {}  {}  {}  {}",
+                at(0.5),
+                at(0.9),
+                at(0.99),
+                at(1.0),
+                report::cpu(holds),
+                report::cpu(into),
+                report::cpu(of_redis),
+                report::faults(receivers.fleet.faults(|n| receivers.sent[n])),
+            ));
+            seen.entry(mode).or_default().push([at(0.5), at(0.99)]);
+        }
+    }
+    // A ratio is taken within a pass, where the modes are neighbours in time.
+    for mode in &MODES[1..] {
+        let [half, most] = [0, 1].map(|column| {
+            let pairs = seen[mode].iter().zip(&seen["bare"]);
+            median(
+                &pairs
+                    .map(|(ours, bare)| ours[column] / bare[column])
+                    .collect::<Vec<_>>(),
+            )
+        });
+        report.line(&format!(
+            "{mode}/bare: median ratio p50 {half:.2}, p99 {most:.2}"
+        ));
+    }
+    report.end()
+}
+
+/// Who sends, and over what.
+enum Sender {
+    Bare {
+        redis: Redis,
+        channel: String,
+    },
+    Raw {
+        redis: Redis,
+        channel: String,
+    },
+    Http {
+        connections: Vec<Connection>,
+        turn: usize,
+    },
+}
+
+impl Sender {
+    fn http(node: &Node) -> io::Result<Sender> {
+        let connections = (0..CONNECTIONS)
+            .map(|_| Connection::open(node.senders))
+            .collect::<io::Result<_>>()?;
+        Ok(Sender::Http {
+            connections,
+            turn: 0,
+        })
+    }
+
+    fn send(&mut self, user: &str, data: &str) -> io::Result<()> {
+        let push = format!(r#"{{"to":{{"user":"{user}"}},"data":{data}}}"#);
+        match self {
+            Sender::Bare { redis, channel } => publish(redis, channel, data),
+            Sender::Raw { redis, channel } => publish(redis, channel, &push),
+            Sender::Http { connections, turn } => {
+                let count = connections.len();
+                let connection = &mut connections[*turn % count];
+                if *turn >= count {
+                    expect_ok(connection)?;
+                }
+                *turn += 1;
+                connection.send(&http::post(http::JSON, &push))
+            }
+        }
+    }
+
+    /// Takes the answers that are still to come.
+    fn finish(&mut self) -> io::Result<()> {
+        if let Sender::Http { connections, turn } = self {
+            let used = connections.len().min(*turn);
+            connections[..used].iter_mut().try_for_each(expect_ok)?;
+        }
+        Ok(())
+    }
+}
+
+fn publish(redis: &mut Redis, channel: &str, message: &str) -> io::Result<()> {
+    redis
+        .command(&[b"PUBLISH", channel.as_bytes(), message.as_bytes()])
+        .map(|_| ())
+}
+
+fn expect_ok(connection: &mut Connection) -> io::Result<()> {
+    let answer = connection.receive()?;
+    if answer.status == 200 {
+        Ok(())
+    } else {
+        Err(io::Error::other(answer.body))
+    }
+}
+
+struct Receivers {
+    fleet: Fleet,
+    /// Messages sent to each user since it connected.
+    sent: Vec<u64>,
+}
+
+impl Receivers {
+    fn new(fleet: Fleet, users: usize) -> Receivers {
+        Receivers {
+            fleet,
+            sent: vec![0; users],
+        }
+    }
+
+    /// Sends at the rate while a thread receives; the latencies in microseconds, sorted.
+    fn pass(&mut self, options: &Options, sender: &mut Sender) -> io::Result<Vec<f64>> {
+        let rate = options.number("rate");
+        let pushes = rate * options.number("seconds");
+        let before = self.sent.clone();
+        let (fleet, sent) = (&mut self.fleet, &mut self.sent);
+        let already: u64 = before.iter().sum();
+        fleet.arrivals = Some(Vec::with_capacity(pushes));
+        let sent_at = std::thread::scope(|scope| {
+            let receiver = scope.spawn(move || {
+                let result = fleet.receive(already + pushes as u64, RECEIVE_LIMIT);
+                result.map(|_| fleet.arrivals.take().unwrap_or_default())
+            });
+            let mut sent_at = Vec::with_capacity(pushes);
+            let started = Instant::now();
+            for push in 0..pushes {
+                let due = started + Duration::from_secs_f64(push as f64 / rate as f64);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                // Users in turn, so that push number and (user, sequence) tell each other.
+                let user = push % sent.len();
+                let name = format!("{USER}{user}");
+                let data = message::data(&name, sent[user], DATA);
+                sent[user] += 1;
+                sent_at.push(Instant::now());
+                sender.send(&name, &data)?;
+            }
+            sender.finish()?;
+            let arrivals = receiver.join().expect("the receiver does not panic")?;
+            Ok::<_, io::Error>((sent_at, arrivals))
+        });
+        let (sent_at, arrivals) = sent_at?;
+        let mut latencies: Vec<f64> = arrivals
+            .iter()
+            .map(|&(user, sequence, came)| {
+                let push = (sequence - before[user]) as usize * before.len() + user;
+                came.duration_since(sent_at[push]).as_secs_f64() * 1e6
+            })
+            .collect();
+        latencies.sort_by(f64::total_cmp);
+        Ok(latencies)
+    }
+}

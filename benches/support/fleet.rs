@@ -1,0 +1,313 @@
+//! Many client sockets in one epoll loop, each checking that it gets its own messages, all of them, in order.
+
+use std::collections::HashSet;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use super::{message, websocket};
+
+/// Connections being opened at the same time: below any usual listen backlog.
+const OPENING: usize = 128;
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a socket does first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hello {
+    /// Nothing: the other side sends frames at once (`rivals`).
+    Silent,
+    /// The WebSocket handshake.
+    WebSocket,
+}
+
+/// What went wrong, counted per message over all sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    pub missing: u64,
+    pub duplicate: u64,
+    pub reordered: u64,
+    pub misrouted: u64,
+    pub closed: u64,
+}
+
+struct Socket {
+    stream: TcpStream,
+    user: String,
+    /// Handshake done.
+    open: bool,
+    closed: bool,
+    /// Bytes of a frame or head that is not complete yet.
+    partial: Vec<u8>,
+    /// The sequence number that should come next, and those before it that did not come.
+    next: u64,
+    gaps: HashSet<u64>,
+}
+
+pub struct Fleet {
+    poll: Poll,
+    events: Events,
+    sockets: Vec<Socket>,
+    buffer: Vec<u8>,
+    faults: Faults,
+    received: Arc<AtomicU64>,
+    /// Every message is addressed to `message::ALL` instead of the socket's own user.
+    pub broadcast: bool,
+    /// When each message came, by socket and sequence; kept only if asked for.
+    pub arrivals: Option<Vec<(usize, u64, Instant)>>,
+}
+
+impl Fleet {
+    /// Connects `count` sockets; number `n` belongs to `user(n)`. Returns when all are open.
+    pub fn connect(
+        server: SocketAddr,
+        count: usize,
+        hello: Hello,
+        user: impl Fn(usize) -> String,
+    ) -> io::Result<Fleet> {
+        let mut fleet = Fleet {
+            poll: Poll::new()?,
+            events: Events::with_capacity(1_024),
+            sockets: Vec::with_capacity(count),
+            buffer: vec![0; 64 * 1_024],
+            faults: Faults::default(),
+            received: Arc::default(),
+            broadcast: false,
+            arrivals: None,
+        };
+        let deadline = Instant::now() + CONNECT_LIMIT;
+        let mut open = 0;
+        while open < count {
+            // One at a time for a silent hello: the other side numbers its sockets in the order they come.
+            let opening = if hello == Hello::Silent { 1 } else { OPENING };
+            while fleet.sockets.len() < count && fleet.sockets.len() - open < opening {
+                fleet.begin(server, user(fleet.sockets.len()))?;
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!(
+                    "{open} of {count} sockets open after {CONNECT_LIMIT:?}"
+                )));
+            }
+            open += fleet.finish_opening(server, hello)?;
+        }
+        Ok(fleet)
+    }
+
+    /// How many messages have come; readable from other threads while `receive` runs.
+    pub fn received(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
+    }
+
+    /// Reads until `total` messages have come since the start, or `limit` has passed.
+    pub fn receive(&mut self, total: u64, limit: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + limit;
+        while self.received.load(Ordering::Relaxed) < total {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.read_ready(left)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads what comes until `pause` is over: keeps the sockets alive, and shows messages sent twice.
+    pub fn linger(&mut self, pause: Duration) -> io::Result<()> {
+        self.receive(u64::MAX, pause).map(|_| ())
+    }
+
+    /// The faults so far, when `sent(n)` messages were sent to the user of socket `n`.
+    pub fn faults(&self, sent: impl Fn(usize) -> u64) -> Faults {
+        let sockets = self.sockets.iter().enumerate();
+        let missing = sockets
+            .map(|(n, socket)| sent(n).saturating_sub(socket.next) + socket.gaps.len() as u64)
+            .sum();
+        let closed = self.sockets.iter().filter(|socket| socket.closed).count() as u64;
+        Faults {
+            missing,
+            closed,
+            ..self.faults
+        }
+    }
+
+    fn begin(&mut self, server: SocketAddr, user: String) -> io::Result<()> {
+        let mut stream = TcpStream::connect(server)?;
+        let token = Token(self.sockets.len());
+        self.poll.registry().register(
+            &mut stream,
+            token,
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        let (partial, gaps) = (Vec::new(), HashSet::new());
+        self.sockets.push(Socket {
+            stream,
+            user,
+            open: false,
+            closed: false,
+            partial,
+            next: 0,
+            gaps,
+        });
+        Ok(())
+    }
+
+    /// Handles one batch of events while connecting; answers how many sockets became open.
+    fn finish_opening(&mut self, server: SocketAddr, hello: Hello) -> io::Result<usize> {
+        poll(&mut self.poll, &mut self.events, Duration::from_millis(100))?;
+        let mut opened = 0;
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(1));
+        for event in &events {
+            let Token(n) = event.token();
+            let socket = &mut self.sockets[n];
+            if socket.open {
+                self.read_socket(n, event.is_read_closed())?;
+                continue;
+            }
+            if event.is_writable() {
+                if let Some(error) = socket.stream.take_error()? {
+                    return Err(error);
+                }
+                self.poll.registry().reregister(
+                    &mut socket.stream,
+                    Token(n),
+                    Interest::READABLE,
+                )?;
+                socket.stream.set_nodelay(true)?;
+                match hello {
+                    Hello::Silent => {
+                        socket.open = true;
+                        opened += 1;
+                        continue;
+                    }
+                    Hello::WebSocket => {
+                        socket
+                            .stream
+                            .write_all(&websocket::request(&server.to_string(), &socket.user))?;
+                    }
+                }
+            }
+            if event.is_readable() {
+                let length = match socket.stream.read(&mut self.buffer) {
+                    Ok(length) => length,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                    Err(error) => return Err(error),
+                };
+                socket.partial.extend(&self.buffer[..length]);
+                if let Some(head) =
+                    websocket::upgraded(&socket.partial).map_err(io::Error::other)?
+                {
+                    socket.open = true;
+                    opened += 1;
+                    let rest = socket.partial.split_off(head);
+                    socket.partial = Vec::new();
+                    self.accept_bytes(n, &rest)?;
+                } else if length == 0 {
+                    return Err(io::Error::other("closed during the handshake"));
+                }
+            }
+        }
+        self.events = events;
+        Ok(opened)
+    }
+
+    fn read_ready(&mut self, limit: Duration) -> io::Result<()> {
+        poll(&mut self.poll, &mut self.events, limit)?;
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(1));
+        for event in &events {
+            self.read_socket(event.token().0, event.is_read_closed())?;
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    /// Reads a socket empty. A short read means empty, unless the end of the stream is to come.
+    fn read_socket(&mut self, n: usize, ending: bool) -> io::Result<()> {
+        loop {
+            if self.sockets[n].closed {
+                return Ok(());
+            }
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let result = self.sockets[n].stream.read(&mut buffer);
+            match &result {
+                Ok(0) => self.sockets[n].closed = true,
+                Ok(length) => self.accept_bytes(n, &buffer[..*length])?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => self.sockets[n].closed = true,
+            }
+            let full =
+                matches!(result, Ok(length) if length == buffer.len() || (ending && length > 0));
+            self.buffer = buffer;
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    fn accept_bytes(&mut self, n: usize, bytes: &[u8]) -> io::Result<()> {
+        let joined;
+        let mut rest = bytes;
+        if !self.sockets[n].partial.is_empty() {
+            let mut partial = std::mem::take(&mut self.sockets[n].partial);
+            partial.extend(bytes);
+            joined = partial;
+            rest = &joined;
+        }
+        while let Some((opcode, payload, behind)) = websocket::split_frame(rest) {
+            rest = behind;
+            match opcode {
+                websocket::TEXT => self.accept_message(n, payload),
+                websocket::PING => {
+                    self.sockets[n]
+                        .stream
+                        .write_all(&websocket::masked(websocket::PONG, payload))?;
+                }
+                websocket::CLOSE => self.sockets[n].closed = true,
+                _ => self.faults.misrouted += 1,
+            }
+        }
+        if !rest.is_empty() {
+            self.sockets[n].partial = rest.to_vec();
+        }
+        Ok(())
+    }
+
+    fn accept_message(&mut self, n: usize, payload: &[u8]) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+        let socket = &mut self.sockets[n];
+        let addressee = if self.broadcast {
+            message::ALL
+        } else {
+            &socket.user
+        };
+        let sequence = match message::parse(payload) {
+            Some((user, sequence)) if user == addressee.as_bytes() => sequence,
+            _ => {
+                self.faults.misrouted += 1;
+                return;
+            }
+        };
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.push((n, sequence, Instant::now()));
+        }
+        if sequence >= socket.next {
+            socket.gaps.extend(socket.next..sequence);
+            socket.next = sequence + 1;
+        } else if socket.gaps.remove(&sequence) {
+            self.faults.reordered += 1;
+        } else {
+            self.faults.duplicate += 1;
+        }
+    }
+}
+
+/// `Poll::poll` that is not disturbed by signals.
+pub fn poll(poll: &mut Poll, events: &mut Events, limit: Duration) -> io::Result<()> {
+    match poll.poll(events, Some(limit)) {
+        Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,86 @@
+//! What pushnode is compared with: the least code that does the same work, each in a process of its own.
+//!
+//! - `floor <sockets>`: accepts that many connections, then sends each frame from its standard input to all.
+//! - `bare <sockets> <redis> <channel>`: accepts that many connections, subscribes, and sends each message to the
+//!   socket whose number it names. No handshake, no map of users, no pings.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use super::message;
+use super::redis::{Redis, Reply};
+use super::websocket;
+
+/// Bytes of one frame on the standard input of `floor`.
+pub const FLOOR_FRAME: usize = 132;
+/// What `bare` calls the user of socket `n` is this and the number.
+pub const USER: &str = "u";
+
+/// Runs a role until its input ends, then ends the process.
+pub fn run(role: &[String]) -> ! {
+    let words: Vec<&str> = role.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["floor", sockets] => floor(sockets.parse().expect("a number")),
+        ["bare", sockets, redis, channel] => bare(
+            sockets.parse().expect("a number"),
+            redis.parse().expect("an address"),
+            channel,
+        ),
+        _ => Err(io::Error::other(format!("no such role: {words:?}"))),
+    };
+    if let Err(error) = &result {
+        eprintln!("{}: {error}", words.join(" "));
+    }
+    std::process::exit(i32::from(result.is_err()))
+}
+
+fn floor(count: usize) -> io::Result<()> {
+    let mut sockets = accept(count)?;
+    let mut frame = [0; FLOOR_FRAME];
+    let mut input = io::stdin().lock();
+    while input.read_exact(&mut frame).is_ok() {
+        for socket in &mut sockets {
+            // A full socket would lose the frame; the client counts it as missing.
+            let _ = socket.write(&frame);
+        }
+    }
+    Ok(())
+}
+
+fn bare(count: usize, redis: SocketAddr, channel: &str) -> io::Result<()> {
+    let mut sockets = accept(count)?;
+    let mut redis = Redis::connect(redis)?;
+    redis.command(&[b"SUBSCRIBE", channel.as_bytes()])?;
+    loop {
+        let Reply::List(parts) = redis.reply()? else {
+            continue;
+        };
+        let [.., Reply::Bytes(data)] = &parts[..] else {
+            continue;
+        };
+        let number = message::parse(data).and_then(|(user, _)| {
+            std::str::from_utf8(user)
+                .ok()?
+                .strip_prefix(USER)?
+                .parse()
+                .ok()
+        });
+        if let Some(socket) = number.and_then(|number: usize| sockets.get_mut(number)) {
+            let _ = socket.write(&websocket::text_frame(data));
+        }
+    }
+}
+
+/// Says where it listens, then takes `count` connections, in order.
+fn accept(count: usize) -> io::Result<Vec<TcpStream>> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?);
+    (0..count)
+        .map(|_| {
+            let (socket, _) = listener.accept()?;
+            socket.set_nodelay(true)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        })
+        .collect()
+}

@@ -1,0 +1,291 @@
+//! Unicast: CPU of the nodes and of Redis per push to one user, for each way a push can come in.
+//!
+//! Users are on node A. `local-*` pushes enter at the node that holds the user, `cross-*` at node B, `raw-*` go
+//! straight to A's channel in Redis, as any publisher may. Load is a closed loop: as fast as answers come.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use support::accounting::{Cpu, Meter};
+use support::fleet::{Fleet, Hello};
+use support::http::{self, Answered};
+use support::options::Options;
+use support::process::{Node, PREFIX, RedisServer};
+use support::redis::{Redis, Reply};
+use support::report::{self, Report};
+use support::rivals::USER;
+use support::{median, message, raise_open_files_limit};
+
+const DATA: usize = 128;
+const MODES: &str = "local-embedded,local-redis,cross-http,cross-batch,raw-lookup,raw-known";
+/// Commands a raw publisher sends at once.
+const PIPELINE: usize = 64;
+/// Messages a raw publisher may be ahead of the receivers; nothing else would hold it back.
+const AHEAD: u64 = 2_048;
+/// How long the last messages may take after the last answer.
+const RECEIVE_LIMIT: Duration = Duration::from_secs(120);
+/// After a pass, for messages that come twice.
+const LINGER: Duration = Duration::from_millis(300);
+
+fn main() -> io::Result<()> {
+    let options = Options::read(
+        "unicast",
+        "CPU per push to one user, by the way it comes in",
+        &[
+            ("modes", MODES, "which ways"),
+            ("users", "1000", "connected users"),
+            ("pushes", "100000", "pushes a pass"),
+            (
+                "connections",
+                "64",
+                "kept-alive HTTP connections, one request each at a time",
+            ),
+            ("batch", "500", "lines of a request in cross-batch"),
+            ("batch-at-once", "4", "requests at a time in cross-batch"),
+            ("passes", "3", "passes over all modes"),
+        ],
+    );
+    raise_open_files_limit()?;
+    let mut report = Report::begin(&options);
+    let users = options.number("users");
+    let redis = RedisServer::start()?;
+    let alone = Node::start(&options, "alone", None)?;
+    let node_a = Node::start(&options, "a", Some(&redis))?;
+    let node_b = Node::start(&options, "b", Some(&redis))?;
+    let connect = |node: &Node| {
+        Fleet::connect(node.clients, users, Hello::WebSocket, |n| {
+            format!("{USER}{n}")
+        })
+    };
+    let mut on_alone = Receivers {
+        fleet: connect(&alone)?,
+        sent: vec![0; users],
+    };
+    let mut on_a = Receivers {
+        fleet: connect(&node_a)?,
+        sent: vec![0; users],
+    };
+
+    report.line("CPU us per push: total (user + sys); `into` is the node that gets the push, `holds` the one with the user");
+    report.line("mode            pass  holds                     into                      redis                      sum     a second  counts");
+    let mut sums: BTreeMap<&str, Vec<[f64; 4]>> = BTreeMap::new();
+    for pass in 1..=options.number("passes") {
+        for mode in options.words("modes") {
+            let (receivers, holder, entry) = match mode {
+                "local-embedded" => (&mut on_alone, &alone, None),
+                "local-redis" | "raw-lookup" | "raw-known" => (&mut on_a, &node_a, None),
+                _ => (&mut on_a, &node_a, Some(&node_b)),
+            };
+            let way = Way {
+                options: &options,
+                mode,
+                holder,
+                entry: entry.unwrap_or(holder),
+                redis: redis.address,
+            };
+            let meters = [Some(holder.pid()), entry.map(Node::pid), Some(redis.pid())]
+                .map(|pid| pid.map(Meter::start));
+            let started = Instant::now();
+            let answered = way.push(receivers)?;
+            let seconds = started.elapsed().as_secs_f64();
+            let pushes = answered.pushes as f64;
+            let [holds, into, of_redis] =
+                meters.map(|meter| meter.map_or_else(Cpu::default, |meter| meter.spent() / pushes));
+            receivers.fleet.linger(LINGER)?;
+
+            let sum = holds + into + of_redis;
+            let mut counts = report::faults(receivers.fleet.faults(|n| receivers.sent[n]));
+            if answered.not_routed > 0 {
+                let _ = write!(counts, ", {} not answered `routed`", answered.not_routed);
+            }
+            report.line(&format!(
+                "{mode:14}  {pass:4}  {}  {}  {}  {:7.2}  {:9.0}  {counts}",
+                report::cpu(holds),
+                report::cpu(into),
+                report::cpu(of_redis),
+                sum.total,
+                pushes / seconds,
+            ));
+            sums.entry(mode).or_default().push([
+                holds.total,
+                into.total,
+                of_redis.total,
+                sum.total,
+            ]);
+        }
+    }
+    for (mode, passes) in &sums {
+        let [holds, into, of_redis, sum] = [0, 1, 2, 3]
+            .map(|column| median(&passes.iter().map(|pass| pass[column]).collect::<Vec<_>>()));
+        report.line(&format!(
+            "{mode:14}  median: holds {holds:.2}, into {into:.2}, redis {of_redis:.2}, sum {sum:.2} us per push"
+        ));
+    }
+    report.end()
+}
+
+/// The connected users of one node, and how many messages each was sent since it connected.
+struct Receivers {
+    fleet: Fleet,
+    sent: Vec<u64>,
+}
+
+struct Pushed {
+    pushes: u64,
+    not_routed: u64,
+}
+
+struct Way<'a> {
+    options: &'a Options,
+    mode: &'a str,
+    holder: &'a Node,
+    entry: &'a Node,
+    redis: SocketAddr,
+}
+
+impl Way<'_> {
+    /// Sends all pushes of a pass while a thread receives; returns when all have come, or will not come.
+    fn push(&self, receivers: &mut Receivers) -> io::Result<Pushed> {
+        let pushes = self.options.number("pushes") as u64;
+        let before: u64 = receivers.sent.iter().sum();
+        let already = receivers.fleet.received().load(Ordering::Relaxed);
+        let (fleet, sent) = (&mut receivers.fleet, &mut receivers.sent);
+        let received = fleet.received();
+        std::thread::scope(|scope| {
+            let receiver = scope.spawn(move || fleet.receive(already + pushes, RECEIVE_LIMIT));
+            let not_routed = match self.mode {
+                "cross-batch" => self.push_batches(sent, pushes)?,
+                "raw-lookup" | "raw-known" => self.publish(sent, pushes, &received)?,
+                _ => self.push_singles(sent, pushes)?,
+            };
+            receiver.join().expect("the receiver does not panic")?;
+            Ok(Pushed {
+                pushes: sent.iter().sum::<u64>() - before,
+                not_routed,
+            })
+        })
+    }
+
+    /// One push a request. A connection has its own users, so that each user's order is kept.
+    fn push_singles(&self, sent: &mut [u64], pushes: u64) -> io::Result<u64> {
+        let connections = self.options.number("connections");
+        let mut left = pushes;
+        let answered = http::load(self.entry.senders, connections, |connection| {
+            left = left.checked_sub(1)?;
+            Some(http::post(
+                http::JSON,
+                &push_line(sent, pick(connection, connections, sent.len())),
+            ))
+        })?;
+        Ok(not_routed(answered, pushes))
+    }
+
+    /// NDJSON requests of many lines.
+    fn push_batches(&self, sent: &mut [u64], pushes: u64) -> io::Result<u64> {
+        let (connections, lines) = (
+            self.options.number("batch-at-once"),
+            self.options.number("batch") as u64,
+        );
+        let mut left = pushes;
+        let answered = http::load(self.entry.senders, connections, |connection| {
+            let count = left.min(lines);
+            left -= count;
+            let mut body = String::new();
+            for _ in 0..count {
+                body += &push_line(sent, pick(connection, connections, sent.len()));
+                body.push('\n');
+            }
+            (count > 0).then(|| http::post(http::NDJSON, &body))
+        })?;
+        Ok(not_routed(answered, pushes))
+    }
+
+    /// PUBLISH to the holder's channel, after HGETALL of the user's row or without. Counts the publishes that
+    /// reached no subscriber.
+    fn publish(&self, sent: &mut [u64], pushes: u64, received: &AtomicU64) -> io::Result<u64> {
+        let look_up = self.mode == "raw-lookup";
+        let mut redis = Redis::connect(self.redis)?;
+        let already = received.load(Ordering::Relaxed);
+        let (mut published, mut lost) = (0, 0);
+        while published < pushes {
+            while published > received.load(Ordering::Relaxed) - already + AHEAD {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            let users: Vec<usize> = (0..PIPELINE.min((pushes - published) as usize))
+                .map(|_| pick(0, 1, sent.len()))
+                .collect();
+            let mut nodes = vec![self.holder.id.clone(); users.len()];
+            if look_up {
+                for user in &users {
+                    redis.queue(&[
+                        b"HGETALL",
+                        format!("{PREFIX}user:{{{USER}{user}}}").as_bytes(),
+                    ]);
+                }
+                redis.flush()?;
+                for node in &mut nodes {
+                    *node = node_of_row(redis.reply()?)?;
+                }
+            }
+            for (&user, node) in users.iter().zip(&nodes) {
+                let line = push_line(sent, user);
+                redis.queue(&[
+                    b"PUBLISH",
+                    format!("{PREFIX}n:{{{node}}}").as_bytes(),
+                    line.as_bytes(),
+                ]);
+            }
+            redis.flush()?;
+            for _ in &users {
+                lost += u64::from(redis.reply()? != Reply::Integer(1));
+            }
+            published += users.len() as u64;
+        }
+        Ok(lost)
+    }
+}
+
+fn not_routed(answered: Answered, pushes: u64) -> u64 {
+    pushes - answered.routed.min(pushes)
+}
+
+/// The next push to a user as a line of JSON: an API body and an envelope alike.
+fn push_line(sent: &mut [u64], user: usize) -> String {
+    let name = format!("{USER}{user}");
+    let data = message::data(&name, sent[user], DATA);
+    sent[user] += 1;
+    format!(r#"{{"to":{{"user":"{name}"}},"data":{data}}}"#)
+}
+
+/// A user out of every `of`-th, beginning with `first`, in no pattern that a cache would like.
+fn pick(first: usize, of: usize, users: usize) -> usize {
+    use std::cell::Cell;
+    thread_local!(static STATE: Cell<u64> = const { Cell::new(0x9e37_79b9_7f4a_7c15) });
+    let random = STATE.with(|state| {
+        let mut x = state.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        state.set(x);
+        (x >> 11) as usize
+    });
+    let count = (users - first).div_ceil(of);
+    first + random % count * of
+}
+
+/// The node named by the first field of a user's row, `<node>/<fd>`.
+fn node_of_row(row: Reply) -> io::Result<String> {
+    if let Reply::List(fields) = row
+        && let Some(Reply::Bytes(field)) = fields.first()
+        && let Some((node, _)) = String::from_utf8_lossy(field).rsplit_once('/')
+    {
+        return Ok(node.to_owned());
+    }
+    Err(io::Error::other("a connected user has no row"))
+}

@@ -1,0 +1,122 @@
+//! Who gets a place: caps on clients per node and per address.
+//!
+//! A place is taken when a socket is accepted, before a byte of it is read, and given back when
+//! its [`Permit`] is dropped, wherever the connection has gone by then.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// `PUSH_MAX_CONNECTIONS` are here.
+    NodeFull,
+    /// `PUSH_MAX_CONNECTIONS_PER_ADDRESS` are here from this address.
+    AddressFull,
+}
+
+impl Refusal {
+    /// The `reason` label in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NodeFull => "node_full",
+            Self::AddressFull => "address_full",
+        }
+    }
+}
+
+/// The caps and what is taken of them.
+#[derive(Debug)]
+pub struct Admission {
+    most: usize,
+    most_per_address: u32,
+    taken: AtomicUsize,
+    addresses: DashMap<IpAddr, u32, ahash::RandomState>,
+}
+
+impl Admission {
+    /// Caps; 0 for `most_per_address` means none.
+    #[must_use]
+    pub fn new(most: usize, most_per_address: u32) -> Self {
+        Self {
+            most,
+            most_per_address,
+            taken: AtomicUsize::new(0),
+            addresses: DashMap::default(),
+        }
+    }
+
+    /// Takes a place. Unix sockets have no address: only the cap of the node counts for them.
+    ///
+    /// # Errors
+    /// Which cap is reached.
+    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Refusal> {
+        if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most {
+            self.taken.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::NodeFull);
+        }
+        let address = address.filter(|_| self.most_per_address > 0);
+        // From here on the drop of the permit gives back what was taken.
+        let mut permit = Permit {
+            admission: self.clone(),
+            address: None,
+        };
+        if let Some(address) = address {
+            let mut count = self.addresses.entry(address).or_insert(0);
+            if *count >= self.most_per_address {
+                return Err(Refusal::AddressFull);
+            }
+            *count += 1;
+            permit.address = Some(address);
+        }
+        Ok(permit)
+    }
+}
+
+/// A place under the caps.
+#[derive(Debug)]
+pub struct Permit {
+    admission: Arc<Admission>,
+    address: Option<IpAddr>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.taken.fetch_sub(1, Ordering::Relaxed);
+        if let Some(address) = self.address {
+            self.admission
+                .addresses
+                .remove_if_mut(&address, |_, count| {
+                    *count -= 1;
+                    *count == 0
+                });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_given_back() {
+        let admission = Arc::new(Admission::new(3, 2));
+        let (one, two): (IpAddr, IpAddr) =
+            ("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap());
+        let first = admission.admit(Some(one)).unwrap();
+        let second = admission.admit(Some(one)).unwrap();
+        assert_eq!(
+            admission.admit(Some(one)).unwrap_err(),
+            Refusal::AddressFull
+        );
+        let third = admission.admit(Some(two)).unwrap();
+        assert_eq!(admission.admit(None).unwrap_err(), Refusal::NodeFull);
+        drop((first, second, third));
+        assert!(admission.addresses.is_empty());
+        assert_eq!(admission.taken.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,284 @@
+//! HTTP: the routes of clients, senders and operators, and the one place that turns errors into
+//! replies. One file per noun. Errors have one shape and never show internals.
+
+mod body;
+mod connections;
+mod nodes;
+mod operations;
+mod page;
+mod push;
+mod users;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use warp::filters::BoxedFilter;
+use warp::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use warp::reject::Rejection;
+use warp::reply::Response;
+use warp::{Filter, Reply};
+
+use crate::auth::ApiKeys;
+use crate::backplane::Backplane;
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::router::Router;
+use crate::server::Peer;
+use crate::shutdown::Shutdown;
+use crate::transport::ws::{self, Handshake};
+
+/// What routes work with. One for each node.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// Keys of senders.
+    pub api_keys: ApiKeys,
+    /// Who is here.
+    pub hub: Arc<Hub>,
+    /// Where the others are.
+    pub backplane: Arc<Backplane>,
+    /// Carries out pushes.
+    pub router: Router,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Whether the node is leaving.
+    pub shutdown: Shutdown,
+}
+
+/// An error as a sender or client sees it.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    /// For programs.
+    pub(crate) code: &'static str,
+    /// For people.
+    message: String,
+    headers: HeaderMap,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
+        Self {
+            status,
+            code,
+            message: message.to_owned(),
+            headers: HeaderMap::new(),
+        }
+    }
+
+    pub(crate) fn bad_request(message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(crate) fn method_not_allowed(allowed: &'static str) -> Self {
+        let message = format!("only {allowed} here");
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            &message,
+        )
+        .header(ALLOW, allowed)
+    }
+
+    fn not_found(message: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    fn unavailable(message: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).retry_after(1)
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.insert(name, HeaderValue::from_static(value));
+        self
+    }
+
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.headers.insert(RETRY_AFTER, seconds.into());
+        self
+    }
+
+    /// The value of `error` in replies and in the results of a batch.
+    fn body(&self) -> ErrorBody<'_> {
+        ErrorBody {
+            code: self.code,
+            message: &self.message,
+        }
+    }
+
+    pub(crate) fn reply(self) -> Response {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: ErrorBody<'a>,
+        }
+        let mut response = json(self.status, &Body { error: self.body() });
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorBody<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+/// A JSON reply.
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(body).expect("our own types become JSON");
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A route's path fits, its method does not.
+#[derive(Debug)]
+struct NotAllowed(&'static str);
+
+impl warp::reject::Reject for NotAllowed {}
+
+/// The routes of one kind of listener.
+pub type Routes = BoxedFilter<(Response,)>;
+
+/// Where clients connect; senders too, unless they have listeners of their own.
+#[must_use]
+pub fn client_routes(app: &Arc<App>) -> Routes {
+    let clients = websocket(app, "ws", |app, handshake| {
+        Box::pin(ws::connect(app, handshake))
+    });
+    #[cfg(feature = "echo")]
+    let clients = clients
+        .or(websocket(app, "echo", |app, handshake| {
+            Box::pin(ws::echo(app, handshake))
+        }))
+        .unify()
+        .boxed();
+    let clients = clients.or(page::route()).unify().boxed();
+    if app.config.api_listen.is_empty() {
+        finish(clients.or(senders(app)).unify().boxed())
+    } else {
+        finish(clients)
+    }
+}
+
+/// Where senders call.
+#[must_use]
+pub fn sender_routes(app: &Arc<App>) -> Routes {
+    finish(senders(app))
+}
+
+/// Where operators look.
+#[must_use]
+pub fn admin_routes(app: &Arc<App>) -> Routes {
+    finish(operations::routes(app))
+}
+
+fn senders(app: &Arc<App>) -> Routes {
+    push::route(app)
+        .or(users::route(app))
+        .unify()
+        .or(connections::route(app))
+        .unify()
+        .or(nodes::routes(app))
+        .unify()
+        .boxed()
+}
+
+type Connecting = std::pin::Pin<Box<dyn Future<Output = Response> + Send>>;
+
+fn websocket(
+    app: &Arc<App>,
+    path: &'static str,
+    connect: fn(Arc<App>, Handshake) -> Connecting,
+) -> Routes {
+    warp::path(path)
+        .and(warp::path::end())
+        .and(with(app))
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(warp::ext::get::<Peer>())
+        .and(warp::ext::optional::<hyper::upgrade::OnUpgrade>())
+        .then(move |app, method, headers, query, peer, upgrade| {
+            connect(
+                app,
+                Handshake {
+                    method,
+                    headers,
+                    query,
+                    peer,
+                    upgrade,
+                },
+            )
+        })
+        .boxed()
+}
+
+/// Gives a route the node's parts.
+fn with(
+    app: &Arc<App>,
+) -> impl Filter<Extract = (Arc<App>,), Error = std::convert::Infallible> + Clone + use<> {
+    let app = app.clone();
+    warp::any().map(move || app.clone())
+}
+
+/// Passes only these methods (comma-separated, as in `Allow`); comes behind the path.
+fn methods(allowed: &'static str) -> impl Filter<Extract = (Method,), Error = Rejection> + Copy {
+    warp::method().and_then(move |method: Method| async move {
+        let fits = allowed.split(", ").any(|one| one == method.as_str());
+        if fits {
+            Ok(method)
+        } else {
+            Err(warp::reject::custom(NotAllowed(allowed)))
+        }
+    })
+}
+
+/// Passes only senders with a key; comes behind the path and the method.
+fn with_key(
+    app: &Arc<App>,
+) -> impl Filter<Extract = (Arc<App>,), Error = Rejection> + Clone + use<> {
+    with(app)
+        .and(warp::header::optional::<String>("authorization"))
+        .and_then(|app: Arc<App>, authorization: Option<String>| async move {
+            if app.api_keys.allow(authorization.as_deref()) {
+                Ok(app)
+            } else {
+                Err(warp::reject::custom(Refused))
+            }
+        })
+}
+
+/// A sender without a valid key.
+#[derive(Debug)]
+struct Refused;
+
+impl warp::reject::Reject for Refused {}
+
+/// Turns what no route took into a reply.
+fn finish(routes: Routes) -> Routes {
+    let answer = |rejection: Rejection| async move {
+        // The order matters: another route's 404 stands beside this route's own reason.
+        let error = if rejection.find::<Refused>().is_some() {
+            ApiError::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "a valid API key is needed: Authorization: Bearer <key>",
+            )
+            .header(WWW_AUTHENTICATE, "Bearer")
+        } else if let Some(NotAllowed(allowed)) = rejection.find() {
+            ApiError::method_not_allowed(allowed)
+        } else if rejection.is_not_found() {
+            ApiError::not_found("no such path")
+        } else {
+            ApiError::bad_request("the request was not understood")
+        };
+        Ok::<Response, std::convert::Infallible>(error.reply())
+    };
+    routes.recover(answer).map(Reply::into_response).boxed()
+}

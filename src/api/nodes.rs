@@ -1,0 +1,54 @@
+//! `GET /v1/nodes`: who is in the cluster. `POST /v1/nodes/{name}/drain`: sending a node away.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use warp::Filter;
+use warp::http::StatusCode;
+
+use super::{ApiError, App, Routes, json, methods, with_key};
+use crate::backplane::NodeRecord;
+
+pub(super) fn routes(app: &Arc<App>) -> Routes {
+    let list = warp::path!("v1" / "nodes")
+        .and(methods("GET"))
+        .and(with_key(app))
+        .then(async |_method, app: Arc<App>| {
+            #[derive(Serialize)]
+            struct Body<'a> {
+                nodes: &'a [NodeRecord],
+            }
+            json(
+                StatusCode::OK,
+                &Body {
+                    nodes: &app.backplane.nodes(),
+                },
+            )
+        });
+    let drain = warp::path!("v1" / "nodes" / String / "drain")
+        .and(methods("POST"))
+        .and(with_key(app))
+        .then(async |name: String, _method, app: Arc<App>| {
+            let nodes = app.backplane.nodes();
+            let Some(record) = nodes.iter().find(|record| record.name == name) else {
+                return ApiError::not_found("no live node of this name").reply();
+            };
+            #[derive(Serialize)]
+            struct Body<'a> {
+                node: &'a str,
+                status: &'static str,
+            }
+            match app.router.drain(&record.node).await {
+                Ok(true) => {
+                    let body = Body {
+                        node: record.node.as_str(),
+                        status: "draining",
+                    };
+                    json(StatusCode::ACCEPTED, &body)
+                }
+                Ok(false) => ApiError::unavailable("the node does not listen").reply(),
+                Err(reason) => ApiError::unavailable(&reason.to_string()).reply(),
+            }
+        });
+    list.or(drain).unify().boxed()
+}

@@ -1,0 +1,70 @@
+//! For operators: `/healthz` (the process lives), `/readyz` (it should get clients), `/metrics`.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use warp::Filter;
+use warp::http::StatusCode;
+use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::reply::Response;
+
+use super::{App, Routes, json, methods, with};
+use crate::backplane::Health;
+
+pub(super) fn routes(app: &Arc<App>) -> Routes {
+    let health = warp::path!("healthz").and(methods("GET, HEAD")).map(|_| {
+        json(
+            StatusCode::OK,
+            &State {
+                status: "ok",
+                reason: None,
+            },
+        )
+    });
+    let ready = warp::path!("readyz")
+        .and(methods("GET, HEAD"))
+        .and(with(app))
+        .map(|_, app: Arc<App>| {
+            let health = *app.backplane.health().borrow();
+            let reason = match health {
+                _ if app.shutdown.has_begun() => Some("the node is leaving"),
+                Health::Ready => None,
+                Health::Down(reason) => Some(reason),
+            };
+            match reason {
+                None => json(
+                    StatusCode::OK,
+                    &State {
+                        status: "ready",
+                        reason,
+                    },
+                ),
+                Some(_) => json(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &State {
+                        status: "not ready",
+                        reason,
+                    },
+                ),
+            }
+        });
+    let metrics = warp::path!("metrics")
+        .and(methods("GET"))
+        .and(with(app))
+        .map(|_, app: Arc<App>| {
+            let mut response = Response::new(app.metrics.render().into());
+            let text = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(text));
+            response
+        });
+    health.or(ready).unify().or(metrics).unify().boxed()
+}
+
+#[derive(Serialize)]
+struct State {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}

@@ -1,0 +1,191 @@
+//! `POST /v1/push`: one push, a JSON array of them, or one a line (NDJSON).
+//!
+//! A batch is answered in the form it came in, one result for each item, in order. A bad item
+//! is a result of its own and disturbs nobody.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use warp::Filter;
+use warp::http::StatusCode;
+use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::reply::Response;
+
+use super::{ApiError, App, ErrorBody, Routes, body, json, methods, with_key};
+use crate::protocol::{Fault, PushRequest, Status};
+use crate::router::Answer;
+
+/// Most pushes in one batch.
+const MAX_BATCH: usize = 10_000;
+const NDJSON: &str = "application/x-ndjson";
+
+pub(super) fn route(app: &Arc<App>) -> Routes {
+    warp::path!("v1" / "push")
+        .and(methods("POST"))
+        .and(with_key(app))
+        .and(warp::header::optional::<String>("content-type"))
+        .and(warp::body::stream())
+        .then(
+            async |_method, app: Arc<App>, content_type: Option<String>, stream| {
+                let body = match body::read(stream).await {
+                    Ok(body) => body,
+                    Err(error) => return error.reply(),
+                };
+                let reply = match media_type(content_type.as_deref()) {
+                    Some(Form::Lines) => push_lines(&app, &body).await,
+                    Some(Form::Json) if body.trim_ascii_start().starts_with(b"[") => {
+                        push_array(&app, &body).await
+                    }
+                    Some(Form::Json) => push_one(&app, &body).await,
+                    None => Err(ApiError::new(
+                        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                        "content_type",
+                        "send application/json, or application/x-ndjson for one push a line",
+                    )),
+                };
+                reply.unwrap_or_else(ApiError::reply)
+            },
+        )
+        .boxed()
+}
+
+/// How the body is to be read.
+enum Form {
+    Json,
+    Lines,
+}
+
+/// No header is taken for JSON, and so is what curl says when it is told nothing.
+fn media_type(content_type: Option<&str>) -> Option<Form> {
+    let essence = content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
+    match essence.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("application/json" | "text/json" | "application/x-www-form-urlencoded") => {
+            Some(Form::Json)
+        }
+        Some(NDJSON | "application/ndjson" | "application/jsonl") => Some(Form::Lines),
+        Some(_) => None,
+    }
+}
+
+async fn push_one(app: &App, body: &[u8]) -> Result<Response, ApiError> {
+    let request =
+        PushRequest::parse(body).map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
+    let answer = app.router.push(&request).await;
+    if answer.status == Status::Unrouted {
+        #[derive(Serialize)]
+        struct Unrouted<'a> {
+            error: ErrorBody<'a>,
+            #[serde(flatten)]
+            answer: &'a Answer,
+        }
+        let message = answer.reason.unwrap_or("no way to the user's node");
+        let error = ErrorBody {
+            code: "unrouted",
+            message,
+        };
+        let mut reply = json(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &Unrouted {
+                error,
+                answer: &answer,
+            },
+        );
+        reply
+            .headers_mut()
+            .insert(warp::http::header::RETRY_AFTER, 1.into());
+        return Ok(reply);
+    }
+    Ok(json(StatusCode::OK, &answer))
+}
+
+/// The result of one item of a batch.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Answer(Answer),
+    Refused {
+        status: &'static str,
+        error: Refusal,
+    },
+}
+
+#[derive(Serialize)]
+struct Refusal {
+    code: &'static str,
+    message: String,
+}
+
+async fn push_array(app: &App, body: &[u8]) -> Result<Response, ApiError> {
+    let items: Vec<&RawValue> = serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(&format!("the array is not JSON: {error}")))?;
+    check_count(items.len())?;
+    let items = items
+        .into_iter()
+        .map(|item| PushRequest::parse(item.get().as_bytes()));
+    let outcomes = push_batch(app, items).await;
+    Ok(json(StatusCode::OK, &outcomes))
+}
+
+async fn push_lines(app: &App, body: &[u8]) -> Result<Response, ApiError> {
+    let lines = || {
+        body.split(|byte| *byte == b'\n')
+            .map(<[u8]>::trim_ascii)
+            .filter(|line| !line.is_empty())
+    };
+    check_count(lines().count())?;
+    let outcomes = push_batch(app, lines().map(PushRequest::parse)).await;
+    let mut out = Vec::with_capacity(outcomes.len() * 64);
+    for outcome in &outcomes {
+        serde_json::to_writer(&mut out, outcome).expect("our own types become JSON");
+        out.push(b'\n');
+    }
+    let mut response = Response::new(out.into());
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+    Ok(response)
+}
+
+fn check_count(count: usize) -> Result<(), ApiError> {
+    if count <= MAX_BATCH {
+        return Ok(());
+    }
+    let words = format!("the batch has {count} pushes; {MAX_BATCH} at most");
+    Err(ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_many",
+        &words,
+    ))
+}
+
+async fn push_batch(
+    app: &App,
+    items: impl Iterator<Item = Result<PushRequest, Fault>>,
+) -> Vec<Outcome> {
+    let mut requests = Vec::new();
+    let mut outcomes: Vec<Option<Outcome>> = Vec::new();
+    for item in items {
+        outcomes.push(match item {
+            Ok(request) => {
+                requests.push(request);
+                None
+            }
+            Err(fault) => {
+                let error = Refusal {
+                    code: "bad_request",
+                    message: fault.to_string(),
+                };
+                Some(Outcome::Refused {
+                    status: "error",
+                    error,
+                })
+            }
+        });
+    }
+    let mut answers = app.router.push_all(&requests).await.into_iter();
+    let answered = outcomes.into_iter().map(|outcome| {
+        outcome.unwrap_or_else(|| Outcome::Answer(answers.next().expect("an answer for each")))
+    });
+    answered.collect()
+}

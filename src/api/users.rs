@@ -1,0 +1,52 @@
+//! `/v1/users/{user}`: where a user is connected (GET), and sending them away (DELETE).
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use warp::Filter;
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use super::{ApiError, App, Routes, json, methods, with_key};
+use crate::backplane::Row;
+use crate::names::UserId;
+
+pub(super) fn route(app: &Arc<App>) -> Routes {
+    warp::path!("v1" / "users" / String)
+        .and(methods("GET, DELETE"))
+        .and(with_key(app))
+        .then(async |user: String, method: Method, app: Arc<App>| {
+            let reply = match user.parse() {
+                Err(error) => Err(ApiError::bad_request(&format!("{error}"))),
+                Ok(user) if method == Method::DELETE => {
+                    Ok(json(StatusCode::OK, &app.router.kick_user(&user).await))
+                }
+                Ok(user) => show(&app, user).await,
+            };
+            reply.unwrap_or_else(ApiError::reply)
+        })
+        .boxed()
+}
+
+async fn show(app: &App, user: UserId) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct Body {
+        user: UserId,
+        online: bool,
+        connections: Vec<Row>,
+    }
+    let connections = app
+        .backplane
+        .rows(&user)
+        .await
+        .map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
+    let online = !connections.is_empty();
+    Ok(json(
+        StatusCode::OK,
+        &Body {
+            user,
+            online,
+            connections,
+        },
+    ))
+}

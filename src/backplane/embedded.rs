@@ -1,0 +1,186 @@
+//! The backplane of one process: look-ups in the nodes' own maps, channels in memory.
+//!
+//! One node by itself needs nothing of this but the global channel. Several nodes in one process
+//! may share an [`Exchange`], so that a test of many nodes needs no Redis.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{About, Health, Locations, NodeRecord, NodeState, Published, Row};
+use crate::hub::{Hub, Seat};
+use crate::inbound::{Channel, Inbound};
+use crate::names::{NodeId, UserId};
+
+/// Lines that may wait for a node; whoever sends more waits.
+const QUEUE: usize = 8_192;
+
+/// What the nodes of one process share.
+#[derive(Debug, Clone, Default)]
+pub struct Exchange(Arc<RwLock<BTreeMap<NodeId, Party>>>);
+
+#[derive(Debug, Clone)]
+struct Party {
+    hub: Arc<Hub>,
+    record: NodeRecord,
+    lines: mpsc::Sender<(Channel, String)>,
+}
+
+/// One node's part in an exchange.
+#[derive(Debug)]
+pub struct Embedded {
+    exchange: Exchange,
+    node: NodeId,
+    health: watch::Sender<Health>,
+    shared: bool,
+}
+
+impl Embedded {
+    /// Joins an exchange; without one the node is by itself.
+    pub fn join(exchange: Option<Exchange>, hub: &Arc<Hub>, record: NodeRecord) -> (Self, Feed) {
+        let shared = exchange.is_some();
+        let exchange = exchange.unwrap_or_default();
+        let (lines, feed) = mpsc::channel(QUEUE);
+        let node = hub.node().clone();
+        let party = Party {
+            hub: hub.clone(),
+            record,
+            lines,
+        };
+        exchange
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.clone(), party);
+        let (health, _) = watch::channel(Health::Ready);
+        (
+            Self {
+                exchange,
+                node,
+                health,
+                shared,
+            },
+            Feed(feed),
+        )
+    }
+
+    fn parties(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<NodeId, Party>> {
+        self.exchange
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    pub(super) fn locate(&self, users: &[UserId]) -> Vec<Locations> {
+        let parties = self.parties();
+        let others = || parties.iter().filter(|(node, _)| **node != self.node);
+        users
+            .iter()
+            .map(|user| {
+                others()
+                    .map(|(node, party)| (node.clone(), party.hub.seats(user).len() as u32))
+                    .filter(|(_, seats)| *seats > 0)
+                    .collect()
+            })
+            .collect()
+    }
+
+    pub(super) fn rows(&self, user: &UserId) -> Vec<Row> {
+        let parties = self.parties();
+        parties
+            .iter()
+            .flat_map(|(node, party)| {
+                party.hub.seats(user).into_iter().map(|seat| Row {
+                    node: node.clone(),
+                    fd: seat.fd.0,
+                    about: about(&seat),
+                })
+            })
+            .collect()
+    }
+
+    pub(super) async fn publish(&self, node: &NodeId, line: String) -> Published {
+        let party = self.parties().get(node).cloned();
+        let Some(party) = party else {
+            return Published::now(Ok(0));
+        };
+        let sent = party.lines.send((Channel::Own, line)).await;
+        Published::now(Ok(u32::from(sent.is_ok())))
+    }
+
+    pub(super) async fn publish_all(&self, line: String) -> Published {
+        let parties: Vec<Party> = self.parties().values().cloned().collect();
+        let mut receivers = 0;
+        for party in parties {
+            let sent = party.lines.send((Channel::Global, line.clone())).await;
+            receivers += u32::from(sent.is_ok());
+        }
+        Published::now(Ok(receivers))
+    }
+
+    pub(super) fn is_dead(&self, node: &NodeId) -> bool {
+        !self.parties().contains_key(node)
+    }
+
+    pub(super) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
+        let parties = self.parties();
+        let records = parties.values().map(|party| {
+            let mut record = party.record.clone();
+            record.connections = party.hub.len();
+            record
+        });
+        Arc::new(records.collect())
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    pub(super) fn announce_draining(&self) {
+        let mut parties = self
+            .exchange
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(party) = parties.get_mut(&self.node) {
+            party.record.state = NodeState::Draining;
+        }
+    }
+
+    pub(super) fn leave(&self) {
+        let mut parties = self
+            .exchange
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        parties.remove(&self.node);
+    }
+}
+
+/// What is published to this node, to be read by one task.
+#[derive(Debug)]
+pub struct Feed(mpsc::Receiver<(Channel, String)>);
+
+impl Feed {
+    /// Reads until the node has left the exchange.
+    pub async fn read(mut self, mut inbound: Inbound) {
+        while let Some((channel, line)) = self.0.recv().await {
+            inbound.hear(channel, line.as_bytes()).await;
+        }
+    }
+}
+
+/// What a row says of a seat.
+pub(super) fn about(seat: &Seat) -> About {
+    About {
+        at: seat.at,
+        transport: "ws".to_owned(),
+        device: seat.device.as_deref().map(str::to_owned),
+        addr: seat.address.map(|address| address.to_string()),
+    }
+}

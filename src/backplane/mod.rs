@@ -1,0 +1,239 @@
+//! Where users are, and how a line gets to another node: one contract, two ways.
+//!
+//! [`Embedded`] serves nodes of one process, in memory; [`Redis`] serves many. Only this folder
+//! knows how nodes find each other. What must stay true: lines handed over for one node leave
+//! in that order; an answer of 0 receivers proves that nobody got it, an answer of 1 proves
+//! nothing more than that somebody listens.
+
+mod embedded;
+mod redis;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+pub use self::embedded::{Embedded, Exchange};
+pub use self::redis::{Fatal, Redis, RedisSettings};
+use crate::names::{ConnectionId, NodeId, UserId};
+
+/// The way is down: nothing can be said of the other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub &'static str);
+
+/// A node as the others see it: its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Full id.
+    pub node: NodeId,
+    /// The part of the id that outlives a restart.
+    pub name: String,
+    /// The part that does not.
+    pub boot: String,
+    /// Whether it takes new clients.
+    pub state: NodeState,
+    /// Its clients at the last beat.
+    pub connections: usize,
+    /// When it started, in milliseconds since 1970.
+    pub started: u64,
+    /// Its version of this program.
+    pub version: String,
+    /// Where clients can reach it, if it was told.
+    pub url: String,
+    /// How many clients it should hold compared to others.
+    pub weight: u32,
+}
+
+/// Whether a node takes new clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// It does.
+    Up,
+    /// It is sending its clients away.
+    Draining,
+}
+
+/// Whether this node can serve, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Subscribed, its lease held.
+    Ready,
+    /// Not (yet).
+    Down(&'static str),
+}
+
+/// A connection as its row tells it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The node that holds it.
+    pub node: NodeId,
+    /// Its number there.
+    pub fd: u64,
+    /// What the row says of it.
+    #[serde(flatten)]
+    pub about: About,
+}
+
+/// The value of a field in `pn:user:{<user>}`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct About {
+    /// When it came, in milliseconds since 1970.
+    #[serde(default)]
+    pub at: u64,
+    /// What kind of socket.
+    #[serde(default)]
+    pub transport: String,
+    /// The device the client named.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Its address, if `PUSH_STORE_ADDRESS` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+}
+
+/// A user's connections by node: where a push must go, and how many connections wait there.
+pub type Locations = smallvec::SmallVec<[(NodeId, u32); 1]>;
+
+/// A line on its way: resolves to the number of subscribers that Redis handed it to.
+#[derive(Debug)]
+pub struct Published(oneshot::Receiver<Result<u32, Unavailable>>);
+
+impl Published {
+    /// Waits for the answer, until the deadline at most.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the line may or may not have been published.
+    pub async fn receivers(self, deadline: Instant) -> Result<u32, Unavailable> {
+        match tokio::time::timeout_at(deadline, self.0).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Unavailable("the node is ending")),
+            Err(_) => Err(Unavailable("no answer from Redis in time")),
+        }
+    }
+
+    fn now(answer: Result<u32, Unavailable>) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let _ = sender.send(answer);
+        Self(receiver)
+    }
+}
+
+/// The way to the other nodes.
+#[derive(Debug)]
+pub enum Backplane {
+    /// In memory.
+    Embedded(Embedded),
+    /// Over Redis.
+    Redis(Redis),
+}
+
+impl Backplane {
+    /// The nodes that hold connections of each of these users, this one left out. Nodes may be
+    /// dead: a row outlives its node for a while.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn locate(&self, users: &[UserId]) -> Result<Vec<Locations>, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.locate(users)),
+            Self::Redis(redis) => redis.locate(users).await,
+        }
+    }
+
+    /// Whether other nodes can exist at all; if not, nobody need be located.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Embedded(embedded) => embedded.is_shared(),
+            Self::Redis(_) => true,
+        }
+    }
+
+    /// The user's connections on live nodes, this one included.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.rows(user)),
+            Self::Redis(redis) => redis.rows(user).await,
+        }
+    }
+
+    /// Hands over a line for a node. Lines for one node keep their order.
+    pub async fn publish(&self, node: &NodeId, line: String, deadline: Instant) -> Published {
+        match self {
+            Self::Embedded(embedded) => embedded.publish(node, line).await,
+            Self::Redis(redis) => redis.publish(node, line, deadline).await,
+        }
+    }
+
+    /// Hands over a line for all nodes, this one included.
+    pub async fn publish_all(&self, line: String, deadline: Instant) -> Published {
+        match self {
+            Self::Embedded(embedded) => embedded.publish_all(line).await,
+            Self::Redis(redis) => redis.publish_all(line, deadline).await,
+        }
+    }
+
+    /// Whether nobody will ever listen on this node's channel again: its name has a new boot, or
+    /// its lease has been gone for two beats. Asked after an answer of 0 receivers.
+    ///
+    /// # Errors
+    /// When the lease cannot be read.
+    pub async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.is_dead(node)),
+            Self::Redis(redis) => redis.is_dead(node).await,
+        }
+    }
+
+    /// Takes a dead node's fields out of a user's row.
+    pub async fn forget(&self, user: &UserId, node: &NodeId) {
+        if let Self::Redis(redis) = self {
+            redis.forget(user, node).await;
+        }
+    }
+
+    /// The live nodes, as of the last beat.
+    #[must_use]
+    pub fn nodes(&self) -> Arc<Vec<NodeRecord>> {
+        match self {
+            Self::Embedded(embedded) => embedded.nodes(),
+            Self::Redis(redis) => redis.nodes(),
+        }
+    }
+
+    /// Whether this node can serve; changes wake the receiver.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        match self {
+            Self::Embedded(embedded) => embedded.health(),
+            Self::Redis(redis) => redis.health(),
+        }
+    }
+
+    /// Says that this node takes no new clients.
+    pub async fn announce_draining(&self) {
+        match self {
+            Self::Embedded(embedded) => embedded.announce_draining(),
+            Self::Redis(redis) => redis.announce_draining().await,
+        }
+    }
+
+    /// Writes the last rows and gives up the lease; bounded in time.
+    pub async fn leave(&self) {
+        match self {
+            Self::Embedded(embedded) => embedded.leave(),
+            Self::Redis(redis) => redis.leave().await,
+        }
+    }
+}
+
+/// Parses a row's field name.
+fn parse_field(field: &str) -> Option<ConnectionId> {
+    field.parse().ok()
+}

@@ -1,0 +1,279 @@
+//! Listening: the subscription to this node's channel and to the channel of all nodes.
+//!
+//! A subscription can be deaf while its TCP connection is healthy, so it is not believed: twice
+//! a second a probe goes through the real publish path to the own channel. One that is not
+//! heard in time means a new subscription, opened before the old one is closed. Every new one
+//! means that something may have been missed, which is counted and told to the clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::prelude::{Client, ClientLike, EventInterface, PubsubInterface};
+use fred::types::{Message, Value};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::lease::Lease;
+use super::{COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
+use crate::backplane::Health;
+use crate::config::RedisUrl;
+use crate::hub::Hub;
+use crate::inbound::{Channel, Inbound, Probes};
+use crate::metrics::Metrics;
+use crate::protocol;
+use crate::shard::Command;
+
+/// Between two probes.
+const PROBE: Duration = Duration::from_millis(500);
+/// A probe that Redis has taken must be heard within this time.
+const DEAF: Duration = Duration::from_millis(1_500);
+/// A connect that is told within this time of opening is the one that was awaited.
+const SETTLED: Duration = Duration::from_millis(200);
+/// Clients hear that the node is cut off after it has been for this long.
+const DEGRADED: Duration = Duration::from_secs(10);
+
+pub(super) struct Bus {
+    pub(super) url: RedisUrl,
+    pub(super) client: Client,
+    pub(super) own: String,
+    pub(super) global: String,
+    pub(super) inbound: Inbound,
+    pub(super) probes: Arc<Probes>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) lease: Arc<Lease>,
+    pub(super) health: watch::Sender<Health>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// One connection that is subscribed.
+struct Subscription {
+    client: Client,
+    messages: Receiver<Message>,
+    reconnects: Receiver<fred::types::config::Server>,
+    connecting: JoinHandle<Result<(), fred::error::Error>>,
+    /// When it was opened, or connected again.
+    since: Instant,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // Without a goodbye: a deaf connection would not hear it.
+        self.connecting.abort();
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(COMMAND_TIMEOUT, client.quit()).await;
+        });
+    }
+}
+
+/// The probes on their way.
+struct Probing {
+    /// Number of the last one sent.
+    sent: u64,
+    /// When the last one was heard that had not been heard before.
+    heard: Instant,
+    /// The highest number heard.
+    heard_number: u64,
+    /// The oldest one that Redis has taken and that has not been heard: its number, and when.
+    owed: Option<(u64, Instant)>,
+    /// How many probes in a row Redis handed to nobody.
+    unheard: u32,
+    /// The PUBLISH under way.
+    task: Option<JoinHandle<Option<i64>>>,
+}
+
+impl Bus {
+    /// Listens until the node ends. Inputs: messages and reconnects of the subscription (from
+    /// fred), and the beat of the probe.
+    pub(super) async fn listen(mut self) {
+        let mut subscription = self.subscribe_until_it_works().await;
+        let mut probing = Probing {
+            sent: 0,
+            heard: Instant::now(),
+            heard_number: 0,
+            owed: None,
+            unheard: 0,
+            task: None,
+        };
+        let mut beat = tokio::time::interval(PROBE);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut down_since: Option<Instant> = Some(Instant::now());
+        let mut told = false;
+        loop {
+            tokio::select! {
+                biased;
+                message = subscription.messages.recv() => match message {
+                    Ok(message) => self.hear(&message).await,
+                    Err(RecvError::Lagged(count)) => {
+                        tracing::warn!(count, "the node could not keep up with Redis");
+                        self.inbound.lost("lag").await;
+                    }
+                    // The client is gone for good; it should not be.
+                    Err(RecvError::Closed) => self.replace(&mut subscription).await,
+                },
+                reconnected = subscription.reconnects.recv() => {
+                    // The first connect may be told here too, a moment after it was awaited.
+                    if reconnected.is_ok() && subscription.since.elapsed() > SETTLED {
+                        self.subscribe(&subscription.client).await;
+                        subscription.since = Instant::now();
+                        self.inbound.lost("reconnect").await;
+                    }
+                }
+                _ = beat.tick() => {
+                    let deaf = self.probe(&mut probing, &subscription).await;
+                    if deaf {
+                        tracing::warn!("the subscription is deaf; opening another");
+                        self.replace(&mut subscription).await;
+                        probing.owed = None;
+                        probing.unheard = 0;
+                    }
+                    let health = self.judge(&probing);
+                    self.health.send_if_modified(|old| std::mem::replace(old, health) != health);
+                    self.metrics.redis_up.set(i64::from(health == Health::Ready));
+                    if health == Health::Ready {
+                        down_since = None;
+                        told = false;
+                    } else {
+                        let since = *down_since.get_or_insert_with(Instant::now);
+                        if !told && since.elapsed() > DEGRADED {
+                            told = true;
+                            self.hub.tell_all(|| Command::Degraded).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn hear(&mut self, message: &Message) {
+        let channel = if *message.channel == *self.own {
+            Channel::Own
+        } else {
+            Channel::Global
+        };
+        match &message.value {
+            Value::String(text) => self.inbound.hear(channel, text.as_bytes()).await,
+            Value::Bytes(bytes) => self.inbound.hear(channel, bytes).await,
+            _ => {
+                self.metrics.bad_envelopes.inc();
+            }
+        }
+    }
+
+    /// Sends the next probe and looks for those before; answers whether the subscription is deaf.
+    async fn probe(&self, probing: &mut Probing, subscription: &Subscription) -> bool {
+        let last = self.probes.last();
+        if last > probing.heard_number {
+            probing.heard_number = last;
+            probing.heard = Instant::now();
+        }
+        if probing.owed.is_some_and(|(number, _)| number <= last) {
+            probing.owed = None;
+            probing.unheard = 0;
+        }
+        if let Some(task) = probing.task.take() {
+            if !task.is_finished() {
+                // The publish path itself hangs; the subscription is not to blame.
+                probing.task = Some(task);
+                return false;
+            }
+            match task.await {
+                // Nobody listens there: Redis has forgotten us, or our subscription is at another
+                // server than our commands.
+                Ok(Some(0)) => {
+                    probing.unheard += 1;
+                    if probing.unheard > 2 {
+                        return true;
+                    }
+                    self.subscribe(&subscription.client).await;
+                }
+                Ok(Some(_)) if probing.sent > last => {
+                    probing.owed.get_or_insert((probing.sent, Instant::now()));
+                }
+                _ => {}
+            }
+        }
+        if probing
+            .owed
+            .is_some_and(|(_, since)| since.elapsed() > DEAF)
+        {
+            return true;
+        }
+        probing.sent += 1;
+        let (client, channel, line) = (
+            self.client.clone(),
+            self.own.clone(),
+            protocol::probe_line(probing.sent),
+        );
+        probing.task = Some(tokio::spawn(async move {
+            client.publish(channel, line).await.ok()
+        }));
+        false
+    }
+
+    fn judge(&self, probing: &Probing) -> Health {
+        if probing.heard_number == 0 {
+            Health::Down("not subscribed yet")
+        } else if probing.heard.elapsed() > DEAF + PROBE {
+            Health::Down("the subscription does not answer")
+        } else if !self.lease.is_held() {
+            Health::Down("the lease is not held")
+        } else {
+            Health::Ready
+        }
+    }
+
+    /// Opens a subscription and only then lets the old one go. Something may be missing. If none
+    /// can be had, the old one stays, and the next probe will ask again.
+    async fn replace(&mut self, subscription: &mut Subscription) {
+        if let Some(new) = self.open().await {
+            *subscription = new;
+            self.inbound.lost("resubscribed").await;
+        }
+    }
+
+    async fn subscribe_until_it_works(&self) -> Subscription {
+        loop {
+            if let Some(subscription) = self.open().await {
+                return subscription;
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+
+    /// A new connection, subscribed; `None` if Redis does not answer in time.
+    async fn open(&self) -> Option<Subscription> {
+        let client = build(&self.url, SUBSCRIPTION_BUFFER)
+            .inspect_err(|error| tracing::error!(%error, "cannot open a subscription"))
+            .ok()?;
+        // Before connecting, so that nothing is missed.
+        let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
+        let connecting = client.connect();
+        let mut subscription = Subscription {
+            client,
+            messages,
+            reconnects,
+            connecting,
+            since: Instant::now(),
+        };
+        let connected = subscription.client.wait_for_connect();
+        tokio::time::timeout(COMMAND_TIMEOUT, connected)
+            .await
+            .ok()?
+            .ok()?;
+        self.subscribe(&subscription.client).await;
+        subscription.since = Instant::now();
+        Some(subscription)
+    }
+
+    /// Sends SUBSCRIBE. That it works is for the probe to tell.
+    async fn subscribe(&self, client: &Client) {
+        self.metrics.subscriptions.inc();
+        let channels = vec![self.own.clone(), self.global.clone()];
+        if let Err(error) = client.subscribe(channels).await {
+            tracing::debug!(%error, "SUBSCRIBE failed");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The lease: a node's sign of life, and the table of the others.
+//!
+//! Each beat looks at the own lease before it is put again. Missing means that Redis forgot, so
+//! every row is written again. Somebody else's means that the name is taken: by a dead boot,
+//! which is overwritten, or by a live one, and then this process must end. "Live" is decided by
+//! publishing to the other's channel, where 0 receivers is proof. No clock decides anything.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use fred::prelude::{
+    Client, Expiration, KeysInterface, PubsubInterface, SetOptions, SetsInterface,
+};
+use fred::types::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{AWAY, Fatal, Keys};
+use crate::backplane::{NodeRecord, NodeState, Unavailable};
+use crate::hub::Hub;
+use crate::names::NodeId;
+use crate::protocol;
+
+/// Between two beats.
+const BEAT: Duration = Duration::from_secs(3);
+/// Between two attempts while the beat fails.
+const RETRY: Duration = Duration::from_millis(250);
+/// How long a lease lasts without a beat.
+const LEASE: Duration = Duration::from_secs(10);
+/// After this long all rows are put again, well before their day in Redis is over.
+const REFRESH: Duration = Duration::from_secs(6 * 3600);
+/// Beats without a lease after which a node counts as dead. One may be Redis's own pause.
+const MISSING_BEATS: u32 = 2;
+
+#[derive(Debug, Default)]
+struct Table {
+    nodes: Arc<Vec<NodeRecord>>,
+    /// Names in the set without a lease, and for how many beats.
+    missing: HashMap<String, u32>,
+}
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    client: Client,
+    keys: Keys,
+    record: NodeRecord,
+    hub: Arc<Hub>,
+    draining: AtomicBool,
+    /// When the lease was last known to be ours.
+    held: RwLock<Option<Instant>>,
+    table: RwLock<Table>,
+    fatal: watch::Sender<Option<Fatal>>,
+}
+
+impl Lease {
+    pub(super) fn new(
+        client: Client,
+        keys: Keys,
+        record: NodeRecord,
+        hub: Arc<Hub>,
+        fatal: watch::Sender<Option<Fatal>>,
+    ) -> Self {
+        Self {
+            client,
+            keys,
+            record,
+            hub,
+            draining: AtomicBool::new(false),
+            held: RwLock::default(),
+            table: RwLock::default(),
+            fatal,
+        }
+    }
+
+    pub(super) fn node(&self) -> &NodeId {
+        &self.record.node
+    }
+
+    /// Whether the lease is ours for all we know.
+    pub(super) fn is_held(&self) -> bool {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.is_some_and(|at| at.elapsed() < LEASE)
+    }
+
+    pub(super) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
+        self.table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .nodes
+            .clone()
+    }
+
+    /// Whether the name has been without a lease for two beats.
+    pub(super) fn is_missing(&self, name: &str) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        // A name that is not even in the set was removed from it after just that.
+        match table.missing.get(name) {
+            Some(beats) => *beats >= MISSING_BEATS,
+            None => !table.nodes.iter().any(|record| record.name == name),
+        }
+    }
+
+    /// The lease of whoever has this name now.
+    pub(super) async fn read(&self, name: &str) -> Result<Option<NodeRecord>, Unavailable> {
+        let value: Option<String> = self
+            .client
+            .get(self.keys.lease(name))
+            .await
+            .map_err(|_| AWAY)?;
+        Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
+    }
+
+    /// Keeps the lease until the node ends.
+    pub(super) async fn keep(self: Arc<Self>) {
+        let mut written = Instant::now();
+        loop {
+            match self.beat().await {
+                Ok(true) if written.elapsed() < REFRESH => tokio::time::sleep(BEAT).await,
+                Ok(_) => {
+                    written = Instant::now();
+                    self.hub.changes().mark(self.hub.users());
+                    tokio::time::sleep(BEAT).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "beat failed");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// One beat. Answers whether the lease was still ours, so that the rows can be trusted.
+    async fn beat(&self) -> Result<bool, fred::error::Error> {
+        let key = self.keys.lease(&self.record.name);
+        let value: Option<String> = self.client.get(&key).await?;
+        let holder: Option<NodeRecord> = value.and_then(|value| serde_json::from_str(&value).ok());
+        let ours = holder
+            .as_ref()
+            .is_some_and(|record| record.node == self.record.node);
+        if !ours && let Some(other) = holder {
+            let channel = self.keys.node_channel(&other.node);
+            let listeners: i64 = self
+                .client
+                .publish(channel, protocol::probe_line(0))
+                .await?;
+            if listeners > 0 {
+                let name = self.record.name.clone();
+                self.fatal.send_replace(Some(Fatal::NameTaken {
+                    name,
+                    by: other.node,
+                }));
+                return Ok(true);
+            }
+            self.put(None).await?;
+        } else if ours {
+            self.put(None).await?;
+        } else if !self.put(Some(SetOptions::NX)).await? {
+            // Somebody was faster; look again at once.
+            return Err(fred::error::Error::new(
+                fred::error::ErrorKind::Unknown,
+                "lost the race for the lease",
+            ));
+        }
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let _: () = self
+            .client
+            .sadd(self.keys.nodes(), &self.record.name)
+            .await?;
+        self.look_around().await?;
+        Ok(ours)
+    }
+
+    async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
+        let mut record = self.record.clone();
+        record.connections = self.hub.len();
+        if self.draining.load(Ordering::Relaxed) {
+            record.state = NodeState::Draining;
+        }
+        let value = serde_json::to_string(&record).expect("plain fields");
+        let expire = Expiration::PX(LEASE.as_millis() as i64);
+        let key = self.keys.lease(&self.record.name);
+        let answer: Value = self
+            .client
+            .set(key, value, Some(expire), options, false)
+            .await?;
+        Ok(!answer.is_null())
+    }
+
+    /// Reads the leases of all nodes; takes names out of the set that have had none for long.
+    async fn look_around(&self) -> Result<(), fred::error::Error> {
+        let names: HashSet<String> = self.client.smembers(self.keys.nodes()).await?;
+        let names: Vec<String> = names.into_iter().collect();
+        let pipeline = self.client.pipeline();
+        for name in &names {
+            let _: () = pipeline.get(self.keys.lease(name)).await?;
+        }
+        let values: Vec<Option<String>> = pipeline.all().await?;
+        let mut nodes = Vec::new();
+        let mut missing = HashMap::new();
+        let mut gone = Vec::new();
+        {
+            let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+            for (name, value) in names.into_iter().zip(values) {
+                match value.and_then(|value| serde_json::from_str::<NodeRecord>(&value).ok()) {
+                    Some(record) => nodes.push(record),
+                    None => {
+                        let beats = table.missing.get(&name).copied().unwrap_or(0) + 1;
+                        if beats > MISSING_BEATS {
+                            gone.push(name.clone());
+                        }
+                        missing.insert(name, beats);
+                    }
+                }
+            }
+        }
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Table {
+            nodes: Arc::new(nodes),
+            missing,
+        };
+        if !gone.is_empty() {
+            let _: () = self.client.srem(self.keys.nodes(), gone).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn announce_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let _ = self.put(None).await;
+    }
+
+    /// Takes the lease away, so that everybody knows at once.
+    pub(super) async fn give_up(&self) {
+        let _: Result<(), _> = self.client.del(self.keys.lease(&self.record.name)).await;
+        let _: Result<(), _> = self.client.srem(self.keys.nodes(), &self.record.name).await;
+    }
+}

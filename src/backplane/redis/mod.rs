@@ -1,0 +1,380 @@
+//! The backplane over Redis: keys, clients, and the three tasks that keep it true.
+//!
+//! Owns the names of keys and channels. Two connections: one for commands, one for the
+//! subscription, which is replaced when it goes deaf. The `lease` task says that this node
+//! lives, `registry` writes the rows of its users, `bus` listens; `outbox` publishes. Redis
+//! holds nothing that they could not put back.
+
+mod bus;
+mod lease;
+mod outbox;
+mod registry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::prelude::{
+    Builder, Client, ClientLike, Config as FredConfig, ConnectionConfig, EventInterface,
+    HashesInterface, PerformanceConfig, ReconnectPolicy, TcpConfig,
+};
+use fred::types::RespVersion;
+use fred::types::Value;
+use fred::types::config::UnresponsiveConfig;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::bus::Bus;
+use self::lease::Lease;
+use self::outbox::Outboxes;
+use super::{About, Health, Locations, NodeRecord, Published, Row, Unavailable, parse_field};
+use crate::config::RedisUrl;
+use crate::hub::Hub;
+use crate::inbound::{Inbound, Probes};
+use crate::metrics::Metrics;
+use crate::names::{NodeId, UserId};
+
+/// Longest wait for an answer to one command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that owes an answer for this long is replaced.
+const UNRESPONSIVE: Duration = Duration::from_secs(2);
+/// Commands that may wait while Redis is away; more are refused at once.
+const COMMAND_BUFFER: usize = 100_000;
+/// Payloads the subscription may be ahead of the reader. A payload holds up to 64 messages.
+const SUBSCRIPTION_BUFFER: usize = 8_192;
+/// Users looked up in one pipeline.
+const LOOKUPS: usize = 512;
+
+const AWAY: Unavailable = Unavailable("Redis does not answer");
+
+/// What this backplane needs of the configuration.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// Where Redis is.
+    pub url: RedisUrl,
+    /// What keys and channels begin with.
+    pub prefix: String,
+}
+
+/// Why the node must end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// Another live process has this node's name.
+    #[error(
+        "the name {name:?} is taken by the live node {by}; give each node its own PUSH_NODE_NAME"
+    )]
+    NameTaken {
+        /// The name both have.
+        name: String,
+        /// The other's id.
+        by: NodeId,
+    },
+}
+
+/// Names of keys and channels.
+#[derive(Debug, Clone)]
+struct Keys {
+    prefix: Arc<str>,
+}
+
+impl Keys {
+    /// Hash: `<node>/<fd>` to what is known of that connection.
+    fn user(&self, user: &UserId) -> String {
+        format!("{}user:{{{user}}}", self.prefix)
+    }
+
+    /// String: the lease of whoever has this node name.
+    fn lease(&self, name: &str) -> String {
+        format!("{}node:{name}", self.prefix)
+    }
+
+    /// Set: names of nodes.
+    fn nodes(&self) -> String {
+        format!("{}nodes", self.prefix)
+    }
+
+    /// Channel of one node.
+    fn node_channel(&self, node: &NodeId) -> String {
+        format!("{}n:{{{node}}}", self.prefix)
+    }
+
+    /// Channel of all nodes.
+    fn global_channel(&self) -> String {
+        format!("{}g", self.prefix)
+    }
+}
+
+/// One node's part in the cluster.
+#[derive(Debug)]
+pub struct Redis {
+    client: Client,
+    keys: Keys,
+    lease: Arc<Lease>,
+    outboxes: Outboxes,
+    registry: registry::Registry,
+    health: watch::Receiver<Health>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Redis {
+    /// Starts connecting and returns at once; [`Redis::health`] tells when the node is ready.
+    /// `fatal` hears why the node must end, if it must.
+    ///
+    /// # Errors
+    /// What is wrong with the URL or the TLS set-up of this machine.
+    pub fn start(
+        settings: &RedisSettings,
+        hub: &Arc<Hub>,
+        inbound: Inbound,
+        probes: Arc<Probes>,
+        record: NodeRecord,
+        fatal: watch::Sender<Option<Fatal>>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, String> {
+        let keys = Keys {
+            prefix: settings.prefix.as_str().into(),
+        };
+        let client = build(&settings.url, 512).map_err(|error| error.to_string())?;
+        drop(client.connect());
+
+        let lease = Arc::new(Lease::new(
+            client.clone(),
+            keys.clone(),
+            record,
+            hub.clone(),
+            fatal,
+        ));
+        let outboxes = Outboxes::new(client.clone(), hub.node().clone(), metrics.clone());
+        let registry =
+            registry::Registry::new(client.clone(), keys.clone(), hub.clone(), metrics.clone());
+        let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
+        let bus = Bus {
+            url: settings.url.clone(),
+            client: client.clone(),
+            own: keys.node_channel(hub.node()),
+            global: keys.global_channel(),
+            inbound,
+            probes,
+            hub: hub.clone(),
+            lease: lease.clone(),
+            health: health_sender,
+            metrics: metrics.clone(),
+        };
+        let tasks = vec![
+            tokio::spawn(lease.clone().keep()),
+            tokio::spawn(registry.clone().write()),
+            tokio::spawn(bus.listen()),
+            tokio::spawn(log_errors(client.clone())),
+        ];
+        Ok(Self {
+            client,
+            keys,
+            lease,
+            outboxes,
+            registry,
+            health,
+            tasks,
+        })
+    }
+
+    pub(super) async fn locate(&self, users: &[UserId]) -> Result<Vec<Locations>, Unavailable> {
+        let mut located = Vec::with_capacity(users.len());
+        if let [user] = users {
+            // The one look-up of a single push: fred pipelines it with those of others.
+            let fields: Vec<String> = self
+                .client
+                .hkeys(self.keys.user(user))
+                .await
+                .map_err(|_| AWAY)?;
+            located.push(self.others(fields));
+            return Ok(located);
+        }
+        for users in users.chunks(LOOKUPS) {
+            let pipeline = self.client.pipeline();
+            for user in users {
+                // Queued in memory only; the answer comes with `all`.
+                let _: () = pipeline
+                    .hkeys(self.keys.user(user))
+                    .await
+                    .map_err(|_| AWAY)?;
+            }
+            let rows: Vec<Value> = pipeline.all().await.map_err(|_| AWAY)?;
+            for row in rows {
+                located.push(self.others(row.convert().map_err(|_| AWAY)?));
+            }
+        }
+        Ok(located)
+    }
+
+    /// The nodes in a row's field names, this one left out.
+    fn others(&self, fields: Vec<String>) -> Locations {
+        let mut locations = Locations::new();
+        for id in fields.iter().filter_map(|field| parse_field(field)) {
+            if id.node == *self.lease.node() {
+                continue;
+            }
+            match locations.iter_mut().find(|(node, _)| *node == id.node) {
+                Some((_, count)) => *count += 1,
+                None => locations.push((id.node, 1)),
+            }
+        }
+        locations
+    }
+
+    pub(super) async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+        let fields: Vec<(String, String)> = self
+            .client
+            .hgetall(self.keys.user(user))
+            .await
+            .map_err(|_| AWAY)?;
+        let nodes = self.nodes();
+        let is_live = |node: &NodeId| {
+            node == self.lease.node() || nodes.iter().any(|record| record.node == *node)
+        };
+        let mut rows = Vec::new();
+        for (field, about) in fields {
+            let Some(id) = parse_field(&field) else {
+                continue;
+            };
+            // The table is as old as the last beat; a node may be younger.
+            if is_live(&id.node)
+                || self
+                    .lease
+                    .read(id.node.name())
+                    .await?
+                    .is_some_and(|record| record.node == id.node)
+            {
+                let about: About = serde_json::from_str(&about).unwrap_or_default();
+                rows.push(Row {
+                    node: id.node,
+                    fd: id.fd.0,
+                    about,
+                });
+            }
+        }
+        rows.sort_by(|a, b| (&a.node, a.fd).cmp(&(&b.node, b.fd)));
+        Ok(rows)
+    }
+
+    pub(super) async fn publish(
+        &self,
+        node: &NodeId,
+        line: String,
+        deadline: Instant,
+    ) -> Published {
+        self.outboxes
+            .publish(self.keys.node_channel(node), line, deadline)
+            .await
+    }
+
+    pub(super) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
+        self.outboxes
+            .publish(self.keys.global_channel(), line, deadline)
+            .await
+    }
+
+    pub(super) async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        match self.lease.read(node.name()).await? {
+            Some(record) => Ok(record.node != *node),
+            None => Ok(self.lease.is_missing(node.name())),
+        }
+    }
+
+    pub(super) async fn forget(&self, user: &UserId, node: &NodeId) {
+        let fields: Result<Vec<String>, _> = self.client.hkeys(self.keys.user(user)).await;
+        let mut fields = fields.unwrap_or_default();
+        fields.retain(|field| parse_field(field).is_some_and(|id| id.node == *node));
+        if !fields.is_empty() {
+            // If it fails, the next push to this user tries again.
+            let _: Result<(), _> = self.client.hdel(self.keys.user(user), fields).await;
+        }
+    }
+
+    pub(super) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
+        self.lease.nodes()
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    pub(super) async fn announce_draining(&self) {
+        self.lease.announce_draining().await;
+    }
+
+    pub(super) async fn leave(&self) {
+        self.registry.finish(COMMAND_TIMEOUT).await;
+        self.lease.give_up().await;
+        // Also says goodbye to Redis, so that our channel answers 0 from now on.
+        let _ = tokio::time::timeout(COMMAND_TIMEOUT, self.client.quit()).await;
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+/// A client with every default that loses or hangs replaced.
+fn build(url: &RedisUrl, broadcast_capacity: usize) -> Result<Client, fred::error::Error> {
+    let mut config = FredConfig::from_url(url.reveal())?;
+    config.version = RespVersion::RESP3;
+    // Redis may be down when we start: keep trying.
+    config.fail_fast = false;
+    let connection = ConnectionConfig {
+        connection_timeout: COMMAND_TIMEOUT,
+        internal_command_timeout: COMMAND_TIMEOUT,
+        // A PUBLISH that may have been executed must not be repeated behind our back: the outbox
+        // repeats it under the same number, so that its receiver can tell.
+        max_command_attempts: 1,
+        max_command_buffer_len: COMMAND_BUFFER,
+        reconnect_on_auth_error: true,
+        tcp: TcpConfig {
+            nodelay: Some(true),
+            ..TcpConfig::default()
+        },
+        unresponsive: UnresponsiveConfig {
+            max_timeout: Some(UNRESPONSIVE),
+            interval: UNRESPONSIVE / 4,
+        },
+        ..ConnectionConfig::default()
+    };
+    let performance = PerformanceConfig {
+        default_command_timeout: COMMAND_TIMEOUT,
+        broadcast_channel_capacity: broadcast_capacity,
+        ..PerformanceConfig::default()
+    };
+    let mut builder = Builder::from_config(config);
+    builder
+        .set_connection_config(connection)
+        .set_performance_config(performance)
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
+    builder.build()
+}
+
+/// Says once that the connection broke and once that it is back, not at each attempt.
+async fn log_errors(client: Client) {
+    let mut errors = client.error_rx();
+    let mut connects = client.reconnect_rx();
+    let mut down = false;
+    loop {
+        tokio::select! {
+            error = errors.recv() => match error {
+                Ok((error, _)) if !down => {
+                    down = true;
+                    tracing::warn!(%error, "no connection to Redis; trying on");
+                }
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                _ => {}
+            },
+            connected = connects.recv() => match connected {
+                Ok(_) => {
+                    down = false;
+                    tracing::info!("connected to Redis");
+                }
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                Err(_) => {}
+            },
+        }
+    }
+}

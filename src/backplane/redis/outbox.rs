@@ -1,0 +1,246 @@
+//! Publishing: one outbox for each channel, batched by availability.
+//!
+//! A lone line leaves at once. While publishes are under way, what comes in the meantime goes
+//! together into the next one. Payloads of one outbox are numbered from 1. When an answer
+//! fails to come, nobody knows whether Redis published: the payload is sent again under the
+//! same number, and its receivers drop what they had. What must stay true: lines of one channel
+//! keep their order, and each gets exactly one answer.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use fred::prelude::{Client, PubsubInterface};
+use futures::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::AWAY;
+use crate::backplane::{Published, Unavailable};
+use crate::metrics::Metrics;
+use crate::names::NodeId;
+use crate::protocol;
+
+/// Lines that may wait in one outbox; whoever has more waits.
+const QUEUE: usize = 4_096;
+/// Most lines in one payload.
+const LINES: usize = 64;
+/// A payload takes no further line once it has this many bytes.
+const BYTES: usize = 32 * 1024;
+/// Publishes under way at once.
+const IN_FLIGHT: usize = 8;
+/// Before a failed payload is sent again.
+const RETRY: Duration = Duration::from_millis(50);
+/// An outbox without work ends after this time; the next line starts another.
+const IDLE: Duration = Duration::from_secs(60);
+
+struct Line {
+    text: String,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<u32, Unavailable>>,
+}
+
+struct Payload {
+    text: Bytes,
+    deadline: Instant,
+    answers: Vec<oneshot::Sender<Result<u32, Unavailable>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Outboxes {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    node: NodeId,
+    open: DashMap<String, mpsc::Sender<Line>>,
+    /// The last number used for a channel. Outlives the outbox: a number must not come twice.
+    numbers: Mutex<HashMap<String, u64>>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line")
+            .field("bytes", &self.text.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outboxes {
+    pub(super) fn new(client: Client, node: NodeId, metrics: Arc<Metrics>) -> Self {
+        let (open, numbers) = (DashMap::new(), Mutex::default());
+        Self {
+            shared: Arc::new(Shared {
+                client,
+                node,
+                open,
+                numbers,
+                metrics,
+            }),
+        }
+    }
+
+    /// Puts a line into its channel's outbox, waiting for room there.
+    pub(super) async fn publish(
+        &self,
+        channel: String,
+        text: String,
+        deadline: Instant,
+    ) -> Published {
+        let (answer, published) = oneshot::channel();
+        // Fails only when the runtime is ending; the dropped `answer` says so.
+        let _ = self
+            .shared
+            .outbox(channel)
+            .send(Line {
+                text,
+                deadline,
+                answer,
+            })
+            .await;
+        Published(published)
+    }
+}
+
+impl Shared {
+    fn outbox(self: &Arc<Self>, channel: String) -> mpsc::Sender<Line> {
+        if let Some(outbox) = self.open.get(&channel) {
+            return outbox.clone();
+        }
+        let entry = self.open.entry(channel.clone());
+        let outbox = entry.or_insert_with(|| {
+            let (outbox, lines) = mpsc::channel(QUEUE);
+            tokio::spawn(self.clone().serve(channel, lines));
+            outbox
+        });
+        outbox.clone()
+    }
+
+    /// Serves one channel until there has been no work for a while.
+    async fn serve(self: Arc<Self>, channel: String, mut lines: mpsc::Receiver<Line>) {
+        let mut number = self.numbers().get(&channel).copied().unwrap_or(0);
+        let mut waiting: VecDeque<Line> = VecDeque::new();
+        let mut under_way = FuturesOrdered::new();
+        let mut taken = Vec::with_capacity(LINES);
+        loop {
+            while under_way.len() < IN_FLIGHT && !waiting.is_empty() {
+                number += 1;
+                let payload = self.pack(number, &mut waiting);
+                under_way.push_back(self.send(&channel, payload));
+            }
+            tokio::select! {
+                biased;
+                Some((payload, result)) = under_way.next(), if !under_way.is_empty() => {
+                    if let Err(failed) = finish(payload, result) {
+                        // Those behind it must wait to keep their order.
+                        let mut again = VecDeque::from([failed]);
+                        while let Some((payload, result)) = under_way.next().await {
+                            again.extend(finish(payload, result).err());
+                        }
+                        self.repeat(&channel, again).await;
+                    }
+                }
+                _ = lines.recv_many(&mut taken, LINES), if waiting.len() < LINES => {
+                    waiting.extend(taken.drain(..));
+                }
+                () = tokio::time::sleep(IDLE), if under_way.is_empty() && waiting.is_empty() => {
+                    // Only when nobody holds a sender can no line be on its way to us.
+                    let is_idle = |outbox: &mpsc::Sender<Line>| outbox.strong_count() == 1 && lines.is_empty();
+                    let closed = self.open.remove_if(&channel, |channel, outbox| {
+                        let idle = is_idle(outbox);
+                        if idle {
+                            self.numbers().insert(channel.clone(), number);
+                        }
+                        idle
+                    });
+                    if closed.is_some() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn numbers(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pack(&self, number: u64, waiting: &mut VecDeque<Line>) -> Payload {
+        let mut text = protocol::header_line(&self.node, number);
+        let mut answers = Vec::with_capacity(waiting.len().min(LINES));
+        let mut deadline = Instant::now();
+        while answers.len() < LINES && (answers.is_empty() || text.len() < BYTES) {
+            let Some(line) = waiting.pop_front() else {
+                break;
+            };
+            if !answers.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&line.text);
+            deadline = deadline.max(line.deadline);
+            answers.push(line.answer);
+        }
+        self.metrics.batch_size.observe(answers.len() as f64);
+        Payload {
+            text: text.into(),
+            deadline,
+            answers,
+        }
+    }
+
+    fn send(
+        &self,
+        channel: &str,
+        payload: Payload,
+    ) -> impl Future<Output = (Payload, Result<u32, fred::error::Error>)> + use<> {
+        let (client, channel) = (self.client.clone(), channel.to_owned());
+        async move {
+            let result = client.publish(channel, payload.text.clone()).await;
+            (payload, result)
+        }
+    }
+
+    /// Sends failed payloads again, one after the other, until each has an answer or its
+    /// deadline has passed.
+    async fn repeat(&self, channel: &str, failed: VecDeque<Payload>) {
+        for mut payload in failed {
+            loop {
+                if Instant::now() + RETRY >= payload.deadline {
+                    payload.answers.into_iter().for_each(|answer| {
+                        let _ = answer.send(Err(AWAY));
+                    });
+                    break;
+                }
+                tokio::time::sleep(RETRY).await;
+                self.metrics.publish_retries.inc();
+                let (back, result) = self.send(channel, payload).await;
+                match finish(back, result) {
+                    Ok(()) => break,
+                    Err(back) => payload = back,
+                }
+            }
+        }
+    }
+}
+
+/// Hands out the answer, or the payload back if there is none.
+fn finish(payload: Payload, result: Result<u32, fred::error::Error>) -> Result<(), Payload> {
+    match result {
+        Ok(receivers) => {
+            for answer in payload.answers {
+                // Gone if the sender has stopped waiting.
+                let _ = answer.send(Ok(receivers));
+            }
+            Ok(())
+        }
+        Err(error) => {
+            tracing::debug!(%error, "publish failed");
+            Err(payload)
+        }
+    }
+}

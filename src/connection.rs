@@ -1,0 +1,459 @@
+//! One connection: its queue, its parser, its deadlines, its end. No I/O.
+//!
+//! Bytes and ticks go in; frames go into the queue and a wish to end comes out. The shard moves
+//! bytes between this and the socket. What must stay true: a connection ends once, with one
+//! reason; from that moment on nobody finds it in the hub any more.
+
+use std::sync::Arc;
+
+use crate::close::CloseReason;
+use crate::frame::{self, Event, Limits, Reader};
+use crate::hub::Membership;
+use crate::names::{Fd, UserId};
+use crate::protocol::{self, ClientMessage, Dialect, Message, Policy};
+use crate::queue::{Offer, Queue, Sent};
+use crate::receipt::Receipt;
+use crate::wheel::{NEVER, Tick};
+
+/// How long the other side has to answer a close frame, or to read the last bytes.
+const CLOSE_TICKS: Tick = 5;
+/// How long a socket may take to come after its handshake was granted.
+const ATTACH_TICKS: Tick = 15;
+/// Most unacknowledged messages remembered for one connection.
+const MAX_UNACKED: usize = 256;
+
+/// What the shard needs to know to run connections; from the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bytes that may wait for one client.
+    pub queue_bytes: usize,
+    /// Bounds on what a client sends.
+    pub limits: Limits,
+    /// Most messages from a client in a second; 0: no limit.
+    pub client_rate: u32,
+    /// Seconds between pings.
+    pub ping: Tick,
+    /// Seconds for the pong.
+    pub pong: Tick,
+    /// Seconds for which a client may take nothing.
+    pub write: Tick,
+}
+
+/// What a connection is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A client: gets pushes.
+    Client,
+    /// Gets back what it sends. Only for conformance suites.
+    #[cfg(feature = "echo")]
+    Echo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Known to the hub, its socket still in the handshake.
+    Reserved {
+        until: Tick,
+    },
+    Open,
+    /// The close frame is in the queue; gone at the tick at the latest. `finished` if nothing
+    /// that the client may still say matters.
+    Closing {
+        until: Tick,
+        finished: bool,
+    },
+}
+
+/// What is left to do with the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing special.
+    Stay,
+    /// Close with this reason.
+    End(CloseReason),
+    /// Both sides have said goodbye: let the socket go once the queue is empty.
+    Hangup,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) fd: Fd,
+    pub(crate) user: UserId,
+    pub(crate) queue: Queue,
+    /// The tick at which the wheel will look at it next.
+    pub(crate) scheduled: Tick,
+    dialect: Dialect,
+    role: Role,
+    state: State,
+    /// Dropped when the end begins: that takes the connection out of the hub.
+    membership: Option<Membership>,
+    reader: Reader,
+    unacked: Vec<Sent>,
+    ping_due: Tick,
+    pong_due: Tick,
+    write_due: Tick,
+    /// Messages received within the tick `rate_tick`.
+    rate: u32,
+    rate_tick: Tick,
+}
+
+impl Connection {
+    pub(crate) fn reserve(fd: Fd, user: UserId, dialect: Dialect, now: Tick) -> Self {
+        Self {
+            fd,
+            user,
+            queue: Queue::default(),
+            scheduled: NEVER,
+            dialect,
+            role: Role::Client,
+            state: State::Reserved {
+                until: now + ATTACH_TICKS,
+            },
+            membership: None,
+            reader: Reader::default(),
+            unacked: Vec::new(),
+            ping_due: NEVER,
+            pong_due: NEVER,
+            write_due: NEVER,
+            rate: 0,
+            rate_tick: 0,
+        }
+    }
+
+    /// The socket is here.
+    pub(crate) fn attach(&mut self, membership: Membership, role: Role, now: Tick, ping: Tick) {
+        self.state = State::Open;
+        self.role = role;
+        self.membership = Some(membership);
+        // Spread: clients that came together should not be pinged together for ever.
+        self.ping_due = now + 1 + fastrand::u32(ping / 2..=ping);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closing { .. })
+    }
+
+    /// Whether the socket can be closed for writing once the queue is empty.
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.state, State::Closing { finished: true, .. })
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Offers a push. The caller deals with [`Offer::Full`] by [`Connection::overflow`].
+    pub(crate) fn offer(
+        &mut self,
+        message: &Arc<Message>,
+        receipt: Option<&Receipt>,
+        bound: usize,
+    ) -> Offer {
+        self.queue
+            .offer(message.frame(self.dialect), message, receipt, bound)
+    }
+
+    /// What a full queue means for a message of this policy.
+    pub(crate) fn overflow(policy: &Policy) -> Next {
+        match policy {
+            Policy::Close => Next::End(CloseReason::Slow),
+            Policy::Drop | Policy::Latest(_) => Next::Stay,
+        }
+    }
+
+    /// Takes bytes from the client.
+    pub(crate) fn hear(&mut self, bytes: &mut [u8], settings: &Settings, now: Tick) -> Next {
+        if self.is_finished() {
+            return Next::Stay;
+        }
+        self.pong_due = NEVER;
+        let mut reader = std::mem::take(&mut self.reader);
+        let mut next = Next::Stay;
+        let parsed = reader.feed(bytes, &settings.limits, &mut |event| {
+            next = self.hear_event(&event, settings.client_rate, now);
+            next == Next::Stay
+        });
+        self.reader = reader;
+        match parsed {
+            // Told to go, it babbles instead of answering.
+            Err(_) if self.is_closing() => Next::Hangup,
+            Err(violation) => {
+                tracing::debug!(fd = %self.fd, rule = violation.rule, "frame refused");
+                Next::End(violation.close)
+            }
+            Ok(()) => next,
+        }
+    }
+
+    fn hear_event(&mut self, event: &Event<'_>, client_rate: u32, now: Tick) -> Next {
+        if self.is_closing() {
+            return match event {
+                Event::Close(_) => Next::Hangup,
+                _ => Next::Stay,
+            };
+        }
+        if let Event::Close(code) = event {
+            // RFC 6455, 5.5.1: answer with the code that came.
+            self.queue.push(match code {
+                Some(code) => frame::close(*code, ""),
+                None => frame::close_without_code(),
+            });
+            return Next::End(CloseReason::ByClient);
+        }
+        #[cfg(feature = "echo")]
+        if self.role == Role::Echo {
+            match event {
+                Event::Text(text) => self.queue.push(frame::text(&[text.as_bytes()])),
+                Event::Binary(payload) => self.queue.push(frame::binary(payload)),
+                Event::Ping(payload) => self.queue.push(frame::pong(payload)),
+                Event::Pong | Event::Close(_) => {}
+            }
+            return Next::Stay;
+        }
+        if self.is_too_fast(client_rate, now) {
+            return Next::End(CloseReason::TooFast);
+        }
+        match event {
+            Event::Text(text) if self.dialect == Dialect::V1 => self.hear_message(text),
+            Event::Ping(payload) => self.queue.push(frame::pong(payload)),
+            // A plain client has nothing to say to us.
+            Event::Text(_) | Event::Binary(_) | Event::Pong | Event::Close(_) => {}
+        }
+        Next::Stay
+    }
+
+    fn hear_message(&mut self, text: &str) {
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Ping) => self.queue.push(protocol::pong_frame()),
+            Ok(ClientMessage::Ack(id)) => {
+                self.unacked.retain(|sent| {
+                    let acked = sent.message.id() == Some(&id);
+                    if acked {
+                        sent.receipt.acked();
+                    }
+                    !acked
+                });
+            }
+            Err("unknown_type") => {
+                self.queue.push(protocol::error_frame(
+                    "unknown_type",
+                    "type must be ping or ack",
+                ));
+            }
+            Err(code) => {
+                let words = "must be a JSON object with a type";
+                self.queue.push(protocol::error_frame(code, words));
+            }
+        }
+    }
+
+    fn is_too_fast(&mut self, client_rate: u32, now: Tick) -> bool {
+        if self.rate_tick != now {
+            (self.rate_tick, self.rate) = (now, 0);
+        }
+        self.rate += 1;
+        client_rate > 0 && self.rate > client_rate
+    }
+
+    /// A message is in the socket and its sender wants to know of the client's acknowledgement.
+    pub(crate) fn await_ack(&mut self, sent: Sent) {
+        // Neither a plain client nor one that got no id can acknowledge.
+        if self.dialect == Dialect::V1 && sent.message.id().is_some() {
+            if self.unacked.len() == MAX_UNACKED {
+                self.unacked.remove(0);
+            }
+            self.unacked.push(sent);
+        }
+    }
+
+    /// The socket took `progress` bytes and then no more (`blocked`), or all there were.
+    pub(crate) fn wrote(&mut self, progress: usize, blocked: bool, now: Tick, patience: Tick) {
+        if !blocked {
+            self.write_due = NEVER;
+        } else if progress > 0 || self.write_due == NEVER {
+            self.write_due = now + 1 + patience;
+        }
+    }
+
+    /// Begins the end: out of the hub, goodbye into the queue. Answers how many pushes are
+    /// thrown away. The caller lets the socket go: at once where nobody is left to hear it.
+    pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
+        self.membership = None;
+        self.unacked = Vec::new();
+        self.reader = Reader::default();
+        let keeps_queue = matches!(
+            reason,
+            CloseReason::Drain | CloseReason::Kicked | CloseReason::ByClient
+        );
+        // Whom we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1). Who said
+        // goodbye has; who breaks the rules will not be understood.
+        let asked = matches!(
+            reason,
+            CloseReason::Drain | CloseReason::Kicked | CloseReason::Slow | CloseReason::Heartbeat
+        );
+        self.state = State::Closing {
+            until: now + 1 + CLOSE_TICKS,
+            finished: !asked,
+        };
+        let dropped = if keeps_queue {
+            0
+        } else {
+            self.queue.clear_unstarted()
+        };
+        if let Some(code) = reason.code()
+            && reason != CloseReason::ByClient
+        {
+            if self.dialect == Dialect::V1 {
+                let retry = reason.retry().then(retry_after);
+                self.queue.push(protocol::bye_frame(reason, retry));
+            }
+            self.queue.push(frame::close(code, reason.text()));
+        }
+        dropped
+    }
+
+    /// Looks at the deadlines; answers what they ask for.
+    pub(crate) fn look(&mut self, now: Tick, settings: &Settings) -> Next {
+        match self.state {
+            State::Reserved { until } if until <= now => Next::End(CloseReason::NeverAttached),
+            State::Closing { until, .. } if until <= now => Next::Hangup,
+            State::Reserved { .. } | State::Closing { .. } => Next::Stay,
+            State::Open if self.pong_due <= now => Next::End(CloseReason::Heartbeat),
+            State::Open if self.write_due <= now => Next::End(CloseReason::Slow),
+            State::Open => {
+                if self.ping_due <= now {
+                    self.queue.push(frame::ping());
+                    self.ping_due = now + settings.ping;
+                    if self.pong_due == NEVER {
+                        self.pong_due = now + 1 + settings.pong;
+                    }
+                }
+                Next::Stay
+            }
+        }
+    }
+
+    /// The next tick at which [`Connection::look`] may have something to say.
+    pub(crate) fn due(&self) -> Tick {
+        match self.state {
+            State::Reserved { until } | State::Closing { until, .. } => until,
+            State::Open => self.ping_due.min(self.pong_due).min(self.write_due),
+        }
+    }
+}
+
+/// When a client that must go may come back: spread, so that they do not come back together.
+fn retry_after() -> std::time::Duration {
+    std::time::Duration::from_millis(fastrand::u64(100..3000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: Settings = Settings {
+        queue_bytes: 4096,
+        limits: Limits {
+            message_bytes: 1000,
+            fragments: 8,
+        },
+        client_rate: 3,
+        ping: 25,
+        pong: 8,
+        write: 10,
+    };
+
+    fn open() -> Connection {
+        let mut connection = Connection::reserve(Fd(1), "a".parse().unwrap(), Dialect::V1, 0);
+        connection.state = State::Open;
+        connection.ping_due = 25;
+        connection
+    }
+
+    fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+    }
+
+    #[test]
+    fn a_silent_client_is_pinged_and_then_given_up() {
+        let mut connection = open();
+        assert_eq!(connection.due(), 25);
+        assert_eq!(connection.look(25, &SETTINGS), Next::Stay);
+        assert_eq!(connection.queue.only(), Some(&frame::ping()[..]));
+        assert_eq!(connection.due(), 34);
+        assert_eq!(
+            connection.look(34, &SETTINGS),
+            Next::End(CloseReason::Heartbeat)
+        );
+    }
+
+    #[test]
+    fn any_byte_is_a_sign_of_life() {
+        let mut connection = open();
+        connection.look(25, &SETTINGS);
+        connection.hear(&mut client_frame(0x8A, b""), &SETTINGS, 26);
+        assert_eq!(connection.look(34, &SETTINGS), Next::Stay);
+        assert_eq!(connection.due(), 50);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_slow() {
+        let mut connection = open();
+        connection.wrote(10, true, 1, SETTINGS.write);
+        connection.wrote(0, true, 5, SETTINGS.write);
+        assert_eq!(connection.due(), 12);
+        connection.wrote(1, true, 6, SETTINGS.write);
+        assert_eq!(connection.due(), 17);
+        assert_eq!(connection.look(17, &SETTINGS), Next::End(CloseReason::Slow));
+    }
+
+    #[test]
+    fn too_many_messages_in_a_second_end_it() {
+        let mut connection = open();
+        for _ in 0..3 {
+            let next = connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 7);
+            assert_eq!(next, Next::Stay);
+        }
+        assert_eq!(
+            connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8),
+            Next::Stay
+        );
+        for expected in [Next::Stay, Next::Stay, Next::End(CloseReason::TooFast)] {
+            assert_eq!(
+                connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn a_socket_that_never_comes_is_given_up() {
+        let mut connection = Connection::reserve(Fd(1), "a".parse().unwrap(), Dialect::Plain, 3);
+        assert_eq!(connection.look(17, &SETTINGS), Next::Stay);
+        assert_eq!(
+            connection.look(18, &SETTINGS),
+            Next::End(CloseReason::NeverAttached)
+        );
+    }
+
+    #[test]
+    fn goodbye_is_answered_with_its_own_code_and_what_follows_is_ignored() {
+        let mut connection = open();
+        let mut input = client_frame(0x88, &3000u16.to_be_bytes());
+        input.extend(client_frame(0x81, b"late"));
+        assert_eq!(
+            connection.hear(&mut input, &SETTINGS, 1),
+            Next::End(CloseReason::ByClient)
+        );
+        connection.end(CloseReason::ByClient, 1);
+        assert_eq!(connection.queue.only(), Some(&frame::close(3000, "")[..]));
+        assert_eq!(
+            connection.hear(&mut client_frame(0x81, b"late"), &SETTINGS, 1),
+            Next::Stay
+        );
+    }
+}

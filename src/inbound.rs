@@ -1,0 +1,212 @@
+//! What a node does with what it hears on its channels.
+//!
+//! One reader per node feeds this in order. It only decodes and moves: it never waits for a
+//! client, never unwraps what came from outside, and a line that makes no sense is counted and
+//! logged (cut and escaped) and disturbs nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::hub::{Delivered, Hub};
+use crate::metrics::Metrics;
+use crate::names::NodeId;
+use crate::protocol::{self, Line, MAX_TIMEOUT, Receipt as Report, Reply, Status, Target};
+use crate::receipt::{Receipt, Waiter};
+use crate::replies::{Outbound, Replies};
+use crate::shard::Command;
+use crate::shutdown::Shutdown;
+
+/// Where a line was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// On this node's own channel.
+    Own,
+    /// On the channel of all nodes.
+    Global,
+}
+
+/// How much of a bad line the log shows, in bytes.
+const SHOWN: usize = 256;
+
+/// The last numbers heard of one sender, for each channel.
+#[derive(Debug, Default, Clone, Copy)]
+struct Heard {
+    own: Option<u64>,
+    global: Option<u64>,
+}
+
+/// The reader's state.
+#[derive(Debug)]
+pub struct Inbound {
+    hub: Arc<Hub>,
+    replies: Arc<Replies>,
+    outbound: Outbound,
+    probes: Arc<Probes>,
+    senders: HashMap<NodeId, Heard>,
+    shutdown: Shutdown,
+    metrics: Arc<Metrics>,
+}
+
+/// The last probe heard: whether the subscription works.
+#[derive(Debug, Default)]
+pub struct Probes(AtomicU64);
+
+impl Probes {
+    /// The highest number heard so far.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Inbound {
+    /// A reader for the node of this hub.
+    #[must_use]
+    pub fn new(
+        hub: Arc<Hub>,
+        replies: Arc<Replies>,
+        outbound: Outbound,
+        probes: Arc<Probes>,
+        shutdown: Shutdown,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            hub,
+            replies,
+            outbound,
+            probes,
+            senders: HashMap::new(),
+            shutdown,
+            metrics,
+        }
+    }
+
+    /// Takes one payload: lines, of which the first may be a node's header.
+    pub async fn hear(&mut self, channel: Channel, payload: &[u8]) {
+        for line in payload.split(|byte| *byte == b'\n') {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            match Line::parse(line) {
+                Ok(Line::Header { from, seq }) => {
+                    if !self.is_next(channel, from, seq).await {
+                        return;
+                    }
+                }
+                Ok(line) => self.act(line).await,
+                Err(fault) => {
+                    self.metrics.bad_envelopes.inc();
+                    let shown = line[..line.len().min(SHOWN)].escape_ascii();
+                    tracing::warn!(?channel, %fault, line = %shown, "bad envelope ignored");
+                }
+            }
+        }
+    }
+
+    /// Checks a sender's count. A number heard before is a repeat of a payload whose sender got
+    /// no answer; a jump means that payloads were lost on the way.
+    async fn is_next(&mut self, channel: Channel, from: NodeId, seq: u64) -> bool {
+        let heard = self.senders.entry(from).or_default();
+        let last = match channel {
+            Channel::Own => heard.own.replace(seq),
+            Channel::Global => heard.global.replace(seq),
+        };
+        let expected = match (channel, last) {
+            // Nobody can have published to this boot before it was there.
+            (Channel::Own, None) => 1,
+            (Channel::Global, None) => seq,
+            (_, Some(last)) => last + 1,
+        };
+        if seq < expected {
+            match channel {
+                Channel::Own => heard.own = last,
+                Channel::Global => heard.global = last,
+            }
+            return false;
+        }
+        if seq > expected {
+            self.lost("sequence").await;
+        }
+        true
+    }
+
+    /// Messages for this node may be lost: counts it and lets the clients know.
+    pub async fn lost(&self, sign: &'static str) {
+        self.metrics.lost(sign);
+        tracing::warn!(
+            sign,
+            "messages may have been lost; clients are told to resync"
+        );
+        self.hub.tell_all(|| Command::Resync).await;
+    }
+
+    async fn act(&mut self, line: Line) {
+        match line {
+            // Only the first line of a payload can be one; anything else was refused above.
+            Line::Header { .. } => {}
+            Line::Push(push, reply) => {
+                self.metrics.envelopes.inc();
+                match reply {
+                    None => {
+                        self.hub.deliver(&push, None).await;
+                    }
+                    Some(reply) => {
+                        let (receipt, waiter) = Receipt::new(reply.wait);
+                        let delivered = self.hub.deliver(&push, Some(&receipt)).await;
+                        drop(receipt);
+                        self.report(&push.to, delivered, reply, waiter);
+                    }
+                }
+            }
+            Line::Kick(to, reply) => {
+                let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
+                let kicked = self.hub.kick(&to, Some(&receipt)).await;
+                drop(receipt);
+                if let Some(reply) = reply {
+                    self.report(&to, Delivered::To(kicked), reply, waiter);
+                }
+            }
+            Line::Drain => self.shutdown.begin(),
+            Line::Probe(n) => {
+                self.probes.0.fetch_max(n, Ordering::Relaxed);
+            }
+            Line::Receipt(report) => self.replies.settle(report),
+        }
+    }
+
+    /// Sends a receipt once it is known what became of the message; never waits for it here.
+    fn report(&self, to: &Target, delivered: Delivered, reply: Reply, waiter: Waiter) {
+        let node = self.hub.node().clone();
+        let outbound = self.outbound.clone();
+        // Nobody here is no fault of a broadcast.
+        let none = if *to == Target::All {
+            Status::Written
+        } else {
+            Status::Stale
+        };
+        tokio::spawn(async move {
+            let timeout = Duration::from_millis(reply.timeout_ms).min(MAX_TIMEOUT);
+            let (status, connections) = match delivered {
+                Delivered::Duplicate => (Status::Duplicate, 0),
+                Delivered::To(0) => (none, 0),
+                Delivered::To(count) => match waiter.settle(Instant::now() + timeout).await {
+                    (Status::Routed, _) => (Status::Routed, count),
+                    proven => proven,
+                },
+            };
+            let report = Report {
+                reference: reply.reference,
+                node,
+                status,
+                connections,
+            };
+            outbound
+                .send(&reply.node, protocol::receipt_line(&report))
+                .await;
+        });
+    }
+}

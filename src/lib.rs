@@ -1,0 +1,365 @@
+//! pushnode: a push service of many equal nodes over one Redis.
+//!
+//! Clients hold a WebSocket to any node. Each node keeps its own in a local map ([`hub`]) and
+//! writes `user -> node/fd` to Redis ([`backplane`]). Whoever wants to push looks the user up
+//! and publishes to that node's channel; the node writes to its sockets ([`shard`]).
+//!
+//! The modules below stand in reading order. A connect goes `server` > `api` > `transport` >
+//! `auth` > `hub` and `backplane` > `shard`. A push goes `api` > `protocol` > `router` >
+//! `backplane` > (the other node's) `backplane` > `inbound` > `hub` > `shard`.
+
+pub mod config;
+pub mod names;
+
+pub mod close;
+pub mod frame;
+pub mod protocol;
+
+pub mod metrics;
+pub mod receipt;
+pub mod shutdown;
+
+pub mod admission;
+pub mod auth;
+pub mod changes;
+pub mod hub;
+mod recent;
+
+mod connection;
+mod queue;
+pub mod shard;
+mod wheel;
+
+pub mod backplane;
+pub mod inbound;
+pub mod replies;
+pub mod router;
+
+pub mod api;
+pub mod server;
+pub mod transport;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::admission::Admission;
+use crate::api::App;
+use crate::auth::ApiKeys;
+use crate::backplane::{
+    Backplane, Embedded, Exchange, Fatal, NodeRecord, NodeState, Redis, RedisSettings,
+};
+use crate::changes::Changes;
+use crate::close::CloseReason;
+use crate::config::{Config, Listen};
+use crate::connection::Settings;
+use crate::frame::Limits;
+use crate::hub::Hub;
+use crate::inbound::{Inbound, Probes};
+use crate::metrics::Metrics;
+use crate::names::NodeId;
+use crate::replies::{Outbound, Replies};
+use crate::router::Router;
+use crate::server::{Door, Listener};
+use crate::shutdown::Shutdown;
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Most fragments of one message from a client.
+const MAX_FRAGMENTS: u32 = 64;
+/// Beyond the drain window, the longest wait for the last clients to go.
+const LAST_WAIT: Duration = Duration::from_secs(6);
+/// Between two rounds of closing connections in a drain.
+const DRAIN_STEP: Duration = Duration::from_millis(50);
+
+/// The listeners of a node, bound before anything else happens.
+#[derive(Debug)]
+pub struct Listeners {
+    clients: Vec<Listener>,
+    senders: Vec<Listener>,
+    admin: Vec<Listener>,
+}
+
+/// A listener that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {listen} ({variable}): {source}")]
+pub struct CannotListen {
+    listen: Listen,
+    variable: &'static str,
+    source: std::io::Error,
+}
+
+impl Listeners {
+    /// Binds all listeners of the configuration.
+    ///
+    /// # Errors
+    /// The first that cannot be had.
+    pub fn bind(config: &Config) -> Result<Self, CannotListen> {
+        let bind = |listens: &[Listen], variable| {
+            let one = |listen: &Listen| {
+                Listener::bind(listen).map_err(|source| CannotListen {
+                    listen: listen.clone(),
+                    variable,
+                    source,
+                })
+            };
+            listens.iter().map(one).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            clients: bind(&config.listen, "PUSH_LISTEN")?,
+            senders: bind(&config.api_listen, "PUSH_API_LISTEN")?,
+            admin: bind(&config.admin_listen, "PUSH_ADMIN_LISTEN")?,
+        })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Listen> {
+        self.clients.iter().map(Listener::address).collect()
+    }
+
+    /// Where senders call.
+    #[must_use]
+    pub fn senders(&self) -> Vec<Listen> {
+        if self.senders.is_empty() {
+            return self.clients();
+        }
+        self.senders.iter().map(Listener::address).collect()
+    }
+
+    /// Where operators look.
+    #[must_use]
+    pub fn admin(&self) -> Vec<Listen> {
+        self.admin.iter().map(Listener::address).collect()
+    }
+}
+
+/// Why a node could not run, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The Redis client could not be set up.
+    #[error("Redis: {0}")]
+    Redis(String),
+    /// The operating system refused something a node needs.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+    /// The cluster says that this node must not be.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+/// Runs a node until `shutdown` resolves (or it is told to drain), then sends its clients away.
+///
+/// `exchange` connects several nodes of one process where there is no Redis; tests use it.
+///
+/// # Errors
+/// When the node cannot start or must not go on.
+pub async fn run(
+    config: Config,
+    node: NodeId,
+    listeners: Listeners,
+    exchange: Option<Exchange>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), RunError> {
+    let metrics = Arc::new(Metrics::new());
+    let leaving = Shutdown::default();
+    let hub = start_hub(&config, &node, &metrics)?;
+
+    let (fatal, mut must_stop) = watch::channel(None);
+    let replies = Arc::new(Replies::default());
+    let backplane = start_backplane(&config, &hub, &replies, exchange, &leaving, &metrics, fatal)?;
+
+    let app = Arc::new(App {
+        api_keys: ApiKeys::new(&config.api_keys),
+        router: Router::new(hub.clone(), backplane.clone(), replies, metrics.clone()),
+        hub: hub.clone(),
+        backplane: backplane.clone(),
+        metrics: metrics.clone(),
+        shutdown: leaving.clone(),
+        config,
+    });
+    // Operators look as long as the node lives, also while it is leaving.
+    let ended = Shutdown::default();
+    open_doors(&app, listeners, &leaving, &ended);
+
+    let stopped = tokio::select! {
+        () = shutdown => Ok(()),
+        () = leaving.begun() => Ok(()),
+        // Fails only when the backplane is gone, which outlives this.
+        Ok(reason) = must_stop.wait_for(Option::is_some) => Err(reason.clone().expect("some")),
+    };
+    leaving.begin();
+    drain(&app, stopped.is_ok()).await;
+    ended.begin();
+    Ok(stopped?)
+}
+
+fn start_hub(config: &Config, node: &NodeId, metrics: &Arc<Metrics>) -> std::io::Result<Arc<Hub>> {
+    let seconds = |duration: Duration| duration.as_secs() as u32;
+    let settings = Arc::new(Settings {
+        queue_bytes: config.queue_bytes,
+        limits: Limits {
+            message_bytes: config.max_message_bytes,
+            fragments: MAX_FRAGMENTS,
+        },
+        client_rate: config.client_rate,
+        ping: seconds(config.ping),
+        pong: seconds(config.pong),
+        write: seconds(config.write_timeout),
+    });
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = shard::start(cores, node, &settings, metrics)?;
+    let changes = match config.redis_url {
+        Some(_) => Changes::tracked(),
+        None => Changes::ignored(),
+    };
+    Ok(Arc::new(Hub::new(
+        node.clone(),
+        shards,
+        changes,
+        metrics.clone(),
+    )))
+}
+
+fn start_backplane(
+    config: &Config,
+    hub: &Arc<Hub>,
+    replies: &Arc<Replies>,
+    exchange: Option<Exchange>,
+    leaving: &Shutdown,
+    metrics: &Arc<Metrics>,
+    fatal: watch::Sender<Option<Fatal>>,
+) -> Result<Arc<Backplane>, RunError> {
+    let node = hub.node();
+    let record = NodeRecord {
+        node: node.clone(),
+        name: node.name().to_owned(),
+        boot: node.boot_part().to_owned(),
+        state: NodeState::Up,
+        connections: 0,
+        started: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |t| t.as_millis() as u64),
+        version: VERSION.to_owned(),
+        url: config.public_url.clone(),
+        weight: config.weight,
+    };
+    let outbound = Outbound::default();
+    let probes = Arc::new(Probes::default());
+    let inbound = Inbound::new(
+        hub.clone(),
+        replies.clone(),
+        outbound.clone(),
+        probes.clone(),
+        leaving.clone(),
+        metrics.clone(),
+    );
+    let backplane = match &config.redis_url {
+        None => {
+            let (embedded, feed) = Embedded::join(exchange, hub, record);
+            tokio::spawn(feed.read(inbound));
+            metrics.redis_up.set(1);
+            Backplane::Embedded(embedded)
+        }
+        Some(url) => {
+            let settings = RedisSettings {
+                url: url.clone(),
+                prefix: config.prefix.clone(),
+            };
+            let redis = Redis::start(&settings, hub, inbound, probes, record, fatal, metrics)
+                .map_err(RunError::Redis)?;
+            Backplane::Redis(redis)
+        }
+    };
+    let backplane = Arc::new(backplane);
+    outbound.connect(&backplane);
+    Ok(backplane)
+}
+
+fn open_doors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &Shutdown) {
+    let most = match app.config.max_connections {
+        0 => file_limit() / 10 * 9,
+        most => most,
+    };
+    let admission = Arc::new(Admission::new(most, app.config.max_connections_per_address));
+    let public = Door {
+        admission,
+        shutdown: leaving.clone(),
+        metrics: app.metrics.clone(),
+    };
+    // Senders and operators are few and trusted: clients must not be able to keep them out.
+    let unlimited = Arc::new(Admission::new(usize::MAX, 0));
+    let private = Door {
+        admission: unlimited,
+        ..public.clone()
+    };
+    let admin = Door {
+        shutdown: ended.clone(),
+        ..private.clone()
+    };
+    for listener in listeners.clients {
+        tokio::spawn(public.clone().serve(listener, api::client_routes(app)));
+    }
+    for listener in listeners.senders {
+        tokio::spawn(private.clone().serve(listener, api::sender_routes(app)));
+    }
+    for listener in listeners.admin {
+        tokio::spawn(admin.clone().serve(listener, api::admin_routes(app)));
+    }
+}
+
+/// The process's limit on open files, raised as far as the system lets us.
+fn file_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current < maximum
+        && setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: maximum,
+                maximum,
+            },
+        )
+        .is_ok()
+    {
+        return maximum.map_or(usize::MAX, |limit| limit as usize);
+    }
+    current.map_or(usize::MAX, |limit| limit as usize)
+}
+
+/// Sends the clients away, spread over the window, and gives up the node's place.
+async fn drain(app: &App, gracefully: bool) {
+    let window = if gracefully {
+        app.config.drain
+    } else {
+        Duration::ZERO
+    };
+    let hub = &app.hub;
+    tracing::info!(connections = hub.len(), ?window, "leaving");
+    if gracefully {
+        app.backplane.announce_draining().await;
+    }
+    let fds = hub.fds();
+    let steps = (window.as_millis() / DRAIN_STEP.as_millis()).max(1) as usize;
+    let began = Instant::now();
+    for (step, part) in fds.chunks(fds.len().div_ceil(steps).max(1)).enumerate() {
+        tokio::time::sleep_until(began + DRAIN_STEP * step as u32).await;
+        for fd in part {
+            hub.close(*fd, CloseReason::Drain, None).await;
+        }
+    }
+    // Whoever slipped in during the drain, through a handshake that was under way.
+    for fd in hub.fds() {
+        hub.close(fd, CloseReason::Drain, None).await;
+    }
+    let last = Instant::now() + LAST_WAIT;
+    while !hub.is_flushed() && Instant::now() < last {
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
+    if gracefully {
+        app.backplane.leave().await;
+    }
+    tracing::info!(connections = hub.len(), "left");
+}

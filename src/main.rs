@@ -1,0 +1,195 @@
+//! The process: environment and signals into one call to [`pushnode::run`] and an exit code.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use pushnode::config::{Config, Listen, LogFormat};
+use pushnode::names::NodeId;
+use pushnode::{Listeners, RunError, VERSION};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The configuration is wrong (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+/// A port or the node's name is taken (`EX_UNAVAILABLE`).
+const UNAVAILABLE: u8 = 69;
+/// The operating system refused something (`EX_OSERR`).
+const OS_ERROR: u8 = 71;
+
+const HELP: &str = "\
+pushnode pushes messages to connected users. It takes no arguments: all settings are
+environment variables, listed with their defaults in .env.example.
+
+  --healthcheck  ask a running node of the same environment whether it lives: exit 0 or 1
+  --version      print the version
+  --help         print this
+";
+
+fn main() -> ExitCode {
+    let argument = std::env::args().nth(1);
+    match argument.as_deref() {
+        None => {}
+        Some("--version") => {
+            println!("pushnode {VERSION}");
+            return ExitCode::SUCCESS;
+        }
+        Some("--help") => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Some("--healthcheck") => return healthcheck(),
+        Some(other) => {
+            eprintln!("pushnode: unknown argument {other:?}\n\n{HELP}");
+            return ExitCode::from(USAGE);
+        }
+    }
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("pushnode: {faults}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    start_log(&config);
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run(config)),
+        Err(error) => {
+            eprintln!("pushnode: cannot start: {error}");
+            ExitCode::from(OS_ERROR)
+        }
+    }
+}
+
+async fn run(config: Config) -> ExitCode {
+    let node = NodeId::boot(&config.node_name);
+    let listeners = match Listeners::bind(&config) {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            eprintln!("pushnode: {error}");
+            return ExitCode::from(UNAVAILABLE);
+        }
+    };
+    let (mut terminate, mut interrupt) = match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("pushnode: cannot watch for signals: {error}");
+            return ExitCode::from(OS_ERROR);
+        }
+    };
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    greet(&config, &node, &listeners);
+    match pushnode::run(config, node, listeners, None, shutdown).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pushnode: {error}");
+            ExitCode::from(match error {
+                RunError::Redis(_) => USAGE,
+                RunError::Fatal(_) => UNAVAILABLE,
+                RunError::System(_) => OS_ERROR,
+            })
+        }
+    }
+}
+
+/// A few lines on standard output: where to go and how to send a first message.
+fn greet(config: &Config, node: &NodeId, listeners: &Listeners) {
+    let mut out = format!("pushnode {VERSION} node {node}\n");
+    for listen in listeners.clients() {
+        out += &format!(
+            "  clients    {} (WebSocket /ws?user=42)\n",
+            url(&listen, "/")
+        );
+    }
+    for listen in listeners.senders() {
+        out += &format!("  senders    {}\n", url(&listen, "/v1/push"));
+    }
+    for listen in listeners.admin() {
+        out += &format!(
+            "  operations {} (/healthz /readyz /metrics)\n",
+            url(&listen, "/")
+        );
+    }
+    out += &match &config.redis_url {
+        None => "  backplane  embedded: this node by itself; set PUSH_REDIS_URL to run several\n"
+            .to_owned(),
+        Some(url) => format!("  backplane  redis {url}\n"),
+    };
+    if let Some(sender) = listeners.senders().first() {
+        let curl = match sender {
+            Listen::Tcp(_) => format!("curl -s {}", url(sender, "/v1/push")),
+            Listen::Unix(path) => {
+                format!(
+                    "curl -s --unix-socket {} http://localhost/v1/push",
+                    path.display()
+                )
+            }
+        };
+        let key = if config.api_keys.is_empty() {
+            ""
+        } else {
+            " -H 'authorization: Bearer <key>'"
+        };
+        out += &format!(
+            "  try it     {curl}{key} -H 'content-type: application/json' -d '{{\"to\":{{\"user\":\"42\"}},\"data\":\"hello\"}}'\n"
+        );
+    }
+    // Nobody may be there to read it; the node runs all the same.
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout
+        .write_all(out.as_bytes())
+        .and_then(|()| stdout.flush());
+}
+
+fn url(listen: &Listen, path: &str) -> String {
+    match listen {
+        Listen::Tcp(address) => format!("http://{address}{path}"),
+        Listen::Unix(_) => listen.to_string(),
+    }
+}
+
+fn start_log(config: &Config) {
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(config.log)
+        .with_target(false)
+        .log_internal_errors(false);
+    match config.log_format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// For a container's health check: an image without a shell has no curl.
+fn healthcheck() -> ExitCode {
+    let Ok(config) = Config::from_env() else {
+        return ExitCode::from(USAGE);
+    };
+    let alive = config.admin_listen.iter().any(|listen| match listen {
+        Listen::Tcp(address) => {
+            TcpStream::connect_timeout(address, Duration::from_secs(2)).is_ok_and(is_healthy)
+        }
+        Listen::Unix(path) => std::os::unix::net::UnixStream::connect(path).is_ok_and(is_healthy),
+    });
+    if alive {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn is_healthy(mut socket: impl Read + Write) -> bool {
+    let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let mut answer = [0; 12];
+    socket.write_all(request.as_bytes()).is_ok()
+        && socket.read_exact(&mut answer).is_ok()
+        && answer == *b"HTTP/1.1 200"
+}

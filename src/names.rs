@@ -1,0 +1,305 @@
+//! The names of things: users, nodes, connections.
+//!
+//! Owns the one grammar for each and their parsing and printing. Whatever reaches a Redis
+//! key, a channel name, a row or a log line went through here first, so a user id can never
+//! carry a brace, a blank or a newline into a key. Names are cheap to clone (shared text).
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Longest user id, in bytes.
+pub const MAX_USER_BYTES: usize = 128;
+/// Longest node name, in bytes; the boot id comes on top.
+pub const MAX_NODE_NAME_BYTES: usize = 64;
+
+/// A name that does not follow its grammar; the text says what the grammar is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} must be {grammar}")]
+pub struct BadName {
+    what: &'static str,
+    grammar: &'static str,
+}
+
+const BAD_USER: BadName = BadName {
+    what: "user id",
+    grammar: "1 to 128 bytes of A-Z a-z 0-9 . _ : @ -",
+};
+const BAD_NODE_NAME: BadName = BadName {
+    what: "node name",
+    grammar: "1 to 64 bytes of A-Z a-z 0-9 . _ -",
+};
+const BAD_NODE: BadName = BadName {
+    what: "node id",
+    grammar: "<name>.<boot>, as in a row of pn:user:{<user>}",
+};
+const BAD_CONNECTION: BadName = BadName {
+    what: "connection id",
+    grammar: "<name>.<boot>/<fd>, with an fd from 1 on",
+};
+
+/// The id of an authenticated user.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(Arc<str>);
+
+impl UserId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserId {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let fits = (1..=MAX_USER_BYTES).contains(&text.len());
+        let clean = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'@' | b'-'));
+        if fits && clean {
+            Ok(Self(text.into()))
+        } else {
+            Err(BAD_USER)
+        }
+    }
+}
+
+/// One process: `<name>.<boot>`.
+///
+/// The boot part is random and new at each start, so that nothing a dead process left behind
+/// (a row, a channel, an envelope on its way) can be taken for a live one.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(Arc<str>);
+
+impl NodeId {
+    /// A new id for a process called `name`, with a fresh boot part of 48 random bits.
+    ///
+    /// # Panics
+    /// If the operating system has no random bytes to give.
+    #[must_use]
+    pub fn boot(name: &NodeName) -> Self {
+        let mut random = [0; 6];
+        getrandom::fill(&mut random).expect("the operating system gives random bytes");
+        let boot: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self(format!("{name}.{boot}").into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name without the boot part.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.split().0
+    }
+
+    /// The boot part.
+    #[must_use]
+    pub fn boot_part(&self) -> &str {
+        self.split().1
+    }
+
+    fn split(&self) -> (&str, &str) {
+        self.0.rsplit_once('.').expect("checked when parsed")
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let (name, boot) = text.rsplit_once('.').ok_or(BAD_NODE)?;
+        let boot_fits =
+            (1..=32).contains(&boot.len()) && boot.bytes().all(|b| b.is_ascii_alphanumeric());
+        if NodeName::from_str(name).is_ok() && boot_fits {
+            Ok(Self(text.into()))
+        } else {
+            Err(BAD_NODE)
+        }
+    }
+}
+
+/// The part of a node id that outlives a restart: a host or container name.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct NodeName(Arc<str>);
+
+impl NodeName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let fits = (1..=MAX_NODE_NAME_BYTES).contains(&text.len());
+        let clean = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if fits && clean {
+            Ok(Self(text.into()))
+        } else {
+            Err(BAD_NODE_NAME)
+        }
+    }
+}
+
+/// A connection's number on its node: counted up from 1, never reused within a boot.
+///
+/// Not the operating system's file descriptor, which is reused at once; that reuse is how
+/// other systems hand one user's message to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fd(pub u64);
+
+impl fmt::Display for Fd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A connection in the whole cluster, for ever: `<name>.<boot>/<fd>`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// The node that holds it.
+    pub node: NodeId,
+    /// Its number there.
+    pub fd: Fd,
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.fd)
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let (node, fd) = text.rsplit_once('/').ok_or(BAD_CONNECTION)?;
+        let node = node.parse().map_err(|_| BAD_CONNECTION)?;
+        // `parse` alone would also take "+7" and "007": one connection, one spelling.
+        if fd.starts_with(['+', '0']) {
+            return Err(BAD_CONNECTION);
+        }
+        let fd = fd.parse().map_err(|_| BAD_CONNECTION)?;
+        Ok(Self { node, fd: Fd(fd) })
+    }
+}
+
+/// Display, Debug and serde for names that are text: as the text, through the grammar.
+macro_rules! text_name {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+text_name!(UserId, NodeId, NodeName);
+
+macro_rules! serde_by_text {
+    ($($name:ident),*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Visitor;
+                impl de::Visitor<'_> for Visitor {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a string")
+                    }
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Visitor)
+            }
+        }
+    )*};
+}
+serde_by_text!(UserId, NodeId, NodeName, ConnectionId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_id_follows_one_grammar() {
+        for good in ["4", "a.b_c:d@e-f", &"x".repeat(128)] {
+            assert!(good.parse::<UserId>().is_ok(), "{good:?}");
+        }
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "a\n",
+            "{x}",
+            "*",
+            "ü",
+            "a/b",
+            "a\0",
+            &"x".repeat(129),
+        ] {
+            assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_id_reads_back_as_it_was_printed() {
+        let node = NodeId::boot(&"host-1.eu".parse().unwrap());
+        let id = ConnectionId {
+            node: node.clone(),
+            fd: Fd(u64::MAX),
+        };
+        assert_eq!(id.to_string().parse::<ConnectionId>(), Ok(id));
+        assert_eq!(node.name(), "host-1.eu");
+        assert_eq!(node.boot_part().len(), 12);
+    }
+
+    #[test]
+    fn a_connection_has_one_spelling_only() {
+        for bad in [
+            "a.1",
+            "a.1/",
+            "a.1/0",
+            "a.1/01",
+            "a.1/+1",
+            "a.1/-1",
+            "a/1",
+            ".1/1",
+            "a.1/99999999999999999999",
+        ] {
+            assert!(bad.parse::<ConnectionId>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn two_boots_of_one_name_differ() {
+        let name: NodeName = "a".parse().unwrap();
+        assert_ne!(NodeId::boot(&name), NodeId::boot(&name));
+    }
+}

@@ -1,0 +1,214 @@
+//! Envelopes and requests: what is accepted, what is refused and in which words.
+
+use super::*;
+
+fn request(body: &str) -> Result<PushRequest, String> {
+    PushRequest::parse(body.as_bytes()).map_err(|fault| fault.to_string())
+}
+
+#[track_caller]
+fn assert_refused(body: &str, words: &str) {
+    let fault = request(body).expect_err("is refused");
+    assert!(
+        fault.contains(words),
+        "{body}\n  says:     {fault}\n  expected: {words}"
+    );
+}
+
+#[test]
+fn the_shortest_envelope_is_whole() {
+    let Line::Push(push, None) = Line::parse(br#"{"to":{"user":"42"},"data":{"a":1}}"#).unwrap()
+    else {
+        panic!("a push")
+    };
+    assert_eq!(push.to, Target::User("42".parse().unwrap()));
+    assert_eq!(&push.message.frame(Dialect::Plain)[2..], br#"{"a":1}"#);
+    assert_eq!(
+        &push.message.frame(Dialect::V1)[2..],
+        br#"{"type":"message","data":{"a":1}}"#
+    );
+}
+
+#[test]
+fn data_passes_through_as_the_bytes_it_came_in() {
+    let odd = r#"{"b" : 1.0e5, "a":[ "\u00e9", null ],"a":2}"#;
+    let request = request(&format!(r#"{{"data":{odd},"to":{{"all":true}}}}"#)).unwrap();
+    assert_eq!(
+        &request.push.message.frame(Dialect::Plain)[2..],
+        odd.as_bytes()
+    );
+}
+
+#[test]
+fn a_payload_over_several_lines_becomes_one_line() {
+    let body = "{\"to\":{\"user\":\"a\"},\"data\":{\r\n \"x\": \"a\\nb\"\n}}";
+    let push = request(body).unwrap().push;
+    let line = push_line(&push.to, None, &push.message, None);
+    assert_eq!(line, r#"{"to":{"user":"a"},"data":{   "x": "a\nb" }}"#);
+}
+
+#[test]
+fn a_push_reads_back_as_it_was_written() {
+    let body = r#"{"to":{"users":["a","b","a"]},"id":"m\"1","policy":"latest:k",
+        "except":{"users":["c"],"fds":["n.1/7"]},"data":[1],"wait":"acked","timeout_ms":50}"#;
+    let PushRequest {
+        push,
+        wait,
+        timeout,
+    } = request(body).unwrap();
+    assert_eq!((wait, timeout), (Wait::Acked, Duration::from_millis(50)));
+    let reply = Reply {
+        node: "me.1".parse().unwrap(),
+        reference: "9".into(),
+        wait,
+        timeout_ms: 50,
+    };
+    let line = push_line(
+        &push.to,
+        push.except.as_deref(),
+        &push.message,
+        Some(&reply),
+    );
+    let Line::Push(read, Some(read_reply)) = Line::parse(line.as_bytes()).unwrap() else {
+        panic!("a push with a reply: {line}")
+    };
+    assert_eq!(
+        read.to,
+        Target::Users(vec!["a".parse().unwrap(), "b".parse().unwrap()])
+    );
+    assert_eq!((read.except, read_reply), (push.except, reply));
+    assert_eq!(
+        (read.message.id(), read.message.policy()),
+        (Some("m\"1"), &Policy::Latest("k".into()))
+    );
+}
+
+#[test]
+fn commands_read_back_as_they_were_written() {
+    let receipt = Receipt {
+        reference: "r".into(),
+        node: "n.1".parse().unwrap(),
+        status: Status::Stale,
+        connections: 3,
+    };
+    let line = receipt_line(&receipt);
+    assert!(
+        matches!(Line::parse(line.as_bytes()), Ok(Line::Receipt(read)) if read == receipt),
+        "{line}"
+    );
+    assert!(matches!(
+        Line::parse(probe_line(5).as_bytes()),
+        Ok(Line::Probe(5))
+    ));
+    assert!(matches!(
+        Line::parse(drain_line().as_bytes()),
+        Ok(Line::Drain)
+    ));
+    let to = Target::Connection("n.1/7".parse().unwrap(), Some("u".parse().unwrap()));
+    let line = kick_line(&to, None);
+    assert!(
+        matches!(Line::parse(line.as_bytes()), Ok(Line::Kick(read, None)) if read == to),
+        "{line}"
+    );
+    let header = header_line(&"n.1".parse().unwrap(), 8);
+    assert!(matches!(
+        Line::parse(header.trim().as_bytes()),
+        Ok(Line::Header { seq: 8, .. })
+    ));
+}
+
+#[test]
+fn faults_of_a_request_are_named() {
+    assert_refused(
+        r#"{"to":{"user":"a"},"data":1,"keeep":true}"#,
+        "unknown field `keeep`",
+    );
+    assert_refused(r#"{"to":{"user":"a"}}"#, "missing field `data`");
+    assert_refused(r#"{"data":1}"#, "missing field `to`");
+    assert_refused(r#"{"to":{},"data":1}"#, "must have one of");
+    assert_refused(r#"{"to":{"user":"a","all":true},"data":1}"#, "only one of");
+    assert_refused(r#"{"to":{"all":false},"data":1}"#, "to.all must be true");
+    assert_refused(
+        r#"{"to":{"user":7},"data":1}"#,
+        "invalid type: integer `7`, expected a string",
+    );
+    assert_refused(
+        r#"{"to":{"user":"a b"},"data":1}"#,
+        "user id must be 1 to 128",
+    );
+    assert_refused(r#"{"to":{"fd":"7"},"data":1}"#, "connection id must be");
+    assert_refused(
+        r#"{"to":{"users":[]},"data":1}"#,
+        "to.users must not be empty",
+    );
+    assert_refused(
+        r#"{"to":{"user":"a"},"data":1,"wait":"soon"}"#,
+        "unknown variant `soon`",
+    );
+    assert_refused(
+        r#"{"to":{"user":"a"},"data":1,"policy":"latest:"}"#,
+        "policy must be",
+    );
+    assert_refused(
+        r#"{"to":{"user":"a"},"data":1,"timeout_ms":0}"#,
+        "timeout_ms must be",
+    );
+    assert_refused(r#"{"to":{"user":"a"},"data":1,"id":"a\nb"}"#, "id must be");
+    assert_refused(
+        r#"{"to":{"user":"a"},"to":{"user":"b"},"data":1}"#,
+        "duplicate field `to`",
+    );
+    assert_refused(r#"{"to":{"user":"a"},"data":NaN}"#, "expected value");
+    let many: Vec<_> = (0..=MAX_USERS).map(|i| format!("\"{i}\"")).collect();
+    assert_refused(
+        &format!(r#"{{"to":{{"users":[{}]}},"data":1}}"#, many.join(",")),
+        "1000 at most",
+    );
+}
+
+#[test]
+fn depth_costs_no_stack() {
+    let deep = format!(
+        r#"{{"to":{{"user":"a"}},"data":{}{}}}"#,
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    assert!(request(&deep).is_ok());
+}
+
+#[test]
+fn a_newer_nodes_fields_do_not_disturb_on_the_bus() {
+    assert!(Line::parse(br#"{"to":{"user":"a"},"data":1,"colour":"red"}"#).is_ok());
+    assert!(Line::parse(br#"{"v":2,"from":"n.1","seq":1}"#).is_err());
+}
+
+#[test]
+fn any_bytes_on_the_bus_are_survived() {
+    fastrand::seed(2);
+    let whole = br#"{"to":{"user":"42"},"data":{"a":[1,2]},"reply":{"node":"n.1","ref":"x"}}"#;
+    for _ in 0..20_000 {
+        let mut line = whole.to_vec();
+        for _ in 0..fastrand::usize(1..4) {
+            let at = fastrand::usize(0..line.len());
+            line[at] = fastrand::u8(..);
+        }
+        line.truncate(fastrand::usize(0..=line.len()));
+        let _ = Line::parse(&line);
+        let _ = PushRequest::parse(&line);
+    }
+}
+
+#[test]
+fn what_a_client_may_say() {
+    assert_eq!(
+        ClientMessage::parse(r#"{"type":"ping"}"#),
+        Ok(ClientMessage::Ping)
+    );
+    let ack = ClientMessage::parse(r#"{"type":"ack","id":"m"}"#);
+    assert_eq!(ack, Ok(ClientMessage::Ack("m".into())));
+    assert_eq!(ClientMessage::parse("hello"), Err("bad_message"));
+    assert_eq!(
+        ClientMessage::parse(r#"{"type":"fly"}"#),
+        Err("unknown_type")
+    );
+}

@@ -1,0 +1,727 @@
+//! One push: who, where, and the truthful answer.
+//!
+//! Local connections get theirs at once and never wait for Redis. For the rest, the user's row
+//! tells the nodes; a line goes to each of their channels. An answer of 0 receivers or an error
+//! means the row is read again and the rest tried again, 50 ms apart, until the sender's
+//! deadline; what is still open then is `unrouted`. A node that turns out to be dead is taken
+//! out of the row. What must stay true: an answer never says more than is proven.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::backplane::{Backplane, Unavailable};
+use crate::hub::{Delivered, Hub};
+use crate::metrics::Metrics;
+use crate::names::{NodeId, UserId};
+use crate::protocol::{self, Push, PushRequest, Reply, Status, Target, Wait};
+use crate::receipt::{Receipt, Waiter};
+use crate::replies::{Expected, Replies};
+
+/// Before a failed part is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// The answer to a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// The push's id, if it had one.
+    pub id: Option<Box<str>>,
+    /// The furthest that is proven for at least one connection.
+    pub status: Status,
+    /// On how many connections: those of the row for `routed`, counted ones beyond.
+    pub connections: u32,
+    /// How many nodes took part.
+    pub nodes: u32,
+    /// For `unrouted`: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// For `to.users`: each user's own answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<UserAnswer>,
+}
+
+/// One user's part of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UserAnswer {
+    /// The user.
+    pub user: UserId,
+    /// As in [`Answer`].
+    pub status: Status,
+    /// As in [`Answer`].
+    pub connections: u32,
+}
+
+/// What is carried to users.
+#[derive(Debug, Clone, Copy)]
+enum Cargo<'a> {
+    Push(&'a Push),
+    Kick,
+}
+
+/// One user's part of one push on its way.
+#[derive(Debug)]
+struct Share<'a> {
+    cargo: Cargo<'a>,
+    user: UserId,
+    wait: Wait,
+    deadline: Instant,
+    /// Nodes that need nothing (any more): they took it, or they are dead.
+    served: SmallVec<[NodeId; 2]>,
+    connections: u32,
+    /// Nodes that took it for at least one connection.
+    reached: SmallVec<[NodeId; 1]>,
+    duplicate: bool,
+    /// Why it is not through yet; none once it is.
+    open: Option<&'static str>,
+    local: Option<Waiter>,
+    receipts: Option<Expected>,
+    /// How many nodes owe a receipt.
+    owed: u32,
+    /// The furthest that receipts prove.
+    proven: Option<Status>,
+}
+
+impl<'a> Share<'a> {
+    fn new(cargo: Cargo<'a>, user: UserId, wait: Wait, deadline: Instant) -> Self {
+        Self {
+            cargo,
+            user,
+            wait,
+            deadline,
+            served: SmallVec::new(),
+            connections: 0,
+            reached: SmallVec::new(),
+            duplicate: false,
+            open: Some("the user could not be looked up"),
+            local: None,
+            receipts: None,
+            owed: 0,
+            proven: None,
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self.open {
+            _ if self.connections > 0 && self.proven.is_some() => self.proven.expect("checked"),
+            // Something arrived, although not everywhere: that much is proven.
+            Some(_) if self.connections == 0 => Status::Unrouted,
+            _ if self.connections > 0 => Status::Routed,
+            _ if self.duplicate => Status::Duplicate,
+            _ => Status::Offline,
+        }
+    }
+}
+
+/// Routes pushes of this node's senders.
+#[derive(Debug)]
+pub struct Router {
+    hub: Arc<Hub>,
+    backplane: Arc<Backplane>,
+    replies: Arc<Replies>,
+    metrics: Arc<Metrics>,
+}
+
+impl Router {
+    /// A router for the node of this hub.
+    #[must_use]
+    pub fn new(
+        hub: Arc<Hub>,
+        backplane: Arc<Backplane>,
+        replies: Arc<Replies>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            hub,
+            backplane,
+            replies,
+            metrics,
+        }
+    }
+
+    /// Carries out one push.
+    pub async fn push(&self, request: &PushRequest) -> Answer {
+        let mut answers = self.push_all(std::slice::from_ref(request)).await;
+        answers.pop().expect("an answer for each request")
+    }
+
+    /// Carries out many, in order for each user; answers in order.
+    pub async fn push_all(&self, requests: &[PushRequest]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(requests.len());
+        let mut rest = requests;
+        while let Some(first) = rest.first() {
+            // Pushes to users go together. Others wait for those before them, so that the
+            // order holds for whoever gets both.
+            let run = rest
+                .iter()
+                .take_while(|request| is_to_users(request))
+                .count();
+            if run > 0 {
+                let (users, behind) = rest.split_at(run);
+                answers.extend(self.push_to_users(users).await);
+                rest = behind;
+            } else {
+                answers.push(self.push_elsewhere(first).await);
+                rest = &rest[1..];
+            }
+        }
+        for answer in &answers {
+            self.metrics.pushed(answer.status);
+        }
+        answers
+    }
+
+    async fn push_elsewhere(&self, request: &PushRequest) -> Answer {
+        let deadline = Instant::now() + request.timeout;
+        let mut answer = match &request.push.to {
+            Target::Connection(id, _) if id.node == *self.hub.node() => {
+                self.push_here(request, deadline).await
+            }
+            Target::Connection(id, _) => {
+                let node = id.node.clone();
+                self.push_to_node(
+                    &node,
+                    Cargo::Push(&request.push),
+                    &request.push.to,
+                    request.wait,
+                    deadline,
+                )
+                .await
+            }
+            _ => self.push_to_everybody(request, deadline).await,
+        };
+        answer.id = request.push.message.id().map(Into::into);
+        answer
+    }
+
+    // ------------------------------------------------------------ users
+
+    async fn push_to_users(&self, requests: &[PushRequest]) -> Vec<Answer> {
+        let now = Instant::now();
+        let mut shares = Vec::with_capacity(requests.len());
+        for request in requests {
+            let share = |user: &UserId| {
+                Share::new(
+                    Cargo::Push(&request.push),
+                    user.clone(),
+                    request.wait,
+                    now + request.timeout,
+                )
+            };
+            match &request.push.to {
+                Target::Users(users) => shares.extend(users.iter().map(share)),
+                Target::User(user) => shares.push(share(user)),
+                Target::Connection(..) | Target::All => unreachable!("not to users"),
+            }
+        }
+        self.carry_and_settle(&mut shares).await;
+
+        let mut shares = shares.into_iter();
+        requests
+            .iter()
+            .map(|request| {
+                let id = request.push.message.id().map(Into::into);
+                match &request.push.to {
+                    Target::Users(users) => {
+                        let parts: Vec<Share<'_>> = shares.by_ref().take(users.len()).collect();
+                        Answer {
+                            id,
+                            ..sum_up(&parts)
+                        }
+                    }
+                    _ => {
+                        let share = shares.next().expect("a share for each");
+                        Answer {
+                            id,
+                            targets: Vec::new(),
+                            ..sum_up(std::slice::from_ref(&share))
+                        }
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// Ends all connections of a user, wherever they are.
+    pub async fn kick_user(&self, user: &UserId) -> Answer {
+        let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
+        let share = Share::new(Cargo::Kick, user.clone(), Wait::Written, deadline);
+        let mut shares = [share];
+        self.carry_and_settle(&mut shares).await;
+        Answer {
+            targets: Vec::new(),
+            ..sum_up(&shares)
+        }
+    }
+
+    /// Ends one connection, wherever it is.
+    pub async fn kick_connection(&self, id: &crate::names::ConnectionId) -> Answer {
+        let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
+        let target = Target::Connection(id.clone(), None);
+        if id.node != *self.hub.node() {
+            return self
+                .push_to_node(&id.node, Cargo::Kick, &target, Wait::Written, deadline)
+                .await;
+        }
+        let (receipt, waiter) = Receipt::new(Wait::Written);
+        let kicked = self.hub.kick(&target, Some(&receipt)).await;
+        drop(receipt);
+        settled_here(kicked, waiter, deadline).await
+    }
+
+    async fn carry_and_settle(&self, shares: &mut [Share<'_>]) {
+        for share in shares.iter_mut() {
+            self.deliver_here(share).await;
+        }
+        if self.backplane.is_shared() {
+            self.carry(shares).await;
+        } else {
+            shares.iter_mut().for_each(|share| share.open = None);
+        }
+        for share in shares.iter_mut().filter(|share| share.wait > Wait::Routed) {
+            self.settle(share).await;
+        }
+    }
+
+    /// The user's connections on this very node.
+    async fn deliver_here(&self, share: &mut Share<'_>) {
+        let to = Target::User(share.user.clone());
+        let (receipt, waiter) = match share.wait {
+            Wait::Routed => (None, None),
+            wait => {
+                let (receipt, waiter) = Receipt::new(wait);
+                (Some(receipt), Some(waiter))
+            }
+        };
+        let delivered = match share.cargo {
+            Cargo::Push(push) => self.hub.deliver_to(&to, push, receipt.as_ref()).await,
+            Cargo::Kick => Delivered::To(self.hub.kick(&to, receipt.as_ref()).await),
+        };
+        match delivered {
+            Delivered::To(0) => {}
+            Delivered::To(count) => {
+                share.connections += count;
+                share.reached.push(self.hub.node().clone());
+                share.local = waiter;
+            }
+            Delivered::Duplicate => share.duplicate = true,
+        }
+    }
+
+    /// The user's connections on other nodes: rounds of look-up and publishing.
+    async fn carry(&self, shares: &mut [Share<'_>]) {
+        loop {
+            let round = self.carry_once(shares).await;
+            if let Err(Unavailable(reason)) = round {
+                for share in shares.iter_mut().filter(|share| share.open.is_some()) {
+                    share.open = Some(reason);
+                }
+            }
+            let now = Instant::now();
+            let waits = |share: &Share<'_>| share.open.is_some() && share.deadline > now + RETRY;
+            if !shares.iter().any(waits) {
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// One round for every share that is still open.
+    async fn carry_once(&self, shares: &mut [Share<'_>]) -> Result<(), Unavailable> {
+        let now = Instant::now();
+        let open: Vec<usize> = (0..shares.len())
+            .filter(|&i| shares[i].open.is_some() && shares[i].deadline > now)
+            .collect();
+        let users: Vec<UserId> = open.iter().map(|&i| shares[i].user.clone()).collect();
+        let last = open
+            .iter()
+            .map(|&i| shares[i].deadline)
+            .max()
+            .unwrap_or(now);
+        let rows = tokio::time::timeout_at(last, self.backplane.locate(&users))
+            .await
+            .map_err(|_| Unavailable("no answer from Redis in time"))??;
+
+        let mut parcels = Vec::new();
+        for (&i, locations) in open.iter().zip(rows) {
+            shares[i].open = None;
+            for (node, connections) in locations {
+                if !shares[i].served.contains(&node) {
+                    add_parcel(&mut parcels, shares, i, node, connections);
+                }
+            }
+        }
+        for parcel in &mut parcels {
+            let line = self.line(shares, parcel);
+            let deadline = shares[parcel.shares[0].0].deadline;
+            parcel.published = Some(self.backplane.publish(&parcel.node, line, deadline).await);
+        }
+        for parcel in parcels {
+            self.finish(shares, parcel).await;
+        }
+        Ok(())
+    }
+
+    /// What is published for a parcel. Whoever waits for more than routing gets a receipt.
+    fn line(&self, shares: &mut [Share<'_>], parcel: &Parcel) -> String {
+        let share = &mut shares[parcel.shares[0].0];
+        let reply = (share.wait > Wait::Routed).then(|| {
+            let receipts = share.receipts.get_or_insert_with(|| self.replies.expect());
+            Reply {
+                node: self.hub.node().clone(),
+                reference: receipts.reference.clone(),
+                wait: share.wait,
+                timeout_ms: share
+                    .deadline
+                    .saturating_duration_since(Instant::now())
+                    .as_millis() as u64,
+            }
+        });
+        let cargo = share.cargo;
+        let to = match &parcel.shares[..] {
+            [(only, _)] => Target::User(shares[*only].user.clone()),
+            many => Target::Users(many.iter().map(|(i, _)| shares[*i].user.clone()).collect()),
+        };
+        match cargo {
+            Cargo::Push(push) => {
+                protocol::push_line(&to, push.except.as_deref(), &push.message, reply.as_ref())
+            }
+            Cargo::Kick => protocol::kick_line(&to, reply.as_ref()),
+        }
+    }
+
+    /// Notes what Redis answered for a parcel.
+    async fn finish(&self, shares: &mut [Share<'_>], parcel: Parcel) {
+        let Parcel {
+            node,
+            shares: parts,
+            published,
+        } = parcel;
+        let deadline = shares[parts[0].0].deadline;
+        let published = published.expect("published above");
+        let dead = match published.receivers(deadline).await {
+            Ok(0) => self.backplane.is_dead(&node).await,
+            Ok(_) => {
+                for (i, connections) in parts {
+                    let share = &mut shares[i];
+                    share.served.push(node.clone());
+                    share.connections += connections;
+                    share.reached.push(node.clone());
+                    share.owed += u32::from(share.wait > Wait::Routed);
+                }
+                return;
+            }
+            Err(unavailable) => Err(unavailable),
+        };
+        for (i, _) in parts {
+            match dead {
+                Ok(true) => {
+                    shares[i].served.push(node.clone());
+                    self.backplane.forget(&shares[i].user, &node).await;
+                }
+                Ok(false) => shares[i].open = Some("the user's node does not listen"),
+                Err(Unavailable(reason)) => shares[i].open = Some(reason),
+            }
+        }
+    }
+
+    /// Waits for receipts, here and from other nodes. A node that no longer has the user is
+    /// taken for moved: the row is read once more.
+    async fn settle(&self, share: &mut Share<'_>) {
+        let mut proven = (Status::Routed, 0);
+        if let Some(local) = share.local.take() {
+            proven = further(proven, local.settle(share.deadline).await);
+        }
+        let mut moved = false;
+        while share.owed > 0 {
+            let Some(expected) = &mut share.receipts else {
+                break;
+            };
+            let receipt = tokio::time::timeout_at(share.deadline, expected.receipts.recv()).await;
+            let Ok(Some(receipt)) = receipt else { break };
+            share.owed -= 1;
+            match receipt.status {
+                Status::Stale if !moved => {
+                    moved = true;
+                    share.reached.retain(|node| *node != receipt.node);
+                    share.connections = 0;
+                    share.open = Some("the user has moved");
+                    if proven.1 == 0 {
+                        self.deliver_here(share).await;
+                        if let Some(local) = share.local.take() {
+                            proven = further(proven, local.settle(share.deadline).await);
+                        }
+                    }
+                    self.carry(std::slice::from_mut(share)).await;
+                }
+                Status::Stale => share.reached.retain(|node| *node != receipt.node),
+                Status::Duplicate => share.duplicate = true,
+                status => proven = further(proven, (status, receipt.connections)),
+            }
+        }
+        if moved && share.owed == 0 && proven.1 == 0 {
+            // Every node has said that it holds nobody by this name.
+            share.connections = 0;
+        }
+        if proven.1 > 0 {
+            share.connections = proven.1;
+            share.proven = Some(proven.0);
+        }
+    }
+
+    // ------------------------------------------------------------ one connection, everybody
+
+    async fn push_here(&self, request: &PushRequest, deadline: Instant) -> Answer {
+        let (receipt, waiter) = Receipt::new(request.wait);
+        let delivered = self.hub.deliver(&request.push, Some(&receipt)).await;
+        drop(receipt);
+        match delivered {
+            Delivered::Duplicate => answer(Status::Duplicate, 0, 0),
+            Delivered::To(0) => answer(Status::Offline, 0, 0),
+            Delivered::To(count) if request.wait == Wait::Routed => {
+                answer(Status::Routed, count, 1)
+            }
+            Delivered::To(count) => settled_here(count, waiter, deadline).await,
+        }
+    }
+
+    async fn push_to_node(
+        &self,
+        node: &NodeId,
+        cargo: Cargo<'_>,
+        to: &Target,
+        wait: Wait,
+        deadline: Instant,
+    ) -> Answer {
+        let mut expected = (wait > Wait::Routed).then(|| self.replies.expect());
+        let reply = expected.as_ref().map(|expected| Reply {
+            node: self.hub.node().clone(),
+            reference: expected.reference.clone(),
+            wait,
+            timeout_ms: deadline
+                .saturating_duration_since(Instant::now())
+                .as_millis() as u64,
+        });
+        let line = match cargo {
+            Cargo::Push(push) => {
+                protocol::push_line(to, push.except.as_deref(), &push.message, reply.as_ref())
+            }
+            Cargo::Kick => protocol::kick_line(to, reply.as_ref()),
+        };
+        let reason = loop {
+            let published = self.backplane.publish(node, line.clone(), deadline).await;
+            let dead = match published.receivers(deadline).await {
+                Ok(0) => self.backplane.is_dead(node).await,
+                Ok(_) => {
+                    return match &mut expected {
+                        None => answer(Status::Routed, 1, 1),
+                        Some(expected) => await_receipts(expected, 1, deadline).await,
+                    };
+                }
+                Err(unavailable) => Err(unavailable),
+            };
+            let reason = match dead {
+                Ok(true) => return answer(Status::Offline, 0, 0),
+                Ok(false) => "the connection's node does not listen",
+                Err(Unavailable(reason)) => reason,
+            };
+            if Instant::now() + RETRY >= deadline {
+                break reason;
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        Answer {
+            reason: Some(reason),
+            ..answer(Status::Unrouted, 0, 0)
+        }
+    }
+
+    async fn push_to_everybody(&self, request: &PushRequest, deadline: Instant) -> Answer {
+        let mut expected = (request.wait > Wait::Routed).then(|| self.replies.expect());
+        let reply = expected.as_ref().map(|expected| Reply {
+            node: self.hub.node().clone(),
+            reference: expected.reference.clone(),
+            wait: request.wait,
+            timeout_ms: request.timeout.as_millis() as u64,
+        });
+        let push = &request.push;
+        let line = protocol::push_line(
+            &push.to,
+            push.except.as_deref(),
+            &push.message,
+            reply.as_ref(),
+        );
+        let published = self.backplane.publish_all(line, deadline).await;
+        match published.receivers(deadline).await {
+            Ok(0) => Answer {
+                reason: Some("no node listens"),
+                ..answer(Status::Unrouted, 0, 0)
+            },
+            Ok(_) => {
+                let nodes = self.backplane.nodes();
+                let count = nodes.len().max(1) as u32;
+                match &mut expected {
+                    Some(expected) => await_receipts(expected, count, deadline).await,
+                    None => {
+                        // As the nodes said at their last beat; nobody has counted these.
+                        let others = nodes
+                            .iter()
+                            .filter(|record| record.node != *self.hub.node());
+                        let there: usize = others.map(|record| record.connections).sum();
+                        answer(Status::Routed, (there + self.hub.len()) as u32, count)
+                    }
+                }
+            }
+            Err(Unavailable(reason)) => Answer {
+                reason: Some(reason),
+                ..answer(Status::Unrouted, 0, 0)
+            },
+        }
+    }
+
+    /// Tells a node to send its clients away and leave; answers whether it listens.
+    ///
+    /// # Errors
+    /// When the way there is down.
+    pub async fn drain(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
+        let published = self
+            .backplane
+            .publish(node, protocol::drain_line(), deadline)
+            .await;
+        Ok(published.receivers(deadline).await? > 0)
+    }
+}
+
+/// What goes to one node in one line: a push, for one user or several.
+struct Parcel {
+    node: NodeId,
+    /// Index of the share, and how many connections its row names there.
+    shares: SmallVec<[(usize, u32); 1]>,
+    published: Option<crate::backplane::Published>,
+}
+
+/// Adds a share to the parcels, joining it with the one before where both are the same push to
+/// the same node and nobody asked for a receipt.
+fn add_parcel(
+    parcels: &mut Vec<Parcel>,
+    shares: &[Share<'_>],
+    i: usize,
+    node: NodeId,
+    connections: u32,
+) {
+    let share = &shares[i];
+    if share.wait == Wait::Routed
+        && let Cargo::Push(push) = share.cargo
+        && matches!(push.to, Target::Users(_))
+        && let Some(parcel) = parcels.iter_mut().rev().find(|parcel| {
+            parcel.node == node
+                && matches!(shares[parcel.shares[0].0].cargo, Cargo::Push(other) if std::ptr::eq(other, push))
+        })
+    {
+        return parcel.shares.push((i, connections));
+    }
+    parcels.push(Parcel {
+        node,
+        shares: SmallVec::from_elem((i, connections), 1),
+        published: None,
+    });
+}
+
+/// One answer for the shares of one push.
+fn sum_up(shares: &[Share<'_>]) -> Answer {
+    let status_of = |status| shares.iter().any(|share| share.status() == status);
+    let order = [
+        Status::Acked,
+        Status::Written,
+        Status::Routed,
+        Status::Unrouted,
+        Status::Duplicate,
+    ];
+    let status = order
+        .into_iter()
+        .find(|status| status_of(*status))
+        .unwrap_or(Status::Offline);
+    // Several users' connections may be on one node.
+    let nodes: HashSet<&NodeId> = shares.iter().flat_map(|share| &share.reached).collect();
+    Answer {
+        id: None,
+        status,
+        connections: shares.iter().map(|share| share.connections).sum(),
+        nodes: nodes.len() as u32,
+        reason: shares.iter().find_map(|share| share.open),
+        targets: shares
+            .iter()
+            .map(|share| UserAnswer {
+                user: share.user.clone(),
+                status: share.status(),
+                connections: share.connections,
+            })
+            .collect(),
+    }
+}
+
+fn is_to_users(request: &PushRequest) -> bool {
+    matches!(request.push.to, Target::User(_) | Target::Users(_))
+}
+
+fn answer(status: Status, connections: u32, nodes: u32) -> Answer {
+    Answer {
+        id: None,
+        status,
+        connections,
+        nodes,
+        reason: None,
+        targets: Vec::new(),
+    }
+}
+
+/// The further of two proofs; equal ones add up.
+fn further(a: (Status, u32), b: (Status, u32)) -> (Status, u32) {
+    let rank = |status| match status {
+        Status::Acked => 2,
+        Status::Written => 1,
+        _ => 0,
+    };
+    match rank(a.0).cmp(&rank(b.0)) {
+        std::cmp::Ordering::Less => b,
+        std::cmp::Ordering::Greater => a,
+        std::cmp::Ordering::Equal => (a.0, a.1 + b.1),
+    }
+}
+
+async fn settled_here(count: u32, waiter: Waiter, deadline: Instant) -> Answer {
+    if count == 0 {
+        return answer(Status::Offline, 0, 0);
+    }
+    match waiter.settle(deadline).await {
+        (Status::Routed, _) => answer(Status::Routed, count, 1),
+        (status, proven) => answer(status, proven, 1),
+    }
+}
+
+/// Receipts of `nodes` nodes, or as many as come in time.
+async fn await_receipts(expected: &mut Expected, nodes: u32, deadline: Instant) -> Answer {
+    let mut proven = (Status::Routed, 0);
+    let mut answered = 0;
+    let mut duplicates = 0;
+    let mut stale = 0;
+    while answered < nodes {
+        let receipt = tokio::time::timeout_at(deadline, expected.receipts.recv()).await;
+        let Ok(Some(receipt)) = receipt else { break };
+        answered += 1;
+        match receipt.status {
+            Status::Stale => stale += 1,
+            Status::Duplicate => duplicates += 1,
+            status => proven = further(proven, (status, receipt.connections)),
+        }
+    }
+    match proven {
+        (_, 0) if stale == nodes => answer(Status::Offline, 0, 0),
+        (_, 0) if duplicates == nodes => answer(Status::Duplicate, 0, nodes),
+        (status, connections) => answer(status, connections, nodes - stale),
+    }
+}

@@ -1,0 +1,286 @@
+//! The door: listeners, the accept loop, and hyper's HTTP/1 under warp's routes.
+//!
+//! Its own accept loop and not warp's, for what warp cannot do: caps before a byte is read, a
+//! header timeout, TCP_NODELAY, Unix sockets beside TCP, and an accept that fails for want of
+//! file descriptors without taking the node with it. A handshake never runs in the accept loop.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use warp::http::Version;
+
+use crate::admission::{Admission, Permit, Refusal};
+use crate::api::Routes;
+use crate::config::Listen;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+
+/// A request's headers must be here within this time, also the first ones on a new connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes of headers; more is answered 431.
+const HEADER_BYTES: usize = 16 * 1024;
+/// Connections the kernel may hold for us to accept: a connect storm should wait, not fail.
+const BACKLOG: i32 = 4_096;
+/// Pause after a failed accept. The usual reason is a full table of file descriptors, and what
+/// frees one is somebody else's close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a refused client may take to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+    content-length: 70\r\nretry-after: 5\r\nconnection: close\r\n\r\n\
+    {\"error\":{\"code\":\"full\",\"message\":\"no more connections on this node\"}}";
+
+/// Who sent a request; in its extensions.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its address; none over a Unix socket.
+    pub address: Option<IpAddr>,
+    /// Its place under the node's caps.
+    pub permit: Arc<Permit>,
+    /// The HTTP version of the request.
+    pub version: Version,
+}
+
+/// A listener with its port or path taken.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener, SocketAddr),
+    /// A Unix socket; its file goes when this is dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have taken it away already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Takes the port or path.
+    ///
+    /// # Errors
+    /// When it is taken already or may not be used.
+    pub fn bind(listen: &Listen) -> io::Result<Self> {
+        match listen {
+            Listen::Tcp(address) => {
+                let domain = Domain::for_address(*address);
+                let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+                // A restarted node takes its port again while old connections still end.
+                socket.set_reuse_address(true)?;
+                socket.set_nonblocking(true)?;
+                socket.bind(&(*address).into())?;
+                socket.listen(BACKLOG)?;
+                let listener = TcpListener::from_std(socket.into())?;
+                let address = listener.local_addr()?;
+                Ok(Self::Tcp(listener, address))
+            }
+            Listen::Unix(path) => {
+                remove_dead_socket(path);
+                Ok(Self::Unix(
+                    UnixListener::bind(path)?,
+                    SocketFile(path.clone()),
+                ))
+            }
+        }
+    }
+
+    /// Where it listens, as a person or a program would write it.
+    #[must_use]
+    pub fn address(&self) -> Listen {
+        match self {
+            Self::Tcp(_, address) => Listen::Tcp(*address),
+            Self::Unix(_, file) => Listen::Unix(file.0.clone()),
+        }
+    }
+}
+
+/// A killed node leaves its socket file behind. One that nobody answers at is removed; anything
+/// else stays, and then binding says so.
+fn remove_dead_socket(path: &Path) {
+    let is_socket = path
+        .metadata()
+        .is_ok_and(|file| file.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// What the accept loops of a node share.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// The caps.
+    pub admission: Arc<Admission>,
+    /// When to stop accepting.
+    pub shutdown: Shutdown,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Door {
+    /// Accepts on one listener and serves its routes, until the node is leaving.
+    pub async fn serve(self, listener: Listener, routes: Routes) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listener) => accepted,
+                () = self.shutdown.begun() => return,
+            };
+            match accepted {
+                Ok(Accepted::Tcp(stream, address)) => {
+                    // Only fails on a socket that is gone already, which reading will show.
+                    let _ = stream.set_nodelay(true);
+                    self.admit(stream, Some(address.ip()), &routes);
+                }
+                Ok(Accepted::Unix(stream)) => self.admit(stream, None, &routes),
+                // The client gave up before we came to it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    self.metrics.accept_errors.inc();
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit<S>(&self, stream: S, address: Option<IpAddr>, routes: &Routes)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match self.admission.admit(address) {
+            Ok(permit) => {
+                let permit = Arc::new(permit);
+                tokio::spawn(serve_connection(
+                    stream,
+                    address,
+                    permit,
+                    routes.clone(),
+                    self.shutdown.clone(),
+                ));
+            }
+            Err(refusal) => self.refuse(stream, refusal),
+        }
+    }
+
+    fn refuse<S>(&self, mut stream: S, refusal: Refusal)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.metrics
+            .accepts_refused
+            .get_or_create(&refusal.label().into())
+            .inc();
+        tokio::spawn(tokio::time::timeout(REFUSAL_TIMEOUT, async move {
+            stream.write_all(REFUSAL).await?;
+            stream.shutdown().await?;
+            // Closing with unread bytes would send a reset, which can overtake the answer.
+            let mut rest = [0; 1024];
+            while stream.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        }));
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
+    match listener {
+        Listener::Tcp(listener, _) => {
+            let (stream, address) = listener.accept().await?;
+            Ok(Accepted::Tcp(stream, address))
+        }
+        Listener::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
+    }
+}
+
+/// Serves the requests of one socket, until it is closed or becomes a WebSocket.
+async fn serve_connection<S>(
+    stream: S,
+    address: Option<IpAddr>,
+    permit: Arc<Permit>,
+    routes: Routes,
+    shutdown: Shutdown,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let routes = TowerToHyperService::new(warp::service(routes));
+    let service =
+        hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            let peer = Peer {
+                address,
+                permit: permit.clone(),
+                version: request.version(),
+            };
+            request.extensions_mut().insert(peer);
+            let answer = routes.call(request);
+            async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+        });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = shutdown.begun() => {
+            // The request under way gets its answer, and no other comes.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_says_its_own_length() {
+        let text = std::str::from_utf8(REFUSAL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "{} bytes",
+            body.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dead_nodes_socket_file_is_taken_over_and_a_live_ones_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let listen = Listen::Unix(folder.path().join("node.sock"));
+        let dead = std::os::unix::net::UnixListener::bind(folder.path().join("node.sock")).unwrap();
+        drop(dead);
+        let alive = Listener::bind(&listen).unwrap();
+        let error = Listener::bind(&listen).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(alive);
+        assert!(!folder.path().join("node.sock").exists());
+    }
+}

@@ -1,0 +1,693 @@
+//! A shard: the one owner of a part of this node's sockets.
+//!
+//! Nobody else reads from them or writes to them, so there are no locks and no reordering.
+//! Commands come through a bounded inbox. A shard takes what is there, puts frames into the
+//! queues of their connections, then flushes each touched connection once: one frame is a
+//! plain write, several are one `writev`. An idle shard writes at once; under load messages
+//! coalesce by themselves. It never waits for a client: a socket that takes no more is left
+//! until the kernel says that it does.
+//!
+//! Readiness comes from an epoll instance of its own (by mio), watched by the runtime as a
+//! single file descriptor. That makes a connection a few hundred bytes of plain data, without
+//! a task, a waker or a timer of its own.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mio::event::Source;
+use mio::{Events, Interest, Poll, Registry, Token};
+use slab::Slab;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::admission::Permit;
+use crate::close::CloseReason;
+use crate::connection::{Connection, Next, Role, Settings};
+use crate::hub::Membership;
+use crate::metrics::Metrics;
+use crate::names::{Fd, NodeId, UserId};
+use crate::protocol::{self, Dialect, Except, Message};
+use crate::queue::Offer;
+use crate::receipt::Receipt;
+use crate::wheel::{NEVER, Tick, Wheel};
+
+/// Commands that may wait for a shard. It is emptied at processor speed, so a full one means
+/// that the processor is, and then whoever sends waits its turn.
+const INBOX: usize = 8_192;
+/// Most commands taken before their connections are flushed.
+const BATCH: usize = 1_024;
+/// Sockets served before other tasks get their turn: about a millisecond of writes.
+const TURN: usize = 256;
+/// Reads of one socket before the others get their turn.
+const READS: usize = 16;
+/// What one read may give.
+const SCRATCH: usize = 64 * 1024;
+/// Seconds over which clients are told to resync, so that they do not all fetch at once.
+const RESYNC_TICKS: u8 = 5;
+
+/// Something for a shard to do.
+#[derive(Debug)]
+pub enum Command {
+    /// A new fd; its socket comes later. Messages for it wait.
+    Reserve {
+        /// The fd.
+        fd: Fd,
+        /// Whose it is.
+        user: UserId,
+        /// What it speaks.
+        dialect: Dialect,
+    },
+    /// The socket of a reserved fd.
+    Attach(Box<Attach>),
+    /// A push for one connection.
+    Deliver {
+        /// Which.
+        fd: Fd,
+        /// What.
+        message: Arc<Message>,
+        /// Who wants to know.
+        receipt: Option<Receipt>,
+    },
+    /// A push for all connections.
+    Broadcast {
+        /// What.
+        message: Arc<Message>,
+        /// But for these.
+        except: Option<Arc<Except>>,
+        /// Who wants to know.
+        receipt: Option<Receipt>,
+    },
+    /// End a connection.
+    Close {
+        /// Which.
+        fd: Fd,
+        /// Why.
+        reason: CloseReason,
+        /// Counts as written when the end has begun.
+        receipt: Option<Receipt>,
+    },
+    /// Tell all clients, over some seconds, that messages may be lost.
+    Resync,
+    /// Tell all clients that this node is cut off.
+    Degraded,
+}
+
+/// A socket on its way to its shard.
+#[derive(Debug)]
+pub struct Attach {
+    /// The socket, its HTTP part over.
+    pub socket: Socket,
+    /// What the client sent right behind its handshake.
+    pub leftover: Bytes,
+    /// Its place in the hub.
+    pub membership: Membership,
+    /// Its place under the node's limits.
+    pub permit: Arc<Permit>,
+    /// What it is there for.
+    pub role: Role,
+    /// Let in although its row is not written: it should hear so.
+    pub degraded: bool,
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over TCP.
+    Tcp(mio::net::TcpStream),
+    /// Over a Unix socket, from a proxy on this machine.
+    Unix(mio::net::UnixStream),
+}
+
+impl Socket {
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Self::Tcp(socket) => socket.register(registry, token, interest),
+            Self::Unix(socket) => socket.register(registry, token, interest),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.read(buffer),
+            Self::Unix(socket) => socket.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.write(bytes),
+            Self::Unix(socket) => socket.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.write_vectored(slices),
+            Self::Unix(socket) => socket.write_vectored(slices),
+        }
+    }
+
+    /// Says that no more will come. An error means that the other side knows already.
+    fn finish(&self) {
+        let _ = match self {
+            Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
+            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
+        };
+    }
+}
+
+/// The way into a shard.
+#[derive(Debug, Clone)]
+pub struct ShardHandle {
+    inbox: mpsc::Sender<Command>,
+    /// How many places the shard has, sockets on their way out included.
+    places: Arc<AtomicUsize>,
+}
+
+impl ShardHandle {
+    /// Whether the shard has let go of every socket and has nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inbox.capacity() == INBOX && self.places.load(Ordering::Relaxed) == 0
+    }
+
+    /// Puts a command into the inbox, in order; waits only for the shard's processor time.
+    pub async fn send(&self, command: Command) {
+        // Closed only when the node is ending: then the command's parts are dropped, which
+        // settles receipts and leaves the hub.
+        let _ = self.inbox.send(command).await;
+    }
+}
+
+/// Starts `count` shards. Each ends when the last handle to it is gone.
+///
+/// # Errors
+/// When the kernel gives no epoll instance.
+pub fn start(
+    count: usize,
+    node: &NodeId,
+    settings: &Arc<Settings>,
+    metrics: &Arc<Metrics>,
+) -> io::Result<Vec<ShardHandle>> {
+    (0..count)
+        .map(|_| {
+            let (sender, inbox) = mpsc::channel(INBOX);
+            let shard = Shard::new(inbox, node.clone(), settings.clone(), metrics.clone())?;
+            let handle = ShardHandle {
+                inbox: sender,
+                places: shard.count.clone(),
+            };
+            tokio::spawn(shard.run());
+            Ok(handle)
+        })
+        .collect()
+}
+
+/// A connection, its socket once it has come, and what its end must give back.
+#[derive(Debug)]
+struct Place {
+    connection: Connection,
+    socket: Option<Socket>,
+    _permit: Option<Arc<Permit>>,
+    /// The socket took no more; wait for the kernel.
+    blocked: bool,
+    /// In the list of connections to flush.
+    dirty: bool,
+}
+
+struct Shard {
+    inbox: mpsc::Receiver<Command>,
+    node: NodeId,
+    poll: AsyncFd<Poll>,
+    registry: Registry,
+    places: Slab<Place>,
+    /// Their number, for others to see.
+    count: Arc<AtomicUsize>,
+    slots: HashMap<Fd, usize, ahash::RandomState>,
+    /// Slots with something to write.
+    dirty: Vec<usize>,
+    /// Fds with more to read than one turn gave.
+    unread: Vec<Fd>,
+    scratch: Box<[u8]>,
+    wheel: Wheel,
+    started: Instant,
+    now: Tick,
+    /// Ticks for which clients are still to be told to resync.
+    resync: u8,
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+}
+
+impl Shard {
+    fn new(
+        inbox: mpsc::Receiver<Command>,
+        node: NodeId,
+        settings: Arc<Settings>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        // Its successor is an unsafe function, because a type could hand out a file descriptor
+        // that it closes behind tokio's back. Mio's Poll owns its own until it is dropped.
+        #[allow(deprecated)]
+        let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
+        Ok(Self {
+            inbox,
+            node,
+            poll,
+            registry,
+            places: Slab::new(),
+            count: Arc::default(),
+            slots: HashMap::default(),
+            dirty: Vec::new(),
+            unread: Vec::new(),
+            scratch: vec![0; SCRATCH].into(),
+            wheel: Wheel::new(),
+            started: Instant::now(),
+            now: 0,
+            resync: 0,
+            settings,
+            metrics,
+        })
+    }
+
+    /// Serves until the inbox is closed. Inputs: commands (from the hub and the handshake),
+    /// readiness of sockets (from the kernel), and a beat each second.
+    async fn run(mut self) {
+        let mut commands = Vec::with_capacity(BATCH);
+        let mut events = Events::with_capacity(BATCH);
+        let mut beat = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                count = self.inbox.recv_many(&mut commands, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for command in commands.drain(..) {
+                        self.apply(command);
+                    }
+                }
+                ready = self.poll.readable_mut() => {
+                    // Only an ending runtime fails here.
+                    let Ok(mut guard) = ready else { return };
+                    let polled = guard.get_inner_mut().poll(&mut events, Some(Duration::ZERO));
+                    if polled.is_ok() && events.iter().count() < BATCH {
+                        // All taken. An event that came meanwhile is not forgotten: the guard
+                        // clears only what it saw.
+                        guard.clear_ready();
+                    }
+                    drop(guard);
+                    for event in &events {
+                        self.on_ready(event);
+                    }
+                }
+                _ = beat.tick() => self.on_beat(),
+                () = std::future::ready(()), if !self.unread.is_empty() => {
+                    for fd in std::mem::take(&mut self.unread) {
+                        self.with_slot(fd, Self::read);
+                    }
+                }
+            }
+            self.flush().await;
+            self.count.store(self.places.len(), Ordering::Relaxed);
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Reserve { fd, user, dialect } => {
+                let connection = Connection::reserve(fd, user, dialect, self.now);
+                let place = Place {
+                    connection,
+                    socket: None,
+                    _permit: None,
+                    blocked: false,
+                    dirty: false,
+                };
+                let slot = self.places.insert(place);
+                self.slots.insert(fd, slot);
+                self.arm(slot);
+            }
+            Command::Attach(attach) => self.attach(*attach),
+            Command::Deliver {
+                fd,
+                message,
+                receipt,
+            } => match self.slots.get(&fd) {
+                Some(&slot) => self.offer(slot, &message, receipt.as_ref()),
+                None => self.metrics.dropped("gone", 1),
+            },
+            Command::Broadcast {
+                message,
+                except,
+                receipt,
+            } => {
+                self.broadcast(&message, except.as_deref(), receipt.as_ref());
+            }
+            Command::Close {
+                fd,
+                reason,
+                receipt,
+            } => {
+                if let Some(&slot) = self.slots.get(&fd)
+                    && !self.places[slot].connection.is_closing()
+                {
+                    if let Some(receipt) = receipt {
+                        receipt.written();
+                    }
+                    self.end(slot, reason);
+                }
+            }
+            Command::Resync => {
+                self.metrics.resyncs.inc();
+                self.resync = RESYNC_TICKS;
+            }
+            Command::Degraded => self.tell_all(&protocol::degraded_frame(), |_| true),
+        }
+    }
+
+    fn attach(&mut self, attach: Attach) {
+        let Attach {
+            mut socket,
+            leftover,
+            membership,
+            permit,
+            role,
+            degraded,
+        } = attach;
+        let fd = membership.fd();
+        // Absent if the handshake took longer than the reservation lasted.
+        let Some(&slot) = self.slots.get(&fd) else {
+            return;
+        };
+        let place = &mut self.places[slot];
+        if let Err(error) = socket.register(&self.registry, Token(fd.0 as usize)) {
+            tracing::warn!(%fd, %error, "socket refused by epoll");
+            return self.end(slot, CloseReason::Gone);
+        }
+        if degraded && place.connection.dialect() == Dialect::V1 {
+            place.connection.queue.push(protocol::degraded_frame());
+        }
+        place
+            .connection
+            .attach(membership, role, self.now, self.settings.ping);
+        place.socket = Some(socket);
+        place._permit = Some(permit);
+        self.touch(slot);
+        self.arm(slot);
+        if !leftover.is_empty() {
+            self.hear(slot, &mut Vec::from(leftover));
+        }
+    }
+
+    fn broadcast(
+        &mut self,
+        message: &Arc<Message>,
+        except: Option<&Except>,
+        receipt: Option<&Receipt>,
+    ) {
+        // By number: ending a slow connection on the way changes the slab.
+        for slot in 0..self.places.capacity() {
+            let Some(place) = self.places.get(slot) else {
+                continue;
+            };
+            if except.is_none_or(|except| {
+                !except.has(&self.node, place.connection.fd, &place.connection.user)
+            }) {
+                self.offer(slot, message, receipt);
+            }
+        }
+    }
+
+    fn offer(&mut self, slot: usize, message: &Arc<Message>, receipt: Option<&Receipt>) {
+        let bound = self.settings.queue_bytes;
+        let place = &mut self.places[slot];
+        if place.connection.is_closing() {
+            return self.metrics.dropped("gone", 1);
+        }
+        let mut offer = place.connection.offer(message, receipt, bound);
+        if offer == Offer::Full && !place.blocked && place.socket.is_some() {
+            // Filled by this batch of commands, not by a client that takes nothing.
+            self.write(slot);
+            let Some(place) = self.places.get_mut(slot) else {
+                return;
+            };
+            offer = place.connection.offer(message, receipt, bound);
+        }
+        match offer {
+            Offer::Queued => {}
+            Offer::Replaced => self.metrics.dropped("replaced", 1),
+            Offer::Full => {
+                self.metrics.dropped("slow", 1);
+                return self.follow(slot, Connection::overflow(message.policy()));
+            }
+        }
+        self.metrics.deliveries.inc();
+        self.touch(slot);
+    }
+
+    /// Puts a frame of ours into the queue of every open `pushnode.v1` connection chosen.
+    fn tell_all(&mut self, frame: &Bytes, chosen: impl Fn(Fd) -> bool) {
+        for slot in 0..self.places.capacity() {
+            let Some(place) = self.places.get_mut(slot) else {
+                continue;
+            };
+            let connection = &mut place.connection;
+            if connection.is_open() && connection.dialect() == Dialect::V1 && chosen(connection.fd)
+            {
+                connection.queue.push(frame.clone());
+                self.touch(slot);
+            }
+        }
+    }
+
+    fn on_ready(&mut self, event: &mio::event::Event) {
+        // A token is an fd, never reused: an event of a closed socket finds nobody.
+        let fd = Fd(event.token().0 as u64);
+        let Some(&slot) = self.slots.get(&fd) else {
+            return;
+        };
+        if event.is_writable() {
+            self.places[slot].blocked = false;
+            if !self.places[slot].connection.queue.is_empty() {
+                self.touch(slot);
+            }
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.read(slot);
+        }
+    }
+
+    fn with_slot(&mut self, fd: Fd, act: impl FnOnce(&mut Self, usize)) {
+        if let Some(&slot) = self.slots.get(&fd) {
+            act(self, slot);
+        }
+    }
+
+    fn read(&mut self, slot: usize) {
+        let fd = self.places[slot].connection.fd;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for turn in 1.. {
+            // Gone since the last round, by what it said.
+            if self.slots.get(&fd) != Some(&slot) {
+                break;
+            }
+            let Some(socket) = &mut self.places[slot].socket else {
+                break;
+            };
+            match socket.read(&mut scratch) {
+                Ok(0) => {
+                    self.hung_up(slot);
+                    break;
+                }
+                Ok(count) => {
+                    self.hear(slot, &mut scratch[..count]);
+                    // A short read: the kernel has no more, and will say when it has.
+                    if count < SCRATCH {
+                        break;
+                    }
+                    if turn == READS {
+                        self.unread.push(fd);
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.hung_up(slot);
+                    break;
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    fn hear(&mut self, slot: usize, bytes: &mut [u8]) {
+        let Place { connection, .. } = &mut self.places[slot];
+        let next = connection.hear(bytes, &self.settings, self.now);
+        self.metrics.received.inc();
+        if !self.places[slot].connection.queue.is_empty() {
+            self.touch(slot);
+        }
+        self.follow(slot, next);
+    }
+
+    /// The other side has closed its half: whatever waits cannot reach it.
+    fn hung_up(&mut self, slot: usize) {
+        if self.places[slot].connection.is_closing() {
+            self.remove(slot);
+        } else {
+            self.end(slot, CloseReason::Gone);
+        }
+    }
+
+    fn follow(&mut self, slot: usize, next: Next) {
+        match next {
+            Next::Stay => self.arm(slot),
+            Next::End(reason) => self.end(slot, reason),
+            Next::Hangup => self.remove(slot),
+        }
+    }
+
+    /// Begins the end of a connection: counted, out of the hub, goodbye sent.
+    fn end(&mut self, slot: usize, reason: CloseReason) {
+        let place = &mut self.places[slot];
+        let dropped = place.connection.end(reason, self.now);
+        self.metrics.closed(reason);
+        self.metrics.dropped(reason.label(), dropped);
+        tracing::debug!(fd = %place.connection.fd, reason = reason.label(), "closed");
+        if reason.code().is_none() || place.socket.is_none() {
+            return self.remove(slot);
+        }
+        self.write(slot);
+        self.arm_if_here(slot);
+    }
+
+    /// Lets the socket go.
+    fn remove(&mut self, slot: usize) {
+        let place = self.places.remove(slot);
+        self.slots.remove(&place.connection.fd);
+        self.metrics
+            .dropped("gone", place.connection.queue.pushes());
+    }
+
+    fn touch(&mut self, slot: usize) {
+        let place = &mut self.places[slot];
+        if !place.dirty && !place.blocked {
+            place.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Writes what waits, connection by connection, giving way to other tasks now and then.
+    async fn flush(&mut self) {
+        let mut written = 0;
+        while let Some(slot) = self.dirty.pop() {
+            // The slot may be empty by now, or somebody else's: then it has nothing to write
+            // or writes it now instead of a little later.
+            if self.places.get(slot).is_some() {
+                self.write(slot);
+            }
+            written += 1;
+            if written % TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn write(&mut self, slot: usize) {
+        let Place {
+            connection,
+            socket,
+            blocked,
+            dirty,
+            ..
+        } = &mut self.places[slot];
+        *dirty = false;
+        let Some(socket) = socket else { return };
+        let mut progress = 0;
+        let mut failed = false;
+        let mut messages = 0;
+        while !connection.queue.is_empty() {
+            let result = match connection.queue.only() {
+                Some(frame) => socket.write(frame),
+                None => socket.write_vectored(&connection.queue.slices()),
+            };
+            match result {
+                Ok(count) => {
+                    progress += count;
+                    let mut sent = smallvec::SmallVec::<[_; 2]>::new();
+                    messages += connection.queue.advance(count, |one| sent.push(one));
+                    sent.into_iter().for_each(|one| connection.await_ack(one));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    *blocked = error.kind() == ErrorKind::WouldBlock;
+                    failed = !*blocked;
+                    break;
+                }
+            }
+        }
+        self.metrics.written.inc_by(messages);
+        connection.wrote(progress, *blocked, self.now, self.settings.write);
+        if failed {
+            return self.hung_up(slot);
+        }
+        if *blocked {
+            self.arm(slot);
+        } else if connection.is_finished() {
+            socket.finish();
+        }
+    }
+
+    fn arm_if_here(&mut self, slot: usize) {
+        if self.places.contains(slot) {
+            self.arm(slot);
+        }
+    }
+
+    /// Makes sure that the wheel looks at the connection by its next deadline.
+    fn arm(&mut self, slot: usize) {
+        let connection = &mut self.places[slot].connection;
+        let due = connection.due();
+        if due < connection.scheduled {
+            connection.scheduled = self.wheel.put(due, connection.fd);
+        }
+    }
+
+    fn on_beat(&mut self) {
+        self.now = self.started.elapsed().as_secs() as Tick;
+        let mut due = Vec::new();
+        self.wheel.advance(self.now, |fd| due.push(fd));
+        for fd in due {
+            let Some(&slot) = self.slots.get(&fd) else {
+                continue;
+            };
+            let connection = &mut self.places[slot].connection;
+            if connection.scheduled > self.now {
+                // An older hint; a later one stands.
+                continue;
+            }
+            connection.scheduled = NEVER;
+            let next = connection.look(self.now, &self.settings);
+            if !connection.queue.is_empty() {
+                self.touch(slot);
+            }
+            self.follow(slot, next);
+        }
+        if self.resync > 0 {
+            self.resync -= 1;
+            let part = u64::from(self.resync);
+            self.tell_all(&protocol::resync_frame(), |fd| {
+                (fd.0 >> 4) % u64::from(RESYNC_TICKS) == part
+            });
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The signal to leave: raised once, seen by everybody who holds a handle.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// A cheap handle; all copies see the same signal.
+#[derive(Debug, Clone)]
+pub struct Shutdown(Arc<watch::Sender<bool>>);
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self(Arc::new(watch::channel(false).0))
+    }
+}
+
+impl Shutdown {
+    /// Raises the signal. Again is no more than once.
+    pub fn begin(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether it is raised.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is raised.
+    pub async fn begun(&self) {
+        // Fails only if the sender is gone, and this handle holds it.
+        let _ = self.0.subscribe().wait_for(|begun| *begun).await;
+    }
+}

@@ -1,0 +1,3 @@
+//! Kinds of sockets: each turns a request into a connection of a shard.
+
+pub mod ws;

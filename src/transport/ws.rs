@@ -1,0 +1,343 @@
+//! WebSocket: from an HTTP request to a raw socket in a shard (RFC 6455, 4.2).
+//!
+//! The handshake is ours and not warp's, whose WebSocket costs 137 KiB a socket. The client gets
+//! its 101 only after its row is in the registry, so that whoever it tells "I am connected" can
+//! push to it at once. If the registry does not answer within a second the client is let in all
+//! the same, and told so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use sha1::{Digest, Sha1};
+use tokio::net::{TcpStream, UnixStream};
+use warp::http::header::{
+    CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use warp::http::{HeaderMap, Method, StatusCode, Version};
+use warp::reply::Response;
+
+use crate::api::{ApiError, App};
+use crate::auth;
+use crate::connection::Role;
+use crate::hub::Membership;
+use crate::protocol::{Dialect, SUBPROTOCOL};
+use crate::server::Peer;
+use crate::shard::{Attach, Command, Socket};
+
+/// How long a client waits for its row before it is let in without.
+const ROW_PATIENCE: Duration = Duration::from_secs(1);
+/// What the accept key is made of, beside the client's key (RFC 6455, 1.3).
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// The version we speak (RFC 6455, 4.1).
+const VERSION: &str = "13";
+/// Longest device name.
+const MAX_DEVICE_BYTES: usize = 64;
+
+/// A request that may become a connection.
+pub(crate) struct Handshake {
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: String,
+    pub(crate) peer: Peer,
+    pub(crate) upgrade: Option<OnUpgrade>,
+}
+
+/// What the request's headers ask for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    accept: String,
+    dialect: Dialect,
+}
+
+/// Lets a client in: 101 and a connection, or the reason why not.
+pub(crate) async fn connect(app: Arc<App>, handshake: Handshake) -> Response {
+    match admit(&app, handshake, Role::Client).await {
+        Ok(response) => response,
+        Err(error) => {
+            app.metrics
+                .handshakes_refused
+                .get_or_create(&error.code.into())
+                .inc();
+            error.reply()
+        }
+    }
+}
+
+/// As [`connect`], for a connection that gets back what it sends.
+#[cfg(feature = "echo")]
+pub(crate) async fn echo(app: Arc<App>, mut handshake: Handshake) -> Response {
+    handshake.query = "user=echo".to_owned();
+    admit(&app, handshake, Role::Echo)
+        .await
+        .unwrap_or_else(|error| error.reply())
+}
+
+async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Response, ApiError> {
+    let Handshake {
+        method,
+        headers,
+        query,
+        peer,
+        upgrade,
+    } = handshake;
+    let asked = check(&method, peer.version, &headers)?;
+    if app.shutdown.has_begun() {
+        return Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            "this node is leaving",
+        )
+        .retry_after(1));
+    }
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if !auth::allows_origin(&app.config.origins, header(ORIGIN), header(HOST)) {
+        let words = "pages of this origin may not connect (PUSH_ORIGINS)";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "origin", words));
+    }
+    let (mut user, mut device) = (None, None);
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "user" => user = Some(value),
+            "device" => device = Some(value),
+            _ => {}
+        }
+    }
+    let user =
+        auth::claimed_user(user.as_deref()).map_err(|words| ApiError::bad_request(&words))?;
+    if device
+        .as_ref()
+        .is_some_and(|device| device.len() > MAX_DEVICE_BYTES)
+    {
+        return Err(ApiError::bad_request("device has over 64 bytes"));
+    }
+    let Some(upgrade) = upgrade else {
+        return Err(ApiError::bad_request("this connection cannot be upgraded"));
+    };
+
+    let address = peer.address.filter(|_| app.config.store_address);
+    let device = device.map(|device| device.as_ref().into());
+    let membership = app.hub.join(user, asked.dialect, device, address).await;
+    let row = app.hub.changes().written(membership.user());
+    let degraded = tokio::time::timeout(ROW_PATIENCE, row).await.is_err();
+
+    let settled = Settled {
+        app: app.clone(),
+        membership,
+        role,
+        degraded,
+        peer,
+    };
+    tokio::spawn(settled.attach(upgrade));
+
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let head = response.headers_mut();
+    head.insert(UPGRADE, "websocket".parse().expect("a header value"));
+    head.insert(CONNECTION, "Upgrade".parse().expect("a header value"));
+    head.insert(
+        SEC_WEBSOCKET_ACCEPT,
+        asked.accept.parse().expect("base64 is a header value"),
+    );
+    if asked.dialect == Dialect::V1 {
+        head.insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            SUBPROTOCOL.parse().expect("a header value"),
+        );
+    }
+    Ok(response)
+}
+
+/// Checks the headers of the opening handshake (RFC 6455, 4.2.1).
+fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Asked, ApiError> {
+    if method != Method::GET {
+        return Err(ApiError::method_not_allowed("GET"));
+    }
+    let upgrade_required = |words| {
+        ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", words)
+            .header(UPGRADE, "websocket")
+            .header(CONNECTION, "Upgrade")
+            .header(SEC_WEBSOCKET_VERSION, VERSION)
+    };
+    if version != Version::HTTP_11 {
+        return Err(upgrade_required("WebSocket needs HTTP/1.1"));
+    }
+    if !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
+        return Err(upgrade_required(
+            "this is a WebSocket endpoint: Upgrade: websocket",
+        ));
+    }
+    match headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .map(|version| version.as_bytes())
+    {
+        Some(b"13") => {}
+        _ => return Err(upgrade_required("Sec-WebSocket-Version must be 13")),
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return Err(ApiError::bad_request(
+            "Sec-WebSocket-Key must be there once",
+        ));
+    };
+    let is_16_bytes = key.len() == 24 && BASE64.decode(key).is_ok_and(|key| key.len() == 16);
+    if !is_16_bytes {
+        return Err(ApiError::bad_request(
+            "Sec-WebSocket-Key must be 16 bytes in base64",
+        ));
+    }
+    let mut digest = Sha1::new();
+    digest.update(key);
+    digest.update(GUID);
+    let v1 = has_token(headers, SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    let dialect = if v1 { Dialect::V1 } else { Dialect::Plain };
+    Ok(Asked {
+        accept: BASE64.encode(digest.finalize()),
+        dialect,
+    })
+}
+
+/// Whether a comma-separated header has this token, in any case.
+fn has_token(headers: &HeaderMap, name: warp::http::HeaderName, token: &str) -> bool {
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|one| one.trim().eq_ignore_ascii_case(token))
+}
+
+/// A granted handshake on its way to its shard. Dropping it leaves the hub.
+struct Settled {
+    app: Arc<App>,
+    membership: Membership,
+    role: Role,
+    degraded: bool,
+    peer: Peer,
+}
+
+impl Settled {
+    /// Waits for the 101 to be out, takes the socket and hands it over.
+    async fn attach(self, upgrade: OnUpgrade) {
+        let Self {
+            app,
+            membership,
+            role,
+            degraded,
+            peer,
+        } = self;
+        let fd = membership.fd();
+        let Ok(upgraded) = upgrade.await else { return };
+        let (socket, leftover) = match take_socket(upgraded) {
+            Ok(taken) => taken,
+            Err(error) => return tracing::warn!(%fd, %error, "socket lost in the handshake"),
+        };
+        let permit = peer.permit;
+        let attach = Attach {
+            socket,
+            leftover,
+            membership,
+            permit,
+            role,
+            degraded,
+        };
+        app.hub.tell(fd, Command::Attach(Box::new(attach))).await;
+    }
+}
+
+/// The socket under hyper's connection, and what hyper has read beyond the request.
+fn take_socket(upgraded: Upgraded) -> std::io::Result<(Socket, bytes::Bytes)> {
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let socket = parts.io.into_inner().into_std()?;
+            Ok((
+                Socket::Tcp(mio::net::TcpStream::from_std(socket)),
+                parts.read_buf,
+            ))
+        }
+        Err(upgraded) => {
+            let parts = upgraded
+                .downcast::<TokioIo<UnixStream>>()
+                .map_err(|_| std::io::Error::other("neither a TCP nor a Unix socket"))?;
+            let socket = parts.io.into_inner().into_std()?;
+            Ok((
+                Socket::Unix(mio::net::UnixStream::from_std(socket)),
+                parts.read_buf,
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    const GOOD: [(&str, &str); 4] = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    fn status(pairs: &[(&'static str, &'static str)]) -> u16 {
+        check(&Method::GET, Version::HTTP_11, &headers(pairs))
+            .unwrap_err()
+            .status
+            .as_u16()
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        let asked = check(&Method::GET, Version::HTTP_11, &headers(&GOOD)).unwrap();
+        assert_eq!(asked.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(asked.dialect, Dialect::Plain);
+    }
+
+    #[test]
+    fn the_subprotocol_is_one_of_a_list() {
+        let mut pairs = GOOD.to_vec();
+        pairs.push(("sec-websocket-protocol", "other, pushnode.v1"));
+        let asked = check(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
+        assert_eq!(asked.dialect, Dialect::V1);
+    }
+
+    #[test]
+    fn what_is_no_handshake_gets_its_status() {
+        let without = |name: &str| -> Vec<_> {
+            GOOD.into_iter()
+                .filter(|(header, _)| *header != name)
+                .collect()
+        };
+        let with = |name: &'static str, value: &'static str| -> Vec<_> {
+            without(name).into_iter().chain([(name, value)]).collect()
+        };
+        assert_eq!(status(&without("upgrade")), 426);
+        assert_eq!(status(&with("upgrade", "h2c")), 426);
+        assert_eq!(status(&without("connection")), 426);
+        assert_eq!(status(&with("sec-websocket-version", "8")), 426);
+        assert_eq!(status(&without("sec-websocket-version")), 426);
+        assert_eq!(status(&without("sec-websocket-key")), 400);
+        assert_eq!(status(&with("sec-websocket-key", "")), 400);
+        assert_eq!(status(&with("sec-websocket-key", "YWJj")), 400);
+        assert_eq!(
+            status(&with("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZ!==")),
+            400
+        );
+        let post = check(&Method::POST, Version::HTTP_11, &headers(&GOOD)).unwrap_err();
+        assert_eq!(post.status.as_u16(), 405);
+        let old = check(&Method::GET, Version::HTTP_10, &headers(&GOOD)).unwrap_err();
+        assert_eq!(old.status.as_u16(), 426);
+    }
+}
