@@ -119,13 +119,13 @@ settings! {
     max_connections_per_address / "MAX_CONNECTIONS_PER_ADDRESS": u32 = "0", number(0, 1_000_000);
 
     /// Seconds between two pings to a client.
-    ping / "PING_SECONDS": Duration = "25", seconds(1, 3600);
+    ping_seconds / "PING_SECONDS": Duration = "25", seconds(1, 3600);
 
     /// Seconds within which a client must show life after a ping.
-    pong / "PONG_SECONDS": Duration = "8", seconds(1, 3600);
+    pong_seconds / "PONG_SECONDS": Duration = "8", seconds(1, 3600);
 
     /// Seconds for which a client may take no byte of what waits for it.
-    write_timeout / "WRITE_SECONDS": Duration = "10", seconds(1, 3600);
+    write_seconds / "WRITE_SECONDS": Duration = "10", seconds(1, 3600);
 
     /// Bytes that may wait for one client before its push's policy decides.
     queue_bytes / "QUEUE_BYTES": usize = "262144", number(4096, 1_073_741_824);
@@ -140,7 +140,7 @@ settings! {
     store_address / "STORE_ADDRESS": bool = "false", boolean;
 
     /// Seconds over which a leaving node sends its clients away.
-    drain / "DRAIN_SECONDS": Duration = "10", seconds(0, 3600);
+    drain_seconds / "DRAIN_SECONDS": Duration = "10", seconds(0, 3600);
 
     /// How much to log: off, error, warn, info, debug or trace.
     log / "LOG": LogLevel = "info", log_level;
@@ -598,7 +598,7 @@ mod tests {
             config.listen,
             [Listen::Tcp("127.0.0.1:8080".parse().unwrap())]
         );
-        assert_eq!(config.ping, Duration::from_secs(25));
+        assert_eq!(config.ping_seconds, Duration::from_secs(25));
         assert_eq!(config.redis_url, None);
     }
 
@@ -622,6 +622,16 @@ mod tests {
                 .iter()
                 .any(|f| f == "PUSH_LISTNE is not known; did you mean PUSH_LISTEN?")
         );
+    }
+
+    #[test]
+    fn every_variable_reaches_its_check() {
+        // A key is too short, a number no number, a name no name: nothing takes this text.
+        let bad = "\u{1}";
+        for variable in VARIABLES {
+            let faults = Config::from_pairs([(variable.name, bad)]).expect_err(variable.name).0;
+            assert!(faults[0].starts_with(variable.name), "{faults:?}");
+        }
     }
 
     #[test]

@@ -205,9 +205,9 @@ fn start_hub(config: &Config, node: &NodeId, metrics: &Arc<Metrics>) -> std::io:
             fragments: MAX_FRAGMENTS,
         },
         client_rate: config.client_rate,
-        ping: seconds(config.ping),
-        pong: seconds(config.pong),
-        write: seconds(config.write_timeout),
+        ping: seconds(config.ping_seconds),
+        pong: seconds(config.pong_seconds),
+        write: seconds(config.write_seconds),
     });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = shard::start(cores, node, &settings, metrics)?;
@@ -332,7 +332,7 @@ fn file_limit() -> usize {
 /// Sends the clients away, spread over the window, and gives up the node's place.
 async fn drain(app: &App, gracefully: bool) {
     let window = if gracefully {
-        app.config.drain
+        app.config.drain_seconds
     } else {
         Duration::ZERO
     };

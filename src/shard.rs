@@ -31,7 +31,7 @@ use crate::close::CloseReason;
 use crate::connection::{Connection, Next, Role, Settings};
 use crate::hub::Membership;
 use crate::metrics::Metrics;
-use crate::names::{Fd, NodeId, UserId};
+use crate::names::{ConnectionId, Fd, NodeId, UserId};
 use crate::protocol::{self, Dialect, Except, Message};
 use crate::queue::Offer;
 use crate::receipt::Receipt;
@@ -323,7 +323,12 @@ impl Shard {
     fn apply(&mut self, command: Command) {
         match command {
             Command::Reserve { fd, user, dialect } => {
-                let connection = Connection::reserve(fd, user, dialect, self.now);
+                let mut connection = Connection::reserve(fd, user, dialect, self.now);
+                if dialect == Dialect::V1 {
+                    // First in the queue, before any message that comes during the handshake.
+                    let id = ConnectionId { node: self.node.clone(), fd };
+                    connection.queue.push(protocol::ready_frame(&id, &connection.user));
+                }
                 let place = Place {
                     connection,
                     socket: None,
