@@ -629,7 +629,9 @@ mod tests {
         // A key is too short, a number no number, a name no name: nothing takes this text.
         let bad = "\u{1}";
         for variable in VARIABLES {
-            let faults = Config::from_pairs([(variable.name, bad)]).expect_err(variable.name).0;
+            let faults = Config::from_pairs([(variable.name, bad)])
+                .expect_err(variable.name)
+                .0;
             assert!(faults[0].starts_with(variable.name), "{faults:?}");
         }
     }

@@ -326,8 +326,13 @@ impl Shard {
                 let mut connection = Connection::reserve(fd, user, dialect, self.now);
                 if dialect == Dialect::V1 {
                     // First in the queue, before any message that comes during the handshake.
-                    let id = ConnectionId { node: self.node.clone(), fd };
-                    connection.queue.push(protocol::ready_frame(&id, &connection.user));
+                    let id = ConnectionId {
+                        node: self.node.clone(),
+                        fd,
+                    };
+                    connection
+                        .queue
+                        .push(protocol::ready_frame(&id, &connection.user));
                 }
                 let place = Place {
                     connection,

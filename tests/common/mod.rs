@@ -1,0 +1,516 @@
+//! What tests of a whole node share: processes that stop when dropped, clients that are not
+//! ours, and waiting that ends.
+//!
+//! Every test starts its own nodes on free ports, and its own redis-server where it needs one.
+//! Nothing sleeps and hopes: [`eventually`] polls with a limit and then shows what it saw.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+
+use std::fmt::Debug;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// Longest wait for anything that should come soon. Generous: a slow machine is no fault.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A pushnode process. Killed when dropped.
+pub struct Node {
+    child: Child,
+    /// `<name>.<boot>`.
+    pub id: String,
+    /// Where clients connect (TCP listeners only).
+    pub clients: Vec<SocketAddr>,
+    /// Where senders call, as printed: a URL.
+    pub push_url: String,
+    /// Where operators look.
+    pub admin: SocketAddr,
+    log: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+/// A node with free ports and these further settings, up and (unless told otherwise) ready.
+pub fn node(settings: &[(&str, &str)]) -> Node {
+    let node = start_node(settings);
+    node.wait_ready();
+    node
+}
+
+/// A node of a cluster on this Redis.
+pub fn node_on(redis: &Redis, name: &str) -> Node {
+    node(&[("PUSH_REDIS_URL", &redis.url()), ("PUSH_NODE_NAME", name)])
+}
+
+/// The command that starts a node with these settings and nothing else of this environment.
+pub fn node_command(settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pushnode"));
+    command
+        .env_clear()
+        .env("PUSH_LISTEN", "127.0.0.1:0")
+        .env("PUSH_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("PUSH_LOG", "debug")
+        .envs(settings.iter().copied());
+    command
+}
+
+/// A node that has printed its addresses but may not be ready.
+pub fn start_node(settings: &[(&str, &str)]) -> Node {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("log");
+    let file = std::fs::File::create(&log).expect("a log file");
+    let mut child = node_command(settings)
+        .stdout(Stdio::piped())
+        .stderr(file)
+        .spawn()
+        .expect("pushnode starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut node = Node {
+        child,
+        id: String::new(),
+        clients: Vec::new(),
+        push_url: String::new(),
+        admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+        log,
+        _folder: folder,
+    };
+    for line in &mut lines {
+        let line = line.expect("UTF-8");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match &words[..] {
+            ["pushnode", _, "node", id] => (*id).clone_into(&mut node.id),
+            ["clients", url, ..] => node.clients.extend(socket_address(url)),
+            ["senders", url, ..] if node.push_url.is_empty() => {
+                (*url).clone_into(&mut node.push_url)
+            }
+            ["operations", url, ..] => node.admin = socket_address(url).expect("an address"),
+            ["try", "it", ..] => break,
+            _ => {}
+        }
+    }
+    assert!(
+        !node.id.is_empty(),
+        "the node did not start:\n{}",
+        node.log()
+    );
+    // Keep reading, so that the node never writes into a closed pipe.
+    std::thread::spawn(move || lines.for_each(drop));
+    node
+}
+
+fn socket_address(url: &str) -> Option<SocketAddr> {
+    url.strip_prefix("http://")?.split('/').next()?.parse().ok()
+}
+
+impl Node {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn client_address(&self) -> SocketAddr {
+        self.clients[0]
+    }
+
+    /// `ws://.../ws?user=<user>`.
+    pub fn ws_url(&self, user: &str) -> String {
+        format!("ws://{}/ws?user={user}", self.client_address())
+    }
+
+    /// `http://...<path>` on the clients' (and, by default, senders') listener.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.client_address())
+    }
+
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin)
+    }
+
+    /// What the node has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn wait_ready(&self) {
+        let ready = || ureq::get(self.admin_url("/readyz")).call().is_ok();
+        let start = Instant::now();
+        while !ready() {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "node not ready; its log:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The sum of a metric over its labels; `name` without prefix, `_total` included.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = http()
+            .get(self.admin_url("/metrics"))
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        let is_ours = |line: &&str| {
+            line.strip_prefix("pushnode_")
+                .and_then(|line| line.strip_prefix(name))
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+        };
+        let values = text
+            .lines()
+            .filter(is_ours)
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum()
+    }
+
+    /// Sends a signal: "TERM", "KILL", "STOP", "CONT".
+    pub fn signal(&self, signal: &str) {
+        send_signal(self.pid(), signal);
+    }
+
+    /// Kills it as a crash would, and waits until it is gone.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for its end.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                return status;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "node did not end; its log:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log
+                .lines()
+                .rev()
+                .filter(|line| !line.contains("fred"))
+                .take(40)
+                .collect();
+            eprintln!("--- last lines of node {}:", self.id);
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+pub fn send_signal(pid: u32, signal: &str) {
+    let status = Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(pid.to_string())
+        .status();
+    assert!(status.expect("kill runs").success(), "kill -{signal} {pid}");
+}
+
+/// Runs a node that is expected to refuse its configuration; answers exit code and stderr.
+pub fn refused_node(settings: &[(&str, &str)]) -> (i32, String) {
+    let output = node_command(settings)
+        .stdin(Stdio::null())
+        .output()
+        .expect("pushnode runs");
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().expect("an exit code"), words)
+}
+
+/// A redis-server process without persistence. Killed when dropped.
+pub struct Redis {
+    child: Child,
+    port: u16,
+    arguments: Vec<String>,
+}
+
+impl Redis {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments, such as `["--requirepass", "secret"]`.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments
+            .iter()
+            .map(|&argument| argument.to_owned())
+            .collect();
+        // Between choosing a free port and taking it, somebody else may have.
+        for _ in 0..10 {
+            let port = free_port();
+            if let Some(child) = spawn_redis(port, &arguments) {
+                return Self {
+                    child,
+                    port,
+                    arguments,
+                };
+            }
+        }
+        panic!("redis-server does not start; is it installed? `make setup` does that");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub fn restart(&mut self) {
+        self.kill();
+        let start = Instant::now();
+        loop {
+            if let Some(child) = spawn_redis(self.port, &self.arguments) {
+                self.child = child;
+                return;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "redis-server does not come back"
+            );
+        }
+    }
+
+    /// Runs redis-cli with these arguments; answers its output, trimmed.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(arguments)
+            .output()
+            .expect("redis-cli runs");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn_redis(port: u16, arguments: &[String]) -> Option<Child> {
+    let mut child = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed; `make setup` installs it");
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(10) {
+        if let Ok(Some(_)) = child.try_wait() {
+            return None;
+        }
+        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return Some(child);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    None
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A WebSocket client.
+pub struct Client {
+    pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The `ready` object of a `pushnode.v1` client.
+    pub ready: Option<Value>,
+}
+
+impl Client {
+    /// Connects without subprotocol.
+    pub async fn plain(url: &str) -> Self {
+        let (socket, _) = tokio_tungstenite::connect_async(url)
+            .await
+            .expect("a handshake");
+        Self {
+            socket,
+            ready: None,
+        }
+    }
+
+    /// Connects with `pushnode.v1` and waits for `ready`.
+    pub async fn v1(url: &str) -> Self {
+        let mut request = url.into_client_request().expect("a URL");
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", "pushnode.v1".parse().unwrap());
+        let (socket, _) = tokio_tungstenite::connect_async(request)
+            .await
+            .expect("a handshake");
+        let mut client = Self {
+            socket,
+            ready: None,
+        };
+        let ready = client.json().await;
+        assert_eq!(ready["type"], "ready", "{ready}");
+        client.ready = Some(ready);
+        client
+    }
+
+    /// `<node>/<fd>` of a `pushnode.v1` client.
+    pub fn connection(&self) -> String {
+        let ready = self.ready.as_ref().expect("a v1 client");
+        format!("{}/{}", ready["node"].as_str().unwrap(), ready["fd"])
+    }
+
+    /// The next message, pings and pongs left out.
+    pub async fn message(&mut self) -> Message {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await;
+            let message = message
+                .expect("a message in time")
+                .expect("an open connection")
+                .expect("a frame");
+            if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
+                return message;
+            }
+        }
+    }
+
+    /// The next text.
+    pub async fn text(&mut self) -> String {
+        match self.message().await {
+            Message::Text(text) => text.to_string(),
+            other => panic!("expected a text, got {other:?}"),
+        }
+    }
+
+    /// The next text as JSON.
+    pub async fn json(&mut self) -> Value {
+        serde_json::from_str(&self.text().await).expect("JSON")
+    }
+
+    /// Reads on until the close frame; answers its code and reason.
+    pub async fn close_frame(&mut self) -> (u16, String) {
+        loop {
+            if let Message::Close(frame) = self.message().await {
+                let frame = frame.expect("a code");
+                return (frame.code.into(), frame.reason.to_string());
+            }
+        }
+    }
+
+    pub async fn send(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.expect("sent");
+    }
+
+    /// That nothing has come: sends a marker of its own through the node and sees it first.
+    pub async fn hears_next(&mut self, marker: &str) {
+        let next = self.text().await;
+        assert!(
+            next.contains(marker),
+            "expected {marker} to come next, got {next}"
+        );
+    }
+}
+
+/// The handshake's refusal: status and body.
+pub async fn refused_handshake(url: &str) -> (u16, String) {
+    match tokio_tungstenite::connect_async(url).await {
+        Err(tungstenite::Error::Http(response)) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            (
+                response.status().as_u16(),
+                String::from_utf8_lossy(body).into_owned(),
+            )
+        }
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+/// An HTTP client with kept-alive connections.
+pub fn http() -> reqwest::Client {
+    reqwest::Client::builder()
+        .timeout(PATIENCE)
+        .build()
+        .expect("a client")
+}
+
+/// Posts JSON; answers status and body.
+pub async fn post(url: &str, body: &Value) -> (u16, Value) {
+    let response = http().post(url).json(body).send().await.expect("an answer");
+    let status = response.status().as_u16();
+    (status, response.json().await.expect("JSON"))
+}
+
+/// Posts text as it stands, under this content type; answers status and body.
+pub async fn post_text(
+    url: &str,
+    content_type: &str,
+    body: impl Into<reqwest::Body>,
+) -> (u16, String) {
+    let response = http()
+        .post(url)
+        .header("content-type", content_type)
+        .body(body)
+        .send()
+        .await
+        .expect("an answer");
+    let status = response.status().as_u16();
+    (status, response.text().await.expect("text"))
+}
+
+/// Polls until `check` answers `Ok`; then what it answered. After [`PATIENCE`] the last `Err`
+/// is shown.
+pub async fn eventually<T, E: Debug>(mut check: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match check().await {
+            Ok(found) => return found,
+            Err(seen) => assert!(
+                start.elapsed() < PATIENCE,
+                "did not come to be; last seen: {seen:?}"
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Reads until the other side closes, at most for [`PATIENCE`].
+pub fn read_to_end(stream: &mut std::net::TcpStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut all = Vec::new();
+    // A reset after the answer is an end too.
+    let _ = stream.read_to_end(&mut all);
+    all
+}
