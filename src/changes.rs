@@ -24,8 +24,15 @@ pub struct Change {
 /// The set of dirty users. Disabled without a registry: then nothing is kept.
 #[derive(Debug)]
 pub struct Changes {
-    dirty: Option<Mutex<HashMap<UserId, Change, ahash::RandomState>>>,
+    state: Option<Mutex<State>>,
     notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    dirty: HashMap<UserId, Change, ahash::RandomState>,
+    /// How many were taken and are being written.
+    under_way: usize,
 }
 
 impl Changes {
@@ -33,7 +40,7 @@ impl Changes {
     #[must_use]
     pub fn tracked() -> Self {
         Self {
-            dirty: Some(Mutex::default()),
+            state: Some(Mutex::default()),
             notify: Notify::new(),
         }
     }
@@ -42,55 +49,51 @@ impl Changes {
     #[must_use]
     pub fn ignored() -> Self {
         Self {
-            dirty: None,
+            state: None,
             notify: Notify::new(),
         }
     }
 
-    pub(crate) fn joined(&self, user: &UserId) {
-        self.with(user, |_| ());
+    /// The user has one connection more. Resolves once the row has been written; at once, with
+    /// an error, if there is none to write.
+    pub fn joined(&self, user: &UserId) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.with(|state| {
+            state
+                .dirty
+                .entry(user.clone())
+                .or_default()
+                .waiting
+                .push(sender);
+        });
+        receiver
     }
 
     pub(crate) fn left(&self, user: &UserId, fd: Fd) {
-        self.with(user, |change| change.gone.push(fd));
-    }
-
-    /// Resolves once the user's row has been written, at once if there is none to write.
-    pub fn written(&self, user: &UserId) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
-        // Without a registry the sender is dropped here, which wakes the receiver too.
-        self.with(user, |change| change.waiting.push(sender));
-        receiver
+        self.with(|state| state.dirty.entry(user.clone()).or_default().gone.push(fd));
     }
 
     /// All of these must be written again.
     pub fn mark(&self, users: impl IntoIterator<Item = UserId>) {
-        let Some(dirty) = &self.dirty else { return };
-        let mut dirty = lock(dirty);
-        for user in users {
-            dirty.entry(user).or_default();
-        }
-        drop(dirty);
-        self.notify.notify_one();
+        self.with(|state| {
+            for user in users {
+                state.dirty.entry(user).or_default();
+            }
+        });
     }
 
-    /// Puts back what could not be written.
-    pub fn put_back(&self, changes: impl IntoIterator<Item = (UserId, Change)>) {
-        let Some(dirty) = &self.dirty else { return };
-        let mut dirty = lock(dirty);
-        for (user, change) in changes {
-            let entry = dirty.entry(user).or_default();
-            entry.gone.extend(change.gone);
-            entry.waiting.extend(change.waiting);
-        }
-        drop(dirty);
-        self.notify.notify_one();
-    }
-
-    /// Waits until there is something to write and takes all of it.
+    /// Waits until there is something to write and takes all of it. Each must come back through
+    /// [`Changes::written`] or [`Changes::put_back`].
     pub async fn take(&self) -> Vec<(UserId, Change)> {
         loop {
-            let taken = self.take_now();
+            let mut taken = Vec::new();
+            if let Some(state) = &self.state {
+                let mut state = lock(state);
+                taken.extend(state.dirty.drain());
+                state.under_way += taken.len();
+                // After a rebuild of many rows the table would stay large for ever.
+                state.dirty.shrink_to(1024);
+            }
             if !taken.is_empty() {
                 return taken;
             }
@@ -98,33 +101,39 @@ impl Changes {
         }
     }
 
-    /// Takes what there is to write now.
-    pub fn take_now(&self) -> Vec<(UserId, Change)> {
-        let Some(dirty) = &self.dirty else {
-            return Vec::new();
-        };
-        let mut dirty = lock(dirty);
-        let taken = dirty.drain().collect();
-        // After a rebuild of many rows the table would stay large for ever.
-        dirty.shrink_to(1024);
-        taken
+    /// These have been written: whoever waits for them may go on.
+    pub fn written(&self, changes: Vec<(UserId, Change)>) {
+        self.with(|state| state.under_way -= changes.len());
+        for waiting in changes.into_iter().flat_map(|(_, change)| change.waiting) {
+            // Gone if the client did not wait for its row.
+            let _ = waiting.send(());
+        }
     }
 
-    /// How many users wait to be written.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.dirty.as_ref().map_or(0, |dirty| lock(dirty).len())
+    /// These could not be written and are dirty again.
+    pub fn put_back(&self, changes: Vec<(UserId, Change)>) {
+        self.with(|state| {
+            state.under_way -= changes.len();
+            for (user, change) in changes {
+                let entry = state.dirty.entry(user).or_default();
+                entry.gone.extend(change.gone);
+                entry.waiting.extend(change.waiting);
+            }
+        });
     }
 
     /// Whether every row tells the truth, as far as this node knows.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn is_settled(&self) -> bool {
+        self.state.as_ref().is_none_or(|state| {
+            let state = lock(state);
+            state.dirty.is_empty() && state.under_way == 0
+        })
     }
 
-    fn with(&self, user: &UserId, change: impl FnOnce(&mut Change)) {
-        if let Some(dirty) = &self.dirty {
-            change(lock(dirty).entry(user.clone()).or_default());
+    fn with(&self, change: impl FnOnce(&mut State)) {
+        if let Some(state) = &self.state {
+            change(&mut lock(state));
             self.notify.notify_one();
         }
     }
@@ -145,22 +154,26 @@ mod tests {
     async fn changes_of_one_user_come_out_together() {
         let changes = Changes::tracked();
         let user: UserId = "a".parse().unwrap();
-        changes.joined(&user);
+        let row = changes.joined(&user);
         changes.left(&user, Fd(1));
         changes.left(&user, Fd(2));
         let taken = changes.take().await;
         assert_eq!(taken.len(), 1);
         assert_eq!(taken[0].1.gone[..], [Fd(1), Fd(2)]);
-        assert!(changes.is_empty());
+        assert!(!changes.is_settled(), "it is being written");
         changes.put_back(taken);
-        assert_eq!(changes.take().await[0].1.gone.len(), 2);
+        let again = changes.take().await;
+        assert_eq!(again[0].1.gone.len(), 2);
+        changes.written(again);
+        assert!(changes.is_settled());
+        assert_eq!(row.await, Ok(()));
     }
 
     #[tokio::test]
     async fn without_a_registry_nobody_waits() {
         let changes = Changes::ignored();
         let user: UserId = "a".parse().unwrap();
-        assert!(changes.written(&user).await.is_err());
-        assert!(changes.is_empty());
+        assert!(changes.joined(&user).await.is_err());
+        assert!(changes.is_settled());
     }
 }

@@ -165,8 +165,14 @@ impl Connection {
         }
     }
 
-    /// Takes bytes from the client.
-    pub(crate) fn hear(&mut self, bytes: &mut [u8], settings: &Settings, now: Tick) -> Next {
+    /// Takes bytes from the client; `count` hears of each frame in them.
+    pub(crate) fn hear(
+        &mut self,
+        bytes: &mut [u8],
+        settings: &Settings,
+        now: Tick,
+        mut count: impl FnMut(),
+    ) -> Next {
         if self.is_finished() {
             return Next::Stay;
         }
@@ -174,6 +180,7 @@ impl Connection {
         let mut reader = std::mem::take(&mut self.reader);
         let mut next = Next::Stay;
         let parsed = reader.feed(bytes, &settings.limits, &mut |event| {
+            count();
             next = self.hear_event(&event, settings.client_rate, now);
             next == Next::Stay
         });
@@ -395,7 +402,7 @@ mod tests {
     fn any_byte_is_a_sign_of_life() {
         let mut connection = open();
         connection.look(25, &SETTINGS);
-        connection.hear(&mut client_frame(0x8A, b""), &SETTINGS, 26);
+        connection.hear(&mut client_frame(0x8A, b""), &SETTINGS, 26, || ());
         assert_eq!(connection.look(34, &SETTINGS), Next::Stay);
         assert_eq!(connection.due(), 50);
     }
@@ -415,16 +422,16 @@ mod tests {
     fn too_many_messages_in_a_second_end_it() {
         let mut connection = open();
         for _ in 0..3 {
-            let next = connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 7);
+            let next = connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 7, || ());
             assert_eq!(next, Next::Stay);
         }
         assert_eq!(
-            connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8),
+            connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8, || ()),
             Next::Stay
         );
         for expected in [Next::Stay, Next::Stay, Next::End(CloseReason::TooFast)] {
             assert_eq!(
-                connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8),
+                connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8, || ()),
                 expected
             );
         }
@@ -446,13 +453,13 @@ mod tests {
         let mut input = client_frame(0x88, &3000u16.to_be_bytes());
         input.extend(client_frame(0x81, b"late"));
         assert_eq!(
-            connection.hear(&mut input, &SETTINGS, 1),
+            connection.hear(&mut input, &SETTINGS, 1, || ()),
             Next::End(CloseReason::ByClient)
         );
         connection.end(CloseReason::ByClient, 1);
         assert_eq!(connection.queue.only(), Some(&frame::close(3000, "")[..]));
         assert_eq!(
-            connection.hear(&mut client_frame(0x81, b"late"), &SETTINGS, 1),
+            connection.hear(&mut client_frame(0x81, b"late"), &SETTINGS, 1, || ()),
             Next::Stay
         );
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 
 use crate::changes::Changes;
 use crate::close::CloseReason;
@@ -130,14 +131,15 @@ impl Hub {
     }
 
     /// Lets a connection in under a new fd. From here on messages for it are kept by its shard,
-    /// although its socket may still be in the handshake.
+    /// although its socket may still be in the handshake. The second part of the answer resolves
+    /// once the registry knows.
     pub async fn join(
         self: &Arc<Self>,
         user: UserId,
         dialect: Dialect,
         device: Option<Arc<str>>,
         address: Option<IpAddr>,
-    ) -> Membership {
+    ) -> (Membership, oneshot::Receiver<()>) {
         let fd = Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1);
         let at = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -160,12 +162,13 @@ impl Hub {
         self.size.fetch_add(1, Ordering::Relaxed);
         self.metrics.connects.inc();
         self.metrics.connections.inc();
-        self.changes.joined(&user);
-        Membership {
+        let row = self.changes.joined(&user);
+        let membership = Membership {
             hub: self.clone(),
             fd,
             user,
-        }
+        };
+        (membership, row)
     }
 
     fn leave(&self, fd: Fd, user: &UserId) {

@@ -87,7 +87,7 @@ metrics! {
     deliveries: Counter = Counter::default(), "deliveries", "Messages accepted into the queue of a connection";
     written: Counter = Counter::default(), "written", "Messages written to a socket in full";
     drops: Family<Reason, Counter> = Family::default(), "drops", "Messages left out or thrown away, by reason";
-    received: Counter = Counter::default(), "received", "Messages from clients";
+    received: Counter = Counter::default(), "received", "Messages from clients, pings and pongs included";
     envelopes: Counter = Counter::default(), "envelopes", "Envelopes taken from the bus";
     bad_envelopes: Counter = Counter::default(), "bad_envelopes", "Lines on the bus that are no envelope";
     stale: Counter = Counter::default(), "stale", "Envelopes for a connection or user that is no longer here";

@@ -386,8 +386,8 @@ fn check_id(id: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, Fault> {
     }
 }
 
-fn check_policy(policy: Option<Cow<'_, str>>) -> Result<Policy, Fault> {
-    match policy.as_deref() {
+fn check_policy(policy: Option<&str>) -> Result<Policy, Fault> {
+    match policy {
         None | Some("close") => Ok(Policy::Close),
         Some("drop") => Ok(Policy::Drop),
         Some(other) => match other.strip_prefix("latest:") {
@@ -416,7 +416,7 @@ impl PushRequest {
             message: Arc::new(Message::new(
                 check_id(body.id)?,
                 body.data,
-                check_policy(body.policy)?,
+                check_policy(body.policy.as_deref())?,
             )),
         };
         Ok(Self {
@@ -541,7 +541,11 @@ impl Line {
             .data
             .ok_or_else(|| Fault::new("missing field `data`"))?;
         let except = fields.except.map_or(Ok(None), ExceptFields::check)?;
-        let message = Message::new(check_id(fields.id)?, data, check_policy(fields.policy)?);
+        let message = Message::new(
+            check_id(fields.id)?,
+            data,
+            check_policy(fields.policy.as_deref())?,
+        );
         Ok(Self::Push(
             Push {
                 to,

@@ -541,8 +541,10 @@ impl Shard {
 
     fn hear(&mut self, slot: usize, bytes: &mut [u8]) {
         let Place { connection, .. } = &mut self.places[slot];
-        let next = connection.hear(bytes, &self.settings, self.now);
-        self.metrics.received.inc();
+        let received = &self.metrics.received;
+        let next = connection.hear(bytes, &self.settings, self.now, || {
+            received.inc();
+        });
         if !self.places[slot].connection.queue.is_empty() {
             self.touch(slot);
         }

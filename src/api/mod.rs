@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use warp::filters::BoxedFilter;
 use warp::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use warp::http::{HeaderName, HeaderValue, Method, StatusCode};
 use warp::reject::Rejection;
 use warp::reply::Response;
 use warp::{Filter, Reply};
@@ -55,7 +55,7 @@ pub(crate) struct ApiError {
     pub(crate) code: &'static str,
     /// For people.
     message: String,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl ApiError {
@@ -64,7 +64,7 @@ impl ApiError {
             status,
             code,
             message: message.to_owned(),
-            headers: HeaderMap::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -91,12 +91,12 @@ impl ApiError {
     }
 
     pub(crate) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.headers.insert(name, HeaderValue::from_static(value));
+        self.headers.push((name, HeaderValue::from_static(value)));
         self
     }
 
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
-        self.headers.insert(RETRY_AFTER, seconds.into());
+        self.headers.push((RETRY_AFTER, seconds.into()));
         self
     }
 

@@ -121,8 +121,7 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
 
     let address = peer.address.filter(|_| app.config.store_address);
     let device = device.map(|device| device.as_ref().into());
-    let membership = app.hub.join(user, asked.dialect, device, address).await;
-    let row = app.hub.changes().written(membership.user());
+    let (membership, row) = app.hub.join(user, asked.dialect, device, address).await;
     let degraded = tokio::time::timeout(ROW_PATIENCE, row).await.is_err();
 
     let settled = Settled {

@@ -185,7 +185,7 @@ impl Redis {
                 .hkeys(self.keys.user(user))
                 .await
                 .map_err(|_| AWAY)?;
-            located.push(self.others(fields));
+            located.push(self.others(&fields));
             return Ok(located);
         }
         for users in users.chunks(LOOKUPS) {
@@ -199,14 +199,15 @@ impl Redis {
             }
             let rows: Vec<Value> = pipeline.all().await.map_err(|_| AWAY)?;
             for row in rows {
-                located.push(self.others(row.convert().map_err(|_| AWAY)?));
+                let fields: Vec<String> = row.convert().map_err(|_| AWAY)?;
+                located.push(self.others(&fields));
             }
         }
         Ok(located)
     }
 
     /// The nodes in a row's field names, this one left out.
-    fn others(&self, fields: Vec<String>) -> Locations {
+    fn others(&self, fields: &[String]) -> Locations {
         let mut locations = Locations::new();
         for id in fields.iter().filter_map(|field| parse_field(field)) {
             if id.node == *self.lease.node() {
@@ -302,7 +303,7 @@ impl Redis {
     }
 
     pub(super) async fn leave(&self) {
-        self.registry.finish(COMMAND_TIMEOUT).await;
+        self.registry.settle(COMMAND_TIMEOUT).await;
         self.lease.give_up().await;
         // Also says goodbye to Redis, so that our channel answers 0 from now on.
         let _ = tokio::time::timeout(COMMAND_TIMEOUT, self.client.quit()).await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fred::prelude::{Client, HashesInterface, KeysInterface, TransactionInterface};
 use futures::stream::{self, StreamExt};
+use tokio::time::Instant;
 
 use super::Keys;
 use crate::backplane::embedded::about;
@@ -26,6 +27,8 @@ const USERS: usize = 256;
 const IN_FLIGHT: usize = 8;
 /// Between two attempts while Redis fails.
 const RETRY: Duration = Duration::from_millis(100);
+/// Between two looks whether all is written.
+const SETTLE_STEP: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 pub(super) struct Registry {
@@ -58,11 +61,11 @@ impl Registry {
         }
     }
 
-    /// Writes what is dirty now, within the given time.
-    pub(super) async fn finish(&self, patience: Duration) {
-        let changes = self.hub.changes().take_now();
-        if !changes.is_empty() {
-            let _ = tokio::time::timeout(patience, self.write_all(changes)).await;
+    /// Waits until all is written, for the given time at most.
+    pub(super) async fn settle(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.hub.changes().is_settled() && Instant::now() < deadline {
+            tokio::time::sleep(SETTLE_STEP).await;
         }
     }
 
@@ -85,12 +88,7 @@ impl Registry {
         match self.transact(&changes).await {
             Ok(()) => {
                 self.metrics.registry_writes.inc_by(changes.len() as u64);
-                for (_, change) in changes {
-                    for waiting in change.waiting {
-                        // Gone if the client did not wait for its row.
-                        let _ = waiting.send(());
-                    }
-                }
+                self.hub.changes().written(changes);
                 true
             }
             Err(error) => {
