@@ -179,7 +179,7 @@ impl Connection {
         self.pong_due = NEVER;
         let mut reader = std::mem::take(&mut self.reader);
         let mut next = Next::Stay;
-        let parsed = reader.feed(bytes, &settings.limits, &mut |event| {
+        let parsed = reader.feed(bytes, &self.limits(settings), &mut |event| {
             count();
             next = self.hear_event(&event, settings.client_rate, now);
             next == Next::Stay
@@ -193,6 +193,18 @@ impl Connection {
                 Next::End(violation.close)
             }
             Ok(()) => next,
+        }
+    }
+
+    fn limits(&self, settings: &Settings) -> Limits {
+        match self.role {
+            Role::Client => settings.limits,
+            // Conformance suites send thousands of fragments.
+            #[cfg(feature = "echo")]
+            Role::Echo => Limits {
+                fragments: u32::MAX,
+                ..settings.limits
+            },
         }
     }
 
@@ -292,10 +304,8 @@ impl Connection {
         self.membership = None;
         self.unacked = Vec::new();
         self.reader = Reader::default();
-        let keeps_queue = matches!(
-            reason,
-            CloseReason::Drain | CloseReason::Kicked | CloseReason::ByClient
-        );
+        // Whoever takes nothing will not take what waits. Everybody else still gets it.
+        let takes_nothing = matches!(reason, CloseReason::Slow | CloseReason::Heartbeat);
         // Whom we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1). Who said
         // goodbye has; who breaks the rules will not be understood.
         let asked = matches!(
@@ -306,10 +316,10 @@ impl Connection {
             until: now + 1 + CLOSE_TICKS,
             finished: !asked,
         };
-        let dropped = if keeps_queue {
-            0
-        } else {
+        let dropped = if takes_nothing {
             self.queue.clear_unstarted()
+        } else {
+            0
         };
         if let Some(code) = reason.code()
             && reason != CloseReason::ByClient

@@ -121,6 +121,8 @@ const fn protocol(rule: &'static str) -> Violation {
     }
 }
 
+/// RFC 6455, 5.2: the minimal number of bytes must be used.
+const LONG_LENGTH: Violation = protocol("length not in its shortest form");
 const NOT_UTF8: Violation = Violation {
     close: CloseReason::InvalidText,
     rule: "text must be UTF-8",
@@ -378,7 +380,11 @@ fn parse_header(input: &[u8]) -> Result<Option<(Header, usize)>, Violation> {
             let Some(bytes) = input.get(2..4) else {
                 return Ok(None);
             };
-            (u64::from(u16::from_be_bytes([bytes[0], bytes[1]])), 4)
+            let length = u64::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+            if length < 126 {
+                return Err(LONG_LENGTH);
+            }
+            (length, 4)
         }
         127 => {
             let Some(bytes) = input.get(2..10) else {
@@ -387,6 +393,9 @@ fn parse_header(input: &[u8]) -> Result<Option<(Header, usize)>, Violation> {
             let length = u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
             if length >> 63 != 0 {
                 return Err(protocol("length with the highest bit set"));
+            }
+            if length <= 0xFFFF {
+                return Err(LONG_LENGTH);
             }
             (length, 10)
         }

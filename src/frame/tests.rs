@@ -161,6 +161,16 @@ fn broken_rules_end_with_their_code() {
             TooBig,
         ),
         (
+            "2 bytes with a length of 2 bytes",
+            vec![0x82, 0xFE, 0, 2, 1, 2, 3, 4, 0, 0],
+            Protocol,
+        ),
+        (
+            "2 bytes with a length of 8 bytes",
+            vec![0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0, 2, 1, 2, 3, 4, 0, 0],
+            Protocol,
+        ),
+        (
             "claimed 2^63",
             vec![0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4],
             Protocol,

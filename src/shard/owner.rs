@@ -1,45 +1,29 @@
-//! A shard: the one owner of a part of this node's sockets.
-//!
-//! Nobody else reads from them or writes to them, so there are no locks and no reordering.
-//! Commands come through a bounded inbox. A shard takes what is there, puts frames into the
-//! queues of their connections, then flushes each touched connection once: one frame is a
-//! plain write, several are one `writev`. An idle shard writes at once; under load messages
-//! coalesce by themselves. It never waits for a client: a socket that takes no more is left
-//! until the kernel says that it does.
-//!
-//! Readiness comes from an epoll instance of its own (by mio), watched by the runtime as a
-//! single file descriptor. That makes a connection a few hundred bytes of plain data, without
-//! a task, a waker or a timer of its own.
+//! The task that owns a shard's sockets: its loop, and what each input does.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mio::event::Source;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Poll, Registry, Token};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::{Attach, Command, Socket};
 use crate::admission::Permit;
 use crate::close::CloseReason;
-use crate::connection::{Connection, Next, Role, Settings};
-use crate::hub::Membership;
+use crate::connection::{Connection, Next, Settings};
 use crate::metrics::Metrics;
-use crate::names::{ConnectionId, Fd, NodeId, UserId};
+use crate::names::{ConnectionId, Fd, NodeId};
 use crate::protocol::{self, Dialect, Except, Message};
 use crate::queue::Offer;
 use crate::receipt::Receipt;
 use crate::wheel::{NEVER, Tick, Wheel};
 
-/// Commands that may wait for a shard. It is emptied at processor speed, so a full one means
-/// that the processor is, and then whoever sends waits its turn.
-const INBOX: usize = 8_192;
 /// Most commands taken before their connections are flushed.
 const BATCH: usize = 1_024;
 /// Sockets served before other tasks get their turn: about a millisecond of writes.
@@ -50,165 +34,6 @@ const READS: usize = 16;
 const SCRATCH: usize = 64 * 1024;
 /// Seconds over which clients are told to resync, so that they do not all fetch at once.
 const RESYNC_TICKS: u8 = 5;
-
-/// Something for a shard to do.
-#[derive(Debug)]
-pub enum Command {
-    /// A new fd; its socket comes later. Messages for it wait.
-    Reserve {
-        /// The fd.
-        fd: Fd,
-        /// Whose it is.
-        user: UserId,
-        /// What it speaks.
-        dialect: Dialect,
-    },
-    /// The socket of a reserved fd.
-    Attach(Box<Attach>),
-    /// A push for one connection.
-    Deliver {
-        /// Which.
-        fd: Fd,
-        /// What.
-        message: Arc<Message>,
-        /// Who wants to know.
-        receipt: Option<Receipt>,
-    },
-    /// A push for all connections.
-    Broadcast {
-        /// What.
-        message: Arc<Message>,
-        /// But for these.
-        except: Option<Arc<Except>>,
-        /// Who wants to know.
-        receipt: Option<Receipt>,
-    },
-    /// End a connection.
-    Close {
-        /// Which.
-        fd: Fd,
-        /// Why.
-        reason: CloseReason,
-        /// Counts as written when the end has begun.
-        receipt: Option<Receipt>,
-    },
-    /// Tell all clients, over some seconds, that messages may be lost.
-    Resync,
-    /// Tell all clients that this node is cut off.
-    Degraded,
-}
-
-/// A socket on its way to its shard.
-#[derive(Debug)]
-pub struct Attach {
-    /// The socket, its HTTP part over.
-    pub socket: Socket,
-    /// What the client sent right behind its handshake.
-    pub leftover: Bytes,
-    /// Its place in the hub.
-    pub membership: Membership,
-    /// Its place under the node's limits.
-    pub permit: Arc<Permit>,
-    /// What it is there for.
-    pub role: Role,
-    /// Let in although its row is not written: it should hear so.
-    pub degraded: bool,
-}
-
-/// A client's socket.
-#[derive(Debug)]
-pub enum Socket {
-    /// Over TCP.
-    Tcp(mio::net::TcpStream),
-    /// Over a Unix socket, from a proxy on this machine.
-    Unix(mio::net::UnixStream),
-}
-
-impl Socket {
-    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        match self {
-            Self::Tcp(socket) => socket.register(registry, token, interest),
-            Self::Unix(socket) => socket.register(registry, token, interest),
-        }
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.read(buffer),
-            Self::Unix(socket) => socket.read(buffer),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.write(bytes),
-            Self::Unix(socket) => socket.write(bytes),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.write_vectored(slices),
-            Self::Unix(socket) => socket.write_vectored(slices),
-        }
-    }
-
-    /// Says that no more will come. An error means that the other side knows already.
-    fn finish(&self) {
-        let _ = match self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
-        };
-    }
-}
-
-/// The way into a shard.
-#[derive(Debug, Clone)]
-pub struct ShardHandle {
-    inbox: mpsc::Sender<Command>,
-    /// How many places the shard has, sockets on their way out included.
-    places: Arc<AtomicUsize>,
-}
-
-impl ShardHandle {
-    /// Whether the shard has let go of every socket and has nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.inbox.capacity() == INBOX && self.places.load(Ordering::Relaxed) == 0
-    }
-
-    /// Puts a command into the inbox, in order; waits only for the shard's processor time.
-    pub async fn send(&self, command: Command) {
-        // Closed only when the node is ending: then the command's parts are dropped, which
-        // settles receipts and leaves the hub.
-        let _ = self.inbox.send(command).await;
-    }
-}
-
-/// Starts `count` shards. Each ends when the last handle to it is gone.
-///
-/// # Errors
-/// When the kernel gives no epoll instance.
-pub fn start(
-    count: usize,
-    node: &NodeId,
-    settings: &Arc<Settings>,
-    metrics: &Arc<Metrics>,
-) -> io::Result<Vec<ShardHandle>> {
-    (0..count)
-        .map(|_| {
-            let (sender, inbox) = mpsc::channel(INBOX);
-            let shard = Shard::new(inbox, node.clone(), settings.clone(), metrics.clone())?;
-            let handle = ShardHandle {
-                inbox: sender,
-                places: shard.count.clone(),
-            };
-            tokio::spawn(shard.run());
-            Ok(handle)
-        })
-        .collect()
-}
 
 /// A connection, its socket once it has come, and what its end must give back.
 #[derive(Debug)]
@@ -222,14 +47,14 @@ struct Place {
     dirty: bool,
 }
 
-struct Shard {
+pub(super) struct Owner {
     inbox: mpsc::Receiver<Command>,
     node: NodeId,
     poll: AsyncFd<Poll>,
     registry: Registry,
     places: Slab<Place>,
     /// Their number, for others to see.
-    count: Arc<AtomicUsize>,
+    pub(super) count: Arc<AtomicUsize>,
     slots: HashMap<Fd, usize, ahash::RandomState>,
     /// Slots with something to write.
     dirty: Vec<usize>,
@@ -245,8 +70,8 @@ struct Shard {
     metrics: Arc<Metrics>,
 }
 
-impl Shard {
-    fn new(
+impl Owner {
+    pub(super) fn new(
         inbox: mpsc::Receiver<Command>,
         node: NodeId,
         settings: Arc<Settings>,
@@ -280,7 +105,7 @@ impl Shard {
 
     /// Serves until the inbox is closed. Inputs: commands (from the hub and the handshake),
     /// readiness of sockets (from the kernel), and a beat each second.
-    async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut commands = Vec::with_capacity(BATCH);
         let mut events = Events::with_capacity(BATCH);
         let mut beat = tokio::time::interval(Duration::from_secs(1));

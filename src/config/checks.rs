@@ -1,0 +1,188 @@
+//! The check of each setting: from text to a value, or to what is wrong with the text.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret};
+use crate::names::NodeName;
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+pub(super) fn listeners(text: &str) -> Result<Vec<Listen>, String> {
+    list(text).map(listener).collect()
+}
+
+pub(super) fn listeners_required(text: &str) -> Result<Vec<Listen>, String> {
+    let listeners = listeners(text)?;
+    if listeners.is_empty() {
+        return Err("must name at least one listener".to_owned());
+    }
+    Ok(listeners)
+}
+
+fn listener(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        if path.is_empty() {
+            return Err(format!("has {text:?}: the path is missing"));
+        }
+        return Ok(Listen::Unix(path.into()));
+    }
+    // Names other than localhost are not resolved: what a name means may change, and with it
+    // whether the listener is on loopback.
+    let address = text.replace("localhost:", "127.0.0.1:");
+    let address = address.parse().map_err(|_| {
+        format!("has {text:?}: must be an IP address and port, such as 127.0.0.1:8080 or [::1]:8080, or unix:/path")
+    })?;
+    Ok(Listen::Tcp(address))
+}
+
+pub(super) fn redis_url(text: &str) -> Result<Option<RedisUrl>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    // The value may hold a password, so no fault echoes it.
+    let url = url::Url::parse(text)
+        .map_err(|error| format!("is not a URL ({error}); it looks like redis://host:6379"))?;
+    match url.scheme() {
+        "redis" | "rediss" | "valkey" | "valkeys" if url.host_str().is_none_or(str::is_empty) => {
+            Err("has no host; it looks like redis://host:6379".to_owned())
+        }
+        "redis" | "rediss" | "valkey" | "valkeys" => {
+            let database = url.path().trim_start_matches('/');
+            if !database.is_empty() && database.parse::<u8>().is_err() {
+                return Err("has a path that is not a database number (0 to 255)".to_owned());
+            }
+            Ok(Some(RedisUrl(url)))
+        }
+        "redis+unix" | "valkey+unix" if url.path().len() < 2 => {
+            Err("has no path; it looks like redis+unix:///run/redis.sock".to_owned())
+        }
+        "redis+unix" | "valkey+unix" => Ok(Some(RedisUrl(url))),
+        scheme => Err(format!(
+            "has scheme {scheme:?}; this version speaks redis://, rediss:// and redis+unix://"
+        )),
+    }
+}
+
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    let clean = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'));
+    if clean && (1..=32).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 32 bytes of A-Z a-z 0-9 . _ : -".to_owned())
+    }
+}
+
+pub(super) fn node_name(text: &str) -> Result<NodeName, String> {
+    if !text.is_empty() {
+        return text
+            .parse()
+            .map_err(|error| format!("has {text:?}: {error}"));
+    }
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    host.parse()
+        .map_err(|_| format!("is empty and the host name {host:?} will not do; set a name"))
+}
+
+pub(super) fn public_url(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        _ if text.is_empty() => Ok(String::new()),
+        Ok(url) if matches!(url.scheme(), "ws" | "wss" | "http" | "https") => Ok(text.to_owned()),
+        _ => Err(format!(
+            "has {text:?}: must be a URL with ws, wss, http or https"
+        )),
+    }
+}
+
+pub(super) fn auth_mode(text: &str) -> Result<AuthMode, String> {
+    match text {
+        "none" => Ok(AuthMode::None),
+        _ => Err(format!("has {text:?}: this version knows none")),
+    }
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("has {text:?}: must be true or false")),
+    }
+}
+
+/// Shortest API key: 16 bytes of a random base64 text are 96 bits.
+const MIN_KEY_BYTES: usize = 16;
+
+pub(super) fn api_keys(text: &str) -> Result<Vec<Secret>, String> {
+    let keys: Vec<&str> = list(text).collect();
+    if let Some(short) = keys.iter().position(|key| key.len() < MIN_KEY_BYTES) {
+        return Err(format!(
+            "key number {} is shorter than {MIN_KEY_BYTES} bytes",
+            short + 1
+        ));
+    }
+    if let Some(odd) = keys
+        .iter()
+        .position(|key| !key.bytes().all(|b| b.is_ascii_graphic()))
+    {
+        return Err(format!(
+            "key number {} has bytes that cannot stand in a header",
+            odd + 1
+        ));
+    }
+    Ok(keys.into_iter().map(|key| Secret(key.to_owned())).collect())
+}
+
+pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
+    let origin = |text: &str| match url::Url::parse(text) {
+        _ if text == "*" => Ok(text.to_owned()),
+        Ok(url) if url.origin().is_tuple() && url.origin().ascii_serialization() == text => {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!(
+            "has {text:?}: an origin looks like https://app.example.org, with nothing behind"
+        )),
+    };
+    list(text).map(origin).collect()
+}
+
+pub(super) fn number<T>(least: T, most: T) -> impl FnOnce(&str) -> Result<T, String>
+where
+    T: std::str::FromStr + PartialOrd + fmt::Display,
+{
+    move |text| match text.parse() {
+        Ok(number) if least <= number && number <= most => Ok(number),
+        _ => Err(format!(
+            "has {text:?}: must be a whole number from {least} to {most}"
+        )),
+    }
+}
+
+pub(super) fn seconds(least: u64, most: u64) -> impl FnOnce(&str) -> Result<Duration, String> {
+    move |text| number(least, most)(text).map(Duration::from_secs)
+}
+
+pub(super) fn log_level(text: &str) -> Result<LogLevel, String> {
+    match text {
+        "off" | "error" | "warn" | "info" | "debug" | "trace" => {
+            Ok(text.parse().expect("a level by name"))
+        }
+        _ => Err(format!(
+            "has {text:?}: must be off, error, warn, info, debug or trace"
+        )),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("has {text:?}: must be text or json")),
+    }
+}

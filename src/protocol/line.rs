@@ -1,0 +1,256 @@
+//! What is published on channels: lines of JSON, in and out. Tolerant of fields it does not
+//! know, so that nodes of two versions can share a Redis while one replaces the other.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::request::{ExceptFields, ToFields, check_id, check_policy};
+use super::{Except, Fault, Message, Policy, Push, Receipt, Reply, Status, Target, VERSION};
+use crate::names::NodeId;
+
+/// One line of a payload on a channel.
+#[derive(Debug)]
+pub enum Line {
+    /// Opens a node's payload: who sends, and its how-manieth payload on this channel it is.
+    Header {
+        /// The sending node.
+        from: NodeId,
+        /// Counted from 1 per sender and channel; a jump is a loss.
+        seq: u64,
+    },
+    /// A push.
+    Push(Push, Option<Reply>),
+    /// End these connections.
+    Kick(Target, Option<Reply>),
+    /// The node should leave.
+    Drain,
+    /// A node's question to itself whether its subscription works.
+    Probe(u64),
+    /// What became of a push.
+    Receipt(Receipt),
+}
+
+/// All fields a line may have. Unknown ones are ignored, so that nodes of two versions can
+/// share a Redis while one replaces the other.
+#[derive(Deserialize)]
+struct LineFields<'a> {
+    #[serde(default, borrow)]
+    to: Option<ToFields<'a>>,
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    except: Option<ExceptFields>,
+    #[serde(default, borrow)]
+    policy: Option<Cow<'a, str>>,
+    #[serde(default)]
+    reply: Option<Reply>,
+    #[serde(default, borrow)]
+    cmd: Option<Cow<'a, str>>,
+    #[serde(default)]
+    v: Option<u32>,
+    #[serde(default)]
+    from: Option<NodeId>,
+    #[serde(default)]
+    seq: Option<u64>,
+    #[serde(default)]
+    n: Option<u64>,
+    #[serde(default, rename = "ref")]
+    reference: Option<String>,
+    #[serde(default)]
+    node: Option<NodeId>,
+    #[serde(default)]
+    status: Option<Status>,
+    #[serde(default)]
+    connections: u32,
+}
+
+impl Line {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(line: &[u8]) -> Result<Self, Fault> {
+        let fields: LineFields<'_> = serde_json::from_slice(line)?;
+        match fields.cmd.as_deref() {
+            None => {}
+            Some("probe") => {
+                let n = fields.n.ok_or_else(|| Fault::new("probe without n"))?;
+                return Ok(Self::Probe(n));
+            }
+            Some("drain") => return Ok(Self::Drain),
+            Some("kick") => {
+                let to = fields
+                    .to
+                    .ok_or_else(|| Fault::new("kick without to"))?
+                    .check()?;
+                return Ok(Self::Kick(to, fields.reply));
+            }
+            Some("receipt") => {
+                let (Some(reference), Some(node), Some(status)) =
+                    (fields.reference, fields.node, fields.status)
+                else {
+                    return Err(Fault::new("receipt without ref, node or status"));
+                };
+                let connections = fields.connections;
+                return Ok(Self::Receipt(Receipt {
+                    reference,
+                    node,
+                    status,
+                    connections,
+                }));
+            }
+            Some(_) => return Err(Fault::new("unknown cmd")),
+        }
+        if let Some(version) = fields.v {
+            if version != VERSION {
+                return Err(Fault::new(format!("version {version} is not known")));
+            }
+            let (Some(from), Some(seq)) = (fields.from, fields.seq) else {
+                return Err(Fault::new("header without from or seq"));
+            };
+            return Ok(Self::Header { from, seq });
+        }
+        let to = fields
+            .to
+            .ok_or_else(|| Fault::new("missing field `to`"))?
+            .check()?;
+        let data = fields
+            .data
+            .ok_or_else(|| Fault::new("missing field `data`"))?;
+        let except = fields.except.map_or(Ok(None), ExceptFields::check)?;
+        let message = Message::new(
+            check_id(fields.id)?,
+            data,
+            check_policy(fields.policy.as_deref())?,
+        );
+        Ok(Self::Push(
+            Push {
+                to,
+                except,
+                message: Arc::new(message),
+            },
+            fields.reply,
+        ))
+    }
+}
+
+/// The header line of a node's payload, line break included.
+#[must_use]
+pub fn header_line(from: &NodeId, seq: u64) -> String {
+    format!("{{\"v\":{VERSION},\"from\":\"{from}\",\"seq\":{seq}}}\n")
+}
+
+/// A push as a line for a channel, without line break.
+#[must_use]
+pub fn push_line(
+    to: &Target,
+    except: Option<&Except>,
+    message: &Message,
+    reply: Option<&Reply>,
+) -> String {
+    let mut out = String::with_capacity(message.data.len() + 96);
+    out.push_str(r#"{"to":"#);
+    write_target(&mut out, to);
+    out.push(',');
+    message.write_id(&mut out);
+    if let Some(except) = except {
+        let users = Names(except.users.iter());
+        let fds = Names(except.connections.iter());
+        let _ = write!(out, r#""except":{{"users":{users},"fds":{fds}}},"#);
+    }
+    match &message.policy {
+        Policy::Close => {}
+        Policy::Drop => out.push_str(r#""policy":"drop","#),
+        Policy::Latest(key) => {
+            let policy = serde_json::to_string(&format!("latest:{key}")).expect("text");
+            let _ = write!(out, r#""policy":{policy},"#);
+        }
+    }
+    write_reply(&mut out, reply);
+    let _ = write!(out, r#""data":{}}}"#, message.data);
+    out
+}
+
+/// A kick as a line for a channel.
+#[must_use]
+pub fn kick_line(to: &Target, reply: Option<&Reply>) -> String {
+    let mut out = String::from(r#"{"cmd":"kick","#);
+    write_reply(&mut out, reply);
+    out.push_str(r#""to":"#);
+    write_target(&mut out, to);
+    out.push('}');
+    out
+}
+
+/// A command to leave, as a line for a channel.
+#[must_use]
+pub fn drain_line() -> String {
+    r#"{"cmd":"drain"}"#.to_owned()
+}
+
+/// A probe as a line for a channel.
+#[must_use]
+pub fn probe_line(n: u64) -> String {
+    format!(r#"{{"cmd":"probe","n":{n}}}"#)
+}
+
+/// A receipt as a line for a channel.
+#[must_use]
+pub fn receipt_line(receipt: &Receipt) -> String {
+    #[derive(Serialize)]
+    struct Command<'a> {
+        cmd: &'static str,
+        #[serde(flatten)]
+        receipt: &'a Receipt,
+    }
+    serde_json::to_string(&Command {
+        cmd: "receipt",
+        receipt,
+    })
+    .expect("plain fields")
+}
+
+/// Names need no escaping: their grammar has no quote and no backslash.
+struct Names<I>(I);
+
+impl<T: std::fmt::Display, I: Iterator<Item = T> + Clone> std::fmt::Display for Names<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_char('[')?;
+        for (i, name) in self.0.clone().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}\"{name}\"")?;
+        }
+        f.write_char(']')
+    }
+}
+
+fn write_target(out: &mut String, to: &Target) {
+    let _ = match to {
+        Target::User(user) => write!(out, r#"{{"user":"{user}"}}"#),
+        Target::Users(users) => write!(out, r#"{{"users":{}}}"#, Names(users.iter())),
+        Target::Connection(id, None) => write!(out, r#"{{"fd":"{id}"}}"#),
+        Target::Connection(id, Some(user)) => write!(out, r#"{{"fd":"{id}","user":"{user}"}}"#),
+        Target::All => write!(out, r#"{{"all":true}}"#),
+    };
+}
+
+fn write_reply(out: &mut String, reply: Option<&Reply>) {
+    if let Some(reply) = reply {
+        let reply = serde_json::to_string(reply).expect("plain fields");
+        let _ = write!(out, r#""reply":{reply},"#);
+    }
+}
+
+/// A target as the text it has on the bus, to tell targets apart.
+#[must_use]
+pub fn push_target_key(to: &Target) -> String {
+    let mut key = String::new();
+    write_target(&mut key, to);
+    key
+}

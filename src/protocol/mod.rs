@@ -1,0 +1,280 @@
+//! What is said on the bus, by senders and to clients: JSON in, typed values out, and back.
+//!
+//! The only file that knows field names. No I/O. A payload (`data`) is never re-serialised: it
+//! passes through as the bytes it came in, except that line breaks between its tokens become
+//! blanks, because on the bus a line is an envelope. Decoding is total: any bytes lead to a
+//! value or to a [`Fault`] that names what is wrong.
+
+mod client;
+mod line;
+mod request;
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use self::client::*;
+pub use self::line::*;
+pub use self::request::PushRequest;
+use crate::frame;
+use crate::names::{ConnectionId, Fd, NodeId, UserId};
+
+/// The version in the header line of a node's payload.
+pub const VERSION: u32 = 1;
+/// Longest message id, in bytes.
+pub const MAX_ID_BYTES: usize = 128;
+/// Most users in one push.
+pub const MAX_USERS: usize = 1_000;
+/// How long a sender may wait for an answer.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a sender waits if it does not say.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Input that is not what it should be. The text names the field and is safe to show.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fault(String);
+
+impl Fault {
+    /// A fault in these words.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<serde_json::Error> for Fault {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Whom a push is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// All connections of a user.
+    User(UserId),
+    /// All connections of several users.
+    Users(Vec<UserId>),
+    /// One connection; delivered only if it is this user's, when a user is named.
+    Connection(ConnectionId, Option<UserId>),
+    /// Every connection in the cluster.
+    All,
+}
+
+/// Who is left out of a push.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Except {
+    users: HashSet<UserId>,
+    connections: HashSet<ConnectionId>,
+}
+
+impl Except {
+    /// Whether this user is left out with all connections.
+    #[must_use]
+    pub fn has_user(&self, user: &UserId) -> bool {
+        self.users.contains(user)
+    }
+
+    /// Whether this connection is left out, for itself or for its user.
+    #[must_use]
+    pub fn has(&self, node: &NodeId, fd: Fd, user: &UserId) -> bool {
+        self.users.contains(user)
+            || (!self.connections.is_empty()
+                && self.connections.contains(&ConnectionId {
+                    node: node.clone(),
+                    fd,
+                }))
+    }
+}
+
+/// What to do when the receiver is slow and its queue full.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Close the connection as slow.
+    #[default]
+    Close,
+    /// Leave this message out, and count it.
+    Drop,
+    /// As `Drop`, and while waiting a newer message of the same key takes this one's place.
+    Latest(Box<str>),
+}
+
+/// The dialect a client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// No subprotocol: a frame is exactly `data`.
+    Plain,
+    /// `pushnode.v1`: objects with a `type`.
+    V1,
+}
+
+/// What is pushed. Encoded for each dialect at most once, whoever receives it.
+#[derive(Debug)]
+pub struct Message {
+    id: Option<Box<str>>,
+    data: Box<str>,
+    policy: Policy,
+    plain: OnceLock<Bytes>,
+    v1: OnceLock<Bytes>,
+}
+
+impl Message {
+    fn new(id: Option<Box<str>>, data: &RawValue, policy: Policy) -> Self {
+        // Inside a JSON string a line break is always escaped, so these are between tokens.
+        let data = data.get();
+        let data = if memchr::memchr2(b'\n', b'\r', data.as_bytes()).is_some() {
+            data.replace(['\n', '\r'], " ").into()
+        } else {
+            data.into()
+        };
+        Self {
+            id,
+            data,
+            policy,
+            plain: OnceLock::new(),
+            v1: OnceLock::new(),
+        }
+    }
+
+    /// The id its sender gave it.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// What to do where the receiver is slow.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The whole WebSocket frame for a client of this dialect.
+    #[must_use]
+    pub fn frame(&self, dialect: Dialect) -> Bytes {
+        match dialect {
+            Dialect::Plain => self
+                .plain
+                .get_or_init(|| frame::text(&[self.data.as_bytes()])),
+            Dialect::V1 => self.v1.get_or_init(|| {
+                let mut head = String::from(r#"{"type":"message","#);
+                self.write_id(&mut head);
+                head.push_str(r#""data":"#);
+                frame::text(&[head.as_bytes(), self.data.as_bytes(), b"}"])
+            }),
+        }
+        .clone()
+    }
+
+    fn write_id(&self, out: &mut String) {
+        if let Some(id) = &self.id {
+            let id = serde_json::to_string(id).expect("text becomes JSON");
+            let _ = write!(out, r#""id":{id},"#);
+        }
+    }
+}
+
+/// One push: whom it is for, who is left out, what it says.
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// Whom it is for.
+    pub to: Target,
+    /// Who is left out.
+    pub except: Option<Arc<Except>>,
+    /// What it says.
+    pub message: Arc<Message>,
+}
+
+/// Where a node reports what became of a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Whose channel gets the receipt.
+    pub node: NodeId,
+    /// Comes back in the receipt.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// What the receipt should wait for.
+    #[serde(default = "written")]
+    pub wait: Wait,
+    /// And for how long, in milliseconds.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+const fn written() -> Wait {
+    Wait::Written
+}
+
+const fn default_timeout_ms() -> u64 {
+    DEFAULT_TIMEOUT.as_millis() as u64
+}
+
+/// How far a message must get before its sender is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wait {
+    /// A node has taken it for its connections.
+    #[default]
+    Routed,
+    /// It has been written to the sockets.
+    Written,
+    /// The clients have said that they have it (`pushnode.v1` only).
+    Acked,
+}
+
+/// What became of a push, or of the part of it for one user or one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// A node took it for the user's connections.
+    Routed,
+    /// Written to sockets.
+    Written,
+    /// Acknowledged by clients.
+    Acked,
+    /// The user has no connection.
+    Offline,
+    /// A node has seen this id for this target within the last minute, and dropped it.
+    Duplicate,
+    /// The node no longer holds such a connection.
+    Stale,
+    /// Nobody can tell: the way to the user's node is down.
+    Unrouted,
+}
+
+impl Status {
+    /// As in answers, receipts and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Written => "written",
+            Self::Acked => "acked",
+            Self::Offline => "offline",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::Unrouted => "unrouted",
+        }
+    }
+}
+
+/// A node's report on a push that asked for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// From the push's `reply`.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Who reports.
+    pub node: NodeId,
+    /// `written`, `acked`, `stale` or `duplicate`; `routed` if less happened in time.
+    pub status: Status,
+    /// On how many connections.
+    pub connections: u32,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! What senders ask for over HTTP. Strict: an unknown field is a fault, not a surprise.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    DEFAULT_TIMEOUT, Except, Fault, MAX_ID_BYTES, MAX_TIMEOUT, MAX_USERS, Message, Policy, Push,
+    Target, Wait,
+};
+use crate::names::{ConnectionId, UserId};
+
+/// A push as a sender asks for it.
+#[derive(Debug)]
+pub struct PushRequest {
+    /// The push.
+    pub push: Push,
+    /// When to answer.
+    pub wait: Wait,
+    /// When to answer at the latest.
+    pub timeout: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PushBody<'a> {
+    #[serde(borrow)]
+    to: ToFields<'a>,
+    data: &'a RawValue,
+    #[serde(default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    except: Option<ExceptFields>,
+    #[serde(default)]
+    policy: Option<Cow<'a, str>>,
+    #[serde(default)]
+    wait: Wait,
+    #[serde(default)]
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToFields<'a> {
+    #[serde(default)]
+    user: Option<UserId>,
+    #[serde(default)]
+    users: Option<Vec<UserId>>,
+    #[serde(default)]
+    fd: Option<ConnectionId>,
+    #[serde(default, borrow)]
+    all: Option<&'a RawValue>,
+}
+
+impl ToFields<'_> {
+    pub(super) fn check(self) -> Result<Target, Fault> {
+        let all = match self.all.map(RawValue::get) {
+            None | Some("null") => false,
+            Some("true") => true,
+            Some(_) => return Err(Fault::new("to.all must be true, or absent")),
+        };
+        match (self.user, self.users, self.fd, all) {
+            (user, None, Some(id), false) => Ok(Target::Connection(id, user)),
+            (Some(user), None, None, false) => Ok(Target::User(user)),
+            (None, Some(users), None, false) if users.is_empty() => {
+                Err(Fault::new("to.users must not be empty"))
+            }
+            (None, Some(users), None, false) if users.len() > MAX_USERS => Err(Fault::new(
+                format!("to.users has {} users; {MAX_USERS} at most", users.len()),
+            )),
+            (None, Some(users), None, false) => Ok(Target::Users(without_repeats(users))),
+            (None, None, None, true) => Ok(Target::All),
+            (None, None, None, false) => {
+                Err(Fault::new("to must have one of user, users, fd or all"))
+            }
+            _ => Err(Fault::new(
+                "to must have only one of user, users, fd or all",
+            )),
+        }
+    }
+}
+
+/// A user named twice gets a message once.
+fn without_repeats(mut users: Vec<UserId>) -> Vec<UserId> {
+    let mut seen = HashSet::with_capacity(users.len());
+    users.retain(|user| seen.insert(user.clone()));
+    users
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExceptFields {
+    #[serde(default)]
+    users: Vec<UserId>,
+    #[serde(default)]
+    fds: Vec<ConnectionId>,
+}
+
+impl ExceptFields {
+    pub(super) fn check(self) -> Result<Option<Arc<Except>>, Fault> {
+        let Self { users, fds } = self;
+        if users.len() + fds.len() > MAX_USERS {
+            return Err(Fault::new(format!("except names over {MAX_USERS}")));
+        }
+        if users.is_empty() && fds.is_empty() {
+            return Ok(None);
+        }
+        let (users, connections) = (users.into_iter().collect(), fds.into_iter().collect());
+        Ok(Some(Arc::new(Except { users, connections })))
+    }
+}
+
+pub(super) fn check_id(id: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, Fault> {
+    match id {
+        Some(id)
+            if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) =>
+        {
+            Err(Fault::new(
+                "id must be 1 to 128 bytes without control characters",
+            ))
+        }
+        id => Ok(id.map(|id| id.into())),
+    }
+}
+
+pub(super) fn check_policy(policy: Option<&str>) -> Result<Policy, Fault> {
+    match policy {
+        None | Some("close") => Ok(Policy::Close),
+        Some("drop") => Ok(Policy::Drop),
+        Some(other) => match other.strip_prefix("latest:") {
+            Some(key) if (1..=MAX_ID_BYTES).contains(&key.len()) => Ok(Policy::Latest(key.into())),
+            _ => Err(Fault::new("policy must be close, drop or latest:<key>")),
+        },
+    }
+}
+
+impl PushRequest {
+    /// Reads one push of a sender, strictly: an unknown field is a fault, not a surprise.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+        let body: PushBody<'_> = serde_json::from_slice(body)?;
+        let timeout = body
+            .timeout_ms
+            .map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+        if timeout.is_zero() || timeout > MAX_TIMEOUT {
+            return Err(Fault::new("timeout_ms must be from 1 to 30000"));
+        }
+        let push = Push {
+            to: body.to.check()?,
+            except: body.except.map_or(Ok(None), ExceptFields::check)?,
+            message: Arc::new(Message::new(
+                check_id(body.id)?,
+                body.data,
+                check_policy(body.policy.as_deref())?,
+            )),
+        };
+        Ok(Self {
+            push,
+            wait: body.wait,
+            timeout,
+        })
+    }
+}

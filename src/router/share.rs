@@ -1,0 +1,347 @@
+//! Carrying pushes to users: one share for each user and push, in rounds.
+//!
+//! A share is open until every node in the user's row has taken it or is known to be dead. Many
+//! shares go through a round together: one pipelined look-up, one line for each node.
+
+use std::collections::HashSet;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::{Answer, RETRY, Router, UserAnswer, further};
+use crate::backplane::Unavailable;
+use crate::hub::Delivered;
+use crate::names::{NodeId, UserId};
+use crate::protocol::{self, Push, Reply, Status, Target, Wait};
+use crate::receipt::{Receipt, Waiter};
+use crate::replies::Expected;
+
+/// What is carried to users.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cargo<'a> {
+    Push(&'a Push),
+    Kick,
+}
+
+/// One user's part of one push on its way.
+#[derive(Debug)]
+pub(super) struct Share<'a> {
+    cargo: Cargo<'a>,
+    user: UserId,
+    wait: Wait,
+    deadline: Instant,
+    /// Nodes that need nothing (any more): they took it, or they are dead.
+    served: SmallVec<[NodeId; 2]>,
+    connections: u32,
+    /// Nodes that took it for at least one connection.
+    reached: SmallVec<[NodeId; 1]>,
+    duplicate: bool,
+    /// Why it is not through yet; none once it is.
+    open: Option<&'static str>,
+    local: Option<Waiter>,
+    receipts: Option<Expected>,
+    /// How many nodes owe a receipt.
+    owed: u32,
+    /// The furthest that receipts prove.
+    proven: Option<Status>,
+}
+
+impl<'a> Share<'a> {
+    pub(super) fn new(cargo: Cargo<'a>, user: UserId, wait: Wait, deadline: Instant) -> Self {
+        Self {
+            cargo,
+            user,
+            wait,
+            deadline,
+            served: SmallVec::new(),
+            connections: 0,
+            reached: SmallVec::new(),
+            duplicate: false,
+            open: Some("the user could not be looked up"),
+            local: None,
+            receipts: None,
+            owed: 0,
+            proven: None,
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self.open {
+            _ if self.connections > 0 && self.proven.is_some() => self.proven.expect("checked"),
+            // Something arrived, although not everywhere: that much is proven.
+            Some(_) if self.connections == 0 => Status::Unrouted,
+            _ if self.connections > 0 => Status::Routed,
+            _ if self.duplicate => Status::Duplicate,
+            _ => Status::Offline,
+        }
+    }
+}
+
+impl Router {
+    pub(super) async fn carry_and_settle(&self, shares: &mut [Share<'_>]) {
+        for share in shares.iter_mut() {
+            self.deliver_here(share).await;
+        }
+        if self.backplane.is_shared() {
+            self.carry(shares).await;
+        } else {
+            shares.iter_mut().for_each(|share| share.open = None);
+        }
+        for share in shares.iter_mut().filter(|share| share.wait > Wait::Routed) {
+            self.settle(share).await;
+        }
+    }
+
+    /// The user's connections on this very node.
+    async fn deliver_here(&self, share: &mut Share<'_>) {
+        let to = Target::User(share.user.clone());
+        let (receipt, waiter) = match share.wait {
+            Wait::Routed => (None, None),
+            wait => {
+                let (receipt, waiter) = Receipt::new(wait);
+                (Some(receipt), Some(waiter))
+            }
+        };
+        let delivered = match share.cargo {
+            Cargo::Push(push) => self.hub.deliver_to(&to, push, receipt.as_ref()).await,
+            Cargo::Kick => Delivered::To(self.hub.kick(&to, receipt.as_ref()).await),
+        };
+        match delivered {
+            Delivered::To(0) => {}
+            Delivered::To(count) => {
+                share.connections += count;
+                share.reached.push(self.hub.node().clone());
+                share.local = waiter;
+            }
+            Delivered::Duplicate => share.duplicate = true,
+        }
+    }
+
+    /// The user's connections on other nodes: rounds of look-up and publishing.
+    async fn carry(&self, shares: &mut [Share<'_>]) {
+        loop {
+            let round = self.carry_once(shares).await;
+            if let Err(Unavailable(reason)) = round {
+                for share in shares.iter_mut().filter(|share| share.open.is_some()) {
+                    share.open = Some(reason);
+                }
+            }
+            let now = Instant::now();
+            let waits = |share: &Share<'_>| share.open.is_some() && share.deadline > now + RETRY;
+            if !shares.iter().any(waits) {
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// One round for every share that is still open.
+    async fn carry_once(&self, shares: &mut [Share<'_>]) -> Result<(), Unavailable> {
+        let now = Instant::now();
+        let open: Vec<usize> = (0..shares.len())
+            .filter(|&i| shares[i].open.is_some() && shares[i].deadline > now)
+            .collect();
+        let users: Vec<UserId> = open.iter().map(|&i| shares[i].user.clone()).collect();
+        let last = open
+            .iter()
+            .map(|&i| shares[i].deadline)
+            .max()
+            .unwrap_or(now);
+        let rows = tokio::time::timeout_at(last, self.backplane.locate(&users))
+            .await
+            .map_err(|_| Unavailable("no answer from Redis in time"))??;
+
+        let mut parcels = Vec::new();
+        for (&i, locations) in open.iter().zip(rows) {
+            shares[i].open = None;
+            for (node, connections) in locations {
+                if !shares[i].served.contains(&node) {
+                    add_parcel(&mut parcels, shares, i, node, connections);
+                }
+            }
+        }
+        for parcel in &mut parcels {
+            let line = self.line(shares, parcel);
+            let deadline = shares[parcel.shares[0].0].deadline;
+            parcel.published = Some(self.backplane.publish(&parcel.node, line, deadline).await);
+        }
+        for parcel in parcels {
+            self.finish(shares, parcel).await;
+        }
+        Ok(())
+    }
+
+    /// What is published for a parcel. Whoever waits for more than routing gets a receipt.
+    fn line(&self, shares: &mut [Share<'_>], parcel: &Parcel) -> String {
+        let share = &mut shares[parcel.shares[0].0];
+        let reply = (share.wait > Wait::Routed).then(|| {
+            let receipts = share.receipts.get_or_insert_with(|| self.replies.expect());
+            Reply {
+                node: self.hub.node().clone(),
+                reference: receipts.reference.clone(),
+                wait: share.wait,
+                timeout_ms: share
+                    .deadline
+                    .saturating_duration_since(Instant::now())
+                    .as_millis() as u64,
+            }
+        });
+        let cargo = share.cargo;
+        let to = match &parcel.shares[..] {
+            [(only, _)] => Target::User(shares[*only].user.clone()),
+            many => Target::Users(many.iter().map(|(i, _)| shares[*i].user.clone()).collect()),
+        };
+        match cargo {
+            Cargo::Push(push) => {
+                protocol::push_line(&to, push.except.as_deref(), &push.message, reply.as_ref())
+            }
+            Cargo::Kick => protocol::kick_line(&to, reply.as_ref()),
+        }
+    }
+
+    /// Notes what Redis answered for a parcel.
+    async fn finish(&self, shares: &mut [Share<'_>], parcel: Parcel) {
+        let Parcel {
+            node,
+            shares: parts,
+            published,
+        } = parcel;
+        let deadline = shares[parts[0].0].deadline;
+        let published = published.expect("published above");
+        let dead = match published.receivers(deadline).await {
+            Ok(0) => self.backplane.is_dead(&node).await,
+            Ok(_) => {
+                for (i, connections) in parts {
+                    let share = &mut shares[i];
+                    share.served.push(node.clone());
+                    share.connections += connections;
+                    share.reached.push(node.clone());
+                    share.owed += u32::from(share.wait > Wait::Routed);
+                }
+                return;
+            }
+            Err(unavailable) => Err(unavailable),
+        };
+        for (i, _) in parts {
+            match dead {
+                Ok(true) => {
+                    shares[i].served.push(node.clone());
+                    self.backplane.forget(&shares[i].user, &node).await;
+                }
+                Ok(false) => shares[i].open = Some("the user's node does not listen"),
+                Err(Unavailable(reason)) => shares[i].open = Some(reason),
+            }
+        }
+    }
+
+    /// Waits for receipts, here and from other nodes. A node that no longer has the user is
+    /// taken for moved: the row is read once more.
+    async fn settle(&self, share: &mut Share<'_>) {
+        let mut proven = (Status::Routed, 0);
+        if let Some(local) = share.local.take() {
+            proven = further(proven, local.settle(share.deadline).await);
+        }
+        let mut moved = false;
+        while share.owed > 0 {
+            let Some(expected) = &mut share.receipts else {
+                break;
+            };
+            let receipt = tokio::time::timeout_at(share.deadline, expected.receipts.recv()).await;
+            let Ok(Some(receipt)) = receipt else { break };
+            share.owed -= 1;
+            match receipt.status {
+                Status::Stale if !moved => {
+                    moved = true;
+                    share.reached.retain(|node| *node != receipt.node);
+                    share.connections = 0;
+                    share.open = Some("the user has moved");
+                    if proven.1 == 0 {
+                        self.deliver_here(share).await;
+                        if let Some(local) = share.local.take() {
+                            proven = further(proven, local.settle(share.deadline).await);
+                        }
+                    }
+                    self.carry(std::slice::from_mut(share)).await;
+                }
+                Status::Stale => share.reached.retain(|node| *node != receipt.node),
+                Status::Duplicate => share.duplicate = true,
+                status => proven = further(proven, (status, receipt.connections)),
+            }
+        }
+        if moved && share.owed == 0 && proven.1 == 0 {
+            // Every node has said that it holds nobody by this name.
+            share.connections = 0;
+        }
+        if proven.1 > 0 {
+            share.connections = proven.1;
+            share.proven = Some(proven.0);
+        }
+    }
+}
+
+/// What goes to one node in one line: a push, for one user or several.
+struct Parcel {
+    node: NodeId,
+    /// Index of the share, and how many connections its row names there.
+    shares: SmallVec<[(usize, u32); 1]>,
+    published: Option<crate::backplane::Published>,
+}
+
+/// Adds a share to the parcels, joining it with the one before where both are the same push to
+/// the same node and nobody asked for a receipt.
+fn add_parcel(
+    parcels: &mut Vec<Parcel>,
+    shares: &[Share<'_>],
+    i: usize,
+    node: NodeId,
+    connections: u32,
+) {
+    let share = &shares[i];
+    if share.wait == Wait::Routed
+        && let Cargo::Push(push) = share.cargo
+        && matches!(push.to, Target::Users(_))
+        && let Some(parcel) = parcels.iter_mut().rev().find(|parcel| {
+            parcel.node == node
+                && matches!(shares[parcel.shares[0].0].cargo, Cargo::Push(other) if std::ptr::eq(other, push))
+        })
+    {
+        return parcel.shares.push((i, connections));
+    }
+    parcels.push(Parcel {
+        node,
+        shares: SmallVec::from_elem((i, connections), 1),
+        published: None,
+    });
+}
+/// One answer for the shares of one push.
+pub(super) fn sum_up(shares: &[Share<'_>]) -> Answer {
+    let status_of = |status| shares.iter().any(|share| share.status() == status);
+    let order = [
+        Status::Acked,
+        Status::Written,
+        Status::Routed,
+        Status::Unrouted,
+        Status::Duplicate,
+    ];
+    let status = order
+        .into_iter()
+        .find(|status| status_of(*status))
+        .unwrap_or(Status::Offline);
+    // Several users' connections may be on one node.
+    let nodes: HashSet<&NodeId> = shares.iter().flat_map(|share| &share.reached).collect();
+    Answer {
+        id: None,
+        status,
+        connections: shares.iter().map(|share| share.connections).sum(),
+        nodes: nodes.len() as u32,
+        reason: shares.iter().find_map(|share| share.open),
+        targets: shares
+            .iter()
+            .map(|share| UserAnswer {
+                user: share.user.clone(),
+                status: share.status(),
+                connections: share.connections,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,148 @@
+//! A shard: the one owner of a part of this node's sockets.
+//!
+//! Nobody else reads from them or writes to them, so there are no locks and no reordering.
+//! Commands come through a bounded inbox. A shard takes what is there, puts frames into the
+//! queues of their connections, then flushes each touched connection once: one frame is a
+//! plain write, several are one `writev`. An idle shard writes at once; under load messages
+//! coalesce by themselves. It never waits for a client: a socket that takes no more is left
+//! until the kernel says that it does.
+//!
+//! Readiness comes from an epoll instance of its own (by mio), watched by the runtime as a
+//! single file descriptor. That makes a connection a few hundred bytes of plain data, without
+//! a task, a waker or a timer of its own.
+
+mod owner;
+mod socket;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use self::owner::Owner;
+pub use self::socket::Socket;
+use crate::admission::Permit;
+use crate::close::CloseReason;
+use crate::connection::{Role, Settings};
+use crate::hub::Membership;
+use crate::metrics::Metrics;
+use crate::names::{Fd, NodeId, UserId};
+use crate::protocol::{Dialect, Except, Message};
+use crate::receipt::Receipt;
+
+/// Commands that may wait for a shard. It is emptied at processor speed, so a full one means
+/// that the processor is, and then whoever sends waits its turn.
+const INBOX: usize = 8_192;
+
+/// Something for a shard to do.
+#[derive(Debug)]
+pub enum Command {
+    /// A new fd; its socket comes later. Messages for it wait.
+    Reserve {
+        /// The fd.
+        fd: Fd,
+        /// Whose it is.
+        user: UserId,
+        /// What it speaks.
+        dialect: Dialect,
+    },
+    /// The socket of a reserved fd.
+    Attach(Box<Attach>),
+    /// A push for one connection.
+    Deliver {
+        /// Which.
+        fd: Fd,
+        /// What.
+        message: Arc<Message>,
+        /// Who wants to know.
+        receipt: Option<Receipt>,
+    },
+    /// A push for all connections.
+    Broadcast {
+        /// What.
+        message: Arc<Message>,
+        /// But for these.
+        except: Option<Arc<Except>>,
+        /// Who wants to know.
+        receipt: Option<Receipt>,
+    },
+    /// End a connection.
+    Close {
+        /// Which.
+        fd: Fd,
+        /// Why.
+        reason: CloseReason,
+        /// Counts as written when the end has begun.
+        receipt: Option<Receipt>,
+    },
+    /// Tell all clients, over some seconds, that messages may be lost.
+    Resync,
+    /// Tell all clients that this node is cut off.
+    Degraded,
+}
+
+/// A socket on its way to its shard.
+#[derive(Debug)]
+pub struct Attach {
+    /// The socket, its HTTP part over.
+    pub socket: Socket,
+    /// What the client sent right behind its handshake.
+    pub leftover: Bytes,
+    /// Its place in the hub.
+    pub membership: Membership,
+    /// Its place under the node's limits.
+    pub permit: Arc<Permit>,
+    /// What it is there for.
+    pub role: Role,
+    /// Let in although its row is not written: it should hear so.
+    pub degraded: bool,
+}
+
+/// The way into a shard.
+#[derive(Debug, Clone)]
+pub struct ShardHandle {
+    inbox: mpsc::Sender<Command>,
+    /// How many places the shard has, sockets on their way out included.
+    places: Arc<AtomicUsize>,
+}
+
+impl ShardHandle {
+    /// Whether the shard has let go of every socket and has nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inbox.capacity() == INBOX && self.places.load(Ordering::Relaxed) == 0
+    }
+
+    /// Puts a command into the inbox, in order; waits only for the shard's processor time.
+    pub async fn send(&self, command: Command) {
+        // Closed only when the node is ending: then the command's parts are dropped, which
+        // settles receipts and leaves the hub.
+        let _ = self.inbox.send(command).await;
+    }
+}
+
+/// Starts `count` shards. Each ends when the last handle to it is gone.
+///
+/// # Errors
+/// When the kernel gives no epoll instance.
+pub fn start(
+    count: usize,
+    node: &NodeId,
+    settings: &Arc<Settings>,
+    metrics: &Arc<Metrics>,
+) -> io::Result<Vec<ShardHandle>> {
+    (0..count)
+        .map(|_| {
+            let (sender, inbox) = mpsc::channel(INBOX);
+            let shard = Owner::new(inbox, node.clone(), settings.clone(), metrics.clone())?;
+            let handle = ShardHandle {
+                inbox: sender,
+                places: shard.count.clone(),
+            };
+            tokio::spawn(shard.run());
+            Ok(handle)
+        })
+        .collect()
+}
