@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits, Reader};
 use crate::hub::Membership;
@@ -147,14 +149,15 @@ impl Connection {
     }
 
     /// Offers a push. The caller deals with [`Offer::Full`] by [`Connection::overflow`].
+    /// `frame` is the message in this connection's dialect.
     pub(crate) fn offer(
         &mut self,
+        frame: Bytes,
         message: &Arc<Message>,
         receipt: Option<&Receipt>,
         bound: usize,
     ) -> Offer {
-        self.queue
-            .offer(message.frame(self.dialect), message, receipt, bound)
+        self.queue.offer(frame, message, receipt, bound)
     }
 
     /// What a full queue means for a message of this policy.

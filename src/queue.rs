@@ -70,6 +70,11 @@ impl Queue {
         });
     }
 
+    /// Whether there is no room for this frame.
+    pub(crate) fn is_full(&self, frame: &Bytes, bound: usize) -> bool {
+        self.bytes + frame.len() + OVERHEAD > bound && !self.is_empty()
+    }
+
     /// Offers a message. One always fits into an empty queue, however large it is.
     pub(crate) fn offer(
         &mut self,
@@ -87,11 +92,10 @@ impl Queue {
             self.bytes = self.bytes - replaced.len() + length;
             return Offer::Replaced;
         }
-        let charge = frame.len() + OVERHEAD;
-        if self.bytes + charge > bound && !self.is_empty() {
+        if self.is_full(&frame, bound) {
             return Offer::Full;
         }
-        self.bytes += charge;
+        self.bytes += frame.len() + OVERHEAD;
         let wants_ack = receipt.is_some_and(Receipt::wants_ack);
         let message = (keyed || wants_ack).then(|| message.clone());
         self.frames.push(Outgoing {

@@ -1,5 +1,6 @@
 //! The task that owns a shard's sockets: its loop, and what each input does.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -26,6 +27,9 @@ use crate::wheel::{NEVER, Tick, Wheel};
 
 /// Most commands taken before their connections are flushed.
 const BATCH: usize = 1_024;
+/// Messages put into queues before those are flushed: a broadcast to many is one command, and a
+/// thousand of them must not pile up.
+const UNFLUSHED: u64 = 64 * 1024;
 /// Sockets served before other tasks get their turn: about a millisecond of writes.
 const TURN: usize = 256;
 /// Reads of one socket before the others get their turn.
@@ -64,6 +68,10 @@ pub(super) struct Owner {
     wheel: Wheel,
     started: Instant,
     now: Tick,
+    /// Messages put into queues and written to sockets since the last flush. Counted here and
+    /// added to the node's counters once a flush: shards share those.
+    delivered: u64,
+    written: u64,
     /// Ticks for which clients are still to be told to resync.
     resync: u8,
     settings: Arc<Settings>,
@@ -97,6 +105,8 @@ impl Owner {
             wheel: Wheel::new(),
             started: Instant::now(),
             now: 0,
+            delivered: 0,
+            written: 0,
             resync: 0,
             settings,
             metrics,
@@ -117,6 +127,9 @@ impl Owner {
                     }
                     for command in commands.drain(..) {
                         self.apply(command);
+                        if self.delivered > UNFLUSHED {
+                            self.flush().await;
+                        }
                     }
                 }
                 ready = self.poll.readable_mut() => {
@@ -141,7 +154,6 @@ impl Owner {
                 }
             }
             self.flush().await;
-            self.count.store(self.places.len(), Ordering::Relaxed);
         }
     }
 
@@ -176,7 +188,10 @@ impl Owner {
                 message,
                 receipt,
             } => match self.slots.get(&fd) {
-                Some(&slot) => self.offer(slot, &message, receipt.as_ref()),
+                Some(&slot) => {
+                    let frame = message.frame(self.places[slot].connection.dialect());
+                    self.offer(slot, frame, &message, receipt.as_ref());
+                }
                 None => self.metrics.dropped("gone", 1),
             },
             Command::Broadcast {
@@ -248,35 +263,50 @@ impl Owner {
         except: Option<&Except>,
         receipt: Option<&Receipt>,
     ) {
+        // A copy for this shard: thousands of clones would fight with those of the other shards
+        // for the cache line of one reference count.
+        let plain = LazyCell::new(|| Bytes::copy_from_slice(&message.frame(Dialect::Plain)));
+        let v1 = LazyCell::new(|| Bytes::copy_from_slice(&message.frame(Dialect::V1)));
         // By number: ending a slow connection on the way changes the slab.
         for slot in 0..self.places.capacity() {
             let Some(place) = self.places.get(slot) else {
                 continue;
             };
-            if except.is_none_or(|except| {
-                !except.has(&self.node, place.connection.fd, &place.connection.user)
-            }) {
-                self.offer(slot, message, receipt);
+            let connection = &place.connection;
+            if except.is_some_and(|except| except.has(&self.node, connection.fd, &connection.user))
+            {
+                continue;
             }
+            let frame = match connection.dialect() {
+                Dialect::Plain => Bytes::clone(&plain),
+                Dialect::V1 => Bytes::clone(&v1),
+            };
+            self.offer(slot, frame, message, receipt);
         }
     }
 
-    fn offer(&mut self, slot: usize, message: &Arc<Message>, receipt: Option<&Receipt>) {
+    fn offer(
+        &mut self,
+        slot: usize,
+        frame: Bytes,
+        message: &Arc<Message>,
+        receipt: Option<&Receipt>,
+    ) {
         let bound = self.settings.queue_bytes;
         let place = &mut self.places[slot];
         if place.connection.is_closing() {
             return self.metrics.dropped("gone", 1);
         }
-        let mut offer = place.connection.offer(message, receipt, bound);
-        if offer == Offer::Full && !place.blocked && place.socket.is_some() {
+        if place.connection.queue.is_full(&frame, bound) && !place.blocked && place.socket.is_some()
+        {
             // Filled by this batch of commands, not by a client that takes nothing.
             self.write(slot);
-            let Some(place) = self.places.get_mut(slot) else {
-                return;
-            };
-            offer = place.connection.offer(message, receipt, bound);
         }
-        match offer {
+        // Writing may have shown that the client is gone.
+        let Some(place) = self.places.get_mut(slot) else {
+            return self.metrics.dropped("gone", 1);
+        };
+        match place.connection.offer(frame, message, receipt, bound) {
             Offer::Queued => {}
             Offer::Replaced => self.metrics.dropped("replaced", 1),
             Offer::Full => {
@@ -284,7 +314,7 @@ impl Owner {
                 return self.follow(slot, Connection::overflow(message.policy()));
             }
         }
-        self.metrics.deliveries.inc();
+        self.delivered += 1;
         self.touch(slot);
     }
 
@@ -437,6 +467,9 @@ impl Owner {
                 tokio::task::yield_now().await;
             }
         }
+        self.metrics.deliveries.inc_by(std::mem::take(&mut self.delivered));
+        self.metrics.written.inc_by(std::mem::take(&mut self.written));
+        self.count.store(self.places.len(), Ordering::Relaxed);
     }
 
     fn write(&mut self, slot: usize) {
@@ -472,7 +505,7 @@ impl Owner {
                 }
             }
         }
-        self.metrics.written.inc_by(messages);
+        self.written += messages;
         connection.wrote(progress, *blocked, self.now, self.settings.write);
         if failed {
             return self.hung_up(slot);
