@@ -32,6 +32,9 @@ pub enum Channel {
 /// How much of a bad line the log shows, in bytes.
 const SHOWN: usize = 256;
 
+/// Senders whose numbers are remembered.
+const SENDERS: usize = 10_000;
+
 /// The last numbers heard of one sender, for each channel.
 #[derive(Debug, Default, Clone, Copy)]
 struct Heard {
@@ -100,8 +103,12 @@ impl Inbound {
                 Ok(line) => self.act(line).await,
                 Err(fault) => {
                     self.metrics.bad_envelopes.inc();
-                    let shown = line[..line.len().min(SHOWN)].escape_ascii();
-                    tracing::warn!(?channel, %fault, line = %shown, "bad envelope ignored");
+                    // The fault may quote the line.
+                    let fault = fault.to_string();
+                    let cut =
+                        |bytes: &[u8]| bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string();
+                    let (fault, line) = (cut(fault.as_bytes()), cut(line));
+                    tracing::warn!(?channel, %fault, %line, "bad envelope ignored");
                 }
             }
         }
@@ -110,6 +117,10 @@ impl Inbound {
     /// Checks a sender's count. A number heard before is a repeat of a payload whose sender got
     /// no answer; a jump means that payloads were lost on the way.
     async fn is_next(&mut self, channel: Channel, from: NodeId, seq: u64) -> bool {
+        if self.senders.len() >= SENDERS {
+            // Boots of years, or somebody inventing names. Forgetting costs at most a false alarm.
+            self.senders.clear();
+        }
         let heard = self.senders.entry(from).or_default();
         let last = match channel {
             Channel::Own => heard.own.replace(seq),

@@ -76,16 +76,17 @@ impl Embedded {
         self.shared
     }
 
-    pub(super) fn locate(&self, users: &[UserId]) -> Vec<Locations> {
+    pub(super) fn locate(&self, users: &[UserId]) -> Vec<Option<Locations>> {
         let parties = self.parties();
         let others = || parties.iter().filter(|(node, _)| **node != self.node);
         users
             .iter()
             .map(|user| {
-                others()
+                let held = others()
                     .map(|(node, party)| (node.clone(), party.hub.seats(user).len() as u32))
                     .filter(|(_, seats)| *seats > 0)
-                    .collect()
+                    .collect();
+                Some(held)
             })
             .collect()
     }

@@ -132,11 +132,12 @@ pub enum Backplane {
 
 impl Backplane {
     /// The nodes that hold connections of each of these users, this one left out. Nodes may be
-    /// dead: a row outlives its node for a while.
+    /// dead: a row outlives its node for a while. `None` where nobody can tell, because the
+    /// registry is being rebuilt.
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn locate(&self, users: &[UserId]) -> Result<Vec<Locations>, Unavailable> {
+    pub async fn locate(&self, users: &[UserId]) -> Result<Vec<Option<Locations>>, Unavailable> {
         match self {
             Self::Embedded(embedded) => Ok(embedded.locate(users)),
             Self::Redis(redis) => redis.locate(users).await,

@@ -254,7 +254,7 @@ impl Router {
         let reason = loop {
             let published = self.backplane.publish(node, line.clone(), deadline).await;
             let dead = match published.receivers(deadline).await {
-                Ok(0) => self.backplane.is_dead(node).await,
+                Ok(0) => self.is_dead(node, deadline).await,
                 Ok(_) => {
                     return match &mut expected {
                         None => answer(Status::Routed, 1, 1),
@@ -277,6 +277,11 @@ impl Router {
             reason: Some(reason),
             ..answer(Status::Unrouted, 0, 0)
         }
+    }
+
+    async fn is_dead(&self, node: &NodeId, deadline: Instant) -> Result<bool, Unavailable> {
+        let dead = tokio::time::timeout_at(deadline, self.backplane.is_dead(node)).await;
+        dead.unwrap_or(Err(Unavailable("no answer from Redis in time")))
     }
 
     async fn push_to_everybody(&self, request: &PushRequest, deadline: Instant) -> Answer {

@@ -153,6 +153,10 @@ impl Router {
 
         let mut parcels = Vec::new();
         for (&i, locations) in open.iter().zip(rows) {
+            let Some(locations) = locations else {
+                shares[i].open = Some("the registry is being rebuilt");
+                continue;
+            };
             shares[i].open = None;
             for (node, connections) in locations {
                 if !shares[i].served.contains(&node) {
@@ -209,7 +213,7 @@ impl Router {
         let deadline = shares[parts[0].0].deadline;
         let published = published.expect("published above");
         let dead = match published.receivers(deadline).await {
-            Ok(0) => self.backplane.is_dead(&node).await,
+            Ok(0) => self.is_dead(&node, deadline).await,
             Ok(_) => {
                 for (i, connections) in parts {
                     let share = &mut shares[i];
@@ -226,7 +230,10 @@ impl Router {
             match dead {
                 Ok(true) => {
                     shares[i].served.push(node.clone());
-                    self.backplane.forget(&shares[i].user, &node).await;
+                    // Tidying up is not what the sender waits for.
+                    let backplane = self.backplane.clone();
+                    let (user, node) = (shares[i].user.clone(), node.clone());
+                    tokio::spawn(async move { backplane.forget(&user, &node).await });
                 }
                 Ok(false) => shares[i].open = Some("the user's node does not listen"),
                 Err(Unavailable(reason)) => shares[i].open = Some(reason),

@@ -467,8 +467,12 @@ impl Owner {
                 tokio::task::yield_now().await;
             }
         }
-        self.metrics.deliveries.inc_by(std::mem::take(&mut self.delivered));
-        self.metrics.written.inc_by(std::mem::take(&mut self.written));
+        self.metrics
+            .deliveries
+            .inc_by(std::mem::take(&mut self.delivered));
+        self.metrics
+            .written
+            .inc_by(std::mem::take(&mut self.written));
         self.count.store(self.places.len(), Ordering::Relaxed);
     }
 

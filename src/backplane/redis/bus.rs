@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fred::error::ErrorKind;
 use fred::prelude::{Client, ClientLike, EventInterface, PubsubInterface};
 use fred::types::{Message, Value};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -81,7 +82,7 @@ struct Probing {
     /// How many probes in a row Redis handed to nobody.
     unheard: u32,
     /// The PUBLISH under way.
-    task: Option<JoinHandle<Option<i64>>>,
+    task: Option<JoinHandle<Result<i64, fred::error::Error>>>,
 }
 
 impl Bus {
@@ -182,15 +183,24 @@ impl Bus {
             match task.await {
                 // Nobody listens there: Redis has forgotten us, or our subscription is at another
                 // server than our commands.
-                Ok(Some(0)) => {
+                Ok(Ok(0)) => {
                     probing.unheard += 1;
                     if probing.unheard > 2 {
                         return true;
                     }
                     self.subscribe(&subscription.client).await;
                 }
-                Ok(Some(_)) if probing.sent > last => {
+                Ok(Ok(_)) if probing.sent > last => {
                     probing.owed.get_or_insert((probing.sent, Instant::now()));
+                }
+                // No answer, although the connection is up for all fred knows: it counts from the
+                // last write, so one that is in use would never count as dead.
+                Ok(Err(error))
+                    if *error.kind() == ErrorKind::Timeout && self.client.is_connected() =>
+                {
+                    tracing::warn!("the connection to Redis is silent; opening another");
+                    let client = self.client.clone();
+                    tokio::spawn(async move { client.force_reconnection().await });
                 }
                 _ => {}
             }
@@ -207,9 +217,9 @@ impl Bus {
             self.own.clone(),
             protocol::probe_line(probing.sent),
         );
-        probing.task = Some(tokio::spawn(async move {
-            client.publish(channel, line).await.ok()
-        }));
+        probing.task = Some(tokio::spawn(
+            async move { client.publish(channel, line).await },
+        ));
         false
     }
 

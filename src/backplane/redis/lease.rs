@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use fred::error::ErrorKind;
 use fred::prelude::{
-    Client, Expiration, KeysInterface, PubsubInterface, SetOptions, SetsInterface,
+    Client, EventInterface, Expiration, KeysInterface, PubsubInterface, SetOptions, SetsInterface,
 };
 use fred::types::Value;
+use fred::types::config::Server;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -25,6 +28,11 @@ use crate::protocol;
 
 /// Between two beats.
 const BEAT: Duration = Duration::from_secs(3);
+/// Between two looks whether Redis still has it: how long a loss can go unnoticed.
+const LOOK: Duration = Duration::from_secs(1);
+/// After Redis forgot everything, the other nodes need up to this long to notice and to put
+/// their rows back. Until then a missing row says nothing of its user.
+const REBUILD: Duration = Duration::from_secs(5);
 /// Between two attempts while the beat fails.
 const RETRY: Duration = Duration::from_millis(250);
 /// How long a lease lasts without a beat.
@@ -50,6 +58,8 @@ pub(super) struct Lease {
     draining: AtomicBool,
     /// When the lease was last known to be ours.
     held: RwLock<Option<Instant>>,
+    /// When it was last found missing, after it had been held.
+    forgotten: RwLock<Option<Instant>>,
     table: RwLock<Table>,
     fatal: watch::Sender<Option<Fatal>>,
 }
@@ -69,6 +79,7 @@ impl Lease {
             hub,
             draining: AtomicBool::new(false),
             held: RwLock::default(),
+            forgotten: RwLock::default(),
             table: RwLock::default(),
             fatal,
         }
@@ -112,16 +123,33 @@ impl Lease {
         Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
     }
 
+    /// Whether a missing row proves that its user is nowhere. Not when Redis has just forgotten
+    /// everything, which the own lease shows.
+    pub(super) async fn vouches_for_rows(&self) -> Result<bool, Unavailable> {
+        let forgotten = *self
+            .forgotten
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if forgotten.is_some_and(|at| at.elapsed() < REBUILD) {
+            return Ok(false);
+        }
+        let holder = self.read(&self.record.name).await?;
+        Ok(holder.is_some_and(|record| record.node == self.record.node))
+    }
+
     /// Keeps the lease until the node ends.
     pub(super) async fn keep(self: Arc<Self>) {
-        let mut written = Instant::now();
+        let mut reconnects = self.client.reconnect_rx();
+        let mut refreshed = Instant::now();
+        let mut trusted = false;
         loop {
             match self.beat().await {
-                Ok(true) if written.elapsed() < REFRESH => tokio::time::sleep(BEAT).await,
-                Ok(_) => {
-                    written = Instant::now();
-                    self.hub.changes().mark(self.hub.users());
-                    tokio::time::sleep(BEAT).await;
+                Ok(ours) => {
+                    if !(ours && trusted && refreshed.elapsed() < REFRESH) {
+                        refreshed = Instant::now();
+                        self.hub.changes().mark(self.hub.users());
+                    }
+                    trusted = self.watch(&mut reconnects).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "beat failed");
@@ -129,6 +157,25 @@ impl Lease {
                 }
             }
         }
+    }
+
+    /// Waits for the next beat, which comes early when Redis forgets the lease or was away:
+    /// then it may have lost anything. Answers whether the rows can still be trusted.
+    async fn watch(&self, reconnects: &mut Receiver<Server>) -> bool {
+        let next = Instant::now() + BEAT;
+        while Instant::now() < next {
+            match tokio::time::timeout(LOOK, reconnects.recv()).await {
+                Ok(Ok(_) | Err(RecvError::Lagged(_))) => return false,
+                // The client is gone, and so is the node in a moment.
+                Ok(Err(RecvError::Closed)) => tokio::time::sleep(LOOK).await,
+                Err(_) => {
+                    if let Ok(None) = self.read(&self.record.name).await {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// One beat. Answers whether the lease was still ours, so that the rows can be trusted.
@@ -156,12 +203,13 @@ impl Lease {
             self.put(None).await?;
         } else if ours {
             self.put(None).await?;
-        } else if !self.put(Some(SetOptions::NX)).await? {
-            // Somebody was faster; look again at once.
-            return Err(fred::error::Error::new(
-                fred::error::ErrorKind::Unknown,
-                "lost the race for the lease",
-            ));
+        } else {
+            self.note_forgotten();
+            if !self.put(Some(SetOptions::NX)).await? {
+                // Somebody was faster; look again at once.
+                let words = "lost the race for the lease";
+                return Err(fred::error::Error::new(ErrorKind::Unknown, words));
+            }
         }
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let _: () = self
@@ -170,6 +218,22 @@ impl Lease {
             .await?;
         self.look_around().await?;
         Ok(ours)
+    }
+
+    fn note_forgotten(&self) {
+        let held = self
+            .held
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        if held {
+            tracing::warn!("Redis has forgotten this node; putting everything back");
+            let mut forgotten = self
+                .forgotten
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            *forgotten = Some(Instant::now());
+        }
     }
 
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {

@@ -176,8 +176,11 @@ impl Redis {
         })
     }
 
-    pub(super) async fn locate(&self, users: &[UserId]) -> Result<Vec<Locations>, Unavailable> {
-        let mut located = Vec::with_capacity(users.len());
+    pub(super) async fn locate(
+        &self,
+        users: &[UserId],
+    ) -> Result<Vec<Option<Locations>>, Unavailable> {
+        let mut rows = Vec::with_capacity(users.len());
         if let [user] = users {
             // The one look-up of a single push: fred pipelines it with those of others.
             let fields: Vec<String> = self
@@ -185,25 +188,29 @@ impl Redis {
                 .hkeys(self.keys.user(user))
                 .await
                 .map_err(|_| AWAY)?;
-            located.push(self.others(&fields));
-            return Ok(located);
-        }
-        for users in users.chunks(LOOKUPS) {
-            let pipeline = self.client.pipeline();
-            for user in users {
-                // Queued in memory only; the answer comes with `all`.
-                let _: () = pipeline
-                    .hkeys(self.keys.user(user))
-                    .await
-                    .map_err(|_| AWAY)?;
+            rows.push(fields);
+        } else {
+            for users in users.chunks(LOOKUPS) {
+                let pipeline = self.client.pipeline();
+                for user in users {
+                    // Queued in memory only; the answer comes with `all`.
+                    let _: () = pipeline
+                        .hkeys(self.keys.user(user))
+                        .await
+                        .map_err(|_| AWAY)?;
+                }
+                let answers: Vec<Value> = pipeline.all().await.map_err(|_| AWAY)?;
+                for answer in answers {
+                    rows.push(answer.convert().map_err(|_| AWAY)?);
+                }
             }
-            let rows: Vec<Value> = pipeline.all().await.map_err(|_| AWAY)?;
-            for row in rows {
-                let fields: Vec<String> = row.convert().map_err(|_| AWAY)?;
-                located.push(self.others(&fields));
-            }
         }
-        Ok(located)
+        let doubtful = rows.iter().any(Vec::is_empty) && !self.lease.vouches_for_rows().await?;
+        let located = rows.iter().map(|fields| {
+            let unknown = fields.is_empty() && doubtful;
+            (!unknown).then(|| self.others(fields))
+        });
+        Ok(located.collect())
     }
 
     /// The nodes in a row's field names, this one left out.
@@ -227,6 +234,9 @@ impl Redis {
             .hgetall(self.keys.user(user))
             .await
             .map_err(|_| AWAY)?;
+        if fields.is_empty() && !self.lease.vouches_for_rows().await? {
+            return Err(Unavailable("the registry is being rebuilt"));
+        }
         let nodes = self.nodes();
         let is_live = |node: &NodeId| {
             node == self.lease.node() || nodes.iter().any(|record| record.node == *node)

@@ -80,7 +80,8 @@ impl Registry {
         let writes = parts.into_iter().map(|part| self.write_part(part));
         stream::iter(writes)
             .buffer_unordered(IN_FLIGHT)
-            .all(async |well| well)
+            // Not `all`, which would drop the rest, and what they carry, at the first failure.
+            .fold(true, async |all, well| all && well)
             .await
     }
 

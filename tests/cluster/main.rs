@@ -1,0 +1,18 @@
+//! Several nodes and one Redis: real processes, real sockets, real faults.
+//!
+//! What is promised across nodes: each message once, to its addressee and nobody else, whoever
+//! publishes it and whatever happens to nodes and Redis meanwhile.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod crowd;
+mod ledger;
+mod raw;
+
+mod exactly_once;
+mod flavours;
+mod publishers;
+mod redis_faults;
+mod registry;
+mod restart;
