@@ -10,6 +10,7 @@ mod crowd;
 mod ledger;
 mod raw;
 
+mod documents;
 mod exactly_once;
 mod flavours;
 mod publishers;

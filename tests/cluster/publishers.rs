@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::common::{Client, Node, Redis, eventually, node_on, post};
 use crate::raw::{Answer, Resp};
 
-fn tool(path: &str) -> String {
+pub(crate) fn tool(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/test-tools")
         .join(path);
