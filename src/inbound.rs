@@ -32,6 +32,9 @@ pub enum Channel {
 /// How much of a bad line the log shows, in bytes.
 const SHOWN: usize = 256;
 
+/// How long a report may be on its way back.
+const REPORT_MARGIN: Duration = Duration::from_millis(100);
+
 /// Senders whose numbers are remembered.
 const SENDERS: usize = 10_000;
 
@@ -201,6 +204,8 @@ impl Inbound {
         };
         tokio::spawn(async move {
             let timeout = Duration::from_millis(reply.timeout_ms).min(MAX_TIMEOUT);
+            // The report must be back before whoever asked gives up waiting for it.
+            let timeout = timeout - REPORT_MARGIN.min(timeout / 4);
             let (status, connections) = match delivered {
                 Delivered::Duplicate => (Status::Duplicate, 0),
                 Delivered::To(0) => (none, 0),

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 /// The operating system refused something (`EX_OSERR`).
 const OS_ERROR: u8 = 71;
+
+/// How long a health check waits for each step of its node.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 const HELP: &str = "\
 pushnode pushes messages to connected users. It takes no arguments: all settings are
@@ -175,9 +179,14 @@ fn healthcheck() -> ExitCode {
     };
     let alive = config.admin_listen.iter().any(|listen| match listen {
         Listen::Tcp(address) => {
-            TcpStream::connect_timeout(address, Duration::from_secs(2)).is_ok_and(is_healthy)
+            TcpStream::connect_timeout(address, CHECK_TIMEOUT).is_ok_and(|socket| {
+                // For a process that is stuck, the kernel still accepts.
+                socket.set_read_timeout(Some(CHECK_TIMEOUT)).is_ok() && is_healthy(socket)
+            })
         }
-        Listen::Unix(path) => std::os::unix::net::UnixStream::connect(path).is_ok_and(is_healthy),
+        Listen::Unix(path) => UnixStream::connect(path).is_ok_and(|socket| {
+            socket.set_read_timeout(Some(CHECK_TIMEOUT)).is_ok() && is_healthy(socket)
+        }),
     });
     if alive {
         ExitCode::SUCCESS

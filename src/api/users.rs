@@ -16,6 +16,8 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
         .and(methods("GET, DELETE"))
         .and(with_key(app))
         .then(async |user: String, method: Method, app: Arc<App>| {
+            // warp hands out the path as it came. What is no UTF-8 is no user id either.
+            let user = percent_encoding::percent_decode_str(&user).decode_utf8_lossy();
             let reply = match user.parse() {
                 Err(error) => Err(ApiError::bad_request(&format!("{error}"))),
                 Ok(user) if method == Method::DELETE => {

@@ -47,6 +47,8 @@ struct Place {
     _permit: Option<Arc<Permit>>,
     /// The socket took no more; wait for the kernel.
     blocked: bool,
+    /// The kernel has said that the other side closed: behind what is there to read is the end.
+    ended: bool,
     /// In the list of connections to flush.
     dirty: bool,
 }
@@ -176,6 +178,7 @@ impl Owner {
                     socket: None,
                     _permit: None,
                     blocked: false,
+                    ended: false,
                     dirty: false,
                 };
                 let slot = self.places.insert(place);
@@ -240,7 +243,13 @@ impl Owner {
         let place = &mut self.places[slot];
         if let Err(error) = socket.register(&self.registry, Token(fd.0 as usize)) {
             tracing::warn!(%fd, %error, "socket refused by epoll");
-            return self.end(slot, CloseReason::Gone);
+            return self.hung_up(slot);
+        }
+        if place.connection.is_closing() {
+            // Told to go before its socket was here: it still hears why.
+            place.socket = Some(socket);
+            place._permit = Some(permit);
+            return self.touch(slot);
         }
         if degraded && place.connection.dialect() == Dialect::V1 {
             place.connection.queue.push(protocol::degraded_frame());
@@ -346,6 +355,7 @@ impl Owner {
             }
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.places[slot].ended |= event.is_read_closed() || event.is_error();
             self.read(slot);
         }
     }
@@ -374,8 +384,10 @@ impl Owner {
                 }
                 Ok(count) => {
                     self.hear(slot, &mut scratch[..count]);
-                    // A short read: the kernel has no more, and will say when it has.
-                    if count < SCRATCH {
+                    // A short read: the kernel has no more, and will say when it has. If it has
+                    // already said that the other side closed, it says no more: read on to it.
+                    let ended = self.places.get(slot).is_some_and(|place| place.ended);
+                    if count < SCRATCH && !ended {
                         break;
                     }
                     if turn == READS {
@@ -430,9 +442,10 @@ impl Owner {
         self.metrics.closed(reason);
         self.metrics.dropped(reason.label(), dropped);
         tracing::debug!(fd = %place.connection.fd, reason = reason.label(), "closed");
-        if reason.code().is_none() || place.socket.is_none() {
+        if reason.code().is_none() {
             return self.remove(slot);
         }
+        // Without its socket yet, the goodbye waits for that: the client has its 101, or soon will.
         self.write(slot);
         self.arm_if_here(slot);
     }
