@@ -6,7 +6,7 @@
 
 import exec from 'k6/execution';
 import { check, sleep } from 'k6';
-import { Inbox, isOnline, newRun, nodeUrls, openConnection, pushAsync, settings, storm, userName, within } from './lib.js';
+import { Inbox, newRun, nodeUrls, pushAsync, settings, storm, userName, visit, whereIs } from './lib.js';
 
 // A second copy of a push follows closely on the first; closing at once would hide it.
 const LINGER_MS = 100;
@@ -25,32 +25,27 @@ let inbox;
 
 export default async function (run) {
   const user = userName(run, exec.vu.idInTest);
-  const visit = exec.scenario.iterationInTest;
-  const home = nodeUrls[visit % nodeUrls.length];
-  const entry = nodeUrls[Math.floor(visit / nodeUrls.length) % nodeUrls.length];
+  const seq = exec.scenario.iterationInTest;
+  const home = nodeUrls[seq % nodeUrls.length];
+  const entry = nodeUrls[Math.floor(seq / nodeUrls.length) % nodeUrls.length];
   inbox = inbox || new Inbox(run, user);
 
-  let arrived;
-  const arrival = new Promise((resolve) => (arrived = resolve));
-  const connection = openConnection(home, user, {
-    protocol: true,
-    onData: (push) => {
-      inbox.take(push);
-      if (push && push.seq === visit) arrived(true);
+  let greeted = false;
+  let answered;
+  visit(home, user, {
+    seconds: config.drain,
+    onReady: (ready) => {
+      greeted = ready.user === user;
+      answered = pushAsync(config, entry, run, { user }, seq);
+    },
+    onData: (push, leave) => {
+      // A copy in the visit of its own number came twice on one connection; in a later one it followed the user there.
+      inbox.take(push, ` in visit ${seq} at ${home}`);
+      if (push && push.seq === seq) leave(LINGER_MS);
     },
   });
-  const ready = await within(config.drain, connection.opened);
-  if (!check(ready, { 'connection is ready, for its own user': (r) => Boolean(r) && r.user === user })) {
-    connection.giveUp();
-    connection.close();
-    return;
-  }
-  await pushAsync(config, entry, run, { user }, visit);
-  await within(config.drain, arrival);
-  await new Promise((resolve) => setTimeout(resolve, LINGER_MS));
-  connection.close();
-  // The node's side of the close is part of the visit: leaving earlier would let two visits of one user overlap.
-  await within(config.drain, connection.closed);
+  check(greeted, { 'connection is ready, for its own user': (yes) => yes });
+  await answered;
 }
 
 // Nobody is connected any more, and within seconds every node must know it.
@@ -58,10 +53,10 @@ export function teardown(run) {
   const deadline = Date.now() + 1000 * config.drain;
   for (let vu = 1; vu <= config.users; vu += 1) {
     const user = userName(run, vu);
-    let online = isOnline(nodeUrls[0], user);
+    let online = whereIs(nodeUrls[0], user).online;
     while (online !== false && Date.now() < deadline) {
       sleep(0.1);
-      online = isOnline(nodeUrls[0], user);
+      online = whereIs(nodeUrls[0], user).online;
     }
     check(online, { 'a user who left is offline': () => online === false });
   }

@@ -7,10 +7,16 @@
 
 import http from 'k6/http';
 import exec from 'k6/execution';
+import ws from 'k6/ws';
 import { check } from 'k6';
 import { Counter, Trend } from 'k6/metrics';
 
-// The module left `experimental` during k6 1.x and the old name is gone in 2.x; `import` could not try both.
+// Two WebSocket modules, because each can do what the other cannot. The event-loop one holds thousands of connections in
+// one VU, but it starts to read before it is open by its own account and drops what comes in between: with k6 1.1.0 about
+// one `ready` in 2,500, each of which the node had written. `k6/ws` has its handlers in place before it reads, but blocks
+// its VU. So connections are held by the first, before anything is pushed to them, and `ready` is awaited by the second.
+//
+// The first left `experimental` during k6 1.x and the old name is gone in 2.x; `import` could not try both.
 const { WebSocket } = websocketsModule();
 function websocketsModule() {
   try {
@@ -187,7 +193,8 @@ export class Inbox {
     this.ahead = new Set();
   }
 
-  take(push) {
+  /** `where` tells in a complaint which of the addressee's connections received it. */
+  take(push, where = '') {
     const mine = push !== null && typeof push === 'object' && push.run === this.run && push.user === this.to;
     const number = mine ? this.number(push.seq) : undefined;
     if (number === undefined) {
@@ -197,7 +204,7 @@ export class Inbox {
     }
     if (number < this.next || this.ahead.has(number)) {
       metrics.duplicated.add(1);
-      complain(`${this.to} received push ${push.seq} again`);
+      complain(`${this.to} received push ${push.seq} again${where}`);
       return;
     }
     if (this.newest.length > 0) {
@@ -213,104 +220,111 @@ export class Inbox {
   }
 }
 
-/**
- * Opens one connection and counts how it fares. With `protocol: true` it speaks pushnode.v1 and is open when `ready`
- * has come; without, each frame is the data and it is open when the upgrade is answered.
- * Gives `{ opened, closed, close(), giveUp() }`: `opened` resolves to the `ready` object, or to null if there will be
- * no connection, `closed` when the socket is gone; `giveUp` closes what has not opened by now and counts it as failed.
- */
-export function openConnection(nodeUrl, user, { protocol = false, onData }) {
-  const started = now();
-  const socket = new WebSocket(
-    `${nodeUrl.replace(/^http/, 'ws')}/ws?user=${encodeURIComponent(user)}`,
-    protocol ? ['pushnode.v1'] : [],
-    { tags: { name: 'ws' } },
-  );
-  let state = 'opening';
-  let settle;
-  let settleClosed;
-  const opened = new Promise((resolve) => (settle = resolve));
-  const closed = new Promise((resolve) => (settleClosed = resolve));
+const socketUrl = (nodeUrl, user) => `${nodeUrl.replace(/^http/, 'ws')}/ws?user=${encodeURIComponent(user)}`;
 
-  function open(ready) {
-    if (state !== 'opening') return;
-    state = 'open';
+/** Counts how one connection fares: opening, then open, then over, each of them once. */
+class Fate {
+  constructor(nodeUrl, user) {
+    this.who = `${user} at ${nodeUrl}`;
+    this.started = now();
+    this.state = 'opening';
+  }
+  open() {
+    if (this.state !== 'opening') return;
+    this.state = 'open';
     metrics.opened.add(1);
-    metrics.connect.add(now() - started);
-    settle(ready);
+    metrics.connect.add(now() - this.started);
   }
-  function end(reason) {
-    if (state === 'opening') {
-      metrics.failed.add(1);
-      complain(`${user} could not connect to ${nodeUrl}: ${reason}`);
-    } else if (state === 'open') {
-      metrics.lost.add(1);
-      complain(`${user} lost its connection to ${nodeUrl}: ${reason}`);
-    }
-    state = 'closed';
-    settle(null);
+  /** The end that the script wanted. */
+  left() {
+    this.state = 'over';
   }
+  /** Any other end. */
+  broke(reason) {
+    if (this.state === 'over') return;
+    const opening = this.state === 'opening';
+    this.state = 'over';
+    (opening ? metrics.failed : metrics.lost).add(1);
+    complain(`${this.who} ${opening ? 'could not connect' : 'lost the connection'}: ${reason}`);
+  }
+}
 
-  socket.addEventListener('open', () => {
-    if (!protocol) open({});
-  });
+/** Takes a pushnode.v1 frame apart. Frame types unknown here are left alone, as the protocol asks of clients. */
+function onFrame(text, user, { onReady = () => {}, onData }) {
+  const frame = parse(text);
+  switch (frame && frame.type) {
+    case 'ready':
+      return onReady(frame);
+    case 'message':
+      return onData(frame.data);
+    case 'resync':
+      return metrics.resyncs.add(1);
+    case 'bye':
+    case 'degraded':
+    case 'error':
+      return complain(`${user} was told: ${text}`);
+  }
+}
+
+/**
+ * Holds one connection, open when the upgrade is answered. With `protocol: true` it speaks pushnode.v1; without, each
+ * frame is the data. Gives `{ close(), giveUp() }`; `giveUp` closes what has not opened by now and counts it as failed.
+ */
+function hold(nodeUrl, user, { protocol = false, onData }) {
+  const fate = new Fate(nodeUrl, user);
+  const socket = new WebSocket(socketUrl(nodeUrl, user), protocol ? ['pushnode.v1'] : [], { tags: { name: 'ws' } });
+  socket.addEventListener('open', () => fate.open());
   socket.addEventListener('message', (event) => {
-    const frame = parse(event.data);
-    if (!protocol) return onData(frame);
-    switch (frame && frame.type) {
-      case 'ready':
-        return open(frame);
-      case 'message':
-        return onData(frame.data);
-      case 'resync':
-        return metrics.resyncs.add(1);
-      case 'bye':
-      case 'degraded':
-      case 'error':
-        return complain(`${user} was told: ${event.data}`);
-    }
+    if (protocol) onFrame(event.data, user, { onData });
+    else onData(parse(event.data));
   });
-  socket.addEventListener('error', (event) => {
-    if (state !== 'closed') end(event.error);
-  });
-  socket.addEventListener('close', () => {
-    if (state !== 'closed') end('closed by the node');
-    settleClosed();
-  });
+  socket.addEventListener('error', (event) => fate.broke(event.error));
+  socket.addEventListener('close', () => fate.broke('closed by the node'));
   return {
-    opened,
-    closed,
     close() {
-      state = 'closed';
-      settle(null);
+      fate.left();
       socket.close();
     },
     giveUp() {
-      if (state !== 'opening') return;
-      end('timed out');
+      if (fate.state !== 'opening') return;
+      fate.broke('timed out');
       socket.close();
     },
   };
 }
 
 /**
- * Resolves as `promise` does, or to undefined after so many seconds. A short tick instead of one long timer that is
- * cleared: before k6 1.3 `clearTimeout` makes another timer fire in its place (grafana/k6#5199).
+ * One visit in pushnode.v1, open when `ready` has come; returns when it is over. `onReady(ready, leave)` and
+ * `onData(data, leave)` may call `leave(ms)` to close after so many milliseconds. Returns whether `ready` came.
  */
-export function within(seconds, promise) {
-  return new Promise((resolve) => {
-    const deadline = now() + 1000 * seconds;
-    let settled = false;
-    promise.then((value) => {
-      settled = true;
-      resolve(value);
-    });
-    (function tick() {
-      if (settled) return;
-      if (now() > deadline) resolve(undefined);
-      else setTimeout(tick, 20);
-    })();
+export function visit(nodeUrl, user, { seconds, onReady, onData }) {
+  const fate = new Fate(nodeUrl, user);
+  let ready = false;
+  const params = { headers: { 'Sec-WebSocket-Protocol': 'pushnode.v1' }, tags: { name: 'ws' } };
+  const response = ws.connect(socketUrl(nodeUrl, user), params, (socket) => {
+    const end = () => {
+      if (fate.state === 'opening') fate.broke(`no \`ready\` in ${seconds} s`);
+      else fate.left();
+      socket.close();
+    };
+    // k6 has no timeout of zero.
+    const leave = (ms) => socket.setTimeout(end, Math.max(ms, 1));
+    socket.on('message', (text) =>
+      onFrame(text, user, {
+        onReady: (frame) => {
+          ready = true;
+          fate.open();
+          onReady(frame, leave);
+        },
+        onData: (data) => onData(data, leave),
+      }),
+    );
+    socket.on('error', (error) => fate.broke(error.error()));
+    socket.on('close', () => fate.broke('closed by the node'));
+    leave(1000 * seconds);
   });
+  fate.broke(`upgrade answered with ${response.status} ${response.error || ''}`);
+  return ready;
 }
 
 function parse(text) {
@@ -324,19 +338,18 @@ function parse(text) {
 /**
  * The body of the `connections` scenario: opens this VU's share of the connections, evenly spread so that the node's
  * accept queue is not what is measured, and closes them when the run is over.
- * `describe(index)` gives each one's `{ nodeUrl, user, inbox, protocol, onOpen }`.
+ * `describe(index)` gives each one's `{ nodeUrl, user, inbox, protocol }`; `onAllOpen()` is called before the first push.
  */
-export function holdConnections(config, describe) {
+export function holdConnections(config, describe, onAllOpen = () => {}) {
   const held = [];
   for (let index = exec.scenario.iterationInTest; index < config.connections; index += config.receivers) {
-    const { nodeUrl, user, inbox, protocol, onOpen } = describe(index);
+    const { nodeUrl, user, inbox, protocol } = describe(index);
     setTimeout(() => {
-      const onData = (push) => inbox.take(push);
-      const connection = openConnection(nodeUrl, user, { protocol, onData });
-      if (onOpen) connection.opened.then((ready) => ready && onOpen(ready));
-      held.push(connection);
+      held.push(hold(nodeUrl, user, { protocol, onData: (push) => inbox.take(push) }));
     }, (1000 * index) / config.connectRate);
   }
+  // A little before the first push, so that what `onAllOpen` asks does not meet the pushes.
+  setTimeout(() => onAllOpen(), config.connect * 1000 - 500);
   setTimeout(() => held.forEach((connection) => connection.giveUp()), config.connect * 1000);
   const total = config.connect + config.duration + config.drain;
   setTimeout(() => held.forEach((connection) => connection.close()), total * 1000);
@@ -365,7 +378,7 @@ export function push(config, nodeUrl, run, to, seq, arrivals = 1) {
   checkAnswer(response, to);
 }
 
-/** The same from inside an event loop, where a blocking call would hold up the VU's own connection. */
+/** The same without waiting: from inside a visit, a blocking call would hold up the VU's own connection. */
 export async function pushAsync(config, nodeUrl, run, to, seq) {
   metrics.sent.add(1);
   metrics.missing.add(1);
@@ -384,17 +397,21 @@ function checkAnswer(response, to) {
 
 // ---- asking ----
 
-export function isOnline(nodeUrl, user) {
+/** What the cluster knows about a user: `{ online, connections }`, or an empty object if it does not answer. */
+export function whereIs(nodeUrl, user) {
   const response = http.get(`${nodeUrl}/v1/users/${user}`, { headers: authorization(), tags: { name: 'user' } });
-  const answer = parse(response.body) || {};
-  return answer.online;
+  return parse(response.body) || {};
 }
 
 /** The id of the node behind a URL, which only a connection is told. */
-export async function nodeId(nodeUrl, run, index) {
-  const probe = openConnection(nodeUrl, userName(run, `probe${index}`), { protocol: true, onData: () => {} });
-  const ready = await within(5, probe.opened);
-  probe.close();
-  if (!ready) throw new Error(`no connection to ${nodeUrl}`);
-  return ready.node;
+export function nodeId(nodeUrl, run, index) {
+  let id;
+  const onReady = (ready, leave) => {
+    id = ready.node;
+    leave(0);
+  };
+  if (!visit(nodeUrl, userName(run, `probe${index}`), { seconds: 5, onReady, onData: () => {} })) {
+    throw new Error(`no connection to ${nodeUrl}`);
+  }
+  return id;
 }
