@@ -35,7 +35,9 @@ fn json_examples_parse() {
         let result = match kind.as_str() {
             "json request" => PushRequest::parse(text.as_bytes()).map(drop),
             "json line" => Line::parse(text.as_bytes()).map(drop),
-            "json answer" => serde_json::from_str::<Value>(&text).map(drop).map_err(Into::into),
+            "json answer" => serde_json::from_str::<Value>(&text)
+                .map(drop)
+                .map_err(Into::into),
             _ => continue,
         };
         assert!(result.is_ok(), "{kind}: {result:?}\n{text}");
@@ -46,9 +48,20 @@ fn json_examples_parse() {
 
 #[test]
 fn every_block_is_of_a_kind_that_a_test_looks_at() {
-    let known = ["sh", "python", "javascript", "js", "json request", "json line", "json answer"];
+    let known = [
+        "sh",
+        "python",
+        "javascript",
+        "js",
+        "json request",
+        "json line",
+        "json answer",
+    ];
     for (kind, text) in blocks() {
-        assert!(known.contains(&kind.as_str()), "unknown kind {kind:?}:\n{text}");
+        assert!(
+            known.contains(&kind.as_str()),
+            "unknown kind {kind:?}:\n{text}"
+        );
     }
 }
 
@@ -76,7 +89,9 @@ async fn examples_run_as_they_stand() {
         command
             .args([if kind == "javascript" { "-e" } else { "-c" }, &text])
             .env("NODE_PATH", tool("node/node_modules"));
-        let output = command.output().expect("the example's program is installed");
+        let output = command
+            .output()
+            .expect("the example's program is installed");
         assert!(output.status.success(), "{kind}:\n{text}\n{output:?}");
         // Examples that ask something push nothing; the others push "hello", once or more.
         for _ in 0..text.matches("hello").count() {

@@ -3,7 +3,15 @@
 //!
 //! Every test starts its own nodes on free ports, and its own redis-server where it needs one.
 //! Nothing sleeps and hopes: [`eventually`] polls with a limit and then shows what it saw.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "what helps a test may fail as a test does"
+)]
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read};
@@ -33,6 +41,8 @@ pub struct Node {
     pub push_url: String,
     /// Where operators look.
     pub admin: SocketAddr,
+    /// What it printed at its start.
+    pub greeting: String,
     log: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -63,10 +73,15 @@ pub fn node_command(settings: &[(&str, &str)]) -> Command {
 
 /// A node that has printed its addresses but may not be ready.
 pub fn start_node(settings: &[(&str, &str)]) -> Node {
+    start_command(node_command(settings))
+}
+
+/// As [`start_node`], by a command that may do something before it becomes the node.
+pub fn start_command(mut command: Command) -> Node {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let log = folder.path().join("log");
     let file = std::fs::File::create(&log).expect("a log file");
-    let mut child = node_command(settings)
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(file)
         .spawn()
@@ -78,17 +93,20 @@ pub fn start_node(settings: &[(&str, &str)]) -> Node {
         clients: Vec::new(),
         push_url: String::new(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+        greeting: String::new(),
         log,
         _folder: folder,
     };
     for line in &mut lines {
         let line = line.expect("UTF-8");
+        node.greeting += &line;
+        node.greeting.push('\n');
         let words: Vec<&str> = line.split_whitespace().collect();
         match &words[..] {
             ["pushnode", _, "node", id] => (*id).clone_into(&mut node.id),
             ["clients", url, ..] => node.clients.extend(socket_address(url)),
             ["senders", url, ..] if node.push_url.is_empty() => {
-                (*url).clone_into(&mut node.push_url)
+                (*url).clone_into(&mut node.push_url);
             }
             ["operations", url, ..] => node.admin = socket_address(url).expect("an address"),
             ["try", "it", ..] => break,
@@ -152,14 +170,7 @@ impl Node {
 
     /// The sum of a metric over its labels; `name` without prefix, `_total` included.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = http()
-            .get(self.admin_url("/metrics"))
-            .send()
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap();
+        let text = self.metrics().await;
         let is_ours = |line: &&str| {
             line.strip_prefix("pushnode_")
                 .and_then(|line| line.strip_prefix(name))
@@ -170,6 +181,20 @@ impl Node {
             .filter(is_ours)
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         values.sum()
+    }
+
+    /// What a metric counts under one label, such as `closes_total` and `reason="slow"`.
+    pub async fn labelled(&self, name: &str, label: &str) -> f64 {
+        let start = format!("pushnode_{name}{{{label}}} ");
+        let text = self.metrics().await;
+        let value = text.lines().find_map(|line| line.strip_prefix(&start));
+        value.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// All metrics as text.
+    pub async fn metrics(&self) -> String {
+        let answer = http().get(self.admin_url("/metrics")).send().await;
+        answer.expect("an answer").text().await.expect("text")
     }
 
     /// Sends a signal: "TERM", "KILL", "STOP", "CONT".
@@ -340,6 +365,7 @@ fn spawn_redis(port: u16, arguments: &[String]) -> Option<Child> {
         std::thread::sleep(Duration::from_millis(5));
     }
     let _ = child.kill();
+    let _ = child.wait();
     None
 }
 
@@ -428,6 +454,14 @@ impl Client {
                 return (frame.code.into(), frame.reason.to_string());
             }
         }
+    }
+
+    /// After a close frame: answers it and reads on until the node has closed the socket.
+    pub async fn end(&mut self) {
+        let end = async { while let Some(Ok(_)) = self.socket.next().await {} };
+        tokio::time::timeout(PATIENCE, end)
+            .await
+            .expect("the end of the connection in time");
     }
 
     pub async fn send(&mut self, text: &str) {

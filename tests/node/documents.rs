@@ -1,0 +1,99 @@
+//! What documents say of the configuration and the version is what the program does.
+
+use std::collections::BTreeMap;
+
+use pushnode::config::{Config, VARIABLES};
+
+fn read(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// `NAME=value` of a line `# PUSH_NAME=value`.
+fn setting(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.strip_prefix("# ")?.split_once('=')?;
+    let is_name = name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    (is_name && name.starts_with("PUSH_")).then_some((name, value))
+}
+
+#[test]
+fn env_example_lists_every_variable_with_its_words_and_default() {
+    let text = read(".env.example");
+    let (_, listed) = text.split_once("\n\n").expect("words, then a blank line");
+    let mut expected = String::new();
+    for variable in VARIABLES {
+        for line in variable.doc {
+            expected += &format!("#{line}\n");
+        }
+        expected += &format!("# {}={}\n\n", variable.name, variable.default);
+    }
+    let expected = expected.trim_end();
+    assert!(
+        listed.trim_end() == expected,
+        ".env.example is not what src/config.rs says; below its first paragraph it should read:\n\n{expected}\n"
+    );
+}
+
+#[test]
+fn env_example_loads_as_it_stands_and_with_every_line_uncommented() {
+    let text = read(".env.example");
+    for line in text.lines() {
+        assert!(
+            line.is_empty() || line.starts_with("# "),
+            "a setting that is not commented out: {line}"
+        );
+    }
+    let defaults = format!("{:?}", Config::from_pairs([]).unwrap());
+    let settings: Vec<_> = text.lines().filter_map(setting).collect();
+    assert_eq!(settings.len(), VARIABLES.len(), "{settings:#?}");
+    let loaded = Config::from_pairs(settings).expect("no fault in it");
+    assert_eq!(format!("{loaded:?}"), defaults);
+}
+
+#[test]
+fn the_readme_lists_every_variable_with_its_default() {
+    let text = read("README.md");
+    let mut rows = BTreeMap::new();
+    for line in text.lines() {
+        let Some(row) = line.strip_prefix("| `PUSH_") else {
+            continue;
+        };
+        let mut cells = row.split('|');
+        let name = format!("PUSH_{}", cells.next().unwrap().trim().trim_matches('`'));
+        let default = cells.next().expect(line).trim().to_owned();
+        let repeated = rows.insert(name, default);
+        assert!(repeated.is_none(), "twice: {line}");
+    }
+    for variable in VARIABLES {
+        let Some(cell) = rows.remove(variable.name) else {
+            panic!("README.md has no row `| `{}` | ...`", variable.name);
+        };
+        let shown = match cell.strip_prefix('`').and_then(|cell| cell.split_once('`')) {
+            Some((value, _)) => value,
+            // An empty default may be told in words, but not in code.
+            None => "",
+        };
+        assert_eq!(
+            shown, variable.default,
+            "the default of {} in README.md is {cell:?}",
+            variable.name
+        );
+    }
+    assert!(rows.is_empty(), "not a variable of ours: {rows:?}");
+}
+
+#[test]
+fn the_changelog_has_this_version() {
+    let text = read("CHANGELOG.md");
+    let version = |line: &str| {
+        let words = line.strip_prefix("## ")?;
+        let word = words.split_whitespace().next()?;
+        Some(word.trim_matches(['[', ']']).to_owned())
+    };
+    let versions: Vec<String> = text.lines().filter_map(version).collect();
+    assert!(
+        versions.iter().any(|version| version == pushnode::VERSION),
+        "CHANGELOG.md has {versions:?}, Cargo.toml has {}",
+        pushnode::VERSION
+    );
+}
