@@ -12,6 +12,11 @@ pub type Known = (&'static str, &'static str, &'static str);
 
 const COMMON: &[Known] = &[
     (
+        "binary",
+        env!("CARGO_BIN_EXE_pushnode"),
+        "the pushnode to measure, to compare an older build",
+    ),
+    (
         "set",
         "",
         "extra settings of the nodes, comma separated: PUSH_X=1,PUSH_Y=2",

@@ -37,9 +37,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the release binary and waits until it is ready.
+    /// Starts the binary and waits until it is ready.
     pub fn start(options: &Options, name: &str, redis: Option<&RedisServer>) -> io::Result<Node> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pushnode"));
+        let mut command = Command::new(options.text("binary"));
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("PUSH_") || variable == "REDIS_URL" {
                 command.env_remove(variable);

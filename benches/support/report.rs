@@ -49,7 +49,7 @@ impl Report<'_> {
         report.line(&format!(
             "versions pushnode {} ({}); {}; {}",
             first_line("git", &["-C", ROOT, "describe", "--always", "--dirty"]),
-            first_line(env!("CARGO_BIN_EXE_pushnode"), &["--version"]),
+            first_line(options.text("binary"), &["--version"]),
             first_line("rustc", &["--version"]),
             first_line("redis-server", &["--version"]),
         ));
