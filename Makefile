@@ -2,7 +2,7 @@
 
 tools    := target/test-tools
 k6       := $(or $(K6),$(tools)/venv/bin/k6)
-# `make test` builds this one on its way, with every feature, in the dev profile.
+# What the integration tests drive: every feature, dev profile.
 binary   := $(or $(CARGO_TARGET_DIR),target)/debug/pushnode
 features := --locked --all-features
 compose  := docker compose -f deploy/compose.yaml
@@ -53,7 +53,9 @@ unit: setup ## cargo test: unit and integration tests, with a real Redis
 	cargo test $(features)
 
 k6-smoke: setup ## a short k6 run against one node
-	cargo build $(features) --bin pushnode
+	@# As the tests build it: `cargo build` would leave out what dev-dependencies
+	@# switch on in shared crates, and so build half of the tree once more.
+	cargo test $(features) --no-run
 	K6=$(k6) scripts/k6-smoke $(binary)
 
 deny: ## licences, sources and advisories of the dependencies (cargo install cargo-deny)

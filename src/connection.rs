@@ -4,17 +4,12 @@
 //! bytes between this and the socket. What must stay true: a connection ends once, with one
 //! reason; from that moment on nobody finds it in the hub any more.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-
 use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits, Reader};
 use crate::hub::Membership;
 use crate::names::{Fd, UserId};
-use crate::protocol::{self, ClientMessage, Dialect, Message, Policy};
-use crate::queue::{Offer, Queue, Sent};
-use crate::receipt::Receipt;
+use crate::protocol::{self, ClientMessage, Dialect, Policy};
+use crate::queue::{Queue, Sent};
 use crate::wheel::{NEVER, Tick};
 
 /// How long the other side has to answer a close frame, or to read the last bytes.
@@ -148,19 +143,7 @@ impl Connection {
         self.dialect
     }
 
-    /// Offers a push. The caller deals with [`Offer::Full`] by [`Connection::overflow`].
-    /// `frame` is the message in this connection's dialect.
-    pub(crate) fn offer(
-        &mut self,
-        frame: Bytes,
-        message: &Arc<Message>,
-        receipt: Option<&Receipt>,
-        bound: usize,
-    ) -> Offer {
-        self.queue.offer(frame, message, receipt, bound)
-    }
-
-    /// What a full queue means for a message of this policy.
+    /// What a full queue (`Offer::Full`) means for a message of this policy.
     pub(crate) fn overflow(policy: &Policy) -> Next {
         match policy {
             Policy::Close => Next::End(CloseReason::Slow),

@@ -237,20 +237,10 @@ impl Router {
         deadline: Instant,
     ) -> Answer {
         let mut expected = (wait > Wait::Routed).then(|| self.replies.expect());
-        let reply = expected.as_ref().map(|expected| Reply {
-            node: self.hub.node().clone(),
-            reference: expected.reference.clone(),
-            wait,
-            timeout_ms: deadline
-                .saturating_duration_since(Instant::now())
-                .as_millis() as u64,
-        });
-        let line = match cargo {
-            Cargo::Push(push) => {
-                protocol::push_line(to, push.except.as_deref(), &push.message, reply.as_ref())
-            }
-            Cargo::Kick => protocol::kick_line(to, reply.as_ref()),
-        };
+        let reply = expected
+            .as_ref()
+            .map(|expected| self.reply(expected, wait, deadline));
+        let line = cargo.line(to, reply.as_ref());
         let reason = loop {
             let published = self.backplane.publish(node, line.clone(), deadline).await;
             let dead = match published.receivers(deadline).await {
@@ -279,6 +269,17 @@ impl Router {
         }
     }
 
+    /// What a node is told about the receipt it owes.
+    fn reply(&self, expected: &Expected, wait: Wait, deadline: Instant) -> Reply {
+        let left = deadline.saturating_duration_since(Instant::now());
+        Reply {
+            node: self.hub.node().clone(),
+            reference: expected.reference.clone(),
+            wait,
+            timeout_ms: left.as_millis() as u64,
+        }
+    }
+
     async fn is_dead(&self, node: &NodeId, deadline: Instant) -> Result<bool, Unavailable> {
         let dead = tokio::time::timeout_at(deadline, self.backplane.is_dead(node)).await;
         dead.unwrap_or(Err(Unavailable("no answer from Redis in time")))
@@ -286,40 +287,28 @@ impl Router {
 
     async fn push_to_everybody(&self, request: &PushRequest, deadline: Instant) -> Answer {
         let mut expected = (request.wait > Wait::Routed).then(|| self.replies.expect());
-        let reply = expected.as_ref().map(|expected| Reply {
-            node: self.hub.node().clone(),
-            reference: expected.reference.clone(),
-            wait: request.wait,
-            timeout_ms: request.timeout.as_millis() as u64,
-        });
-        let push = &request.push;
-        let line = protocol::push_line(
-            &push.to,
-            push.except.as_deref(),
-            &push.message,
-            reply.as_ref(),
-        );
+        let reply = expected
+            .as_ref()
+            .map(|expected| self.reply(expected, request.wait, deadline));
+        let line = Cargo::Push(&request.push).line(&request.push.to, reply.as_ref());
         let published = self.backplane.publish_all(line, deadline).await;
         match published.receivers(deadline).await {
             Ok(0) => Answer {
                 reason: Some("no node listens"),
                 ..answer(Status::Unrouted, 0, 0)
             },
-            Ok(_) => {
-                let nodes = self.backplane.nodes();
-                let count = nodes.len().max(1) as u32;
-                match &mut expected {
-                    Some(expected) => await_receipts(expected, count, deadline).await,
-                    None => {
-                        // As the nodes said at their last beat; nobody has counted these.
-                        let others = nodes
-                            .iter()
-                            .filter(|record| record.node != *self.hub.node());
-                        let there: usize = others.map(|record| record.connections).sum();
-                        answer(Status::Routed, (there + self.hub.len()) as u32, count)
-                    }
+            Ok(listeners) => match &mut expected {
+                Some(expected) => await_receipts(expected, listeners, deadline).await,
+                None => {
+                    // As the nodes said at their last beat; nobody has counted these.
+                    let nodes = self.backplane.nodes();
+                    let others = nodes
+                        .iter()
+                        .filter(|record| record.node != *self.hub.node());
+                    let there: usize = others.map(|record| record.connections).sum();
+                    answer(Status::Routed, (there + self.hub.len()) as u32, listeners)
                 }
-            }
+            },
             Err(Unavailable(reason)) => Answer {
                 reason: Some(reason),
                 ..answer(Status::Unrouted, 0, 0)

@@ -23,6 +23,18 @@ pub(super) enum Cargo<'a> {
     Kick,
 }
 
+impl Cargo<'_> {
+    /// As a line for a channel.
+    pub(super) fn line(self, to: &Target, reply: Option<&Reply>) -> String {
+        match self {
+            Self::Push(push) => {
+                protocol::push_line(to, push.except.as_deref(), &push.message, reply)
+            }
+            Self::Kick => protocol::kick_line(to, reply),
+        }
+    }
+}
+
 /// One user's part of one push on its way.
 #[derive(Debug)]
 pub(super) struct Share<'a> {
@@ -178,29 +190,17 @@ impl Router {
     /// What is published for a parcel. Whoever waits for more than routing gets a receipt.
     fn line(&self, shares: &mut [Share<'_>], parcel: &Parcel) -> String {
         let share = &mut shares[parcel.shares[0].0];
-        let reply = (share.wait > Wait::Routed).then(|| {
-            let receipts = share.receipts.get_or_insert_with(|| self.replies.expect());
-            Reply {
-                node: self.hub.node().clone(),
-                reference: receipts.reference.clone(),
-                wait: share.wait,
-                timeout_ms: share
-                    .deadline
-                    .saturating_duration_since(Instant::now())
-                    .as_millis() as u64,
-            }
+        let (wait, deadline) = (share.wait, share.deadline);
+        let reply = (wait > Wait::Routed).then(|| {
+            let expected = share.receipts.get_or_insert_with(|| self.replies.expect());
+            self.reply(expected, wait, deadline)
         });
         let cargo = share.cargo;
         let to = match &parcel.shares[..] {
             [(only, _)] => Target::User(shares[*only].user.clone()),
             many => Target::Users(many.iter().map(|(i, _)| shares[*i].user.clone()).collect()),
         };
-        match cargo {
-            Cargo::Push(push) => {
-                protocol::push_line(&to, push.except.as_deref(), &push.message, reply.as_ref())
-            }
-            Cargo::Kick => protocol::kick_line(&to, reply.as_ref()),
-        }
+        cargo.line(&to, reply.as_ref())
     }
 
     /// Notes what Redis answered for a parcel.

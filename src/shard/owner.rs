@@ -315,7 +315,7 @@ impl Owner {
         let Some(place) = self.places.get_mut(slot) else {
             return self.metrics.dropped("gone", 1);
         };
-        match place.connection.offer(frame, message, receipt, bound) {
+        match place.connection.queue.offer(frame, message, receipt, bound) {
             Offer::Queued => {}
             Offer::Replaced => self.metrics.dropped("replaced", 1),
             Offer::Full => {
