@@ -21,7 +21,8 @@ use support::{median, raise_open_files_limit, websocket};
 const DATA: usize = 128;
 /// Rounds before the measured ones: buffers and caches grow to their size.
 const WARM_UP: u64 = 5;
-const ROUND_LIMIT: Duration = Duration::from_secs(10);
+/// When nothing has come for so long, nothing will.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// After the last round, for messages that come twice.
 const LINGER: Duration = Duration::from_millis(200);
 
@@ -48,6 +49,11 @@ fn main() -> io::Result<()> {
             ),
             ("pace-ms", "100", "from one broadcast to the next"),
             ("passes", "3", "passes of floor and node, alternating"),
+            (
+                "floor-threads",
+                "1",
+                "sending threads of the floor; a node has as many as there are cores",
+            ),
         ],
     );
     raise_open_files_limit()?;
@@ -67,7 +73,7 @@ fn main() -> io::Result<()> {
         let mut ratios = Vec::new();
         let mut totals = Vec::new();
         for pass in 1..=options.number("passes") {
-            let floor = floor_pass(sockets, &pace)?;
+            let floor = floor_pass(&options, sockets, &pace)?;
             let node = node_pass(&options, sockets, &pace)?;
             let ratio = node.per_delivery.total / floor.per_delivery.total;
             report.line(&format!(
@@ -89,8 +95,9 @@ fn main() -> io::Result<()> {
     report.end()
 }
 
-fn floor_pass(sockets: usize, pace: &Pace) -> io::Result<Pass> {
-    let mut floor = Rival::start(&["floor", &sockets.to_string()])?;
+fn floor_pass(options: &Options, sockets: usize, pace: &Pace) -> io::Result<Pass> {
+    let threads = options.text("floor-threads");
+    let mut floor = Rival::start(&["floor", &sockets.to_string(), threads])?;
     let mut fleet = Fleet::connect(floor.address, sockets, Hello::Silent, |n| {
         format!("{USER}{n}")
     })?;
@@ -99,7 +106,7 @@ fn floor_pass(sockets: usize, pace: &Pace) -> io::Result<Pass> {
         let frame = websocket::text_frame(message::data(message::ALL, sequence, DATA).as_bytes());
         assert_eq!(frame.len(), FLOOR_FRAME);
         floor.feed(&frame)?;
-        fleet.receive(total, ROUND_LIMIT).map(|_| ())
+        fleet.receive(total, PATIENCE).map(|_| ())
     })
 }
 
@@ -120,7 +127,7 @@ fn node_pass(options: &Options, sockets: usize, pace: &Pace) -> io::Result<Pass>
                 http::JSON,
                 &format!(r#"{{"to":{{"all":true}},"data":{data}}}"#),
             ))?;
-            fleet.receive(total, ROUND_LIMIT)?;
+            fleet.receive(total, PATIENCE)?;
             let answer = connection.receive()?;
             if answer.status == 200 {
                 Ok(())

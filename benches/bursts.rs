@@ -22,7 +22,8 @@ const DATA: usize = 128;
 const BURST: usize = 8;
 /// Requests before the measured ones.
 const WARM_UP: usize = 5;
-const ROUND_LIMIT: Duration = Duration::from_secs(10);
+/// When nothing has come for so long, nothing will.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// After the last round, for messages that come twice.
 const LINGER: Duration = Duration::from_millis(200);
 
@@ -89,7 +90,7 @@ fn measure(options: &Options, to: &str, burst: usize) -> io::Result<(Cpu, Faults
             to_users(&mut sent, burst, round)
         };
         connection.send(&http::post(http::NDJSON, &body))?;
-        fleet.receive(sent.iter().sum(), ROUND_LIMIT)?;
+        fleet.receive(sent.iter().sum(), PATIENCE)?;
         let answer = connection.receive()?;
         if answer.status != 200 {
             return Err(io::Error::other(answer.body));

@@ -25,7 +25,10 @@ const DATA: usize = 128;
 const CHANNEL: &str = "bare";
 /// HTTP connections the sender takes in turn.
 const CONNECTIONS: usize = 8;
-const RECEIVE_LIMIT: Duration = Duration::from_secs(120);
+/// When nothing has come for so long, nothing will.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After users have come or gone.
+const SETTLE: Duration = Duration::from_millis(500);
 const MODES: [&str; 3] = ["bare", "raw", "cross"];
 
 fn main() -> io::Result<()> {
@@ -45,47 +48,39 @@ fn main() -> io::Result<()> {
     let redis = RedisServer::start()?;
     let node_a = Node::start(&options, "a", Some(&redis))?;
     let node_b = Node::start(&options, "b", Some(&redis))?;
-    let bare = Rival::start(&[
-        "bare",
-        &users.to_string(),
-        &redis.address.to_string(),
-        CHANNEL,
-    ])?;
-    let name = |n| format!("{USER}{n}");
-    let mut on_bare = Receivers::new(
-        Fleet::connect(bare.address, users, Hello::Silent, name)?,
-        users,
-    );
-    let mut on_a = Receivers::new(
-        Fleet::connect(node_a.clients, users, Hello::WebSocket, name)?,
-        users,
-    );
-
     report.line("latency us; CPU us per push of the server with the sockets, of node B, of Redis");
     report.line("mode   pass      p50      p90      p99      max  holds                     into                      redis                     counts");
     let mut seen: BTreeMap<&str, Vec<[f64; 2]>> = BTreeMap::new();
     for pass in 1..=options.number("passes") {
         for mode in MODES {
-            let (receivers, holder, entry, channel) = match mode {
-                "bare" => (&mut on_bare, bare.pid(), None, CHANNEL.to_owned()),
-                "raw" => (
-                    &mut on_a,
-                    node_a.pid(),
-                    None,
-                    format!("{PREFIX}n:{{{}}}", node_a.id),
-                ),
-                _ => (&mut on_a, node_a.pid(), Some(&node_b), String::new()),
+            let entry = (mode == "cross").then_some(&node_b);
+            let bare = match mode {
+                "bare" => Some(Rival::start(&[
+                    "bare",
+                    &users.to_string(),
+                    &redis.address.to_string(),
+                    CHANNEL,
+                ])?),
+                _ => None,
             };
-            let mut sender = match (mode, entry) {
-                ("bare", _) => Sender::Bare {
+            let (server, hello, holder) = match &bare {
+                Some(bare) => (bare.address, Hello::Silent, bare.pid()),
+                None => (node_a.clients, Hello::WebSocket, node_a.pid()),
+            };
+            // New users for each pass: sockets that nobody reads would not answer pings.
+            let fleet = Fleet::connect(server, users, hello, |n| format!("{USER}{n}"))?;
+            let mut receivers = Receivers::new(fleet, users);
+            receivers.fleet.linger(SETTLE)?;
+            let mut sender = match mode {
+                "bare" => Sender::Bare {
                     redis: Redis::connect(redis.address)?,
-                    channel,
+                    channel: CHANNEL.to_owned(),
                 },
-                (_, None) => Sender::Raw {
+                "raw" => Sender::Raw {
                     redis: Redis::connect(redis.address)?,
-                    channel,
+                    channel: format!("{PREFIX}n:{{{}}}", node_a.id),
                 },
-                (_, Some(node)) => Sender::http(node)?,
+                _ => Sender::http(&node_b)?,
             };
             let meters = [Some(holder), entry.map(Node::pid), Some(redis.pid())]
                 .map(|pid| pid.map(Meter::start));
@@ -106,6 +101,9 @@ fn main() -> io::Result<()> {
                 report::faults(receivers.fleet.faults(|n| receivers.sent[n])),
             ));
             seen.entry(mode).or_default().push([at(0.5), at(0.99)]);
+            drop(receivers);
+            // The rows of those who left should be gone before the next come.
+            std::thread::sleep(SETTLE);
         }
     }
     // A ratio is taken within a pass, where the modes are neighbours in time.
@@ -196,7 +194,7 @@ fn expect_ok(connection: &mut Connection) -> io::Result<()> {
 
 struct Receivers {
     fleet: Fleet,
-    /// Messages sent to each user since it connected.
+    /// Messages sent to each user.
     sent: Vec<u64>,
 }
 
@@ -212,13 +210,12 @@ impl Receivers {
     fn pass(&mut self, options: &Options, sender: &mut Sender) -> io::Result<Vec<f64>> {
         let rate = options.number("rate");
         let pushes = rate * options.number("seconds");
-        let before = self.sent.clone();
+        let users = self.sent.len();
         let (fleet, sent) = (&mut self.fleet, &mut self.sent);
-        let already: u64 = before.iter().sum();
         fleet.arrivals = Some(Vec::with_capacity(pushes));
         let sent_at = std::thread::scope(|scope| {
             let receiver = scope.spawn(move || {
-                let result = fleet.receive(already + pushes as u64, RECEIVE_LIMIT);
+                let result = fleet.receive(pushes as u64, PATIENCE);
                 result.map(|_| fleet.arrivals.take().unwrap_or_default())
             });
             let mut sent_at = Vec::with_capacity(pushes);
@@ -227,7 +224,7 @@ impl Receivers {
                 let due = started + Duration::from_secs_f64(push as f64 / rate as f64);
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 // Users in turn, so that push number and (user, sequence) tell each other.
-                let user = push % sent.len();
+                let user = push % users;
                 let name = format!("{USER}{user}");
                 let data = message::data(&name, sent[user], DATA);
                 sent[user] += 1;
@@ -242,7 +239,7 @@ impl Receivers {
         let mut latencies: Vec<f64> = arrivals
             .iter()
             .map(|&(user, sequence, came)| {
-                let push = (sequence - before[user]) as usize * before.len() + user;
+                let push = sequence as usize * users + user;
                 came.duration_since(sent_at[push]).as_secs_f64() * 1e6
             })
             .collect();

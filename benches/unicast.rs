@@ -1,7 +1,8 @@
 //! Unicast: CPU of the nodes and of Redis per push to one user, for each way a push can come in.
 //!
 //! Users are on node A. `local-*` pushes enter at the node that holds the user, `cross-*` at node B, `raw-*` go
-//! straight to A's channel in Redis, as any publisher may. Load is a closed loop: as fast as answers come.
+//! straight to A's channel in Redis, as any publisher may; `bare` is the same PUBLISH to a bare server
+//! (`support::rivals`), a yardstick for the machine. Load is a closed loop: as fast as answers come.
 
 mod support;
 
@@ -16,20 +17,24 @@ use support::accounting::{Cpu, Meter};
 use support::fleet::{Fleet, Hello};
 use support::http::{self, Answered};
 use support::options::Options;
-use support::process::{Node, PREFIX, RedisServer};
+use support::process::{Node, PREFIX, RedisServer, Rival};
 use support::redis::{Redis, Reply};
 use support::report::{self, Report};
 use support::rivals::USER;
 use support::{median, message, raise_open_files_limit};
 
 const DATA: usize = 128;
-const MODES: &str = "local-embedded,local-redis,cross-http,cross-batch,raw-lookup,raw-known";
+const MODES: &str = "local-embedded,local-redis,cross-http,cross-batch,raw-lookup,raw-known,bare";
 /// Commands a raw publisher sends at once.
 const PIPELINE: usize = 64;
 /// Messages a raw publisher may be ahead of the receivers; nothing else would hold it back.
 const AHEAD: u64 = 2_048;
-/// How long the last messages may take after the last answer.
-const RECEIVE_LIMIT: Duration = Duration::from_secs(120);
+/// The channel of the bare server.
+const BARE: &str = "bare";
+/// When nothing has come for so long, nothing will.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After users have come or gone.
+const SETTLE: Duration = Duration::from_millis(500);
 /// After a pass, for messages that come twice.
 const LINGER: Duration = Duration::from_millis(300);
 
@@ -39,7 +44,7 @@ fn main() -> io::Result<()> {
         "CPU per push to one user, by the way it comes in",
         &[
             ("modes", MODES, "which ways"),
-            ("users", "1000", "connected users"),
+            ("users", "5000", "connected users"),
             ("pushes", "100000", "pushes a pass"),
             (
                 "connections",
@@ -53,64 +58,29 @@ fn main() -> io::Result<()> {
     );
     raise_open_files_limit()?;
     let mut report = Report::begin(&options);
-    let users = options.number("users");
     let redis = RedisServer::start()?;
-    let alone = Node::start(&options, "alone", None)?;
-    let node_a = Node::start(&options, "a", Some(&redis))?;
-    let node_b = Node::start(&options, "b", Some(&redis))?;
-    let connect = |node: &Node| {
-        Fleet::connect(node.clients, users, Hello::WebSocket, |n| {
-            format!("{USER}{n}")
-        })
+    let cluster = Cluster {
+        alone: Node::start(&options, "alone", None)?,
+        a: Node::start(&options, "a", Some(&redis))?,
+        b: Node::start(&options, "b", Some(&redis))?,
+        redis,
     };
-    let mut on_alone = Receivers {
-        fleet: connect(&alone)?,
-        sent: vec![0; users],
-    };
-    let mut on_a = Receivers {
-        fleet: connect(&node_a)?,
-        sent: vec![0; users],
-    };
-
     report.line("CPU us per push: total (user + sys); `into` is the node that gets the push, `holds` the one with the user");
     report.line("mode            pass  holds                     into                      redis                      sum     a second  counts");
     let mut sums: BTreeMap<&str, Vec<[f64; 4]>> = BTreeMap::new();
     for pass in 1..=options.number("passes") {
         for mode in options.words("modes") {
-            let (receivers, holder, entry) = match mode {
-                "local-embedded" => (&mut on_alone, &alone, None),
-                "local-redis" | "raw-lookup" | "raw-known" => (&mut on_a, &node_a, None),
-                _ => (&mut on_a, &node_a, Some(&node_b)),
-            };
-            let way = Way {
-                options: &options,
-                mode,
-                holder,
-                entry: entry.unwrap_or(holder),
-                redis: redis.address,
-            };
-            let meters = [Some(holder.pid()), entry.map(Node::pid), Some(redis.pid())]
-                .map(|pid| pid.map(Meter::start));
-            let started = Instant::now();
-            let answered = way.push(receivers)?;
-            let seconds = started.elapsed().as_secs_f64();
-            let pushes = answered.pushes as f64;
-            let [holds, into, of_redis] =
-                meters.map(|meter| meter.map_or_else(Cpu::default, |meter| meter.spent() / pushes));
-            receivers.fleet.linger(LINGER)?;
-
+            let measured = cluster.measure(&options, mode)?;
+            let [holds, into, of_redis] = measured.costs;
             let sum = holds + into + of_redis;
-            let mut counts = report::faults(receivers.fleet.faults(|n| receivers.sent[n]));
-            if answered.not_routed > 0 {
-                let _ = write!(counts, ", {} not answered `routed`", answered.not_routed);
-            }
             report.line(&format!(
-                "{mode:14}  {pass:4}  {}  {}  {}  {:7.2}  {:9.0}  {counts}",
+                "{mode:14}  {pass:4}  {}  {}  {}  {:7.2}  {:9.0}  {}",
                 report::cpu(holds),
                 report::cpu(into),
                 report::cpu(of_redis),
                 sum.total,
-                pushes / seconds,
+                measured.a_second,
+                measured.counts,
             ));
             sums.entry(mode).or_default().push([
                 holds.total,
@@ -130,7 +100,81 @@ fn main() -> io::Result<()> {
     report.end()
 }
 
-/// The connected users of one node, and how many messages each was sent since it connected.
+struct Cluster {
+    alone: Node,
+    a: Node,
+    b: Node,
+    redis: RedisServer,
+}
+
+/// What a pass of one mode showed.
+struct Measured {
+    /// Of the server that holds the users, of the node that gets the pushes if it is another, of Redis.
+    costs: [Cpu; 3],
+    a_second: f64,
+    counts: String,
+}
+
+impl Cluster {
+    fn measure(&self, options: &Options, mode: &str) -> io::Result<Measured> {
+        let users = options.number("users");
+        let bare = match mode {
+            "bare" => Some(Rival::start(&[
+                "bare",
+                &users.to_string(),
+                &self.redis.address.to_string(),
+                BARE,
+            ])?),
+            _ => None,
+        };
+        let (holder, entry) = match mode {
+            "local-embedded" => (&self.alone, None),
+            "cross-http" | "cross-batch" => (&self.a, Some(&self.b)),
+            _ => (&self.a, None),
+        };
+        let (server, hello, pid) = match &bare {
+            Some(bare) => (bare.address, Hello::Silent, bare.pid()),
+            None => (holder.clients, Hello::WebSocket, holder.pid()),
+        };
+        // New users for each pass: sockets that nobody reads would not answer pings.
+        let mut receivers = Receivers {
+            fleet: Fleet::connect(server, users, hello, |n| format!("{USER}{n}"))?,
+            sent: vec![0; users],
+        };
+        receivers.fleet.linger(SETTLE)?;
+        let way = Way {
+            options,
+            mode,
+            holder,
+            entry: entry.unwrap_or(holder),
+            redis: self.redis.address,
+        };
+        let meters = [Some(pid), entry.map(Node::pid), Some(self.redis.pid())]
+            .map(|pid| pid.map(Meter::start));
+        let started = Instant::now();
+        let pushed = way.push(&mut receivers)?;
+        let a_second = pushed.pushes as f64 / started.elapsed().as_secs_f64();
+        let costs = meters.map(|meter| {
+            meter.map_or_else(Cpu::default, |meter| meter.spent() / pushed.pushes as f64)
+        });
+        receivers.fleet.linger(LINGER)?;
+
+        let mut counts = report::faults(receivers.fleet.faults(|n| receivers.sent[n]));
+        if pushed.not_routed > 0 {
+            let _ = write!(counts, ", {} not answered `routed`", pushed.not_routed);
+        }
+        drop(receivers);
+        // The rows of those who left should be gone before the next come.
+        std::thread::sleep(SETTLE);
+        Ok(Measured {
+            costs,
+            a_second,
+            counts,
+        })
+    }
+}
+
+/// The connected users, and how many messages each was sent since it connected.
 struct Receivers {
     fleet: Fleet,
     sent: Vec<u64>,
@@ -153,20 +197,18 @@ impl Way<'_> {
     /// Sends all pushes of a pass while a thread receives; returns when all have come, or will not come.
     fn push(&self, receivers: &mut Receivers) -> io::Result<Pushed> {
         let pushes = self.options.number("pushes") as u64;
-        let before: u64 = receivers.sent.iter().sum();
-        let already = receivers.fleet.received().load(Ordering::Relaxed);
         let (fleet, sent) = (&mut receivers.fleet, &mut receivers.sent);
         let received = fleet.received();
         std::thread::scope(|scope| {
-            let receiver = scope.spawn(move || fleet.receive(already + pushes, RECEIVE_LIMIT));
+            let receiver = scope.spawn(move || fleet.receive(pushes, PATIENCE));
             let not_routed = match self.mode {
                 "cross-batch" => self.push_batches(sent, pushes)?,
-                "raw-lookup" | "raw-known" => self.publish(sent, pushes, &received)?,
+                "raw-lookup" | "raw-known" | "bare" => self.publish(sent, pushes, &received)?,
                 _ => self.push_singles(sent, pushes)?,
             };
             receiver.join().expect("the receiver does not panic")?;
             Ok(Pushed {
-                pushes: sent.iter().sum::<u64>() - before,
+                pushes: sent.iter().sum(),
                 not_routed,
             })
         })
@@ -206,15 +248,18 @@ impl Way<'_> {
         Ok(not_routed(answered, pushes))
     }
 
-    /// PUBLISH to the holder's channel, after HGETALL of the user's row or without. Counts the publishes that
-    /// reached no subscriber.
+    /// PUBLISH to the holder's channel, after HGETALL of the user's row or without, or to the bare server's.
+    /// Counts the publishes that reached no subscriber.
     fn publish(&self, sent: &mut [u64], pushes: u64, received: &AtomicU64) -> io::Result<u64> {
         let look_up = self.mode == "raw-lookup";
         let mut redis = Redis::connect(self.redis)?;
-        let already = received.load(Ordering::Relaxed);
         let (mut published, mut lost) = (0, 0);
         while published < pushes {
-            while published > received.load(Ordering::Relaxed) - already + AHEAD {
+            let since = Instant::now();
+            while published > received.load(Ordering::Relaxed) + AHEAD {
+                if since.elapsed() > PATIENCE {
+                    return Ok(lost);
+                }
                 std::thread::sleep(Duration::from_micros(100));
             }
             let users: Vec<usize> = (0..PIPELINE.min((pushes - published) as usize))
@@ -234,12 +279,11 @@ impl Way<'_> {
                 }
             }
             for (&user, node) in users.iter().zip(&nodes) {
-                let line = push_line(sent, user);
-                redis.queue(&[
-                    b"PUBLISH",
-                    format!("{PREFIX}n:{{{node}}}").as_bytes(),
-                    line.as_bytes(),
-                ]);
+                let (channel, line) = match self.mode {
+                    "bare" => (BARE.to_owned(), next_data(sent, user)),
+                    _ => (format!("{PREFIX}n:{{{node}}}"), push_line(sent, user)),
+                };
+                redis.queue(&[b"PUBLISH", channel.as_bytes(), line.as_bytes()]);
             }
             redis.flush()?;
             for _ in &users {
@@ -257,10 +301,14 @@ fn not_routed(answered: Answered, pushes: u64) -> u64 {
 
 /// The next push to a user as a line of JSON: an API body and an envelope alike.
 fn push_line(sent: &mut [u64], user: usize) -> String {
-    let name = format!("{USER}{user}");
-    let data = message::data(&name, sent[user], DATA);
+    let data = next_data(sent, user);
+    format!(r#"{{"to":{{"user":"{USER}{user}"}},"data":{data}}}"#)
+}
+
+fn next_data(sent: &mut [u64], user: usize) -> String {
+    let data = message::data(&format!("{USER}{user}"), sent[user], DATA);
     sent[user] += 1;
-    format!(r#"{{"to":{{"user":"{name}"}},"data":{data}}}"#)
+    data
 }
 
 /// A user out of every `of`-th, beginning with `first`, in no pattern that a cache would like.

@@ -102,22 +102,33 @@ impl Fleet {
         Arc::clone(&self.received)
     }
 
-    /// Reads until `total` messages have come since the start, or `limit` has passed.
-    pub fn receive(&mut self, total: u64, limit: Duration) -> io::Result<bool> {
-        let deadline = Instant::now() + limit;
-        while self.received.load(Ordering::Relaxed) < total {
-            let left = deadline.saturating_duration_since(Instant::now());
+    /// Reads until `total` messages have come since the start, or none has come for `patience`.
+    pub fn receive(&mut self, total: u64, patience: Duration) -> io::Result<bool> {
+        let mut last = (self.received.load(Ordering::Relaxed), Instant::now());
+        while last.0 < total {
+            let left = patience.saturating_sub(last.1.elapsed());
             if left.is_zero() {
                 return Ok(false);
             }
             self.read_ready(left)?;
+            let received = self.received.load(Ordering::Relaxed);
+            if received > last.0 {
+                last = (received, Instant::now());
+            }
         }
         Ok(true)
     }
 
     /// Reads what comes until `pause` is over: keeps the sockets alive, and shows messages sent twice.
     pub fn linger(&mut self, pause: Duration) -> io::Result<()> {
-        self.receive(u64::MAX, pause).map(|_| ())
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.read_ready(left)?;
+        }
     }
 
     /// The faults so far, when `sent(n)` messages were sent to the user of socket `n`.

@@ -1,11 +1,13 @@
 //! What pushnode is compared with: the least code that does the same work, each in a process of its own.
 //!
-//! - `floor <sockets>`: accepts that many connections, then sends each frame from its standard input to all.
+//! - `floor <sockets> <threads>`: accepts that many connections, then sends each frame from its standard input to
+//!   all, each thread to its part of them.
 //! - `bare <sockets> <redis> <channel>`: accepts that many connections, subscribes, and sends each message to the
 //!   socket whose number it names. No handshake, no map of users, no pings.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc;
 
 use super::message;
 use super::redis::{Redis, Reply};
@@ -20,7 +22,10 @@ pub const USER: &str = "u";
 pub fn run(role: &[String]) -> ! {
     let words: Vec<&str> = role.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["floor", sockets] => floor(sockets.parse().expect("a number")),
+        ["floor", sockets, threads] => floor(
+            sockets.parse().expect("a number"),
+            threads.parse().expect("a number"),
+        ),
         ["bare", sockets, redis, channel] => bare(
             sockets.parse().expect("a number"),
             redis.parse().expect("an address"),
@@ -34,17 +39,31 @@ pub fn run(role: &[String]) -> ! {
     std::process::exit(i32::from(result.is_err()))
 }
 
-fn floor(count: usize) -> io::Result<()> {
+fn floor(count: usize, threads: usize) -> io::Result<()> {
     let mut sockets = accept(count)?;
+    let mut others = Vec::new();
+    for _ in 1..threads {
+        let part = sockets.split_off(sockets.len() - count / threads);
+        let (frames, inbox) = mpsc::channel::<[u8; FLOOR_FRAME]>();
+        std::thread::spawn(move || inbox.iter().for_each(|frame| send_all(&part, &frame)));
+        others.push(frames);
+    }
     let mut frame = [0; FLOOR_FRAME];
     let mut input = io::stdin().lock();
     while input.read_exact(&mut frame).is_ok() {
-        for socket in &mut sockets {
-            // A full socket would lose the frame; the client counts it as missing.
-            let _ = socket.write(&frame);
+        for other in &others {
+            other.send(frame).map_err(io::Error::other)?;
         }
+        send_all(&sockets, &frame);
     }
     Ok(())
+}
+
+fn send_all(sockets: &[TcpStream], frame: &[u8]) {
+    for mut socket in sockets {
+        // A full socket would lose the frame; the client counts it as missing.
+        let _ = socket.write(frame);
+    }
 }
 
 fn bare(count: usize, redis: SocketAddr, channel: &str) -> io::Result<()> {
