@@ -98,6 +98,12 @@ impl Inbound {
                 continue;
             }
             match Line::parse(line) {
+                // Our own push to everybody, which the router has delivered here itself.
+                Ok(Line::Header { from, .. })
+                    if channel == Channel::Global && from == *self.hub.node() =>
+                {
+                    return;
+                }
                 Ok(Line::Header { from, seq }) => {
                     if !self.is_next(channel, from, seq).await {
                         return;

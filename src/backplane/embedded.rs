@@ -115,8 +115,9 @@ impl Embedded {
     }
 
     pub(super) async fn publish_all(&self, line: String) -> Published {
-        let parties: Vec<Party> = self.parties().values().cloned().collect();
-        let mut receivers = 0;
+        let others = |(node, party): (&NodeId, &Party)| (*node != self.node).then(|| party.clone());
+        let parties: Vec<Party> = self.parties().iter().filter_map(others).collect();
+        let mut receivers = 1;
         for party in parties {
             let sent = party.lines.send((Channel::Global, line.clone())).await;
             receivers += u32::from(sent.is_ok());

@@ -172,7 +172,8 @@ impl Backplane {
         }
     }
 
-    /// Hands over a line for all nodes, this one included.
+    /// Hands over a line for all nodes. This one ignores what it hears of itself there; the
+    /// answer counts it all the same.
     pub async fn publish_all(&self, line: String, deadline: Instant) -> Published {
         match self {
             Self::Embedded(embedded) => embedded.publish_all(line).await,

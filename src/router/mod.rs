@@ -248,7 +248,7 @@ impl Router {
                 Ok(_) => {
                     return match &mut expected {
                         None => answer(Status::Routed, 1, 1),
-                        Some(expected) => await_receipts(expected, 1, deadline).await,
+                        Some(expected) => await_receipts(expected, 1, None, deadline).await,
                     };
                 }
                 Err(unavailable) => Err(unavailable),
@@ -285,34 +285,60 @@ impl Router {
         dead.unwrap_or(Err(Unavailable("no answer from Redis in time")))
     }
 
+    /// Published first, delivered here second: whoever is refused has sent to nobody, and a push
+    /// to a user that follows can not overtake this one, as it could if ours came by the bus.
     async fn push_to_everybody(&self, request: &PushRequest, deadline: Instant) -> Answer {
         let mut expected = (request.wait > Wait::Routed).then(|| self.replies.expect());
         let reply = expected
             .as_ref()
             .map(|expected| self.reply(expected, request.wait, deadline));
         let line = Cargo::Push(&request.push).line(&request.push.to, reply.as_ref());
-        let published = self.backplane.publish_all(line, deadline).await;
-        match published.receivers(deadline).await {
-            Ok(0) => Answer {
-                reason: Some("no node listens"),
-                ..answer(Status::Unrouted, 0, 0)
-            },
-            Ok(listeners) => match &mut expected {
-                Some(expected) => await_receipts(expected, listeners, deadline).await,
-                None => {
-                    // As the nodes said at their last beat; nobody has counted these.
-                    let nodes = self.backplane.nodes();
-                    let others = nodes
-                        .iter()
-                        .filter(|record| record.node != *self.hub.node());
-                    let there: usize = others.map(|record| record.connections).sum();
-                    answer(Status::Routed, (there + self.hub.len()) as u32, listeners)
+        let listeners = match self.publish_to_everybody(line, deadline).await {
+            Ok(listeners) => listeners,
+            Err(Unavailable(reason)) => {
+                return Answer {
+                    reason: Some(reason),
+                    ..answer(Status::Unrouted, 0, 0)
+                };
+            }
+        };
+        let Some(expected) = &mut expected else {
+            self.hub.deliver(&request.push, None).await;
+            // As the nodes said at their last beat; nobody has counted these.
+            let nodes = self.backplane.nodes();
+            let others = nodes
+                .iter()
+                .filter(|record| record.node != *self.hub.node());
+            let there: usize = others.map(|record| record.connections).sum();
+            return answer(Status::Routed, (there + self.hub.len()) as u32, listeners);
+        };
+        let (receipt, waiter) = Receipt::new(request.wait);
+        let delivered = self.hub.deliver(&request.push, Some(&receipt)).await;
+        drop(receipt);
+        let here = match delivered {
+            Delivered::Duplicate => (Status::Duplicate, 0),
+            Delivered::To(0) => (Status::Written, 0),
+            Delivered::To(_) => waiter.settle(deadline).await,
+        };
+        await_receipts(expected, listeners, Some(here), deadline).await
+    }
+
+    /// Answers how many listen, this node among them. Nobody at all means that Redis has just
+    /// lost its subscribers; they will be back.
+    async fn publish_to_everybody(
+        &self,
+        line: String,
+        deadline: Instant,
+    ) -> Result<u32, Unavailable> {
+        loop {
+            let published = self.backplane.publish_all(line.clone(), deadline).await;
+            match published.receivers(deadline).await? {
+                0 if Instant::now() + RETRY >= deadline => {
+                    return Err(Unavailable("no node listens"));
                 }
-            },
-            Err(Unavailable(reason)) => Answer {
-                reason: Some(reason),
-                ..answer(Status::Unrouted, 0, 0)
-            },
+                0 => tokio::time::sleep(RETRY).await,
+                listeners => return Ok(listeners),
+            }
         }
     }
 
@@ -369,12 +395,20 @@ async fn settled_here(count: u32, waiter: Waiter, deadline: Instant) -> Answer {
     }
 }
 
-/// Receipts of `nodes` nodes, or as many as come in time.
-async fn await_receipts(expected: &mut Expected, nodes: u32, deadline: Instant) -> Answer {
+/// Receipts of `nodes` nodes, or as many as come in time; `here` is this node's own part.
+async fn await_receipts(
+    expected: &mut Expected,
+    nodes: u32,
+    here: Option<(Status, u32)>,
+    deadline: Instant,
+) -> Answer {
     let mut proven = (Status::Routed, 0);
-    let mut answered = 0;
-    let mut duplicates = 0;
-    let mut stale = 0;
+    let (mut answered, mut duplicates, mut stale) = (0, 0, 0);
+    match here {
+        Some((Status::Duplicate, _)) => (answered, duplicates) = (1, 1),
+        Some(part) => (answered, proven) = (1, part),
+        None => {}
+    }
     while answered < nodes {
         let receipt = tokio::time::timeout_at(deadline, expected.receipts.recv()).await;
         let Ok(Some(receipt)) = receipt else { break };

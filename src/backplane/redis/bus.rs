@@ -12,7 +12,7 @@ use fred::error::ErrorKind;
 use fred::prelude::{Client, ClientLike, EventInterface, PubsubInterface};
 use fred::types::{Message, Value};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -48,10 +48,25 @@ pub(super) struct Bus {
     pub(super) metrics: Arc<Metrics>,
 }
 
+/// Bytes of messages that may wait for the reader. Beyond that fred's own buffer fills up, and
+/// then messages are lost, which is noticed.
+const BACKLOG: usize = 64 * 1024 * 1024;
+/// Charged for each message beside its bytes.
+const OVERHEAD: usize = 256;
+
+/// What a subscription brings.
+enum Heard {
+    /// A message; its permit is its share of the backlog.
+    Message(Message, OwnedSemaphorePermit),
+    /// So many messages are lost.
+    Lagged(u64),
+}
+
 /// One connection that is subscribed.
 struct Subscription {
     client: Client,
-    messages: Receiver<Message>,
+    heard: mpsc::UnboundedReceiver<Heard>,
+    pump: JoinHandle<()>,
     reconnects: Receiver<fred::types::config::Server>,
     connecting: JoinHandle<Result<(), fred::error::Error>>,
     /// When it was opened, or connected again.
@@ -60,6 +75,7 @@ struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.pump.abort();
         // Without a goodbye: a deaf connection would not hear it.
         self.connecting.abort();
         let client = self.client.clone();
@@ -105,14 +121,14 @@ impl Bus {
         loop {
             tokio::select! {
                 biased;
-                message = subscription.messages.recv() => match message {
-                    Ok(message) => self.hear(&message).await,
-                    Err(RecvError::Lagged(count)) => {
+                heard = subscription.heard.recv() => match heard {
+                    Some(Heard::Message(message, _permit)) => self.hear(&message).await,
+                    Some(Heard::Lagged(count)) => {
                         tracing::warn!(count, "the node could not keep up with Redis");
                         self.inbound.lost("lag").await;
                     }
                     // The client is gone for good; it should not be.
-                    Err(RecvError::Closed) => self.replace(&mut subscription).await,
+                    None => self.replace(&mut subscription).await,
                 },
                 reconnected = subscription.reconnects.recv() => {
                     // The first connect may be told here too, a moment after it was awaited.
@@ -260,10 +276,13 @@ impl Bus {
             .ok()?;
         // Before connecting, so that nothing is missed.
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
+        let (sender, heard) = mpsc::unbounded_channel();
+        let pump = tokio::spawn(pump(messages, sender));
         let connecting = client.connect();
         let mut subscription = Subscription {
             client,
-            messages,
+            heard,
+            pump,
             reconnects,
             connecting,
             since: Instant::now(),
@@ -284,6 +303,30 @@ impl Bus {
         let channels = vec![self.own.clone(), self.global.clone()];
         if let Err(error) = client.subscribe(channels).await {
             tracing::debug!(%error, "SUBSCRIBE failed");
+        }
+    }
+}
+
+/// Moves messages from fred's buffer, which overwrites what is not taken in time, to ours, which
+/// holds by bytes. Does nothing else, so that it keeps up however busy the reader is.
+async fn pump(mut messages: Receiver<Message>, heard: mpsc::UnboundedSender<Heard>) {
+    let backlog = Arc::new(Semaphore::new(BACKLOG));
+    loop {
+        let next = match messages.recv().await {
+            Ok(message) => {
+                let bytes = message.value.as_bytes().map_or(0, <[u8]>::len) + OVERHEAD;
+                let charge = bytes.min(BACKLOG) as u32;
+                // Never closed.
+                let Ok(permit) = backlog.clone().acquire_many_owned(charge).await else {
+                    return;
+                };
+                Heard::Message(message, permit)
+            }
+            Err(RecvError::Lagged(count)) => Heard::Lagged(count),
+            Err(RecvError::Closed) => return,
+        };
+        if heard.send(next).is_err() {
+            return;
         }
     }
 }

@@ -39,8 +39,10 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// Commands that may wait while Redis is away; more are refused at once.
 const COMMAND_BUFFER: usize = 100_000;
-/// Payloads the subscription may be ahead of the reader. A payload holds up to 64 messages.
-const SUBSCRIPTION_BUFFER: usize = 8_192;
+/// Payloads that fred's buffer holds until our pump takes them. The pump takes at once, but on a
+/// machine without a free processor "at once" can be half a second, and what does not fit is
+/// lost. Costs about 0.7 KiB each, all of it at the start.
+const SUBSCRIPTION_BUFFER: usize = 32_768;
 /// Users looked up in one pipeline.
 const LOOKUPS: usize = 512;
 
@@ -116,7 +118,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts connecting and returns at once; [`Redis::health`] tells when the node is ready.
+    /// Starts connecting and returns at once; `Redis::health` tells when the node is ready.
     /// `fatal` hears why the node must end, if it must.
     ///
     /// # Errors
