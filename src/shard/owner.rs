@@ -1,10 +1,11 @@
 //! The task that owns a shard's sockets: its loop, and what each input does.
 
+mod io;
+
 use std::cell::LazyCell;
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,7 +87,7 @@ impl Owner {
         node: NodeId,
         settings: Arc<Settings>,
         metrics: Arc<Metrics>,
-    ) -> io::Result<Self> {
+    ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         // Its successor is an unsafe function, because a type could hand out a file descriptor
@@ -342,82 +343,6 @@ impl Owner {
         }
     }
 
-    fn on_ready(&mut self, event: &mio::event::Event) {
-        // A token is an fd, never reused: an event of a closed socket finds nobody.
-        let fd = Fd(event.token().0 as u64);
-        let Some(&slot) = self.slots.get(&fd) else {
-            return;
-        };
-        if event.is_writable() {
-            self.places[slot].blocked = false;
-            if !self.places[slot].connection.queue.is_empty() {
-                self.touch(slot);
-            }
-        }
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
-            self.places[slot].ended |= event.is_read_closed() || event.is_error();
-            self.read(slot);
-        }
-    }
-
-    fn with_slot(&mut self, fd: Fd, act: impl FnOnce(&mut Self, usize)) {
-        if let Some(&slot) = self.slots.get(&fd) {
-            act(self, slot);
-        }
-    }
-
-    fn read(&mut self, slot: usize) {
-        let fd = self.places[slot].connection.fd;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        for turn in 1.. {
-            // Gone since the last round, by what it said.
-            if self.slots.get(&fd) != Some(&slot) {
-                break;
-            }
-            let Some(socket) = &mut self.places[slot].socket else {
-                break;
-            };
-            match socket.read(&mut scratch) {
-                Ok(0) => {
-                    self.hung_up(slot);
-                    break;
-                }
-                Ok(count) => {
-                    self.hear(slot, &mut scratch[..count]);
-                    // A short read: the kernel has no more, and will say when it has. If it has
-                    // already said that the other side closed, it says no more: read on to it.
-                    let ended = self.places.get(slot).is_some_and(|place| place.ended);
-                    if count < SCRATCH && !ended {
-                        break;
-                    }
-                    if turn == READS {
-                        self.unread.push(fd);
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    self.hung_up(slot);
-                    break;
-                }
-            }
-        }
-        self.scratch = scratch;
-    }
-
-    fn hear(&mut self, slot: usize, bytes: &mut [u8]) {
-        let Place { connection, .. } = &mut self.places[slot];
-        let received = &self.metrics.received;
-        let next = connection.hear(bytes, &self.settings, self.now, || {
-            received.inc();
-        });
-        if !self.places[slot].connection.queue.is_empty() {
-            self.touch(slot);
-        }
-        self.follow(slot, next);
-    }
-
     /// The other side has closed its half: whatever waits cannot reach it.
     fn hung_up(&mut self, slot: usize) {
         if self.places[slot].connection.is_closing() {
@@ -463,74 +388,6 @@ impl Owner {
         if !place.dirty && !place.blocked {
             place.dirty = true;
             self.dirty.push(slot);
-        }
-    }
-
-    /// Writes what waits, connection by connection, giving way to other tasks now and then.
-    async fn flush(&mut self) {
-        let mut written = 0;
-        while let Some(slot) = self.dirty.pop() {
-            // The slot may be empty by now, or somebody else's: then it has nothing to write
-            // or writes it now instead of a little later.
-            if self.places.get(slot).is_some() {
-                self.write(slot);
-            }
-            written += 1;
-            if written % TURN == 0 {
-                tokio::task::yield_now().await;
-            }
-        }
-        self.metrics
-            .deliveries
-            .inc_by(std::mem::take(&mut self.delivered));
-        self.metrics
-            .written
-            .inc_by(std::mem::take(&mut self.written));
-        self.count.store(self.places.len(), Ordering::Relaxed);
-    }
-
-    fn write(&mut self, slot: usize) {
-        let Place {
-            connection,
-            socket,
-            blocked,
-            dirty,
-            ..
-        } = &mut self.places[slot];
-        *dirty = false;
-        let Some(socket) = socket else { return };
-        let mut progress = 0;
-        let mut failed = false;
-        let mut messages = 0;
-        while !connection.queue.is_empty() {
-            let result = match connection.queue.only() {
-                Some(frame) => socket.write(frame),
-                None => socket.write_vectored(&connection.queue.slices()),
-            };
-            match result {
-                Ok(count) => {
-                    progress += count;
-                    let mut sent = smallvec::SmallVec::<[_; 2]>::new();
-                    messages += connection.queue.advance(count, |one| sent.push(one));
-                    sent.into_iter().for_each(|one| connection.await_ack(one));
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    *blocked = error.kind() == ErrorKind::WouldBlock;
-                    failed = !*blocked;
-                    break;
-                }
-            }
-        }
-        self.written += messages;
-        connection.wrote(progress, *blocked, self.now, self.settings.write);
-        if failed {
-            return self.hung_up(slot);
-        }
-        if *blocked {
-            self.arm(slot);
-        } else if connection.is_finished() {
-            socket.finish();
         }
     }
 
