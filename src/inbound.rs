@@ -62,6 +62,11 @@ pub struct Inbound {
 pub struct Probes(AtomicU64);
 
 impl Probes {
+    /// Notes that this one was heard.
+    pub fn note(&self, n: u64) {
+        self.0.fetch_max(n, Ordering::Relaxed);
+    }
+
     /// The highest number heard so far.
     #[must_use]
     pub fn last(&self) -> u64 {
@@ -192,7 +197,7 @@ impl Inbound {
             }
             Line::Drain => self.shutdown.begin(),
             Line::Probe(n) => {
-                self.probes.0.fetch_max(n, Ordering::Relaxed);
+                self.probes.note(n);
             }
             Line::Receipt(report) => self.replies.settle(report),
         }

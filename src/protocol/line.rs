@@ -200,6 +200,18 @@ pub fn probe_line(n: u64) -> String {
     format!(r#"{{"cmd":"probe","n":{n}}}"#)
 }
 
+/// The number of a probe, if the payload is one and nothing else. Cheap for all others.
+#[must_use]
+pub fn as_probe(payload: &[u8]) -> Option<u64> {
+    if !payload.starts_with(br#"{"cmd":"probe""#) {
+        return None;
+    }
+    match Line::parse(payload) {
+        Ok(Line::Probe(n)) => Some(n),
+        _ => None,
+    }
+}
+
 /// A receipt as a line for a channel.
 #[must_use]
 pub fn receipt_line(receipt: &Receipt) -> String {

@@ -96,6 +96,8 @@ fn commands_read_back_as_they_were_written() {
         matches!(Line::parse(line.as_bytes()), Ok(Line::Receipt(read)) if read == receipt),
         "{line}"
     );
+    assert_eq!(as_probe(probe_line(5).as_bytes()), Some(5));
+    assert_eq!(as_probe(br#"{"to":{"all":true},"data":1}"#), None);
     assert!(matches!(
         Line::parse(probe_line(5).as_bytes()),
         Ok(Line::Probe(5))

@@ -50,7 +50,7 @@ pub(super) struct Bus {
 
 /// Bytes of messages that may wait for the reader. Beyond that fred's own buffer fills up, and
 /// then messages are lost, which is noticed.
-const BACKLOG: usize = 64 * 1024 * 1024;
+const BACKLOG: usize = 16 * 1024 * 1024;
 /// Charged for each message beside its bytes.
 const OVERHEAD: usize = 256;
 
@@ -277,7 +277,7 @@ impl Bus {
         // Before connecting, so that nothing is missed.
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
         let (sender, heard) = mpsc::unbounded_channel();
-        let pump = tokio::spawn(pump(messages, sender));
+        let pump = tokio::spawn(pump(messages, sender, self.probes.clone()));
         let connecting = client.connect();
         let mut subscription = Subscription {
             client,
@@ -309,11 +309,22 @@ impl Bus {
 
 /// Moves messages from fred's buffer, which overwrites what is not taken in time, to ours, which
 /// holds by bytes. Does nothing else, so that it keeps up however busy the reader is.
-async fn pump(mut messages: Receiver<Message>, heard: mpsc::UnboundedSender<Heard>) {
+///
+/// It hears the probes itself: they ask whether the subscription works, and not how far behind
+/// the reader is. Under load that would be mistaken for deafness.
+async fn pump(
+    mut messages: Receiver<Message>,
+    heard: mpsc::UnboundedSender<Heard>,
+    probes: Arc<Probes>,
+) {
     let backlog = Arc::new(Semaphore::new(BACKLOG));
     loop {
         let next = match messages.recv().await {
             Ok(message) => {
+                if let Some(n) = protocol::as_probe(message.value.as_bytes().unwrap_or_default()) {
+                    probes.note(n);
+                    continue;
+                }
                 let bytes = message.value.as_bytes().map_or(0, <[u8]>::len) + OVERHEAD;
                 let charge = bytes.min(BACKLOG) as u32;
                 // Never closed.
