@@ -35,6 +35,9 @@ const SHOWN: usize = 256;
 /// How long a report may be on its way back.
 const REPORT_MARGIN: Duration = Duration::from_millis(100);
 
+/// Clients are told of losses at most once in this time: in a flood each may bring thousands.
+const TELL: Duration = Duration::from_millis(500);
+
 /// Senders whose numbers are remembered.
 const SENDERS: usize = 10_000;
 
@@ -53,24 +56,42 @@ pub struct Inbound {
     outbound: Outbound,
     probes: Arc<Probes>,
     senders: HashMap<NodeId, Heard>,
+    /// When the clients were last told of a loss.
+    told: Option<Instant>,
+    /// The sign of a loss they have not been told of.
+    untold: Option<&'static str>,
     shutdown: Shutdown,
     metrics: Arc<Metrics>,
 }
 
 /// The last probe heard: whether the subscription works.
 #[derive(Debug, Default)]
-pub struct Probes(AtomicU64);
+pub struct Probes {
+    heard: AtomicU64,
+    overruns: AtomicU64,
+}
 
 impl Probes {
     /// Notes that this one was heard.
     pub fn note(&self, n: u64) {
-        self.0.fetch_max(n, Ordering::Relaxed);
+        self.heard.fetch_max(n, Ordering::Relaxed);
+    }
+
+    /// Notes that messages came faster than they were taken: a probe may be among the lost.
+    pub fn note_overrun(&self) {
+        self.overruns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The highest number heard so far.
     #[must_use]
     pub fn last(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// How often messages were lost because too many came.
+    #[must_use]
+    pub fn overruns(&self) -> u64 {
+        self.overruns.load(Ordering::Relaxed)
     }
 }
 
@@ -91,6 +112,8 @@ impl Inbound {
             outbound,
             probes,
             senders: HashMap::new(),
+            told: None,
+            untold: None,
             shutdown,
             metrics,
         }
@@ -159,14 +182,27 @@ impl Inbound {
         true
     }
 
-    /// Messages for this node may be lost: counts it and lets the clients know.
-    pub async fn lost(&self, sign: &'static str) {
+    /// Messages for this node may be lost: counts it and lets the clients know, now or, if they
+    /// were told a moment ago, with the next [`Inbound::tell_of_losses`].
+    pub async fn lost(&mut self, sign: &'static str) {
         self.metrics.lost(sign);
-        tracing::warn!(
-            sign,
-            "messages may have been lost; clients are told to resync"
-        );
-        self.hub.tell_all(|| Command::Resync).await;
+        self.untold = Some(sign);
+        self.tell_of_losses().await;
+    }
+
+    /// Tells the clients of losses that they have not been told of. To be called now and then.
+    pub async fn tell_of_losses(&mut self) {
+        if self.told.is_some_and(|told| told.elapsed() < TELL) {
+            return;
+        }
+        if let Some(sign) = self.untold.take() {
+            self.told = Some(Instant::now());
+            tracing::warn!(
+                sign,
+                "messages may have been lost; clients are told to resync"
+            );
+            self.hub.tell_all(|| Command::Resync).await;
+        }
     }
 
     async fn act(&mut self, line: Line) {

@@ -89,10 +89,12 @@ impl Drop for Subscription {
 struct Probing {
     /// Number of the last one sent.
     sent: u64,
-    /// When the last one was heard that had not been heard before.
-    heard: Instant,
+    /// When the subscription last proved to work.
+    heard: Option<Instant>,
     /// The highest number heard.
     heard_number: u64,
+    /// How many overruns there had been by then.
+    overruns: u64,
     /// The oldest one that Redis has taken and that has not been heard: its number, and when.
     owed: Option<(u64, Instant)>,
     /// How many probes in a row Redis handed to nobody.
@@ -108,8 +110,9 @@ impl Bus {
         let mut subscription = self.subscribe_until_it_works().await;
         let mut probing = Probing {
             sent: 0,
-            heard: Instant::now(),
+            heard: None,
             heard_number: 0,
+            overruns: 0,
             owed: None,
             unheard: 0,
             task: None,
@@ -121,24 +124,9 @@ impl Bus {
         loop {
             tokio::select! {
                 biased;
-                heard = subscription.heard.recv() => match heard {
-                    Some(Heard::Message(message, _permit)) => self.hear(&message).await,
-                    Some(Heard::Lagged(count)) => {
-                        tracing::warn!(count, "the node could not keep up with Redis");
-                        self.inbound.lost("lag").await;
-                    }
-                    // The client is gone for good; it should not be.
-                    None => self.replace(&mut subscription).await,
-                },
-                reconnected = subscription.reconnects.recv() => {
-                    // The first connect may be told here too, a moment after it was awaited.
-                    if reconnected.is_ok() && subscription.since.elapsed() > SETTLED {
-                        self.subscribe(&subscription.client).await;
-                        subscription.since = Instant::now();
-                        self.inbound.lost("reconnect").await;
-                    }
-                }
+                // First, or a flood of messages would silence it.
                 _ = beat.tick() => {
+                    self.inbound.tell_of_losses().await;
                     let deaf = self.probe(&mut probing, &subscription).await;
                     if deaf {
                         tracing::warn!("the subscription is deaf; opening another");
@@ -158,6 +146,23 @@ impl Bus {
                             told = true;
                             self.hub.tell_all(|| Command::Degraded).await;
                         }
+                    }
+                }
+                heard = subscription.heard.recv() => match heard {
+                    Some(Heard::Message(message, _permit)) => self.hear(&message).await,
+                    Some(Heard::Lagged(count)) => {
+                        tracing::debug!(count, "the node could not keep up with Redis");
+                        self.inbound.lost("lag").await;
+                    }
+                    // The client is gone for good; it should not be.
+                    None => self.replace(&mut subscription).await,
+                },
+                reconnected = subscription.reconnects.recv() => {
+                    // The first connect may be told here too, a moment after it was awaited.
+                    if reconnected.is_ok() && subscription.since.elapsed() > SETTLED {
+                        self.subscribe(&subscription.client).await;
+                        subscription.since = Instant::now();
+                        self.inbound.lost("reconnect").await;
                     }
                 }
             }
@@ -182,9 +187,15 @@ impl Bus {
     /// Sends the next probe and looks for those before; answers whether the subscription is deaf.
     async fn probe(&self, probing: &mut Probing, subscription: &Subscription) -> bool {
         let last = self.probes.last();
+        let overruns = self.probes.overruns();
+        if overruns > std::mem::replace(&mut probing.overruns, overruns) {
+            // Flooded, which is the opposite of deaf; the probe may have been overwritten.
+            probing.heard = Some(Instant::now());
+            probing.owed = None;
+        }
         if last > probing.heard_number {
             probing.heard_number = last;
-            probing.heard = Instant::now();
+            probing.heard = Some(Instant::now());
         }
         if probing.owed.is_some_and(|(number, _)| number <= last) {
             probing.owed = None;
@@ -240,9 +251,10 @@ impl Bus {
     }
 
     fn judge(&self, probing: &Probing) -> Health {
-        if probing.heard_number == 0 {
-            Health::Down("not subscribed yet")
-        } else if probing.heard.elapsed() > DEAF + PROBE {
+        let Some(heard) = probing.heard else {
+            return Health::Down("not subscribed yet");
+        };
+        if heard.elapsed() > DEAF + PROBE {
             Health::Down("the subscription does not answer")
         } else if !self.lease.is_held() {
             Health::Down("the lease is not held")
@@ -333,7 +345,10 @@ async fn pump(
                 };
                 Heard::Message(message, permit)
             }
-            Err(RecvError::Lagged(count)) => Heard::Lagged(count),
+            Err(RecvError::Lagged(count)) => {
+                probes.note_overrun();
+                Heard::Lagged(count)
+            }
             Err(RecvError::Closed) => return,
         };
         if heard.send(next).is_err() {
