@@ -7,7 +7,8 @@
 use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits, Reader};
 use crate::hub::Membership;
-use crate::names::{Fd, UserId};
+use crate::inbox::{Follower, Page, Position, Since, Start, Verdict};
+use crate::names::{ConnectionId, Fd, UserId};
 use crate::protocol::{self, ClientMessage, Dialect, Policy};
 use crate::queue::{Queue, Sent};
 use crate::wheel::{NEVER, Tick};
@@ -21,7 +22,7 @@ const MAX_UNACKED: usize = 256;
 
 /// What the shard needs to know to run connections; from the configuration.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Bytes that may wait for one client.
     pub queue_bytes: usize,
     /// Bounds on what a client sends.
@@ -86,6 +87,8 @@ pub(crate) struct Connection {
     membership: Option<Membership>,
     reader: Reader,
     unacked: Vec<Sent>,
+    /// If it follows its user's inbox.
+    inbox: Option<Box<Follower>>,
     ping_due: Tick,
     pong_due: Tick,
     write_due: Tick,
@@ -109,12 +112,73 @@ impl Connection {
             membership: None,
             reader: Reader::default(),
             unacked: Vec::new(),
+            inbox: None,
             ping_due: NEVER,
             pong_due: NEVER,
             write_due: NEVER,
             rate: 0,
             rate_tick: 0,
         }
+    }
+
+    /// Puts what a client gets first into the queue: who and where it is, and what its inbox
+    /// holds for it. Answers how many messages that are.
+    pub(crate) fn welcome(&mut self, id: &ConnectionId, start: Option<Start>) -> u64 {
+        let (follower, page, recovered) = match start {
+            Some(start) => (Some(start.follower), start.page, start.recovered),
+            None => (None, None, None),
+        };
+        if self.dialect == Dialect::V1 {
+            let resume = page.as_ref().map(|page| page.start);
+            self.queue
+                .push(protocol::ready_frame(id, &self.user, resume, recovered));
+        }
+        self.inbox = follower.map(Box::new);
+        page.map_or(0, |page| self.queue_page(&page))
+    }
+
+    fn queue_page(&mut self, page: &Page) -> u64 {
+        for message in &page.messages {
+            self.queue.push_message(message.frame(self.dialect));
+        }
+        page.messages.len() as u64
+    }
+
+    /// What to do with a kept message that is pushed; `fits` if the queue has room for it.
+    pub(crate) fn hear_kept(&mut self, position: Position, fits: bool) -> Verdict {
+        match &mut self.inbox {
+            Some(inbox) => inbox.hear(position, fits),
+            // To this one it is a message like any other.
+            None => Verdict::Take,
+        }
+    }
+
+    /// Pushes may have been lost on the way here: the inbox must be read.
+    pub(crate) fn distrust_inbox(&mut self) {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.distrust();
+        }
+    }
+
+    /// From where to read the inbox, if that is due: the client has taken all that it was given.
+    pub(crate) fn ask_inbox(&mut self) -> Option<Since> {
+        if !self.is_open() || !self.queue.is_empty() {
+            return None;
+        }
+        self.inbox.as_mut()?.ask()
+    }
+
+    /// Gives the client a page of its inbox; answers how many messages that are. If something is
+    /// missing before it, the client hears so first.
+    pub(crate) fn turn(&mut self, page: &Page) -> u64 {
+        let Some(inbox) = &mut self.inbox else {
+            return 0;
+        };
+        inbox.turn(page);
+        if !page.is_continuous && self.dialect == Dialect::V1 {
+            self.queue.push(protocol::resync_frame());
+        }
+        self.queue_page(page)
     }
 
     /// The socket is here.
@@ -288,6 +352,7 @@ impl Connection {
     /// thrown away. The caller lets the socket go: at once where nobody is left to hear it.
     pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
         self.membership = None;
+        self.inbox = None;
         self.unacked = Vec::new();
         self.reader = Reader::default();
         // Whoever takes nothing will not take what waits. Everybody else still gets it.

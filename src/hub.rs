@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::changes::Changes;
 use crate::close::CloseReason;
+use crate::inbox::Start;
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId, UserId};
 use crate::protocol::{Dialect, Push, Target};
@@ -133,12 +134,16 @@ impl Hub {
     /// Lets a connection in under a new fd. From here on messages for it are kept by its shard,
     /// although its socket may still be in the handshake. The second part of the answer resolves
     /// once the registry knows.
+    ///
+    /// `inbox` is for a connection that follows its user's inbox. It must have been read before:
+    /// then whatever is kept later finds the connection, or leaves a gap that it can see.
     pub async fn join(
         self: &Arc<Self>,
         user: UserId,
         dialect: Dialect,
         device: Option<Arc<str>>,
         address: Option<IpAddr>,
+        inbox: Option<Box<Start>>,
     ) -> (Membership, oneshot::Receiver<()>) {
         let fd = Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1);
         let at = std::time::SystemTime::now()
@@ -150,6 +155,7 @@ impl Hub {
                 fd,
                 user: user.clone(),
                 dialect,
+                inbox,
             })
             .await;
         self.users.entry(user.clone()).or_default().push(Seat {
@@ -181,6 +187,19 @@ impl Hub {
         self.size.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connections.dec();
         self.changes.left(user, fd);
+    }
+
+    /// Whether this connection is here.
+    #[must_use]
+    pub fn holds(&self, fd: Fd) -> bool {
+        self.connections.contains_key(&fd)
+    }
+
+    /// Makes the connections of a user look into their inbox.
+    pub async fn look(&self, user: &UserId) {
+        for fd in self.fds_of(user) {
+            self.tell(fd, Command::Look { fd }).await;
+        }
     }
 
     /// Gives a connection's shard something to do with it.
@@ -228,6 +247,13 @@ impl Hub {
             return Delivered::To(0);
         }
         if self.is_repeat(to, push) {
+            if push.message.position().is_some() {
+                // Stored twice: who follows the inbox must not wait for the second one.
+                for (fd, _) in wanted {
+                    let message = push.message.clone();
+                    self.tell(fd, Command::Pass { fd, message }).await;
+                }
+            }
             return Delivered::Duplicate;
         }
         let count = wanted.len() as u32;

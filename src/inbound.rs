@@ -223,6 +223,12 @@ impl Inbound {
                     }
                 }
             }
+            Line::Look(users) => {
+                self.metrics.envelopes.inc();
+                for user in users {
+                    self.hub.look(&user).await;
+                }
+            }
             Line::Kick(to, reply) => {
                 let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
                 let kicked = self.hub.kick(&to, Some(&receipt)).await;

@@ -15,6 +15,7 @@ pub mod close;
 pub mod frame;
 pub mod protocol;
 
+pub mod inbox;
 pub mod metrics;
 pub mod receipt;
 pub mod shutdown;
@@ -42,7 +43,7 @@ pub mod transport;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admission::Admission;
@@ -58,6 +59,7 @@ use crate::connection::Settings;
 use crate::frame::Limits;
 use crate::hub::Hub;
 use crate::inbound::{Inbound, Probes};
+use crate::inbox::{Ask, Bounds};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::replies::{Outbound, Replies};
@@ -165,11 +167,15 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
     let leaving = Shutdown::default();
-    let hub = start_hub(&config, &node, &metrics)?;
+    let (asks, asked) = mpsc::unbounded_channel();
+    let hub = start_hub(&config, &node, &asks, &metrics)?;
 
     let (fatal, mut must_stop) = watch::channel(None);
     let replies = Arc::new(Replies::default());
     let backplane = start_backplane(&config, &hub, &replies, exchange, &leaving, &metrics, fatal)?;
+
+    let reader = inbox::serve(asked, hub.clone(), backplane.clone(), metrics.clone());
+    let reader = tokio::spawn(reader);
 
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
@@ -193,10 +199,16 @@ pub async fn run(
     leaving.begin();
     drain(&app, stopped.is_ok()).await;
     ended.begin();
+    reader.abort();
     Ok(stopped?)
 }
 
-fn start_hub(config: &Config, node: &NodeId, metrics: &Arc<Metrics>) -> std::io::Result<Arc<Hub>> {
+fn start_hub(
+    config: &Config,
+    node: &NodeId,
+    asks: &mpsc::UnboundedSender<Ask>,
+    metrics: &Arc<Metrics>,
+) -> std::io::Result<Arc<Hub>> {
     let seconds = |duration: Duration| duration.as_secs() as u32;
     let settings = Arc::new(Settings {
         queue_bytes: config.queue_bytes,
@@ -210,7 +222,7 @@ fn start_hub(config: &Config, node: &NodeId, metrics: &Arc<Metrics>) -> std::io:
         write: seconds(config.write_seconds),
     });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shards = shard::start(cores, node, &settings, metrics)?;
+    let shards = shard::start(cores, node, &settings, asks, metrics)?;
     let changes = match config.redis_url {
         Some(_) => Changes::tracked(),
         None => Changes::ignored(),
@@ -256,9 +268,14 @@ fn start_backplane(
         leaving.clone(),
         metrics.clone(),
     );
+    let inboxes = Bounds {
+        messages: config.keep_messages,
+        bytes: config.keep_bytes,
+        age: config.keep_seconds,
+    };
     let backplane = match &config.redis_url {
         None => {
-            let (embedded, feed) = Embedded::join(exchange, hub, record);
+            let (embedded, feed) = Embedded::join(exchange, hub, record, inboxes);
             tokio::spawn(feed.read(inbound));
             metrics.redis_up.set(1);
             Backplane::Embedded(embedded)
@@ -267,6 +284,7 @@ fn start_backplane(
             let settings = RedisSettings {
                 url: url.clone(),
                 prefix: config.prefix.clone(),
+                inboxes,
             };
             let redis = Redis::start(&settings, hub, inbound, probes, record, fatal, metrics)
                 .map_err(RunError::Redis)?;

@@ -88,6 +88,9 @@ metrics! {
     written: Counter = Counter::default(), "written", "Messages written to a socket in full";
     drops: Family<Reason, Counter> = Family::default(), "drops", "Messages left out or thrown away, by reason";
     received: Counter = Counter::default(), "received", "Messages from clients, pings and pongs included";
+    kept: Counter = Counter::default(), "kept", "Messages put into inboxes by this node's senders";
+    replayed: Counter = Counter::default(), "replayed", "Messages read from inboxes for clients that came back or were behind";
+    catch_ups: Counter = Counter::default(), "catch_ups", "Reads of inboxes for connections that were behind";
     envelopes: Counter = Counter::default(), "envelopes", "Envelopes taken from the bus";
     bad_envelopes: Counter = Counter::default(), "bad_envelopes", "Lines on the bus that are no envelope";
     stale: Counter = Counter::default(), "stale", "Envelopes for a connection or user that is no longer here";

@@ -61,12 +61,21 @@ impl Queue {
 
     /// Adds a frame of our own (pong, close, ready), whatever the bound: they are few and small.
     pub(crate) fn push(&mut self, frame: Bytes) {
+        self.add(frame, false);
+    }
+
+    /// Adds a message of a page, whatever the bound: a page is only given to an empty queue.
+    pub(crate) fn push_message(&mut self, frame: Bytes) {
+        self.add(frame, true);
+    }
+
+    fn add(&mut self, frame: Bytes, is_push: bool) {
         self.bytes += frame.len() + OVERHEAD;
         self.frames.push(Outgoing {
             frame,
             message: None,
             receipt: None,
-            is_push: false,
+            is_push,
         });
     }
 

@@ -68,9 +68,16 @@ fn media_type(content_type: Option<&str>) -> Option<Form> {
     }
 }
 
+fn parse(app: &App, body: &[u8]) -> Result<PushRequest, Fault> {
+    let request = PushRequest::parse(body)?;
+    if request.keep && app.config.keep_messages == 0 {
+        return Err(Fault::new("nothing is kept here (PUSH_KEEP_MESSAGES is 0)"));
+    }
+    Ok(request)
+}
+
 async fn push_one(app: &App, body: &[u8]) -> Result<Response, ApiError> {
-    let request =
-        PushRequest::parse(body).map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
+    let request = parse(app, body).map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
     let answer = app.router.push(&request).await;
     if answer.status == Status::Unrouted {
         #[derive(Serialize)]
@@ -122,7 +129,7 @@ async fn push_array(app: &App, body: &[u8]) -> Result<Response, ApiError> {
     check_count(items.len())?;
     let items = items
         .into_iter()
-        .map(|item| PushRequest::parse(item.get().as_bytes()));
+        .map(|item| parse(app, item.get().as_bytes()));
     let outcomes = push_batch(app, items).await;
     Ok(json(StatusCode::OK, &outcomes))
 }
@@ -134,7 +141,7 @@ async fn push_lines(app: &App, body: &[u8]) -> Result<Response, ApiError> {
             .filter(|line| !line.is_empty())
     };
     check_count(lines().count())?;
-    let outcomes = push_batch(app, lines().map(PushRequest::parse)).await;
+    let outcomes = push_batch(app, lines().map(|line| parse(app, line))).await;
     let mut out = Vec::with_capacity(outcomes.len() * 64);
     for outcome in &outcomes {
         serde_json::to_writer(&mut out, outcome).expect("our own types become JSON");

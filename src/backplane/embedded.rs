@@ -3,22 +3,27 @@
 //! One node by itself needs nothing of this but the global channel. Several nodes in one process
 //! may share an [`Exchange`], so that a test of many nodes needs no Redis.
 
+mod inboxes;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{mpsc, watch};
 
-use super::{About, Health, Locations, NodeRecord, NodeState, Published, Row};
+use self::inboxes::Inboxes;
+use super::{About, Health, Kept, Locations, NodeRecord, NodeState, Published, Row};
 use crate::hub::{Hub, Seat};
 use crate::inbound::{Channel, Inbound};
+use crate::inbox::{Bounds, Page, Since};
 use crate::names::{NodeId, UserId};
+use crate::protocol::Message;
 
 /// Lines that may wait for a node; whoever sends more waits.
 const QUEUE: usize = 8_192;
 
 /// What the nodes of one process share.
 #[derive(Debug, Clone, Default)]
-pub struct Exchange(Arc<RwLock<BTreeMap<NodeId, Party>>>);
+pub struct Exchange(Arc<RwLock<BTreeMap<NodeId, Party>>>, Arc<Inboxes>);
 
 #[derive(Debug, Clone)]
 struct Party {
@@ -34,11 +39,17 @@ pub struct Embedded {
     node: NodeId,
     health: watch::Sender<Health>,
     shared: bool,
+    bounds: Bounds,
 }
 
 impl Embedded {
     /// Joins an exchange; without one the node is by itself.
-    pub fn join(exchange: Option<Exchange>, hub: &Arc<Hub>, record: NodeRecord) -> (Self, Feed) {
+    pub fn join(
+        exchange: Option<Exchange>,
+        hub: &Arc<Hub>,
+        record: NodeRecord,
+        bounds: Bounds,
+    ) -> (Self, Feed) {
         let shared = exchange.is_some();
         let exchange = exchange.unwrap_or_default();
         let (lines, feed) = mpsc::channel(QUEUE);
@@ -60,6 +71,7 @@ impl Embedded {
                 node,
                 health,
                 shared,
+                bounds,
             },
             Feed(feed),
         )
@@ -123,6 +135,14 @@ impl Embedded {
             receivers += u32::from(sent.is_ok());
         }
         Published::now(Ok(receivers))
+    }
+
+    pub(super) fn keep(&self, user: &UserId, message: &Message) -> Kept {
+        self.exchange.1.keep(user, message, &self.bounds)
+    }
+
+    pub(super) fn read_inbox(&self, user: &UserId, since: Since) -> Page {
+        self.exchange.1.read(user, since, &self.bounds)
     }
 
     pub(super) fn is_dead(&self, node: &NodeId) -> bool {

@@ -16,7 +16,9 @@ use tokio::time::Instant;
 
 pub use self::embedded::{Embedded, Exchange};
 pub use self::redis::{Fatal, Redis, RedisSettings};
+use crate::inbox::{Page, Position, Since};
 use crate::names::{ConnectionId, NodeId, UserId};
+use crate::protocol::Message;
 
 /// The way is down: nothing can be said of the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +123,15 @@ impl Published {
     }
 }
 
+/// What became of a message that was to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is in the inbox, here.
+    At(Position),
+    /// One with its id was put there within the last minute.
+    Before,
+}
+
 /// The way to the other nodes.
 #[derive(Debug)]
 pub enum Backplane {
@@ -178,6 +189,33 @@ impl Backplane {
         match self {
             Self::Embedded(embedded) => embedded.publish_all(line).await,
             Self::Redis(redis) => redis.publish_all(line, deadline).await,
+        }
+    }
+
+    /// Puts a message into its user's inbox.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be there.
+    pub async fn keep(
+        &self,
+        user: &UserId,
+        message: &Message,
+        deadline: Instant,
+    ) -> Result<Kept, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.keep(user, message)),
+            Self::Redis(redis) => redis.inboxes.keep(user, message, deadline).await,
+        }
+    }
+
+    /// Reads a page of a user's inbox.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read_inbox(&self, user: &UserId, since: Since) -> Result<Page, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.read_inbox(user, since)),
+            Self::Redis(redis) => redis.inboxes.read(user, since).await,
         }
     }
 

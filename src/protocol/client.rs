@@ -9,18 +9,33 @@ use serde::Deserialize;
 
 use crate::close::CloseReason;
 use crate::frame;
+use crate::inbox::Position;
 use crate::names::{ConnectionId, UserId};
 
 /// The subprotocol's name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "pushnode.v1";
 
 /// `ready`: the connection is known to the cluster under this name.
+///
+/// `resume` is where its user's inbox was when it came; `recovered` tells a client that came back
+/// whether it has missed nothing.
 #[must_use]
-pub fn ready_frame(id: &ConnectionId, user: &UserId) -> Bytes {
+pub fn ready_frame(
+    id: &ConnectionId,
+    user: &UserId,
+    resume: Option<Position>,
+    recovered: Option<bool>,
+) -> Bytes {
     let ConnectionId { node, fd } = id;
-    down(&format!(
-        r#"{{"type":"ready","node":"{node}","fd":{fd},"user":"{user}"}}"#
-    ))
+    let mut text = format!(r#"{{"type":"ready","node":"{node}","fd":{fd},"user":"{user}""#);
+    if let Some(resume) = resume {
+        let _ = write!(text, r#","resume":"{resume}""#);
+    }
+    if let Some(recovered) = recovered {
+        let _ = write!(text, r#","recovered":{recovered}"#);
+    }
+    text.push('}');
+    down(&text)
 }
 
 /// `resync`: messages may have been lost; fetch what matters anew.

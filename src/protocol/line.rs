@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::request::{ExceptFields, ToFields, check_id, check_policy};
+use super::request::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
 use super::{Except, Fault, Message, Policy, Push, Receipt, Reply, Status, Target, VERSION};
-use crate::names::NodeId;
+use crate::names::{NodeId, UserId};
 
 /// One line of a payload on a channel.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub enum Line {
     },
     /// A push.
     Push(Push, Option<Reply>),
+    /// Something was put into the inboxes of these users.
+    Look(Vec<UserId>),
     /// End these connections.
     Kick(Target, Option<Reply>),
     /// The node should leave.
@@ -48,6 +50,10 @@ struct LineFields<'a> {
     except: Option<ExceptFields>,
     #[serde(default, borrow)]
     policy: Option<Cow<'a, str>>,
+    #[serde(default)]
+    keep: bool,
+    #[serde(default, borrow)]
+    seq_id: Option<Cow<'a, str>>,
     #[serde(default)]
     reply: Option<Reply>,
     #[serde(default, borrow)]
@@ -120,6 +126,21 @@ impl Line {
             .to
             .ok_or_else(|| Fault::new("missing field `to`"))?
             .check()?;
+        let position = match (fields.keep, fields.seq_id) {
+            (false, _) => None,
+            (true, None) => {
+                return match to {
+                    Target::User(user) => Ok(Self::Look(vec![user])),
+                    Target::Users(users) => Ok(Self::Look(users)),
+                    Target::Connection(..) | Target::All => Err(Fault::new(NOT_KEPT)),
+                };
+            }
+            (true, Some(position)) if matches!(to, Target::User(_)) => {
+                let bad = |error| Fault::new(format!("seq_id {error}"));
+                Some(position.parse().map_err(bad)?)
+            }
+            (true, Some(_)) => return Err(Fault::new("seq_id needs to.user")),
+        };
         let data = fields
             .data
             .ok_or_else(|| Fault::new("missing field `data`"))?;
@@ -129,6 +150,10 @@ impl Line {
             data,
             check_policy(fields.policy.as_deref())?,
         );
+        let message = match position {
+            Some(position) => message.kept_at(position),
+            None => message,
+        };
         Ok(Self::Push(
             Push {
                 to,
@@ -172,6 +197,9 @@ pub fn push_line(
             let _ = write!(out, r#""policy":{policy},"#);
         }
     }
+    if let Some(position) = message.position {
+        let _ = write!(out, r#""keep":true,"seq_id":"{position}","#);
+    }
     write_reply(&mut out, reply);
     let _ = write!(out, r#""data":{}}}"#, message.data);
     out
@@ -183,6 +211,15 @@ pub fn kick_line(to: &Target, reply: Option<&Reply>) -> String {
     let mut out = String::from(r#"{"cmd":"kick","#);
     write_reply(&mut out, reply);
     out.push_str(r#""to":"#);
+    write_target(&mut out, to);
+    out.push('}');
+    out
+}
+
+/// The word that there is something in the inboxes of these users, as a line for a channel.
+#[must_use]
+pub fn look_line(to: &Target) -> String {
+    let mut out = String::from(r#"{"keep":true,"to":"#);
     write_target(&mut out, to);
     out.push('}');
     out

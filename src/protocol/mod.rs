@@ -22,6 +22,7 @@ pub use self::client::*;
 pub use self::line::*;
 pub use self::request::PushRequest;
 use crate::frame;
+use crate::inbox::Position;
 use crate::names::{ConnectionId, Fd, NodeId, UserId};
 
 /// The version in the header line of a node's payload.
@@ -119,6 +120,8 @@ pub struct Message {
     id: Option<Box<str>>,
     data: Box<str>,
     policy: Policy,
+    /// Where it lies in its user's inbox, if it is kept.
+    position: Option<Position>,
     plain: OnceLock<Bytes>,
     v1: OnceLock<Bytes>,
 }
@@ -136,9 +139,48 @@ impl Message {
             id,
             data,
             policy,
+            position: None,
             plain: OnceLock::new(),
             v1: OnceLock::new(),
         }
+    }
+
+    /// A message as it lies in an inbox.
+    ///
+    /// # Errors
+    /// When the data is not JSON: somebody else wrote it there.
+    pub fn from_inbox(id: Option<String>, data: &str, position: Position) -> Result<Self, Fault> {
+        let data: &RawValue = serde_json::from_str(data)?;
+        let id = id.map(String::into_boxed_str);
+        Ok(Self {
+            position: Some(position),
+            ..Self::new(id, data, Policy::Close)
+        })
+    }
+
+    /// The same message, kept at this position.
+    #[must_use]
+    pub fn kept_at(&self, position: Position) -> Self {
+        Self {
+            id: self.id.clone(),
+            data: self.data.clone(),
+            policy: self.policy.clone(),
+            position: Some(position),
+            plain: OnceLock::new(),
+            v1: OnceLock::new(),
+        }
+    }
+
+    /// What it says, as JSON.
+    #[must_use]
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+
+    /// Where it lies in its user's inbox, if it is kept.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.position
     }
 
     /// The id its sender gave it.
@@ -163,6 +205,9 @@ impl Message {
             Dialect::V1 => self.v1.get_or_init(|| {
                 let mut head = String::from(r#"{"type":"message","#);
                 self.write_id(&mut head);
+                if let Some(position) = self.position {
+                    let _ = write!(head, r#""resume":"{position}","#);
+                }
                 head.push_str(r#""data":"#);
                 frame::text(&[head.as_bytes(), self.data.as_bytes(), b"}"])
             }),
@@ -236,6 +281,8 @@ pub enum Status {
     Written,
     /// Acknowledged by clients.
     Acked,
+    /// In the user's inbox; no connection has got it yet, as far as is known.
+    Stored,
     /// The user has no connection.
     Offline,
     /// A node has seen this id for this target within the last minute, and dropped it.
@@ -254,6 +301,7 @@ impl Status {
             Self::Routed => "routed",
             Self::Written => "written",
             Self::Acked => "acked",
+            Self::Stored => "stored",
             Self::Offline => "offline",
             Self::Duplicate => "duplicate",
             Self::Stale => "stale",

@@ -14,11 +14,16 @@ use super::{
 };
 use crate::names::{ConnectionId, UserId};
 
+/// Only users have inboxes.
+pub(super) const NOT_KEPT: &str = "keep needs to.user or to.users";
+
 /// A push as a sender asks for it.
 #[derive(Debug)]
 pub struct PushRequest {
     /// The push.
     pub push: Push,
+    /// Whether it is put into the users' inboxes first.
+    pub keep: bool,
     /// When to answer.
     pub wait: Wait,
     /// When to answer at the latest.
@@ -37,6 +42,8 @@ struct PushBody<'a> {
     except: Option<ExceptFields>,
     #[serde(default)]
     policy: Option<Cow<'a, str>>,
+    #[serde(default)]
+    keep: bool,
     #[serde(default)]
     wait: Wait,
     #[serde(default)]
@@ -151,9 +158,21 @@ impl PushRequest {
         if timeout.is_zero() || timeout > MAX_TIMEOUT {
             return Err(Fault::new("timeout_ms must be from 1 to 30000"));
         }
+        let to = body.to.check()?;
+        let except = body.except.map_or(Ok(None), ExceptFields::check)?;
+        if body.keep {
+            if !matches!(to, Target::User(_) | Target::Users(_)) {
+                return Err(Fault::new(NOT_KEPT));
+            }
+            if except.is_some() || body.policy.is_some() {
+                // An inbox is the same for all of a user's connections, and who is slow reads
+                // it later.
+                return Err(Fault::new("keep goes with neither except nor policy"));
+            }
+        }
         let push = Push {
-            to: body.to.check()?,
-            except: body.except.map_or(Ok(None), ExceptFields::check)?,
+            to,
+            except,
             message: Arc::new(Message::new(
                 check_id(body.id)?,
                 body.data,
@@ -162,6 +181,7 @@ impl PushRequest {
         };
         Ok(Self {
             push,
+            keep: body.keep,
             wait: body.wait,
             timeout,
         })

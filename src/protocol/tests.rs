@@ -53,9 +53,11 @@ fn a_push_reads_back_as_it_was_written() {
         "except":{"users":["c"],"fds":["n.1/7"]},"data":[1],"wait":"acked","timeout_ms":50}"#;
     let PushRequest {
         push,
+        keep,
         wait,
         timeout,
     } = request(body).unwrap();
+    assert!(!keep);
     assert_eq!((wait, timeout), (Wait::Acked, Duration::from_millis(50)));
     let reply = Reply {
         node: "me.1".parse().unwrap(),

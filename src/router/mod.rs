@@ -6,6 +6,7 @@
 //! deadline; what is still open then is `unrouted`. A node that turns out to be dead is taken
 //! out of the row. What must stay true: an answer never says more than is proven.
 
+mod keep;
 mod share;
 
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use self::keep::Stored;
 use self::share::{Cargo, Share, sum_up};
 use crate::backplane::{Backplane, Unavailable};
 use crate::hub::{Delivered, Hub};
+use crate::inbox::Position;
 use crate::metrics::Metrics;
 use crate::names::{NodeId, UserId};
 use crate::protocol::{self, PushRequest, Reply, Status, Target, Wait};
@@ -37,6 +40,9 @@ pub struct Answer {
     pub connections: u32,
     /// How many nodes took part.
     pub nodes: u32,
+    /// Where it lies in the user's inbox, if it is kept (and goes to one user).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq_id: Option<Position>,
     /// For `unrouted`: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
@@ -54,6 +60,9 @@ pub struct UserAnswer {
     pub status: Status,
     /// As in [`Answer`].
     pub connections: u32,
+    /// As in [`Answer`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq_id: Option<Position>,
 }
 
 /// Routes pushes of this node's senders.
@@ -141,20 +150,28 @@ impl Router {
 
     async fn push_to_users(&self, requests: &[PushRequest]) -> Vec<Answer> {
         let now = Instant::now();
+        // What is kept is kept first: nobody gets a message that could still be refused.
+        let kept = self.keep_all(requests, now).await;
+        let mut kept_here = kept.iter();
         let mut shares = Vec::with_capacity(requests.len());
         for request in requests {
-            let share = |user: &UserId| {
-                Share::new(
-                    Cargo::Push(&request.push),
-                    user.clone(),
-                    request.wait,
-                    now + request.timeout,
-                )
-            };
-            match &request.push.to {
-                Target::Users(users) => shares.extend(users.iter().map(share)),
-                Target::User(user) => shares.push(share(user)),
+            let users = match &request.push.to {
+                Target::Users(users) => &users[..],
+                Target::User(user) => std::slice::from_ref(user),
                 Target::Connection(..) | Target::All => unreachable!("not to users"),
+            };
+            for user in users {
+                let deadline = now + request.timeout;
+                let new = |cargo| Share::new(cargo, user.clone(), request.wait, deadline);
+                shares.push(if request.keep {
+                    match kept_here.next().expect("one for each user") {
+                        Ok(Stored::At(push)) => new(Cargo::Push(push)).kept(),
+                        Ok(Stored::Before) => new(Cargo::Look).kept(),
+                        Err(Unavailable(reason)) => new(Cargo::Push(&request.push)).refused(reason),
+                    }
+                } else {
+                    new(Cargo::Push(&request.push))
+                });
             }
         }
         self.carry_and_settle(&mut shares).await;
@@ -366,6 +383,7 @@ fn answer(status: Status, connections: u32, nodes: u32) -> Answer {
         status,
         connections,
         nodes,
+        seq_id: None,
         reason: None,
         targets: Vec::new(),
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Answer, RETRY, Router, UserAnswer, further};
 use crate::backplane::Unavailable;
 use crate::hub::Delivered;
+use crate::inbox::Position;
 use crate::names::{NodeId, UserId};
 use crate::protocol::{self, Push, Reply, Status, Target, Wait};
 use crate::receipt::{Receipt, Waiter};
@@ -21,6 +22,8 @@ use crate::replies::Expected;
 pub(super) enum Cargo<'a> {
     Push(&'a Push),
     Kick,
+    /// Nothing but the word that there is something in the inbox.
+    Look,
 }
 
 impl Cargo<'_> {
@@ -31,6 +34,7 @@ impl Cargo<'_> {
                 protocol::push_line(to, push.except.as_deref(), &push.message, reply)
             }
             Self::Kick => protocol::kick_line(to, reply),
+            Self::Look => protocol::look_line(to),
         }
     }
 }
@@ -48,6 +52,10 @@ pub(super) struct Share<'a> {
     /// Nodes that took it for at least one connection.
     reached: SmallVec<[NodeId; 1]>,
     duplicate: bool,
+    /// It is in the user's inbox.
+    kept: bool,
+    /// It could not be put there, and so goes nowhere.
+    refused: bool,
     /// Why it is not through yet; none once it is.
     open: Option<&'static str>,
     local: Option<Waiter>,
@@ -69,6 +77,8 @@ impl<'a> Share<'a> {
             connections: 0,
             reached: SmallVec::new(),
             duplicate: false,
+            kept: false,
+            refused: false,
             open: Some("the user could not be looked up"),
             local: None,
             receipts: None,
@@ -77,13 +87,47 @@ impl<'a> Share<'a> {
         }
     }
 
+    /// It is in the user's inbox.
+    pub(super) fn kept(self) -> Self {
+        Self { kept: true, ..self }
+    }
+
+    /// It was to be put into the user's inbox, and could not.
+    pub(super) fn refused(self, reason: &'static str) -> Self {
+        Self {
+            refused: true,
+            open: Some(reason),
+            ..self
+        }
+    }
+
+    /// Whether nodes are to report what became of it.
+    fn wants_receipts(&self) -> bool {
+        self.wait > Wait::Routed && !matches!(self.cargo, Cargo::Look)
+    }
+
+    /// Whether it still has to get somewhere.
+    fn is_open(&self) -> bool {
+        self.open.is_some() && !self.refused
+    }
+
+    fn position(&self) -> Option<Position> {
+        match self.cargo {
+            Cargo::Push(push) => push.message.position(),
+            Cargo::Kick | Cargo::Look => None,
+        }
+    }
+
     fn status(&self) -> Status {
         match self.open {
+            // Sent before: the connections have it, or get it now.
+            _ if matches!(self.cargo, Cargo::Look) => Status::Duplicate,
             _ if self.connections > 0 && self.proven.is_some() => self.proven.expect("checked"),
             // Something arrived, although not everywhere: that much is proven.
-            Some(_) if self.connections == 0 => Status::Unrouted,
+            Some(_) if self.connections == 0 && !self.kept => Status::Unrouted,
             _ if self.connections > 0 => Status::Routed,
             _ if self.duplicate => Status::Duplicate,
+            _ if self.kept => Status::Stored,
             _ => Status::Offline,
         }
     }
@@ -91,15 +135,16 @@ impl<'a> Share<'a> {
 
 impl Router {
     pub(super) async fn carry_and_settle(&self, shares: &mut [Share<'_>]) {
-        for share in shares.iter_mut() {
+        for share in shares.iter_mut().filter(|share| !share.refused) {
             self.deliver_here(share).await;
         }
         if self.backplane.is_shared() {
             self.carry(shares).await;
         } else {
-            shares.iter_mut().for_each(|share| share.open = None);
+            let carried = shares.iter_mut().filter(|share| !share.refused);
+            carried.for_each(|share| share.open = None);
         }
-        for share in shares.iter_mut().filter(|share| share.wait > Wait::Routed) {
+        for share in shares.iter_mut().filter(|share| share.wants_receipts()) {
             self.settle(share).await;
         }
     }
@@ -117,6 +162,7 @@ impl Router {
         let delivered = match share.cargo {
             Cargo::Push(push) => self.hub.deliver_to(&to, push, receipt.as_ref()).await,
             Cargo::Kick => Delivered::To(self.hub.kick(&to, receipt.as_ref()).await),
+            Cargo::Look => return self.hub.look(&share.user).await,
         };
         match delivered {
             Delivered::To(0) => {}
@@ -134,12 +180,12 @@ impl Router {
         loop {
             let round = self.carry_once(shares).await;
             if let Err(Unavailable(reason)) = round {
-                for share in shares.iter_mut().filter(|share| share.open.is_some()) {
+                for share in shares.iter_mut().filter(|share| share.is_open()) {
                     share.open = Some(reason);
                 }
             }
             let now = Instant::now();
-            let waits = |share: &Share<'_>| share.open.is_some() && share.deadline > now + RETRY;
+            let waits = |share: &Share<'_>| share.is_open() && share.deadline > now + RETRY;
             if !shares.iter().any(waits) {
                 return;
             }
@@ -151,7 +197,7 @@ impl Router {
     async fn carry_once(&self, shares: &mut [Share<'_>]) -> Result<(), Unavailable> {
         let now = Instant::now();
         let open: Vec<usize> = (0..shares.len())
-            .filter(|&i| shares[i].open.is_some() && shares[i].deadline > now)
+            .filter(|&i| shares[i].is_open() && shares[i].deadline > now)
             .collect();
         let users: Vec<UserId> = open.iter().map(|&i| shares[i].user.clone()).collect();
         let last = open
@@ -191,7 +237,7 @@ impl Router {
     fn line(&self, shares: &mut [Share<'_>], parcel: &Parcel) -> String {
         let share = &mut shares[parcel.shares[0].0];
         let (wait, deadline) = (share.wait, share.deadline);
-        let reply = (wait > Wait::Routed).then(|| {
+        let reply = share.wants_receipts().then(|| {
             let expected = share.receipts.get_or_insert_with(|| self.replies.expect());
             self.reply(expected, wait, deadline)
         });
@@ -220,7 +266,7 @@ impl Router {
                     share.served.push(node.clone());
                     share.connections += connections;
                     share.reached.push(node.clone());
-                    share.owed += u32::from(share.wait > Wait::Routed);
+                    share.owed += u32::from(share.wants_receipts());
                 }
                 return;
             }
@@ -328,6 +374,7 @@ pub(super) fn sum_up(shares: &[Share<'_>]) -> Answer {
         Status::Written,
         Status::Routed,
         Status::Unrouted,
+        Status::Stored,
         Status::Duplicate,
     ];
     let status = order
@@ -340,14 +387,22 @@ pub(super) fn sum_up(shares: &[Share<'_>]) -> Answer {
         id: None,
         status,
         connections: shares.iter().map(|share| share.connections).sum(),
+        seq_id: match shares {
+            [only] => only.position(),
+            _ => None,
+        },
         nodes: nodes.len() as u32,
-        reason: shares.iter().find_map(|share| share.open),
+        reason: shares
+            .iter()
+            .filter(|share| !share.kept)
+            .find_map(|share| share.open),
         targets: shares
             .iter()
             .map(|share| UserAnswer {
                 user: share.user.clone(),
                 status: share.status(),
                 connections: share.connections,
+                seq_id: share.position(),
             })
             .collect(),
     }

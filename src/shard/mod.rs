@@ -27,6 +27,7 @@ use crate::admission::Permit;
 use crate::close::CloseReason;
 use crate::connection::{Role, Settings};
 use crate::hub::Membership;
+use crate::inbox::{Ask, Page, Start};
 use crate::metrics::Metrics;
 use crate::names::{Fd, NodeId, UserId};
 use crate::protocol::{Dialect, Except, Message};
@@ -47,6 +48,8 @@ pub enum Command {
         user: UserId,
         /// What it speaks.
         dialect: Dialect,
+        /// If it follows its user's inbox: from where.
+        inbox: Option<Box<Start>>,
     },
     /// The socket of a reserved fd.
     Attach(Box<Attach>),
@@ -67,6 +70,25 @@ pub enum Command {
         except: Option<Arc<Except>>,
         /// Who wants to know.
         receipt: Option<Receipt>,
+    },
+    /// A kept message that the connection counts as given, although it is not.
+    Pass {
+        /// Which.
+        fd: Fd,
+        /// What.
+        message: Arc<Message>,
+    },
+    /// Something is in the inbox of this connection's user.
+    Look {
+        /// Which.
+        fd: Fd,
+    },
+    /// The page of its user's inbox that a connection asked for.
+    Page {
+        /// Which.
+        fd: Fd,
+        /// The page.
+        page: Page,
     },
     /// End a connection.
     Close {
@@ -123,20 +145,28 @@ impl ShardHandle {
     }
 }
 
-/// Starts `count` shards. Each ends when the last handle to it is gone.
+/// Starts `count` shards. Each ends when the last handle to it is gone. `asks` gets what their
+/// connections want to read of inboxes.
 ///
 /// # Errors
 /// When the kernel gives no epoll instance.
-pub fn start(
+pub(crate) fn start(
     count: usize,
     node: &NodeId,
     settings: &Arc<Settings>,
+    asks: &mpsc::UnboundedSender<Ask>,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Vec<ShardHandle>> {
     (0..count)
         .map(|_| {
             let (sender, inbox) = mpsc::channel(INBOX);
-            let shard = Owner::new(inbox, node.clone(), settings.clone(), metrics.clone())?;
+            let shard = Owner::new(
+                inbox,
+                node.clone(),
+                settings.clone(),
+                asks.clone(),
+                metrics.clone(),
+            )?;
             let handle = ShardHandle {
                 inbox: sender,
                 places: shard.count.clone(),

@@ -19,6 +19,7 @@ use super::{Attach, Command, Socket};
 use crate::admission::Permit;
 use crate::close::CloseReason;
 use crate::connection::{Connection, Next, Settings};
+use crate::inbox::{Ask, Page, Verdict};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId};
 use crate::protocol::{self, Dialect, Except, Message};
@@ -78,6 +79,7 @@ pub(super) struct Owner {
     /// Ticks for which clients are still to be told to resync.
     resync: u8,
     settings: Arc<Settings>,
+    asks: mpsc::UnboundedSender<Ask>,
     metrics: Arc<Metrics>,
 }
 
@@ -86,6 +88,7 @@ impl Owner {
         inbox: mpsc::Receiver<Command>,
         node: NodeId,
         settings: Arc<Settings>,
+        asks: mpsc::UnboundedSender<Ask>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
@@ -112,6 +115,7 @@ impl Owner {
             written: 0,
             resync: 0,
             settings,
+            asks,
             metrics,
         })
     }
@@ -162,18 +166,21 @@ impl Owner {
 
     fn apply(&mut self, command: Command) {
         match command {
-            Command::Reserve { fd, user, dialect } => {
+            Command::Reserve {
+                fd,
+                user,
+                dialect,
+                inbox,
+            } => {
                 let mut connection = Connection::reserve(fd, user, dialect, self.now);
-                if dialect == Dialect::V1 {
-                    // First in the queue, before any message that comes during the handshake.
-                    let id = ConnectionId {
-                        node: self.node.clone(),
-                        fd,
-                    };
-                    connection
-                        .queue
-                        .push(protocol::ready_frame(&id, &connection.user));
-                }
+                let id = ConnectionId {
+                    node: self.node.clone(),
+                    fd,
+                };
+                // First in the queue, before any message that comes during the handshake.
+                let messages = connection.welcome(&id, inbox.map(|start| *start));
+                self.delivered += messages;
+                self.metrics.replayed.inc_by(messages);
                 let place = Place {
                     connection,
                     socket: None,
@@ -192,6 +199,9 @@ impl Owner {
                 message,
                 receipt,
             } => match self.slots.get(&fd) {
+                Some(&slot) if message.position().is_some() => {
+                    self.offer_kept(slot, &message, receipt.as_ref());
+                }
                 Some(&slot) => {
                     let frame = message.frame(self.places[slot].connection.dialect());
                     self.offer(slot, frame, &message, receipt.as_ref());
@@ -205,6 +215,18 @@ impl Owner {
             } => {
                 self.broadcast(&message, except.as_deref(), receipt.as_ref());
             }
+            Command::Pass { fd, message } => self.with_slot(fd, |shard, slot| {
+                let connection = &mut shard.places[slot].connection;
+                if let Some(position) = message.position()
+                    && connection.hear_kept(position, true) == Verdict::Later
+                {
+                    shard.touch(slot);
+                }
+            }),
+            Command::Look { fd } => self.with_slot(fd, Self::look),
+            Command::Page { fd, page } => self.with_slot(fd, |shard, slot| {
+                shard.turn(slot, &page);
+            }),
             Command::Close {
                 fd,
                 reason,
@@ -328,6 +350,37 @@ impl Owner {
         self.touch(slot);
     }
 
+    /// As `offer`, for a message that is in the user's inbox: whoever follows that gets it in its
+    /// turn, and a full queue is no harm.
+    fn offer_kept(&mut self, slot: usize, message: &Arc<Message>, receipt: Option<&Receipt>) {
+        let bound = self.settings.queue_bytes;
+        let Some(position) = message.position() else {
+            return;
+        };
+        let connection = &mut self.places[slot].connection;
+        let frame = message.frame(connection.dialect());
+        let fits = !connection.queue.is_full(&frame, bound);
+        match connection.hear_kept(position, fits) {
+            Verdict::Take => self.offer(slot, frame, message, receipt),
+            Verdict::Old => {}
+            Verdict::Later => self.touch(slot),
+        }
+    }
+
+    /// Looks into the inbox as soon as the client has taken what waits for it.
+    fn look(&mut self, slot: usize) {
+        self.places[slot].connection.distrust_inbox();
+        self.touch(slot);
+    }
+
+    /// The page of the inbox that a connection asked for.
+    fn turn(&mut self, slot: usize, page: &Page) {
+        let messages = self.places[slot].connection.turn(page);
+        self.delivered += messages;
+        self.metrics.replayed.inc_by(messages);
+        self.touch(slot);
+    }
+
     /// Puts a frame of ours into the queue of every open `pushnode.v1` connection chosen.
     fn tell_all(&mut self, frame: &Bytes, chosen: impl Fn(Fd) -> bool) {
         for slot in 0..self.places.capacity() {
@@ -429,9 +482,18 @@ impl Owner {
         if self.resync > 0 {
             self.resync -= 1;
             let part = u64::from(self.resync);
-            self.tell_all(&protocol::resync_frame(), |fd| {
-                (fd.0 >> 4) % u64::from(RESYNC_TICKS) == part
-            });
+            let chosen = |fd: Fd| (fd.0 >> 4) % u64::from(RESYNC_TICKS) == part;
+            self.tell_all(&protocol::resync_frame(), chosen);
+            for slot in 0..self.places.capacity() {
+                // Kept messages are not asked of the client's own backend, but read anew.
+                if self
+                    .places
+                    .get(slot)
+                    .is_some_and(|place| chosen(place.connection.fd))
+                {
+                    self.look(slot);
+                }
+            }
         }
     }
 }

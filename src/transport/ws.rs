@@ -14,6 +14,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 use warp::http::header::{
     CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -25,6 +26,8 @@ use crate::api::{ApiError, App};
 use crate::auth;
 use crate::connection::Role;
 use crate::hub::Membership;
+use crate::inbox::{Since, Start};
+use crate::names::UserId;
 use crate::protocol::{Dialect, SUBPROTOCOL};
 use crate::server::Peer;
 use crate::shard::{Attach, Command, Socket};
@@ -99,11 +102,12 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
         let words = "pages of this origin may not connect (PUSH_ORIGINS)";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "origin", words));
     }
-    let (mut user, mut device) = (None, None);
+    let (mut user, mut device, mut since) = (None, None, None);
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         match &*name {
             "user" => user = Some(value),
             "device" => device = Some(value),
+            "since" => since = Some(value),
             _ => {}
         }
     }
@@ -115,14 +119,21 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
     {
         return Err(ApiError::bad_request("device has over 64 bytes"));
     }
+    let since = since.map(|text| text.parse()).transpose();
+    let since = since.map_err(|error| ApiError::bad_request(&format!("since {error}")))?;
     let Some(upgrade) = upgrade else {
         return Err(ApiError::bad_request("this connection cannot be upgraded"));
     };
 
     let address = peer.address.filter(|_| app.config.store_address);
     let device = device.map(|device| device.as_ref().into());
-    let (membership, row) = app.hub.join(user, asked.dialect, device, address).await;
-    let degraded = tokio::time::timeout(ROW_PATIENCE, row).await.is_err();
+    let deadline = Instant::now() + ROW_PATIENCE;
+    let inbox = start_inbox(app, &user, asked.dialect, since, deadline).await;
+    let (membership, row) = app
+        .hub
+        .join(user, asked.dialect, device, address, inbox)
+        .await;
+    let degraded = tokio::time::timeout_at(deadline, row).await.is_err();
 
     let settled = Settled {
         app: app.clone(),
@@ -149,6 +160,24 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
         );
     }
     Ok(response)
+}
+
+/// Where a connection stands in its user's inbox: what it missed since it was last here, and the
+/// place from which it goes on. A plain client cannot come back to a place, so it only gets what
+/// it asks for.
+async fn start_inbox(
+    app: &App,
+    user: &UserId,
+    dialect: Dialect,
+    since: Option<Since>,
+    deadline: Instant,
+) -> Option<Box<Start>> {
+    if app.config.keep_messages == 0 || (dialect == Dialect::Plain && since.is_none()) {
+        return None;
+    }
+    let since = since.unwrap_or(Since::Now);
+    let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(user, since)).await;
+    Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
 }
 
 /// Checks the headers of the opening handshake (RFC 6455, 4.2.1).

@@ -13,6 +13,7 @@ mod raw;
 mod documents;
 mod exactly_once;
 mod flavours;
+mod keep;
 mod publishers;
 mod redis_faults;
 mod registry;

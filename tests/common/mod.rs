@@ -13,6 +13,8 @@
     reason = "what helps a test may fail as a test does"
 )]
 
+pub mod keep;
+
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};

@@ -6,6 +6,7 @@
 //! holds nothing that they could not put back.
 
 mod bus;
+mod inboxes;
 mod lease;
 mod outbox;
 mod registry;
@@ -24,12 +25,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::bus::Bus;
+use self::inboxes::Inboxes;
 use self::lease::Lease;
 use self::outbox::Outboxes;
 use super::{About, Health, Locations, NodeRecord, Published, Row, Unavailable, parse_field};
 use crate::config::RedisUrl;
 use crate::hub::Hub;
 use crate::inbound::{Inbound, Probes};
+use crate::inbox::Bounds;
 use crate::metrics::Metrics;
 use crate::names::{NodeId, UserId};
 
@@ -55,6 +58,8 @@ pub struct RedisSettings {
     pub url: RedisUrl,
     /// What keys and channels begin with.
     pub prefix: String,
+    /// How much inboxes hold.
+    pub inboxes: Bounds,
 }
 
 /// Why the node must end.
@@ -82,6 +87,21 @@ impl Keys {
     /// Hash: `<node>/<fd>` to what is known of that connection.
     fn user(&self, user: &UserId) -> String {
         format!("{}user:{{{user}}}", self.prefix)
+    }
+
+    /// Stream: the messages kept for a user.
+    fn inbox(&self, user: &UserId) -> String {
+        format!("{}inbox:{{{user}}}", self.prefix)
+    }
+
+    /// String: the number of the newest message ever kept for a user.
+    fn position(&self, user: &UserId) -> String {
+        format!("{}pos:{{{user}}}", self.prefix)
+    }
+
+    /// String: there for a minute after a message with this id was kept.
+    fn kept(&self, user: &UserId, id: &str) -> String {
+        format!("{}kept:{{{user}}}:{id}", self.prefix)
     }
 
     /// String: the lease of whoever has this node name.
@@ -113,6 +133,7 @@ pub struct Redis {
     lease: Arc<Lease>,
     outboxes: Outboxes,
     registry: registry::Registry,
+    pub(super) inboxes: Inboxes,
     health: watch::Receiver<Health>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -148,6 +169,7 @@ impl Redis {
         let outboxes = Outboxes::new(client.clone(), hub.node().clone(), metrics.clone());
         let registry =
             registry::Registry::new(client.clone(), keys.clone(), hub.clone(), metrics.clone());
+        let inboxes = Inboxes::new(client.clone(), keys.clone(), settings.inboxes);
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let bus = Bus {
             url: settings.url.clone(),
@@ -173,6 +195,7 @@ impl Redis {
             lease,
             outboxes,
             registry,
+            inboxes,
             health,
             tasks,
         })

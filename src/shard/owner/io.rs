@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
 use super::{Owner, Place, READS, SCRATCH, TURN};
+use crate::inbox::Ask;
 use crate::names::Fd;
 
 impl Owner {
@@ -148,6 +149,10 @@ impl Owner {
             self.arm(slot);
         } else if connection.is_finished() {
             socket.finish();
+        } else if let Some(since) = connection.ask_inbox() {
+            let (fd, user) = (connection.fd, connection.user.clone());
+            // Closed only when the node is ending.
+            let _ = self.asks.send(Ask { fd, user, since });
         }
     }
 }

@@ -1,0 +1,232 @@
+//! Inboxes in Redis: `pn:inbox:{<user>}` (a stream), `pn:pos:{<user>}` (the number of its newest
+//! message) and `pn:kept:{<user>}:<id>` (ids of the last minute).
+//!
+//! Number and entry come to be in one MULTI, so their order is the same. Nothing here trusts a
+//! node's clock: ages are measured by entry ids, which carry the time of Redis. What must stay
+//! true: where it is not known whether Redis has a message, it is put in again only if its id
+//! can tell.
+
+use std::time::Duration;
+
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{
+    Client, Expiration, KeysInterface, MemoryInterface, SetOptions, StreamsInterface,
+    TransactionInterface,
+};
+use fred::types::Value;
+use tokio::time::Instant;
+
+use super::{AWAY, Keys};
+use crate::backplane::{Kept, Unavailable};
+use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, Since};
+use crate::names::UserId;
+use crate::protocol::Message;
+
+/// How long an id is remembered.
+const REPEAT_SECONDS: i64 = 60;
+/// Before another attempt.
+const RETRY: Duration = Duration::from_millis(50);
+/// Age and bytes are looked after with every so manieth message of an inbox.
+const SWEEP: u64 = 16;
+/// A counter outlives its inbox by this long at least, so that a client that comes back late
+/// still learns that something is missing.
+const COUNTER_SECONDS: i64 = 24 * 3600;
+/// First numbers are below this, so that a counter never overflows.
+const FIRST_NUMBERS: u64 = 1 << 48;
+/// The field of an entry that holds the message.
+const DATA: &str = "data";
+/// The field that holds its id, if it has one.
+const ID: &str = "id";
+
+#[derive(Debug)]
+pub(in crate::backplane) struct Inboxes {
+    client: Client,
+    keys: Keys,
+    bounds: Bounds,
+}
+
+impl Inboxes {
+    pub(super) fn new(client: Client, keys: Keys, bounds: Bounds) -> Self {
+        Self {
+            client,
+            keys,
+            bounds,
+        }
+    }
+
+    /// Puts a message into its user's inbox, trying until the deadline as long as that is safe.
+    pub(in crate::backplane) async fn keep(
+        &self,
+        user: &UserId,
+        message: &Message,
+        deadline: Instant,
+    ) -> Result<Kept, Unavailable> {
+        loop {
+            let attempt = tokio::time::timeout_at(deadline, self.keep_once(user, message)).await;
+            let error = match attempt {
+                Ok(Ok(kept)) => return Ok(kept),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(Unavailable("no answer from Redis in time")),
+            };
+            tracing::debug!(%error, "message not kept");
+            let unknown = matches!(
+                error.kind(),
+                ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
+            );
+            if unknown && message.id().is_none() {
+                let words = "Redis broke off: the message may have been kept; send it with an id";
+                return Err(Unavailable(words));
+            }
+            if Instant::now() + RETRY >= deadline {
+                return Err(AWAY);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn keep_once(&self, user: &UserId, message: &Message) -> Result<Kept, Error> {
+        let id_key = message.id().map(|id| self.keys.kept(user, id));
+        if let Some(key) = &id_key
+            && self.client.exists::<i64, _>(key).await? > 0
+        {
+            return Ok(Kept::Before);
+        }
+        let (inbox, counter) = (self.keys.inbox(user), self.keys.position(user));
+        let mut fields = Vec::with_capacity(2);
+        if let Some(id) = message.id() {
+            fields.push((ID, id));
+        }
+        fields.push((DATA, message.data()));
+        let bounds = &self.bounds;
+        let age = bounds.age.as_secs() as i64;
+
+        let transaction = self.client.multi();
+        let _: () = self.first_number(&transaction, &counter).await?;
+        let _: () = transaction.incr(&counter).await?;
+        let cap = ("MAXLEN", "~", bounds.messages as i64);
+        let _: () = transaction.xadd(&inbox, false, cap, "*", fields).await?;
+        let _: () = transaction.expire(&inbox, age, None).await?;
+        let _: () = transaction
+            .expire(&counter, age + COUNTER_SECONDS, None)
+            .await?;
+        if let Some(key) = &id_key {
+            let expire = Expiration::EX(REPEAT_SECONDS);
+            let _: () = transaction.set(key, "", Some(expire), None, false).await?;
+        }
+        let answers: Vec<Value> = transaction.exec(true).await?;
+        let position = match &answers[..] {
+            [_, n, entry, ..] => n.as_u64().zip(entry_id(entry)),
+            _ => None,
+        };
+        let Some((n, entry)) = position else {
+            return Err(Error::new(ErrorKind::Unknown, "EXEC gave no position"));
+        };
+        if n % SWEEP == 0 || message.data().len() > bounds.bytes / SWEEP as usize {
+            self.sweep(inbox, entry);
+        }
+        Ok(Kept::At(Position { n, entry }))
+    }
+
+    /// A new inbox begins with a number that no other begins with.
+    async fn first_number(
+        &self,
+        transaction: &fred::clients::Transaction,
+        counter: &str,
+    ) -> Result<(), Error> {
+        let first = fastrand::u64(..FIRST_NUMBERS) as i64;
+        let expire = Expiration::EX(self.bounds.age.as_secs() as i64 + COUNTER_SECONDS);
+        transaction
+            .set(counter, first, Some(expire), Some(SetOptions::NX), false)
+            .await
+    }
+
+    /// Throws out what is too old or too much. Nobody waits for it; if it fails, a later one
+    /// does it.
+    fn sweep(&self, inbox: String, newest: EntryId) {
+        let (client, bounds) = (self.client.clone(), self.bounds);
+        tokio::spawn(async move {
+            let oldest = newest.ms.saturating_sub(bounds.age.as_millis() as u64);
+            let _: i64 = client
+                .xtrim(&inbox, ("MINID", "~", oldest.to_string()))
+                .await?;
+            let bytes: Option<u64> = client.memory_usage(&inbox, None).await?;
+            let bytes = bytes.unwrap_or(0) as usize;
+            if bytes > bounds.bytes {
+                let length: u64 = client.xlen(&inbox).await?;
+                // Messages of one user are mostly alike; the next sweep corrects what is not.
+                let fit = length.saturating_mul(bounds.bytes as u64) / bytes as u64;
+                let _: i64 = client
+                    .xtrim(&inbox, ("MAXLEN", "=", fit.max(1) as i64))
+                    .await?;
+            }
+            Ok::<_, Error>(())
+        });
+    }
+
+    /// The page behind `since`, read in one MULTI: what it says of the whole inbox is true of
+    /// one moment.
+    pub(in crate::backplane) async fn read(
+        &self,
+        user: &UserId,
+        since: Since,
+    ) -> Result<Page, Unavailable> {
+        let read = self.read_once(user, since).await;
+        read.map_err(|error| {
+            tracing::debug!(%error, "inbox not read");
+            AWAY
+        })
+    }
+
+    async fn read_once(&self, user: &UserId, since: Since) -> Result<Page, Error> {
+        let (inbox, counter) = (self.keys.inbox(user), self.keys.position(user));
+        let transaction = self.client.multi();
+        let _: () = self.first_number(&transaction, &counter).await?;
+        let _: () = transaction.get(&counter).await?;
+        let _: () = transaction.xlen(&inbox).await?;
+        let _: Value = match since {
+            Since::Now => transaction.xrevrange(&inbox, "+", "-", Some(1)).await?,
+            since => {
+                let from = format!("({}", since.entry());
+                let count = PAGE as u64 + 1;
+                transaction.xrange(&inbox, from, "+", Some(count)).await?
+            }
+        };
+        let mut answers: Vec<Value> = transaction.exec(true).await?;
+        let entries = answers.pop().map(entries).unwrap_or_default();
+        let (newest, length) = match &answers[..] {
+            [_, newest, length] => (newest.as_u64(), length.as_u64()),
+            _ => (None, None),
+        };
+        let (Some(newest), Some(length)) = (newest, length) else {
+            return Err(Error::new(ErrorKind::Unknown, "EXEC gave no inbox"));
+        };
+        Ok(Page::new(&since, newest, length, entries))
+    }
+}
+
+fn entry_id(value: &Value) -> Option<EntryId> {
+    value.as_str()?.parse().ok()
+}
+
+/// The answer to XRANGE: pairs of an id and a list of fields and values.
+fn entries(answer: Value) -> Vec<Entry> {
+    answer
+        .into_array()
+        .into_iter()
+        .filter_map(|entry| {
+            let mut parts = entry.into_array().into_iter();
+            let entry = entry_id(&parts.next()?)?;
+            let fields: Vec<(String, String)> = parts.next()?.convert().unwrap_or_default();
+            let field = |name: &str| {
+                let found = fields.iter().find(|(field, _)| field == name);
+                found.map(|(_, value)| value.clone())
+            };
+            Some(Entry {
+                entry,
+                id: field(ID),
+                // Without it the entry is not one of ours; it is told of when it is read.
+                data: field(DATA).unwrap_or_default(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,210 @@
+//! Kept messages over several nodes and a real Redis.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde_json::json;
+
+use crate::common::keep::{
+    a_client_goes_on_where_it_was, an_id_is_kept_once, connect, hears, keep,
+    nothing_is_lost_or_repeated_under_way, offline_is_stored, ready, resume,
+    what_was_thrown_out_is_not_claimed,
+};
+use crate::common::{Client, Node, Redis, eventually, node_on, post, start_node};
+
+fn node_keeping(redis: &Redis, name: &str, settings: &[(&str, &str)]) -> Node {
+    let url = redis.url();
+    let mut all = vec![("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", name)];
+    all.extend(settings);
+    let node = start_node(&all);
+    node.wait_ready();
+    node
+}
+
+#[tokio::test]
+async fn a_client_goes_on_where_it_was_at_another_node() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    a_client_goes_on_where_it_was(&b, &a, &b).await;
+    offline_is_stored(&a, &b).await;
+    an_id_is_kept_once(&a, &b, &a).await;
+}
+
+#[tokio::test]
+async fn a_client_that_moves_about_misses_nothing() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    nothing_is_lost_or_repeated_under_way([&a, &b], [&a, &b]).await;
+}
+
+#[tokio::test]
+async fn what_redis_threw_out_is_not_claimed() {
+    let redis = Redis::start();
+    let node = node_keeping(&redis, "a", &[("PUSH_KEEP_MESSAGES", "10")]);
+    what_was_thrown_out_is_not_claimed(&node, &node).await;
+}
+
+#[tokio::test]
+async fn what_redis_forgot_is_not_claimed() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let mut client = connect(&node, "42", None).await;
+    keep(&node, "42", 1).await;
+    let token = hears(&mut client, 1..=1).await;
+    redis.cli(&["FLUSHALL"]);
+    // As many as before and more: only the numbers tell that it is another inbox.
+    for number in 2..=9 {
+        eventually(async || {
+            let body = json!({"to": {"user": "42"}, "keep": true, "data": number});
+            match post(&node.push_url, &body).await {
+                (200, _) => Ok(()),
+                refused => Err(refused),
+            }
+        })
+        .await;
+    }
+    let mut back = connect(&node, "42", Some(&token)).await;
+    assert_eq!(*ready(&back, "recovered"), false);
+    hears(&mut back, 2..=9).await;
+}
+
+/// The bound in bytes is looked after with every 16th message.
+#[tokio::test]
+async fn an_inbox_is_bounded_in_bytes_and_age() {
+    let redis = Redis::start();
+    let settings = [("PUSH_KEEP_BYTES", "65536"), ("PUSH_KEEP_SECONDS", "100")];
+    let node = node_keeping(&redis, "a", &settings);
+    for _ in 0..64 {
+        keep(&node, "42", "x".repeat(4096)).await;
+    }
+    eventually(async || {
+        let length = redis.cli(&["XLEN", "pn:inbox:{42}"]);
+        let length: usize = length.trim().parse().expect("a number");
+        // 16 fit, and up to 16 may have come since it was looked after.
+        if (8..=32).contains(&length) {
+            Ok(())
+        } else {
+            Err(length)
+        }
+    })
+    .await;
+    for (key, most) in [("pn:inbox:{42}", 100), ("pn:pos:{42}", 100 + 24 * 3600)] {
+        let seconds: i64 = redis.cli(&["TTL", key]).trim().parse().expect("a number");
+        assert!((most - 60..=most).contains(&seconds), "{key}: {seconds}");
+    }
+}
+
+/// Who does not read is not thrown out for kept messages: it reads them when it can.
+#[tokio::test]
+async fn a_slow_client_gets_kept_messages_later() {
+    let redis = Redis::start();
+    let settings = [
+        ("PUSH_QUEUE_BYTES", "4096"),
+        ("PUSH_WRITE_SECONDS", "3600"),
+        ("PUSH_KEEP_BYTES", "1000000000"),
+    ];
+    let node = node_keeping(&redis, "a", &settings);
+    let mut client = connect(&node, "slow", None).await;
+    // Until the kernel's buffers and the queue are full, and then some.
+    let filler = "x".repeat(64 * 1024);
+    let mut sent = 0;
+    while sent < 8 + node.metric("pushnode_deliveries_total").await as usize {
+        for _ in 0..8 {
+            keep(&node, "slow", json!([sent, filler])).await;
+            sent += 1;
+        }
+    }
+    for number in 0..sent {
+        let frame = client.json().await;
+        assert_eq!(frame["data"][0], number, "{}", frame["type"]);
+    }
+    keep(&node, "slow", 1).await;
+    hears(&mut client, 1..=1).await;
+    let reads = node.metric("pushnode_catch_ups_total").await;
+    assert!(reads > 0.0, "it was never behind");
+}
+
+/// What is lost on the way to a node is read again, at the latest when the node notices.
+#[tokio::test]
+async fn what_was_lost_on_the_way_is_read_from_the_inbox() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let mut client = connect(&node, "42", None).await;
+    keep(&node, "42", 1).await;
+    hears(&mut client, 1..=1).await;
+    // Somebody keeps a message and dies before the push.
+    let stored = |number: i32| {
+        redis.cli(&["INCR", "pn:pos:{42}"]);
+        redis.cli(&["XADD", "pn:inbox:{42}", "*", "data", &number.to_string()]);
+    };
+    stored(2);
+    // The next push shows the gap.
+    keep(&node, "42", 3).await;
+    hears(&mut client, 2..=3).await;
+    // A word on the channel is enough.
+    stored(4);
+    let channel = format!("pn:n:{{{}}}", node.id);
+    redis.cli(&["PUBLISH", &channel, r#"{"to":{"user":"42"},"keep":true}"#]);
+    hears(&mut client, 4..=4).await;
+    // So is a sign that something was lost.
+    stored(5);
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    let mut kinds = Vec::new();
+    loop {
+        let frame = client.json().await;
+        if frame["data"] == 5 {
+            break;
+        }
+        kinds.push(frame["type"].clone());
+    }
+    assert!(kinds.iter().all(|kind| kind == "resync"), "{kinds:?}");
+}
+
+#[tokio::test]
+async fn without_redis_nothing_is_said_to_be_kept() {
+    let mut redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let mut client = connect(&node, "42", None).await;
+    redis.kill();
+    let body = json!({"to": {"user": "42"}, "keep": true, "data": 1, "timeout_ms": 300});
+    let (status, answer) = post(&node.push_url, &body).await;
+    assert_eq!(
+        (status, &answer["status"]),
+        (503, &json!("unrouted")),
+        "{answer}"
+    );
+    // A client that comes now is let in, and not told that nothing is missing.
+    let token = resume(&client);
+    let mut late = connect(&node, "42", Some(&token)).await;
+    assert_eq!(*ready(&late, "recovered"), false);
+    redis.restart();
+    eventually(async || {
+        let body = json!({"to": {"user": "42"}, "keep": true, "data": 2});
+        match post(&node.push_url, &body).await {
+            (200, answer) if answer["status"] == "routed" => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    for client in [&mut client, &mut late] {
+        hears_sometime(client, "2").await;
+    }
+}
+
+/// Reads on until this message, past what the node says of the outage.
+async fn hears_sometime(client: &mut Client, data: &str) {
+    let next = async {
+        while let Some(Ok(frame)) = client.socket.next().await {
+            if frame
+                .to_text()
+                .is_ok_and(|text| text.contains(&format!(r#""data":{data}}}"#)))
+            {
+                return;
+            }
+        }
+        panic!("closed");
+    };
+    tokio::time::timeout(Duration::from_secs(30), next)
+        .await
+        .expect("the message in time");
+}
