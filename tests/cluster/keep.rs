@@ -105,14 +105,18 @@ async fn a_slow_client_gets_kept_messages_later() {
     ];
     let node = node_keeping(&redis, "a", &settings);
     let mut client = connect(&node, "slow", None).await;
-    // Until the kernel's buffers and the queue are full, and then some.
     let filler = "x".repeat(64 * 1024);
+    let body = |number: usize| {
+        json!({"to": {"user": "slow"}, "keep": true, "data": [number, filler],
+            "wait": "written", "timeout_ms": 500})
+    };
+    // Until the kernel's buffers are full, and then some.
     let mut sent = 0;
-    while sent < 8 + node.metric("pushnode_deliveries_total").await as usize {
-        for _ in 0..8 {
-            keep(&node, "slow", json!([sent, filler])).await;
-            sent += 1;
-        }
+    let mut unwritten = 0;
+    while unwritten < 4 {
+        let (_, answer) = post(&node.push_url, &body(sent)).await;
+        unwritten += usize::from(answer["status"] != "written");
+        sent += 1;
     }
     for number in 0..sent {
         let frame = client.json().await;
