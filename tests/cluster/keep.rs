@@ -124,7 +124,7 @@ async fn a_slow_client_gets_kept_messages_later() {
     }
     keep(&node, "slow", 1).await;
     hears(&mut client, 1..=1).await;
-    let reads = node.metric("pushnode_catch_ups_total").await;
+    let reads = node.metric("catch_ups_total").await;
     assert!(reads > 0.0, "it was never behind");
 }
 

@@ -162,9 +162,8 @@ pub async fn what_was_thrown_out_is_not_claimed(sender: &Node, node: &Node) {
     }
     let mut client = connect(node, "full", Some(&token)).await;
     assert_eq!(*ready(&client, "recovered"), false);
-    let (mut expected, token) = match next(&mut client).await {
-        (first, token) => (first.as_i64().expect("a number"), token),
-    };
+    let (first, token) = next(&mut client).await;
+    let mut expected = first.as_i64().expect("a number");
     assert!(expected > 1, "the first was thrown out");
     while expected < 300 {
         expected += 1;
