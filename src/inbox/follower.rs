@@ -65,7 +65,9 @@ impl Follower {
             }
         }
         self.seen = self.seen.max(position.entry);
-        self.distrust();
+        if self.state == State::Live {
+            self.state = State::Behind;
+        }
         Verdict::Later
     }
 
