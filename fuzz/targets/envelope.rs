@@ -1,0 +1,29 @@
+//! A line on a channel: whatever it is, it becomes a value or a fault, and a push that is
+//! understood is understood the same when it is written again.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pushnode::protocol::{Dialect, Line, push_line};
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(Line::Push(push, reply)) = Line::parse(input) else {
+        return;
+    };
+    let write = |push: &pushnode::protocol::Push, reply: Option<&_>| {
+        push_line(&push.to, push.except.as_deref(), &push.message, reply)
+    };
+    let line = write(&push, reply.as_ref());
+    assert!(!line.contains(['\n', '\r']), "an envelope is one line");
+    let again = match Line::parse(line.as_bytes()) {
+        Ok(Line::Push(again, again_reply)) => {
+            assert_eq!(again_reply, reply);
+            again
+        }
+        other => panic!("{line} became {other:?}"),
+    };
+    assert_eq!((&again.to, &again.except), (&push.to, &push.except));
+    assert_eq!(again.message.position(), push.message.position());
+    for dialect in [Dialect::Plain, Dialect::V1] {
+        assert_eq!(again.message.frame(dialect), push.message.frame(dialect));
+    }
+});

@@ -1,0 +1,30 @@
+//! The body of `POST /v1/push`: a request or a fault. What is taken can be put on a channel
+//! and means the same there.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pushnode::protocol::{Line, MAX_TIMEOUT, MAX_USERS, PushRequest, Target, push_line};
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(request) = PushRequest::parse(input) else {
+        return;
+    };
+    assert!(!request.timeout.is_zero() && request.timeout <= MAX_TIMEOUT);
+    let push = &request.push;
+    if let Target::Users(users) = &push.to {
+        assert!((1..=MAX_USERS).contains(&users.len()));
+    }
+    if request.keep {
+        assert!(matches!(push.to, Target::User(_) | Target::Users(_)));
+    }
+    let line = push_line(&push.to, push.except.as_deref(), &push.message, None);
+    match Line::parse(line.as_bytes()) {
+        Ok(Line::Push(heard, None)) => {
+            assert_eq!((&heard.to, &heard.except), (&push.to, &push.except));
+            assert_eq!(heard.message.data(), push.message.data());
+            assert_eq!(heard.message.id(), push.message.id());
+            assert_eq!(heard.message.policy(), push.message.policy());
+        }
+        other => panic!("{line} became {other:?}"),
+    }
+});
