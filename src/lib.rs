@@ -32,6 +32,7 @@ pub mod shard;
 mod wheel;
 
 pub mod backplane;
+pub mod balance;
 pub mod inbound;
 pub mod replies;
 pub mod router;
@@ -52,6 +53,7 @@ use crate::auth::ApiKeys;
 use crate::backplane::{
     Backplane, Embedded, Exchange, Fatal, NodeRecord, NodeState, Redis, RedisSettings,
 };
+use crate::balance::Balance;
 use crate::changes::Changes;
 use crate::close::CloseReason;
 use crate::config::{Config, Listen};
@@ -182,6 +184,7 @@ pub async fn run(
         router: Router::new(hub.clone(), backplane.clone(), replies, metrics.clone()),
         hub: hub.clone(),
         backplane: backplane.clone(),
+        balance: Balance::default(),
         metrics: metrics.clone(),
         shutdown: leaving.clone(),
         config,

@@ -7,6 +7,7 @@ mod nodes;
 mod operations;
 mod page;
 mod push;
+mod route;
 mod users;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use warp::{Filter, Reply};
 
 use crate::auth::ApiKeys;
 use crate::backplane::Backplane;
+use crate::balance::Balance;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -39,6 +41,8 @@ pub struct App {
     pub hub: Arc<Hub>,
     /// Where the others are.
     pub backplane: Arc<Backplane>,
+    /// Chooses nodes for clients.
+    pub balance: Balance,
     /// Carries out pushes.
     pub router: Router,
     /// Counts.
@@ -159,6 +163,7 @@ pub fn client_routes(app: &Arc<App>) -> Routes {
         .unify()
         .boxed();
     let clients = clients.or(page::route()).unify().boxed();
+    let clients = clients.or(route::route(app)).unify().boxed();
     if app.config.api_listen.is_empty() {
         finish(clients.or(senders(app)).unify().boxed())
     } else {

@@ -95,11 +95,11 @@ settings! {
     /// the host name.
     node_name / "NODE_NAME": NodeName = "", node_name;
 
-    /// The URL at which clients can reach this very node, shown by `GET /v1/nodes`. May be empty.
+    /// The URL at which clients can reach this very node, for `GET /v1/route`. Empty: it is not
+    /// named there.
     public_url / "PUBLIC_URL": String = "", public_url;
 
-    /// How many clients this node should hold compared to others (1 to 1000), shown by
-    /// `GET /v1/nodes`.
+    /// How many clients this node should hold compared to others (1 to 1000), for `GET /v1/route`.
     weight / "WEIGHT": u32 = "1", number(1, 1000);
 
     /// How clients say who they are. `none`: by `?user=`, believed as it stands, so only for

@@ -13,6 +13,7 @@ mod raw;
 mod documents;
 mod exactly_once;
 mod flavours;
+mod gateway;
 mod keep;
 mod publishers;
 mod redis_faults;
