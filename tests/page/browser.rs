@@ -1,8 +1,5 @@
-//! The page at `/` in a real browser: what a newcomer clicks must work.
-//!
-//! Headless Chromium is driven through chromedriver; the few WebDriver commands we need are plain
-//! HTTP and JSON. Every wait polls with a limit. Whatever is started ends with its guard, also
-//! after a panic.
+//! What the tests of the page drive: a node, and a headless Chromium by the WebDriver protocol
+//! over plain HTTP. Whatever is started ends with its guard.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -21,207 +18,14 @@ const POLL: Duration = Duration::from_millis(25);
 const INSTALL: &str = "the tests of the page need the Debian packages chromium and chromium-driver (or any Chromium or \
                        Chrome with its chromedriver in PATH)";
 
-#[test]
-fn a_push_over_http_appears_on_the_page() {
-    let node = Node::start(&[]);
-    let browser = Browser::start(1280, 860, "light");
-    browser.connect(&node, "anna");
-
-    browser.until(
-        "node and fd of `ready` are shown",
-        "return text('#node').startsWith('page.') && Number(text('#fd')) > 0",
-    );
-    assert_eq!(browser.text("#status"), "Connected");
-
-    let answer = node.push(&json!({"to": {"user": "anna"}, "data": "dinner is ready"}));
-    assert_eq!(answer["connections"], 1, "{answer}");
-    browser.until(
-        "the push is shown",
-        "return text('.message-data') === '\"dinner is ready\"'",
-    );
-    assert_eq!(browser.text(".message-size"), "17 B");
-    browser.until(
-        "its time has milliseconds",
-        r"return /^\d\d:\d\d:\d\d\.\d{3}$/.test(text('.message-time'))",
-    );
-
-    // Numbers no JavaScript can hold and text that looks like HTML are shown as they were sent.
-    node.push_text(r#"{"to":{"user":"anna"},"id":"m1","data":{"n":12345678901234567890,"html":"<b id=injected>"}}"#);
-    browser.until(
-        "the second push is shown",
-        "return text('.message-data').includes('12345678901234567890')",
-    );
-    browser.until("data is no HTML", "return text('.message-data').includes('<b id=injected>') && !document.querySelector('#injected')");
-    assert_eq!(browser.text(".message-id"), "id m1");
-
-    browser.until(
-        "nothing was fetched from elsewhere",
-        "return performance.getEntriesByType('resource').every(e => new URL(e.name).host === location.host)",
-    );
-    let console = browser
-        .command("/se/log", Some(json!({"type": "browser"})))
-        .expect("the console of the page");
-    assert_eq!(console, json!([]), "the page complains on its console");
-}
-
-#[test]
-fn the_page_sends_to_its_user_and_to_everyone() {
-    let node = Node::start(&[]);
-    let browser = Browser::start(1280, 860, "light");
-    browser.connect(&node, "anna");
-
-    browser.write("#data", "to myself");
-    browser.click("#send");
-    browser.until(
-        "the answer is shown",
-        r"return /^routed · 1 connection on 1 node · [\d.]+\sms$/.test(text('#answer'))",
-    );
-    browser.until(
-        "the message is shown",
-        "return text('.message-data') === '\"to myself\"'",
-    );
-
-    browser.click("#to-kind option[value=all]");
-    browser.click("#data-kind option[value=json]");
-    browser.click("#wait option[value=acked]");
-    browser.write("#data", r#"{"to": "all"}"#);
-    browser.click("#send");
-    browser.until(
-        "the message to all is shown",
-        r#"return text('.message-data') === '{"to": "all"}'"#,
-    );
-    browser.until(
-        "our own ack is in the answer",
-        "return text('#answer').startsWith('acked · 1 connection')",
-    );
-
-    browser.write("#data", r#"{"to": "#);
-    browser.click("#send");
-    browser.until(
-        "what is no JSON is not sent",
-        "return text('#answer').startsWith('This is not JSON')",
-    );
-
-    browser.click("#to-kind option[value=user]");
-    browser.click("#data-kind option[value=text]");
-    browser.click("#wait option[value=routed]");
-    browser.write("#to-user", "nobody");
-    browser.click("#send");
-    browser.until(
-        "who is not there is said to be offline",
-        "return text('#answer').startsWith('offline')",
-    );
-}
-
-#[test]
-fn the_page_says_so_when_the_senders_api_wants_a_key_or_is_elsewhere() {
-    let browser = Browser::start(1280, 860, "light");
-
-    let node = Node::start(&[("PUSH_API_KEYS", "a-key-of-32-characters-for-tests")]);
-    browser.connect(&node, "anna");
-    browser.click("#send");
-    browser.until(
-        "the key is asked for",
-        "return text('#answer').startsWith('401') && document.activeElement.id === 'key'",
-    );
-    browser.write("#key", "a-key-of-32-characters-for-tests");
-    browser.click("#send");
-    browser.until(
-        "the key opens",
-        "return text('#answer').startsWith('routed')",
-    );
-    browser.until(
-        "the key is not for the screen",
-        "return !document.body.innerText.includes('a-key-of')",
-    );
-
-    let node = Node::start(&[("PUSH_API_LISTEN", "127.0.0.1:0")]);
-    browser.connect(&node, "anna");
-    browser.click("#send");
-    browser.until(
-        "the other port is named",
-        "return text('#answer').startsWith('404') && text('#answer').includes('PUSH_API_LISTEN')",
-    );
-}
-
-#[test]
-fn the_page_tells_why_it_was_closed_and_comes_back_unless_kicked() {
-    let node = Node::start(&[]);
-    let browser = Browser::start(1280, 860, "light");
-    browser.connect(&node, "anna");
-
-    let kick = agent()
-        .delete(format!("{}/v1/users/anna", node.url))
-        .call()
-        .expect("an answer to the kick");
-    assert!(kick.status().is_success(), "{kick:?}");
-    browser.until(
-        "the kick is told and obeyed",
-        "return text('#status') === 'Kicked' && text('#connect') === 'Connect'",
-    );
-
-    browser.click("#connect");
-    browser.until("connected again", "return text('#status') === 'Connected'");
-    node.process.terminate();
-    browser.until(
-        "the goodbye is told",
-        "return text('#messages').includes('Bye: drain')",
-    );
-    browser.until(
-        "the page means to come back",
-        "return text('#status') === 'Reconnecting'",
-    );
-    browser.click("#connect");
-    browser.until(
-        "unless it is told not to",
-        "return text('#status') === 'Disconnected'",
-    );
-}
-
-#[test]
-fn a_phone_in_dark_mode_scrolls_only_down() {
-    let node = Node::start(&[]);
-    let browser = Browser::start(360, 740, "dark");
-    let only_down = "const e = document.documentElement, list = document.querySelector('#messages'); \
-                     return innerWidth === 360 && e.scrollWidth <= e.clientWidth && list.scrollWidth <= list.clientWidth";
-
-    browser.open(&node, "anna");
-    browser.until(
-        "the page is dark",
-        "const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number); \
-         return matchMedia('(prefers-color-scheme: dark)').matches && r + g + b < 150",
-    );
-    browser.until("it fits before it is connected", only_down);
-
-    // The longest id and data without a place to break.
-    let user = "u".repeat(128);
-    browser.connect(&node, &user);
-    node.push(&json!({"to": {"user": user}, "id": "i".repeat(60), "data": {"word": "w".repeat(2000), "deep": [[[[[[[["d".repeat(80)]]]]]]]]}}));
-    browser.until(
-        "the message is shown",
-        "return text('.message-data').includes('wwwww')",
-    );
-    browser.click("#key-box summary");
-    browser.click("#send");
-    browser.until(
-        "the answer is shown",
-        "return text('#answer').startsWith('routed')",
-    );
-    browser.until("it fits with long content", only_down);
-    browser.until(
-        "fingers hit what they aim at",
-        "return [...document.querySelectorAll('button, input, select, textarea')].every(e => e.hidden || e.getBoundingClientRect().height >= 40)",
-    );
-}
-
 /// A running pushnode.
-struct Node {
-    process: Process,
-    url: String,
+pub(crate) struct Node {
+    pub(crate) process: Process,
+    pub(crate) url: String,
 }
 
 impl Node {
-    fn start(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pushnode"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PUSH_") || name == "REDIS_URL" {
@@ -247,11 +51,11 @@ impl Node {
         Self { process, url }
     }
 
-    fn push(&self, body: &Value) -> Value {
+    pub(crate) fn push(&self, body: &Value) -> Value {
         self.push_text(&body.to_string())
     }
 
-    fn push_text(&self, body: &str) -> Value {
+    pub(crate) fn push_text(&self, body: &str) -> Value {
         let request = agent()
             .post(format!("{}/v1/push", self.url))
             .content_type("application/json");
@@ -262,7 +66,7 @@ impl Node {
 }
 
 /// A browser with one window.
-struct Browser {
+pub(crate) struct Browser {
     session: String,
     /// Chromium itself; chromedriver, when it is killed, leaves it behind.
     chromium: Option<i32>,
@@ -272,7 +76,7 @@ struct Browser {
 
 impl Browser {
     /// A window of this size; below 600 pixels it is a phone's, with touch.
-    fn start(width: u32, height: u32, colours: &str) -> Self {
+    pub(crate) fn start(width: u32, height: u32, colours: &str) -> Self {
         let mut driver = match Process::start(
             Command::new("chromedriver")
                 .arg("--port=0")
@@ -327,7 +131,7 @@ impl Browser {
         browser
     }
 
-    fn open(&self, node: &Node, user: &str) {
+    pub(crate) fn open(&self, node: &Node, user: &str) {
         self.command(
             "/url",
             Some(json!({"url": format!("{}/?user={user}", node.url)})),
@@ -335,13 +139,13 @@ impl Browser {
         .expect("the page");
     }
 
-    fn connect(&self, node: &Node, user: &str) {
+    pub(crate) fn connect(&self, node: &Node, user: &str) {
         self.open(node, user);
         self.click("#connect");
         self.until("connected", "return text('#status') === 'Connected'");
     }
 
-    fn click(&self, css: &str) {
+    pub(crate) fn click(&self, css: &str) {
         // Away from the bar that stays at the top.
         let centre = "document.querySelector(arguments[0])?.scrollIntoView({block: 'center'})";
         self.run(centre, &json!([css]));
@@ -351,7 +155,7 @@ impl Browser {
     }
 
     /// Types `text` in the place of what is there.
-    fn write(&self, css: &str, text: &str) {
+    pub(crate) fn write(&self, css: &str, text: &str) {
         let element = self.element(css);
         for (action, body) in [("clear", json!({})), ("value", json!({"text": text}))] {
             let path = format!("/element/{element}/{action}");
@@ -360,13 +164,13 @@ impl Browser {
         }
     }
 
-    fn text(&self, css: &str) -> String {
+    pub(crate) fn text(&self, css: &str) -> String {
         let text = self.run("return text(arguments[0])", &json!([css]));
         text.as_str().expect("text").to_owned()
     }
 
     /// Runs `script` until it returns true.
-    fn until(&self, what: &str, script: &str) {
+    pub(crate) fn until(&self, what: &str, script: &str) {
         let deadline = Instant::now() + LIMIT;
         while self.run(script, &json!([])) != json!(true) {
             let page = || self.run("return document.body.innerText", &json!([]));
@@ -379,7 +183,7 @@ impl Browser {
         }
     }
 
-    fn run(&self, script: &str, arguments: &Value) -> Value {
+    pub(crate) fn run(&self, script: &str, arguments: &Value) -> Value {
         // The first match: new messages stand at the top.
         let script =
             format!("const text = css => document.querySelector(css)?.textContent ?? ''; {script}");
@@ -388,7 +192,7 @@ impl Browser {
             .unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
-    fn element(&self, css: &str) -> String {
+    pub(crate) fn element(&self, css: &str) -> String {
         let found = self.command(
             "/element",
             Some(json!({"using": "css selector", "value": css})),
@@ -402,7 +206,7 @@ impl Browser {
     }
 
     /// One WebDriver command: POST with a body, DELETE without.
-    fn command(&self, path: &str, body: Option<Value>) -> Result<Value, String> {
+    pub(crate) fn command(&self, path: &str, body: Option<Value>) -> Result<Value, String> {
         let url = format!("{}{path}", self.session);
         let answer = match body {
             Some(body) => agent().post(url).send_json(body),
@@ -431,10 +235,10 @@ impl Drop for Browser {
 }
 
 /// A child process that is killed when its owner goes.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(command: &mut Command) -> std::io::Result<Self> {
+    pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -443,7 +247,7 @@ impl Process {
     }
 
     /// Waits for a line on standard output that contains `marker`; call it once.
-    fn line_with(&mut self, marker: &str) -> String {
+    pub(crate) fn line_with(&mut self, marker: &str) -> String {
         let stdout = self.0.stdout.take().expect("standard output");
         let (sender, lines) = mpsc::channel();
         // Reads on to the end, so that the process never waits for a reader.
@@ -465,7 +269,7 @@ impl Process {
         panic!("no line with {marker:?} on standard output; it had:\n{seen}");
     }
 
-    fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         signal(
             i32::try_from(self.0.id()).expect("a process id"),
             rustix::process::Signal::TERM,
@@ -488,7 +292,7 @@ fn signal(pid: i32, signal: rustix::process::Signal) {
 }
 
 /// Waits longer than chromedriver waits for Chromium: then it is chromedriver that clears up.
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder();
     config
         .timeout_global(Some(3 * LIMIT))

@@ -1,0 +1,230 @@
+//! The page at `/` in a real browser: what a newcomer clicks must work.
+//!
+//! Headless Chromium is driven through chromedriver; the few WebDriver commands we need are plain
+//! HTTP and JSON. Every wait polls with a limit. Whatever is started ends with its guard, also
+//! after a panic.
+
+mod browser;
+
+use serde_json::json;
+
+use browser::{Browser, Node, agent};
+
+#[test]
+fn a_push_over_http_appears_on_the_page() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    browser.connect(&node, "anna");
+
+    browser.until(
+        "node and fd of `ready` are shown",
+        "return text('#node').startsWith('page.') && Number(text('#fd')) > 0",
+    );
+    assert_eq!(browser.text("#status"), "Connected");
+
+    let answer = node.push(&json!({"to": {"user": "anna"}, "data": "dinner is ready"}));
+    assert_eq!(answer["connections"], 1, "{answer}");
+    browser.until(
+        "the push is shown",
+        "return text('.message-data') === '\"dinner is ready\"'",
+    );
+    assert_eq!(browser.text(".message-size"), "17 B");
+    browser.until(
+        "its time has milliseconds",
+        r"return /^\d\d:\d\d:\d\d\.\d{3}$/.test(text('.message-time'))",
+    );
+
+    // Numbers no JavaScript can hold and text that looks like HTML are shown as they were sent.
+    node.push_text(r#"{"to":{"user":"anna"},"id":"m1","data":{"n":12345678901234567890,"html":"<b id=injected>"}}"#);
+    browser.until(
+        "the second push is shown",
+        "return text('.message-data').includes('12345678901234567890')",
+    );
+    browser.until("data is no HTML", "return text('.message-data').includes('<b id=injected>') && !document.querySelector('#injected')");
+    assert_eq!(browser.text(".message-id"), "id m1");
+
+    browser.until(
+        "nothing was fetched from elsewhere",
+        "return performance.getEntriesByType('resource').every(e => new URL(e.name).host === location.host)",
+    );
+    let console = browser
+        .command("/se/log", Some(json!({"type": "browser"})))
+        .expect("the console of the page");
+    assert_eq!(console, json!([]), "the page complains on its console");
+}
+
+#[test]
+fn the_page_sends_to_its_user_and_to_everyone() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    browser.connect(&node, "anna");
+
+    browser.write("#data", "to myself");
+    browser.click("#send");
+    browser.until(
+        "the answer is shown",
+        r"return /^routed · 1 connection on 1 node · [\d.]+\sms$/.test(text('#answer'))",
+    );
+    browser.until(
+        "the message is shown",
+        "return text('.message-data') === '\"to myself\"'",
+    );
+
+    browser.click("#to-kind option[value=all]");
+    browser.click("#data-kind option[value=json]");
+    browser.click("#wait option[value=acked]");
+    browser.write("#data", r#"{"to": "all"}"#);
+    browser.click("#send");
+    browser.until(
+        "the message to all is shown",
+        r#"return text('.message-data') === '{"to": "all"}'"#,
+    );
+    browser.until(
+        "our own ack is in the answer",
+        "return text('#answer').startsWith('acked · 1 connection')",
+    );
+
+    browser.write("#data", r#"{"to": "#);
+    browser.click("#send");
+    browser.until(
+        "what is no JSON is not sent",
+        "return text('#answer').startsWith('This is not JSON')",
+    );
+
+    browser.click("#to-kind option[value=user]");
+    browser.click("#data-kind option[value=text]");
+    browser.click("#wait option[value=routed]");
+    browser.write("#to-user", "nobody");
+    browser.click("#send");
+    browser.until(
+        "who is not there is said to be offline",
+        "return text('#answer').startsWith('offline')",
+    );
+}
+
+#[test]
+fn the_page_gets_what_was_kept_while_it_was_away() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    browser.connect(&node, "anna");
+    browser.click("#connect");
+    browser.until("it is away", "return text('#status') === 'Disconnected'");
+
+    browser.write("#data", "for later");
+    browser.click("#keep option[value=keep]");
+    browser.click("#send");
+    browser.until(
+        "the answer says that it is kept",
+        "return text('#answer').startsWith('stored (kept in the inbox) · ')",
+    );
+    browser.click("#connect");
+    browser.until(
+        "it comes",
+        "return text('.message-data') === '\"for later\"'",
+    );
+    browser.until(
+        "it comes once, and nothing is said to be missing",
+        "return text('#count') === '1 message' && !document.body.innerText.includes('may be missing')",
+    );
+}
+
+#[test]
+fn the_page_says_so_when_the_senders_api_wants_a_key_or_is_elsewhere() {
+    let browser = Browser::start(1280, 860, "light");
+
+    let node = Node::start(&[("PUSH_API_KEYS", "a-key-of-32-characters-for-tests")]);
+    browser.connect(&node, "anna");
+    browser.click("#send");
+    browser.until(
+        "the key is asked for",
+        "return text('#answer').startsWith('401') && document.activeElement.id === 'key'",
+    );
+    browser.write("#key", "a-key-of-32-characters-for-tests");
+    browser.click("#send");
+    browser.until(
+        "the key opens",
+        "return text('#answer').startsWith('routed')",
+    );
+    browser.until(
+        "the key is not for the screen",
+        "return !document.body.innerText.includes('a-key-of')",
+    );
+
+    let node = Node::start(&[("PUSH_API_LISTEN", "127.0.0.1:0")]);
+    browser.connect(&node, "anna");
+    browser.click("#send");
+    browser.until(
+        "the other port is named",
+        "return text('#answer').startsWith('404') && text('#answer').includes('PUSH_API_LISTEN')",
+    );
+}
+
+#[test]
+fn the_page_tells_why_it_was_closed_and_comes_back_unless_kicked() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    browser.connect(&node, "anna");
+
+    let kick = agent()
+        .delete(format!("{}/v1/users/anna", node.url))
+        .call()
+        .expect("an answer to the kick");
+    assert!(kick.status().is_success(), "{kick:?}");
+    browser.until(
+        "the kick is told and obeyed",
+        "return text('#status') === 'Kicked' && text('#connect') === 'Connect'",
+    );
+
+    browser.click("#connect");
+    browser.until("connected again", "return text('#status') === 'Connected'");
+    node.process.terminate();
+    browser.until(
+        "the goodbye is told",
+        "return text('#messages').includes('Bye: drain')",
+    );
+    browser.until(
+        "the page means to come back",
+        "return text('#status') === 'Reconnecting'",
+    );
+    browser.click("#connect");
+    browser.until(
+        "unless it is told not to",
+        "return text('#status') === 'Disconnected'",
+    );
+}
+
+#[test]
+fn a_phone_in_dark_mode_scrolls_only_down() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(360, 740, "dark");
+    let only_down = "const e = document.documentElement, list = document.querySelector('#messages'); \
+                     return innerWidth === 360 && e.scrollWidth <= e.clientWidth && list.scrollWidth <= list.clientWidth";
+
+    browser.open(&node, "anna");
+    browser.until(
+        "the page is dark",
+        "const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number); \
+         return matchMedia('(prefers-color-scheme: dark)').matches && r + g + b < 150",
+    );
+    browser.until("it fits before it is connected", only_down);
+
+    // The longest id and data without a place to break.
+    let user = "u".repeat(128);
+    browser.connect(&node, &user);
+    node.push(&json!({"to": {"user": user}, "id": "i".repeat(60), "data": {"word": "w".repeat(2000), "deep": [[[[[[[["d".repeat(80)]]]]]]]]}}));
+    browser.until(
+        "the message is shown",
+        "return text('.message-data').includes('wwwww')",
+    );
+    browser.click("#key-box summary");
+    browser.click("#send");
+    browser.until(
+        "the answer is shown",
+        "return text('#answer').startsWith('routed')",
+    );
+    browser.until("it fits with long content", only_down);
+    browser.until(
+        "fingers hit what they aim at",
+        "return [...document.querySelectorAll('button, input, select, textarea')].every(e => e.hidden || e.getBoundingClientRect().height >= 40)",
+    );
+}
