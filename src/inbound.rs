@@ -41,11 +41,60 @@ const TELL: Duration = Duration::from_millis(500);
 /// Senders whose numbers are remembered.
 const SENDERS: usize = 10_000;
 
-/// The last numbers heard of one sender, for each channel.
+/// The numbers heard of one sender, for each channel.
 #[derive(Debug, Default, Clone, Copy)]
 struct Heard {
-    own: Option<u64>,
-    global: Option<u64>,
+    own: Count,
+    global: Count,
+}
+
+/// Where one sender is in its count on one channel.
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    /// The payload heard last.
+    last: Option<u64>,
+    /// The highest number that a tail told of. Apart from `last`: a payload that is late is not
+    /// a repeat, although its number is known.
+    told: Option<u64>,
+}
+
+/// What a number says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Number {
+    /// The next one.
+    Next,
+    /// Heard before.
+    Repeat,
+    /// Something before it was not heard.
+    Jump,
+}
+
+impl Count {
+    /// Takes the number of a header. `from_1`: nobody can have sent anything before the first.
+    fn take(&mut self, seq: u64, tail: bool, from_1: bool) -> Number {
+        let before = match self.last.max(self.told) {
+            None if from_1 => 0,
+            None => seq.saturating_sub(u64::from(!tail)),
+            Some(known) => known,
+        };
+        if tail {
+            self.told = self.told.max(Some(seq));
+            return if seq > before {
+                Number::Jump
+            } else {
+                Number::Repeat
+            };
+        }
+        if self.last.is_some_and(|last| seq <= last) {
+            return Number::Repeat;
+        }
+        self.last = Some(seq);
+        if seq > before.saturating_add(1) {
+            Number::Jump
+        } else {
+            Number::Next
+        }
+    }
 }
 
 /// The reader's state.
@@ -132,8 +181,8 @@ impl Inbound {
                 {
                     return;
                 }
-                Ok(Line::Header { from, seq }) => {
-                    if !self.is_next(channel, from, seq).await {
+                Ok(Line::Header { from, seq, tail }) => {
+                    if !self.is_next(channel, from, seq, tail).await {
                         return;
                     }
                 }
@@ -151,35 +200,24 @@ impl Inbound {
         }
     }
 
-    /// Checks a sender's count. A number heard before is a repeat of a payload whose sender got
-    /// no answer; a jump means that payloads were lost on the way.
-    async fn is_next(&mut self, channel: Channel, from: NodeId, seq: u64) -> bool {
+    /// Checks a sender's count; answers whether what follows is new. A number heard before is a
+    /// repeat of a payload whose sender got no answer; a jump means that payloads were lost on
+    /// the way. A tail shows the loss of the last one.
+    async fn is_next(&mut self, channel: Channel, from: NodeId, seq: u64, tail: bool) -> bool {
         if self.senders.len() >= SENDERS {
             // Boots of years, or somebody inventing names. Forgetting costs at most a false alarm.
             self.senders.clear();
         }
         let heard = self.senders.entry(from).or_default();
-        let last = match channel {
-            Channel::Own => heard.own.replace(seq),
-            Channel::Global => heard.global.replace(seq),
-        };
-        let expected = match (channel, last) {
+        let number = match channel {
             // Nobody can have published to this boot before it was there.
-            (Channel::Own, None) => 1,
-            (Channel::Global, None) => seq,
-            (_, Some(last)) => last + 1,
+            Channel::Own => heard.own.take(seq, tail, true),
+            Channel::Global => heard.global.take(seq, tail, false),
         };
-        if seq < expected {
-            match channel {
-                Channel::Own => heard.own = last,
-                Channel::Global => heard.global = last,
-            }
-            return false;
-        }
-        if seq > expected {
+        if number == Number::Jump {
             self.lost("sequence").await;
         }
-        true
+        !tail && number != Number::Repeat
     }
 
     /// Messages for this node may be lost: counts it and lets the clients know, now or, if they
@@ -277,5 +315,52 @@ impl Inbound {
                 .send(&reply.node, protocol::receipt_line(&report))
                 .await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes headers in order; a tail is a negative number.
+    fn take(from_1: bool, numbers: &[i64]) -> Vec<Number> {
+        let mut count = Count::default();
+        numbers
+            .iter()
+            .map(|&n| count.take(n.unsigned_abs(), n < 0, from_1))
+            .collect()
+    }
+
+    #[test]
+    fn a_jump_is_a_loss_and_a_number_heard_before_a_repeat() {
+        use Number::{Jump, Next, Repeat};
+        assert_eq!(take(true, &[1, 2, 2, 4, 5]), [Next, Next, Repeat, Jump, Next]);
+        assert_eq!(take(true, &[3]), [Jump], "one and two were lost");
+        assert_eq!(take(false, &[3, 4]), [Next, Next], "came in the middle");
+    }
+
+    #[test]
+    fn a_tail_shows_the_loss_of_the_last_payload_once() {
+        use Number::{Jump, Next, Repeat};
+        assert_eq!(take(true, &[1, -1, 2]), [Next, Repeat, Next]);
+        assert_eq!(take(true, &[1, -2, -2, 3]), [Next, Jump, Repeat, Next]);
+        assert_eq!(take(true, &[-1]), [Jump], "the only one was lost");
+        assert_eq!(take(false, &[-7, 8]), [Repeat, Next], "sent before we listened");
+        assert_eq!(take(false, &[7, -8, 9]), [Next, Jump, Next]);
+    }
+
+    #[test]
+    fn a_payload_behind_its_tail_is_late_and_not_a_repeat() {
+        use Number::{Jump, Next, Repeat};
+        assert_eq!(take(true, &[1, -2, 2, 2, 3]), [Next, Jump, Next, Repeat, Next]);
+        assert_eq!(take(false, &[-7, 7, 8]), [Repeat, Next, Next]);
+    }
+
+    #[test]
+    fn no_number_is_too_great() {
+        let mut count = Count::default();
+        count.take(u64::MAX, true, true);
+        assert_eq!(count.take(u64::MAX, false, true), Number::Next);
+        assert_eq!(Count::default().take(0, false, false), Number::Next);
     }
 }

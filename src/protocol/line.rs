@@ -21,6 +21,9 @@ pub enum Line {
         from: NodeId,
         /// Counted from 1 per sender and channel; a jump is a loss.
         seq: u64,
+        /// Nothing follows: the sender repeats its last number, so that a loss of its last
+        /// payload shows although no other comes.
+        tail: bool,
     },
     /// A push.
     Push(Push, Option<Reply>),
@@ -64,6 +67,8 @@ struct LineFields<'a> {
     from: Option<NodeId>,
     #[serde(default)]
     seq: Option<u64>,
+    #[serde(default)]
+    tail: bool,
     #[serde(default)]
     n: Option<u64>,
     #[serde(default, rename = "ref")]
@@ -120,7 +125,8 @@ impl Line {
             let (Some(from), Some(seq)) = (fields.from, fields.seq) else {
                 return Err(Fault::new("header without from or seq"));
             };
-            return Ok(Self::Header { from, seq });
+            let tail = fields.tail;
+            return Ok(Self::Header { from, seq, tail });
         }
         let to = fields
             .to
@@ -169,6 +175,12 @@ impl Line {
 #[must_use]
 pub fn header_line(from: &NodeId, seq: u64) -> String {
     format!("{{\"v\":{VERSION},\"from\":\"{from}\",\"seq\":{seq}}}\n")
+}
+
+/// A payload that holds nothing but the number of the one before it.
+#[must_use]
+pub fn tail_payload(from: &NodeId, seq: u64) -> String {
+    format!("{{\"v\":{VERSION},\"from\":\"{from}\",\"seq\":{seq},\"tail\":true}}")
 }
 
 /// A push as a line for a channel, without line break.

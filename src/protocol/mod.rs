@@ -6,6 +6,7 @@
 //! value or to a [`Fault`] that names what is wrong.
 
 mod client;
+mod event;
 mod line;
 mod request;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use self::client::*;
+pub use self::event::*;
 pub use self::line::*;
 pub use self::request::PushRequest;
 use crate::frame;

@@ -3,10 +3,12 @@
 //! A lone line leaves at once. While publishes are under way, what comes in the meantime goes
 //! together into the next one. Payloads of one outbox are numbered from 1. When an answer
 //! fails to come, nobody knows whether Redis published: the payload is sent again under the
-//! same number, and its receivers drop what they had. What must stay true: lines of one channel
-//! keep their order, and each gets exactly one answer.
+//! same number, and its receivers drop what they had. Receivers see a loss by the number that
+//! follows; where nothing follows, a tail repeats the last one. What must stay true: lines of
+//! one channel keep their order, and each gets exactly one answer.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +35,12 @@ const BYTES: usize = 32 * 1024;
 const IN_FLIGHT: usize = 8;
 /// Before a failed payload is sent again.
 const RETRY: Duration = Duration::from_millis(50);
+/// An outbox without a new payload for this long sends a tail.
+const TAIL: Duration = Duration::from_millis(500);
+/// How often a tail is tried. It may come late: receivers ignore one that says nothing new.
+const TAIL_ATTEMPTS: u32 = 10;
+/// Between two looks whether all is answered.
+const SETTLE_STEP: Duration = Duration::from_millis(10);
 /// An outbox without work ends after this time; the next line starts another.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -60,6 +68,8 @@ struct Shared {
     open: DashMap<String, mpsc::Sender<Line>>,
     /// The last number used for a channel. Outlives the outbox: a number must not come twice.
     numbers: Mutex<HashMap<String, u64>>,
+    /// Lines without an answer yet.
+    unanswered: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
@@ -80,6 +90,7 @@ impl Outboxes {
                 node,
                 open,
                 numbers,
+                unanswered: AtomicUsize::new(0),
                 metrics,
             }),
         }
@@ -93,6 +104,7 @@ impl Outboxes {
         deadline: Instant,
     ) -> Published {
         let (answer, published) = oneshot::channel();
+        self.shared.unanswered.fetch_add(1, Ordering::Relaxed);
         // Fails only when the runtime is ending; the dropped `answer` says so.
         let _ = self
             .shared
@@ -104,6 +116,14 @@ impl Outboxes {
             })
             .await;
         Published(published)
+    }
+
+    /// Waits until all that was handed over is answered, for the given time at most.
+    pub(super) async fn settle(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.shared.unanswered.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            tokio::time::sleep(SETTLE_STEP).await;
+        }
     }
 }
 
@@ -127,6 +147,8 @@ impl Shared {
         let mut waiting: VecDeque<Line> = VecDeque::new();
         let mut under_way = FuturesOrdered::new();
         let mut taken = Vec::with_capacity(LINES);
+        // When a tail is due; none if nobody can have missed anything since the last one.
+        let mut tail: Option<Instant> = None;
         loop {
             while under_way.len() < IN_FLIGHT && !waiting.is_empty() {
                 number += 1;
@@ -136,17 +158,30 @@ impl Shared {
             tokio::select! {
                 biased;
                 Some((payload, result)) = under_way.next(), if !under_way.is_empty() => {
-                    if let Err(failed) = finish(payload, result) {
+                    // Where nobody listened, the sender knows.
+                    let mut heard = result.as_ref().is_ok_and(|receivers| *receivers > 0);
+                    if let Err(failed) = self.finish(payload, result) {
+                        heard = true;
                         // Those behind it must wait to keep their order.
                         let mut again = VecDeque::from([failed]);
                         while let Some((payload, result)) = under_way.next().await {
-                            again.extend(finish(payload, result).err());
+                            again.extend(self.finish(payload, result).err());
                         }
                         self.repeat(&channel, again).await;
+                    }
+                    if heard || tail.is_some() {
+                        tail = Some(Instant::now() + TAIL);
                     }
                 }
                 _ = lines.recv_many(&mut taken, LINES), if waiting.len() < LINES => {
                     waiting.extend(taken.drain(..));
+                }
+                // Not while a payload is under way: it would be taken for lost.
+                () = tokio::time::sleep_until(tail.unwrap_or_else(Instant::now)),
+                    if tail.is_some() && under_way.is_empty() && waiting.is_empty() =>
+                {
+                    tail = None;
+                    tokio::spawn(self.clone().publish_tail(channel.clone(), number));
                 }
                 () = tokio::time::sleep(IDLE), if under_way.is_empty() && waiting.is_empty() => {
                     // Only when nobody holds a sender can no line be on its way to us.
@@ -211,36 +246,56 @@ impl Shared {
         for mut payload in failed {
             loop {
                 if Instant::now() + RETRY >= payload.deadline {
-                    payload.answers.into_iter().for_each(|answer| {
-                        let _ = answer.send(Err(AWAY));
-                    });
+                    self.answer(payload, Err(AWAY));
                     break;
                 }
                 tokio::time::sleep(RETRY).await;
                 self.metrics.publish_retries.inc();
                 let (back, result) = self.send(channel, payload).await;
-                match finish(back, result) {
+                match self.finish(back, result) {
                     Ok(()) => break,
                     Err(back) => payload = back,
                 }
             }
         }
     }
-}
-
-/// Hands out the answer, or the payload back if there is none.
-fn finish(payload: Payload, result: Result<u32, fred::error::Error>) -> Result<(), Payload> {
-    match result {
-        Ok(receivers) => {
-            for answer in payload.answers {
-                // Gone if the sender has stopped waiting.
-                let _ = answer.send(Ok(receivers));
+    /// Hands out the answer, or the payload back if there is none.
+    fn finish(
+        &self,
+        payload: Payload,
+        result: Result<u32, fred::error::Error>,
+    ) -> Result<(), Payload> {
+        match result {
+            Ok(receivers) => {
+                self.answer(payload, Ok(receivers));
+                Ok(())
             }
-            Ok(())
+            Err(error) => {
+                tracing::debug!(%error, "publish failed");
+                Err(payload)
+            }
         }
-        Err(error) => {
-            tracing::debug!(%error, "publish failed");
-            Err(payload)
+    }
+
+    fn answer(&self, payload: Payload, result: Result<u32, Unavailable>) {
+        let lines = payload.answers.len();
+        for answer in payload.answers {
+            // Gone if the sender has stopped waiting.
+            let _ = answer.send(result);
+        }
+        self.unanswered.fetch_sub(lines, Ordering::Relaxed);
+    }
+
+    /// Tells the listeners the last number once more. What has been published since does no harm
+    /// to it, nor it to that: a lower number says nothing new.
+    async fn publish_tail(self: Arc<Self>, channel: String, number: u64) {
+        let tail = protocol::tail_payload(&self.node, number);
+        for _ in 0..TAIL_ATTEMPTS {
+            let sent: Result<u32, _> = self.client.publish(&channel, tail.as_str()).await;
+            if sent.is_ok() {
+                return;
+            }
+            tokio::time::sleep(TAIL).await;
         }
     }
 }
