@@ -37,7 +37,8 @@ pub struct Seat {
     pub address: Option<IpAddr>,
 }
 
-type Seats = SmallVec<[Seat; 1]>;
+/// A user's connections on one node.
+pub type Seats = SmallVec<[Seat; 1]>;
 type Map<K, V> = DashMap<K, V, ahash::RandomState>;
 
 /// What became of a push on this node.

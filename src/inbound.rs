@@ -35,6 +35,9 @@ const SHOWN: usize = 256;
 /// How long a report may be on its way back.
 const REPORT_MARGIN: Duration = Duration::from_millis(100);
 
+/// Between two looks whether all receipts are out.
+const REPORT_STEP: Duration = Duration::from_millis(10);
+
 /// Clients are told of losses at most once in this time: in a flood each may bring thousands.
 const TELL: Duration = Duration::from_millis(500);
 
@@ -109,6 +112,8 @@ pub struct Inbound {
     told: Option<Instant>,
     /// The sign of a loss they have not been told of.
     untold: Option<&'static str>,
+    /// Held by each receipt on its way.
+    reports: Arc<()>,
     shutdown: Shutdown,
     metrics: Arc<Metrics>,
 }
@@ -163,6 +168,7 @@ impl Inbound {
             senders: HashMap::new(),
             told: None,
             untold: None,
+            reports: Arc::default(),
             shutdown,
             metrics,
         }
@@ -243,6 +249,14 @@ impl Inbound {
         }
     }
 
+    /// Waits until the receipts owed so far are handed over, for the given time at most.
+    pub async fn reported(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while Arc::strong_count(&self.reports) > 1 && Instant::now() < deadline {
+            tokio::time::sleep(REPORT_STEP).await;
+        }
+    }
+
     async fn act(&mut self, line: Line) {
         match line {
             // Only the first line of a payload can be one; anything else was refused above.
@@ -287,6 +301,7 @@ impl Inbound {
     fn report(&self, to: &Target, delivered: Delivered, reply: Reply, waiter: Waiter) {
         let node = self.hub.node().clone();
         let outbound = self.outbound.clone();
+        let under_way = self.reports.clone();
         // Nobody here is no fault of a broadcast.
         let none = if *to == Target::All {
             Status::Written
@@ -314,6 +329,7 @@ impl Inbound {
             outbound
                 .send(&reply.node, protocol::receipt_line(&report))
                 .await;
+            drop(under_way);
         });
     }
 }
@@ -334,7 +350,10 @@ mod tests {
     #[test]
     fn a_jump_is_a_loss_and_a_number_heard_before_a_repeat() {
         use Number::{Jump, Next, Repeat};
-        assert_eq!(take(true, &[1, 2, 2, 4, 5]), [Next, Next, Repeat, Jump, Next]);
+        assert_eq!(
+            take(true, &[1, 2, 2, 4, 5]),
+            [Next, Next, Repeat, Jump, Next]
+        );
         assert_eq!(take(true, &[3]), [Jump], "one and two were lost");
         assert_eq!(take(false, &[3, 4]), [Next, Next], "came in the middle");
     }
@@ -345,14 +364,21 @@ mod tests {
         assert_eq!(take(true, &[1, -1, 2]), [Next, Repeat, Next]);
         assert_eq!(take(true, &[1, -2, -2, 3]), [Next, Jump, Repeat, Next]);
         assert_eq!(take(true, &[-1]), [Jump], "the only one was lost");
-        assert_eq!(take(false, &[-7, 8]), [Repeat, Next], "sent before we listened");
+        assert_eq!(
+            take(false, &[-7, 8]),
+            [Repeat, Next],
+            "sent before we listened"
+        );
         assert_eq!(take(false, &[7, -8, 9]), [Next, Jump, Next]);
     }
 
     #[test]
     fn a_payload_behind_its_tail_is_late_and_not_a_repeat() {
         use Number::{Jump, Next, Repeat};
-        assert_eq!(take(true, &[1, -2, 2, 2, 3]), [Next, Jump, Next, Repeat, Next]);
+        assert_eq!(
+            take(true, &[1, -2, 2, 2, 3]),
+            [Next, Jump, Next, Repeat, Next]
+        );
         assert_eq!(take(false, &[-7, 7, 8]), [Repeat, Next, Next]);
     }
 

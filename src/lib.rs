@@ -371,12 +371,15 @@ async fn drain(app: &App, gracefully: bool) {
             hub.close(*fd, CloseReason::Drain, None).await;
         }
     }
-    // Whoever slipped in during the drain, through a handshake that was under way.
-    for fd in hub.fds() {
-        hub.close(fd, CloseReason::Drain, None).await;
-    }
     let last = Instant::now() + LAST_WAIT;
-    while !hub.is_flushed() && Instant::now() < last {
+    loop {
+        // Whoever slipped in during the drain, through a handshake that was under way.
+        for fd in hub.fds() {
+            hub.close(fd, CloseReason::Drain, None).await;
+        }
+        if hub.is_flushed() || Instant::now() > last {
+            break;
+        }
         tokio::time::sleep(DRAIN_STEP).await;
     }
     if gracefully {

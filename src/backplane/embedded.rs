@@ -108,10 +108,14 @@ impl Embedded {
         parties
             .iter()
             .flat_map(|(node, party)| {
-                party.hub.seats(user).into_iter().map(|seat| Row {
+                let leaving = party.record.state == NodeState::Draining;
+                party.hub.seats(user).into_iter().map(move |seat| Row {
                     node: node.clone(),
                     fd: seat.fd.0,
-                    about: about(&seat),
+                    about: About {
+                        leaving,
+                        ..about(&seat)
+                    },
                 })
             })
             .collect()
@@ -204,5 +208,6 @@ pub(super) fn about(seat: &Seat) -> About {
         transport: "ws".to_owned(),
         device: seat.device.as_deref().map(str::to_owned),
         addr: seat.address.map(|address| address.to_string()),
+        leaving: false,
     }
 }

@@ -94,6 +94,9 @@ pub struct About {
     /// Its address, if `PUSH_STORE_ADDRESS` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
+    /// Its node is sending its clients away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// A user's connections by node: where a push must go, and how many connections wait there.
@@ -256,7 +259,8 @@ impl Backplane {
         }
     }
 
-    /// Says that this node takes no new clients.
+    /// Says that this node takes no new clients, in its lease and in its clients' rows; bounded
+    /// in time.
     pub async fn announce_draining(&self) {
         match self {
             Self::Embedded(embedded) => embedded.announce_draining(),
@@ -264,7 +268,8 @@ impl Backplane {
         }
     }
 
-    /// Writes the last rows and gives up the lease; bounded in time.
+    /// Writes the last rows, gives up the lease, stops listening and does what had been heard by
+    /// then; bounded in time.
     pub async fn leave(&self) {
         match self {
             Self::Embedded(embedded) => embedded.leave(),

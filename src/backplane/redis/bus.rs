@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::lease::Lease;
+use super::lease::{LEASE, Lease};
 use super::{COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
 use crate::backplane::Health;
 use crate::config::RedisUrl;
@@ -25,6 +25,7 @@ use crate::inbound::{Channel, Inbound, Probes};
 use crate::metrics::Metrics;
 use crate::protocol;
 use crate::shard::Command;
+use crate::shutdown::Shutdown;
 
 /// Between two probes.
 const PROBE: Duration = Duration::from_millis(500);
@@ -32,6 +33,10 @@ const PROBE: Duration = Duration::from_millis(500);
 const DEAF: Duration = Duration::from_millis(1_500);
 /// A connect that is told within this time of opening is the one that was awaited.
 const SETTLED: Duration = Duration::from_millis(200);
+/// How long a subscription may take to give out what it holds before it is left.
+const RETIRE: Duration = Duration::from_secs(1);
+/// Receipts for what was heard last may take this long.
+const REPORTS: Duration = Duration::from_secs(1);
 /// Clients hear that the node is cut off after it has been for this long.
 const DEGRADED: Duration = Duration::from_secs(10);
 
@@ -45,6 +50,10 @@ pub(super) struct Bus {
     pub(super) hub: Arc<Hub>,
     pub(super) lease: Arc<Lease>,
     pub(super) health: watch::Sender<Health>,
+    /// Raised when the node stops listening for good.
+    pub(super) stop: Shutdown,
+    /// Raised by us when all that was heard is dealt with.
+    pub(super) stopped: Shutdown,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -67,6 +76,8 @@ struct Subscription {
     client: Client,
     heard: mpsc::UnboundedReceiver<Heard>,
     pump: JoinHandle<()>,
+    /// Tells the pump to end once nothing is left to take.
+    last: Shutdown,
     reconnects: Receiver<fred::types::config::Server>,
     connecting: JoinHandle<Result<(), fred::error::Error>>,
     /// When it was opened, or connected again.
@@ -104,8 +115,8 @@ struct Probing {
 }
 
 impl Bus {
-    /// Listens until the node ends. Inputs: messages and reconnects of the subscription (from
-    /// fred), and the beat of the probe.
+    /// Listens until the node ends or `stop` is raised. Inputs: messages and reconnects of the
+    /// subscription (from fred), the beat of the probe, and `stop` (from the drain).
     pub(super) async fn listen(mut self) {
         let mut subscription = self.subscribe_until_it_works().await;
         let mut probing = Probing {
@@ -121,11 +132,18 @@ impl Bus {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut down_since: Option<Instant> = Some(Instant::now());
         let mut told = false;
+        let mut awake = Instant::now();
+        let stop = self.stop.clone();
         loop {
             tokio::select! {
                 biased;
                 // First, or a flood of messages would silence it.
                 _ = beat.tick() => {
+                    let gap = std::mem::replace(&mut awake, Instant::now()).elapsed();
+                    if gap > LEASE {
+                        self.wake_up(gap, &mut subscription).await;
+                        probing.owed = None;
+                    }
                     self.inbound.tell_of_losses().await;
                     let deaf = self.probe(&mut probing, &subscription).await;
                     if deaf {
@@ -164,6 +182,11 @@ impl Bus {
                         subscription.since = Instant::now();
                         self.inbound.lost("reconnect").await;
                     }
+                }
+                () = stop.begun() => {
+                    self.retire(&mut subscription).await;
+                    self.inbound.reported(REPORTS).await;
+                    return self.stopped.begin();
                 }
             }
         }
@@ -272,6 +295,46 @@ impl Bus {
         }
     }
 
+    /// This process stood still for longer than its lease: meanwhile it was taken for dead.
+    /// Whatever it knew of Redis is void.
+    async fn wake_up(&mut self, gap: Duration, subscription: &mut Subscription) {
+        tracing::warn!(
+            ?gap,
+            "this node stood still; subscribing anew and putting its rows again"
+        );
+        self.hub.changes().mark(self.hub.users());
+        // First what gathered meanwhile, or it would be lost. Clients of other nodes are named
+        // by them, so none of it can reach the wrong ones.
+        self.retire(subscription).await;
+        self.replace(subscription).await;
+    }
+
+    /// Unsubscribes, and takes what had been published until then.
+    async fn retire(&mut self, subscription: &mut Subscription) {
+        let channels = vec![self.own.clone(), self.global.clone()];
+        let client = subscription.client.clone();
+        let unsubscribed = async {
+            client.unsubscribe(channels).await?;
+            // The answer to UNSUBSCRIBE is not waited for, and that to PING comes behind it.
+            client.ping::<()>(None).await
+        };
+        match tokio::time::timeout(RETIRE, unsubscribed).await {
+            Ok(Ok(())) => {}
+            // It is silent or gone. What has come is there all the same.
+            other => tracing::debug!(?other, "no goodbye from a subscription"),
+        }
+        subscription.last.begin();
+        let deadline = Instant::now() + RETIRE;
+        while let Ok(Some(heard)) =
+            tokio::time::timeout_at(deadline, subscription.heard.recv()).await
+        {
+            match heard {
+                Heard::Message(message, _permit) => self.hear(&message).await,
+                Heard::Lagged(_) => self.inbound.lost("lag").await,
+            }
+        }
+    }
+
     async fn subscribe_until_it_works(&self) -> Subscription {
         loop {
             if let Some(subscription) = self.open().await {
@@ -289,12 +352,14 @@ impl Bus {
         // Before connecting, so that nothing is missed.
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
         let (sender, heard) = mpsc::unbounded_channel();
-        let pump = tokio::spawn(pump(messages, sender, self.probes.clone()));
+        let last = Shutdown::default();
+        let pump = tokio::spawn(pump(messages, sender, self.probes.clone(), last.clone()));
         let connecting = client.connect();
         let mut subscription = Subscription {
             client,
             heard,
             pump,
+            last,
             reconnects,
             connecting,
             since: Instant::now(),
@@ -328,10 +393,17 @@ async fn pump(
     mut messages: Receiver<Message>,
     heard: mpsc::UnboundedSender<Heard>,
     probes: Arc<Probes>,
+    last: Shutdown,
 ) {
     let backlog = Arc::new(Semaphore::new(BACKLOG));
     loop {
-        let next = match messages.recv().await {
+        let next = tokio::select! {
+            biased;
+            next = messages.recv() => next,
+            // Only when nothing is left.
+            () = last.begun() => return,
+        };
+        let next = match next {
             Ok(message) => {
                 if let Some(n) = protocol::as_probe(message.value.as_bytes().unwrap_or_default()) {
                     probes.note(n);

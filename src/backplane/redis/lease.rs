@@ -4,6 +4,8 @@
 //! every row is written again. Somebody else's means that the name is taken: by a dead boot,
 //! which is overwritten, or by a live one, and then this process must end. "Live" is decided by
 //! publishing to the other's channel, where 0 receivers is proof. No clock decides anything.
+//! A node that was taken for dead finds itself missing in `pn:boots`, or its sweep under way, and
+//! writes every row again too.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,14 +22,14 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{AWAY, Fatal, Keys};
+use super::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::backplane::{NodeRecord, NodeState, Unavailable};
 use crate::hub::Hub;
 use crate::names::NodeId;
 use crate::protocol;
 
 /// Between two beats.
-const BEAT: Duration = Duration::from_secs(3);
+pub(super) const BEAT: Duration = Duration::from_secs(3);
 /// Between two looks whether Redis still has it: how long a loss can go unnoticed.
 const LOOK: Duration = Duration::from_secs(1);
 /// After Redis forgot everything, the other nodes need up to this long to notice and to put
@@ -36,11 +38,13 @@ const REBUILD: Duration = Duration::from_secs(5);
 /// Between two attempts while the beat fails.
 const RETRY: Duration = Duration::from_millis(250);
 /// How long a lease lasts without a beat.
-const LEASE: Duration = Duration::from_secs(10);
+pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// After this long all rows are put again, well before their day in Redis is over.
 const REFRESH: Duration = Duration::from_secs(6 * 3600);
 /// Beats without a lease after which a node counts as dead. One may be Redis's own pause.
-const MISSING_BEATS: u32 = 2;
+pub(super) const MISSING_BEATS: u32 = 2;
+/// Dead nodes remembered as such.
+const GRAVES: usize = 10_000;
 
 #[derive(Debug, Default)]
 struct Table {
@@ -61,6 +65,10 @@ pub(super) struct Lease {
     /// When it was last found missing, after it had been held.
     forgotten: RwLock<Option<Instant>>,
     table: RwLock<Table>,
+    /// Nodes that were proven dead, which the table may not show yet.
+    dead: RwLock<HashSet<NodeId>>,
+    /// Given up for good. Held during a beat, so that none comes behind the end.
+    left: tokio::sync::Mutex<bool>,
     fatal: watch::Sender<Option<Fatal>>,
 }
 
@@ -81,6 +89,8 @@ impl Lease {
             held: RwLock::default(),
             forgotten: RwLock::default(),
             table: RwLock::default(),
+            dead: RwLock::default(),
+            left: tokio::sync::Mutex::default(),
             fatal,
         }
     }
@@ -113,6 +123,29 @@ impl Lease {
         }
     }
 
+    /// Notes that a node was proven dead.
+    pub(super) fn bury(&self, node: &NodeId) {
+        let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
+        if dead.len() >= GRAVES {
+            dead.clear();
+        }
+        dead.insert(node.clone());
+    }
+
+    /// Whether a node was proven dead and has not come back.
+    pub(super) fn is_buried(&self, node: &NodeId) -> bool {
+        let dead = self.dead.read().unwrap_or_else(PoisonError::into_inner);
+        dead.contains(node)
+    }
+
+    /// Whether nobody listens on a node's channel: proof that no message can reach it now.
+    pub(super) async fn is_deaf(&self, node: &NodeId) -> Result<bool, fred::error::Error> {
+        let channel = self.keys.node_channel(node);
+        let line = protocol::probe_line(0);
+        let listeners: i64 = self.client.publish(channel, line).await?;
+        Ok(listeners == 0)
+    }
+
     /// The lease of whoever has this name now.
     pub(super) async fn read(&self, name: &str) -> Result<Option<NodeRecord>, Unavailable> {
         let value: Option<String> = self
@@ -143,9 +176,15 @@ impl Lease {
         let mut refreshed = Instant::now();
         let mut trusted = false;
         loop {
-            match self.beat().await {
-                Ok(ours) => {
-                    if !(ours && trusted && refreshed.elapsed() < REFRESH) {
+            let left = self.left.lock().await;
+            if *left {
+                return;
+            }
+            let beat = self.beat().await;
+            drop(left);
+            match beat {
+                Ok(intact) => {
+                    if !(intact && trusted && refreshed.elapsed() < REFRESH) {
                         refreshed = Instant::now();
                         self.hub.changes().mark(self.hub.users());
                     }
@@ -178,7 +217,8 @@ impl Lease {
         true
     }
 
-    /// One beat. Answers whether the lease was still ours, so that the rows can be trusted.
+    /// One beat. Answers whether the lease was still ours and nobody took us for dead, so that
+    /// the rows can be trusted.
     async fn beat(&self) -> Result<bool, fred::error::Error> {
         let key = self.keys.lease(&self.record.name);
         let value: Option<String> = self.client.get(&key).await?;
@@ -187,12 +227,7 @@ impl Lease {
             .as_ref()
             .is_some_and(|record| record.node == self.record.node);
         if !ours && let Some(other) = holder {
-            let channel = self.keys.node_channel(&other.node);
-            let listeners: i64 = self
-                .client
-                .publish(channel, protocol::probe_line(0))
-                .await?;
-            if listeners > 0 {
+            if !self.is_deaf(&other.node).await? {
                 let name = self.record.name.clone();
                 self.fatal.send_replace(Some(Fatal::NameTaken {
                     name,
@@ -212,12 +247,34 @@ impl Lease {
             }
         }
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let swept = self.enlist().await?;
+        if ours && swept {
+            tracing::warn!("this node was taken for dead; putting its rows back");
+        }
+        self.look_around().await?;
+        Ok(ours && !swept)
+    }
+
+    /// Puts the node into the sets of nodes and keeps the index of its users alive. Answers
+    /// whether somebody sweeps its rows away, or has: whoever does holds a lock meanwhile and
+    /// ends by taking the node out of the set.
+    async fn enlist(&self) -> Result<bool, fred::error::Error> {
+        let node = &self.record.node;
         let _: () = self
             .client
             .sadd(self.keys.nodes(), &self.record.name)
             .await?;
-        self.look_around().await?;
-        Ok(ours)
+        let sweeping: bool = self.client.exists(self.keys.sweep(node)).await?;
+        // Behind the look at the lock: one that went in between has left its mark here.
+        let added: i64 = self
+            .client
+            .sadd(self.keys.boots(), node.to_string())
+            .await?;
+        let _: () = self
+            .client
+            .expire(self.keys.users(node), ROW_TTL_SECONDS, None)
+            .await?;
+        Ok(sweeping || added > 0)
     }
 
     fn note_forgotten(&self) {
@@ -280,6 +337,13 @@ impl Lease {
             }
         }
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        {
+            // Taken for dead and back again.
+            let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
+            nodes
+                .iter()
+                .for_each(|record| _ = dead.remove(&record.node));
+        }
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Table {
             nodes: Arc::new(nodes),
             missing,
@@ -292,11 +356,20 @@ impl Lease {
 
     pub(super) async fn announce_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        // If it fails, the next beat says so.
         let _ = self.put(None).await;
     }
 
-    /// Takes the lease away, so that everybody knows at once.
-    pub(super) async fn give_up(&self) {
+    /// Takes the lease away, so that everybody knows at once. With `clean`, no row is left, and
+    /// so nothing for others to sweep.
+    pub(super) async fn give_up(&self, clean: bool) {
+        // A beat under way ends first, or it would put back what is taken away here.
+        *self.left.lock().await = true;
+        let node = &self.record.node;
+        if clean {
+            let _: Result<(), _> = self.client.del(self.keys.users(node)).await;
+            let _: Result<(), _> = self.client.srem(self.keys.boots(), node.to_string()).await;
+        }
         let _: Result<(), _> = self.client.del(self.keys.lease(&self.record.name)).await;
         let _: Result<(), _> = self.client.srem(self.keys.nodes(), &self.record.name).await;
     }

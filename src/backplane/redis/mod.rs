@@ -1,15 +1,16 @@
-//! The backplane over Redis: keys, clients, and the three tasks that keep it true.
+//! The backplane over Redis: keys, clients, and the tasks that keep it true.
 //!
 //! Owns the names of keys and channels. Two connections: one for commands, one for the
 //! subscription, which is replaced when it goes deaf. The `lease` task says that this node
-//! lives, `registry` writes the rows of its users, `bus` listens; `outbox` publishes. Redis
-//! holds nothing that they could not put back.
+//! lives, `registry` writes the rows of its users, `bus` listens; `outbox` publishes; `sweep`
+//! removes what dead nodes left. Redis holds nothing that they could not put back.
 
 mod bus;
 mod inboxes;
 mod lease;
 mod outbox;
 mod registry;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use self::bus::Bus;
 use self::inboxes::Inboxes;
 use self::lease::Lease;
 use self::outbox::Outboxes;
+use self::sweep::Sweeper;
 use super::{About, Health, Locations, NodeRecord, Published, Row, Unavailable, parse_field};
 use crate::config::RedisUrl;
 use crate::hub::Hub;
@@ -35,6 +37,7 @@ use crate::inbound::{Inbound, Probes};
 use crate::inbox::Bounds;
 use crate::metrics::Metrics;
 use crate::names::{NodeId, UserId};
+use crate::shutdown::Shutdown;
 
 /// Longest wait for an answer to one command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,8 +49,13 @@ const COMMAND_BUFFER: usize = 100_000;
 /// machine without a free processor "at once" can be half a second, and what does not fit is
 /// lost. Costs about 0.7 KiB each, all of it at the start.
 const SUBSCRIPTION_BUFFER: usize = 32_768;
+/// Longest wait for Redis when the node leaves.
+const LEAVE: Duration = Duration::from_secs(5);
 /// Users looked up in one pipeline.
 const LOOKUPS: usize = 512;
+
+/// A row's time in Redis: only a broom for what nobody swept. Rows are put again long before.
+const ROW_TTL_SECONDS: i64 = 24 * 3600;
 
 const AWAY: Unavailable = Unavailable("Redis does not answer");
 
@@ -114,6 +122,26 @@ impl Keys {
         format!("{}nodes", self.prefix)
     }
 
+    /// Set: users that have a row with a connection of this node. May name too many.
+    fn users(&self, node: &NodeId) -> String {
+        format!("{}users:{{{node}}}", self.prefix)
+    }
+
+    /// Set: full ids of nodes whose rows nobody has swept.
+    fn boots(&self) -> String {
+        format!("{}boots", self.prefix)
+    }
+
+    /// String: who sweeps this dead node's rows.
+    fn sweep(&self, node: &NodeId) -> String {
+        format!("{}sweep:{{{node}}}", self.prefix)
+    }
+
+    /// Stream: what became of nodes and users, for whoever wants to know.
+    fn events(&self) -> String {
+        format!("{}events", self.prefix)
+    }
+
     /// Channel of one node.
     fn node_channel(&self, node: &NodeId) -> String {
         format!("{}n:{{{node}}}", self.prefix)
@@ -135,6 +163,9 @@ pub struct Redis {
     registry: registry::Registry,
     pub(super) inboxes: Inboxes,
     health: watch::Receiver<Health>,
+    /// Tells the bus to stop listening, and tells when it has.
+    stop: Shutdown,
+    stopped: Shutdown,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -171,6 +202,7 @@ impl Redis {
             registry::Registry::new(client.clone(), keys.clone(), hub.clone(), metrics.clone());
         let inboxes = Inboxes::new(client.clone(), keys.clone(), settings.inboxes);
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
+        let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let bus = Bus {
             url: settings.url.clone(),
             client: client.clone(),
@@ -181,12 +213,16 @@ impl Redis {
             hub: hub.clone(),
             lease: lease.clone(),
             health: health_sender,
+            stop: stop.clone(),
+            stopped: stopped.clone(),
             metrics: metrics.clone(),
         };
+        let sweeper = Sweeper::new(client.clone(), keys.clone(), lease.clone());
         let tasks = vec![
             tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
             tokio::spawn(bus.listen()),
+            tokio::spawn(sweeper.watch()),
             tokio::spawn(log_errors(client.clone())),
         ];
         Ok(Self {
@@ -197,6 +233,8 @@ impl Redis {
             registry,
             inboxes,
             health,
+            stop,
+            stopped,
             tasks,
         })
     }
@@ -262,23 +300,18 @@ impl Redis {
         if fields.is_empty() && !self.lease.vouches_for_rows().await? {
             return Err(Unavailable("the registry is being rebuilt"));
         }
-        let nodes = self.nodes();
-        let is_live = |node: &NodeId| {
-            node == self.lease.node() || nodes.iter().any(|record| record.node == *node)
-        };
         let mut rows = Vec::new();
+        let mut known: Vec<(NodeId, bool)> = Vec::new();
         for (field, about) in fields {
             let Some(id) = parse_field(&field) else {
                 continue;
             };
-            // The table is as old as the last beat; a node may be younger.
-            if is_live(&id.node)
-                || self
-                    .lease
-                    .read(id.node.name())
-                    .await?
-                    .is_some_and(|record| record.node == id.node)
-            {
+            let is_live = match known.iter().find(|(node, _)| *node == id.node) {
+                Some((_, is_live)) => *is_live,
+                None => self.is_live(&id.node).await?,
+            };
+            known.push((id.node.clone(), is_live));
+            if is_live {
                 let about: About = serde_json::from_str(&about).unwrap_or_default();
                 rows.push(Row {
                     node: id.node,
@@ -289,6 +322,19 @@ impl Redis {
         }
         rows.sort_by(|a, b| (&a.node, a.fd).cmp(&(&b.node, b.fd)));
         Ok(rows)
+    }
+
+    /// Whether a node that a row names is there. A lease proves it, and so does somebody who
+    /// listens on its channel: a lease may be missing because Redis takes no writes.
+    async fn is_live(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        if node == self.lease.node() {
+            return Ok(true);
+        }
+        match self.lease.read(node.name()).await? {
+            Some(record) if record.node == *node => Ok(true),
+            _ if self.lease.is_buried(node) => Ok(false),
+            _ => Ok(!self.lease.is_deaf(node).await.map_err(|_| AWAY)?),
+        }
     }
 
     pub(super) async fn publish(
@@ -309,6 +355,9 @@ impl Redis {
     }
 
     pub(super) async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        if self.lease.is_buried(node) {
+            return Ok(true);
+        }
         match self.lease.read(node.name()).await? {
             Some(record) => Ok(record.node != *node),
             None => Ok(self.lease.is_missing(node.name())),
@@ -334,14 +383,27 @@ impl Redis {
     }
 
     pub(super) async fn announce_draining(&self) {
-        self.lease.announce_draining().await;
+        let announced = async {
+            self.lease.announce_draining().await;
+            self.registry.mark_leaving();
+            self.registry.settle(COMMAND_TIMEOUT).await;
+        };
+        // Without Redis nobody can be told.
+        let _ = tokio::time::timeout(COMMAND_TIMEOUT, announced).await;
     }
 
+    /// In this order: who looks a user up finds no row of ours before our channel falls silent,
+    /// and what was published until then is still heard and answered.
     pub(super) async fn leave(&self) {
-        self.registry.settle(COMMAND_TIMEOUT).await;
-        self.lease.give_up().await;
-        // Also says goodbye to Redis, so that our channel answers 0 from now on.
-        let _ = tokio::time::timeout(COMMAND_TIMEOUT, self.client.quit()).await;
+        let left = async {
+            let clean = self.registry.settle(COMMAND_TIMEOUT).await;
+            self.lease.give_up(clean).await;
+            self.stop.begin();
+            self.stopped.begun().await;
+            self.outboxes.settle(COMMAND_TIMEOUT).await;
+            self.client.quit().await
+        };
+        let _ = tokio::time::timeout(LEAVE, left).await;
     }
 }
 

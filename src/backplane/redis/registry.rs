@@ -4,23 +4,27 @@
 //! written, together with the removal of fields that are gone. A row is changed only by naming
 //! this node's own fields, so no script is needed and nobody's fresh login is erased. HSET and
 //! EXPIRE stand in one MULTI: a row without an end can not come to be.
+//!
+//! Beside the rows, `pn:users:{<node>}` lists their users, for whoever sweeps them when this
+//! node is dead. It is added to before the row is written and taken from behind it: a crash in
+//! between leaves a name too many there, never one too few.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fred::prelude::{Client, HashesInterface, KeysInterface, TransactionInterface};
+use fred::prelude::{Client, HashesInterface, KeysInterface, SetsInterface, TransactionInterface};
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
-use super::Keys;
+use super::{Keys, ROW_TTL_SECONDS};
+use crate::backplane::About;
 use crate::backplane::embedded::about;
 use crate::changes::Change;
-use crate::hub::Hub;
+use crate::hub::{Hub, Seats};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, UserId};
 
-/// A row's time in Redis: only a broom for what nobody swept. Rows are put again long before.
-const ROW_TTL_SECONDS: i64 = 24 * 3600;
 /// Users in one MULTI.
 const USERS: usize = 256;
 /// Transactions on their way at once.
@@ -35,6 +39,8 @@ pub(super) struct Registry {
     client: Client,
     keys: Keys,
     hub: Arc<Hub>,
+    /// Rows say that the node is going.
+    leaving: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -46,8 +52,15 @@ impl Registry {
             client,
             keys,
             hub,
+            leaving: Arc::default(),
             metrics,
         }
+    }
+
+    /// Has every row say that this node is leaving, as soon as may be.
+    pub(super) fn mark_leaving(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.hub.changes().mark(self.hub.users());
     }
 
     /// Writes whatever is dirty, for ever. What comes while a write is under way goes into the
@@ -61,12 +74,16 @@ impl Registry {
         }
     }
 
-    /// Waits until all is written, for the given time at most.
-    pub(super) async fn settle(&self, patience: Duration) {
+    /// Waits until all is written, for the given time at most; answers whether it is.
+    pub(super) async fn settle(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        while !self.hub.changes().is_settled() && Instant::now() < deadline {
+        while !self.hub.changes().is_settled() {
+            if Instant::now() >= deadline {
+                return false;
+            }
             tokio::time::sleep(SETTLE_STEP).await;
         }
+        true
     }
 
     /// Answers whether all went well; what did not is dirty again.
@@ -102,7 +119,34 @@ impl Registry {
     }
 
     async fn transact(&self, changes: &Changes) -> Result<(), fred::error::Error> {
+        // Read once, for rows and index alike. Whoever comes or goes from here on is dirty again.
+        let seats = |(user, _): &(UserId, Change)| self.hub.seats(user);
+        let seats: Vec<Seats> = changes.iter().map(seats).collect();
+        let users = |here: bool| -> Vec<&str> {
+            let all = changes.iter().zip(&seats);
+            all.filter(|(_, seats)| seats.is_empty() != here)
+                .map(|((user, _), _)| user.as_str())
+                .collect()
+        };
+        let index = self.keys.users(self.hub.node());
+        let (here, gone) = (users(true), users(false));
+        if !here.is_empty() {
+            let _: () = self.client.sadd(&index, here).await?;
+        }
+        self.write_rows(changes, &seats).await?;
+        if !gone.is_empty() {
+            let _: () = self.client.srem(&index, gone).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_rows(
+        &self,
+        changes: &Changes,
+        seats: &[Seats],
+    ) -> Result<(), fred::error::Error> {
         let node = self.hub.node();
+        let leaving = self.leaving.load(Ordering::Relaxed);
         let field = |fd| {
             ConnectionId {
                 node: node.clone(),
@@ -111,9 +155,8 @@ impl Registry {
             .to_string()
         };
         let transaction = self.client.multi();
-        for (user, change) in changes {
+        for ((user, change), seats) in changes.iter().zip(seats) {
             let key = self.keys.user(user);
-            let seats = self.hub.seats(user);
             if !change.gone.is_empty() {
                 let gone: Vec<String> = change.gone.iter().map(|fd| field(*fd)).collect();
                 let _: () = transaction.hdel(&key, gone).await?;
@@ -122,7 +165,11 @@ impl Registry {
                 let rows: Vec<(String, String)> = seats
                     .iter()
                     .map(|seat| {
-                        let about = serde_json::to_string(&about(seat)).expect("plain fields");
+                        let about = About {
+                            leaving,
+                            ..about(seat)
+                        };
+                        let about = serde_json::to_string(&about).expect("plain fields");
                         (field(seat.fd), about)
                     })
                     .collect();
