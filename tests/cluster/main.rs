@@ -11,11 +11,15 @@ mod ledger;
 mod raw;
 
 mod documents;
+mod drain;
 mod exactly_once;
 mod flavours;
 mod gateway;
 mod keep;
+mod frozen;
+mod ghosts;
 mod publishers;
 mod redis_faults;
 mod registry;
 mod restart;
+mod tail;

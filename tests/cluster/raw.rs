@@ -1,6 +1,7 @@
 //! Clients cheap enough for thousands: HTTP, Redis and WebSocket over bare TCP streams.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -247,11 +248,31 @@ impl Socket {
     }
 }
 
+/// Passes on all but what is to be lost.
+async fn carry(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    lost: &Mutex<Option<String>>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let is_unlucky = {
+            let mut words = lost.lock().unwrap();
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            words.take_if(|words| text.contains(&**words)).is_some()
+        };
+        if !is_unlucky && to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// A way to Redis that can fall silent without closing, as when a host dies or a firewall
-/// forgets.
+/// forgets, and that can lose a message.
 pub(crate) struct Wire {
     pub(crate) port: u16,
     silences: watch::Sender<u32>,
+    unlucky: Arc<Mutex<Option<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -261,14 +282,19 @@ impl Wire {
         let own_port = listener.local_addr().expect("an address").port();
         let (silences, _) = watch::channel(0);
         let silenced = silences.clone();
+        let unlucky = Arc::<Mutex<Option<String>>>::default();
+        let lost = unlucky.clone();
         let task = tokio::spawn(async move {
             loop {
                 let (mut client, _) = listener.accept().await.expect("a connection");
-                let mut silence = silenced.subscribe();
+                let (mut silence, lost) = (silenced.subscribe(), lost.clone());
                 tokio::spawn(async move {
                     let mut redis = connect(SocketAddr::from(([127, 0, 0, 1], port))).await;
+                    let (mut from_client, mut to_client) = client.split();
+                    let (mut from_redis, mut to_redis) = redis.split();
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut redis) => {}
+                        _ = tokio::io::copy(&mut from_client, &mut to_redis) => {}
+                        () = carry(&mut from_redis, &mut to_client, &lost) => {}
                         // Both stay open and nobody reads: gone only with the test.
                         Ok(()) = silence.changed() => std::future::pending().await,
                     }
@@ -278,6 +304,7 @@ impl Wire {
         Self {
             port: own_port,
             silences,
+            unlucky,
             task,
         }
     }
@@ -285,6 +312,12 @@ impl Wire {
     /// From now on nothing passes over the connections that are open; new ones work.
     pub(crate) fn silence(&self) {
         self.silences.send_modify(|count| *count += 1);
+    }
+
+    /// The next thing from Redis that contains these words gets lost. Only where little is on
+    /// its way: whatever was read together with it is lost too.
+    pub(crate) fn lose(&self, words: &str) {
+        *self.unlucky.lock().unwrap() = Some(words.to_owned());
     }
 }
 

@@ -420,3 +420,69 @@ async fn a_wrong_password_is_said_once_and_not_shown() {
         "{log}"
     );
 }
+
+/// No new row, no lease: but who is there stays there, and gets what is sent.
+#[tokio::test]
+async fn a_full_redis_costs_nobody_who_is_connected() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let mut here = Client::v1(&a.ws_url("here")).await;
+    let full = ["CONFIG", "SET", "maxmemory", "1"];
+    assert_eq!(redis.cli(&full), "OK");
+    let start = Instant::now();
+    let mut new = Client::v1(&a.ws_url("new")).await;
+    println!("let in after {:.1?}", start.elapsed());
+    assert_eq!(new.json().await["type"], "degraded");
+    // Long enough for the leases to be gone.
+    let reason = until_not_ready(&a).await;
+    println!("not ready after {:.1?}: {reason}", start.elapsed());
+    assert_eq!(reason, "the lease is not held");
+    let push = |user: &str, data: &str| json!({"to": {"user": user}, "data": data, "wait": "written", "timeout_ms": 1000});
+    let (_, answer) = post(&b.push_url, &push("here", "still")).await;
+    assert_eq!(answer["status"], "written", "{answer}");
+    // Nobody but its own node knows of this one.
+    let (_, answer) = post(&a.push_url, &push("new", "local")).await;
+    assert_eq!(answer["status"], "written", "{answer}");
+    let (status, answer) = post(&b.push_url, &push("new", "lost")).await;
+    assert_eq!(
+        (status, &answer["status"]),
+        (503, &json!("unrouted")),
+        "{answer}"
+    );
+    let shown = http().get(b.url("/v1/users/here")).send().await;
+    let shown: Value = shown.expect("an answer").json().await.expect("JSON");
+    assert_eq!(shown["online"], true, "{shown}");
+
+    assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    let start = Instant::now();
+    until_ready(&a).await;
+    until_ready(&b).await;
+    eventually(
+        async || match post(&b.push_url, &push("new", "back")).await.1 {
+            answer if answer["status"] == "written" => Ok(()),
+            answer => Err(answer),
+        },
+    )
+    .await;
+    println!("all known {:.1?} after there was room", start.elapsed());
+    for (client, expected) in [
+        (&mut here, vec!["still"]),
+        (&mut new, vec!["local", "back"]),
+    ] {
+        let mut heard = Vec::new();
+        while heard.len() < expected.len() {
+            let next = client.json().await;
+            if next["type"] == "message" {
+                heard.push(next["data"].as_str().expect("text").to_owned());
+            } else {
+                assert_eq!(next["type"], "degraded", "{next}");
+            }
+        }
+        assert_eq!(heard, expected);
+    }
+    assert_eq!(
+        redis.cli(&["EXISTS", "pn:events"]),
+        "0",
+        "one was taken for dead"
+    );
+}

@@ -1,0 +1,74 @@
+//! The last message of a sender is lost on the way: no other follows that would show it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::{Client, Node, Redis, eventually, node, node_on, post};
+use crate::raw::Wire;
+
+/// No test fails because a machine is slow; what was measured is printed.
+const GENEROUS: Duration = Duration::from_secs(15);
+
+async fn losses(node: &Node) -> f64 {
+    node.labelled("losses_total", "sign=\"sequence\"").await
+}
+
+/// `to`: whom the pushes are for.
+async fn a_lost_last_message_is_told_of(to: Value) {
+    let redis = Redis::start();
+    let wire = Wire::to(redis.port()).await;
+    let url = format!("redis://127.0.0.1:{}", wire.port);
+    let started = tokio::task::spawn_blocking(move || {
+        node(&[("PUSH_REDIS_URL", &url), ("PUSH_NODE_NAME", "a")])
+    });
+    let a = started.await.expect("a node");
+    let b = node_on(&redis, "b");
+    let mut client = Client::v1(&a.ws_url("42")).await;
+    let push = async |data: &str| {
+        let push = json!({"to": to, "data": data});
+        let (status, answer) = post(&b.push_url, &push).await;
+        assert_eq!(
+            (status, &answer["status"]),
+            (200, &json!("routed")),
+            "{answer}"
+        );
+    };
+    push("first").await;
+    assert_eq!(client.json().await["data"], "first");
+
+    wire.lose("unlucky");
+    push("unlucky").await;
+    let sent = Instant::now();
+    eventually(async || match losses(&a).await {
+        0.0 => Err("not noticed"),
+        _ => Ok(()),
+    })
+    .await;
+    let noticed = sent.elapsed();
+    assert_eq!(client.json().await["type"], "resync");
+    println!(
+        "the loss was noticed after {noticed:.2?}, the client told after {:.2?}",
+        sent.elapsed()
+    );
+    assert!(noticed < GENEROUS, "noticed only after {noticed:?}");
+
+    // What follows is not taken for a second loss, nor for a repeat.
+    push("next").await;
+    assert_eq!(client.json().await["data"], "next");
+    assert_eq!(losses(&a).await, 1.0);
+    push("lucky").await;
+    assert_eq!(client.json().await["data"], "lucky");
+    assert_eq!(losses(&a).await, 1.0);
+    assert_eq!(a.metric("bad_envelopes_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_lost_last_message_to_a_user_is_told_of() {
+    a_lost_last_message_is_told_of(json!({"user": "42"})).await;
+}
+
+#[tokio::test]
+async fn a_lost_last_message_to_everybody_is_told_of() {
+    a_lost_last_message_is_told_of(json!({"all": true})).await;
+}
