@@ -182,9 +182,15 @@ async fn through_publish_by_any_redis_client() {
     assert_no_loss_noticed([&a, &b]).await;
 }
 
-/// Publishers in full swing while Redis answers nothing for a while. Whatever was answered
-/// `routed` arrives once and in order; what was refused arrives once or not at all.
-async fn answers_stay_true_while_redis_is_frozen(freeze_for: Duration) {
+async fn freeze(redis: &Redis, time: Duration) {
+    send_signal(redis.pid(), "STOP");
+    tokio::time::sleep(time).await;
+    send_signal(redis.pid(), "CONT");
+}
+
+/// Publishers in full swing while something happens to Redis. Whatever was answered `routed`
+/// arrives once and in order; what was refused arrives once or not at all.
+async fn answers_stay_true_during(fault: impl AsyncFnOnce(&Redis)) {
     const PUSHES: usize = 8_000;
     const PUBLISHERS: usize = 16;
     let redis = Redis::start();
@@ -219,19 +225,17 @@ async fn answers_stay_true_while_redis_is_frozen(freeze_for: Duration) {
         }
         refused
     };
-    let freeze = async {
+    let fault = async {
         eventually(async || match sent.load(Ordering::Relaxed) {
             some if some > PUSHES / 4 => Ok(()),
             few => Err(few),
         })
         .await;
-        send_signal(redis.pid(), "STOP");
-        tokio::time::sleep(freeze_for).await;
-        send_signal(redis.pid(), "CONT");
+        fault(&redis).await;
     };
     let publish = async {
         let parts = ledger.plan.iter().map(|plan| part(plan));
-        let (refused, ()) = tokio::join!(futures::future::join_all(parts), freeze);
+        let (refused, ()) = tokio::join!(futures::future::join_all(parts), fault);
         push_end(&b).await;
         refused.into_iter().flatten().collect::<HashSet<String>>()
     };
@@ -248,11 +252,23 @@ async fn answers_stay_true_while_redis_is_frozen(freeze_for: Duration) {
 
 #[tokio::test]
 async fn while_redis_is_frozen_for_less_than_a_command_may_take() {
-    answers_stay_true_while_redis_is_frozen(Duration::from_secs(1)).await;
+    answers_stay_true_during(async |redis| freeze(redis, Duration::from_secs(1)).await).await;
 }
 
 /// Payloads under way get no answer and are published again, although Redis will handle both.
 #[tokio::test]
 async fn while_redis_is_frozen_for_longer_than_a_push_may_take() {
-    answers_stay_true_while_redis_is_frozen(Duration::from_secs(5)).await;
+    answers_stay_true_during(async |redis| freeze(redis, Duration::from_secs(5)).await).await;
+}
+
+/// Each cut leaves payloads of which nobody knows whether Redis took them.
+#[tokio::test]
+async fn while_the_connections_for_commands_are_cut_again_and_again() {
+    answers_stay_true_during(async |redis| {
+        for _ in 0..10 {
+            redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
 }

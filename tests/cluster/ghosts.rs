@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Node, Redis, eventually, http, node_on, post};
+use crate::common::{Client, Node, Redis, eventually, http, node_on, post, send_signal};
 use crate::crowd::Crowd;
 use crate::raw::{Answer, Resp};
 
@@ -203,6 +203,33 @@ async fn a_live_node_whose_rows_were_swept_puts_them_back() {
         }
         crowd.all_hear_until(&format!("\"{what}\"")).await;
     }
+}
+
+/// All leases are gone when it goes on, and nobody is dead.
+#[tokio::test]
+async fn a_pause_of_redis_beyond_the_lease_kills_nobody() {
+    let redis = Redis::start();
+    let nodes = [node_on(&redis, "a"), node_on(&redis, "b")];
+    let _crowd = Crowd::of(&nodes[0], "u", 100).await;
+    send_signal(redis.pid(), "STOP");
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    send_signal(redis.pid(), "CONT");
+    let start = Instant::now();
+    let mut client = Resp::connect(redis.port()).await;
+    for node in &nodes {
+        node.wait_ready();
+    }
+    println!("ready {:.1?} after Redis went on", start.elapsed());
+    // This one is dead. When that has been found out, all the others have been looked at.
+    client.call(&["SADD", "pn:boots", "dead.1"]).await;
+    eventually(async || match events(&mut client).await.len() {
+        0 => Err("not swept"),
+        _ => Ok(()),
+    })
+    .await;
+    let lost = json!({"type": "node-lost", "node": "dead.1"});
+    assert_eq!(events(&mut client).await, [lost]);
+    assert_eq!(rows(&mut client).await, 100);
 }
 
 #[tokio::test]
