@@ -10,8 +10,8 @@ use crate::crowd::Crowd;
 use crate::ledger::Ledger;
 use crate::raw::{Api, Resp};
 
-/// Longer than a lease.
-const STILL: Duration = Duration::from_secs(15);
+/// Longer than a lease and the beats that others wait beyond it.
+const STILL: Duration = Duration::from_secs(20);
 const USERS: usize = 200;
 /// Of those, how many connect to another node meanwhile.
 const MOVING: usize = 50;
@@ -79,6 +79,11 @@ async fn a_node_that_stood_still_past_its_lease_is_back_with_all_that_was_sent()
     tokio::time::sleep(STILL.saturating_sub(stopped.elapsed())).await;
     assert_eq!(
         redis_client.call(&["EXISTS", "pn:node:a"]).await.number(),
+        0
+    );
+    // Its subscription stands: whoever publishes there is not told of a loss, so it is not dead.
+    assert_eq!(
+        redis_client.call(&["EXISTS", "pn:events"]).await.number(),
         0
     );
 
