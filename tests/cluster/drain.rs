@@ -67,7 +67,7 @@ async fn rows_say_that_their_node_is_leaving_before_anybody_is_sent_away() {
     assert_eq!(client.call(&["EXISTS", &index]).await.number(), 0);
     // So there is nothing to sweep, and nobody is told of a lost node.
     let boots = client.call(&["SMEMBERS", "pn:boots"]).await.texts();
-    assert_eq!(boots, [b.id.clone()]);
+    assert_eq!(boots, [&*b.id]);
     assert_eq!(client.call(&["EXISTS", "pn:events"]).await.number(), 0);
 }
 
@@ -190,7 +190,7 @@ async fn client(world: Arc<World>, number: usize) {
     loop {
         turn += 1;
         let address = {
-            let addresses = world.addresses.lock().unwrap();
+            let addresses = world.addresses.lock().expect("no poison");
             addresses[turn % addresses.len()]
         };
         let url = format!("ws://{address}/ws?user=u{number}");
@@ -210,7 +210,7 @@ async fn client(world: Arc<World>, number: usize) {
                 continue;
             };
             let object: Value = serde_json::from_str(&text).expect("JSON");
-            let mut heard = world.heard.lock().unwrap();
+            let mut heard = world.heard.lock().expect("no poison");
             match object["type"].as_str().expect("a type") {
                 "message" if object["data"] == "end" => {
                     world.ended.fetch_add(1, Ordering::Relaxed);
@@ -227,7 +227,7 @@ async fn client(world: Arc<World>, number: usize) {
         world
             .heard
             .lock()
-            .unwrap()
+            .expect("no poison")
             .notices
             .push((number, Instant::now()));
         let _ = socket.close(None).await;
@@ -235,7 +235,7 @@ async fn client(world: Arc<World>, number: usize) {
 }
 
 async fn publisher(world: Arc<World>, address: SocketAddr, publisher: usize) -> Vec<Sent> {
-    let wait = if publisher % 2 == 0 {
+    let wait = if publisher.is_multiple_of(2) {
         "routed"
     } else {
         "written"
@@ -301,7 +301,7 @@ async fn nothing_is_lost_silently_while_all_nodes_are_replaced_under_load() {
         assert!(nodes[place].wait_exit().success(), "{}", nodes[place].log());
         println!("{name} left after {:.1?}", start.elapsed());
         nodes[place] = node_that_drains(&redis, name, "2");
-        world.addresses.lock().unwrap()[place] = nodes[place].client_address();
+        world.addresses.lock().expect("no poison")[place] = nodes[place].client_address();
     }
     world.stop.store(true, Ordering::Relaxed);
     let sent: Vec<Sent> = futures::future::join_all(publishers)
@@ -318,7 +318,7 @@ async fn nothing_is_lost_silently_while_all_nodes_are_replaced_under_load() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     futures::future::join_all(clients).await;
-    assert_nothing_lost_silently(&sent, &world.heard.lock().unwrap());
+    assert_nothing_lost_silently(&sent, &world.heard.lock().expect("no poison"));
     assert!(!survivor.log().contains("a node is dead"), "one was swept");
 }
 

@@ -257,7 +257,7 @@ async fn carry(
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let is_unlucky = {
-            let mut words = lost.lock().unwrap();
+            let mut words = lost.lock().expect("no poison");
             let text = String::from_utf8_lossy(&buffer[..count]);
             words.take_if(|words| text.contains(&**words)).is_some()
         };
@@ -317,7 +317,7 @@ impl Wire {
     /// The next thing from Redis that contains these words gets lost. Only where little is on
     /// its way: whatever was read together with it is lost too.
     pub(crate) fn lose(&self, words: &str) {
-        *self.unlucky.lock().unwrap() = Some(words.to_owned());
+        *self.unlucky.lock().expect("no poison") = Some(words.to_owned());
     }
 }
 
