@@ -12,6 +12,7 @@
 //! a task, a waker or a timer of its own.
 
 mod owner;
+mod resync;
 mod socket;
 
 use std::io;

@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::resync::Resync;
 use super::{Attach, Command, Socket};
 use crate::admission::Permit;
 use crate::close::CloseReason;
@@ -38,8 +39,6 @@ const TURN: usize = 256;
 const READS: usize = 16;
 /// What one read may give.
 const SCRATCH: usize = 64 * 1024;
-/// Seconds over which clients are told to resync, so that they do not all fetch at once.
-const RESYNC_TICKS: u8 = 5;
 
 /// A connection, its socket once it has come, and what its end must give back.
 #[derive(Debug)]
@@ -76,8 +75,8 @@ pub(super) struct Owner {
     /// added to the node's counters once a flush: shards share those.
     delivered: u64,
     written: u64,
-    /// Ticks for which clients are still to be told to resync.
-    resync: u8,
+    /// Which clients are still to be told to resync.
+    resync: Resync,
     settings: Arc<Settings>,
     asks: mpsc::UnboundedSender<Ask>,
     metrics: Arc<Metrics>,
@@ -113,7 +112,7 @@ impl Owner {
             now: 0,
             delivered: 0,
             written: 0,
-            resync: 0,
+            resync: Resync::default(),
             settings,
             asks,
             metrics,
@@ -243,7 +242,7 @@ impl Owner {
             }
             Command::Resync => {
                 self.metrics.resyncs.inc();
-                self.resync = RESYNC_TICKS;
+                self.resync.begin();
             }
             Command::Degraded => self.tell_all(&protocol::degraded_frame(), |_| true),
         }
@@ -479,11 +478,8 @@ impl Owner {
             }
             self.follow(slot, next);
         }
-        if self.resync > 0 {
-            self.resync -= 1;
-            let part = u64::from(self.resync);
-            let chosen = |fd: Fd| (fd.0 >> 4) % u64::from(RESYNC_TICKS) == part;
-            self.tell_all(&protocol::resync_frame(), chosen);
+        if let Some(chosen) = self.resync.next() {
+            self.tell_all(&protocol::resync_frame(), &chosen);
             for slot in 0..self.places.capacity() {
                 // Kept messages are not asked of the client's own backend, but read anew.
                 if self

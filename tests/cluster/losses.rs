@@ -1,11 +1,13 @@
-//! The last message of a sender is lost on the way: no other follows that would show it.
+//! Losses that are hard to tell of: a sender's last message, which no other follows; and those
+//! that come faster than all clients can be told.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Node, Redis, eventually, node, node_on, post};
-use crate::raw::Wire;
+use crate::common::{Client, Node, PATIENCE, Redis, eventually, node, node_on, post};
+use crate::crowd::Crowd;
+use crate::raw::{Event, Wire};
 
 /// No test fails because a machine is slow; what was measured is printed.
 const GENEROUS: Duration = Duration::from_secs(15);
@@ -71,4 +73,43 @@ async fn a_lost_last_message_to_a_user_is_told_of() {
 #[tokio::test]
 async fn a_lost_last_message_to_everybody_is_told_of() {
     a_lost_last_message_is_told_of(json!({"all": true})).await;
+}
+
+/// Clients are told over some seconds, and the next loss must not begin that anew.
+#[tokio::test]
+async fn all_clients_are_told_while_the_subscription_is_cut_again_and_again() {
+    const USERS: usize = 200;
+    let redis = Redis::start();
+    let a = node_on(&redis, "a");
+    let mut crowd = Crowd::new();
+    let users = (0..USERS).map(|i| (a.client_address(), format!("u{i}")));
+    crowd.join_as(users, true).await;
+    let start = Instant::now();
+    let cutting = async {
+        loop {
+            redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+        }
+    };
+    let telling = async {
+        let mut told = std::collections::BTreeSet::new();
+        while told.len() < USERS {
+            // A client that is never told: in time the others are, again and again.
+            assert!(start.elapsed() < PATIENCE, "{} of {USERS} told", told.len());
+            match crowd.next().await {
+                (who, Event::Text(text)) if text.contains("resync") => _ = told.insert(who),
+                (_, Event::Text(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    tokio::select! {
+        () = telling => {}
+        () = cutting => {}
+    }
+    println!(
+        "all told after {:.1?}; losses counted: {}",
+        start.elapsed(),
+        a.metric("losses_total").await
+    );
 }
