@@ -216,3 +216,35 @@ fn what_a_client_may_say() {
         Err("unknown_type")
     );
 }
+
+#[test]
+fn a_tail_is_a_header_for_those_who_do_not_know_it() {
+    let node: NodeId = "eu-1.9f86d081884c".parse().unwrap();
+    let tail = tail_payload(&node, 7);
+    let Ok(Line::Header { from, seq, tail }) = Line::parse(tail.as_bytes()) else {
+        panic!("{tail}");
+    };
+    assert_eq!((from, seq, tail), (node.clone(), 7, true));
+    let Ok(Line::Header { tail, .. }) = Line::parse(header_line(&node, 7).as_bytes()) else {
+        panic!("no header");
+    };
+    assert!(!tail);
+}
+
+#[test]
+fn events_are_json() {
+    let node: NodeId = "eu-1.9f86d081884c".parse().unwrap();
+    let user: UserId = "a:b@c.d_e-f".parse().unwrap();
+    let event = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let lost = event(&node_lost_event(&node));
+    assert_eq!(
+        (&lost["type"], &lost["node"]),
+        (&"node-lost".into(), &node.as_str().into())
+    );
+    let left = event(&leave_event(&user, &node));
+    assert_eq!(
+        (&left["type"], &left["user"]),
+        (&"leave".into(), &user.as_str().into())
+    );
+    assert_eq!(left["reason"], "node-lost");
+}
