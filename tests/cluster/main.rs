@@ -19,6 +19,7 @@ mod gateway;
 mod ghosts;
 mod keep;
 mod losses;
+mod mangled;
 mod publishers;
 mod redis_faults;
 mod registry;
