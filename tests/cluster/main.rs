@@ -23,4 +23,5 @@ mod mangled;
 mod publishers;
 mod redis_faults;
 mod registry;
+mod repeats;
 mod restart;

@@ -1,7 +1,10 @@
 //! Inboxes in Redis: `pn:inbox:{<user>}` (a stream), `pn:pos:{<user>}` (the number of its newest
 //! message) and `pn:kept:{<user>}:<id>` (ids of the last minute).
 //!
-//! Number and entry come to be in one MULTI, so their order is the same. Nothing here trusts a
+//! Number and entry come to be in one MULTI, so their order is the same. Who has an id claims it
+//! first, and the MULTI turns the claim into the mark that it is kept: so of several nodes that
+//! send one id at the same moment one keeps it, and whoever got no answer learns from the mark
+//! whether Redis has it. Nothing here trusts a
 //! node's clock: ages are measured by entry ids, which carry the time of Redis. What must stay
 //! true: where it is not known whether Redis has a message, it is put in again only if its id
 //! can tell.
@@ -24,6 +27,10 @@ use crate::protocol::Message;
 
 /// How long an id is remembered.
 const REPEAT_SECONDS: i64 = 60;
+/// How long others wait for whoever claimed an id. Longer than a push waits by default.
+const CLAIM: Duration = Duration::from_secs(5);
+/// In the place of a claim: the message is in the inbox.
+const IS_KEPT: &str = "kept";
 /// Before another attempt.
 const RETRY: Duration = Duration::from_millis(50);
 /// Age and bytes are looked after with every so manieth message of an inbox.
@@ -61,8 +68,10 @@ impl Inboxes {
         message: &Message,
         deadline: Instant,
     ) -> Result<Kept, Unavailable> {
+        let claim = format!("{:016x}", fastrand::u64(..));
         loop {
-            let attempt = tokio::time::timeout_at(deadline, self.keep_once(user, message)).await;
+            let attempt = self.keep_once(user, message, &claim);
+            let attempt = tokio::time::timeout_at(deadline, attempt).await;
             let error = match attempt {
                 Ok(Ok(kept)) => return Ok(kept),
                 Ok(Err(error)) => error,
@@ -84,10 +93,40 @@ impl Inboxes {
         }
     }
 
-    async fn keep_once(&self, user: &UserId, message: &Message) -> Result<Kept, Error> {
+    /// Whether this id is ours to keep; not if the message is kept already.
+    ///
+    /// # Errors
+    /// Also while somebody else has claimed it.
+    async fn claim(&self, key: &str, claim: &str) -> Result<bool, Error> {
+        let expire = Expiration::PX(CLAIM.as_millis() as i64);
+        let options = Some(SetOptions::NX);
+        let taken: Value = self
+            .client
+            .set(key, claim, Some(expire), options, false)
+            .await?;
+        if !taken.is_null() {
+            return Ok(true);
+        }
+        let holder: Option<String> = self.client.get(key).await?;
+        match holder.as_deref() {
+            Some(IS_KEPT) => Ok(false),
+            Some(holder) if holder == claim => Ok(true),
+            _ => Err(Error::new(
+                ErrorKind::Unknown,
+                "the id is claimed by another push",
+            )),
+        }
+    }
+
+    async fn keep_once(
+        &self,
+        user: &UserId,
+        message: &Message,
+        claim: &str,
+    ) -> Result<Kept, Error> {
         let id_key = message.id().map(|id| self.keys.kept(user, id));
         if let Some(key) = &id_key
-            && self.client.exists::<i64, _>(key).await? > 0
+            && !self.claim(key, claim).await?
         {
             return Ok(Kept::Before);
         }
@@ -111,7 +150,9 @@ impl Inboxes {
             .await?;
         if let Some(key) = &id_key {
             let expire = Expiration::EX(REPEAT_SECONDS);
-            let _: () = transaction.set(key, "", Some(expire), None, false).await?;
+            let _: () = transaction
+                .set(key, IS_KEPT, Some(expire), None, false)
+                .await?;
         }
         let answers: Vec<Value> = transaction.exec(true).await?;
         let position = match &answers[..] {

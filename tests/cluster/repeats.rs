@@ -1,0 +1,63 @@
+//! One id, sent again and again by several nodes at once: delivered once.
+
+use futures::future::join_all;
+use serde_json::json;
+
+use crate::common::keep::{connect, hears, ready, resume};
+use crate::common::{Client, Node, Redis, node_on, post};
+
+/// Fifty times by each node, all at the same moment; how often each status was answered.
+async fn send_all(nodes: [&Node; 2], keep: bool) -> Vec<String> {
+    let body = json!({"to": {"user": "42"}, "id": "once", "keep": keep, "data": 1});
+    let sends = (0..100).map(|i| post(&nodes[i % 2].push_url, &body));
+    let answers = join_all(sends).await;
+    let statuses = answers.into_iter().map(|(status, answer)| {
+        assert_eq!(status, 200, "{answer}");
+        answer["status"].as_str().expect("a status").to_owned()
+    });
+    statuses.collect()
+}
+
+#[tokio::test]
+async fn the_same_id_sent_by_two_nodes_is_delivered_once() {
+    let redis = Redis::start();
+    let nodes = [&node_on(&redis, "a"), &node_on(&redis, "b")];
+    // One connection on each.
+    let mut clients = [
+        Client::plain(&nodes[0].ws_url("42")).await,
+        Client::plain(&nodes[1].ws_url("42")).await,
+    ];
+    send_all(nodes, false).await;
+    for node in nodes {
+        let body = json!({"to": {"user": "42"}, "data": "end"});
+        assert_eq!(post(&node.push_url, &body).await.0, 200);
+    }
+    for client in &mut clients {
+        let heard = [
+            client.text().await,
+            client.text().await,
+            client.text().await,
+        ];
+        assert_eq!(heard, ["1", "\"end\"", "\"end\""]);
+    }
+}
+
+#[tokio::test]
+async fn the_same_id_kept_by_two_nodes_is_delivered_once_also_later() {
+    let redis = Redis::start();
+    let nodes = [&node_on(&redis, "a"), &node_on(&redis, "b")];
+    let mut client = connect(nodes[0], "42", None).await;
+    let start = resume(&client);
+    let statuses = send_all(nodes, true).await;
+    assert!(
+        statuses.iter().any(|status| status == "routed"),
+        "{statuses:?}"
+    );
+    let end = json!({"to": {"user": "42"}, "keep": true, "data": 2});
+    assert_eq!(post(&nodes[1].push_url, &end).await.0, 200);
+    hears(&mut client, 1..=2).await;
+    assert_eq!(redis.cli(&["XLEN", "pn:inbox:{42}"]).trim(), "2");
+    let mut again = connect(nodes[1], "42", Some(&start)).await;
+    hears(&mut again, 1..=2).await;
+    assert_eq!(*ready(&again, "recovered"), true);
+}
