@@ -44,28 +44,7 @@ pub(super) fn redis_url(text: &str) -> Result<Option<RedisUrl>, String> {
     if text.is_empty() {
         return Ok(None);
     }
-    // The value may hold a password, so no fault echoes it.
-    let url = url::Url::parse(text)
-        .map_err(|error| format!("is not a URL ({error}); it looks like redis://host:6379"))?;
-    match url.scheme() {
-        "redis" | "rediss" | "valkey" | "valkeys" if url.host_str().is_none_or(str::is_empty) => {
-            Err("has no host; it looks like redis://host:6379".to_owned())
-        }
-        "redis" | "rediss" | "valkey" | "valkeys" => {
-            let database = url.path().trim_start_matches('/');
-            if !database.is_empty() && database.parse::<u8>().is_err() {
-                return Err("has a path that is not a database number (0 to 255)".to_owned());
-            }
-            Ok(Some(RedisUrl(url)))
-        }
-        "redis+unix" | "valkey+unix" if url.path().len() < 2 => {
-            Err("has no path; it looks like redis+unix:///run/redis.sock".to_owned())
-        }
-        "redis+unix" | "valkey+unix" => Ok(Some(RedisUrl(url))),
-        scheme => Err(format!(
-            "has scheme {scheme:?}; this version speaks redis://, rediss:// and redis+unix://"
-        )),
-    }
+    RedisUrl::parse(text).map(Some)
 }
 
 pub(super) fn prefix(text: &str) -> Result<String, String> {

@@ -7,6 +7,7 @@
 //! echoed in a fault.
 
 mod checks;
+mod redis_url;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use self::checks::{
     api_keys, auth_mode, boolean, listeners, listeners_required, log_format, log_level, node_name,
     number, origins, prefix, public_url, redis_url, seconds,
 };
+pub use self::redis_url::{Host, RedisUrl, Topology};
 use crate::names::NodeName;
 
 /// The prefix of all variables.
@@ -84,8 +86,9 @@ settings! {
     admin_listen / "ADMIN_LISTEN": Vec<Listen> = "127.0.0.1:8081", listeners;
 
     /// The Redis that all nodes share: `redis://`, `rediss://` (TLS) or `redis+unix://`, with
-    /// user, password and database. REDIS_URL is read when this is unset. Empty: no Redis, one
-    /// node by itself.
+    /// user, password and database; `redis-sentinel://host:26379,host:26379/0?master=mymaster`
+    /// or `redis-cluster://host:6379,host:6379`, with `rediss-` for TLS. REDIS_URL is read when
+    /// this is unset. Empty: no Redis, one node by itself.
     redis_url / "REDIS_URL": Option<RedisUrl> = "", redis_url;
 
     /// What every key and channel in Redis begins with.
@@ -228,36 +231,6 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
-    }
-}
-
-/// A Redis URL, shown without its password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(url::Url);
-
-impl RedisUrl {
-    /// The whole URL with its password, for the one place that connects.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-impl fmt::Display for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        if shown.password().is_some() {
-            // Cannot fail: a URL that had a password has a host.
-            let _ = shown.set_password(Some("***"));
-        }
-        shown.set_query(None);
-        shown.as_str().fmt(f)
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
     }
 }
 

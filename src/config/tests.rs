@@ -132,3 +132,76 @@ fn an_origin_is_scheme_host_and_port() {
         );
     }
 }
+
+#[test]
+fn several_redis_hosts_stand_in_one_url() {
+    let url = |text: &str| {
+        let config = Config::from_pairs([("PUSH_REDIS_URL", text)]);
+        config.map(|config| config.redis_url.expect("a URL"))
+    };
+    let host = |name: &str, port| (name.to_owned(), port);
+    let sentinel = url(
+        "rediss-sentinel://u:p%40ss@a:1,b,[::1]:3/2?master=m&sentinel_user=s&sentinel_password=hunter2",
+    )
+    .unwrap();
+    let sentinels = vec![host("a", 1), host("b", 26379), host("[::1]", 3)];
+    let master = "m".to_owned();
+    assert_eq!(
+        *sentinel.topology(),
+        Topology::Sentinel { sentinels, master }
+    );
+    assert_eq!(
+        sentinel.to_string(),
+        "rediss-sentinel://u:***@a:1,b:26379,[::1]:3/2?master=m"
+    );
+    assert!(!format!("{sentinel:?}").contains("hunter2"));
+    assert_eq!(
+        sentinel.reveal_server(&host("10.0.0.1", 7)).unwrap(),
+        "rediss://u:p%40ss@10.0.0.1:7/2"
+    );
+    assert_eq!(
+        sentinel.reveal_sentinel(&host("fd00::1", 7)).unwrap(),
+        "rediss://s:hunter2@[fd00::1]:7"
+    );
+    let bare = url("redis-sentinel://:p@a/?master=m").unwrap();
+    let told = bare.reveal_sentinel(&host("a", 26379)).unwrap();
+    assert_eq!(
+        told, "redis://a:26379",
+        "a Sentinel is not told the servers' password"
+    );
+
+    let cluster = url("redis-cluster://:hunter2@a,b:7000").unwrap();
+    let seeds = vec![host("a", 6379), host("b", 7000)];
+    assert_eq!(*cluster.topology(), Topology::Cluster { seeds });
+    assert_eq!(cluster.to_string(), "redis-cluster://:***@a:6379,b:7000");
+    assert_eq!(
+        cluster.reveal_server(&host("c", 1)).unwrap(),
+        "redis://:hunter2@c:1"
+    );
+
+    for (bad, fault) in [
+        ("redis-sentinel://:hunter2@a", "does not name the master"),
+        ("redis-sentinel://:hunter2@a/x?master=m", "database number"),
+        (
+            "redis-sentinel://:hunter2@a,,b?master=m",
+            "a host that is none",
+        ),
+        ("redis-sentinel://:hunter2@?master=m", "a host that is none"),
+        (
+            "redis-sentinel://a?master=m&hunter2=1",
+            "a parameter other than",
+        ),
+        (
+            "redis-sentinel://a?master=m&sentinel_user=hunter2",
+            "without sentinel_password",
+        ),
+        ("redis-cluster://:hunter2@a/1", "only number 0"),
+        ("redis-cluster://:hunter2@a?master=m", "has a parameter"),
+        ("redis-cluster://:hunter2@a:99999", "a host that is none"),
+        ("redis-swarm://:hunter2@a", "has scheme"),
+    ] {
+        let faults = url(bad).expect_err(bad);
+        assert!(faults.list()[0].contains(fault), "{bad}: {faults}");
+        assert!(!faults.to_string().contains("hunter2"), "{faults}");
+    }
+}

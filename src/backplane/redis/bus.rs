@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::error::ErrorKind;
-use fred::prelude::{Client, ClientLike, EventInterface, PubsubInterface};
+use fred::prelude::{Client, ClientLike, EventInterface};
 use fred::types::{Message, Value};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -17,9 +17,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::lease::{LEASE, Lease};
-use super::{COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
+use super::link::Link;
+use super::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
 use crate::backplane::Health;
-use crate::config::RedisUrl;
+use crate::config::Host;
 use crate::hub::Hub;
 use crate::inbound::{Channel, Inbound, Probes};
 use crate::metrics::Metrics;
@@ -41,10 +42,8 @@ const REPORTS: Duration = Duration::from_secs(1);
 const DEGRADED: Duration = Duration::from_secs(10);
 
 pub(super) struct Bus {
-    pub(super) url: RedisUrl,
-    pub(super) client: Client,
+    pub(super) link: Link,
     pub(super) own: String,
-    pub(super) global: String,
     pub(super) inbound: Inbound,
     pub(super) probes: Arc<Probes>,
     pub(super) hub: Arc<Hub>,
@@ -73,6 +72,8 @@ enum Heard {
 
 /// One connection that is subscribed.
 struct Subscription {
+    /// Where it is, if there are several servers.
+    host: Option<Host>,
     client: Client,
     heard: mpsc::UnboundedReceiver<Heard>,
     pump: JoinHandle<()>,
@@ -111,7 +112,7 @@ struct Probing {
     /// How many probes in a row Redis handed to nobody.
     unheard: u32,
     /// The PUBLISH under way.
-    task: Option<JoinHandle<Result<i64, fred::error::Error>>>,
+    task: Option<JoinHandle<Result<u32, fred::error::Error>>>,
 }
 
 impl Bus {
@@ -132,6 +133,7 @@ impl Bus {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut down_since: Option<Instant> = Some(Instant::now());
         let mut told = false;
+        let mut turns = self.link.turns();
         let mut awake = Instant::now();
         let stop = self.stop.clone();
         loop {
@@ -151,6 +153,8 @@ impl Bus {
                         self.replace(&mut subscription).await;
                         probing.owed = None;
                         probing.unheard = 0;
+                    } else {
+                        self.move_along(&mut subscription, &mut probing).await;
                     }
                     let health = self.judge(&probing);
                     self.health.send_if_modified(|old| std::mem::replace(old, health) != health);
@@ -165,6 +169,9 @@ impl Bus {
                             self.hub.tell_all(|| Command::Degraded).await;
                         }
                     }
+                }
+                Ok(()) = turns.changed() => {
+                    self.move_along(&mut subscription, &mut probing).await;
                 }
                 heard = subscription.heard.recv() => match heard {
                     Some(Heard::Message(message, _permit)) => self.hear(&message).await,
@@ -246,11 +253,11 @@ impl Bus {
                 // No answer, although the connection is up for all fred knows: it counts from the
                 // last write, so one that is in use would never count as dead.
                 Ok(Err(error))
-                    if *error.kind() == ErrorKind::Timeout && self.client.is_connected() =>
+                    if *error.kind() == ErrorKind::Timeout
+                        && self.link.at(&self.own).is_connected() =>
                 {
                     tracing::warn!("the connection to Redis is silent; opening another");
-                    let client = self.client.clone();
-                    tokio::spawn(async move { client.force_reconnection().await });
+                    self.link.replace(self.link.host_of(&self.own).as_ref());
                 }
                 _ => {}
             }
@@ -262,18 +269,21 @@ impl Bus {
             return true;
         }
         probing.sent += 1;
-        let (client, channel, line) = (
-            self.client.clone(),
+        let (link, channel, line) = (
+            self.link.clone(),
             self.own.clone(),
             protocol::probe_line(probing.sent),
         );
-        probing.task = Some(tokio::spawn(
-            async move { client.publish(channel, line).await },
-        ));
+        probing.task = Some(tokio::spawn(async move {
+            link.publish(&channel, line.into()).await
+        }));
         false
     }
 
     fn judge(&self, probing: &Probing) -> Health {
+        if let Some(reason) = self.lease.refusal() {
+            return Health::Down(reason);
+        }
         let Some(heard) = probing.heard else {
             return Health::Down("not subscribed yet");
         };
@@ -286,11 +296,33 @@ impl Bus {
         }
     }
 
+    /// Follows the own channel to the server that has it now. What is heard from the old one
+    /// would be the past.
+    async fn move_along(&mut self, subscription: &mut Subscription, probing: &mut Probing) {
+        if self.link.host_of(&self.own) != subscription.host {
+            tracing::info!("the subscription moves to another server");
+            self.replace(subscription).await;
+            probing.owed = None;
+            probing.unheard = 0;
+            // What has not been answered yet was asked of the old server.
+            if let Some(task) = probing.task.take() {
+                task.abort();
+            }
+        }
+    }
+
     /// Opens a subscription and only then lets the old one go. Something may be missing. If none
     /// can be had, the old one stays, and the next probe will ask again.
     async fn replace(&mut self, subscription: &mut Subscription) {
         if let Some(new) = self.open().await {
-            *subscription = new;
+            let mut old = std::mem::replace(subscription, new);
+            // What it has brought before it ends.
+            while let Ok(heard) = old.heard.try_recv() {
+                if let Heard::Message(message, _permit) = heard {
+                    self.hear(&message).await;
+                }
+            }
+            drop(old);
             self.inbound.lost("resubscribed").await;
         }
     }
@@ -311,10 +343,9 @@ impl Bus {
 
     /// Unsubscribes, and takes what had been published until then.
     async fn retire(&mut self, subscription: &mut Subscription) {
-        let channels = vec![self.own.clone(), self.global.clone()];
         let client = subscription.client.clone();
         let unsubscribed = async {
-            client.unsubscribe(channels).await?;
+            self.link.unsubscribe(&client).await?;
             // The answer to UNSUBSCRIBE is not waited for, and that to PING comes behind it.
             client.ping::<()>(None).await
         };
@@ -346,9 +377,14 @@ impl Bus {
 
     /// A new connection, subscribed; `None` if Redis does not answer in time.
     async fn open(&self) -> Option<Subscription> {
-        let client = build(&self.url, SUBSCRIPTION_BUFFER)
-            .inspect_err(|error| tracing::error!(%error, "cannot open a subscription"))
-            .ok()?;
+        let host = self.link.host_of(&self.own);
+        let client = build(
+            &self.link.url_of(&self.own)?,
+            SUBSCRIPTION_BUFFER,
+            COMMAND_BUFFER,
+        )
+        .inspect_err(|error| tracing::error!(%error, "cannot open a subscription"))
+        .ok()?;
         // Before connecting, so that nothing is missed.
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
         let (sender, heard) = mpsc::unbounded_channel();
@@ -356,6 +392,7 @@ impl Bus {
         let pump = tokio::spawn(pump(messages, sender, self.probes.clone(), last.clone()));
         let connecting = client.connect();
         let mut subscription = Subscription {
+            host,
             client,
             heard,
             pump,
@@ -377,8 +414,8 @@ impl Bus {
     /// Sends SUBSCRIBE. That it works is for the probe to tell.
     async fn subscribe(&self, client: &Client) {
         self.metrics.subscriptions.inc();
-        let channels = vec![self.own.clone(), self.global.clone()];
-        if let Err(error) = client.subscribe(channels).await {
+        if let Err(error) = self.link.subscribe(client).await {
+            self.link.note(&error);
             tracing::debug!(%error, "SUBSCRIBE failed");
         }
     }

@@ -12,13 +12,11 @@
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
-use fred::prelude::{
-    Client, Expiration, KeysInterface, MemoryInterface, SetOptions, StreamsInterface,
-    TransactionInterface,
-};
+use fred::prelude::{Expiration, KeysInterface, MemoryInterface, SetOptions, StreamsInterface};
 use fred::types::Value;
 use tokio::time::Instant;
 
+use super::link::{Link, exec, multi};
 use super::{AWAY, Keys};
 use crate::backplane::{Kept, Unavailable};
 use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, Since};
@@ -47,18 +45,14 @@ const ID: &str = "id";
 
 #[derive(Debug)]
 pub(in crate::backplane) struct Inboxes {
-    client: Client,
+    link: Link,
     keys: Keys,
     bounds: Bounds,
 }
 
 impl Inboxes {
-    pub(super) fn new(client: Client, keys: Keys, bounds: Bounds) -> Self {
-        Self {
-            client,
-            keys,
-            bounds,
-        }
+    pub(super) fn new(link: Link, keys: Keys, bounds: Bounds) -> Self {
+        Self { link, keys, bounds }
     }
 
     /// Puts a message into its user's inbox, trying until the deadline as long as that is safe.
@@ -78,6 +72,7 @@ impl Inboxes {
                 Err(_) => return Err(Unavailable("no answer from Redis in time")),
             };
             tracing::debug!(%error, "message not kept");
+            self.link.note(&error);
             let unknown = matches!(
                 error.kind(),
                 ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
@@ -100,14 +95,12 @@ impl Inboxes {
     async fn claim(&self, key: &str, claim: &str) -> Result<bool, Error> {
         let expire = Expiration::PX(CLAIM.as_millis() as i64);
         let options = Some(SetOptions::NX);
-        let taken: Value = self
-            .client
-            .set(key, claim, Some(expire), options, false)
-            .await?;
+        let client = self.link.at(key);
+        let taken: Value = client.set(key, claim, Some(expire), options, false).await?;
         if !taken.is_null() {
             return Ok(true);
         }
-        let holder: Option<String> = self.client.get(key).await?;
+        let holder: Option<String> = client.get(key).await?;
         match holder.as_deref() {
             Some(IS_KEPT) => Ok(false),
             Some(holder) if holder == claim => Ok(true),
@@ -124,6 +117,8 @@ impl Inboxes {
         message: &Message,
         claim: &str,
     ) -> Result<Kept, Error> {
+        // Everything of one user is in one slot.
+        let client = self.link.at(&self.keys.inbox(user));
         let id_key = message.id().map(|id| self.keys.kept(user, id));
         if let Some(key) = &id_key
             && !self.claim(key, claim).await?
@@ -139,7 +134,7 @@ impl Inboxes {
         let bounds = &self.bounds;
         let age = bounds.age.as_secs() as i64;
 
-        let transaction = self.client.multi();
+        let transaction = multi(&client).await?;
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.incr(&counter).await?;
         let cap = ("MAXLEN", "~", bounds.messages as i64);
@@ -154,7 +149,7 @@ impl Inboxes {
                 .set(key, IS_KEPT, Some(expire), None, false)
                 .await?;
         }
-        let answers: Vec<Value> = transaction.exec(true).await?;
+        let answers: Vec<Value> = exec(&transaction).await?;
         let position = match &answers[..] {
             [_, n, entry, ..] => n.as_u64().zip(entry_id(entry)),
             _ => None,
@@ -171,7 +166,7 @@ impl Inboxes {
     /// A new inbox begins with a number that no other begins with.
     async fn first_number(
         &self,
-        transaction: &fred::clients::Transaction,
+        transaction: &fred::clients::Pipeline<fred::prelude::Client>,
         counter: &str,
     ) -> Result<(), Error> {
         let first = fastrand::u64(..FIRST_NUMBERS) as i64;
@@ -184,7 +179,7 @@ impl Inboxes {
     /// Throws out what is too old or too much. Nobody waits for it; if it fails, a later one
     /// does it.
     fn sweep(&self, inbox: String, newest: EntryId) {
-        let (client, bounds) = (self.client.clone(), self.bounds);
+        let (client, bounds) = (self.link.at(&inbox), self.bounds);
         tokio::spawn(async move {
             let oldest = newest.ms.saturating_sub(bounds.age.as_millis() as u64);
             let _: i64 = client
@@ -214,13 +209,14 @@ impl Inboxes {
         let read = self.read_once(user, since).await;
         read.map_err(|error| {
             tracing::debug!(%error, "inbox not read");
+            self.link.note(&error);
             AWAY
         })
     }
 
     async fn read_once(&self, user: &UserId, since: Since) -> Result<Page, Error> {
         let (inbox, counter) = (self.keys.inbox(user), self.keys.position(user));
-        let transaction = self.client.multi();
+        let transaction = multi(&self.link.at(&inbox)).await?;
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.get(&counter).await?;
         let _: () = transaction.xlen(&inbox).await?;
@@ -232,7 +228,7 @@ impl Inboxes {
                 transaction.xrange(&inbox, from, "+", Some(count)).await?
             }
         };
-        let mut answers: Vec<Value> = transaction.exec(true).await?;
+        let mut answers: Vec<Value> = exec(&transaction).await?;
         let entries = answers.pop().map(entries).unwrap_or_default();
         let (newest, length) = match &answers[..] {
             [_, newest, length] => (newest.as_u64(), length.as_u64()),

@@ -13,15 +13,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use fred::error::ErrorKind;
-use fred::prelude::{
-    Client, EventInterface, Expiration, KeysInterface, PubsubInterface, SetOptions, SetsInterface,
-};
+use fred::prelude::{Expiration, KeysInterface, SetOptions, SetsInterface};
 use fred::types::Value;
-use fred::types::config::Server;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::link::Link;
+use super::refusal::Refusal;
 use super::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::backplane::{NodeRecord, NodeState, Unavailable};
 use crate::hub::Hub;
@@ -55,7 +53,7 @@ struct Table {
 
 #[derive(Debug)]
 pub(super) struct Lease {
-    client: Client,
+    link: Link,
     keys: Keys,
     record: NodeRecord,
     hub: Arc<Hub>,
@@ -65,6 +63,7 @@ pub(super) struct Lease {
     /// When it was last found missing, after it had been held.
     forgotten: RwLock<Option<Instant>>,
     table: RwLock<Table>,
+    refusal: Refusal,
     /// Nodes that were proven dead, which the table may not show yet.
     dead: RwLock<HashSet<NodeId>>,
     /// Given up for good. Held during a beat, so that none comes behind the end.
@@ -74,14 +73,14 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn new(
-        client: Client,
+        link: Link,
         keys: Keys,
         record: NodeRecord,
         hub: Arc<Hub>,
         fatal: watch::Sender<Option<Fatal>>,
     ) -> Self {
         Self {
-            client,
+            link,
             keys,
             record,
             hub,
@@ -89,6 +88,7 @@ impl Lease {
             held: RwLock::default(),
             forgotten: RwLock::default(),
             table: RwLock::default(),
+            refusal: Refusal::default(),
             dead: RwLock::default(),
             left: tokio::sync::Mutex::default(),
             fatal,
@@ -103,6 +103,11 @@ impl Lease {
     pub(super) fn is_held(&self) -> bool {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.is_some_and(|at| at.elapsed() < LEASE)
+    }
+
+    /// Why Redis does not do what a beat needs.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        self.refusal.reason()
     }
 
     pub(super) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
@@ -142,17 +147,15 @@ impl Lease {
     pub(super) async fn is_deaf(&self, node: &NodeId) -> Result<bool, fred::error::Error> {
         let channel = self.keys.node_channel(node);
         let line = protocol::probe_line(0);
-        let listeners: i64 = self.client.publish(channel, line).await?;
+        let listeners = self.link.publish(&channel, line.into()).await?;
         Ok(listeners == 0)
     }
 
     /// The lease of whoever has this name now.
     pub(super) async fn read(&self, name: &str) -> Result<Option<NodeRecord>, Unavailable> {
-        let value: Option<String> = self
-            .client
-            .get(self.keys.lease(name))
-            .await
-            .map_err(|_| AWAY)?;
+        let key = self.keys.lease(name);
+        let value = self.link.call("GET", &key, &[]).await;
+        let value: Option<String> = value.and_then(Value::convert).map_err(|_| AWAY)?;
         Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
     }
 
@@ -163,7 +166,10 @@ impl Lease {
             .forgotten
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        if forgotten.is_some_and(|at| at.elapsed() < REBUILD) {
+        if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
+            // A new master may lack the newest rows though it has our lease.
+            || self.link.has_turned_within(REBUILD)
+        {
             return Ok(false);
         }
         let holder = self.read(&self.record.name).await?;
@@ -172,7 +178,7 @@ impl Lease {
 
     /// Keeps the lease until the node ends.
     pub(super) async fn keep(self: Arc<Self>) {
-        let mut reconnects = self.client.reconnect_rx();
+        let mut breaks = self.link.breaks();
         let mut refreshed = Instant::now();
         let mut trusted = false;
         loop {
@@ -184,14 +190,17 @@ impl Lease {
             drop(left);
             match beat {
                 Ok(intact) => {
+                    self.refusal.clear();
                     if !(intact && trusted && refreshed.elapsed() < REFRESH) {
                         refreshed = Instant::now();
                         self.hub.changes().mark(self.hub.users());
                     }
-                    trusted = self.watch(&mut reconnects).await;
+                    trusted = self.watch(&mut breaks).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "beat failed");
+                    self.refusal.note(&error);
+                    self.link.note(&error);
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -200,13 +209,13 @@ impl Lease {
 
     /// Waits for the next beat, which comes early when Redis forgets the lease or was away:
     /// then it may have lost anything. Answers whether the rows can still be trusted.
-    async fn watch(&self, reconnects: &mut Receiver<Server>) -> bool {
+    async fn watch(&self, breaks: &mut watch::Receiver<u64>) -> bool {
         let next = Instant::now() + BEAT;
         while Instant::now() < next {
-            match tokio::time::timeout(LOOK, reconnects.recv()).await {
-                Ok(Ok(_) | Err(RecvError::Lagged(_))) => return false,
-                // The client is gone, and so is the node in a moment.
-                Ok(Err(RecvError::Closed)) => tokio::time::sleep(LOOK).await,
+            match tokio::time::timeout(LOOK, breaks.changed()).await {
+                Ok(Ok(())) => return false,
+                // The link is gone, and so is the node in a moment.
+                Ok(Err(_)) => tokio::time::sleep(LOOK).await,
                 Err(_) => {
                     if let Ok(None) = self.read(&self.record.name).await {
                         return false;
@@ -221,7 +230,8 @@ impl Lease {
     /// the rows can be trusted.
     async fn beat(&self) -> Result<bool, fred::error::Error> {
         let key = self.keys.lease(&self.record.name);
-        let value: Option<String> = self.client.get(&key).await?;
+        let value = self.link.call("GET", &key, &[]).await?;
+        let value: Option<String> = value.convert()?;
         let holder: Option<NodeRecord> = value.and_then(|value| serde_json::from_str(&value).ok());
         let ours = holder
             .as_ref()
@@ -260,19 +270,20 @@ impl Lease {
     /// ends by taking the node out of the set.
     async fn enlist(&self) -> Result<bool, fred::error::Error> {
         let node = &self.record.node;
-        let _: () = self
-            .client
-            .sadd(self.keys.nodes(), &self.record.name)
-            .await?;
-        let sweeping: bool = self.client.exists(self.keys.sweep(node)).await?;
+        let nodes = self.keys.nodes();
+        let _: () = self.link.at(&nodes).sadd(&nodes, &self.record.name).await?;
+        let (sweep, boots, users) = (
+            self.keys.sweep(node),
+            self.keys.boots(),
+            self.keys.users(node),
+        );
+        let sweeping: bool = self.link.at(&sweep).exists(&sweep).await?;
         // Behind the look at the lock: one that went in between has left its mark here.
-        let added: i64 = self
-            .client
-            .sadd(self.keys.boots(), node.to_string())
-            .await?;
+        let added: i64 = self.link.at(&boots).sadd(&boots, node.to_string()).await?;
         let _: () = self
-            .client
-            .expire(self.keys.users(node), ROW_TTL_SECONDS, None)
+            .link
+            .at(&users)
+            .expire(&users, ROW_TTL_SECONDS, None)
             .await?;
         Ok(sweeping || added > 0)
     }
@@ -303,7 +314,8 @@ impl Lease {
         let expire = Expiration::PX(LEASE.as_millis() as i64);
         let key = self.keys.lease(&self.record.name);
         let answer: Value = self
-            .client
+            .link
+            .at(&key)
             .set(key, value, Some(expire), options, false)
             .await?;
         Ok(!answer.is_null())
@@ -311,19 +323,18 @@ impl Lease {
 
     /// Reads the leases of all nodes; takes names out of the set that have had none for long.
     async fn look_around(&self) -> Result<(), fred::error::Error> {
-        let names: HashSet<String> = self.client.smembers(self.keys.nodes()).await?;
+        let key = self.keys.nodes();
+        let names: HashSet<String> = self.link.at(&key).smembers(&key).await?;
         let names: Vec<String> = names.into_iter().collect();
-        let pipeline = self.client.pipeline();
-        for name in &names {
-            let _: () = pipeline.get(self.keys.lease(name)).await?;
-        }
-        let values: Vec<Option<String>> = pipeline.all().await?;
+        let leases: Vec<String> = names.iter().map(|name| self.keys.lease(name)).collect();
+        let values = self.link.read_each("GET", &leases).await?;
         let mut nodes = Vec::new();
         let mut missing = HashMap::new();
         let mut gone = Vec::new();
         {
             let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
             for (name, value) in names.into_iter().zip(values) {
+                let value: Option<String> = value.convert().ok();
                 match value.and_then(|value| serde_json::from_str::<NodeRecord>(&value).ok()) {
                     Some(record) => nodes.push(record),
                     None => {
@@ -336,6 +347,7 @@ impl Lease {
                 }
             }
         }
+        self.link.note_population(nodes.len());
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         {
             // Taken for dead and back again.
@@ -349,7 +361,7 @@ impl Lease {
             missing,
         };
         if !gone.is_empty() {
-            let _: () = self.client.srem(self.keys.nodes(), gone).await?;
+            let _: () = self.link.at(&key).srem(&key, gone).await?;
         }
         Ok(())
     }
@@ -367,10 +379,12 @@ impl Lease {
         *self.left.lock().await = true;
         let node = &self.record.node;
         if clean {
-            let _: Result<(), _> = self.client.del(self.keys.users(node)).await;
-            let _: Result<(), _> = self.client.srem(self.keys.boots(), node.to_string()).await;
+            let (users, boots) = (self.keys.users(node), self.keys.boots());
+            let _: Result<(), _> = self.link.at(&users).del(&users).await;
+            let _: Result<(), _> = self.link.at(&boots).srem(&boots, node.to_string()).await;
         }
-        let _: Result<(), _> = self.client.del(self.keys.lease(&self.record.name)).await;
-        let _: Result<(), _> = self.client.srem(self.keys.nodes(), &self.record.name).await;
+        let (key, nodes) = (self.keys.lease(&self.record.name), self.keys.nodes());
+        let _: Result<(), _> = self.link.at(&key).del(&key).await;
+        let _: Result<(), _> = self.link.at(&nodes).srem(&nodes, &self.record.name).await;
     }
 }

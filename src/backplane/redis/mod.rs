@@ -1,37 +1,42 @@
 //! The backplane over Redis: keys, clients, and the tasks that keep it true.
 //!
-//! Owns the names of keys and channels. Two connections: one for commands, one for the
-//! subscription, which is replaced when it goes deaf. The `lease` task says that this node
-//! lives, `registry` writes the rows of its users, `bus` listens; `outbox` publishes; `sweep`
-//! removes what dead nodes left. Redis holds nothing that they could not put back.
+//! Owns the names of keys and channels. Two kinds of connections: for commands, led by `link` to
+//! the server that has the key, and one for the subscription, which is replaced when it goes deaf
+//! or its channel moves. The `lease` task says that this node lives, `registry` writes the rows
+//! of its users, `bus` listens; `outbox` publishes; `sweep` removes what dead nodes left;
+//! `sentinel` or `cluster` watches who serves. Redis holds nothing that they could not put back.
 
 mod bus;
+mod cluster;
 mod inboxes;
 mod lease;
+mod link;
 mod outbox;
+mod refusal;
 mod registry;
+mod sentinel;
 mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::{
-    Builder, Client, ClientLike, Config as FredConfig, ConnectionConfig, EventInterface,
-    HashesInterface, PerformanceConfig, ReconnectPolicy, TcpConfig,
+    Builder, Client, Config as FredConfig, ConnectionConfig, HashesInterface, PerformanceConfig,
+    ReconnectPolicy, TcpConfig,
 };
-use fred::types::RespVersion;
-use fred::types::Value;
 use fred::types::config::UnresponsiveConfig;
+use fred::types::{RespVersion, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::bus::Bus;
 use self::inboxes::Inboxes;
 use self::lease::Lease;
+use self::link::Link;
 use self::outbox::Outboxes;
 use self::sweep::Sweeper;
 use super::{About, Health, Locations, NodeRecord, Published, Row, Unavailable, parse_field};
-use crate::config::RedisUrl;
+use crate::config::{RedisUrl, Topology};
 use crate::hub::Hub;
 use crate::inbound::{Inbound, Probes};
 use crate::inbox::Bounds;
@@ -156,7 +161,7 @@ impl Keys {
 /// One node's part in the cluster.
 #[derive(Debug)]
 pub struct Redis {
-    client: Client,
+    link: Link,
     keys: Keys,
     lease: Arc<Lease>,
     outboxes: Outboxes,
@@ -187,27 +192,26 @@ impl Redis {
         let keys = Keys {
             prefix: settings.prefix.as_str().into(),
         };
-        let client = build(&settings.url, 512).map_err(|error| error.to_string())?;
-        drop(client.connect());
+        let own = keys.node_channel(hub.node());
+        let link = Link::new(&settings.url, own.clone(), keys.global_channel())
+            .map_err(|error| error.to_string())?;
 
         let lease = Arc::new(Lease::new(
-            client.clone(),
+            link.clone(),
             keys.clone(),
             record,
             hub.clone(),
             fatal,
         ));
-        let outboxes = Outboxes::new(client.clone(), hub.node().clone(), metrics.clone());
+        let outboxes = Outboxes::new(link.clone(), hub.node().clone(), metrics.clone());
         let registry =
-            registry::Registry::new(client.clone(), keys.clone(), hub.clone(), metrics.clone());
-        let inboxes = Inboxes::new(client.clone(), keys.clone(), settings.inboxes);
+            registry::Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
+        let inboxes = Inboxes::new(link.clone(), keys.clone(), settings.inboxes);
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let bus = Bus {
-            url: settings.url.clone(),
-            client: client.clone(),
-            own: keys.node_channel(hub.node()),
-            global: keys.global_channel(),
+            link: link.clone(),
+            own,
             inbound,
             probes,
             hub: hub.clone(),
@@ -217,16 +221,25 @@ impl Redis {
             stopped: stopped.clone(),
             metrics: metrics.clone(),
         };
-        let sweeper = Sweeper::new(client.clone(), keys.clone(), lease.clone());
-        let tasks = vec![
+        let sweeper = Sweeper::new(link.clone(), keys.clone(), lease.clone());
+        let mut tasks = vec![
             tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
             tokio::spawn(bus.listen()),
             tokio::spawn(sweeper.watch()),
-            tokio::spawn(log_errors(client.clone())),
         ];
+        match settings.url.topology().clone() {
+            Topology::One => {}
+            Topology::Sentinel { sentinels, master } => {
+                let follow = sentinel::follow(link.clone(), sentinels, master);
+                tasks.push(tokio::spawn(follow));
+            }
+            Topology::Cluster { seeds } => {
+                tasks.push(tokio::spawn(cluster::follow(link.clone(), seeds)));
+            }
+        }
         Ok(Self {
-            client,
+            link,
             keys,
             lease,
             outboxes,
@@ -243,27 +256,23 @@ impl Redis {
         &self,
         users: &[UserId],
     ) -> Result<Vec<Option<Locations>>, Unavailable> {
-        let mut rows = Vec::with_capacity(users.len());
+        let mut rows: Vec<Vec<String>> = Vec::with_capacity(users.len());
         if let [user] = users {
             // The one look-up of a single push: fred pipelines it with those of others.
-            let fields: Vec<String> = self
-                .client
-                .hkeys(self.keys.user(user))
-                .await
-                .map_err(|_| AWAY)?;
-            rows.push(fields);
+            let key = self.keys.user(user);
+            let fields = match self.link.at(&key).hkeys(&key).await {
+                Err(error) if error.is_cluster() => {
+                    self.link.note(&error);
+                    self.link.call("HKEYS", &key, &[]).await.map(Value::convert)
+                }
+                fields => fields.map(Ok),
+            };
+            rows.push(fields.flatten().map_err(|error| self.away(&error))?);
         } else {
             for users in users.chunks(LOOKUPS) {
-                let pipeline = self.client.pipeline();
-                for user in users {
-                    // Queued in memory only; the answer comes with `all`.
-                    let _: () = pipeline
-                        .hkeys(self.keys.user(user))
-                        .await
-                        .map_err(|_| AWAY)?;
-                }
-                let answers: Vec<Value> = pipeline.all().await.map_err(|_| AWAY)?;
-                for answer in answers {
+                let keys: Vec<String> = users.iter().map(|user| self.keys.user(user)).collect();
+                let answers = self.link.read_each("HKEYS", &keys).await;
+                for answer in answers.map_err(|_| AWAY)? {
                     rows.push(answer.convert().map_err(|_| AWAY)?);
                 }
             }
@@ -292,11 +301,13 @@ impl Redis {
     }
 
     pub(super) async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+        let key = self.keys.user(user);
         let fields: Vec<(String, String)> = self
-            .client
-            .hgetall(self.keys.user(user))
+            .link
+            .call("HGETALL", &key, &[])
             .await
-            .map_err(|_| AWAY)?;
+            .and_then(Value::convert)
+            .map_err(|error| self.away(&error))?;
         if fields.is_empty() && !self.lease.vouches_for_rows().await? {
             return Err(Unavailable("the registry is being rebuilt"));
         }
@@ -365,13 +376,20 @@ impl Redis {
     }
 
     pub(super) async fn forget(&self, user: &UserId, node: &NodeId) {
-        let fields: Result<Vec<String>, _> = self.client.hkeys(self.keys.user(user)).await;
+        let key = self.keys.user(user);
+        let client = self.link.at(&key);
+        let fields: Result<Vec<String>, _> = client.hkeys(&key).await;
         let mut fields = fields.unwrap_or_default();
         fields.retain(|field| parse_field(field).is_some_and(|id| id.node == *node));
         if !fields.is_empty() {
             // If it fails, the next push to this user tries again.
-            let _: Result<(), _> = self.client.hdel(self.keys.user(user), fields).await;
+            let _: Result<(), _> = client.hdel(&key, fields).await;
         }
+    }
+
+    fn away(&self, error: &fred::error::Error) -> Unavailable {
+        self.link.note(error);
+        AWAY
     }
 
     pub(super) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
@@ -401,7 +419,7 @@ impl Redis {
             self.stop.begin();
             self.stopped.begun().await;
             self.outboxes.settle(COMMAND_TIMEOUT).await;
-            self.client.quit().await
+            self.link.quit().await;
         };
         let _ = tokio::time::timeout(LEAVE, left).await;
     }
@@ -414,8 +432,11 @@ impl Drop for Redis {
 }
 
 /// A client with every default that loses or hangs replaced.
-fn build(url: &RedisUrl, broadcast_capacity: usize) -> Result<Client, fred::error::Error> {
-    let mut config = FredConfig::from_url(url.reveal())?;
+///
+/// `url` is that of one server. `messages` may wait for whoever listens, and `commands` for a
+/// connection.
+fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::error::Error> {
+    let mut config = FredConfig::from_url(url)?;
     config.version = RespVersion::RESP3;
     // Redis may be down when we start: keep trying.
     config.fail_fast = false;
@@ -425,7 +446,7 @@ fn build(url: &RedisUrl, broadcast_capacity: usize) -> Result<Client, fred::erro
         // A PUBLISH that may have been executed must not be repeated behind our back: the outbox
         // repeats it under the same number, so that its receiver can tell.
         max_command_attempts: 1,
-        max_command_buffer_len: COMMAND_BUFFER,
+        max_command_buffer_len: commands,
         reconnect_on_auth_error: true,
         tcp: TcpConfig {
             nodelay: Some(true),
@@ -439,7 +460,7 @@ fn build(url: &RedisUrl, broadcast_capacity: usize) -> Result<Client, fred::erro
     };
     let performance = PerformanceConfig {
         default_command_timeout: COMMAND_TIMEOUT,
-        broadcast_channel_capacity: broadcast_capacity,
+        broadcast_channel_capacity: messages,
         ..PerformanceConfig::default()
     };
     let mut builder = Builder::from_config(config);
@@ -448,31 +469,4 @@ fn build(url: &RedisUrl, broadcast_capacity: usize) -> Result<Client, fred::erro
         .set_performance_config(performance)
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
     builder.build()
-}
-
-/// Says once that the connection broke and once that it is back, not at each attempt.
-async fn log_errors(client: Client) {
-    let mut errors = client.error_rx();
-    let mut connects = client.reconnect_rx();
-    let mut down = false;
-    loop {
-        tokio::select! {
-            error = errors.recv() => match error {
-                Ok((error, _)) if !down => {
-                    down = true;
-                    tracing::warn!(%error, "no connection to Redis; trying on");
-                }
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-                _ => {}
-            },
-            connected = connects.recv() => match connected {
-                Ok(_) => {
-                    down = false;
-                    tracing::info!("connected to Redis");
-                }
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-                Err(_) => {}
-            },
-        }
-    }
 }

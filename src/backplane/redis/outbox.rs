@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use fred::prelude::{Client, PubsubInterface};
 use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::AWAY;
+use super::link::Link;
 use crate::backplane::{Published, Unavailable};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
@@ -63,7 +63,7 @@ pub(super) struct Outboxes {
 
 #[derive(Debug)]
 struct Shared {
-    client: Client,
+    link: Link,
     node: NodeId,
     open: DashMap<String, mpsc::Sender<Line>>,
     /// The last number used for a channel. Outlives the outbox: a number must not come twice.
@@ -82,11 +82,11 @@ impl std::fmt::Debug for Line {
 }
 
 impl Outboxes {
-    pub(super) fn new(client: Client, node: NodeId, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(link: Link, node: NodeId, metrics: Arc<Metrics>) -> Self {
         let (open, numbers) = (DashMap::new(), Mutex::default());
         Self {
             shared: Arc::new(Shared {
-                client,
+                link,
                 node,
                 open,
                 numbers,
@@ -233,9 +233,9 @@ impl Shared {
         channel: &str,
         payload: Payload,
     ) -> impl Future<Output = (Payload, Result<u32, fred::error::Error>)> + use<> {
-        let (client, channel) = (self.client.clone(), channel.to_owned());
+        let (link, channel) = (self.link.clone(), channel.to_owned());
         async move {
-            let result = client.publish(channel, payload.text.clone()).await;
+            let result = link.publish(&channel, payload.text.clone()).await;
             (payload, result)
         }
     }
@@ -289,10 +289,9 @@ impl Shared {
     /// Tells the listeners the last number once more. What has been published since does no harm
     /// to it, nor it to that: a lower number says nothing new.
     async fn publish_tail(self: Arc<Self>, channel: String, number: u64) {
-        let tail = protocol::tail_payload(&self.node, number);
+        let tail = Bytes::from(protocol::tail_payload(&self.node, number));
         for _ in 0..TAIL_ATTEMPTS {
-            let sent: Result<u32, _> = self.client.publish(&channel, tail.as_str()).await;
-            if sent.is_ok() {
+            if self.link.publish(&channel, tail.clone()).await.is_ok() {
                 return;
             }
             tokio::time::sleep(TAIL).await;

@@ -3,7 +3,8 @@
 //! By level, not by edge: for each dirty user the hub is asked what is true now, and that is
 //! written, together with the removal of fields that are gone. A row is changed only by naming
 //! this node's own fields, so no script is needed and nobody's fresh login is erased. HSET and
-//! EXPIRE stand in one MULTI: a row without an end can not come to be.
+//! EXPIRE stand in one MULTI: a row without an end can not come to be. The
+//! MULTI travels as a pipeline, as `link` tells.
 //!
 //! Beside the rows, `pn:users:{<node>}` lists their users, for whoever sweeps them when this
 //! node is dead. It is added to before the row is written and taken from behind it: a crash in
@@ -13,10 +14,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fred::prelude::{Client, HashesInterface, KeysInterface, SetsInterface, TransactionInterface};
+use fred::clients::Pipeline;
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{
+    Client, ClientLike, FredResult, HashesInterface, KeysInterface, SetsInterface,
+};
+use fred::types::Value;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
+use super::link::{Link, asking, multi, queue};
 use super::{Keys, ROW_TTL_SECONDS};
 use crate::backplane::About;
 use crate::backplane::embedded::about;
@@ -36,7 +43,7 @@ const SETTLE_STEP: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 pub(super) struct Registry {
-    client: Client,
+    link: Link,
     keys: Keys,
     hub: Arc<Hub>,
     /// Rows say that the node is going.
@@ -45,11 +52,13 @@ pub(super) struct Registry {
 }
 
 type Changes = Vec<(UserId, Change)>;
+/// Changes, each with the seats that its user has.
+type Rows = Vec<((UserId, Change), Seats)>;
 
 impl Registry {
-    pub(super) fn new(client: Client, keys: Keys, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(link: Link, keys: Keys, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
         Self {
-            client,
+            link,
             keys,
             hub,
             leaving: Arc::default(),
@@ -89,12 +98,22 @@ impl Registry {
     /// Answers whether all went well; what did not is dirty again.
     async fn write_all(&self, changes: Changes) -> bool {
         let mut parts = Vec::with_capacity(changes.len().div_ceil(USERS));
-        let mut rest = changes.into_iter().peekable();
-        while rest.peek().is_some() {
-            parts.push(rest.by_ref().take(USERS).collect::<Changes>());
+        let by_server = self
+            .link
+            .by_server(changes, |(user, _)| self.keys.user(user));
+        for (client, changes) in by_server {
+            let mut rest = changes.into_iter().peekable();
+            while rest.peek().is_some() {
+                parts.push((
+                    client.clone(),
+                    rest.by_ref().take(USERS).collect::<Changes>(),
+                ));
+            }
         }
         // Different parts are different users: their order does not matter.
-        let writes = parts.into_iter().map(|part| self.write_part(part));
+        let writes = parts
+            .into_iter()
+            .map(|(client, part)| self.write_part(client, part));
         stream::iter(writes)
             .buffer_unordered(IN_FLIGHT)
             // Not `all`, which would drop the rest, and what they carry, at the first failure.
@@ -102,49 +121,146 @@ impl Registry {
             .await
     }
 
-    async fn write_part(&self, changes: Changes) -> bool {
-        match self.transact(&changes).await {
+    async fn write_part(&self, client: Client, changes: Changes) -> bool {
+        // Read once, for rows and index alike. Whoever comes or goes from here on is dirty again.
+        let rows = changes.into_iter().map(|change| {
+            let seats = self.hub.seats(&change.0);
+            (change, seats)
+        });
+        let (written, failed) = self.write_rows(&client, rows.collect()).await;
+        self.metrics.registry_writes.inc_by(written.len() as u64);
+        self.hub.changes().written(written);
+        let well = failed.is_empty();
+        if !well {
+            self.metrics.registry_errors.inc();
+            self.hub.changes().put_back(failed);
+        }
+        well
+    }
+
+    /// Rows and index, in that order of adding and the other of taking away; answers which
+    /// changes are written and which are not.
+    async fn write_rows(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
+        let index = self.keys.users(self.hub.node());
+        let users = |here: bool| -> Vec<String> {
+            let those = rows.iter().filter(|(_, seats)| seats.is_empty() != here);
+            those.map(|((user, _), _)| user.to_string()).collect()
+        };
+        let (here, gone) = (users(true), users(false));
+        let added: FredResult<()> = match here.is_empty() {
+            true => Ok(()),
+            false => self.link.at(&index).sadd(&index, here).await,
+        };
+        if let Err(error) = added {
+            self.note(&error, rows.len());
+            return (Changes::new(), changes(rows));
+        }
+        let (written, mut failed) = if self.link.is_clustered() {
+            self.write_each(client, rows).await
+        } else {
+            match self.transact(client, &rows).await {
+                Ok(()) => (changes(rows), Changes::new()),
+                Err(error) => {
+                    self.note(&error, rows.len());
+                    (Changes::new(), changes(rows))
+                }
+            }
+        };
+        let taken: FredResult<()> = match gone.is_empty() || !failed.is_empty() {
+            // What has failed comes again, and with it those whose names are left for now.
+            true => Ok(()),
+            false => self.link.at(&index).srem(&index, gone).await,
+        };
+        match taken {
+            Ok(()) if failed.is_empty() => (written, failed),
             Ok(()) => {
-                self.metrics.registry_writes.inc_by(changes.len() as u64);
-                self.hub.changes().written(changes);
-                true
+                // Only those that stay need no second look at the index.
+                let (stay, again) = written
+                    .into_iter()
+                    .partition::<Changes, _>(|(_, change)| change.gone.is_empty());
+                failed.extend(again);
+                (stay, failed)
             }
             Err(error) => {
-                tracing::debug!(%error, users = changes.len(), "rows not written; trying on");
-                self.metrics.registry_errors.inc();
-                self.hub.changes().put_back(changes);
-                false
+                self.note(&error, written.len());
+                (Changes::new(), written)
             }
         }
     }
 
-    async fn transact(&self, changes: &Changes) -> Result<(), fred::error::Error> {
-        // Read once, for rows and index alike. Whoever comes or goes from here on is dirty again.
-        let seats = |(user, _): &(UserId, Change)| self.hub.seats(user);
-        let seats: Vec<Seats> = changes.iter().map(seats).collect();
-        let users = |here: bool| -> Vec<&str> {
-            let all = changes.iter().zip(&seats);
-            all.filter(|(_, seats)| seats.is_empty() != here)
-                .map(|((user, _), _)| user.as_str())
-                .collect()
-        };
-        let index = self.keys.users(self.hub.node());
-        let (here, gone) = (users(true), users(false));
-        if !here.is_empty() {
-            let _: () = self.client.sadd(&index, here).await?;
-        }
-        self.write_rows(changes, &seats).await?;
-        if !gone.is_empty() {
-            let _: () = self.client.srem(&index, gone).await?;
-        }
-        Ok(())
+    fn note(&self, error: &Error, users: usize) {
+        tracing::debug!(%error, users, "rows not written; trying on");
+        self.link.note(error);
     }
 
-    async fn write_rows(
+    /// All of these in one MULTI.
+    async fn transact(&self, client: &Client, rows: &Rows) -> FredResult<()> {
+        let pipeline = multi(client).await?;
+        for row in rows {
+            self.queue(&pipeline, row).await?;
+        }
+        queue(&pipeline, "EXEC").await?;
+        outcome(
+            &mut pipeline.try_all::<Value>().await.into_iter(),
+            usize::MAX,
+        )
+    }
+
+    /// Each of these in a MULTI of its own, for in a cluster none may span slots; answers which
+    /// are written and which are not.
+    async fn write_each(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
+        let pipeline = client.pipeline();
+        let mut queued = Vec::with_capacity(rows.len());
+        for row in &rows {
+            queued.push(self.queue_alone(&pipeline, row).await);
+        }
+        let mut answers = pipeline.try_all::<Value>().await.into_iter();
+        let (mut written, mut failed) = (Changes::new(), Changes::new());
+        for (row, count) in rows.into_iter().zip(queued) {
+            let mut result = outcome(&mut answers, count);
+            if let Err(error) = &result
+                && let Some(server) = self.link.asked(error)
+            {
+                // The row is on its way to another server, and is written there.
+                let pipeline = server.client.pipeline();
+                let _: Result<(), _> = pipeline.custom(asking(), Vec::<String>::new()).await;
+                let count = self.queue_alone(&pipeline, &row).await + 1;
+                let answers = pipeline.try_all::<Value>().await;
+                result = outcome(&mut answers.into_iter(), count);
+            }
+            match result {
+                Ok(()) => written.push(row.0),
+                Err(error) => {
+                    self.note(&error, 1);
+                    failed.push(row.0);
+                }
+            }
+        }
+        (written, failed)
+    }
+
+    /// A whole MULTI; answers how many commands it has.
+    async fn queue_alone(
         &self,
-        changes: &Changes,
-        seats: &[Seats],
-    ) -> Result<(), fred::error::Error> {
+        pipeline: &Pipeline<Client>,
+        row: &((UserId, Change), Seats),
+    ) -> usize {
+        let queue = async {
+            queue(pipeline, "MULTI").await?;
+            let count = self.queue(pipeline, row).await?;
+            queue(pipeline, "EXEC").await?;
+            Ok::<_, Error>(count + 2)
+        };
+        // Queued in memory only, which cannot fail.
+        queue.await.unwrap_or_default()
+    }
+
+    /// What makes a user's row true; answers how many commands that takes.
+    async fn queue(
+        &self,
+        pipeline: &Pipeline<Client>,
+        ((user, change), seats): &((UserId, Change), Seats),
+    ) -> FredResult<usize> {
         let node = self.hub.node();
         let leaving = self.leaving.load(Ordering::Relaxed);
         let field = |fd| {
@@ -154,32 +270,50 @@ impl Registry {
             }
             .to_string()
         };
-        let transaction = self.client.multi();
-        for ((user, change), seats) in changes.iter().zip(seats) {
-            let key = self.keys.user(user);
-            if !change.gone.is_empty() {
-                let gone: Vec<String> = change.gone.iter().map(|fd| field(*fd)).collect();
-                let _: () = transaction.hdel(&key, gone).await?;
-            }
-            if !seats.is_empty() {
-                let rows: Vec<(String, String)> = seats
-                    .iter()
-                    .map(|seat| {
-                        let about = About {
-                            leaving,
-                            ..about(seat)
-                        };
-                        let about = serde_json::to_string(&about).expect("plain fields");
-                        (field(seat.fd), about)
-                    })
-                    .collect();
-                let _: () = transaction.hset(&key, rows).await?;
-                let _: () = transaction.expire(&key, ROW_TTL_SECONDS, None).await?;
-            }
+        let key = self.keys.user(user);
+        let mut count = 0;
+        if !change.gone.is_empty() {
+            let gone: Vec<String> = change.gone.iter().map(|fd| field(*fd)).collect();
+            let _: () = pipeline.hdel(&key, gone).await?;
+            count += 1;
         }
-        if transaction.len() > 0 {
-            let _: fred::types::Value = transaction.exec(true).await?;
+        if !seats.is_empty() {
+            let rows: Vec<(String, String)> = seats
+                .iter()
+                .map(|seat| {
+                    let about = About {
+                        leaving,
+                        ..about(seat)
+                    };
+                    let about = serde_json::to_string(&about).expect("plain fields");
+                    (field(seat.fd), about)
+                })
+                .collect();
+            let _: () = pipeline.hset(&key, rows).await?;
+            let _: () = pipeline.expire(&key, ROW_TTL_SECONDS, None).await?;
+            count += 2;
         }
-        Ok(())
+        Ok(count)
+    }
+}
+
+fn changes(rows: Rows) -> Changes {
+    rows.into_iter().map(|(change, _)| change).collect()
+}
+
+/// Takes this many answers; the first error among them, if there is one. No answer at all is one
+/// too: then the pipeline has failed as a whole, and what it answers is that.
+fn outcome(answers: &mut impl Iterator<Item = FredResult<Value>>, count: usize) -> FredResult<()> {
+    let mut seen = false;
+    let mut first = Ok(());
+    for answer in answers.take(count) {
+        seen = true;
+        // An error inside EXEC's answer is one of the whole answer, too.
+        first = first.and(answer.map(drop));
+    }
+    if seen {
+        first
+    } else {
+        Err(Error::new(ErrorKind::Unknown, "no answer to the pipeline"))
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
 use fred::prelude::{
-    Client, ClientLike, Expiration, HashesInterface, KeysInterface, SetOptions, SetsInterface,
+    ClientLike, Expiration, HashesInterface, KeysInterface, SetOptions, SetsInterface,
     StreamsInterface,
 };
 use fred::types::streams::{XCapKind, XCapTrim};
@@ -25,6 +25,7 @@ use futures::future::try_join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::lease::{BEAT, Lease, MISSING_BEATS};
+use super::link::Link;
 use super::{Keys, parse_field};
 use crate::names::{NodeId, UserId};
 use crate::protocol;
@@ -41,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const EVENTS: i64 = 10_000;
 
 pub(super) struct Sweeper {
-    client: Client,
+    link: Link,
     keys: Keys,
     lease: Arc<Lease>,
     /// Nodes without a lease, and for how many beats in a row.
@@ -49,9 +50,9 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    pub(super) fn new(client: Client, keys: Keys, lease: Arc<Lease>) -> Self {
+    pub(super) fn new(link: Link, keys: Keys, lease: Arc<Lease>) -> Self {
         Self {
-            client,
+            link,
             keys,
             lease,
             missing: HashMap::new(),
@@ -76,7 +77,8 @@ impl Sweeper {
             self.missing.clear();
             return Ok(());
         }
-        let boots: Vec<String> = self.client.smembers(self.keys.boots()).await?;
+        let key = self.keys.boots();
+        let boots: Vec<String> = self.link.at(&key).smembers(&key).await?;
         let mut missing = HashMap::new();
         let mut suspects = Vec::new();
         for boot in boots {
@@ -128,13 +130,12 @@ impl Sweeper {
         let (users, is_dead) = self.remove_rows(node).await?;
         let lock = self.keys.sweep(node);
         if is_dead {
-            let _: () = self.client.del(self.keys.users(node)).await?;
+            let users = self.keys.users(node);
+            let _: () = self.link.at(&users).del(&users).await?;
         }
-        let last: i64 = self
-            .client
-            .srem(self.keys.boots(), node.to_string())
-            .await?;
-        let _: () = self.client.del(lock).await?;
+        let boots = self.keys.boots();
+        let last: i64 = self.link.at(&boots).srem(&boots, node.to_string()).await?;
+        let _: () = self.link.at(&lock).del(&lock).await?;
         if !is_dead {
             tracing::warn!(%node, "a node that seemed dead is back; it puts its rows again");
         } else if last > 0 {
@@ -143,10 +144,10 @@ impl Sweeper {
             self.tell(protocol::node_lost_event(node)).await?;
         }
         if is_dead && last > 0 {
-            let (client, keys, node) = (self.client.clone(), self.keys.clone(), node.clone());
+            let (link, keys, node) = (self.link.clone(), self.keys.clone(), node.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(GRACE).await;
-                if let Err(error) = tell_who_left(&client, &keys, &node, &users).await {
+                if let Err(error) = tell_who_left(&link, &keys, &node, &users).await {
                     tracing::warn!(%node, %error, "not all who left with the node are told of");
                 }
             });
@@ -159,19 +160,19 @@ impl Sweeper {
         let (key, me) = (self.keys.sweep(node), self.lease.node().to_string());
         let expire = Some(Expiration::PX(LOCK.as_millis() as i64));
         let options = Some(SetOptions::NX);
-        let taken: Value = self.client.set(&key, &me, expire, options, false).await?;
+        let client = self.link.at(&key);
+        let taken: Value = client.set(&key, &me, expire, options, false).await?;
         if !taken.is_null() {
             return Ok(true);
         }
-        let holder: Option<String> = self.client.get(&key).await?;
+        let holder: Option<String> = client.get(&key).await?;
         Ok(holder == Some(me) && self.renew(node).await?)
     }
 
     async fn renew(&self, node: &NodeId) -> Result<bool, Error> {
         let milliseconds = LOCK.as_millis() as i64;
-        self.client
-            .pexpire(self.keys.sweep(node), milliseconds, None)
-            .await
+        let key = self.keys.sweep(node);
+        self.link.at(&key).pexpire(&key, milliseconds, None).await
     }
 
     /// Removes the dead node's fields from the rows of all users in its index, which is left as
@@ -203,13 +204,10 @@ impl Sweeper {
     /// Some users of the index, and where to go on. A user may come twice.
     async fn scan(&self, node: &NodeId, cursor: String) -> Result<(String, Vec<UserId>), Error> {
         let command = CustomCommand::new_static("SSCAN", ClusterHash::FirstKey, false);
-        let arguments = vec![
-            self.keys.users(node),
-            cursor,
-            "COUNT".to_owned(),
-            PORTION.to_string(),
-        ];
-        let answer: Vec<Value> = self.client.custom(command, arguments).await?;
+        let key = self.keys.users(node);
+        let client = self.link.at(&key);
+        let arguments = vec![key, cursor, "COUNT".to_owned(), PORTION.to_string()];
+        let answer: Vec<Value> = client.custom(command, arguments).await?;
         let [cursor, users] = <[Value; 2]>::try_from(answer)
             .map_err(|_| Error::new(ErrorKind::Parse, "SSCAN answered no pair"))?;
         let users: Vec<String> = users.convert()?;
@@ -219,16 +217,17 @@ impl Sweeper {
 
     async fn remove_row(&self, user: &UserId, node: &NodeId) -> Result<(), Error> {
         let key = self.keys.user(user);
-        let mut fields: Vec<String> = self.client.hkeys(&key).await?;
+        let client = self.link.at(&key);
+        let mut fields: Vec<String> = client.hkeys(&key).await?;
         fields.retain(|field| parse_field(field).is_some_and(|id| id.node == *node));
         if !fields.is_empty() {
-            let _: () = self.client.hdel(&key, fields).await?;
+            let _: () = client.hdel(&key, fields).await?;
         }
         Ok(())
     }
 
     async fn tell(&self, event: String) -> Result<(), Error> {
-        append(&self.client, &self.keys, event).await
+        append(&self.link, &self.keys, event).await
     }
 }
 
@@ -241,7 +240,7 @@ enum Holder {
 
 /// Tells of those users of a dead node who have no connection left anywhere.
 async fn tell_who_left(
-    client: &Client,
+    link: &Link,
     keys: &Keys,
     node: &NodeId,
     users: &[UserId],
@@ -250,18 +249,22 @@ async fn tell_who_left(
     users.sort_unstable();
     users.dedup();
     for portion in users.chunks(PORTION) {
-        let looks = portion.iter().map(|user| client.exists(keys.user(user)));
+        let looks = portion.iter().map(async |user| {
+            let key = keys.user(user);
+            link.at(&key).exists(&key).await
+        });
         let are_there: Vec<bool> = try_join_all(looks).await?;
         let left = portion.iter().zip(are_there).filter(|(_, there)| !there);
         let events = left.map(|(user, _)| protocol::leave_event(user, node));
-        try_join_all(events.map(|event| append(client, keys, event))).await?;
+        try_join_all(events.map(|event| append(link, keys, event))).await?;
     }
     Ok(())
 }
 
-async fn append(client: &Client, keys: &Keys, event: String) -> Result<(), Error> {
+async fn append(link: &Link, keys: &Keys, event: String) -> Result<(), Error> {
     let cap = (XCapKind::MaxLen, XCapTrim::AlmostExact, EVENTS);
     let entry = vec![("event", event)];
-    let _: Value = client.xadd(keys.events(), false, cap, "*", entry).await?;
+    let key = keys.events();
+    let _: Value = link.at(&key).xadd(&key, false, cap, "*", entry).await?;
     Ok(())
 }
