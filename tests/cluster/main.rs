@@ -7,8 +7,10 @@
 mod common;
 
 mod crowd;
+mod flow;
 mod ledger;
 mod raw;
+mod redis_groups;
 
 mod documents;
 mod drain;
@@ -25,3 +27,5 @@ mod redis_faults;
 mod registry;
 mod repeats;
 mod restart;
+mod topologies;
+mod topologies_refused;
