@@ -54,8 +54,12 @@ struct Heard {
 /// Where one sender is in its count on one channel.
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
-    /// The payload heard last.
+    /// The highest number heard.
     last: Option<u64>,
+    /// Which of the 64 numbers up to `last` were heard, itself in the lowest bit. A sender that
+    /// lost its connection may be overtaken by itself: the payload that got no answer comes
+    /// again behind the next ones, and is then late and not a repeat.
+    heard: u64,
     /// The highest number that a tail told of. Apart from `last`: a payload that is late is not
     /// a repeat, although its number is known.
     told: Option<u64>,
@@ -64,7 +68,7 @@ struct Count {
 /// What a number says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Number {
-    /// The next one.
+    /// New.
     Next,
     /// Heard before.
     Repeat,
@@ -88,9 +92,23 @@ impl Count {
                 Number::Repeat
             };
         }
-        if self.last.is_some_and(|last| seq <= last) {
-            return Number::Repeat;
+        if let Some(age) = self.last.and_then(|last| last.checked_sub(seq)) {
+            let bit = u32::try_from(age)
+                .ok()
+                .and_then(|age| 1u64.checked_shl(age));
+            return match bit {
+                Some(bit) if self.heard & bit == 0 => {
+                    self.heard |= bit;
+                    Number::Next
+                }
+                _ => Number::Repeat,
+            };
         }
+        let step = self.last.map_or(u64::MAX, |last| seq - last);
+        let kept = u32::try_from(step)
+            .ok()
+            .and_then(|step| self.heard.checked_shl(step));
+        self.heard = kept.unwrap_or(0) | 1;
         self.last = Some(seq);
         if seq > before.saturating_add(1) {
             Number::Jump
@@ -356,6 +374,17 @@ mod tests {
         );
         assert_eq!(take(true, &[3]), [Jump], "one and two were lost");
         assert_eq!(take(false, &[3, 4]), [Next, Next], "came in the middle");
+    }
+
+    #[test]
+    fn a_payload_that_was_overtaken_is_late_and_not_a_repeat() {
+        use Number::{Jump, Next, Repeat};
+        assert_eq!(
+            take(true, &[1, 4, 2, 2, 3, 3, 4, 5]),
+            [Next, Jump, Next, Repeat, Next, Repeat, Repeat, Next]
+        );
+        assert_eq!(take(true, &[1, 65, 2, 1]), [Next, Jump, Next, Repeat]);
+        assert_eq!(take(true, &[1, 70, 2]), [Next, Jump, Repeat], "too late");
     }
 
     #[test]
