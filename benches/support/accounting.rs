@@ -102,6 +102,11 @@ pub fn memory(pid: u32) -> Memory {
     }
 }
 
+/// How many files and sockets a process has open.
+pub fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
 fn thread_nanoseconds(pid: u32) -> HashMap<u32, u64> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return HashMap::new();

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use socket2::SockRef;
 
+use super::dial::Dial;
 use super::{message, websocket};
 
 /// Connections being opened at the same time: below any usual listen backlog.
@@ -69,6 +71,17 @@ impl Fleet {
         hello: Hello,
         user: impl Fn(usize) -> String,
     ) -> io::Result<Fleet> {
+        Fleet::connect_by(&Dial::default(), server, count, hello, user)
+    }
+
+    /// As `connect`, with sockets of another kind.
+    pub fn connect_by(
+        dial: &Dial,
+        server: SocketAddr,
+        count: usize,
+        hello: Hello,
+        user: impl Fn(usize) -> String,
+    ) -> io::Result<Fleet> {
         let mut fleet = Fleet {
             poll: Poll::new()?,
             events: Events::with_capacity(1_024),
@@ -85,7 +98,7 @@ impl Fleet {
             // One at a time for a silent hello: the other side numbers its sockets in the order they come.
             let opening = if hello == Hello::Silent { 1 } else { OPENING };
             while fleet.sockets.len() < count && fleet.sockets.len() - open < opening {
-                fleet.begin(server, user(fleet.sockets.len()))?;
+                fleet.begin(dial.connect(server)?, user(fleet.sockets.len()))?;
             }
             if Instant::now() > deadline {
                 return Err(io::Error::other(format!(
@@ -137,16 +150,26 @@ impl Fleet {
         let missing = sockets
             .map(|(n, socket)| sent(n).saturating_sub(socket.next) + socket.gaps.len() as u64)
             .sum();
-        let closed = self.sockets.iter().filter(|socket| socket.closed).count() as u64;
         Faults {
             missing,
-            closed,
+            closed: self.closed() as u64,
             ..self.faults
         }
     }
 
-    fn begin(&mut self, server: SocketAddr, user: String) -> io::Result<()> {
-        let mut stream = TcpStream::connect(server)?;
+    /// Sets `SO_RCVBUF` of all sockets (the kernel doubles it): soon full if nobody reads any more.
+    pub fn shrink(&self, bytes: usize) -> io::Result<()> {
+        self.sockets
+            .iter()
+            .try_for_each(|socket| SockRef::from(&socket.stream).set_recv_buffer_size(bytes))
+    }
+
+    /// How many sockets the other side has closed.
+    pub fn closed(&self) -> usize {
+        self.sockets.iter().filter(|socket| socket.closed).count()
+    }
+
+    fn begin(&mut self, mut stream: TcpStream, user: String) -> io::Result<()> {
         let token = Token(self.sockets.len());
         self.poll.registry().register(
             &mut stream,

@@ -2,6 +2,7 @@
 //!
 //! Each listens on loopback on a free port and is ended when its handle is dropped.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -39,6 +40,16 @@ pub struct Node {
 impl Node {
     /// Starts the binary and waits until it is ready.
     pub fn start(options: &Options, name: &str, redis: Option<&RedisServer>) -> io::Result<Node> {
+        Node::start_with(options, name, redis, &[])
+    }
+
+    /// As `start`, with settings of its own.
+    pub fn start_with(
+        options: &Options,
+        name: &str,
+        redis: Option<&RedisServer>,
+        settings: &[(&str, &str)],
+    ) -> io::Result<Node> {
         let mut command = Command::new(options.text("binary"));
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("PUSH_") || variable == "REDIS_URL" {
@@ -56,6 +67,7 @@ impl Node {
         if let Some(redis) = redis {
             command.env("PUSH_REDIS_URL", format!("redis://{}", redis.address));
         }
+        command.envs(settings.iter().copied());
         for setting in options.words("set") {
             let (variable, value) = setting.split_once('=').unwrap_or((setting, ""));
             command.env(variable, value);
@@ -95,12 +107,31 @@ impl Node {
         self.child.0.id()
     }
 
+    /// A counter with a label for the reason, such as `closes`: how many of each.
+    pub fn reasons(&self, counter: &str) -> io::Result<BTreeMap<String, u64>> {
+        let prefix = format!("pushnode_{counter}_total{{reason=\"");
+        let row = |line: &str| {
+            let (reason, count) = line.strip_prefix(&prefix)?.split_once("\"} ")?;
+            Some((reason.to_owned(), count.parse().ok()?))
+        };
+        Ok(self
+            .operate("/metrics")?
+            .body
+            .lines()
+            .filter_map(row)
+            .collect())
+    }
+
+    fn operate(&self, path: &str) -> io::Result<http::Answer> {
+        let mut connection = http::Connection::open(self.operations)?;
+        connection.send(&http::get(path))?;
+        connection.receive()
+    }
+
     fn wait_until_ready(&self) -> io::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            let mut connection = http::Connection::open(self.operations)?;
-            connection.send(&http::get("/readyz"))?;
-            let answer = connection.receive()?;
+            let answer = self.operate("/readyz")?;
             if answer.status == 200 {
                 return Ok(());
             }
