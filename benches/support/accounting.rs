@@ -57,6 +57,15 @@ impl Meter {
         }
     }
 
+    /// Counts from the start of the process.
+    pub fn from_birth(pid: u32) -> Meter {
+        Meter {
+            pid,
+            threads: HashMap::new(),
+            ticks: (0, 0),
+        }
+    }
+
     /// What the process spent since `start`.
     pub fn spent(&self) -> Cpu {
         let before = |thread: &u32| self.threads.get(thread).copied().unwrap_or(0);

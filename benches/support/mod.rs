@@ -10,6 +10,7 @@
 )]
 
 pub mod accounting;
+pub mod crowd;
 pub mod dial;
 pub mod fleet;
 pub mod http;

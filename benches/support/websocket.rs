@@ -12,9 +12,18 @@ pub const PONG: u8 = 10;
 
 /// The opening request for a user's socket.
 pub fn request(host: &str, user: &str) -> Vec<u8> {
+    request_with(host, user, "")
+}
+
+/// The same with the subprotocol `pushnode.v1`.
+pub fn request_v1(host: &str, user: &str) -> Vec<u8> {
+    request_with(host, user, "Sec-WebSocket-Protocol: pushnode.v1\r\n")
+}
+
+fn request_with(host: &str, user: &str, headers: &str) -> Vec<u8> {
     format!(
         "GET /ws?user={user} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{headers}\r\n"
     )
     .into_bytes()
 }
