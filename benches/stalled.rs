@@ -31,6 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 /// After connects, and after the last broadcast of a phase, for messages that come twice.
 const SETTLE: Duration = Duration::from_secs(1);
+/// `SO_RCVBUF` of the stalled once they read again: with a small one the window would hardly open.
+const READING: usize = 128 * 1_024;
+/// The phase with the stalled is also shown in parts: their buffers and queues fill, then they are sent away.
+const PART_SECONDS: usize = 3;
 const STEP: Duration = Duration::from_millis(20);
 /// Size of the messages of one's own, and how many go into one request (1 MiB at most).
 const OWN: usize = 4_096;
@@ -47,7 +51,7 @@ fn main() -> io::Result<()> {
             ("bytes", "8192", "size of a broadcast"),
             ("rate", "4", "broadcasts a second"),
             ("seconds", "15", "length of the phases `all` and `after`"),
-            ("passes", "3", "passes, each with a new node"),
+            ("passes", "5", "passes, each with a new node"),
             ("segment", "1448", "largest TCP segment of the stalled"),
             (
                 "receive-buffer",
@@ -88,10 +92,19 @@ fn main() -> io::Result<()> {
             report::faults(of_stalled)
         ));
 
-        stalled.shrink(options.number("receive-buffer"))?;
+        stalled.set_receive_buffers(options.number("receive-buffer"))?;
         let mut leaving = Leaving::of(bench.stalled);
         let during = bench.phase(None, |node, elapsed| leaving.look(node, elapsed))?;
         during.say(&mut report, pass, "stalled");
+        let parts: Vec<String> = during
+            .parts
+            .iter()
+            .map(|part| format!("{part:.1}"))
+            .collect();
+        report.line(&format!(
+            "     of one, each {PART_SECONDS} s: {}",
+            parts.join(" ")
+        ));
         let reasons = bench.node.reasons("closes")?;
         let seconds = |time: Option<Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64());
         report.line(&format!(
@@ -101,6 +114,7 @@ fn main() -> io::Result<()> {
         times.push(seconds(leaving.last));
 
         // What the kernel held for them must be in order and end with the end of the stream.
+        stalled.set_receive_buffers(READING)?;
         let deadline = Instant::now() + PATIENCE;
         while stalled.closed() < bench.stalled && Instant::now() < deadline {
             bench.quiet(&mut stalled, STEP)?;
@@ -207,6 +221,8 @@ struct Phase {
     p99: f64,
     /// The median of the p99 of each broadcast.
     typical: f64,
+    /// The same for each part of the phase.
+    parts: Vec<f64>,
     /// Resident memory of the node in MiB: at the end, and at the highest of all samples.
     resident: f64,
     highest: f64,
@@ -354,6 +370,10 @@ impl Bench<'_> {
             p50: percentile(&latencies, 0.5),
             p99: percentile(&latencies, 0.99),
             typical: median(&p99s),
+            parts: p99s
+                .chunks(self.options.number("rate") * PART_SECONDS)
+                .map(median)
+                .collect(),
             resident: memory(pid).resident / MIB,
             highest,
             cores,
@@ -362,8 +382,8 @@ impl Bench<'_> {
     }
 
     /// As many sockets that read nothing, each sent messages of its own until well after its queue is full, all at the
-    /// same pace so that all queues are full at the same time. Answers how
-    /// far memory grew since before the first time, in MiB.
+    /// same pace so that all queues are full at the same time. Answers how far memory grew since before the first
+    /// time, in MiB.
     fn own(
         &mut self,
         report: &mut Report<'_>,
@@ -373,7 +393,7 @@ impl Bench<'_> {
     ) -> io::Result<f64> {
         const NAME: &str = "own";
         let fleet = self.connect(dial, NAME)?;
-        fleet.shrink(self.options.number("receive-buffer"))?;
+        fleet.set_receive_buffers(self.options.number("receive-buffer"))?;
         let before = memory(self.node.pid()).resident / MIB;
         let base = *self.base.get_or_insert(before);
         let closed = |bench: &Bench<'_>| -> io::Result<u64> {

@@ -157,8 +157,8 @@ impl Fleet {
         }
     }
 
-    /// Sets `SO_RCVBUF` of all sockets (the kernel doubles it): soon full if nobody reads any more.
-    pub fn shrink(&self, bytes: usize) -> io::Result<()> {
+    /// Sets `SO_RCVBUF` of all sockets; the kernel doubles it. A small one is soon full if nobody reads any more.
+    pub fn set_receive_buffers(&self, bytes: usize) -> io::Result<()> {
         self.sockets
             .iter()
             .try_for_each(|socket| SockRef::from(&socket.stream).set_recv_buffer_size(bytes))
