@@ -46,7 +46,7 @@ fn main() -> io::Result<()> {
         &[
             ("clients", "15000", "clients of the node"),
             ("how", "cut,restart", "how they are dropped"),
-            ("passes", "2", "passes of each way, each with new processes"),
+            ("passes", "3", "passes of each way, each with new processes"),
             ("sources", "4", "loopback addresses they connect from"),
         ],
     );

@@ -7,7 +7,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -22,6 +23,9 @@ use super::websocket;
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 /// How often attempts are looked at for that.
 const LOOK: Duration = Duration::from_secs(1);
+/// Ports that a client connects from. Chosen by us: the kernel's search for a free one takes milliseconds once
+/// thousands are taken, which would look as if the node were slow.
+const PORTS: Range<usize> = 10_000..60_000;
 /// Doublings of the pause: 32 s at most.
 const MOST_DOUBLINGS: u32 = 5;
 
@@ -60,6 +64,8 @@ struct Client {
     user: String,
     bytes: Vec<u8>,
     began: Instant,
+    /// Attempts so far: each has a port of its own.
+    attempts: usize,
     failures: u32,
     hint: Option<Duration>,
     /// Messages for it, and messages that were not.
@@ -92,6 +98,7 @@ impl Crowd {
             user: format!("{USER}{n}"),
             bytes: Vec::new(),
             began: Instant::now(),
+            attempts: 0,
             failures: 0,
             hint: None,
             received: 0,
@@ -103,7 +110,7 @@ impl Crowd {
             poll: Poll::new()?,
             events: Events::with_capacity(1_024),
             servers,
-            sources: (0..sources).map(source).collect(),
+            sources: (0..sources.max(1)).map(source).collect(),
             clients: (0..count).map(client).collect(),
             due: BinaryHeap::new(),
             buffer: vec![0; 64 * 1_024],
@@ -226,12 +233,7 @@ impl Crowd {
     }
 
     fn attempt(&mut self, n: usize) -> io::Result<()> {
-        let source = (!self.sources.is_empty()).then(|| self.sources[n % self.sources.len()]);
-        let dial = Dial {
-            source,
-            ..Dial::default()
-        };
-        let mut stream = dial.connect(self.servers[n % self.servers.len()])?;
+        let mut stream = self.dial(n)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(n), both)?;
         self.counts.attempts += 1;
@@ -240,6 +242,34 @@ impl Crowd {
         client.state = State::Connecting;
         client.began = Instant::now();
         Ok(())
+    }
+
+    fn dial(&mut self, n: usize) -> io::Result<TcpStream> {
+        let server = self.servers[n % self.servers.len()];
+        let sources = self.sources.len();
+        let address = self.sources[n % sources];
+        // Of the clients of one source each has a port, and in the next attempt another.
+        let (turn, width) = (n / sources, self.clients.len().div_ceil(sources));
+        loop {
+            let attempt = self.clients[n].attempts;
+            self.clients[n].attempts += 1;
+            let port = PORTS.start + (turn + attempt * width) % PORTS.len();
+            let port = u16::try_from(port).map_err(io::Error::other)?;
+            let dial = Dial {
+                source: Some(SocketAddrV4::new(address, port)),
+                ..Dial::default()
+            };
+            match dial.connect(server) {
+                // Somebody else has it, or it was ours a moment ago.
+                Err(error)
+                    if attempt < PORTS.len()
+                        && matches!(
+                            error.kind(),
+                            ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable
+                        ) => {}
+                dialled => return dialled,
+            }
+        }
     }
 
     /// Away from here; comes back later.

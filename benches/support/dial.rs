@@ -1,7 +1,7 @@
 //! How a client's TCP connection is opened, where the kernel's defaults will not do.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -9,9 +9,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// What differs from a plain connect.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dial {
-    /// Where to connect from. Ephemeral ports are counted for each source, so several sources (all of 127/8 is
-    /// loopback) allow more connections than there are ports.
-    pub source: Option<Ipv4Addr>,
+    /// Where to connect from. Ports are counted for each address, so several (all of 127/8 is loopback) allow more
+    /// connections than there are ports.
+    pub source: Option<SocketAddrV4>,
     /// Largest segment, which also decides how large the other side's send buffer is to begin with: on loopback, with
     /// segments of 64 KiB, that is 2.5 MiB; with those of a network it is some 80 KiB.
     pub segment: Option<u32>,
@@ -23,7 +23,9 @@ impl Dial {
         let domain = Domain::for_address(server);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         if let Some(source) = self.source {
-            socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
+            // The port may still be on record for a connection that is gone.
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::V4(source).into())?;
         }
         if let Some(bytes) = self.segment {
             socket.set_tcp_mss(bytes)?;
