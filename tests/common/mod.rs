@@ -210,6 +210,11 @@ impl Node {
         let _ = self.child.wait();
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our child")
+    }
+
     /// Waits for its end.
     pub fn wait_exit(&mut self) -> ExitStatus {
         let start = Instant::now();

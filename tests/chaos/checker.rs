@@ -1,0 +1,409 @@
+//! The off-line checker: a history in, one verdict for each rule out. Pure.
+//!
+//! A rule is about what was promised to publishers and clients, never about how a node works.
+//! Where a promise has a time limit, only time counts in which the node concerned and Redis
+//! could work: a frozen process cannot tell anybody anything.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::history::{Cause, EVERYBODY, Event, FINAL, Field, Micros, Phase, SECOND};
+use crate::index::{Conn, Index};
+
+/// A loss is told within 3 s, spread over 5 s more; the beat of a shard and a busy machine
+/// take up to 2 s.
+pub(crate) const WINDOW: Micros = (3 + 5 + 2) * SECOND;
+/// Nothing comes later than this.
+const LATEST: Micros = 30 * SECOND;
+/// After this long on a node nobody should be told that a user is not there.
+const SETTLED: Micros = 2 * SECOND;
+/// Examples kept of each rule.
+const EXAMPLES: usize = 5;
+/// File descriptors a node may have more at the end than when warm, beside its clients': kept
+/// connections of senders.
+const MORE_FDS: i64 = 64;
+/// Memory a node may have more at the end than when warm: buffers of the largest backlog.
+const MORE_RSS_KIB: u64 = 192 * 1024;
+
+/// The rules, in the order of their verdicts.
+pub(crate) const RULES: [(&str, &str); 11] = [
+    ("H0", "no node ends that nobody stopped"),
+    ("H1", "nothing reaches another user"),
+    ("H2", "nothing arrives that nobody published"),
+    ("H3", "order by publisher and node, on each connection"),
+    ("H4", "no duplicate unless the publisher repeated itself"),
+    ("H5", "no silent loss, no false answer"),
+    ("H6", "nothing arrives more than 30 s late"),
+    ("H7", "after quiet, the registry is what is connected"),
+    ("H8", "counters agree with what publishers and clients saw"),
+    ("H9", "each connection ends once, with one reason"),
+    ("H10", "descriptors and memory return to the warm baseline"),
+];
+
+/// What the checker says of one rule.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Verdict {
+    /// How many times the rule was applied.
+    pub(crate) checked: u64,
+    pub(crate) broken: u64,
+    pub(crate) examples: Vec<String>,
+}
+
+impl Verdict {
+    fn expect(&mut self, holds: bool, say: impl FnOnce() -> String) {
+        self.checked += 1;
+        if !holds {
+            self.broken += 1;
+            if self.examples.len() < EXAMPLES {
+                self.examples.push(say());
+            }
+        }
+    }
+}
+
+/// The verdicts, in the order of [`RULES`].
+pub(crate) fn check(events: &[Event]) -> Vec<Verdict> {
+    let index = Index::new(events);
+    let (sent_to_others, unknown) = addressees(&index);
+    vec![
+        lives(&index),
+        sent_to_others,
+        unknown,
+        order(&index),
+        duplicates(&index),
+        losses(&index),
+        lateness(&index),
+        registry(&index),
+        counters(&index),
+        endings(&index),
+        resources(&index),
+    ]
+}
+
+fn lives(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for event in index.events {
+        if let Event::Died { node, how, at } = event {
+            verdict.expect(false, || format!("{node} ended: {how}, at {at}"));
+        }
+        verdict.checked += u64::from(matches!(event, Event::Metrics { .. }));
+    }
+    verdict
+}
+
+/// H1 and H2.
+fn addressees(index: &Index<'_>) -> (Verdict, Verdict) {
+    let (mut others, mut unknown) = (Verdict::default(), Verdict::default());
+    let names = |to: &[String], user: &str| to.iter().any(|one| one == user || one == EVERYBODY);
+    for conn in index.conns.values() {
+        for (id, to, at) in &conn.recvs {
+            let push = index.messages.get(id).map(|attempts| attempts[0]);
+            unknown.expect(push.is_some(), || {
+                format!("{} got {id}, which nobody published, at {at}", conn.name)
+            });
+            let meant = names(to, conn.user) && push.is_none_or(|push| names(&push.to, conn.user));
+            others.expect(meant, || {
+                format!("{} of {} got {id} for {to:?} at {at}", conn.name, conn.user)
+            });
+        }
+    }
+    (others, unknown)
+}
+
+/// One publisher through one node, each push answered before the next: they arrive in order.
+fn order(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for conn in index.conns.values() {
+        let mut last: HashMap<(&str, &str), u64> = HashMap::new();
+        let mut seen = HashSet::new();
+        for (id, _, at) in &conn.recvs {
+            let Some([push]) = index.messages.get(id).map(Vec::as_slice) else {
+                continue;
+            };
+            if push.status == "unknown" || !seen.insert(*id) {
+                continue;
+            }
+            let before = last.insert((&push.by, &push.via), push.seq);
+            verdict.expect(before.is_none_or(|before| before < push.seq), || {
+                format!("{} got {id} after number {before:?} at {at}", conn.name)
+            });
+        }
+    }
+    verdict
+}
+
+fn duplicates(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for conn in index.conns.values() {
+        let mut seen = HashSet::new();
+        for (id, _, at) in &conn.recvs {
+            let repeated = index
+                .messages
+                .get(id)
+                .is_some_and(|attempts| attempts.len() > 1);
+            verdict.expect(seen.insert(*id) || repeated, || {
+                format!("{} got {id} once more at {at}", conn.name)
+            });
+        }
+    }
+    verdict
+}
+
+/// What was answered is what happened, or the connection was told: by `resync` or a close; a
+/// plain one cannot hear that, so its node must have counted a loss in the same time.
+fn losses(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut by_user: HashMap<&str, Vec<&Conn<'_>>> = HashMap::new();
+    for conn in index.conns.values() {
+        by_user.entry(conn.user).or_default().push(conn);
+        by_user.entry(EVERYBODY).or_default().push(conn);
+    }
+    for (id, attempts) in &index.messages {
+        let (first, last) = (attempts[0], attempts[attempts.len() - 1]);
+        for part in &last.parts {
+            let taken = matches!(&*part.status, "routed" | "written" | "acked");
+            let denied = part.status == "offline" && attempts.len() == 1;
+            for conn in by_user.get(&*part.user).into_iter().flatten() {
+                let settled = conn.opened + if taken { 0 } else { SETTLED };
+                if settled >= first.sent || conn.closed() < last.sent {
+                    continue;
+                }
+                if first.by == FINAL && !taken {
+                    verdict.expect(false, || {
+                        format!("{id} to {} was answered {}", conn.name, part.status)
+                    });
+                }
+                if !taken && !denied || taken && part.connections == 0 {
+                    continue;
+                }
+                let limit = index
+                    .after(conn.node, last.answered, WINDOW)
+                    .min(index.end.max(last.answered));
+                let told = |at: &Micros| (first.sent..=limit).contains(at);
+                let holds = conn.ids.contains(id)
+                    || conn.closed() <= limit
+                    || conn.resyncs.iter().any(told)
+                    || denied && conn.degraded
+                    || !conn.v1 && index.counted_loss(conn.node, first.sent, limit);
+                verdict.expect(holds, || {
+                    format!(
+                        "{} ({}, on {} since {}) did not get {id}, sent {} by {} via {}, answered {} ({}), and was told nothing until {limit}",
+                        conn.name, if conn.v1 { "v1" } else { "plain" }, conn.node, conn.opened, first.sent, first.by, last.via, part.status, part.connections,
+                    )
+                });
+            }
+        }
+    }
+    verdict
+}
+
+fn lateness(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for conn in index.conns.values() {
+        for (id, _, at) in &conn.recvs {
+            let Some(attempts) = index.messages.get(id) else {
+                continue;
+            };
+            let sent = attempts[attempts.len() - 1].sent;
+            let limit = index.after(conn.node, sent, LATEST);
+            verdict.expect(*at <= limit, || {
+                format!("{} got {id}, sent {sent}, only at {at}", conn.name)
+            });
+        }
+    }
+    verdict
+}
+
+fn registry(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for event in index.events {
+        let Event::Registry { fields, at } = event else {
+            continue;
+        };
+        let mut rows: HashMap<&str, Vec<&Field>> = HashMap::new();
+        for field in fields {
+            rows.entry(&field.device).or_default().push(field);
+            let conn = index.conns.get(&*field.device);
+            let lives = conn.is_some_and(|conn| conn.user == field.user && conn.closed() > *at);
+            verdict.expect(lives, || {
+                let Field {
+                    user,
+                    field,
+                    device,
+                } = field;
+                format!("the row of {user} names {field}, device {device}, which is not connected")
+            });
+        }
+        for conn in index.conns.values().filter(|conn| conn.closed() > *at) {
+            let fields = rows.get(conn.name).map_or(&[][..], Vec::as_slice);
+            let right = |field: &Field| {
+                let (node, fd) = field.field.rsplit_once('/').unwrap_or_default();
+                node == conn.node && conn.fd.is_none_or(|known| fd == known.to_string())
+            };
+            verdict.expect(matches!(fields, [only] if right(only)), || {
+                format!(
+                    "{} of {} is connected to {}, its fields: {fields:?}",
+                    conn.name, conn.user, conn.node
+                )
+            });
+        }
+    }
+    verdict
+}
+
+/// The sum of a counter over its labels.
+fn sum(values: &BTreeMap<String, f64>, name: &str) -> f64 {
+    let ours = |key: &str| {
+        key.strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+    };
+    values
+        .iter()
+        .filter(|(key, _)| ours(key))
+        .map(|(_, value)| value)
+        .sum()
+}
+
+fn counters(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for event in index.events {
+        let Event::Metrics { node, values, .. } = event else {
+            continue;
+        };
+        let mut answers: HashMap<&str, f64> = HashMap::new();
+        let mut unknown = 0.0;
+        for push in index
+            .messages
+            .values()
+            .flatten()
+            .filter(|push| push.via == *node)
+        {
+            if push.status == "unknown" {
+                unknown += 1.0;
+            } else {
+                *answers.entry(&push.status).or_default() += 1.0;
+            }
+        }
+        for status in [
+            "routed",
+            "written",
+            "acked",
+            "offline",
+            "duplicate",
+            "unrouted",
+        ] {
+            let counted = sum(values, &format!("pushes_total{{status=\"{status}\"}}"));
+            let told = answers.get(status).copied().unwrap_or(0.0);
+            verdict.expect((told..=told + unknown).contains(&counted), || {
+                format!("{node} counts {counted} pushes {status}; its publishers were told so {told} times, {unknown} answers unknown")
+            });
+        }
+        let here = || index.conns.values().filter(|conn| conn.node == *node);
+        let received: usize = here().map(|conn| conn.recvs.len()).sum();
+        let [delivered, written, drops] =
+            ["deliveries_total", "written_total", "drops_total"].map(|name| sum(values, name));
+        verdict.expect(received as f64 <= written, || {
+            format!("{node} counts {written} messages written, its clients received {received}")
+        });
+        verdict.expect((written..=written + drops).contains(&delivered), || {
+            format!(
+                "{node} took {delivered} messages for clients, wrote {written}, dropped {drops}"
+            )
+        });
+        let live = here().filter(|conn| conn.closed() == Micros::MAX).count() as f64;
+        let gauge = sum(values, "connections");
+        verdict.expect(gauge == live, || {
+            format!("{node} counts {gauge} connections; there are {live}")
+        });
+    }
+    verdict
+}
+
+fn endings(index: &Index<'_>) -> Verdict {
+    const LEGAL: [u16; 6] = [1002, 1008, 1012, 4001, 4002, 4003];
+    let mut verdict = Verdict::default();
+    let killed: HashSet<&str> = index
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Fault { kind, node, .. } if kind == "node-kill" => node.as_deref(),
+            Event::Died { node, .. } => Some(node),
+            _ => None,
+        })
+        .collect();
+    for conn in index.conns.values() {
+        verdict.expect(conn.closes.len() <= 1, || {
+            format!("{} ended {} times", conn.name, conn.closes.len())
+        });
+        let Some((cause, code, at)) = conn.closes.first() else {
+            continue;
+        };
+        let holds = match cause {
+            Cause::Lost => killed.contains(conn.node),
+            Cause::Node => {
+                let said = if conn.v1 {
+                    conn.byes.as_slice()
+                } else {
+                    code.as_slice()
+                };
+                code.is_some_and(|code| LEGAL.contains(&code)) && said == code.as_slice()
+            }
+            Cause::Client | Cause::Dropped => conn.byes.len() <= 1,
+        };
+        verdict.expect(holds, || {
+            format!(
+                "{} on {} ended at {at}: {cause:?}, code {code:?}, bye {:?}",
+                conn.name, conn.node, conn.byes
+            )
+        });
+    }
+    for event in index.events {
+        if let Event::Metrics { node, values, .. } = event {
+            let [connects, closes, now] =
+                ["connects_total", "closes_total", "connections"].map(|name| sum(values, name));
+            verdict.expect(connects == closes + now, || {
+                format!(
+                    "{node} let {connects} clients in, counts {closes} ends and {now} connections"
+                )
+            });
+        }
+    }
+    verdict
+}
+
+fn resources(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut warm = HashMap::new();
+    for event in index.events {
+        let Event::Process {
+            node,
+            phase,
+            fds,
+            rss_kib,
+            connections,
+            ..
+        } = event
+        else {
+            continue;
+        };
+        let other = *fds as i64 - *connections as i64;
+        match phase {
+            Phase::Warm => {
+                warm.insert(node, (other, *rss_kib));
+            }
+            Phase::End => {
+                let Some((others, rss)) = warm.get(node) else {
+                    continue;
+                };
+                verdict.expect(other <= others + MORE_FDS, || {
+                    format!(
+                        "{node} holds {other} descriptors beside its clients, {others} when warm"
+                    )
+                });
+                verdict.expect(*rss_kib <= rss * 2 + MORE_RSS_KIB, || {
+                    format!("{node} has {rss_kib} KiB, {rss} when warm")
+                });
+            }
+        }
+    }
+    verdict
+}

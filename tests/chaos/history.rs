@@ -1,0 +1,245 @@
+//! What happened in a run: one event a line, in the order of one monotonic clock.
+//!
+//! All actors live in this process, so there is one clock and nothing to align. Actors only
+//! write; the checker only reads. Times are microseconds since the start of the run.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufWriter, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+/// Microseconds since the start of the run.
+pub(crate) type Micros = u64;
+
+pub(crate) const SECOND: Micros = 1_000_000;
+
+/// The name that stands for everybody in [`Push::to`] and [`Part::user`].
+pub(crate) const EVERYBODY: &str = "*";
+
+/// The publisher of the last round: when all is quiet, a push to each user that must arrive.
+pub(crate) const FINAL: &str = "final";
+
+/// One attempt to publish a message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Push {
+    pub(crate) id: String,
+    /// Who published it.
+    pub(crate) by: String,
+    /// Through which node (`<name>.<boot>`), or `redis`.
+    pub(crate) via: String,
+    /// Counts this publisher's messages; a repeat has the number of the first attempt.
+    pub(crate) seq: u64,
+    /// Users, or [`EVERYBODY`] alone.
+    pub(crate) to: Vec<String>,
+    /// Counted from 1: attempts of one message share id and number.
+    pub(crate) attempt: u32,
+    pub(crate) sent: Micros,
+    pub(crate) answered: Micros,
+    /// What the publisher was told; `unknown` without an answer.
+    pub(crate) status: String,
+    /// What it was told of each user.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// What a publisher was told of one user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) user: String,
+    pub(crate) status: String,
+    pub(crate) connections: u32,
+}
+
+/// A field of a row in the registry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Field {
+    pub(crate) user: String,
+    /// `<node>/<fd>`.
+    pub(crate) field: String,
+    /// The device named at the connect: in this harness the connection's own name.
+    pub(crate) device: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Event {
+    /// The first line.
+    Run {
+        scenario: String,
+        seed: u64,
+    },
+    Push(Push),
+    /// A connection works: `ready` for `pushnode.v1`, the 101 for a plain one.
+    Open {
+        conn: String,
+        user: String,
+        v1: bool,
+        /// `<name>.<boot>`.
+        node: String,
+        /// Known to `pushnode.v1` clients only.
+        fd: Option<u64>,
+        at: Micros,
+    },
+    Recv {
+        conn: String,
+        id: String,
+        /// The addressees written into the message itself.
+        to: Vec<String>,
+        at: Micros,
+    },
+    Resync {
+        conn: String,
+        at: Micros,
+    },
+    Degraded {
+        conn: String,
+        at: Micros,
+    },
+    Bye {
+        conn: String,
+        code: u16,
+        at: Micros,
+    },
+    Close {
+        conn: String,
+        cause: Cause,
+        /// Of the node's close frame.
+        code: Option<u16>,
+        at: Micros,
+    },
+    /// Something was done to a node, to all (`node` is none), or to Redis.
+    Fault {
+        kind: String,
+        node: Option<String>,
+        at: Micros,
+        /// Until then nothing could be expected of whom it hit.
+        until: Micros,
+    },
+    /// A process ended that nobody had told to.
+    Died {
+        node: String,
+        how: String,
+        at: Micros,
+    },
+    /// A node's counters of losses and drops, taken now and then.
+    Sample {
+        node: String,
+        lost: f64,
+        at: Micros,
+    },
+    /// Fault and publishers have ended, all clients are back.
+    Quiet {
+        at: Micros,
+    },
+    /// The registry at the end.
+    Registry {
+        fields: Vec<Field>,
+        at: Micros,
+    },
+    /// All metrics of a node at the end.
+    Metrics {
+        node: String,
+        values: BTreeMap<String, f64>,
+        at: Micros,
+    },
+    /// A node's process, `warm` (after the first clients came) and at the `end`.
+    Process {
+        node: String,
+        phase: Phase,
+        fds: u64,
+        rss_kib: u64,
+        connections: u64,
+        at: Micros,
+    },
+    /// The last line.
+    End {
+        at: Micros,
+    },
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Cause {
+    /// The node, with a close frame.
+    Node,
+    /// The client, with a close frame.
+    Client,
+    /// The client, by dropping its socket.
+    Dropped,
+    /// The stream ended and nobody had said why.
+    Lost,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    Warm,
+    End,
+}
+
+/// Takes events from all actors.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    start: Instant,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Recorder {
+    pub(crate) fn new(scenario: &str, seed: u64) -> Self {
+        let run = Event::Run {
+            scenario: scenario.to_owned(),
+            seed,
+        };
+        Self {
+            start: Instant::now(),
+            events: Arc::new(Mutex::new(vec![run])),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Micros {
+        self.start.elapsed().as_micros() as Micros
+    }
+
+    pub(crate) fn write(&self, event: Event) {
+        self.lock().push(event);
+    }
+
+    /// The events so far.
+    pub(crate) fn snapshot(&self) -> Vec<Event> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Event>> {
+        // A vector is whole between two pushes.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes a history as JSON lines.
+pub(crate) fn save(events: &[Event], path: &Path) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut file = BufWriter::new(std::fs::File::create(path)?);
+    for event in events {
+        serde_json::to_writer(&mut file, event)?;
+        file.write_all(b"\n")?;
+    }
+    file.flush()
+}
+
+/// Reads what [`save`] wrote.
+pub(crate) fn load(path: &Path) -> Result<Vec<Event>, String> {
+    let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let lines = std::io::BufReader::new(file).lines();
+    let events = lines.enumerate().map(|(number, line)| {
+        let parsed = line
+            .map_err(|error| error.to_string())
+            .and_then(|line| serde_json::from_str(&line).map_err(|error| error.to_string()));
+        parsed.map_err(|error| format!("{}:{}: {error}", path.display(), number + 1))
+    });
+    events.collect()
+}

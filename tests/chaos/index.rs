@@ -1,0 +1,153 @@
+//! A history, looked up by what the checker's rules ask for. Pure.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::history::{Cause, Event, Micros, Push, SECOND};
+
+/// A connection's life.
+pub(crate) struct Conn<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) user: &'a str,
+    pub(crate) v1: bool,
+    pub(crate) node: &'a str,
+    pub(crate) fd: Option<u64>,
+    pub(crate) opened: Micros,
+    pub(crate) closes: Vec<(Cause, Option<u16>, Micros)>,
+    pub(crate) byes: Vec<u16>,
+    pub(crate) recvs: Vec<(&'a str, &'a [String], Micros)>,
+    pub(crate) ids: HashSet<&'a str>,
+    pub(crate) resyncs: Vec<Micros>,
+    pub(crate) degraded: bool,
+}
+
+impl Conn<'_> {
+    pub(crate) fn closed(&self) -> Micros {
+        self.closes.first().map_or(Micros::MAX, |close| close.2)
+    }
+}
+
+/// A history, looked up by what the rules ask for.
+pub(crate) struct Index<'a> {
+    pub(crate) events: &'a [Event],
+    pub(crate) conns: BTreeMap<&'a str, Conn<'a>>,
+    /// Attempts of each message, in order.
+    pub(crate) messages: BTreeMap<&'a str, Vec<&'a Push>>,
+    /// Whom it hit, from when, until when.
+    pub(crate) stalls: Vec<(Option<&'a str>, Micros, Micros)>,
+    pub(crate) samples: HashMap<&'a str, Vec<(Micros, f64)>>,
+    pub(crate) end: Micros,
+}
+
+impl<'a> Index<'a> {
+    pub(crate) fn new(events: &'a [Event]) -> Self {
+        let mut index = Self {
+            events,
+            conns: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            stalls: Vec::new(),
+            samples: HashMap::new(),
+            end: 0,
+        };
+        for event in events {
+            index.take(event);
+        }
+        index.stalls.sort_by_key(|stall| stall.1);
+        for attempts in index.messages.values_mut() {
+            attempts.sort_by_key(|push| push.attempt);
+        }
+        index
+    }
+
+    fn take(&mut self, event: &'a Event) {
+        let conn = |index: &mut Self, name: &'a str, act: &mut dyn FnMut(&mut Conn<'a>)| {
+            if let Some(conn) = index.conns.get_mut(name) {
+                act(conn);
+            }
+        };
+        match event {
+            Event::Push(push) => {
+                self.messages.entry(&push.id).or_default().push(push);
+            }
+            Event::Open {
+                conn: name,
+                user,
+                v1,
+                node,
+                fd,
+                at,
+            } => {
+                let (v1, fd, opened) = (*v1, *fd, *at);
+                self.conns.entry(name).or_insert(Conn {
+                    name,
+                    user,
+                    v1,
+                    node,
+                    fd,
+                    opened,
+                    closes: Vec::new(),
+                    byes: Vec::new(),
+                    recvs: Vec::new(),
+                    ids: HashSet::new(),
+                    resyncs: Vec::new(),
+                    degraded: false,
+                });
+            }
+            Event::Recv {
+                conn: name,
+                id,
+                to,
+                at,
+            } => conn(self, name, &mut |conn| {
+                conn.recvs.push((id, to, *at));
+                conn.ids.insert(id);
+            }),
+            Event::Resync { conn: name, at } => {
+                conn(self, name, &mut |conn| conn.resyncs.push(*at));
+            }
+            Event::Degraded { conn: name, .. } => {
+                conn(self, name, &mut |conn| conn.degraded = true);
+            }
+            Event::Bye {
+                conn: name, code, ..
+            } => conn(self, name, &mut |conn| conn.byes.push(*code)),
+            Event::Close {
+                conn: name,
+                cause,
+                code,
+                at,
+            } => conn(self, name, &mut |conn| {
+                conn.closes.push((*cause, *code, *at));
+            }),
+            Event::Fault {
+                node, at, until, ..
+            } => self.stalls.push((node.as_deref(), *at, *until)),
+            Event::Sample { node, lost, at } => {
+                self.samples.entry(node).or_default().push((*at, *lost));
+            }
+            Event::End { at } => self.end = *at,
+            _ => {}
+        }
+    }
+
+    /// The end of `span` of time in which this node could work, from `from` on.
+    pub(crate) fn after(&self, node: &str, from: Micros, span: Micros) -> Micros {
+        let mut end = from + span;
+        let mut counted = from;
+        for (whom, at, until) in &self.stalls {
+            if whom.is_some_and(|whom| whom != node) || *until <= counted || *at > end {
+                continue;
+            }
+            end += until - (*at).max(counted);
+            counted = *until;
+        }
+        end
+    }
+
+    /// Whether the node counted a loss between these times.
+    pub(crate) fn counted_loss(&self, node: &str, from: Micros, until: Micros) -> bool {
+        let samples = self.samples.get(node).map_or(&[][..], Vec::as_slice);
+        let last = |time| samples.iter().rev().find(|(at, _)| *at <= time);
+        let lost = |time| last(time).map_or(0.0, |sample| sample.1);
+        lost(until + 2 * SECOND) > lost(from)
+    }
+}

@@ -1,0 +1,304 @@
+//! Scenarios, and the faults that a seed makes of them.
+//!
+//! All of a run's faults are drawn before it begins, from the seed alone, so that a seed replays
+//! its schedule whatever the nodes do.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// One thing that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Killed, away for a while, back and empty.
+    RedisRestart {
+        away: Duration,
+    },
+    RedisFreeze {
+        time: Duration,
+    },
+    FlushAll,
+    KillSubscriptions,
+    KillCommands,
+    /// A small limit, and more for a node than fits; the node frozen meanwhile, or not.
+    OutputBuffer {
+        node: usize,
+        frozen: Duration,
+    },
+    NodeKill {
+        node: usize,
+        away: Duration,
+    },
+    NodeFreeze {
+        node: usize,
+        time: Duration,
+    },
+    NodeRestart {
+        node: usize,
+    },
+    /// The way of one node to Redis, or of all, swallows everything.
+    BlackHole {
+        node: Option<usize>,
+        time: Duration,
+    },
+    Reset {
+        node: Option<usize>,
+    },
+    Delay {
+        node: Option<usize>,
+        delay: Duration,
+        time: Duration,
+    },
+}
+
+/// A fault, or two at a time, after a pause.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) pause: Duration,
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// A kind of trouble.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// Whether nodes reach Redis through a [`crate::proxy::Proxy`].
+    pub(crate) proxied: bool,
+    draw: fn(&mut Rng, usize) -> Fault,
+}
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "standalone-restart",
+        proxied: false,
+        draw: redis_restart,
+    },
+    Scenario {
+        name: "flushall",
+        proxied: false,
+        draw: |_, _| Fault::FlushAll,
+    },
+    Scenario {
+        name: "client-kill",
+        proxied: false,
+        draw: client_kill,
+    },
+    Scenario {
+        name: "output-buffer",
+        proxied: false,
+        draw: output_buffer,
+    },
+    Scenario {
+        name: "node-kill",
+        proxied: false,
+        draw: node_kill,
+    },
+    Scenario {
+        name: "node-freeze",
+        proxied: false,
+        draw: node_freeze,
+    },
+    Scenario {
+        name: "redis-freeze",
+        proxied: false,
+        draw: redis_freeze,
+    },
+    Scenario {
+        name: "rolling-restart",
+        proxied: false,
+        draw: |rng, nodes| Fault::NodeRestart {
+            node: rng.usize(..nodes),
+        },
+    },
+    Scenario {
+        name: "proxy",
+        proxied: true,
+        draw: way,
+    },
+    Scenario {
+        name: "mixed",
+        proxied: true,
+        draw: any,
+    },
+];
+
+impl Scenario {
+    pub(crate) fn named(name: &str) -> Option<&'static Self> {
+        SCENARIOS.iter().find(|scenario| scenario.name == name)
+    }
+
+    /// The steps of a run of about this length.
+    pub(crate) fn schedule(&self, seed: u64, nodes: usize, length: Duration) -> Vec<Step> {
+        let mut rng = Rng::with_seed(seed);
+        let mut steps = Vec::new();
+        let mut spent = Duration::ZERO;
+        while spent < length {
+            // Now and then long enough that nothing later can cover up for what was lost.
+            let pause = if rng.u8(..5) == 0 {
+                millis(&mut rng, 11_000, 14_000)
+            } else {
+                millis(&mut rng, 500, 4_000)
+            };
+            let pause = if steps.is_empty() {
+                millis(&mut rng, 500, 1_500)
+            } else {
+                pause
+            };
+            let mut faults = vec![(self.draw)(&mut rng, nodes)];
+            if self.name == "mixed" && rng.u8(..3) == 0 {
+                let other = any(&mut rng, nodes);
+                // Two hands on one thing would only undo each other's work.
+                if (faults[0].node().is_some(), faults[0].ways())
+                    != (other.node().is_some(), other.ways())
+                    && !(faults[0].ways() || other.ways())
+                {
+                    faults.push(other);
+                }
+            }
+            spent += pause + faults.iter().map(Fault::time).max().unwrap_or_default();
+            steps.push(Step { pause, faults });
+        }
+        steps
+    }
+}
+
+impl Fault {
+    /// The node it stops, starts or floods.
+    fn node(&self) -> Option<usize> {
+        match self {
+            Self::OutputBuffer { node, .. }
+            | Self::NodeKill { node, .. }
+            | Self::NodeFreeze { node, .. }
+            | Self::NodeRestart { node } => Some(*node),
+            _ => None,
+        }
+    }
+
+    /// Whether it is about the way to Redis.
+    fn ways(&self) -> bool {
+        matches!(
+            self,
+            Self::BlackHole { .. } | Self::Reset { .. } | Self::Delay { .. }
+        )
+    }
+
+    fn time(&self) -> Duration {
+        match self {
+            Self::RedisRestart { away } | Self::NodeKill { away, .. } => *away,
+            Self::RedisFreeze { time }
+            | Self::NodeFreeze { time, .. }
+            | Self::BlackHole { time, .. }
+            | Self::Delay { time, .. } => *time,
+            Self::OutputBuffer { frozen, .. } => *frozen,
+            Self::NodeRestart { .. } => Duration::from_secs(2),
+            Self::FlushAll | Self::KillSubscriptions | Self::KillCommands | Self::Reset { .. } => {
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// As the history names it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::RedisRestart { .. } => "redis-restart",
+            Self::RedisFreeze { .. } => "redis-freeze",
+            Self::FlushAll => "flushall",
+            Self::KillSubscriptions => "kill-subscriptions",
+            Self::KillCommands => "kill-commands",
+            Self::OutputBuffer { .. } => "output-buffer",
+            Self::NodeKill { .. } => "node-kill",
+            Self::NodeFreeze { .. } => "node-freeze",
+            Self::NodeRestart { .. } => "node-restart",
+            Self::BlackHole { .. } => "black-hole",
+            Self::Reset { .. } => "reset",
+            Self::Delay { .. } => "delay",
+        }
+    }
+}
+
+fn millis(rng: &mut Rng, from: u64, to: u64) -> Duration {
+    Duration::from_millis(rng.u64(from..=to))
+}
+
+fn redis_restart(rng: &mut Rng, _: usize) -> Fault {
+    Fault::RedisRestart {
+        away: millis(rng, 50, 3_000),
+    }
+}
+
+fn redis_freeze(rng: &mut Rng, _: usize) -> Fault {
+    Fault::RedisFreeze {
+        time: millis(rng, 1_000, 5_000),
+    }
+}
+
+fn client_kill(rng: &mut Rng, _: usize) -> Fault {
+    if rng.bool() {
+        Fault::KillSubscriptions
+    } else {
+        Fault::KillCommands
+    }
+}
+
+fn output_buffer(rng: &mut Rng, nodes: usize) -> Fault {
+    let frozen = if rng.bool() {
+        millis(rng, 1_000, 4_000)
+    } else {
+        Duration::ZERO
+    };
+    Fault::OutputBuffer {
+        node: rng.usize(..nodes),
+        frozen,
+    }
+}
+
+fn node_kill(rng: &mut Rng, nodes: usize) -> Fault {
+    Fault::NodeKill {
+        node: rng.usize(..nodes),
+        away: millis(rng, 50, 4_000),
+    }
+}
+
+fn node_freeze(rng: &mut Rng, nodes: usize) -> Fault {
+    Fault::NodeFreeze {
+        node: rng.usize(..nodes),
+        time: millis(rng, 2_000, 15_000),
+    }
+}
+
+/// One node, or now and then all.
+fn some_node(rng: &mut Rng, nodes: usize) -> Option<usize> {
+    (rng.u8(..4) > 0).then(|| rng.usize(..nodes))
+}
+
+fn way(rng: &mut Rng, nodes: usize) -> Fault {
+    let node = some_node(rng, nodes);
+    match rng.u8(..3) {
+        0 => Fault::BlackHole {
+            node,
+            time: millis(rng, 500, 8_000),
+        },
+        1 => Fault::Reset { node },
+        _ => Fault::Delay {
+            node,
+            delay: millis(rng, 5, 150),
+            time: millis(rng, 1_000, 6_000),
+        },
+    }
+}
+
+fn any(rng: &mut Rng, nodes: usize) -> Fault {
+    match rng.u8(..9) {
+        0 => redis_restart(rng, nodes),
+        1 => redis_freeze(rng, nodes),
+        2 => Fault::FlushAll,
+        3 => client_kill(rng, nodes),
+        4 => output_buffer(rng, nodes),
+        5 => node_kill(rng, nodes),
+        6 => node_freeze(rng, nodes),
+        7 => Fault::NodeRestart {
+            node: rng.usize(..nodes),
+        },
+        _ => way(rng, nodes),
+    }
+}

@@ -1,0 +1,361 @@
+//! What a run plays on: Redis, the nodes, the ways between them, and what can be done to them.
+
+use std::io::Result;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+use crate::common::{self, Node, Redis};
+use crate::history::{Event, Field, Recorder};
+use crate::proxy::Proxy;
+use crate::resp::{Answer, Resp};
+use crate::schedule::{Fault, Scenario};
+use crate::views::{View, Views};
+
+/// What Redis allows a subscriber by default.
+const BUFFER: &str = "pubsub 33554432 8388608 60";
+/// Exit code of a node whose name is taken.
+const NAME_TAKEN: i32 = 69;
+
+type Place = tokio::sync::Mutex<Option<Node>>;
+
+/// One standalone Redis and some nodes.
+pub(crate) struct Stage {
+    pub(crate) port: u16,
+    pub(crate) views: Arc<Views>,
+    recorder: Recorder,
+    redis: Arc<Mutex<Redis>>,
+    /// One for each node, or none at all.
+    ways: Vec<Proxy>,
+    places: Vec<Place>,
+}
+
+impl Stage {
+    /// Starts all of it; the nodes are ready.
+    pub(crate) async fn set(scenario: &Scenario, nodes: usize, recorder: Recorder) -> Result<Self> {
+        let redis = spawn_blocking(Redis::start).await?;
+        let port = redis.port();
+        let mut ways = Vec::new();
+        for _ in 0..nodes * usize::from(scenario.proxied) {
+            ways.push(Proxy::to(port).await?);
+        }
+        let stage = Self {
+            port,
+            views: Views::of(nodes),
+            recorder,
+            redis: Arc::new(Mutex::new(redis)),
+            ways,
+            places: (0..nodes).map(|_| Place::default()).collect(),
+        };
+        for place in 0..nodes {
+            stage.start(place).await;
+        }
+        Ok(stage)
+    }
+
+    /// Starts the node of this place and shows it to the actors.
+    async fn start(&self, place: usize) {
+        let port = self.ways.get(place).map_or(self.port, |way| way.port);
+        let settings = [
+            ("PUSH_REDIS_URL", format!("redis://127.0.0.1:{port}")),
+            ("PUSH_NODE_NAME", format!("n{place}")),
+            ("PUSH_DRAIN_SECONDS", "2".to_owned()),
+            // A client that acknowledges a backlog sends hundreds of frames at once.
+            ("PUSH_CLIENT_RATE", "0".to_owned()),
+            ("PUSH_LOG", "info".to_owned()),
+        ];
+        let started = spawn_blocking(move || {
+            let settings: Vec<(&str, &str)> = settings
+                .iter()
+                .map(|(name, value)| (*name, &**value))
+                .collect();
+            common::start_node(&settings)
+        });
+        match started.await {
+            Ok(node) => {
+                self.views.set(place, Some(view(&node)));
+                *self.places[place].lock().await = Some(node);
+            }
+            Err(error) => self.died(&format!("n{place}"), &error.to_string()),
+        }
+    }
+
+    fn died(&self, node: &str, how: &str) {
+        self.recorder.write(Event::Died {
+            node: node.to_owned(),
+            how: how.to_owned(),
+            at: self.recorder.now(),
+        });
+    }
+
+    fn redis(&self) -> std::sync::MutexGuard<'_, Redis> {
+        self.redis.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks for nodes that have ended by themselves, and starts them again.
+    pub(crate) async fn attend(&self) {
+        for (place, slot) in self.places.iter().enumerate() {
+            // Taken by a fault that has the node in hand.
+            let Ok(mut slot) = slot.try_lock() else {
+                continue;
+            };
+            let ended = slot
+                .as_mut()
+                .and_then(|node| Some((node.ended()?, node.id.clone(), node.log())));
+            let Some((status, id, log)) = ended else {
+                continue;
+            };
+            *slot = None;
+            drop(slot);
+            self.views.set(place, None);
+            if status.code() == Some(NAME_TAKEN) {
+                let at = self.recorder.now();
+                self.fault("name-taken", Some(id), at);
+            } else {
+                let tail: Vec<&str> = log.lines().rev().take(5).collect();
+                self.died(&id, &format!("{status}: {tail:?}"));
+            }
+            self.start(place).await;
+        }
+    }
+
+    fn fault(&self, kind: &str, node: Option<String>, at: u64) {
+        self.recorder.write(Event::Fault {
+            kind: kind.to_owned(),
+            node,
+            at,
+            until: self.recorder.now(),
+        });
+    }
+
+    /// Does what the fault says and waits until it is over.
+    pub(crate) async fn apply(&self, fault: Fault) -> Result<()> {
+        let at = self.recorder.now();
+        let mut whom = None;
+        match fault {
+            Fault::RedisRestart { away } => {
+                self.redis().kill();
+                tokio::time::sleep(away).await;
+                let redis = self.redis.clone();
+                spawn_blocking(move || {
+                    redis
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .restart()
+                })
+                .await?;
+            }
+            Fault::RedisFreeze { time } => {
+                let pid = self.redis().pid();
+                freeze(pid, time).await;
+            }
+            Fault::FlushAll => self.admin(&["FLUSHALL"]).await?,
+            Fault::KillSubscriptions => self.admin(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?,
+            Fault::KillCommands => self.admin(&["CLIENT", "KILL", "TYPE", "normal"]).await?,
+            Fault::OutputBuffer { node, frozen } => {
+                let slot = self.places[node].lock().await;
+                if let Some(node) = &*slot {
+                    whom = Some(node.id.clone());
+                    self.overflow(node, frozen).await?;
+                }
+            }
+            Fault::NodeKill { node, away } => {
+                self.views.set(node, None);
+                let killed = self.places[node].lock().await.take();
+                whom = killed.as_ref().map(|node| node.id.clone());
+                spawn_blocking(move || killed.map(Node::kill)).await?;
+                tokio::time::sleep(away).await;
+                self.start(node).await;
+            }
+            Fault::NodeFreeze { node, time } => {
+                let slot = self.places[node].lock().await;
+                if let Some(node) = &*slot {
+                    whom = Some(node.id.clone());
+                    freeze(node.pid(), time).await;
+                }
+            }
+            Fault::NodeRestart { node } => {
+                self.views.set(node, None);
+                let leaving = self.places[node].lock().await.take();
+                if let Some(mut leaving) = leaving {
+                    let id = leaving.id.clone();
+                    leaving.signal("TERM");
+                    let status: ExitStatus = spawn_blocking(move || leaving.wait_exit()).await?;
+                    if !status.success() {
+                        self.died(&id, &format!("told to leave, it ended with {status}"));
+                    }
+                    whom = Some(id);
+                }
+                self.start(node).await;
+            }
+            Fault::BlackHole { node, time } => {
+                whom = self.name(node).await;
+                self.ways_of(node).for_each(Proxy::close);
+                tokio::time::sleep(time).await;
+                self.ways_of(node).for_each(Proxy::open);
+            }
+            Fault::Reset { node } => {
+                whom = self.name(node).await;
+                self.ways_of(node).for_each(Proxy::reset);
+            }
+            Fault::Delay { node, delay, time } => {
+                whom = self.name(node).await;
+                self.ways_of(node).for_each(|way| way.slow(delay));
+                tokio::time::sleep(time).await;
+                self.ways_of(node).for_each(Proxy::open);
+            }
+        }
+        self.fault(fault.kind(), whom, at);
+        Ok(())
+    }
+
+    fn ways_of(&self, node: Option<usize>) -> impl Iterator<Item = &Proxy> {
+        let ours = move |place: &usize| node.is_none_or(|node| node == *place);
+        self.ways
+            .iter()
+            .enumerate()
+            .filter(move |(place, _)| ours(place))
+            .map(|(_, way)| way)
+    }
+
+    async fn name(&self, node: Option<usize>) -> Option<String> {
+        let slot = self.places[node?].lock().await;
+        slot.as_ref().map(|node| node.id.clone())
+    }
+
+    /// One command of an operator.
+    async fn admin(&self, command: &[&str]) -> Result<()> {
+        let mut redis = Resp::connect(self.port).await?;
+        match redis.call(command).await {
+            // A kill may hit the hand that gave the order.
+            Err(_) if command.first() == Some(&"CLIENT") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Sends the node more than Redis will keep for it.
+    async fn overflow(&self, node: &Node, frozen: Duration) -> Result<()> {
+        let limit = if frozen.is_zero() {
+            "pubsub 32768 0 0"
+        } else {
+            "pubsub 262144 0 0"
+        };
+        self.admin(&["CONFIG", "SET", "client-output-buffer-limit", limit])
+            .await?;
+        let channel = format!("pn:n:{{{}}}", node.id);
+        let line = format!(
+            r#"{{"to":{{"user":"nobody"}},"data":"{}"}}"#,
+            "x".repeat(60_000)
+        );
+        let thaw = (!frozen.is_zero()).then(|| {
+            node.signal("STOP");
+            Thaw(node.pid())
+        });
+        let mut redis = Resp::connect(self.port).await?;
+        for _ in 0..if thaw.is_some() { 400 } else { 3 } {
+            // Nobody listens once the subscription is cut.
+            if redis.call(&["PUBLISH", &channel, &line]).await?.number() == 0 {
+                break;
+            }
+        }
+        tokio::time::sleep(frozen).await;
+        drop(thaw);
+        self.admin(&["CONFIG", "SET", "client-output-buffer-limit", BUFFER])
+            .await
+    }
+
+    /// Whether every node says that it is ready.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let views = self.views.all();
+        let ready = views.iter().map(async |view| {
+            let url = format!("http://{}/readyz", view.admin);
+            let limit = Duration::from_secs(2);
+            let answer = common::http().get(url).timeout(limit).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        });
+        let ready = futures::future::join_all(ready).await;
+        ready.len() == self.places.len() && ready.into_iter().all(|ready| ready)
+    }
+
+    /// The last lines of each node's log.
+    pub(crate) async fn logs(&self) -> String {
+        let mut out = String::new();
+        for slot in &self.places {
+            if let Some(node) = &*slot.lock().await {
+                let log = node.log();
+                let lines: Vec<&str> = log.lines().collect();
+                out += &format!(
+                    "--- {}\n{}\n",
+                    node.id,
+                    lines[lines.len().saturating_sub(60)..].join("\n")
+                );
+            }
+        }
+        out
+    }
+
+    /// All rows of the registry.
+    pub(crate) async fn registry(&self) -> Result<Vec<Field>> {
+        let mut redis = Resp::connect(self.port).await?;
+        let mut fields = Vec::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let page = redis
+                .call(&["SCAN", &cursor, "MATCH", "pn:user:*", "COUNT", "1000"])
+                .await?;
+            let [next, keys] = page.list() else { break };
+            for key in keys.list() {
+                let user = key
+                    .text()
+                    .trim_start_matches("pn:user:{")
+                    .trim_end_matches('}');
+                let row = redis.call(&["HGETALL", key.text()]).await?;
+                fields.extend(row.list().chunks_exact(2).map(|pair| field(user, pair)));
+            }
+            next.text().clone_into(&mut cursor);
+            if cursor == "0" {
+                break;
+            }
+        }
+        // SCAN may show a key twice.
+        fields.sort_by(|a, b| (&a.user, &a.field).cmp(&(&b.user, &b.field)));
+        fields.dedup_by(|a, b| (&a.user, &a.field) == (&b.user, &b.field));
+        Ok(fields)
+    }
+}
+
+fn field(user: &str, pair: &[Answer]) -> Field {
+    let about: serde_json::Value = serde_json::from_str(pair[1].text()).unwrap_or_default();
+    Field {
+        user: user.to_owned(),
+        field: pair[0].text().to_owned(),
+        device: about["device"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+fn view(node: &Node) -> View {
+    View {
+        id: node.id.clone(),
+        clients: node.client_address(),
+        admin: node.admin,
+        pid: node.pid(),
+    }
+}
+
+/// Lets a stopped process go on, whatever happens to us.
+struct Thaw(u32);
+
+impl Drop for Thaw {
+    fn drop(&mut self) {
+        common::send_signal(self.0, "CONT");
+    }
+}
+
+async fn freeze(pid: u32, time: Duration) {
+    common::send_signal(pid, "STOP");
+    let thaw = Thaw(pid);
+    tokio::time::sleep(time).await;
+    drop(thaw);
+}

@@ -1,0 +1,83 @@
+//! Where nodes are right now, for actors that choose one.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use fastrand::Rng;
+
+/// A running node.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// `<name>.<boot>`.
+    pub(crate) id: String,
+    pub(crate) clients: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) pid: u32,
+}
+
+/// Shared by the stage, which writes it, and all actors.
+#[derive(Debug, Default)]
+pub(crate) struct Views {
+    /// By place; none while the node is down.
+    nodes: RwLock<Vec<Option<View>>>,
+    /// Clients that are connected.
+    connected: AtomicUsize,
+    publishers_end: AtomicBool,
+    churn_ends: AtomicBool,
+}
+
+impl Views {
+    pub(crate) fn of(nodes: usize) -> Arc<Self> {
+        let views = Self::default();
+        *views.write() = vec![None; nodes];
+        Arc::new(views)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Option<View>>> {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, place: usize, view: Option<View>) {
+        self.write()[place] = view;
+    }
+
+    pub(crate) fn all(&self) -> Vec<View> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.iter().flatten().cloned().collect()
+    }
+
+    pub(crate) fn any(&self, rng: &mut Rng) -> Option<View> {
+        rng.choice(self.all())
+    }
+
+    pub(crate) fn client_came(&self) {
+        self.connected.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn client_went(&self) {
+        self.connected.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn connected(&self) -> usize {
+        self.connected.load(Ordering::SeqCst)
+    }
+
+    /// Publishers finish what they are at.
+    pub(crate) fn end_publishing(&self) {
+        self.publishers_end.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_publishing(&self) -> bool {
+        !self.publishers_end.load(Ordering::SeqCst)
+    }
+
+    /// Clients stay where they are from now on.
+    pub(crate) fn end_churn(&self) {
+        self.churn_ends.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_churning(&self) -> bool {
+        !self.churn_ends.load(Ordering::SeqCst)
+    }
+}
