@@ -40,6 +40,9 @@ pub(crate) struct Push {
     pub(crate) answered: Micros,
     /// What the publisher was told; `unknown` without an answer.
     pub(crate) status: String,
+    /// Whether the answer gave a reason why some part of it is not through.
+    #[serde(default)]
+    pub(crate) partial: bool,
     /// What it was told of each user.
     pub(crate) parts: Vec<Part>,
 }

@@ -142,7 +142,8 @@ impl Sender {
             for (i, draft) in drafts.into_iter().enumerate() {
                 let answer = answers.get(i).unwrap_or(&Value::Null);
                 let status = answer["status"].as_str().unwrap_or("unknown").to_owned();
-                let repeat = matches!(&*status, "unknown" | "unrouted");
+                let partial = answer["reason"].is_string();
+                let repeat = partial || matches!(&*status, "unknown" | "unrouted");
                 self.world.recorder.write(Event::Push(Push {
                     id: draft.id.clone(),
                     by: self.name.clone(),
@@ -152,6 +153,7 @@ impl Sender {
                     attempt,
                     sent,
                     answered,
+                    partial,
                     parts: parts(&draft.to, &status, answer),
                     status,
                 }));
@@ -270,6 +272,7 @@ impl RedisPublisher {
                     sent,
                     answered: self.world.recorder.now(),
                     status: status.to_owned(),
+                    partial: false,
                     parts: vec![Part {
                         user: draft.to[0].clone(),
                         status: status.to_owned(),
