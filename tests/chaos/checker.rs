@@ -160,7 +160,7 @@ fn losses(index: &Index<'_>) -> Verdict {
     for (id, attempts) in &index.messages {
         let (first, last) = (attempts[0], attempts[attempts.len() - 1]);
         for part in &last.parts {
-            let taken = matches!(&*part.status, "routed" | "written" | "acked");
+            let taken = matches!(&*part.status, "routed" | "written" | "acked") && !last.partial;
             let denied = part.status == "offline" && attempts.len() == 1;
             for conn in by_user.get(&*part.user).into_iter().flatten() {
                 let settled = conn.opened + if taken { 0 } else { SETTLED };

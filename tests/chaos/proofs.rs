@@ -19,6 +19,7 @@ fn push(id: &str, seq: u64, user: &str, sent: u64) -> Push {
         sent,
         answered: sent + 1_000,
         status: "routed".to_owned(),
+        partial: false,
         parts: vec![Part {
             user: user.to_owned(),
             status: "routed".to_owned(),
@@ -218,6 +219,13 @@ const ALLOWED: &[(&str, Change)] = &[
             history.pushes[2].parts[0].status = "unrouted".to_owned();
             history.count("pushes_total{status=\"routed\"}", 3.0);
             history.count("pushes_total{status=\"unrouted\"}", 1.0);
+        },
+    ),
+    (
+        "a message that its publisher knows is not everywhere",
+        |history| {
+            history.unheard("m3");
+            history.pushes[2].partial = true;
         },
     ),
     ("a duplicate of a message that was sent twice", |history| {

@@ -84,6 +84,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         draw: client_kill,
     },
     Scenario {
+        name: "kill-storm",
+        proxied: false,
+        draw: |_, _| Fault::KillSubscriptions,
+    },
+    Scenario {
         name: "output-buffer",
         proxied: false,
         draw: output_buffer,
@@ -139,10 +144,11 @@ impl Scenario {
             } else {
                 millis(&mut rng, 500, 4_000)
             };
-            let pause = if steps.is_empty() {
-                millis(&mut rng, 500, 1_500)
-            } else {
-                pause
+            let pause = match self.name {
+                _ if steps.is_empty() => millis(&mut rng, 500, 1_500),
+                // Never time to get over one before the next.
+                "kill-storm" => millis(&mut rng, 1_000, 2_000),
+                _ => pause,
             };
             let mut faults = vec![(self.draw)(&mut rng, nodes)];
             if self.name == "mixed" && rng.u8(..3) == 0 {
