@@ -38,6 +38,8 @@ const SETTLED: Duration = Duration::from_millis(200);
 const RETIRE: Duration = Duration::from_secs(1);
 /// Receipts for what was heard last may take this long.
 const REPORTS: Duration = Duration::from_secs(1);
+/// Rows of which Redis had none are written within this time; a new one may always be on its way.
+const REBUILT: Duration = Duration::from_secs(1);
 /// Clients hear that the node is cut off after it has been for this long.
 const DEGRADED: Duration = Duration::from_secs(10);
 
@@ -136,6 +138,7 @@ impl Bus {
         let mut turns = self.link.turns();
         let mut awake = Instant::now();
         let stop = self.stop.clone();
+        let mut forgotten = None;
         loop {
             tokio::select! {
                 biased;
@@ -147,6 +150,7 @@ impl Bus {
                         probing.owed = None;
                     }
                     self.inbound.tell_of_losses().await;
+                    self.notice_forgetting(&mut forgotten).await;
                     let deaf = self.probe(&mut probing, &subscription).await;
                     if deaf {
                         tracing::warn!("the subscription is deaf; opening another");
@@ -196,6 +200,18 @@ impl Bus {
                     return self.stopped.begin();
                 }
             }
+        }
+    }
+
+    /// While Redis has no row of a user here, or only those of other nodes, publishers pass this
+    /// node by and cannot know. Told once the rows are back, or nearly: earlier, more would be
+    /// lost behind the telling.
+    async fn notice_forgetting(&mut self, told: &mut Option<Instant>) {
+        let forgotten = self.lease.forgotten();
+        let is_rebuilt = |at: Instant| self.hub.changes().is_settled() || at.elapsed() > REBUILT;
+        if forgotten != *told && forgotten.is_some_and(is_rebuilt) {
+            *told = forgotten;
+            self.inbound.lost("forgotten").await;
         }
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Lease {
     held: RwLock<Option<Instant>>,
     /// When it was last found missing, after it had been held.
     forgotten: RwLock<Option<Instant>>,
+    /// The time of `forgotten` after which all rows were marked to be written again.
+    marked: RwLock<Option<Instant>>,
     table: RwLock<Table>,
     refusal: Refusal,
     /// Nodes that were proven dead, which the table may not show yet.
@@ -87,6 +89,7 @@ impl Lease {
             draining: AtomicBool::new(false),
             held: RwLock::default(),
             forgotten: RwLock::default(),
+            marked: RwLock::default(),
             table: RwLock::default(),
             refusal: Refusal::default(),
             dead: RwLock::default(),
@@ -151,6 +154,12 @@ impl Lease {
         Ok(listeners == 0)
     }
 
+    /// When Redis was last found to have forgotten this node; told once all rows are marked to
+    /// be written again.
+    pub(super) fn forgotten(&self) -> Option<Instant> {
+        *self.marked.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The lease of whoever has this name now.
     pub(super) async fn read(&self, name: &str) -> Result<Option<NodeRecord>, Unavailable> {
         let key = self.keys.lease(name);
@@ -194,6 +203,7 @@ impl Lease {
                     if !(intact && trusted && refreshed.elapsed() < REFRESH) {
                         refreshed = Instant::now();
                         self.hub.changes().mark(self.hub.users());
+                        self.note_marked();
                     }
                     trusted = self.watch(&mut breaks).await;
                 }
@@ -302,6 +312,14 @@ impl Lease {
                 .unwrap_or_else(PoisonError::into_inner);
             *forgotten = Some(Instant::now());
         }
+    }
+
+    fn note_marked(&self) {
+        let forgotten = *self
+            .forgotten
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        *self.marked.write().unwrap_or_else(PoisonError::into_inner) = forgotten;
     }
 
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
