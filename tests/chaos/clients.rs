@@ -140,7 +140,7 @@ impl Device {
             };
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    self.hear(name, &text, &mut socket, recorder).await
+                    self.hear(name, &text, &mut socket, recorder).await;
                 }
                 Some(Ok(Message::Close(frame))) => {
                     let end = async { while let Some(Ok(_)) = socket.next().await {} };
@@ -163,7 +163,7 @@ impl Device {
             loop {
                 match socket.next().await {
                     Some(Ok(Message::Text(text))) => {
-                        self.hear(name, &text, &mut socket, recorder).await
+                        self.hear(name, &text, &mut socket, recorder).await;
                     }
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return Some(()),
@@ -188,7 +188,7 @@ impl Device {
                 let data = object
                     .data
                     .and_then(|data| serde_json::from_value::<Data>(data).ok());
-                recorder.write(received(conn, object.id.clone(), data, at));
+                recorder.write(received(conn, object.id.as_deref(), data, at));
                 if let Some(id) = object.id.filter(|_| self.acks) {
                     let ack = serde_json::json!({"type": "ack", "id": id});
                     // A connection that just ended says so to the next read.
@@ -208,7 +208,7 @@ impl Device {
 }
 
 /// What cannot be read, or bears two ids, is a message that nobody published.
-fn received(conn: String, outer: Option<String>, data: Option<Data>, at: u64) -> Event {
+fn received(conn: String, outer: Option<&str>, data: Option<Data>, at: u64) -> Event {
     let (id, to) = match data {
         Some(data) if outer.as_ref().is_none_or(|outer| *outer == data.id) => (data.id, data.to),
         Some(data) => (format!("{outer:?} around {}", data.id), data.to),

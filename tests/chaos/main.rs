@@ -85,7 +85,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--list" => arguments.list = true,
             // Options of libtest that `cargo test -- ...` hands to every test program.
             "--skip" | "--format" | "--color" | "--logfile" | "--test-threads" | "-Z" => {
-                drop(value()?)
+                drop(value()?);
             }
             option if option.starts_with('-') => {}
             _ => arguments.filters.push(word),

@@ -260,7 +260,7 @@ const PLANTED: &[(&str, &str, Change)] = &[
         history.count("written_total", 5.0);
     }),
     ("H3", "two messages in the wrong order", |history| {
-        history.events.swap(3, 4)
+        history.events.swap(3, 4);
     }),
     ("H4", "a message twice", |history| {
         history.events.push(recv("a1", "m2", "a", 3 * SECOND + 900));
@@ -320,13 +320,13 @@ const PLANTED: &[(&str, &str, Change)] = &[
         history.fields.pop();
     }),
     ("H7", "a row without a connection", |history| {
-        history.fields.push(field("z1", "z", 3))
+        history.fields.push(field("z1", "z", 3));
     }),
     ("H7", "a row with another connection's number", |history| {
-        history.fields[0] = field("a1", "a", 9)
+        history.fields[0] = field("a1", "a", 9);
     }),
     ("H8", "an answer that was not counted", |history| {
-        history.count("pushes_total{status=\"routed\"}", 3.0)
+        history.count("pushes_total{status=\"routed\"}", 3.0);
     }),
     (
         "H8",
@@ -336,7 +336,7 @@ const PLANTED: &[(&str, &str, Change)] = &[
     ("H9", "a connection ends twice", |history| {
         history
             .events
-            .push(close("z1", Cause::Lost, None, 7 * SECOND))
+            .push(close("z1", Cause::Lost, None, 7 * SECOND));
     }),
     ("H9", "a connection is lost without a word", |history| {
         history.events.pop();
@@ -357,13 +357,13 @@ const PLANTED: &[(&str, &str, Change)] = &[
         },
     ),
     ("H9", "an end that was not counted", |history| {
-        history.count("closes_total{reason=\"kicked\"}", 0.0)
+        history.count("closes_total{reason=\"kicked\"}", 0.0);
     }),
     ("H10", "descriptors leak", |history| {
-        history.processes[1] = process(Phase::End, 400, 40_000)
+        history.processes[1] = process(Phase::End, 400, 40_000);
     }),
     ("H10", "memory leaks", |history| {
-        history.processes[1] = process(Phase::End, 45, 900_000)
+        history.processes[1] = process(Phase::End, 45, 900_000);
     }),
 ];
 

@@ -257,9 +257,9 @@ impl RedisPublisher {
             for attempt in 1..=ATTEMPTS {
                 let sent = self.world.recorder.now();
                 let told = if to_all_nodes {
-                    self.to_all_nodes(&line).await
+                    self.publish_to_all(&line).await
                 } else {
-                    self.to_the_row(&draft.to[0], &line).await
+                    self.publish_to_row(&draft.to[0], &line).await
                 };
                 let (status, connections) = told.unwrap_or(("unknown", 0));
                 self.world.recorder.write(Event::Push(Push {
@@ -299,7 +299,11 @@ impl RedisPublisher {
     }
 
     /// As PROTOCOL.md says. An answer of 0 proves that nobody took it: the row is read again.
-    async fn to_the_row(&mut self, user: &str, line: &str) -> Result<(&'static str, u32), Unknown> {
+    async fn publish_to_row(
+        &mut self,
+        user: &str,
+        line: &str,
+    ) -> Result<(&'static str, u32), Unknown> {
         let (mut taken, mut connections) = (Vec::new(), 0);
         for _ in 0..TRIES {
             let row = self
@@ -339,7 +343,7 @@ impl RedisPublisher {
         Ok(("unrouted", connections))
     }
 
-    async fn to_all_nodes(&mut self, line: &str) -> Result<(&'static str, u32), Unknown> {
+    async fn publish_to_all(&mut self, line: &str) -> Result<(&'static str, u32), Unknown> {
         let listeners = self.call(&["PUBLISH", "pn:g", line]).await?.number();
         // Fewer than there are nodes: somebody did not listen, and the publisher knows.
         let all = self.world.views.all().len() as i64;

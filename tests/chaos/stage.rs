@@ -143,7 +143,7 @@ impl Stage {
                     redis
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .restart()
+                        .restart();
                 })
                 .await?;
             }
