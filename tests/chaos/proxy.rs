@@ -1,6 +1,9 @@
-//! A way from one node to Redis that can be made bad: a black hole, a reset, a delay.
+//! A way from one node to Redis that can be made bad: a black hole, a reset, a delay, silence
+//! for ever, single messages lost.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +27,9 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     way: watch::Sender<Way>,
     resets: watch::Sender<u32>,
+    silences: watch::Sender<u32>,
+    /// How many messages are still to be lost.
+    losses: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
@@ -33,16 +39,31 @@ impl Proxy {
         let own = listener.local_addr()?.port();
         let (way, _) = watch::channel(Way::Open);
         let (resets, _) = watch::channel(0);
-        let (ways, cuts) = (way.clone(), resets.clone());
+        let (silences, _) = watch::channel(0);
+        let losses = Arc::new(AtomicU32::new(0));
+        let (ways, cuts, mutes, lost) = (
+            way.clone(),
+            resets.clone(),
+            silences.clone(),
+            losses.clone(),
+        );
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, port, ways.subscribe(), cuts.subscribe()));
+                let link = Link {
+                    way: ways.subscribe(),
+                    resets: cuts.subscribe(),
+                    silences: mutes.subscribe(),
+                    losses: lost.clone(),
+                };
+                tokio::spawn(link.serve(client, port));
             }
         });
         Ok(Self {
             port: own,
             way,
             resets,
+            silences,
+            losses,
             task,
         })
     }
@@ -59,6 +80,16 @@ impl Proxy {
         self.way.send_replace(Way::Slow(delay));
     }
 
+    /// The connections that are open now carry nothing any more, without an end. New ones work.
+    pub(crate) fn silence(&self) {
+        self.silences.send_modify(|count| *count += 1);
+    }
+
+    /// The next messages of nodes to this node's channel are lost, and the connection lives.
+    pub(crate) fn lose(&self, messages: u32) {
+        self.losses.store(messages, Ordering::Relaxed);
+    }
+
     /// Ends all connections with a reset.
     pub(crate) fn reset(&self) {
         self.resets.send_modify(|count| *count += 1);
@@ -72,32 +103,47 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(
-    client: TcpStream,
-    port: u16,
+/// What one connection listens to.
+struct Link {
     way: watch::Receiver<Way>,
-    mut resets: watch::Receiver<u32>,
-) {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let Ok(redis) = TcpStream::connect(address).await else {
-        return;
-    };
-    for socket in [&client, &redis] {
-        let _ = socket.set_nodelay(true);
-        // A close becomes a reset: what is on its way is gone.
-        let _ = socket.set_zero_linger();
-    }
-    let ((from_client, to_client), (from_redis, to_redis)) =
-        (client.into_split(), redis.into_split());
-    tokio::select! {
-        () = copy(from_client, to_redis, way.clone()) => {}
-        () = copy(from_redis, to_client, way) => {}
-        _ = resets.changed() => {}
+    resets: watch::Receiver<u32>,
+    silences: watch::Receiver<u32>,
+    losses: Arc<AtomicU32>,
+}
+
+impl Link {
+    async fn serve(mut self, client: TcpStream, port: u16) {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let Ok(redis) = TcpStream::connect(address).await else {
+            return;
+        };
+        for socket in [&client, &redis] {
+            let _ = socket.set_nodelay(true);
+            // A close becomes a reset: what is on its way is gone.
+            let _ = socket.set_zero_linger();
+        }
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_redis, mut to_redis) = redis.into_split();
+        let none = AtomicU32::new(0);
+        tokio::select! {
+            () = copy(&mut from_client, &mut to_redis, self.way.clone(), &none) => return,
+            () = copy(&mut from_redis, &mut to_client, self.way.clone(), &self.losses) => return,
+            _ = self.resets.changed() => return,
+            _ = self.silences.changed() => {}
+        }
+        // Whatever the node says is swallowed. Only its end lets Redis know.
+        let mut piece = vec![0; 64 * 1024];
+        while let Ok(1..) = from_client.read(&mut piece).await {}
     }
 }
 
 /// Moves pieces until one side ends. The delay of a piece holds up those behind it.
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::Receiver<Way>) {
+async fn copy(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    mut way: watch::Receiver<Way>,
+    losses: &AtomicU32,
+) {
     let mut piece = vec![0; 64 * 1024];
     loop {
         let Ok(count @ 1..) = from.read(&mut piece).await else {
@@ -105,6 +151,11 @@ async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::R
             let _ = way.wait_for(|way| *way != Way::Closed).await;
             return;
         };
+        let left = losses.load(Ordering::Relaxed);
+        if left > 0 && is_one_message(&piece[..count]) {
+            losses.store(left - 1, Ordering::Relaxed);
+            continue;
+        }
         let now = *way.borrow();
         if let Way::Slow(delay) = now {
             tokio::time::sleep(delay).await;
@@ -116,4 +167,26 @@ async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::R
             return;
         }
     }
+}
+
+/// Whether this is exactly one message of a node on a node's channel (RESP3), so that it can be
+/// left out without breaking the stream.
+fn is_one_message(piece: &[u8]) -> bool {
+    let parse = || {
+        let rest = piece.strip_prefix(b">3\r\n$7\r\nmessage\r\n")?;
+        let (channel, rest) = bulk(rest)?;
+        let (payload, rest) = bulk(rest)?;
+        let is_ours = channel.starts_with(b"pn:n:") && payload.starts_with(br#"{"v":1,"#);
+        Some(is_ours && rest.is_empty())
+    };
+    parse().unwrap_or(false)
+}
+
+/// One bulk string, and what is behind it.
+fn bulk(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = text.strip_prefix(b"$")?;
+    let end = text.iter().position(|byte| *byte == b'\r')?;
+    let length: usize = std::str::from_utf8(&text[..end]).ok()?.parse().ok()?;
+    let (bulk, rest) = text.get(end + 2..)?.split_at_checked(length)?;
+    Some((bulk, rest.strip_prefix(b"\r\n")?))
 }

@@ -54,6 +54,8 @@ struct Draft {
     seq: u64,
     to: Vec<String>,
     padding: usize,
+    /// Without an `id` in the envelope: no node knows a repeat, so it is sent once only.
+    anonymous: bool,
 }
 
 impl Draft {
@@ -65,8 +67,18 @@ impl Draft {
         }
     }
 
-    fn data(&self) -> Value {
-        json!({"id": self.id, "to": self.to, "seq": self.seq, "pad": "x".repeat(self.padding)})
+    /// As an envelope, beside these further fields.
+    fn envelope(&self, mut fields: Value) -> Value {
+        if fields["to"].is_null() {
+            fields["to"] = self.target();
+        }
+        if !self.anonymous {
+            fields["id"] = json!(self.id);
+        }
+        // All in the data too, for plain clients.
+        fields["data"] =
+            json!({"id": self.id, "to": self.to, "seq": self.seq, "pad": "x".repeat(self.padding)});
+        fields
     }
 }
 
@@ -124,6 +136,7 @@ impl Sender {
             seq: self.seq,
             to: self.world.addressees(&mut self.rng),
             padding: self.rng.usize(..padding),
+            anonymous: self.rng.u8(..4) == 0,
         }
     }
 
@@ -157,7 +170,7 @@ impl Sender {
                     parts: parts(&draft.to, &status, answer),
                     status,
                 }));
-                if repeat && self.rng.u8(..4) > 0 {
+                if repeat && !draft.anonymous && self.rng.u8(..4) > 0 {
                     again.push(draft);
                 }
             }
@@ -172,11 +185,11 @@ impl Sender {
     fn body(&mut self, draft: &Draft) -> Value {
         let wait = match self.rng.u8(..10) {
             0..6 => "routed",
-            6..9 => "written",
-            _ => "acked",
+            9 if !draft.anonymous => "acked",
+            _ => "written",
         };
         let timeout = self.rng.u64(1_000..3_000);
-        json!({"to": draft.target(), "id": draft.id, "data": draft.data(), "wait": wait, "timeout_ms": timeout})
+        draft.envelope(json!({"wait": wait, "timeout_ms": timeout}))
     }
 
     /// The answers, as many as came.
@@ -224,7 +237,27 @@ pub(crate) struct RedisPublisher {
     name: String,
     rng: Rng,
     connection: Option<Resp>,
+    /// Users and fields of their rows, as they once were.
+    remembered: Vec<(String, String)>,
 }
+
+/// How a publisher over Redis reaches a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By the row: the user, on the channel of each of its nodes.
+    Row,
+    /// By the row: each connection by its name.
+    Fields,
+    /// On the channel of all nodes.
+    Everywhere,
+    /// On the channel of all nodes, to a connection that was the user's some time ago.
+    Late,
+    /// As `Late`, to a connection that was somebody else's, with the user beside it.
+    Crossed,
+}
+
+/// Fields remembered.
+const REMEMBERED: usize = 200;
 
 /// Why nothing is known of a publish.
 struct Unknown;
@@ -236,6 +269,7 @@ impl RedisPublisher {
             name,
             rng,
             connection: None,
+            remembered: Vec::new(),
         }
     }
 
@@ -245,21 +279,47 @@ impl RedisPublisher {
                 return;
             }
             let user = self.world.users[self.rng.usize(..self.world.users.len())].clone();
-            let draft = Draft {
+            let mut draft = Draft {
                 id: format!("{}-{seq}", self.name),
                 seq,
                 to: vec![user],
                 padding: self.rng.usize(..300),
+                anonymous: self.rng.u8(..4) == 0,
             };
-            let to_all_nodes = self.rng.u8(..5) == 0;
-            let line =
-                json!({"to": draft.target(), "id": draft.id, "data": draft.data()}).to_string();
-            for attempt in 1..=ATTEMPTS {
+            let way = match self.rng.u8(..10) {
+                0 | 1 => Way::Everywhere,
+                2 => Way::Late,
+                3 => Way::Crossed,
+                4..6 => Way::Fields,
+                _ => Way::Row,
+            };
+            let remembered = self.rng.choice(&self.remembered).cloned();
+            let field = match (way, remembered) {
+                (Way::Late, Some((user, field))) => {
+                    draft.to = vec![user];
+                    Some(json!({"to": {"fd": field}}))
+                }
+                (Way::Crossed, Some((_, field))) => {
+                    Some(json!({"to": {"fd": field, "user": draft.to[0]}}))
+                }
+                _ => None,
+            };
+            let attempts = if draft.anonymous || field.is_some() {
+                1
+            } else {
+                ATTEMPTS
+            };
+            for attempt in 1..=attempts {
                 let sent = self.world.recorder.now();
-                let told = if to_all_nodes {
-                    self.publish_to_all(&line).await
-                } else {
-                    self.publish_to_row(&draft.to[0], &line).await
+                let told = match (&field, way) {
+                    // Nothing is claimed: the connection may be gone, or not the user's.
+                    (Some(to), _) => {
+                        let line = draft.envelope(to.clone()).to_string();
+                        let published = self.call(&["PUBLISH", "pn:g", &line]).await;
+                        published.map(|_| ("unrouted", 0))
+                    }
+                    (None, Way::Row | Way::Fields) => self.publish_to_row(&draft, way).await,
+                    (None, _) => self.publish_to_all(&draft).await,
                 };
                 let (status, connections) = told.unwrap_or(("unknown", 0));
                 self.world.recorder.write(Event::Push(Push {
@@ -301,50 +361,57 @@ impl RedisPublisher {
     /// As PROTOCOL.md says. An answer of 0 proves that nobody took it: the row is read again.
     async fn publish_to_row(
         &mut self,
-        user: &str,
-        line: &str,
+        draft: &Draft,
+        way: Way,
     ) -> Result<(&'static str, u32), Unknown> {
-        let (mut taken, mut connections) = (Vec::new(), 0);
+        let user = &draft.to[0];
+        let mut taken: Vec<String> = Vec::new();
         for _ in 0..TRIES {
-            let row = self
-                .call(&["HKEYS", &format!("pn:user:{{{user}}}")])
-                .await?;
-            let mut nodes: Vec<(String, u32)> = Vec::new();
-            for field in row.list() {
-                let node = field.text().rsplit_once('/').map_or("", |split| split.0);
-                match nodes.iter_mut().find(|(known, _)| known == node) {
-                    Some((_, count)) => *count += 1,
-                    None => nodes.push((node.to_owned(), 1)),
-                }
-            }
-            let mut open = nodes.is_empty();
-            for (node, count) in nodes {
-                if taken.contains(&node) {
+            let key = format!("pn:user:{{{user}}}");
+            let row = self.call(&["HKEYS", &key]).await?;
+            let fields: Vec<&str> = row.list().iter().map(|field| field.text()).collect();
+            self.remember(user, &fields);
+            let mut open = fields.is_empty();
+            for field in fields {
+                let node = field.rsplit_once('/').map_or("", |split| split.0);
+                let (whom, fields) = match way {
+                    Way::Fields => (field, json!({"to": {"fd": field, "user": user}})),
+                    _ => (node, json!({})),
+                };
+                if taken.iter().any(|one| one == whom) {
                     continue;
                 }
-                match self
-                    .call(&["PUBLISH", &format!("pn:n:{{{node}}}"), line])
-                    .await?
-                    .number()
-                {
-                    0 => open = true,
-                    _ => {
-                        connections += count;
-                        taken.push(node);
-                    }
+                let line = draft.envelope(fields).to_string();
+                let publish = ["PUBLISH", &format!("pn:n:{{{node}}}"), &line];
+                if self.call(&publish).await?.number() == 0 {
+                    open = true;
+                } else {
+                    taken.push(whom.to_owned());
                 }
             }
             if !open {
-                return Ok(("routed", connections));
+                return Ok(("routed", taken.len() as u32));
             }
             tokio::time::sleep(RETRY).await;
         }
         // Some nodes took it and some did not, or there is no row: nothing is claimed.
-        Ok(("unrouted", connections))
+        Ok(("unrouted", 0))
     }
 
-    async fn publish_to_all(&mut self, line: &str) -> Result<(&'static str, u32), Unknown> {
-        let listeners = self.call(&["PUBLISH", "pn:g", line]).await?.number();
+    fn remember(&mut self, user: &str, fields: &[&str]) {
+        for field in fields {
+            let entry = (user.to_owned(), (*field).to_owned());
+            if self.remembered.len() < REMEMBERED {
+                self.remembered.push(entry);
+            } else {
+                self.remembered[self.rng.usize(..REMEMBERED)] = entry;
+            }
+        }
+    }
+
+    async fn publish_to_all(&mut self, draft: &Draft) -> Result<(&'static str, u32), Unknown> {
+        let line = draft.envelope(json!({})).to_string();
+        let listeners = self.call(&["PUBLISH", "pn:g", &line]).await?.number();
         // Fewer than there are nodes: somebody did not listen, and the publisher knows.
         let all = self.world.views.all().len() as i64;
         Ok(if listeners >= all {

@@ -81,9 +81,11 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
     let mut publishers = Actors(Vec::new());
     for i in 0..size.senders {
         let sender = Sender::new(world.clone(), format!("h{i}"), rng.fork());
-        publishers.0.push(tokio::spawn(sender.publish()));
         let over_redis = RedisPublisher::new(world.clone(), format!("r{i}"), rng.fork());
-        if i % 2 == 0 {
+        if scenario.http {
+            publishers.0.push(tokio::spawn(sender.publish()));
+        }
+        if i % 2 == 0 || !scenario.http {
             publishers.0.push(tokio::spawn(over_redis.publish()));
         }
     }

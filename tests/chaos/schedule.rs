@@ -44,6 +44,15 @@ pub(crate) enum Fault {
     Reset {
         node: Option<usize>,
     },
+    /// The open connections of one node, or of all, go silent for ever; new ones work.
+    Silence {
+        node: Option<usize>,
+    },
+    /// Single messages to one node, or to all, are lost on a connection that lives on.
+    Lose {
+        node: Option<usize>,
+        messages: u32,
+    },
     Delay {
         node: Option<usize>,
         delay: Duration,
@@ -64,6 +73,8 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// Whether nodes reach Redis through a [`crate::proxy::Proxy`].
     pub(crate) proxied: bool,
+    /// Whether there are publishers over HTTP; without them no node hears numbered messages.
+    pub(crate) http: bool,
     draw: fn(&mut Rng, usize) -> Fault,
 }
 
@@ -71,46 +82,55 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "standalone-restart",
         proxied: false,
+        http: true,
         draw: redis_restart,
     },
     Scenario {
         name: "flushall",
         proxied: false,
+        http: true,
         draw: |_, _| Fault::FlushAll,
     },
     Scenario {
         name: "client-kill",
         proxied: false,
+        http: true,
         draw: client_kill,
     },
     Scenario {
         name: "kill-storm",
         proxied: false,
+        http: true,
         draw: |_, _| Fault::KillSubscriptions,
     },
     Scenario {
         name: "output-buffer",
         proxied: false,
+        http: true,
         draw: output_buffer,
     },
     Scenario {
         name: "node-kill",
         proxied: false,
+        http: true,
         draw: node_kill,
     },
     Scenario {
         name: "node-freeze",
         proxied: false,
+        http: true,
         draw: node_freeze,
     },
     Scenario {
         name: "redis-freeze",
         proxied: false,
+        http: true,
         draw: redis_freeze,
     },
     Scenario {
         name: "rolling-restart",
         proxied: false,
+        http: true,
         draw: |rng, nodes| Fault::NodeRestart {
             node: rng.usize(..nodes),
         },
@@ -118,11 +138,30 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "proxy",
         proxied: true,
+        http: true,
         draw: way,
+    },
+    Scenario {
+        name: "silence",
+        proxied: true,
+        http: false,
+        draw: |rng, nodes| Fault::Silence {
+            node: some_node(rng, nodes),
+        },
+    },
+    Scenario {
+        name: "lossy",
+        proxied: true,
+        http: true,
+        draw: |rng, nodes| Fault::Lose {
+            node: some_node(rng, nodes),
+            messages: rng.u32(1..10),
+        },
     },
     Scenario {
         name: "mixed",
         proxied: true,
+        http: true,
         draw: any,
     },
 ];
@@ -184,7 +223,11 @@ impl Fault {
     fn ways(&self) -> bool {
         matches!(
             self,
-            Self::BlackHole { .. } | Self::Reset { .. } | Self::Delay { .. }
+            Self::BlackHole { .. }
+                | Self::Reset { .. }
+                | Self::Silence { .. }
+                | Self::Lose { .. }
+                | Self::Delay { .. }
         )
     }
 
@@ -197,9 +240,12 @@ impl Fault {
             | Self::Delay { time, .. } => *time,
             Self::OutputBuffer { frozen, .. } => *frozen,
             Self::NodeRestart { .. } => Duration::from_secs(2),
-            Self::FlushAll | Self::KillSubscriptions | Self::KillCommands | Self::Reset { .. } => {
-                Duration::ZERO
-            }
+            Self::FlushAll
+            | Self::KillSubscriptions
+            | Self::KillCommands
+            | Self::Reset { .. }
+            | Self::Silence { .. }
+            | Self::Lose { .. } => Duration::ZERO,
         }
     }
 
@@ -217,6 +263,8 @@ impl Fault {
             Self::NodeRestart { .. } => "node-restart",
             Self::BlackHole { .. } => "black-hole",
             Self::Reset { .. } => "reset",
+            Self::Silence { .. } => "silence",
+            Self::Lose { .. } => "lose",
             Self::Delay { .. } => "delay",
         }
     }
@@ -279,12 +327,17 @@ fn some_node(rng: &mut Rng, nodes: usize) -> Option<usize> {
 
 fn way(rng: &mut Rng, nodes: usize) -> Fault {
     let node = some_node(rng, nodes);
-    match rng.u8(..3) {
+    match rng.u8(..5) {
         0 => Fault::BlackHole {
             node,
             time: millis(rng, 500, 8_000),
         },
         1 => Fault::Reset { node },
+        2 => Fault::Silence { node },
+        3 => Fault::Lose {
+            node,
+            messages: rng.u32(1..10),
+        },
         _ => Fault::Delay {
             node,
             delay: millis(rng, 5, 150),

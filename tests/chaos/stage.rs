@@ -200,6 +200,14 @@ impl Stage {
                 whom = self.name(node).await;
                 self.ways_of(node).for_each(Proxy::reset);
             }
+            Fault::Silence { node } => {
+                whom = self.name(node).await;
+                self.ways_of(node).for_each(Proxy::silence);
+            }
+            Fault::Lose { node, messages } => {
+                whom = self.name(node).await;
+                self.ways_of(node).for_each(|way| way.lose(messages));
+            }
             Fault::Delay { node, delay, time } => {
                 whom = self.name(node).await;
                 self.ways_of(node).for_each(|way| way.slow(delay));
