@@ -26,7 +26,10 @@ const MORE_RSS_KIB: u64 = 192 * 1024;
 
 /// The rules, in the order of their verdicts.
 pub(crate) const RULES: [(&str, &str); 11] = [
-    ("H0", "no node ends that nobody stopped"),
+    (
+        "H0",
+        "no node ends by itself; all are ready again after the last fault",
+    ),
     ("H1", "nothing reaches another user"),
     ("H2", "nothing arrives that nobody published"),
     ("H3", "order by publisher and node, on each connection"),
@@ -83,7 +86,7 @@ fn lives(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for event in index.events {
         if let Event::Died { node, how, at } = event {
-            verdict.expect(false, || format!("{node} ended: {how}, at {at}"));
+            verdict.expect(false, || format!("{node}: {how}, at {at}"));
         }
         verdict.checked += u64::from(matches!(event, Event::Metrics { .. }));
     }

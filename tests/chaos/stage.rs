@@ -1,6 +1,6 @@
 //! What a run plays on: Redis, the nodes, the ways between them, and what can be done to them.
 
-use std::io::Result;
+use std::io::{Error, Result};
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -233,14 +233,20 @@ impl Stage {
         slot.as_ref().map(|node| node.id.clone())
     }
 
-    /// One command of an operator.
+    /// One command of an operator, who tries again while Redis is away.
     async fn admin(&self, command: &[&str]) -> Result<()> {
-        let mut redis = Resp::connect(self.port).await?;
-        match redis.call(command).await {
-            // A kill may hit the hand that gave the order.
-            Err(_) if command.first() == Some(&"CLIENT") => Ok(()),
-            other => other.map(drop),
+        for _ in 0..100 {
+            if let Ok(mut redis) = Resp::connect(self.port).await {
+                match redis.call(command).await {
+                    // A kill may hit the hand that gave the order.
+                    Err(_) if command.first() == Some(&"CLIENT") => return Ok(()),
+                    Ok(_) => return Ok(()),
+                    Err(_) => {}
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        Err(Error::other(format!("Redis does not take {command:?}")))
     }
 
     /// Sends the node more than Redis will keep for it.
@@ -261,11 +267,15 @@ impl Stage {
             node.signal("STOP");
             Thaw(node.pid())
         });
-        let mut redis = Resp::connect(self.port).await?;
-        for _ in 0..if thaw.is_some() { 400 } else { 3 } {
-            // Nobody listens once the subscription is cut.
-            if redis.call(&["PUBLISH", &channel, &line]).await?.number() == 0 {
-                break;
+        let count = if thaw.is_some() { 400 } else { 3 };
+        // Redis may be away by another fault; then there is nothing to overflow.
+        if let Ok(mut redis) = Resp::connect(self.port).await {
+            for _ in 0..count {
+                let published = redis.call(&["PUBLISH", &channel, &line]).await;
+                // Nobody listens once the subscription is cut.
+                if published.is_ok_and(|answer| answer.number() == 0) {
+                    break;
+                }
             }
         }
         tokio::time::sleep(frozen).await;
