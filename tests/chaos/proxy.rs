@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +27,8 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     way: watch::Sender<Way>,
     resets: watch::Sender<u32>,
-    silences: watch::Sender<u32>,
+    /// The last one hit all connections, or only those that subscribe.
+    silences: watch::Sender<bool>,
     /// How many messages are still to be lost.
     losses: Arc<AtomicU32>,
     task: JoinHandle<()>,
@@ -39,7 +40,7 @@ impl Proxy {
         let own = listener.local_addr()?.port();
         let (way, _) = watch::channel(Way::Open);
         let (resets, _) = watch::channel(0);
-        let (silences, _) = watch::channel(0);
+        let (silences, _) = watch::channel(false);
         let losses = Arc::new(AtomicU32::new(0));
         let (ways, cuts, mutes, lost) = (
             way.clone(),
@@ -80,9 +81,10 @@ impl Proxy {
         self.way.send_replace(Way::Slow(delay));
     }
 
-    /// The connections that are open now carry nothing any more, without an end. New ones work.
-    pub(crate) fn silence(&self) {
-        self.silences.send_modify(|count| *count += 1);
+    /// The connections that are open now, or only those that subscribe, carry nothing any more,
+    /// without an end. New ones work.
+    pub(crate) fn silence(&self, all: bool) {
+        self.silences.send_replace(all);
     }
 
     /// The next messages of nodes to this node's channel are lost, and the connection lives.
@@ -107,7 +109,7 @@ impl Drop for Proxy {
 struct Link {
     way: watch::Receiver<Way>,
     resets: watch::Receiver<u32>,
-    silences: watch::Receiver<u32>,
+    silences: watch::Receiver<bool>,
     losses: Arc<AtomicU32>,
 }
 
@@ -124,12 +126,40 @@ impl Link {
         }
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_redis, mut to_redis) = redis.into_split();
-        let none = AtomicU32::new(0);
-        tokio::select! {
-            () = copy(&mut from_client, &mut to_redis, self.way.clone(), &none) => return,
-            () = copy(&mut from_redis, &mut to_client, self.way.clone(), &self.losses) => return,
-            _ = self.resets.changed() => return,
-            _ = self.silences.changed() => {}
+        let subscribes = AtomicBool::new(false);
+        let Self {
+            way,
+            resets,
+            silences,
+            losses,
+        } = &mut self;
+        {
+            let up = copy(&mut from_client, &mut to_redis, way.clone(), |piece| {
+                if piece.windows(9).any(|word| word == b"SUBSCRIBE") {
+                    subscribes.store(true, Ordering::Relaxed);
+                }
+                true
+            });
+            let down = copy(&mut from_redis, &mut to_client, way.clone(), |piece| {
+                let left = losses.load(Ordering::Relaxed);
+                let lost = left > 0 && is_one_message(piece);
+                losses.store(left - u32::from(lost), Ordering::Relaxed);
+                !lost
+            });
+            tokio::pin!(up, down);
+            loop {
+                tokio::select! {
+                    () = &mut up => return,
+                    () = &mut down => return,
+                    _ = resets.changed() => return,
+                    changed = silences.changed() => {
+                        let all = *silences.borrow_and_update();
+                        if changed.is_err() || all || subscribes.load(Ordering::Relaxed) {
+                            break;
+                        }
+                    }
+                }
+            }
         }
         // Whatever the node says is swallowed. Only its end lets Redis know.
         let mut piece = vec![0; 64 * 1024];
@@ -137,12 +167,12 @@ impl Link {
     }
 }
 
-/// Moves pieces until one side ends. The delay of a piece holds up those behind it.
+/// Moves the pieces that pass until one side ends. The delay of a piece holds up those behind it.
 async fn copy(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     mut way: watch::Receiver<Way>,
-    losses: &AtomicU32,
+    passes: impl Fn(&[u8]) -> bool,
 ) {
     let mut piece = vec![0; 64 * 1024];
     loop {
@@ -151,9 +181,7 @@ async fn copy(
             let _ = way.wait_for(|way| *way != Way::Closed).await;
             return;
         };
-        let left = losses.load(Ordering::Relaxed);
-        if left > 0 && is_one_message(&piece[..count]) {
-            losses.store(left - 1, Ordering::Relaxed);
+        if !passes(&piece[..count]) {
             continue;
         }
         let now = *way.borrow();

@@ -44,9 +44,11 @@ pub(crate) enum Fault {
     Reset {
         node: Option<usize>,
     },
-    /// The open connections of one node, or of all, go silent for ever; new ones work.
+    /// The open connections of one node, or of all, go silent for ever; new ones work. Or only
+    /// the subscriptions.
     Silence {
         node: Option<usize>,
+        all: bool,
     },
     /// Single messages to one node, or to all, are lost on a connection that lives on.
     Lose {
@@ -142,11 +144,21 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         draw: way,
     },
     Scenario {
-        name: "silence",
+        name: "deaf",
         proxied: true,
         http: false,
         draw: |rng, nodes| Fault::Silence {
             node: some_node(rng, nodes),
+            all: false,
+        },
+    },
+    Scenario {
+        name: "silence",
+        proxied: true,
+        http: true,
+        draw: |rng, nodes| Fault::Silence {
+            node: some_node(rng, nodes),
+            all: true,
         },
     },
     Scenario {
@@ -333,7 +345,7 @@ fn way(rng: &mut Rng, nodes: usize) -> Fault {
             time: millis(rng, 500, 8_000),
         },
         1 => Fault::Reset { node },
-        2 => Fault::Silence { node },
+        2 => Fault::Silence { node, all: false },
         3 => Fault::Lose {
             node,
             messages: rng.u32(1..10),

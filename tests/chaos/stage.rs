@@ -200,9 +200,9 @@ impl Stage {
                 whom = self.name(node).await;
                 self.ways_of(node).for_each(Proxy::reset);
             }
-            Fault::Silence { node } => {
+            Fault::Silence { node, all } => {
                 whom = self.name(node).await;
-                self.ways_of(node).for_each(Proxy::silence);
+                self.ways_of(node).for_each(|way| way.silence(all));
             }
             Fault::Lose { node, messages } => {
                 whom = self.name(node).await;
