@@ -129,11 +129,21 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
     let device = device.map(|device| device.as_ref().into());
     let deadline = Instant::now() + ROW_PATIENCE;
     let inbox = start_inbox(app, &user, asked.dialect, since, deadline).await;
-    let (membership, row) = app
+    let (membership, mut row) = app
         .hub
         .join(user, asked.dialect, device, address, inbox)
         .await;
-    let degraded = tokio::time::timeout_at(deadline, row).await.is_err();
+    let degraded = tokio::time::timeout_at(deadline, &mut row).await.is_err();
+    if degraded {
+        // Pushes pass it by until its row is there. Only then can it be told what to fetch.
+        let app = app.clone();
+        tokio::spawn(async move {
+            if row.await.is_ok() {
+                app.metrics.lost("late_row");
+                app.hub.tell_all(|| Command::Resync).await;
+            }
+        });
+    }
 
     let settled = Settled {
         app: app.clone(),
