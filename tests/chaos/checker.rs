@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::history::{Cause, EVERYBODY, Event, FINAL, Field, Micros, Phase, SECOND};
-use crate::index::{Conn, Index};
+use crate::index::{Conn, Index, Recv};
+use crate::kept;
 
 /// A loss is told within 3 s, spread over 5 s more; the beat of a shard and a busy machine
 /// take up to 2 s.
@@ -25,7 +26,7 @@ const MORE_FDS: i64 = 64;
 const MORE_RSS_KIB: u64 = 192 * 1024;
 
 /// The rules, in the order of their verdicts.
-pub(crate) const RULES: [(&str, &str); 11] = [
+pub(crate) const RULES: [(&str, &str); 12] = [
     (
         "H0",
         "no node ends by itself; all are ready again after the last fault",
@@ -40,6 +41,10 @@ pub(crate) const RULES: [(&str, &str); 11] = [
     ("H8", "counters agree with what publishers and clients saw"),
     ("H9", "each connection ends once, with one reason"),
     ("H10", "descriptors and memory return to the warm baseline"),
+    (
+        "H11",
+        "a client that resumes gets each kept message once, in order",
+    ),
 ];
 
 /// What the checker says of one rule.
@@ -52,7 +57,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    fn expect(&mut self, holds: bool, say: impl FnOnce() -> String) {
+    pub(crate) fn expect(&mut self, holds: bool, say: impl FnOnce() -> String) {
         self.checked += 1;
         if !holds {
             self.broken += 1;
@@ -79,6 +84,7 @@ pub(crate) fn check(events: &[Event]) -> Vec<Verdict> {
         counters(&index),
         endings(&index),
         resources(&index),
+        kept::check(&index),
     ]
 }
 
@@ -98,7 +104,7 @@ fn addressees(index: &Index<'_>) -> (Verdict, Verdict) {
     let (mut others, mut unknown) = (Verdict::default(), Verdict::default());
     let names = |to: &[String], user: &str| to.iter().any(|one| one == user || one == EVERYBODY);
     for conn in index.conns.values() {
-        for (id, to, at) in &conn.recvs {
+        for Recv { id, to, at, .. } in &conn.recvs {
             let push = index.messages.get(id).map(|attempts| attempts[0]);
             unknown.expect(push.is_some(), || {
                 format!("{} got {id}, which nobody published, at {at}", conn.name)
@@ -116,16 +122,17 @@ fn addressees(index: &Index<'_>) -> (Verdict, Verdict) {
 fn order(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for conn in index.conns.values() {
-        let mut last: HashMap<(&str, &str), u64> = HashMap::new();
+        // Kept messages may come behind others, but not behind each other.
+        let mut last: HashMap<(&str, &str, bool), u64> = HashMap::new();
         let mut seen = HashSet::new();
-        for (id, _, at) in &conn.recvs {
+        for Recv { id, kept, at, .. } in &conn.recvs {
             let Some([push]) = index.messages.get(id).map(Vec::as_slice) else {
                 continue;
             };
             if push.status == "unknown" || !seen.insert(*id) {
                 continue;
             }
-            let before = last.insert((&push.by, &push.via), push.seq);
+            let before = last.insert((&push.by, &push.via, *kept), push.seq);
             verdict.expect(before.is_none_or(|before| before < push.seq), || {
                 format!("{} got {id} after number {before:?} at {at}", conn.name)
             });
@@ -138,7 +145,7 @@ fn duplicates(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for conn in index.conns.values() {
         let mut seen = HashSet::new();
-        for (id, _, at) in &conn.recvs {
+        for Recv { id, at, .. } in &conn.recvs {
             let repeated = index
                 .messages
                 .get(id)
@@ -202,7 +209,11 @@ fn losses(index: &Index<'_>) -> Verdict {
 fn lateness(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for conn in index.conns.values() {
-        for (id, _, at) in &conn.recvs {
+        for Recv { id, at, kept, .. } in &conn.recvs {
+            if *kept {
+                // Kept for whoever comes back, which may be late.
+                continue;
+            }
             let Some(attempts) = index.messages.get(id) else {
                 continue;
             };

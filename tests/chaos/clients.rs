@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::history::{Cause, EVERYBODY, Event, Recorder};
+use crate::history::{Cause, EVERYBODY, Event, Inbox, Recorder};
 use crate::views::{View, Views};
 
 /// Longest wait for a handshake, and for `ready`.
@@ -30,6 +30,10 @@ pub(crate) struct Device {
     pub(crate) acks: bool,
     /// Whether it leaves and comes back of its own accord.
     pub(crate) churns: bool,
+    /// Whether it comes back with its last token.
+    pub(crate) resumes: bool,
+    /// The last one it saw.
+    pub(crate) token: Option<String>,
     pub(crate) rng: Rng,
 }
 
@@ -50,6 +54,8 @@ struct Object {
     id: Option<String>,
     data: Option<serde_json::Value>,
     code: Option<u16>,
+    resume: Option<String>,
+    recovered: Option<bool>,
 }
 
 /// How listening ended, and the node's close code.
@@ -63,6 +69,7 @@ impl Device {
             if let Some(view) = views.any(&mut self.rng)
                 && let Some((socket, ready)) = self.connect(&name, &view).await
             {
+                let inbox = self.inbox(ready.as_ref());
                 recorder.write(Event::Open {
                     conn: name.clone(),
                     user: self.user.clone(),
@@ -72,6 +79,7 @@ impl Device {
                         .and_then(|ready| ready.node.clone())
                         .unwrap_or(view.id),
                     fd: ready.and_then(|ready| ready.fd),
+                    inbox,
                     at: recorder.now(),
                 });
                 views.client_came();
@@ -89,8 +97,28 @@ impl Device {
         }
     }
 
+    /// What `ready` says of the user's inbox.
+    fn inbox(&mut self, ready: Option<&Object>) -> Inbox {
+        let Some(token) = ready.and_then(|ready| ready.resume.clone()) else {
+            return Inbox::Unknown;
+        };
+        if !self.resumes {
+            return Inbox::Unknown;
+        }
+        self.token = Some(token);
+        let device = format!("d{}", self.number);
+        match ready.and_then(|ready| ready.recovered) {
+            Some(true) => Inbox::Continues(device),
+            _ => Inbox::Begins(device),
+        }
+    }
+
     async fn connect(&self, name: &str, view: &View) -> Option<(Socket, Option<Object>)> {
-        let url = format!("ws://{}/ws?user={}&device={name}", view.clients, self.user);
+        let mut url = format!("ws://{}/ws?user={}&device={name}", view.clients, self.user);
+        if let Some(token) = &self.token {
+            let escaped: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
+            url += &format!("&since={escaped}");
+        }
         let mut request = url.into_client_request().ok()?;
         if self.v1 {
             let v1 = "pushnode.v1".parse().ok()?;
@@ -174,21 +202,25 @@ impl Device {
         (Cause::Client, None)
     }
 
-    async fn hear(&self, name: &str, text: &str, socket: &mut Socket, recorder: &Recorder) {
+    async fn hear(&mut self, name: &str, text: &str, socket: &mut Socket, recorder: &Recorder) {
         let (conn, at) = (name.to_owned(), recorder.now());
         if !self.v1 {
             let data = serde_json::from_str::<Data>(text).ok();
-            return recorder.write(received(conn, None, data, at));
+            return recorder.write(received(conn, None, data, false, at));
         }
         let Ok(object) = serde_json::from_str::<Object>(text) else {
-            return recorder.write(received(conn, None, None, at));
+            return recorder.write(received(conn, None, None, false, at));
         };
         match &*object.kind {
             "message" => {
+                let kept = object.resume.is_some();
+                if self.resumes && kept {
+                    self.token.clone_from(&object.resume);
+                }
                 let data = object
                     .data
                     .and_then(|data| serde_json::from_value::<Data>(data).ok());
-                recorder.write(received(conn, object.id.as_deref(), data, at));
+                recorder.write(received(conn, object.id.as_deref(), data, kept, at));
                 if let Some(id) = object.id.filter(|_| self.acks) {
                     let ack = serde_json::json!({"type": "ack", "id": id});
                     // A connection that just ended says so to the next read.
@@ -208,11 +240,17 @@ impl Device {
 }
 
 /// What cannot be read, or bears two ids, is a message that nobody published.
-fn received(conn: String, outer: Option<&str>, data: Option<Data>, at: u64) -> Event {
+fn received(conn: String, outer: Option<&str>, data: Option<Data>, kept: bool, at: u64) -> Event {
     let (id, to) = match data {
         Some(data) if outer.as_ref().is_none_or(|outer| *outer == data.id) => (data.id, data.to),
         Some(data) => (format!("{outer:?} around {}", data.id), data.to),
         None => ("unreadable".to_owned(), vec![EVERYBODY.to_owned()]),
     };
-    Event::Recv { conn, id, to, at }
+    Event::Recv {
+        conn,
+        id,
+        to,
+        kept,
+        at,
+    }
 }

@@ -43,6 +43,9 @@ pub(crate) struct Push {
     /// Whether the answer gave a reason why some part of it is not through.
     #[serde(default)]
     pub(crate) partial: bool,
+    /// Whether it was to be kept in the inboxes of its users.
+    #[serde(default)]
+    pub(crate) kept: bool,
     /// What it was told of each user.
     pub(crate) parts: Vec<Part>,
 }
@@ -83,6 +86,9 @@ pub(crate) enum Event {
         node: String,
         /// Known to `pushnode.v1` clients only.
         fd: Option<u64>,
+        /// How it follows its user's inbox.
+        #[serde(default)]
+        inbox: Inbox,
         at: Micros,
     },
     Recv {
@@ -90,6 +96,9 @@ pub(crate) enum Event {
         id: String,
         /// The addressees written into the message itself.
         to: Vec<String>,
+        /// Whether it came with a token to resume after it.
+        #[serde(default)]
+        kept: bool,
         at: Micros,
     },
     Resync {
@@ -160,6 +169,18 @@ pub(crate) enum Event {
     End {
         at: Micros,
     },
+}
+
+/// Whether a connection goes on where an earlier one of its device stopped.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) enum Inbox {
+    /// It has no token, or Redis was away: kept messages are pushes like any other.
+    #[default]
+    Unknown,
+    /// Of this device, from here on: nothing is promised of what was before.
+    Begins(String),
+    /// Of this device, and `recovered` was `true`: nothing is missing.
+    Continues(String),
 }
 
 /// Who ended a connection.

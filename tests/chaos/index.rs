@@ -2,7 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::history::{Cause, Event, Micros, Push, SECOND};
+use crate::history::{Cause, Event, Inbox, Micros, Push, SECOND};
+
+/// A message that a connection got.
+#[derive(Clone, Copy)]
+pub(crate) struct Recv<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) to: &'a [String],
+    pub(crate) kept: bool,
+    pub(crate) at: Micros,
+}
 
 /// A connection's life.
 pub(crate) struct Conn<'a> {
@@ -14,7 +23,8 @@ pub(crate) struct Conn<'a> {
     pub(crate) opened: Micros,
     pub(crate) closes: Vec<(Cause, Option<u16>, Micros)>,
     pub(crate) byes: Vec<u16>,
-    pub(crate) recvs: Vec<(&'a str, &'a [String], Micros)>,
+    pub(crate) recvs: Vec<Recv<'a>>,
+    pub(crate) inbox: &'a Inbox,
     pub(crate) ids: HashSet<&'a str>,
     pub(crate) resyncs: Vec<Micros>,
     pub(crate) degraded: bool,
@@ -36,6 +46,8 @@ pub(crate) struct Index<'a> {
     pub(crate) stalls: Vec<(Option<&'a str>, Micros, Micros)>,
     pub(crate) samples: HashMap<&'a str, Vec<(Micros, f64)>>,
     pub(crate) end: Micros,
+    /// Whether Redis was emptied.
+    pub(crate) forgets: bool,
 }
 
 impl<'a> Index<'a> {
@@ -47,6 +59,7 @@ impl<'a> Index<'a> {
             stalls: Vec::new(),
             samples: HashMap::new(),
             end: 0,
+            forgets: false,
         };
         for event in events {
             index.take(event);
@@ -74,6 +87,7 @@ impl<'a> Index<'a> {
                 v1,
                 node,
                 fd,
+                inbox,
                 at,
             } => {
                 let (v1, fd, opened) = (*v1, *fd, *at);
@@ -87,6 +101,7 @@ impl<'a> Index<'a> {
                     closes: Vec::new(),
                     byes: Vec::new(),
                     recvs: Vec::new(),
+                    inbox,
                     ids: HashSet::new(),
                     resyncs: Vec::new(),
                     degraded: false,
@@ -96,9 +111,15 @@ impl<'a> Index<'a> {
                 conn: name,
                 id,
                 to,
+                kept,
                 at,
             } => conn(self, name, &mut |conn| {
-                conn.recvs.push((id, to, *at));
+                conn.recvs.push(Recv {
+                    id,
+                    to,
+                    kept: *kept,
+                    at: *at,
+                });
                 conn.ids.insert(id);
             }),
             Event::Resync { conn: name, at } => {
@@ -119,8 +140,14 @@ impl<'a> Index<'a> {
                 conn.closes.push((*cause, *code, *at));
             }),
             Event::Fault {
-                node, at, until, ..
-            } => self.stalls.push((node.as_deref(), *at, *until)),
+                kind,
+                node,
+                at,
+                until,
+            } => {
+                self.stalls.push((node.as_deref(), *at, *until));
+                self.forgets |= matches!(&**kind, "redis-restart" | "flushall");
+            }
             Event::Sample { node, lost, at } => {
                 self.samples.entry(node).or_default().push((*at, *lost));
             }

@@ -20,6 +20,7 @@ mod checker;
 mod clients;
 mod history;
 mod index;
+mod kept;
 mod proofs;
 mod proxy;
 mod publishers;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::checker::{self, RULES, WINDOW};
-use crate::history::{Cause, Event, Field, Part, Phase, Push, SECOND};
+use crate::history::{Cause, Event, Field, Inbox, Part, Phase, Push, SECOND};
 
 const NODE: &str = "n0.aaaaaaaaaaaa";
 
@@ -20,6 +20,7 @@ fn push(id: &str, seq: u64, user: &str, sent: u64) -> Push {
         answered: sent + 1_000,
         status: "routed".to_owned(),
         partial: false,
+        kept: false,
         parts: vec![Part {
             user: user.to_owned(),
             status: "routed".to_owned(),
@@ -35,6 +36,7 @@ fn open(conn: &str, user: &str, fd: Option<u64>) -> Event {
         v1: fd.is_some(),
         node: NODE.to_owned(),
         fd,
+        inbox: Inbox::Unknown,
         at: SECOND,
     }
 }
@@ -44,6 +46,7 @@ fn recv(conn: &str, id: &str, user: &str, at: u64) -> Event {
         conn: conn.to_owned(),
         id: id.to_owned(),
         to: vec![user.to_owned()],
+        kept: false,
         at,
     }
 }
@@ -221,6 +224,7 @@ const ALLOWED: &[(&str, Change)] = &[
             history.count("pushes_total{status=\"unrouted\"}", 1.0);
         },
     ),
+    ("a kept message that comes after the next connect", resume),
     (
         "a message that its publisher knows is not everywhere",
         |history| {
@@ -365,7 +369,63 @@ const PLANTED: &[(&str, &str, Change)] = &[
     ("H10", "memory leaks", |history| {
         history.processes[1] = process(Phase::End, 45, 900_000);
     }),
+    (
+        "H11",
+        "a kept message missed between two connections",
+        |history| {
+            resume(history);
+            history.unheard("k1");
+        },
+    ),
+    ("H11", "a kept message again after coming back", |history| {
+        resume(history);
+        let again = kept("r2", "k0", 12 * SECOND + 500);
+        history.events.insert(history.events.len() - 1, again);
+    }),
 ];
+
+fn kept(conn: &str, id: &str, at: u64) -> Event {
+    Event::Recv {
+        conn: conn.to_owned(),
+        id: id.to_owned(),
+        to: vec!["r".to_owned()],
+        kept: true,
+        at,
+    }
+}
+
+/// Two connections of a device that resumes; a kept message on the first, one between them.
+fn resume(history: &mut History) {
+    let connection = |conn: &str, fd, inbox, at| Event::Open {
+        conn: conn.to_owned(),
+        user: "r".to_owned(),
+        v1: true,
+        node: NODE.to_owned(),
+        fd: Some(fd),
+        inbox,
+        at,
+    };
+    let device = || "d7".to_owned();
+    for (id, seq, at) in [("k0", 5, 7), ("k1", 6, 11)] {
+        let mut push = push(id, seq, "r", at * SECOND);
+        push.kept = true;
+        history.pushes.push(push);
+    }
+    history.events.extend([
+        connection("r1", 4, Inbox::Begins(device()), SECOND),
+        kept("r1", "k0", 8 * SECOND),
+        close("r1", Cause::Client, None, 10 * SECOND),
+        connection("r2", 5, Inbox::Continues(device()), 12 * SECOND),
+        kept("r2", "k1", 13 * SECOND),
+    ]);
+    history.fields.push(field("r2", "r", 5));
+    history.count("pushes_total{status=\"routed\"}", 6.0);
+    history.count("deliveries_total", 9.0);
+    history.count("written_total", 9.0);
+    history.count("connections", 3.0);
+    history.count("connects_total", 5.0);
+    history.count("closes_total{reason=\"by_client\"}", 1.0);
+}
 
 /// Runs all; answers whether the checker is to be believed.
 pub(crate) fn run() -> bool {

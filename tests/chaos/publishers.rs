@@ -56,6 +56,8 @@ struct Draft {
     padding: usize,
     /// Without an `id` in the envelope: no node knows a repeat, so it is sent once only.
     anonymous: bool,
+    /// To be kept in the inboxes of its users.
+    kept: bool,
 }
 
 impl Draft {
@@ -74,6 +76,9 @@ impl Draft {
         }
         if !self.anonymous {
             fields["id"] = json!(self.id);
+        }
+        if self.kept {
+            fields["keep"] = json!(true);
         }
         // All in the data too, for plain clients.
         fields["data"] =
@@ -131,12 +136,15 @@ impl Sender {
     fn draft(&mut self) -> Draft {
         self.seq += 1;
         let padding = if self.rng.u8(..20) == 0 { 8_000 } else { 200 };
+        let to = self.world.addressees(&mut self.rng);
+        let anonymous = self.rng.u8(..4) == 0;
         Draft {
             id: format!("{}-{}", self.name, self.seq),
             seq: self.seq,
-            to: self.world.addressees(&mut self.rng),
             padding: self.rng.usize(..padding),
-            anonymous: self.rng.u8(..4) == 0,
+            anonymous,
+            kept: !anonymous && to[0] != EVERYBODY && self.rng.u8(..4) == 0,
+            to,
         }
     }
 
@@ -167,6 +175,7 @@ impl Sender {
                     sent,
                     answered,
                     partial,
+                    kept: draft.kept,
                     parts: parts(&draft.to, &status, answer),
                     status,
                 }));
@@ -285,6 +294,7 @@ impl RedisPublisher {
                 to: vec![user],
                 padding: self.rng.usize(..300),
                 anonymous: self.rng.u8(..4) == 0,
+                kept: false,
             };
             let way = match self.rng.u8(..10) {
                 0 | 1 => Way::Everywhere,
@@ -333,6 +343,7 @@ impl RedisPublisher {
                     answered: self.world.recorder.now(),
                     status: status.to_owned(),
                     partial: false,
+                    kept: false,
                     parts: vec![Part {
                         user: draft.to[0].clone(),
                         status: status.to_owned(),

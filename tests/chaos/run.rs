@@ -174,6 +174,8 @@ fn devices(users: &[String], rng: &mut Rng) -> Vec<Device> {
                 v1,
                 acks: rng.bool(),
                 churns: rng.u8(..3) == 0,
+                resumes: v1 && rng.bool(),
+                token: None,
                 rng: rng.fork(),
             });
         }
