@@ -121,10 +121,14 @@ impl Sender {
         }
     }
 
-    /// One message to each user; each must be taken.
-    pub(crate) async fn publish_last(mut self) {
+    /// One message to each user; each must be taken. Gives up between two when it takes too long.
+    pub(crate) async fn publish_last(mut self, patience: Duration) {
+        let start = std::time::Instant::now();
         FINAL.clone_into(&mut self.name);
         for user in self.world.users.clone().iter() {
+            if start.elapsed() > patience {
+                return;
+            }
             let draft = Draft {
                 to: vec![user.clone()],
                 ..self.draft()

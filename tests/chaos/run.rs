@@ -131,9 +131,8 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
         Ok(()) => {
             let at = recorder.now();
             recorder.write(Event::Quiet { at });
-            let last = Sender::new(world, String::new(), rng.fork()).publish_last();
-            // What was not published by then is missed by nobody; the rest is judged.
-            let _ = tokio::time::timeout(PATIENCE * 2, last).await;
+            let last = Sender::new(world, String::new(), rng.fork());
+            last.publish_last(PATIENCE).await;
         }
         Err(error) => recorder.write(Event::Died {
             node: "some node".to_owned(),
