@@ -379,7 +379,7 @@ const PLANTED: &[(&str, &str, Change)] = &[
     ),
     ("H11", "a kept message again after coming back", |history| {
         resume(history);
-        let again = kept("r2", "k0", 12 * SECOND + 500);
+        let again = kept("d7r2", "k0", 12 * SECOND + 500);
         history.events.insert(history.events.len() - 1, again);
     }),
 ];
@@ -412,13 +412,13 @@ fn resume(history: &mut History) {
         history.pushes.push(push);
     }
     history.events.extend([
-        connection("r1", 4, Inbox::Begins(device()), SECOND),
-        kept("r1", "k0", 8 * SECOND),
-        close("r1", Cause::Client, None, 10 * SECOND),
-        connection("r2", 5, Inbox::Continues(device()), 12 * SECOND),
-        kept("r2", "k1", 13 * SECOND),
+        connection("d7r1", 4, Inbox::Begins(device()), SECOND),
+        kept("d7r1", "k0", 8 * SECOND),
+        close("d7r1", Cause::Client, None, 10 * SECOND),
+        connection("d7r2", 5, Inbox::Continues(device()), 12 * SECOND),
+        kept("d7r2", "k1", 13 * SECOND),
     ]);
-    history.fields.push(field("r2", "r", 5));
+    history.fields.push(field("d7r2", "r", 5));
     history.count("pushes_total{status=\"routed\"}", 6.0);
     history.count("deliveries_total", 9.0);
     history.count("written_total", 9.0);
