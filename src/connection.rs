@@ -160,6 +160,14 @@ impl Connection {
         }
     }
 
+    /// Messages may have passed it by: it hears so, and its inbox is read.
+    pub(crate) fn missed(&mut self) {
+        if !self.is_closing() && self.dialect == Dialect::V1 {
+            self.queue.push(protocol::resync_frame());
+        }
+        self.distrust_inbox();
+    }
+
     /// From where to read the inbox, if that is due: the client has taken all that it was given.
     pub(crate) fn ask_inbox(&mut self) -> Option<Since> {
         if !self.is_open() || !self.queue.is_empty() {

@@ -79,6 +79,11 @@ pub enum Command {
         /// What.
         message: Arc<Message>,
     },
+    /// Messages may have passed this connection by.
+    Missed {
+        /// Which.
+        fd: Fd,
+    },
     /// Something is in the inbox of this connection's user.
     Look {
         /// Which.

@@ -222,6 +222,10 @@ impl Owner {
                     shard.touch(slot);
                 }
             }),
+            Command::Missed { fd } => self.with_slot(fd, |shard, slot| {
+                shard.places[slot].connection.missed();
+                shard.touch(slot);
+            }),
             Command::Look { fd } => self.with_slot(fd, Self::look),
             Command::Page { fd, page } => self.with_slot(fd, |shard, slot| {
                 shard.turn(slot, &page);

@@ -136,11 +136,11 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
     let degraded = tokio::time::timeout_at(deadline, &mut row).await.is_err();
     if degraded {
         // Pushes pass it by until its row is there. Only then can it be told what to fetch.
-        let app = app.clone();
+        let (app, fd) = (app.clone(), membership.fd());
         tokio::spawn(async move {
             if row.await.is_ok() {
                 app.metrics.lost("late_row");
-                app.hub.tell_all(|| Command::Resync).await;
+                app.hub.tell(fd, Command::Missed { fd }).await;
             }
         });
     }
