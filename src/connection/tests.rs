@@ -1,0 +1,103 @@
+use super::*;
+
+const SETTINGS: Settings = Settings {
+    queue_bytes: 4096,
+    limits: Limits {
+        message_bytes: 1000,
+        fragments: 8,
+    },
+    client_rate: 3,
+    ping: 25,
+    pong: 8,
+    write: 10,
+};
+
+fn open() -> Connection {
+    let mut connection = Connection::reserve(Fd(1), "a".parse().unwrap(), Dialect::V1, 0);
+    connection.state = State::Open;
+    connection.ping_due = 25;
+    connection
+}
+
+fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+}
+
+#[test]
+fn a_silent_client_is_pinged_and_then_given_up() {
+    let mut connection = open();
+    assert_eq!(connection.due(), 25);
+    assert_eq!(connection.look(25, &SETTINGS), Next::Stay);
+    assert_eq!(connection.queue.only(), Some(&frame::ping()[..]));
+    assert_eq!(connection.due(), 34);
+    assert_eq!(
+        connection.look(34, &SETTINGS),
+        Next::End(CloseReason::Heartbeat)
+    );
+}
+
+#[test]
+fn any_byte_is_a_sign_of_life() {
+    let mut connection = open();
+    connection.look(25, &SETTINGS);
+    connection.hear(&mut client_frame(0x8A, b""), &SETTINGS, 26, || ());
+    assert_eq!(connection.look(34, &SETTINGS), Next::Stay);
+    assert_eq!(connection.due(), 50);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_slow() {
+    let mut connection = open();
+    connection.wrote(10, true, 1, SETTINGS.write);
+    connection.wrote(0, true, 5, SETTINGS.write);
+    assert_eq!(connection.due(), 12);
+    connection.wrote(1, true, 6, SETTINGS.write);
+    assert_eq!(connection.due(), 17);
+    assert_eq!(connection.look(17, &SETTINGS), Next::End(CloseReason::Slow));
+}
+
+#[test]
+fn too_many_messages_in_a_second_end_it() {
+    let mut connection = open();
+    for _ in 0..3 {
+        let next = connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 7, || ());
+        assert_eq!(next, Next::Stay);
+    }
+    assert_eq!(
+        connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8, || ()),
+        Next::Stay
+    );
+    for expected in [Next::Stay, Next::Stay, Next::End(CloseReason::TooFast)] {
+        assert_eq!(
+            connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8, || ()),
+            expected
+        );
+    }
+}
+
+#[test]
+fn a_socket_that_never_comes_is_given_up() {
+    let mut connection = Connection::reserve(Fd(1), "a".parse().unwrap(), Dialect::Plain, 3);
+    assert_eq!(connection.look(17, &SETTINGS), Next::Stay);
+    assert_eq!(
+        connection.look(18, &SETTINGS),
+        Next::End(CloseReason::NeverAttached)
+    );
+}
+
+#[test]
+fn goodbye_is_answered_with_its_own_code_and_what_follows_is_ignored() {
+    let mut connection = open();
+    let mut input = client_frame(0x88, &3000u16.to_be_bytes());
+    input.extend(client_frame(0x81, b"late"));
+    assert_eq!(
+        connection.hear(&mut input, &SETTINGS, 1, || ()),
+        Next::End(CloseReason::ByClient)
+    );
+    connection.end(CloseReason::ByClient, 1);
+    assert_eq!(connection.queue.only(), Some(&frame::close(3000, "")[..]));
+    assert_eq!(
+        connection.hear(&mut client_frame(0x81, b"late"), &SETTINGS, 1, || ()),
+        Next::Stay
+    );
+}
