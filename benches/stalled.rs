@@ -27,7 +27,7 @@ use support::{median, message, percentile, raise_open_files_limit};
 
 /// When nothing has come for so long, nothing will.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The stalled must be gone by then.
+/// The stalled must be gone by then; and once they read again, the end must have come by then.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 /// After connects, and after the last broadcast of a phase, for messages that come twice.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -115,7 +115,7 @@ fn main() -> io::Result<()> {
 
         // What the kernel held for them must be in order and end with the end of the stream.
         stalled.set_receive_buffers(READING)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + GONE_LIMIT;
         while stalled.closed() < bench.stalled && Instant::now() < deadline {
             bench.quiet(&mut stalled, STEP)?;
         }

@@ -89,8 +89,9 @@ fn storm(options: &Options, report: &mut Report<'_>, how: &str, pass: usize) -> 
     crowd.come(Duration::from_secs_f64(clients as f64 / CALM as f64));
     if !crowd.gather(GATHER_LIMIT)? {
         return Err(io::Error::other(format!(
-            "{} of {clients} came",
-            crowd.ready()
+            "{} of {clients} came: {:?}",
+            crowd.ready(),
+            crowd.counts
         )));
     }
     crowd.linger(SETTLE)?;
