@@ -5,16 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Node, Redis, eventually, free_port, http, post, start_node};
-
-fn node_with(redis: &Redis, name: &str, settings: &[(&str, &str)]) -> Node {
-    let url = redis.url();
-    let mut all = vec![("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", name)];
-    all.extend(settings);
-    let node = start_node(&all);
-    node.wait_ready();
-    node
-}
+use crate::common::{Client, Node, Redis, eventually, free_port, http, node_with, post};
 
 async fn route(node: &Node, query: &str) -> (u16, Value) {
     let url = format!("http://{}/v1/route{query}", node.client_address());

@@ -10,16 +10,7 @@ use crate::common::keep::{
     nothing_is_lost_or_repeated_under_way, offline_is_stored, ready, resume,
     what_was_thrown_out_is_not_claimed,
 };
-use crate::common::{Client, Node, Redis, eventually, node_on, post, start_node};
-
-fn node_keeping(redis: &Redis, name: &str, settings: &[(&str, &str)]) -> Node {
-    let url = redis.url();
-    let mut all = vec![("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", name)];
-    all.extend(settings);
-    let node = start_node(&all);
-    node.wait_ready();
-    node
-}
+use crate::common::{Client, Redis, eventually, node_on, node_with, post};
 
 #[tokio::test]
 async fn a_client_goes_on_where_it_was_at_another_node() {
@@ -40,7 +31,7 @@ async fn a_client_that_moves_about_misses_nothing() {
 #[tokio::test]
 async fn what_redis_threw_out_is_not_claimed() {
     let redis = Redis::start();
-    let node = node_keeping(&redis, "a", &[("PUSH_KEEP_MESSAGES", "10")]);
+    let node = node_with(&redis, "a", &[("PUSH_KEEP_MESSAGES", "10")]);
     what_was_thrown_out_is_not_claimed(&node, &node).await;
 }
 
@@ -73,7 +64,7 @@ async fn what_redis_forgot_is_not_claimed() {
 async fn an_inbox_is_bounded_in_bytes_and_age() {
     let redis = Redis::start();
     let settings = [("PUSH_KEEP_BYTES", "65536"), ("PUSH_KEEP_SECONDS", "100")];
-    let node = node_keeping(&redis, "a", &settings);
+    let node = node_with(&redis, "a", &settings);
     for _ in 0..64 {
         keep(&node, "42", "x".repeat(4096)).await;
     }
@@ -103,7 +94,7 @@ async fn a_slow_client_gets_kept_messages_later() {
         ("PUSH_WRITE_SECONDS", "3600"),
         ("PUSH_KEEP_BYTES", "1000000000"),
     ];
-    let node = node_keeping(&redis, "a", &settings);
+    let node = node_with(&redis, "a", &settings);
     let mut client = connect(&node, "slow", None).await;
     let filler = "x".repeat(64 * 1024);
     let body = |number: usize| {

@@ -14,6 +14,7 @@
 )]
 
 pub mod keep;
+mod redis;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read};
@@ -28,6 +29,8 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+pub use self::redis::Redis;
 
 /// Longest wait for anything that should come soon. Generous: a slow machine is no fault.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,7 +61,15 @@ pub fn node(settings: &[(&str, &str)]) -> Node {
 
 /// A node of a cluster on this Redis.
 pub fn node_on(redis: &Redis, name: &str) -> Node {
-    node(&[("PUSH_REDIS_URL", &redis.url()), ("PUSH_NODE_NAME", name)])
+    node_with(redis, name, &[])
+}
+
+/// As [`node_on`], with further settings.
+pub fn node_with(redis: &Redis, name: &str, settings: &[(&str, &str)]) -> Node {
+    let url = redis.url();
+    let mut all = vec![("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", name)];
+    all.extend(settings);
+    node(&all)
 }
 
 /// The command that starts a node with these settings and nothing else of this environment.
@@ -266,114 +277,6 @@ pub fn refused_node(settings: &[(&str, &str)]) -> (i32, String) {
         .expect("pushnode runs");
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code().expect("an exit code"), words)
-}
-
-/// A redis-server process without persistence. Killed when dropped.
-pub struct Redis {
-    child: Child,
-    port: u16,
-    arguments: Vec<String>,
-}
-
-impl Redis {
-    pub fn start() -> Self {
-        Self::start_with(&[])
-    }
-
-    /// With further arguments, such as `["--requirepass", "secret"]`.
-    pub fn start_with(arguments: &[&str]) -> Self {
-        let arguments: Vec<String> = arguments
-            .iter()
-            .map(|&argument| argument.to_owned())
-            .collect();
-        // Between choosing a free port and taking it, somebody else may have.
-        for _ in 0..10 {
-            let port = free_port();
-            if let Some(child) = spawn_redis(port, &arguments) {
-                return Self {
-                    child,
-                    port,
-                    arguments,
-                };
-            }
-        }
-        panic!("redis-server does not start; is it installed? `make setup` does that");
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Kills it.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Starts it again, empty, on the same port.
-    pub fn restart(&mut self) {
-        self.kill();
-        let start = Instant::now();
-        loop {
-            if let Some(child) = spawn_redis(self.port, &self.arguments) {
-                self.child = child;
-                return;
-            }
-            assert!(
-                start.elapsed() < PATIENCE,
-                "redis-server does not come back"
-            );
-        }
-    }
-
-    /// Runs redis-cli with these arguments; answers its output, trimmed.
-    pub fn cli(&self, arguments: &[&str]) -> String {
-        let output = Command::new("redis-cli")
-            .args(["-p", &self.port.to_string()])
-            .args(arguments)
-            .output()
-            .expect("redis-cli runs");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn spawn_redis(port: u16, arguments: &[String]) -> Option<Child> {
-    let mut child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-        .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("redis-server is installed; `make setup` installs it");
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(10) {
-        if let Ok(Some(_)) = child.try_wait() {
-            return None;
-        }
-        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return Some(child);
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    None
 }
 
 /// A port that was free a moment ago.
