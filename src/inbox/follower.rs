@@ -23,6 +23,8 @@ pub(crate) struct Follower {
     state: State,
     /// The newest entry that was pushed to us while we could not take it.
     seen: EntryId,
+    /// What that was when the page under way was asked for.
+    sought: EntryId,
 }
 
 /// What to do with a pushed message.
@@ -50,6 +52,7 @@ impl Follower {
             since,
             state: State::Behind,
             seen: EntryId::default(),
+            sought: EntryId::default(),
         }
     }
 
@@ -91,6 +94,7 @@ impl Follower {
     pub(crate) fn ask(&mut self) -> Option<Since> {
         (self.state == State::Behind).then(|| {
             self.state = State::Asking;
+            self.sought = self.seen;
             self.since
         })
     }
@@ -98,9 +102,10 @@ impl Follower {
     /// The client gets this page.
     pub(crate) fn turn(&mut self, page: &Page) {
         self.since = Since::After(page.end);
-        // What was pushed and is not in the inbox was thrown out of it again, or never there:
+        // What was pushed before we asked and is not there was thrown out again, or never there:
         // looking for it once more would not bring it back.
-        let all = self.seen <= page.end.entry || page.messages.is_empty();
+        let in_vain = page.messages.is_empty() && self.seen == self.sought;
+        let all = self.seen <= page.end.entry || in_vain;
         self.state = if page.is_last && all {
             self.seen = EntryId::default();
             State::Live
@@ -182,6 +187,19 @@ mod tests {
         follower.distrust();
         follower.turn(&page(6, true));
         assert!(follower.ask().is_some());
+    }
+
+    #[test]
+    fn what_was_kept_behind_an_empty_page_is_looked_for_again() {
+        let nothing = Page::new(&Since::After(at(5)), 5, 5, Vec::new());
+        let mut follower = live(5);
+        follower.distrust();
+        assert!(follower.ask().is_some());
+        assert_eq!(follower.hear(at(6), true), Verdict::Later);
+        follower.turn(&nothing);
+        assert_eq!(follower.ask(), Some(Since::After(at(5))));
+        follower.turn(&page(6, true));
+        assert_eq!(follower.hear(at(7), true), Verdict::Take);
     }
 
     #[test]

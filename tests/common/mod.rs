@@ -331,8 +331,10 @@ impl Client {
 
     /// The next message, pings and pongs left out.
     pub async fn message(&mut self) -> Message {
+        // For all of it: pings come more often than patience lasts.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await;
+            let message = tokio::time::timeout_at(deadline, self.socket.next()).await;
             let message = message
                 .expect("a message in time")
                 .expect("an open connection")
