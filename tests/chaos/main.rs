@@ -15,7 +15,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code, reason = "the tests in tests/cluster use more of it")]
+#[path = "../cluster/redis_groups.rs"]
+mod redis_groups;
 
+mod access;
 mod checker;
 mod clients;
 mod history;
@@ -28,6 +32,7 @@ mod resp;
 mod run;
 mod schedule;
 mod stage;
+mod topology;
 mod views;
 
 use std::collections::BTreeMap;

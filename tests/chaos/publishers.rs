@@ -9,8 +9,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
+use crate::access::{Access, Doors};
 use crate::history::{EVERYBODY, Event, FINAL, Part, Push, Recorder};
-use crate::resp::Resp;
 use crate::views::Views;
 
 /// Longest wait for an answer over HTTP.
@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(50);
 pub(crate) struct World {
     pub(crate) users: Arc<Vec<String>>,
     pub(crate) views: Arc<Views>,
-    pub(crate) redis: u16,
+    pub(crate) redis: Doors,
     pub(crate) recorder: Recorder,
 }
 
@@ -249,7 +249,7 @@ pub(crate) struct RedisPublisher {
     world: World,
     name: String,
     rng: Rng,
-    connection: Option<Resp>,
+    redis: Access,
     /// Users and fields of their rows, as they once were.
     remembered: Vec<(String, String)>,
 }
@@ -272,16 +272,13 @@ enum Way {
 /// Fields remembered.
 const REMEMBERED: usize = 200;
 
-/// Why nothing is known of a publish.
-struct Unknown;
-
 impl RedisPublisher {
     pub(crate) fn new(world: World, name: String, rng: Rng) -> Self {
         Self {
+            redis: Access::new(world.redis.clone()),
             world,
             name,
             rng,
-            connection: None,
             remembered: Vec::new(),
         }
     }
@@ -329,7 +326,7 @@ impl RedisPublisher {
                     // Nothing is claimed: the connection may be gone, or not the user's.
                     (Some(to), _) => {
                         let line = draft.envelope(to.clone()).to_string();
-                        let published = self.call(&["PUBLISH", "pn:g", &line]).await;
+                        let published = self.redis.publish_to_all(&line).await;
                         published.map(|_| ("unrouted", 0))
                     }
                     (None, Way::Row | Way::Fields) => self.publish_to_row(&draft, way).await,
@@ -363,27 +360,17 @@ impl RedisPublisher {
         }
     }
 
-    async fn call(&mut self, command: &[&str]) -> Result<crate::resp::Answer, Unknown> {
-        if self.connection.is_none() {
-            self.connection = Resp::connect(self.world.redis).await.ok();
-        }
-        let mut connection = self.connection.take().ok_or(Unknown)?;
-        let answer = connection.call(command).await.map_err(|_| Unknown)?;
-        self.connection = Some(connection);
-        Ok(answer)
-    }
-
     /// As PROTOCOL.md says. An answer of 0 proves that nobody took it: the row is read again.
     async fn publish_to_row(
         &mut self,
         draft: &Draft,
         way: Way,
-    ) -> Result<(&'static str, u32), Unknown> {
+    ) -> std::io::Result<(&'static str, u32)> {
         let user = &draft.to[0];
         let mut taken: Vec<String> = Vec::new();
         for _ in 0..TRIES {
             let key = format!("pn:user:{{{user}}}");
-            let row = self.call(&["HKEYS", &key]).await?;
+            let row = self.redis.call(&key, &["HKEYS", &key]).await?;
             let fields: Vec<&str> = row.list().iter().map(|field| field.text()).collect();
             self.remember(user, &fields);
             let mut open = fields.is_empty();
@@ -397,8 +384,7 @@ impl RedisPublisher {
                     continue;
                 }
                 let line = draft.envelope(fields).to_string();
-                let publish = ["PUBLISH", &format!("pn:n:{{{node}}}"), &line];
-                if self.call(&publish).await?.number() == 0 {
+                if self.redis.publish_to_node(node, &line).await? == 0 {
                     open = true;
                 } else {
                     taken.push(whom.to_owned());
@@ -424,10 +410,11 @@ impl RedisPublisher {
         }
     }
 
-    async fn publish_to_all(&mut self, draft: &Draft) -> Result<(&'static str, u32), Unknown> {
+    async fn publish_to_all(&mut self, draft: &Draft) -> std::io::Result<(&'static str, u32)> {
         let line = draft.envelope(json!({})).to_string();
-        let listeners = self.call(&["PUBLISH", "pn:g", &line]).await?.number();
-        // Fewer than there are nodes: somebody did not listen, and the publisher knows.
+        let listeners = self.redis.publish_to_all(&line).await?;
+        // Fewer than there are nodes: somebody did not listen, and the publisher knows. Or, in a
+        // cluster, somebody listens elsewhere, and the publisher does not know.
         let all = self.world.views.all().len() as i64;
         Ok(if listeners >= all {
             ("routed", 1)

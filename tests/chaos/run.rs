@@ -53,16 +53,17 @@ impl Drop for Actors {
 /// Plays the scenario with this seed.
 pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<Outcome> {
     let recorder = Recorder::new(scenario.name, seed);
-    let stage = Arc::new(Stage::set(scenario, size.nodes, recorder.clone()).await?);
+    let users: Arc<Vec<String>> = Arc::new((0..size.users).map(|i| format!("u{i}")).collect());
+    let stage = Stage::set(scenario, size.nodes, users.clone(), recorder.clone());
+    let stage = Arc::new(stage.await?);
     until("the nodes to be ready", async || stage.is_ready().await).await?;
     let mut rng = Rng::with_seed(seed ^ 0x5EED);
-    let users: Vec<String> = (0..size.users).map(|i| format!("u{i}")).collect();
     let devices = devices(&users, &mut rng);
     let count = devices.len();
     let world = World {
-        users: Arc::new(users),
+        users,
         views: stage.views.clone(),
-        redis: stage.port,
+        redis: stage.doors.clone(),
         recorder: recorder.clone(),
     };
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::topology::Setup;
+
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -16,6 +18,24 @@ pub(crate) enum Fault {
     },
     RedisFreeze {
         time: Duration,
+    },
+    /// The master behind Sentinels, or the owner of a node's channel, is killed; it comes back as
+    /// a replica when it has been away so long and another is promoted.
+    MasterKill {
+        node: usize,
+        away: Duration,
+    },
+    /// The same stands still, and goes on later.
+    MasterFreeze {
+        node: usize,
+        time: Duration,
+    },
+    /// The slots of a node's channel and of some users move to other masters; between two steps
+    /// passes up to a pause.
+    SlotMove {
+        node: usize,
+        draw: u64,
+        pause: Duration,
     },
     FlushAll,
     KillSubscriptions,
@@ -73,6 +93,7 @@ pub(crate) struct Step {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
+    pub(crate) setup: Setup,
     /// Whether nodes reach Redis through a [`crate::proxy::Proxy`].
     pub(crate) proxied: bool,
     /// Whether there are publishers over HTTP; without them no node hears numbered messages.
@@ -83,54 +104,63 @@ pub(crate) struct Scenario {
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "standalone-restart",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: redis_restart,
     },
     Scenario {
         name: "flushall",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: |_, _| Fault::FlushAll,
     },
     Scenario {
         name: "client-kill",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: client_kill,
     },
     Scenario {
         name: "kill-storm",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: |_, _| Fault::KillSubscriptions,
     },
     Scenario {
         name: "output-buffer",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: output_buffer,
     },
     Scenario {
         name: "node-kill",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: node_kill,
     },
     Scenario {
         name: "node-freeze",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: node_freeze,
     },
     Scenario {
         name: "redis-freeze",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: redis_freeze,
     },
     Scenario {
         name: "rolling-restart",
+        setup: Setup::Standalone,
         proxied: false,
         http: true,
         draw: |rng, nodes| Fault::NodeRestart {
@@ -139,12 +169,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "proxy",
+        setup: Setup::Standalone,
         proxied: true,
         http: true,
         draw: way,
     },
     Scenario {
         name: "deaf",
+        setup: Setup::Standalone,
         proxied: true,
         http: false,
         draw: |rng, nodes| Fault::Silence {
@@ -154,6 +186,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "silence",
+        setup: Setup::Standalone,
         proxied: true,
         http: true,
         draw: |rng, nodes| Fault::Silence {
@@ -163,6 +196,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "lossy",
+        setup: Setup::Standalone,
         proxied: true,
         http: true,
         draw: |rng, nodes| Fault::Lose {
@@ -171,7 +205,36 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "sentinel-kill",
+        setup: Setup::Sentinel,
+        proxied: false,
+        http: true,
+        draw: master_kill,
+    },
+    Scenario {
+        name: "sentinel-freeze",
+        setup: Setup::Sentinel,
+        proxied: false,
+        http: true,
+        draw: master_freeze,
+    },
+    Scenario {
+        name: "cluster-failover",
+        setup: Setup::Cluster,
+        proxied: false,
+        http: true,
+        draw: master_fails,
+    },
+    Scenario {
+        name: "slot-move",
+        setup: Setup::Cluster,
+        proxied: false,
+        http: true,
+        draw: slot_move,
+    },
+    Scenario {
         name: "mixed",
+        setup: Setup::Standalone,
         proxied: true,
         http: true,
         draw: any,
@@ -251,6 +314,10 @@ impl Fault {
             | Self::BlackHole { time, .. }
             | Self::Delay { time, .. } => *time,
             Self::OutputBuffer { frozen, .. } => *frozen,
+            // Until another is promoted.
+            Self::MasterKill { away, .. } => (*away).max(Duration::from_secs(2)),
+            Self::MasterFreeze { time, .. } => *time,
+            Self::SlotMove { pause, .. } => *pause * 6,
             Self::NodeRestart { .. } => Duration::from_secs(2),
             Self::FlushAll
             | Self::KillSubscriptions
@@ -266,6 +333,9 @@ impl Fault {
         match self {
             Self::RedisRestart { .. } => "redis-restart",
             Self::RedisFreeze { .. } => "redis-freeze",
+            Self::MasterKill { .. } => "master-kill",
+            Self::MasterFreeze { .. } => "master-freeze",
+            Self::SlotMove { .. } => "slot-move",
             Self::FlushAll => "flushall",
             Self::KillSubscriptions => "kill-subscriptions",
             Self::KillCommands => "kill-commands",
@@ -295,6 +365,42 @@ fn redis_restart(rng: &mut Rng, _: usize) -> Fault {
 fn redis_freeze(rng: &mut Rng, _: usize) -> Fault {
     Fault::RedisFreeze {
         time: millis(rng, 1_000, 5_000),
+    }
+}
+
+fn master_kill(rng: &mut Rng, nodes: usize) -> Fault {
+    Fault::MasterKill {
+        node: rng.usize(..nodes),
+        away: millis(rng, 500, 5_000),
+    }
+}
+
+fn master_freeze(rng: &mut Rng, nodes: usize) -> Fault {
+    // Now and then too short for a fail-over.
+    let time = if rng.u8(..4) == 0 {
+        millis(rng, 300, 900)
+    } else {
+        millis(rng, 2_500, 6_000)
+    };
+    Fault::MasterFreeze {
+        node: rng.usize(..nodes),
+        time,
+    }
+}
+
+fn master_fails(rng: &mut Rng, nodes: usize) -> Fault {
+    if rng.bool() {
+        master_kill(rng, nodes)
+    } else {
+        master_freeze(rng, nodes)
+    }
+}
+
+fn slot_move(rng: &mut Rng, nodes: usize) -> Fault {
+    Fault::SlotMove {
+        node: rng.usize(..nodes),
+        draw: rng.u64(..),
+        pause: millis(rng, 0, 400),
     }
 }
 

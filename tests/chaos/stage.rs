@@ -5,13 +5,16 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::task::spawn_blocking;
 
-use crate::common::{self, Node, Redis};
+use crate::access::Doors;
+use crate::common::{self, Node};
 use crate::history::{Event, Field, Recorder};
 use crate::proxy::Proxy;
 use crate::resp::{Answer, Resp};
 use crate::schedule::{Fault, Scenario};
+use crate::topology::Topology;
 use crate::views::{View, Views};
 
 /// What Redis allows a subscriber by default.
@@ -21,12 +24,16 @@ const NAME_TAKEN: i32 = 69;
 
 type Place = tokio::sync::Mutex<Option<Node>>;
 
-/// One standalone Redis and some nodes.
+/// Redis and some nodes.
 pub(crate) struct Stage {
-    pub(crate) port: u16,
+    /// Of the only redis-server, or the first.
+    port: u16,
+    url: String,
+    pub(crate) doors: Doors,
+    users: Arc<Vec<String>>,
     pub(crate) views: Arc<Views>,
     recorder: Recorder,
-    redis: Arc<Mutex<Redis>>,
+    topology: Arc<Mutex<Topology>>,
     /// One for each node, or none at all.
     ways: Vec<Proxy>,
     places: Vec<Place>,
@@ -34,18 +41,27 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Starts all of it; the nodes are ready.
-    pub(crate) async fn set(scenario: &Scenario, nodes: usize, recorder: Recorder) -> Result<Self> {
-        let redis = spawn_blocking(Redis::start).await?;
-        let port = redis.port();
+    pub(crate) async fn set(
+        scenario: &Scenario,
+        nodes: usize,
+        users: Arc<Vec<String>>,
+        recorder: Recorder,
+    ) -> Result<Self> {
+        let setup = scenario.setup;
+        let mut topology = spawn_blocking(move || Topology::start(setup)).await?;
+        let port = topology.first().port();
         let mut ways = Vec::new();
         for _ in 0..nodes * usize::from(scenario.proxied) {
             ways.push(Proxy::to(port).await?);
         }
         let stage = Self {
             port,
+            url: topology.url(),
+            doors: topology.doors(),
+            users,
             views: Views::of(nodes),
             recorder,
-            redis: Arc::new(Mutex::new(redis)),
+            topology: Arc::new(Mutex::new(topology)),
             ways,
             places: (0..nodes).map(|_| Place::default()).collect(),
         };
@@ -57,9 +73,10 @@ impl Stage {
 
     /// Starts the node of this place and shows it to the actors.
     async fn start(&self, place: usize) {
-        let port = self.ways.get(place).map_or(self.port, |way| way.port);
+        let way = self.ways.get(place);
+        let url = way.map(|way| format!("redis://127.0.0.1:{}", way.port));
         let settings = [
-            ("PUSH_REDIS_URL", format!("redis://127.0.0.1:{port}")),
+            ("PUSH_REDIS_URL", url.unwrap_or_else(|| self.url.clone())),
             ("PUSH_NODE_NAME", format!("n{place}")),
             ("PUSH_DRAIN_SECONDS", "2".to_owned()),
             // A client that acknowledges a backlog sends hundreds of frames at once.
@@ -90,8 +107,61 @@ impl Stage {
         });
     }
 
-    fn redis(&self) -> std::sync::MutexGuard<'_, Redis> {
-        self.redis.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does something to Redis that blocks.
+    async fn with_redis<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Topology) -> T + Send + 'static,
+    ) -> Result<T> {
+        let topology = self.topology.clone();
+        let act = move || act(&mut topology.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(spawn_blocking(act).await?)
+    }
+
+    /// Kills or freezes the master of this node's channel until another is in its place. Only so
+    /// long was nothing to be expected; bringing it back later is no fault.
+    async fn fail_master(
+        &self,
+        kind: &str,
+        node: usize,
+        freeze: bool,
+        time: Duration,
+    ) -> Result<()> {
+        let at = self.recorder.now();
+        let key = self.channel(node).await;
+        let failed = self.with_redis(move |redis| {
+            let mut failed = redis.fail(&key, freeze);
+            redis.await_successor(&key, &mut failed, time);
+            failed
+        });
+        let failed = failed.await?;
+        self.fault(kind, None, at);
+        self.with_redis(move |redis| redis.mend(failed, time)).await
+    }
+
+    /// Moves the slots of a node's channel and of some users' rows and inboxes.
+    async fn move_slots(&self, node: usize, draw: u64, pause: Duration) -> Result<()> {
+        let at = self.recorder.now();
+        let mut rng = Rng::with_seed(draw);
+        let mut keys = vec![self.channel(node).await, "pn:nodes".to_owned()];
+        let users = rng.choose_multiple(self.users.iter(), 4);
+        keys.extend(users.into_iter().map(|user| format!("pn:user:{{{user}}}")));
+        rng.shuffle(&mut keys);
+        keys.truncate(rng.usize(1..=keys.len()));
+        self.with_redis(move |redis| redis.move_slots(&keys, &mut rng, pause))
+            .await?;
+        self.recorder.write(Event::Fault {
+            kind: "slot-move".to_owned(),
+            node: None,
+            at,
+            // Redis serves all the time: it excuses nothing.
+            until: at,
+        });
+        Ok(())
+    }
+
+    async fn channel(&self, node: usize) -> String {
+        let id = self.name(Some(node)).await;
+        id.map_or("pn:g".to_owned(), |id| format!("pn:n:{{{id}}}"))
     }
 
     /// Looks for nodes that have ended by themselves, and starts them again.
@@ -136,19 +206,21 @@ impl Stage {
         let mut whom = None;
         match fault {
             Fault::RedisRestart { away } => {
-                self.redis().kill();
+                self.with_redis(|redis| redis.first().kill()).await?;
                 tokio::time::sleep(away).await;
-                let redis = self.redis.clone();
-                spawn_blocking(move || {
-                    redis
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .restart();
-                })
-                .await?;
+                self.with_redis(|redis| redis.first().restart()).await?;
+            }
+            Fault::MasterKill { node, away } => {
+                return self.fail_master(fault.kind(), node, false, away).await;
+            }
+            Fault::MasterFreeze { node, time } => {
+                return self.fail_master(fault.kind(), node, true, time).await;
+            }
+            Fault::SlotMove { node, draw, pause } => {
+                return self.move_slots(node, draw, pause).await;
             }
             Fault::RedisFreeze { time } => {
-                let pid = self.redis().pid();
+                let pid = self.with_redis(|redis| redis.first().pid()).await?;
                 freeze(pid, time).await;
             }
             Fault::FlushAll => self.admin(&["FLUSHALL"]).await?,
@@ -316,32 +388,40 @@ impl Stage {
 
     /// All rows of the registry.
     pub(crate) async fn registry(&self) -> Result<Vec<Field>> {
-        let mut redis = Resp::connect(self.port).await?;
         let mut fields = Vec::new();
-        let mut cursor = "0".to_owned();
-        loop {
-            let page = redis
-                .call(&["SCAN", &cursor, "MATCH", "pn:user:*", "COUNT", "1000"])
-                .await?;
-            let [next, keys] = page.list() else { break };
-            for key in keys.list() {
-                let user = key
-                    .text()
-                    .trim_start_matches("pn:user:{")
-                    .trim_end_matches('}');
-                let row = redis.call(&["HGETALL", key.text()]).await?;
-                fields.extend(row.list().chunks_exact(2).map(|pair| field(user, pair)));
-            }
-            next.text().clone_into(&mut cursor);
-            if cursor == "0" {
-                break;
-            }
+        for port in self.doors.masters().await? {
+            rows(port, &mut fields).await?;
         }
         // SCAN may show a key twice.
         fields.sort_by(|a, b| (&a.user, &a.field).cmp(&(&b.user, &b.field)));
         fields.dedup_by(|a, b| (&a.user, &a.field) == (&b.user, &b.field));
         Ok(fields)
     }
+}
+
+/// Those of one server.
+async fn rows(port: u16, fields: &mut Vec<Field>) -> Result<()> {
+    let mut redis = Resp::connect(port).await?;
+    let mut cursor = "0".to_owned();
+    loop {
+        let page = redis
+            .call(&["SCAN", &cursor, "MATCH", "pn:user:*", "COUNT", "1000"])
+            .await?;
+        let [next, keys] = page.list() else { break };
+        for key in keys.list() {
+            let user = key
+                .text()
+                .trim_start_matches("pn:user:{")
+                .trim_end_matches('}');
+            let row = redis.call(&["HGETALL", key.text()]).await?;
+            fields.extend(row.list().chunks_exact(2).map(|pair| field(user, pair)));
+        }
+        next.text().clone_into(&mut cursor);
+        if cursor == "0" {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn field(user: &str, pair: &[Answer]) -> Field {

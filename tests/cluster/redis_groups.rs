@@ -110,12 +110,17 @@ impl Trio {
     }
 
     pub(crate) fn url(&self) -> String {
-        let hosts: Vec<String> = self
-            .sentinels
-            .iter()
-            .map(|sentinel| format!("127.0.0.1:{}", sentinel.port))
-            .collect();
+        let host = |port: &u16| format!("127.0.0.1:{port}");
+        let hosts: Vec<String> = self.sentinel_ports().iter().map(host).collect();
         format!("redis-sentinel://{}/0?master=mymaster", hosts.join(","))
+    }
+
+    /// Where the Sentinels listen.
+    pub(crate) fn sentinel_ports(&self) -> Vec<u16> {
+        self.sentinels
+            .iter()
+            .map(|sentinel| sentinel.port)
+            .collect()
     }
 
     /// The port of the master, by the first Sentinel's word.

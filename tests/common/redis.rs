@@ -55,6 +55,11 @@ impl Redis {
         let _ = self.child.wait();
     }
 
+    /// Whether it runs no more.
+    pub fn ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// Starts it again, empty, on the same port.
     pub fn restart(&mut self) {
         self.kill();
