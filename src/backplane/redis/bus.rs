@@ -247,6 +247,13 @@ impl Bus {
             probing.owed = None;
             probing.unheard = 0;
         }
+        // Whatever the publish path does since: Redis said that it passed that one on.
+        if probing
+            .owed
+            .is_some_and(|(_, since)| since.elapsed() > DEAF)
+        {
+            return true;
+        }
         if let Some(task) = probing.task.take() {
             if !task.is_finished() {
                 // The publish path itself hangs; the subscription is not to blame.
@@ -277,12 +284,6 @@ impl Bus {
                 }
                 _ => {}
             }
-        }
-        if probing
-            .owed
-            .is_some_and(|(_, since)| since.elapsed() > DEAF)
-        {
-            return true;
         }
         probing.sent += 1;
         let (link, channel, line) = (
