@@ -2,15 +2,24 @@
 //!
 //! The registry works by level: an entry here says only *that* a user's row must be written;
 //! what is written is read from the hub at that moment. So no order of joins and leaves can
-//! leave a wrong row behind, and a failed write is repaired by putting the entry back.
+//! leave a wrong row behind, and a failed write is repaired by putting the entry back. Fields
+//! that were removed are remembered for a while, for what a master has answered may be unknown to
+//! the next one; what stands in the hub can be written again at any time, what is gone could not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use crate::names::{Fd, UserId};
+
+/// How long a removal is remembered: longer than a fail-over takes.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// And so many at most, the newest.
+const MOST_REMEMBERED: usize = 1 << 16;
 
 /// What is known of one dirty user.
 #[derive(Debug, Default)]
@@ -33,6 +42,21 @@ struct State {
     dirty: HashMap<UserId, Change, ahash::RandomState>,
     /// How many were taken and are being written.
     under_way: usize,
+    /// Fields that were removed, the oldest first.
+    removed: VecDeque<(Instant, UserId, Fd)>,
+}
+
+impl State {
+    fn remember(&mut self, user: &UserId, gone: &[Fd], now: Instant) {
+        for fd in gone {
+            self.removed.push_back((now, user.clone(), *fd));
+        }
+        while self.removed.len() > MOST_REMEMBERED
+            || (self.removed.front()).is_some_and(|(at, ..)| now - *at > REMEMBERED)
+        {
+            self.removed.pop_front();
+        }
+    }
 }
 
 impl Changes {
@@ -82,6 +106,17 @@ impl Changes {
         });
     }
 
+    /// What was removed lately must be removed again: Redis may have forgotten that.
+    pub fn mark_removed(&self) {
+        self.with(|state| {
+            for (at, user, fd) in std::mem::take(&mut state.removed) {
+                if at.elapsed() <= REMEMBERED {
+                    state.dirty.entry(user).or_default().gone.push(fd);
+                }
+            }
+        });
+    }
+
     /// Waits until there is something to write and takes all of it. Each must come back through
     /// [`Changes::written`] or [`Changes::put_back`].
     pub async fn take(&self) -> Vec<(UserId, Change)> {
@@ -103,7 +138,13 @@ impl Changes {
 
     /// These have been written: whoever waits for them may go on.
     pub fn written(&self, changes: Vec<(UserId, Change)>) {
-        self.with(|state| state.under_way -= changes.len());
+        let now = Instant::now();
+        self.with(|state| {
+            state.under_way -= changes.len();
+            for (user, change) in &changes {
+                state.remember(user, &change.gone, now);
+            }
+        });
         for waiting in changes.into_iter().flat_map(|(_, change)| change.waiting) {
             // Gone if the client did not wait for its row.
             let _ = waiting.send(());
@@ -167,6 +208,42 @@ mod tests {
         changes.written(again);
         assert!(changes.is_settled());
         assert_eq!(row.await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_removed_lately_can_be_removed_again() {
+        let changes = Changes::tracked();
+        let [early, late]: [UserId; 2] = ["early", "late"].map(|user| user.parse().unwrap());
+        changes.left(&early, Fd(1));
+        changes.written(changes.take().await);
+        tokio::time::advance(REMEMBERED).await;
+        changes.left(&late, Fd(2));
+        changes.written(changes.take().await);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        changes.mark_removed();
+        let taken = changes.take().await;
+        assert_eq!(taken.len(), 1);
+        assert_eq!((&taken[0].0, &taken[0].1.gone[..]), (&late, &[Fd(2)][..]));
+        // It is remembered anew: the next master may not know of it either.
+        changes.written(taken);
+        changes.mark_removed();
+        assert_eq!(changes.take().await.len(), 1);
+        changes.mark_removed();
+        assert_eq!(lock(changes.state.as_ref().unwrap()).dirty.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_removals_are_remembered() {
+        let changes = Changes::tracked();
+        let user: UserId = "a".parse().unwrap();
+        for fd in 0..MOST_REMEMBERED as u64 + 2 {
+            changes.left(&user, Fd(fd));
+        }
+        changes.written(changes.take().await);
+        changes.mark_removed();
+        let taken = changes.take().await;
+        assert_eq!(taken[0].1.gone.len(), MOST_REMEMBERED);
+        assert_eq!(taken[0].1.gone[0], Fd(2));
     }
 
     #[tokio::test]

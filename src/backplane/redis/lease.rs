@@ -200,6 +200,10 @@ impl Lease {
             match beat {
                 Ok(intact) => {
                     self.refusal.clear();
+                    if !(intact && trusted) {
+                        // A master that was deposed may have taken removals that nobody else has.
+                        self.hub.changes().mark_removed();
+                    }
                     if !(intact && trusted && refreshed.elapsed() < REFRESH) {
                         refreshed = Instant::now();
                         self.hub.changes().mark(self.hub.users());
