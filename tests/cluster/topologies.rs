@@ -213,6 +213,52 @@ async fn rows_that_the_new_master_never_got_are_doubted_and_written_again() {
     assert_eq!(new.json().await, "found");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn removals_that_the_new_master_never_got_are_made_again() {
+    let mut trio = Trio::start();
+    let (a, b) = nodes_at(trio.url()).await;
+    let client = Client::v1(&a.ws_url("gone")).await;
+    let (key, field) = ("pn:user:{gone}", client.connection());
+    let replica = &trio.servers[1];
+    let on_replica = |words: &[&str]| replica.cli(words);
+    until("the replica has the row", || {
+        on_replica(&["EXISTS", key]) == "1"
+    });
+    drop(client);
+    until("the replica has lost the row", || {
+        on_replica(&["EXISTS", key]) == "0"
+    });
+    // A crash, or a thaw for a moment, before the removal has got to the replica.
+    assert_eq!(
+        on_replica(&["CONFIG", "SET", "replica-read-only", "no"]),
+        "OK"
+    );
+    let about = r#"{"since":"2026-01-01T00:00:00Z"}"#;
+    assert_eq!(on_replica(&["HSET", key, &field, about]), "1");
+    trio.servers[0].kill();
+    let fault = Instant::now();
+    tokio::task::block_in_place(|| {
+        until("the row is gone from the new master", || {
+            let replica = &trio.servers[1];
+            replica.cli(&["ROLE"]).starts_with("master") && replica.cli(&["EXISTS", key]) == "0"
+        });
+    });
+    println!(
+        "lost removals: made again {:.1?} after the crash",
+        fault.elapsed()
+    );
+    eventually(async || {
+        let push = json!({"to": {"user": "gone"}, "data": 1, "timeout_ms": 300});
+        let (_, answer) = post(&b.push_url, &push).await;
+        if answer["status"] == "offline" {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    })
+    .await;
+}
+
 /// Whatever happens to the server that has the node's channel and, by its own slot, the user.
 async fn an_owner_fails(what: &str, fail: impl FnOnce(&mut Redis) -> Option<Frozen>) {
     let mut cluster = RedisCluster::start(1);
