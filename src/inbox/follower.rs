@@ -25,6 +25,8 @@ pub(crate) struct Follower {
     seen: EntryId,
     /// What that was when the page under way was asked for.
     sought: EntryId,
+    /// From where the page under way was asked for.
+    asked: Since,
 }
 
 /// What to do with a pushed message.
@@ -53,11 +55,17 @@ impl Follower {
             state: State::Behind,
             seen: EntryId::default(),
             sought: EntryId::default(),
+            asked: since,
         }
     }
 
     /// A message was pushed; `fits` if the client's queue has room for it.
     pub(crate) fn hear(&mut self, position: Position, fits: bool) -> Verdict {
+        if self.since == Since::Now {
+            // Nobody could say yet where the inbox stood when the client came. Then it begins
+            // with this message; a page that is under way may have been read behind it.
+            self.since = Since::After(position.before());
+        }
         if let Since::After(here) = self.since {
             if position.entry <= here.entry {
                 return Verdict::Old;
@@ -95,12 +103,17 @@ impl Follower {
         (self.state == State::Behind).then(|| {
             self.state = State::Asking;
             self.sought = self.seen;
+            self.asked = self.since;
             self.since
         })
     }
 
     /// The client gets this page.
     pub(crate) fn turn(&mut self, page: &Page) {
+        if self.asked != self.since {
+            self.state = State::Behind;
+            return;
+        }
         self.since = Since::After(page.end);
         // What was pushed before we asked and is not there was thrown out again, or never there:
         // looking for it once more would not bring it back.
@@ -199,6 +212,19 @@ mod tests {
         follower.turn(&nothing);
         assert_eq!(follower.ask(), Some(Since::After(at(5))));
         follower.turn(&page(6, true));
+        assert_eq!(follower.hear(at(7), true), Verdict::Take);
+    }
+
+    #[test]
+    fn the_first_message_of_who_came_without_redis_is_not_taken_for_old() {
+        let mut follower = Follower::unread(Since::Now);
+        assert_eq!(follower.ask(), Some(Since::Now));
+        assert_eq!(follower.hear(at(6), true), Verdict::Later);
+        // Read behind it.
+        follower.turn(&Page::new(&Since::Now, 6, 5, Vec::new()));
+        assert_eq!(follower.ask(), Some(Since::After(at(6).before())));
+        follower.turn(&page(6, true));
+        assert_eq!(follower.hear(at(6), true), Verdict::Old);
         assert_eq!(follower.hear(at(7), true), Verdict::Take);
     }
 

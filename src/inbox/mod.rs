@@ -85,6 +85,22 @@ pub struct Position {
 }
 
 impl Position {
+    /// A position from which this message is the first to be read.
+    #[must_use]
+    pub fn before(&self) -> Self {
+        let EntryId { ms, seq } = self.entry;
+        Self {
+            n: self.n.wrapping_sub(1),
+            entry: match seq.checked_sub(1) {
+                Some(seq) => EntryId { ms, seq },
+                None => EntryId {
+                    ms: ms.saturating_sub(1),
+                    seq: u64::MAX,
+                },
+            },
+        }
+    }
+
     /// Whether `self` is the very next message behind `other`.
     #[must_use]
     pub fn follows(&self, other: &Self) -> bool {

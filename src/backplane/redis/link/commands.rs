@@ -35,9 +35,24 @@ impl Link {
             let nodes = self.0.population.load(Ordering::Relaxed).max(1);
             here.map(|here: u32| here.max(nodes))
         } else {
-            self.at(channel).spublish(channel.to_owned(), payload).await
+            self.publish_sharded(channel, payload).await
         };
         answer.inspect_err(|error| self.note(error))
+    }
+
+    /// A replica, such as a master that has just been deposed, answers 0 to SPUBLISH and yet
+    /// delivers, and the line would be sent again as if nobody had it. Asked for a key it says
+    /// MOVED: then nothing is known, and the payload is sent again under its number.
+    async fn publish_sharded(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
+        let pipeline = self.at(channel).pipeline();
+        // A key of the same node, and so of the same slot.
+        let key = channel.replacen("n:{", "users:{", 1);
+        let exists = CustomCommand::new_static("EXISTS", None, false);
+        let _: () = pipeline.custom(exists, vec![key]).await?;
+        let _: () = pipeline.spublish(channel.to_owned(), payload).await?;
+        let answers: Vec<Value> = pipeline.all().await?;
+        let receivers = answers.into_iter().next_back().unwrap_or(Value::Null);
+        receivers.convert()
     }
 
     /// Subscribes a connection of its own to this node's channel and to that of all.
