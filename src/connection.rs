@@ -8,6 +8,7 @@ use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits, Reader};
 use crate::hub::Membership;
 use crate::inbox::{Follower, Page, Position, Since, Start, Verdict};
+use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, UserId};
 use crate::protocol::{self, ClientMessage, Dialect, Policy};
 use crate::queue::{Queue, Sent};
@@ -123,7 +124,12 @@ impl Connection {
 
     /// Puts what a client gets first into the queue: who and where it is, and what its inbox
     /// holds for it. Answers how many messages that are.
-    pub(crate) fn welcome(&mut self, id: &ConnectionId, start: Option<Start>) -> u64 {
+    pub(crate) fn welcome(
+        &mut self,
+        id: &ConnectionId,
+        start: Option<Start>,
+        metrics: &Metrics,
+    ) -> u64 {
         let (follower, page, recovered) = match start {
             Some(start) => (Some(start.follower), start.page, start.recovered),
             None => (None, None, None),
@@ -134,13 +140,15 @@ impl Connection {
                 .push(protocol::ready_frame(id, &self.user, resume, recovered));
         }
         self.inbox = follower.map(Box::new);
-        page.map_or(0, |page| self.queue_page(&page))
+        page.map_or(0, |page| self.queue_page(&page, metrics))
     }
 
-    fn queue_page(&mut self, page: &Page) -> u64 {
+    fn queue_page(&mut self, page: &Page, metrics: &Metrics) -> u64 {
         for message in &page.messages {
             self.queue.push_message(message.frame(self.dialect));
         }
+        metrics.dropped("unreadable", page.unreadable);
+        metrics.replayed.inc_by(page.messages.len() as u64);
         page.messages.len() as u64
     }
 
@@ -178,7 +186,7 @@ impl Connection {
 
     /// Gives the client a page of its inbox; answers how many messages that are. If something is
     /// missing before it, the client hears so first.
-    pub(crate) fn turn(&mut self, page: &Page) -> u64 {
+    pub(crate) fn turn(&mut self, page: &Page, metrics: &Metrics) -> u64 {
         let Some(inbox) = &mut self.inbox else {
             return 0;
         };
@@ -186,7 +194,7 @@ impl Connection {
         if !page.is_continuous && self.dialect == Dialect::V1 {
             self.queue.push(protocol::resync_frame());
         }
-        self.queue_page(page)
+        self.queue_page(page, metrics)
     }
 
     /// The socket is here.

@@ -21,6 +21,15 @@ use crate::protocol::Message;
 /// Most messages in one page: what a slow client that comes back may have in memory at once.
 pub(crate) const PAGE: usize = 32;
 
+/// How long the id of a kept message is remembered.
+pub(crate) const REPEAT: Duration = Duration::from_secs(60);
+
+/// A number for a new inbox to begin with, which no other begins with. So small that it never
+/// overflows.
+pub(crate) fn first_number() -> u64 {
+    fastrand::u64(..1 << 48)
+}
+
 /// How much an inbox holds; from the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -181,6 +190,8 @@ pub struct Page {
     pub start: Position,
     /// In order.
     pub messages: Vec<Arc<Message>>,
+    /// How many more there were that are no messages: somebody else wrote them.
+    pub unreadable: u64,
     /// Where whoever has read these messages stands.
     pub end: Position,
     /// Whether there was no more behind them.
@@ -202,6 +213,7 @@ impl Page {
                 return Self {
                     start: here,
                     messages: Vec::new(),
+                    unreadable: 0,
                     end: here,
                     is_last: true,
                     is_continuous: true,
@@ -229,6 +241,7 @@ impl Page {
         let mut end = start;
         let mut messages = Vec::with_capacity(entries.len());
         let mut ids = HashSet::new();
+        let mut unreadable = 0;
         for Entry { entry, id, data } in entries {
             end = Position {
                 n: end.n.wrapping_add(1),
@@ -241,7 +254,10 @@ impl Page {
             match Message::from_inbox(id, &data, end) {
                 Ok(message) => messages.push(Arc::new(message)),
                 // Written by somebody else, and not as agreed.
-                Err(fault) => tracing::warn!(%entry, %fault, "bad message in an inbox ignored"),
+                Err(fault) => {
+                    unreadable += 1;
+                    tracing::warn!(%entry, %fault, "bad message in an inbox ignored");
+                }
             }
         }
         if is_last && end.n != newest {
@@ -251,6 +267,7 @@ impl Page {
         Self {
             start,
             messages,
+            unreadable,
             end,
             is_last,
             is_continuous,

@@ -92,3 +92,12 @@ fn a_message_stored_twice_is_given_once() {
         "there is nothing to be continuous with"
     );
 }
+
+#[test]
+fn what_is_no_message_is_passed_over_and_counted() {
+    let mut three = entries(1, 3);
+    "no JSON".clone_into(&mut three[1].data);
+    let page = Page::new(&Since::After(position(0, 0)), 3, 3, three);
+    assert_eq!((page.messages.len(), page.unreadable), (2, 1));
+    assert_eq!(page.end, position(3, 3));
+}

@@ -177,9 +177,8 @@ impl Owner {
                     fd,
                 };
                 // First in the queue, before any message that comes during the handshake.
-                let messages = connection.welcome(&id, inbox.map(|start| *start));
-                self.delivered += messages;
-                self.metrics.replayed.inc_by(messages);
+                let start = inbox.map(|start| *start);
+                self.delivered += connection.welcome(&id, start, &self.metrics);
                 let place = Place {
                     connection,
                     socket: None,
@@ -378,9 +377,8 @@ impl Owner {
 
     /// The page of the inbox that a connection asked for.
     fn turn(&mut self, slot: usize, page: &Page) {
-        let messages = self.places[slot].connection.turn(page);
-        self.delivered += messages;
-        self.metrics.replayed.inc_by(messages);
+        let connection = &mut self.places[slot].connection;
+        self.delivered += connection.turn(page, &self.metrics);
         self.touch(slot);
     }
 

@@ -145,8 +145,8 @@ async fn a_password_that_is_set_under_us_is_waited_out() {
     refuses_for_a_while(&redis, url, expected, fault, repair).await;
 }
 
-#[tokio::test]
-async fn a_user_that_is_switched_off_is_waited_out() {
+/// A Redis, and the URL of a node that has a user of its own there.
+fn redis_with_a_user() -> (Redis, String) {
     let redis = Redis::start();
     assert_eq!(
         redis.cli(&[
@@ -155,6 +155,12 @@ async fn a_user_that_is_switched_off_is_waited_out() {
         "OK"
     );
     let url = format!("redis://node:first@127.0.0.1:{}", redis.port());
+    (redis, url)
+}
+
+#[tokio::test]
+async fn a_user_that_is_switched_off_is_waited_out() {
+    let (redis, url) = redis_with_a_user();
     let fault = || {
         redis.cli(&["ACL", "SETUSER", "node", "off"]);
         redis.cli(&["CLIENT", "KILL", "USER", "node"]);
@@ -168,14 +174,7 @@ async fn a_user_that_is_switched_off_is_waited_out() {
 
 #[tokio::test]
 async fn rights_that_are_taken_back_while_connected_are_waited_out() {
-    let redis = Redis::start();
-    assert_eq!(
-        redis.cli(&[
-            "ACL", "SETUSER", "node", "on", ">first", "~*", "&*", "+@all"
-        ]),
-        "OK"
-    );
-    let url = format!("redis://node:first@127.0.0.1:{}", redis.port());
+    let (redis, url) = redis_with_a_user();
     let fault = || {
         redis.cli(&["ACL", "SETUSER", "node", "-@all", "+hello", "+auth"]);
     };

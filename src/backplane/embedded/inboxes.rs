@@ -3,21 +3,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::backplane::Kept;
-use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, Since};
+use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number};
 use crate::names::UserId;
 use crate::protocol::Message;
 
-/// How long an id is remembered.
-const REPEAT: Duration = Duration::from_secs(60);
 /// Inboxes that nobody has used for their messages' age are looked for once in so many messages.
 const SWEEP: u64 = 1_024;
 /// Charged for each message beside its bytes.
 const OVERHEAD: usize = 128;
-/// First numbers are below this.
-const FIRST_NUMBERS: u64 = 1 << 48;
 
 #[derive(Debug, Default)]
 pub(super) struct Inboxes(Mutex<State>);
@@ -41,7 +37,7 @@ struct Inbox {
 impl Inbox {
     fn new(now: Instant) -> Self {
         Self {
-            newest: fastrand::u64(..FIRST_NUMBERS),
+            newest: first_number(),
             last: EntryId::default(),
             entries: VecDeque::new(),
             bytes: 0,
@@ -156,6 +152,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::protocol::PushRequest;
 

@@ -19,12 +19,10 @@ use tokio::time::Instant;
 use super::link::{Link, exec, multi};
 use super::{AWAY, Keys};
 use crate::backplane::{Kept, Unavailable};
-use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, Since};
+use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number};
 use crate::names::UserId;
 use crate::protocol::Message;
 
-/// How long an id is remembered.
-const REPEAT_SECONDS: i64 = 60;
 /// How long others wait for whoever claimed an id. Longer than a push waits by default.
 const CLAIM: Duration = Duration::from_secs(5);
 /// In the place of a claim: the message is in the inbox.
@@ -36,8 +34,8 @@ const SWEEP: u64 = 16;
 /// A counter outlives its inbox by this long at least, so that a client that comes back late
 /// still learns that something is missing.
 const COUNTER_SECONDS: i64 = 24 * 3600;
-/// First numbers are below this, so that a counter never overflows.
-const FIRST_NUMBERS: u64 = 1 << 48;
+/// Why a push is not kept while another one is about to keep the same id.
+const IS_CLAIMED: &str = "another push with this id is under way";
 /// The field of an entry that holds the message.
 const DATA: &str = "data";
 /// The field that holds its id, if it has one.
@@ -82,7 +80,12 @@ impl Inboxes {
                 return Err(Unavailable(words));
             }
             if Instant::now() + RETRY >= deadline {
-                return Err(AWAY);
+                let is_claimed = error.details() == IS_CLAIMED;
+                return Err(if is_claimed {
+                    Unavailable(IS_CLAIMED)
+                } else {
+                    AWAY
+                });
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -104,10 +107,7 @@ impl Inboxes {
         match holder.as_deref() {
             Some(IS_KEPT) => Ok(false),
             Some(holder) if holder == claim => Ok(true),
-            _ => Err(Error::new(
-                ErrorKind::Unknown,
-                "the id is claimed by another push",
-            )),
+            _ => Err(Error::new(ErrorKind::Unknown, IS_CLAIMED)),
         }
     }
 
@@ -144,7 +144,7 @@ impl Inboxes {
             .expire(&counter, age + COUNTER_SECONDS, None)
             .await?;
         if let Some(key) = &id_key {
-            let expire = Expiration::EX(REPEAT_SECONDS);
+            let expire = Expiration::EX(REPEAT.as_secs() as i64);
             let _: () = transaction
                 .set(key, IS_KEPT, Some(expire), None, false)
                 .await?;
@@ -169,7 +169,7 @@ impl Inboxes {
         transaction: &fred::clients::Pipeline<fred::prelude::Client>,
         counter: &str,
     ) -> Result<(), Error> {
-        let first = fastrand::u64(..FIRST_NUMBERS) as i64;
+        let first = first_number() as i64;
         let expire = Expiration::EX(self.bounds.age.as_secs() as i64 + COUNTER_SECONDS);
         transaction
             .set(counter, first, Some(expire), Some(SetOptions::NX), false)
