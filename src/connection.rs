@@ -4,13 +4,15 @@
 //! bytes between this and the socket. What must stay true: a connection ends once, with one
 //! reason; from that moment on nobody finds it in the hub any more.
 
+use std::collections::VecDeque;
+
 use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits, Reader};
 use crate::hub::Membership;
 use crate::inbox::{Follower, Page, Position, Since, Start, Verdict};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, UserId};
-use crate::protocol::{self, ClientMessage, Dialect, Policy};
+use crate::protocol::{self, ClientMessage, Dialect, Policy, Request};
 use crate::queue::{Queue, Sent};
 use crate::wheel::{NEVER, Tick};
 
@@ -18,6 +20,8 @@ use crate::wheel::{NEVER, Tick};
 const CLOSE_TICKS: Tick = 5;
 /// How long a socket may take to come after its handshake was granted.
 const ATTACH_TICKS: Tick = 15;
+/// Most requests of a client that wait for those before them.
+const MAX_REQUESTS: usize = 32;
 /// Most unacknowledged messages remembered for one connection.
 const MAX_UNACKED: usize = 256;
 
@@ -74,6 +78,13 @@ pub(crate) enum Next {
     Hangup,
 }
 
+/// What a client asks of the node: one thing at a time, in its order.
+#[derive(Debug, Default)]
+struct Requests {
+    is_under_way: bool,
+    waiting: VecDeque<Request>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) fd: Fd,
@@ -90,6 +101,8 @@ pub(crate) struct Connection {
     unacked: Vec<Sent>,
     /// If it follows its user's inbox.
     inbox: Option<Box<Follower>>,
+    /// What it asks of the node, while there is something.
+    requests: Option<Box<Requests>>,
     ping_due: Tick,
     pong_due: Tick,
     write_due: Tick,
@@ -114,6 +127,7 @@ impl Connection {
             reader: Reader::default(),
             unacked: Vec::new(),
             inbox: None,
+            requests: None,
             ping_due: NEVER,
             pong_due: NEVER,
             write_due: NEVER,
@@ -134,10 +148,9 @@ impl Connection {
             Some(start) => (Some(start.follower), start.page, start.recovered),
             None => (None, None, None),
         };
-        if self.dialect == Dialect::V1 {
+        if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
-            self.queue
-                .push(protocol::ready_frame(id, &self.user, resume, recovered));
+            self.say(&protocol::ready_object(id, &self.user, resume, recovered));
         }
         self.inbox = follower.map(Box::new);
         page.map_or(0, |page| self.queue_page(&page, metrics))
@@ -170,8 +183,8 @@ impl Connection {
 
     /// Messages may have passed it by: it hears so, and its inbox is read.
     pub(crate) fn missed(&mut self) {
-        if !self.is_closing() && self.dialect == Dialect::V1 {
-            self.queue.push(protocol::resync_frame());
+        if !self.is_closing() {
+            self.say(protocol::RESYNC);
         }
         self.distrust_inbox();
     }
@@ -191,8 +204,8 @@ impl Connection {
             return 0;
         };
         inbox.turn(page);
-        if !page.is_continuous && self.dialect == Dialect::V1 {
-            self.queue.push(protocol::resync_frame());
+        if !page.is_continuous {
+            self.say(protocol::RESYNC);
         }
         self.queue_page(page, metrics)
     }
@@ -303,7 +316,7 @@ impl Connection {
             return Next::End(CloseReason::TooFast);
         }
         match event {
-            Event::Text(text) if self.dialect == Dialect::V1 => self.hear_message(text),
+            Event::Text(text) if self.dialect.has_objects() => self.hear_object(text),
             Event::Ping(payload) => self.queue.push(frame::pong(payload)),
             // A plain client has nothing to say to us.
             Event::Text(_) | Event::Binary(_) | Event::Pong | Event::Close(_) => {}
@@ -311,9 +324,9 @@ impl Connection {
         Next::Stay
     }
 
-    fn hear_message(&mut self, text: &str) {
+    fn hear_object(&mut self, text: &str) {
         match ClientMessage::parse(text) {
-            Ok(ClientMessage::Ping) => self.queue.push(protocol::pong_frame()),
+            Ok(ClientMessage::Ping) => self.say(protocol::PONG),
             Ok(ClientMessage::Ack(id)) => {
                 self.unacked.retain(|sent| {
                     let acked = sent.message.id() == Some(&id);
@@ -323,16 +336,60 @@ impl Connection {
                     !acked
                 });
             }
-            Err("unknown_type") => {
-                self.queue.push(protocol::error_frame(
-                    "unknown_type",
-                    "type must be ping or ack",
+            Ok(ClientMessage::Request(request)) => self.queue_request(request),
+            Err(fault) => {
+                let reference = fault.reference.as_deref();
+                self.say(&protocol::error_object(
+                    reference,
+                    fault.code,
+                    &fault.message,
                 ));
             }
-            Err(code) => {
-                let words = "must be a JSON object with a type";
-                self.queue.push(protocol::error_frame(code, words));
-            }
+        }
+    }
+
+    /// Puts an object of ours into the queue, if the client speaks in objects.
+    pub(crate) fn say(&mut self, object: &str) {
+        if self.dialect.has_objects() {
+            self.queue.push(self.dialect.encode(object));
+        }
+    }
+
+    fn queue_request(&mut self, request: Request) {
+        let requests = self.requests.get_or_insert_default();
+        if requests.waiting.len() < MAX_REQUESTS {
+            return requests.waiting.push_back(request);
+        }
+        let words = "too many requests wait for their answer; send this one again";
+        let reference = request.reference.as_deref();
+        self.say(&protocol::error_object(reference, "busy", words));
+    }
+
+    /// The next thing that the client asks of the node, once what it asked before is answered.
+    /// Whoever takes it owes a [`Connection::answered`].
+    pub(crate) fn next_request(&mut self) -> Option<Request> {
+        let requests = self.requests.as_mut()?;
+        if requests.is_under_way {
+            return None;
+        }
+        let request = requests.waiting.pop_front();
+        requests.is_under_way = request.is_some();
+        if request.is_none() {
+            // Most clients ask seldom: between requests they should cost nothing.
+            self.requests = None;
+        }
+        request
+    }
+
+    /// What the client asked for is done; it hears this of it.
+    pub(crate) fn answered(&mut self, object: Option<&str>) {
+        if let Some(requests) = &mut self.requests {
+            requests.is_under_way = false;
+        }
+        if let Some(object) = object
+            && !self.is_closing()
+        {
+            self.say(object);
         }
     }
 
@@ -347,7 +404,7 @@ impl Connection {
     /// A message is in the socket and its sender wants to know of the client's acknowledgement.
     pub(crate) fn await_ack(&mut self, sent: Sent) {
         // Neither a plain client nor one that got no id can acknowledge.
-        if self.dialect == Dialect::V1 && sent.message.id().is_some() {
+        if self.dialect.has_objects() && sent.message.id().is_some() {
             if self.unacked.len() == MAX_UNACKED {
                 self.unacked.remove(0);
             }
@@ -369,6 +426,7 @@ impl Connection {
     pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
         self.membership = None;
         self.inbox = None;
+        self.requests = None;
         self.unacked = Vec::new();
         self.reader = Reader::default();
         // Whoever takes nothing will not take what waits. Everybody else still gets it.
@@ -391,10 +449,8 @@ impl Connection {
         if let Some(code) = reason.code()
             && reason != CloseReason::ByClient
         {
-            if self.dialect == Dialect::V1 {
-                let retry = reason.retry().then(retry_after);
-                self.queue.push(protocol::bye_frame(reason, retry));
-            }
+            let retry = reason.retry().then(retry_after);
+            self.say(&protocol::bye_object(reason, retry));
             self.queue.push(frame::close(code, reason.text()));
         }
         dropped

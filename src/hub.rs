@@ -37,6 +37,22 @@ pub struct Seat {
     pub address: Option<IpAddr>,
 }
 
+/// A connection that is to be let in.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// Whose it is.
+    pub user: UserId,
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// The device the client named.
+    pub device: Option<Arc<str>>,
+    /// Its address, if `PUSH_STORE_ADDRESS` is set.
+    pub address: Option<IpAddr>,
+    /// For a connection that follows its user's inbox. It must have been read before: then
+    /// whatever is kept later finds the connection, or leaves a gap that it can see.
+    pub inbox: Option<Box<Start>>,
+}
+
 /// A user's connections on one node.
 pub type Seats = SmallVec<[Seat; 1]>;
 type Map<K, V> = DashMap<K, V, ahash::RandomState>;
@@ -135,17 +151,14 @@ impl Hub {
     /// Lets a connection in under a new fd. From here on messages for it are kept by its shard,
     /// although its socket may still be in the handshake. The second part of the answer resolves
     /// once the registry knows.
-    ///
-    /// `inbox` is for a connection that follows its user's inbox. It must have been read before:
-    /// then whatever is kept later finds the connection, or leaves a gap that it can see.
-    pub async fn join(
-        self: &Arc<Self>,
-        user: UserId,
-        dialect: Dialect,
-        device: Option<Arc<str>>,
-        address: Option<IpAddr>,
-        inbox: Option<Box<Start>>,
-    ) -> (Membership, oneshot::Receiver<()>) {
+    pub async fn join(self: &Arc<Self>, newcomer: Newcomer) -> (Membership, oneshot::Receiver<()>) {
+        let Newcomer {
+            user,
+            dialect,
+            device,
+            address,
+            inbox,
+        } = newcomer;
         let fd = Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1);
         let at = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)

@@ -28,6 +28,7 @@ mod recent;
 
 mod connection;
 mod queue;
+mod requests;
 pub mod shard;
 mod wheel;
 
@@ -65,6 +66,7 @@ use crate::inbox::{Ask, Bounds};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::replies::{Outbound, Replies};
+use crate::requests::{Asked, Desk};
 use crate::router::Router;
 use crate::server::{Door, Listener};
 use crate::shutdown::Shutdown;
@@ -170,7 +172,8 @@ pub async fn run(
     let metrics = Arc::new(Metrics::new());
     let leaving = Shutdown::default();
     let (asks, asked) = mpsc::unbounded_channel();
-    let hub = start_hub(&config, &node, &asks, &metrics)?;
+    let (requests, requested) = mpsc::unbounded_channel();
+    let hub = start_hub(&config, &node, &asks, &requests, &metrics)?;
 
     let (fatal, mut must_stop) = watch::channel(None);
     let replies = Arc::new(Replies::default());
@@ -178,6 +181,7 @@ pub async fn run(
 
     let reader = inbox::serve(asked, hub.clone(), backplane.clone(), metrics.clone());
     let reader = tokio::spawn(reader);
+    let desk = tokio::spawn(Desk { hub: hub.clone() }.serve(requested));
 
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
@@ -203,6 +207,7 @@ pub async fn run(
     drain(&app, stopped.is_ok()).await;
     ended.begin();
     reader.abort();
+    desk.abort();
     Ok(stopped?)
 }
 
@@ -210,6 +215,7 @@ fn start_hub(
     config: &Config,
     node: &NodeId,
     asks: &mpsc::UnboundedSender<Ask>,
+    requests: &mpsc::UnboundedSender<Asked>,
     metrics: &Arc<Metrics>,
 ) -> std::io::Result<Arc<Hub>> {
     let seconds = |duration: Duration| duration.as_secs() as u32;
@@ -225,7 +231,7 @@ fn start_hub(
         write: seconds(config.write_seconds),
     });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shards = shard::start(cores, node, &settings, asks, metrics)?;
+    let shards = shard::start(cores, node, &settings, asks, requests, metrics)?;
     let changes = match config.redis_url {
         Some(_) => Changes::tracked(),
         None => Changes::ignored(),

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::close::CloseReason;
-use crate::frame;
 use crate::inbox::Position;
 use crate::names::{ConnectionId, UserId};
 
@@ -20,12 +19,12 @@ pub const SUBPROTOCOL: &str = "pushnode.v1";
 /// `resume` is where its user's inbox was when it came; `recovered` tells a client that came back
 /// whether it has missed nothing.
 #[must_use]
-pub fn ready_frame(
+pub fn ready_object(
     id: &ConnectionId,
     user: &UserId,
     resume: Option<Position>,
     recovered: Option<bool>,
-) -> Bytes {
+) -> String {
     let ConnectionId { node, fd } = id;
     let mut text = format!(r#"{{"type":"ready","node":"{node}","fd":{fd},"user":"{user}""#);
     if let Some(resume) = resume {
@@ -35,30 +34,21 @@ pub fn ready_frame(
         let _ = write!(text, r#","recovered":{recovered}"#);
     }
     text.push('}');
-    down(&text)
+    text
 }
 
 /// `resync`: messages may have been lost; fetch what matters anew.
-#[must_use]
-pub fn resync_frame() -> Bytes {
-    down(r#"{"type":"resync"}"#)
-}
+pub const RESYNC: &str = r#"{"type":"resync"}"#;
 
 /// `degraded`: this node is cut off from the others for now.
-#[must_use]
-pub fn degraded_frame() -> Bytes {
-    down(r#"{"type":"degraded","reason":"backplane unavailable"}"#)
-}
+pub const DEGRADED: &str = r#"{"type":"degraded","reason":"backplane unavailable"}"#;
 
 /// `pong`, the answer to a client's `ping` object.
-#[must_use]
-pub fn pong_frame() -> Bytes {
-    down(r#"{"type":"pong"}"#)
-}
+pub const PONG: &str = r#"{"type":"pong"}"#;
 
 /// `bye`: sent before a close frame; `retry_ms` tells when to come back, if at all.
 #[must_use]
-pub fn bye_frame(reason: CloseReason, retry: Option<Duration>) -> Bytes {
+pub fn bye_object(reason: CloseReason, retry: Option<Duration>) -> String {
     let code = reason.code().unwrap_or(1006);
     let mut text = format!(
         r#"{{"type":"bye","code":{code},"reason":"{}""#,
@@ -68,20 +58,39 @@ pub fn bye_frame(reason: CloseReason, retry: Option<Duration>) -> Bytes {
         let _ = write!(text, r#","retry_ms":{}"#, retry.as_millis());
     }
     text.push('}');
-    down(&text)
+    text
 }
 
-/// `error`: what the client sent was not understood.
+/// `error`: what the client sent was not understood, or is refused. `reference` is the `ref` that
+/// the client gave its request, as JSON.
 #[must_use]
-pub fn error_frame(code: &str, message: &str) -> Bytes {
-    down(&format!(
-        r#"{{"type":"error","code":"{code}","message":"{message}"}}"#
-    ))
+pub fn error_object(reference: Option<&str>, code: &str, message: &str) -> String {
+    let message = serde_json::to_string(message).expect("text becomes JSON");
+    let mut text = String::from(r#"{"type":"error","#);
+    if let Some(reference) = reference {
+        let _ = write!(text, r#""ref":{reference},"#);
+    }
+    let _ = write!(text, r#""code":"{code}","message":{message}}}"#);
+    text
 }
 
-fn down(text: &str) -> Bytes {
-    frame::text(&[text.as_bytes()])
+/// `reply`: the client's request is done. `fields` are further members of the object, as JSON
+/// without the braces; may be empty.
+#[must_use]
+pub fn reply_object(reference: Option<&str>, fields: &str) -> String {
+    let mut text = String::from(r#"{"type":"reply""#);
+    if let Some(reference) = reference {
+        let _ = write!(text, r#","ref":{reference}"#);
+    }
+    if !fields.is_empty() {
+        let _ = write!(text, ",{fields}");
+    }
+    text.push('}');
+    text
 }
+
+/// Longest `ref` of a client's request, in bytes of JSON.
+const MAX_REFERENCE_BYTES: usize = 64;
 
 /// What a `pushnode.v1` client may say.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,27 +99,79 @@ pub enum ClientMessage<'a> {
     Ping,
     /// Has this message.
     Ack(Cow<'a, str>),
+    /// Asks something of the node; gets a `reply` or an `error` with the same `ref`.
+    Request(Request),
+}
+
+/// What a client asks of its node, with the `ref` by which it knows the answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The `ref`: a JSON string or number, sent back as it came.
+    pub reference: Option<Box<str>>,
+    /// What is asked.
+    pub what: Wanted,
+}
+
+/// What a client can ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wanted {}
+
+/// What is wrong with an object of a client.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientFault {
+    /// The `ref` that stood in it, if that could be read.
+    pub reference: Option<Box<str>>,
+    /// `bad_message` or `unknown_type`.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
 }
 
 impl<'a> ClientMessage<'a> {
-    /// Reads a text message of a client.
+    /// Reads an object of a client.
     ///
     /// # Errors
-    /// The error frame's code: `bad_message` or `unknown_type`.
-    pub fn parse(text: &'a str) -> Result<Self, &'static str> {
+    /// What is wrong with it.
+    pub fn parse(text: &'a str) -> Result<Self, ClientFault> {
         #[derive(Deserialize)]
         struct Fields<'a> {
             #[serde(borrow)]
             r#type: Cow<'a, str>,
+            #[serde(default, borrow, rename = "ref")]
+            reference: Option<&'a RawValue>,
             #[serde(default, borrow)]
             id: Option<Cow<'a, str>>,
         }
-        let fields: Fields<'a> = serde_json::from_str(text).map_err(|_| "bad_message")?;
+        let bad = |reference: &Option<Box<str>>, message: &str| ClientFault {
+            reference: reference.clone(),
+            code: "bad_message",
+            message: message.to_owned(),
+        };
+        let fields: Fields<'a> = serde_json::from_str(text)
+            .map_err(|_| bad(&None, "must be a JSON object with a type"))?;
+        let reference = match fields.reference.map(RawValue::get) {
+            None | Some("null") => None,
+            Some(json) if is_reference(json) => Some(json.into()),
+            Some(_) => {
+                let words = "ref must be a string or a number of 64 bytes at most";
+                return Err(bad(&None, words));
+            }
+        };
         match (&*fields.r#type, fields.id) {
             ("ping", _) => Ok(Self::Ping),
             ("ack", Some(id)) => Ok(Self::Ack(id)),
-            ("ack", None) => Err("bad_message"),
-            _ => Err("unknown_type"),
+            ("ack", None) => Err(bad(&reference, "ack needs the id of the message")),
+            _ => Err(ClientFault {
+                reference,
+                code: "unknown_type",
+                message: "type must be ping or ack".to_owned(),
+            }),
         }
     }
+}
+
+/// Whether this JSON may be sent back as a `ref`.
+fn is_reference(json: &str) -> bool {
+    json.len() <= MAX_REFERENCE_BYTES
+        && json.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit())
 }

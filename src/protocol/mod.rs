@@ -116,6 +116,20 @@ pub enum Dialect {
     V1,
 }
 
+impl Dialect {
+    /// Whether clients of it get objects of ours beside messages, and can ask for something.
+    #[must_use]
+    pub const fn has_objects(self) -> bool {
+        matches!(self, Self::V1)
+    }
+
+    /// An object of ours as the bytes that go to a client of this dialect.
+    #[must_use]
+    pub fn encode(self, object: &str) -> Bytes {
+        frame::text(&[object.as_bytes()])
+    }
+}
+
 /// What is pushed. Encoded for each dialect at most once, whoever receives it.
 #[derive(Debug)]
 pub struct Message {

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::names::{Fd, NodeId, UserId};
 use crate::protocol::{Dialect, Except, Message};
 use crate::receipt::Receipt;
+use crate::requests::Asked;
 
 /// Commands that may wait for a shard. It is emptied at processor speed, so a full one means
 /// that the processor is, and then whoever sends waits its turn.
@@ -105,6 +106,20 @@ pub enum Command {
         /// Counts as written when the end has begun.
         receipt: Option<Receipt>,
     },
+    /// Tell a client something, if it gets objects of ours.
+    Say {
+        /// Which.
+        fd: Fd,
+        /// The object.
+        object: Arc<str>,
+    },
+    /// What a client asked of the node is done: its next request may come.
+    Answered {
+        /// Which.
+        fd: Fd,
+        /// What it hears of it.
+        object: Option<String>,
+    },
     /// Tell all clients, over some seconds, that messages may be lost.
     Resync,
     /// Tell all clients that this node is cut off.
@@ -152,7 +167,7 @@ impl ShardHandle {
 }
 
 /// Starts `count` shards. Each ends when the last handle to it is gone. `asks` gets what their
-/// connections want to read of inboxes.
+/// connections want to read of inboxes, `requests` what their clients ask of the node.
 ///
 /// # Errors
 /// When the kernel gives no epoll instance.
@@ -161,6 +176,7 @@ pub(crate) fn start(
     node: &NodeId,
     settings: &Arc<Settings>,
     asks: &mpsc::UnboundedSender<Ask>,
+    requests: &mpsc::UnboundedSender<Asked>,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Vec<ShardHandle>> {
     (0..count)
@@ -171,6 +187,7 @@ pub(crate) fn start(
                 node.clone(),
                 settings.clone(),
                 asks.clone(),
+                requests.clone(),
                 metrics.clone(),
             )?;
             let handle = ShardHandle {

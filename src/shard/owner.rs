@@ -26,6 +26,7 @@ use crate::names::{ConnectionId, Fd, NodeId};
 use crate::protocol::{self, Dialect, Except, Message};
 use crate::queue::Offer;
 use crate::receipt::Receipt;
+use crate::requests::Asked;
 use crate::wheel::{NEVER, Tick, Wheel};
 
 /// Most commands taken before their connections are flushed.
@@ -79,6 +80,7 @@ pub(super) struct Owner {
     resync: Resync,
     settings: Arc<Settings>,
     asks: mpsc::UnboundedSender<Ask>,
+    requests: mpsc::UnboundedSender<Asked>,
     metrics: Arc<Metrics>,
 }
 
@@ -88,6 +90,7 @@ impl Owner {
         node: NodeId,
         settings: Arc<Settings>,
         asks: mpsc::UnboundedSender<Ask>,
+        requests: mpsc::UnboundedSender<Asked>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
@@ -115,6 +118,7 @@ impl Owner {
             resync: Resync::default(),
             settings,
             asks,
+            requests,
             metrics,
         })
     }
@@ -247,7 +251,20 @@ impl Owner {
                 self.metrics.resyncs.inc();
                 self.resync.begin();
             }
-            Command::Degraded => self.tell_all(&protocol::degraded_frame(), |_| true),
+            Command::Say { fd, object } => self.with_slot(fd, |shard, slot| {
+                let connection = &mut shard.places[slot].connection;
+                if !connection.is_closing() {
+                    connection.say(&object);
+                    shard.touch(slot);
+                }
+            }),
+            Command::Answered { fd, object } => self.with_slot(fd, |shard, slot| {
+                let connection = &mut shard.places[slot].connection;
+                connection.answered(object.as_deref());
+                shard.touch(slot);
+                shard.pass_request(slot);
+            }),
+            Command::Degraded => self.tell_all(protocol::DEGRADED, |_| true),
         }
     }
 
@@ -276,8 +293,8 @@ impl Owner {
             place._permit = Some(permit);
             return self.touch(slot);
         }
-        if degraded && place.connection.dialect() == Dialect::V1 {
-            place.connection.queue.push(protocol::degraded_frame());
+        if degraded {
+            place.connection.say(protocol::DEGRADED);
         }
         place
             .connection
@@ -382,8 +399,9 @@ impl Owner {
         self.touch(slot);
     }
 
-    /// Puts a frame of ours into the queue of every open `pushnode.v1` connection chosen.
-    fn tell_all(&mut self, frame: &Bytes, chosen: impl Fn(Fd) -> bool) {
+    /// Puts an object of ours into the queue of every open connection chosen that gets such.
+    fn tell_all(&mut self, object: &str, chosen: impl Fn(Fd) -> bool) {
+        let v1 = Dialect::V1.encode(object);
         for slot in 0..self.places.capacity() {
             let Some(place) = self.places.get_mut(slot) else {
                 continue;
@@ -391,7 +409,7 @@ impl Owner {
             let connection = &mut place.connection;
             if connection.is_open() && connection.dialect() == Dialect::V1 && chosen(connection.fd)
             {
-                connection.queue.push(frame.clone());
+                connection.queue.push(v1.clone());
                 self.touch(slot);
             }
         }
@@ -481,7 +499,7 @@ impl Owner {
             self.follow(slot, next);
         }
         if let Some(chosen) = self.resync.next() {
-            self.tell_all(&protocol::resync_frame(), &chosen);
+            self.tell_all(protocol::RESYNC, &chosen);
             for slot in 0..self.places.capacity() {
                 // Kept messages are not asked of the client's own backend, but read anew.
                 if self

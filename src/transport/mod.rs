@@ -1,3 +1,4 @@
 //! Kinds of sockets: each turns a request into a connection of a shard.
 
+pub(crate) mod entrance;
 pub mod ws;

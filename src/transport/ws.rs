@@ -1,12 +1,9 @@
 //! WebSocket: from an HTTP request to a raw socket in a shard (RFC 6455, 4.2).
 //!
 //! The handshake is ours and not warp's, whose WebSocket costs 137 KiB a socket. The client gets
-//! its 101 only after its row is in the registry, so that whoever it tells "I am connected" can
-//! push to it at once. If the registry does not answer within a second the client is let in all
-//! the same, and told so.
+//! its 101 when `entrance` has let it in.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,32 +11,25 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::Instant;
 use warp::http::header::{
-    CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use warp::http::{HeaderMap, Method, StatusCode, Version};
 use warp::reply::Response;
 
 use crate::api::{ApiError, App};
-use crate::auth;
 use crate::connection::Role;
 use crate::hub::Membership;
-use crate::inbox::{Since, Start};
-use crate::names::UserId;
 use crate::protocol::{Dialect, SUBPROTOCOL};
 use crate::server::Peer;
 use crate::shard::{Attach, Command, Socket};
+use crate::transport::entrance::{Entered, Wish, check_request, enter};
 
-/// How long a client waits for its row before it is let in without.
-const ROW_PATIENCE: Duration = Duration::from_secs(1);
 /// What the accept key is made of, beside the client's key (RFC 6455, 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The version we speak (RFC 6455, 4.1).
 const VERSION: &str = "13";
-/// Longest device name.
-const MAX_DEVICE_BYTES: usize = 64;
 
 /// A request that may become a connection.
 pub(crate) struct Handshake {
@@ -89,61 +79,15 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
         upgrade,
     } = handshake;
     let asked = check(&method, peer.version, &headers)?;
-    if app.shutdown.has_begun() {
-        return Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "draining",
-            "this node is leaving",
-        )
-        .retry_after(1));
-    }
-    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    if !auth::allows_origin(&app.config.origins, header(ORIGIN), header(HOST)) {
-        let words = "pages of this origin may not connect (PUSH_ORIGINS)";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "origin", words));
-    }
-    let (mut user, mut device, mut since) = (None, None, None);
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        match &*name {
-            "user" => user = Some(value),
-            "device" => device = Some(value),
-            "since" => since = Some(value),
-            _ => {}
-        }
-    }
-    let user =
-        auth::claimed_user(user.as_deref()).map_err(|words| ApiError::bad_request(&words))?;
-    if device
-        .as_ref()
-        .is_some_and(|device| device.len() > MAX_DEVICE_BYTES)
-    {
-        return Err(ApiError::bad_request("device has over 64 bytes"));
-    }
-    let since = since.map(|text| text.parse()).transpose();
-    let since = since.map_err(|error| ApiError::bad_request(&format!("since {error}")))?;
+    check_request(app, &headers)?;
     let Some(upgrade) = upgrade else {
         return Err(ApiError::bad_request("this connection cannot be upgraded"));
     };
 
-    let address = peer.address.filter(|_| app.config.store_address);
-    let device = device.map(|device| device.as_ref().into());
-    let deadline = Instant::now() + ROW_PATIENCE;
-    let inbox = start_inbox(app, &user, asked.dialect, since, deadline).await;
-    let (membership, mut row) = app
-        .hub
-        .join(user, asked.dialect, device, address, inbox)
-        .await;
-    let degraded = tokio::time::timeout_at(deadline, &mut row).await.is_err();
-    if degraded {
-        // Pushes pass it by until its row is there. Only then can it be told what to fetch.
-        let (app, fd) = (app.clone(), membership.fd());
-        tokio::spawn(async move {
-            if row.await.is_ok() {
-                app.metrics.lost("late_row");
-                app.hub.tell(fd, Command::Missed { fd }).await;
-            }
-        });
-    }
+    let Entered {
+        membership,
+        degraded,
+    } = enter(app, Wish::from_query(&query), asked.dialect, &peer).await?;
 
     let settled = Settled {
         app: app.clone(),
@@ -170,24 +114,6 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
         );
     }
     Ok(response)
-}
-
-/// Where a connection stands in its user's inbox: what it missed since it was last here, and the
-/// place from which it goes on. A plain client cannot come back to a place, so it only gets what
-/// it asks for.
-async fn start_inbox(
-    app: &App,
-    user: &UserId,
-    dialect: Dialect,
-    since: Option<Since>,
-    deadline: Instant,
-) -> Option<Box<Start>> {
-    if app.config.keep_messages == 0 || (dialect == Dialect::Plain && since.is_none()) {
-        return None;
-    }
-    let since = since.unwrap_or(Since::Now);
-    let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(user, since)).await;
-    Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
 }
 
 /// Checks the headers of the opening handshake (RFC 6455, 4.2.1).

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Owner, Place, READS, SCRATCH, TURN};
 use crate::inbox::Ask;
 use crate::names::Fd;
+use crate::requests::Asked;
 
 impl Owner {
     pub(super) fn on_ready(&mut self, event: &mio::event::Event) {
@@ -81,7 +82,18 @@ impl Owner {
         if !self.places[slot].connection.queue.is_empty() {
             self.touch(slot);
         }
+        self.pass_request(slot);
         self.follow(slot, next);
+    }
+
+    /// Hands on what a client asks of the node, if its turn has come.
+    pub(super) fn pass_request(&mut self, slot: usize) {
+        let connection = &mut self.places[slot].connection;
+        if let Some(request) = connection.next_request() {
+            let (fd, user) = (connection.fd, connection.user.clone());
+            // Closed only when the node is ending.
+            let _ = self.requests.send(Asked { fd, user, request });
+        }
     }
 
     /// Writes what waits, connection by connection, giving way to other tasks now and then.

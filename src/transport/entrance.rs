@@ -1,0 +1,149 @@
+//! Letting a client in, whatever its transport: who it is, where it stands, its row.
+//!
+//! A client is told that it is connected only after its row is in the registry, so that whoever
+//! it tells "I am connected" can push to it at once. If the registry does not answer within a
+//! second the client is let in all the same, and told so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use warp::http::header::{HOST, ORIGIN};
+use warp::http::{HeaderMap, StatusCode};
+
+use crate::api::{ApiError, App};
+use crate::auth;
+use crate::hub::{Membership, Newcomer};
+use crate::inbox::{Since, Start};
+use crate::names::UserId;
+use crate::protocol::Dialect;
+use crate::server::Peer;
+use crate::shard::Command;
+
+/// How long a client waits for its row before it is let in without.
+const ROW_PATIENCE: Duration = Duration::from_secs(1);
+/// Longest device name.
+const MAX_DEVICE_BYTES: usize = 64;
+
+/// What a client says when it comes. Nothing of it is believed yet.
+#[derive(Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) user: Option<String>,
+    pub(crate) device: Option<String>,
+    /// From where in its inbox it wants to go on.
+    pub(crate) since: Option<String>,
+}
+
+impl Wish {
+    /// Reads the query of a request; parameters that are not ours are somebody else's.
+    pub(crate) fn from_query(query: &str) -> Self {
+        let mut wish = Self::default();
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let value = Some(value.into_owned());
+            match &*name {
+                "user" => wish.user = value,
+                "device" => wish.device = value,
+                "since" => wish.since = value,
+                _ => {}
+            }
+        }
+        wish
+    }
+}
+
+/// A client that is in the hub, before its socket is in a shard.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) membership: Membership,
+    /// Its row is not written.
+    pub(crate) degraded: bool,
+}
+
+/// Refuses whoever comes while the node is leaving, and pages of strangers.
+pub(crate) fn check_request(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    if app.shutdown.has_begun() {
+        return Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            "this node is leaving",
+        )
+        .retry_after(1));
+    }
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if !auth::allows_origin(&app.config.origins, header(ORIGIN), header(HOST)) {
+        let words = "pages of this origin may not connect (PUSH_ORIGINS)";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "origin", words));
+    }
+    Ok(())
+}
+
+/// Lets a client in.
+///
+/// # Errors
+/// Why not, for the client to read.
+pub(crate) async fn enter(
+    app: &Arc<App>,
+    wish: Wish,
+    dialect: Dialect,
+    peer: &Peer,
+) -> Result<Entered, ApiError> {
+    let Wish {
+        user,
+        device,
+        since,
+    } = wish;
+    let user =
+        auth::claimed_user(user.as_deref()).map_err(|words| ApiError::bad_request(&words))?;
+    if device
+        .as_ref()
+        .is_some_and(|device| device.len() > MAX_DEVICE_BYTES)
+    {
+        return Err(ApiError::bad_request("device has over 64 bytes"));
+    }
+    let since = since.map(|text| text.parse()).transpose();
+    let since = since.map_err(|error| ApiError::bad_request(&format!("since {error}")))?;
+
+    let deadline = Instant::now() + ROW_PATIENCE;
+    let inbox = start_inbox(app, &user, dialect, since, deadline).await;
+    let newcomer = Newcomer {
+        user,
+        dialect,
+        device: device.map(Into::into),
+        address: peer.address.filter(|_| app.config.store_address),
+        inbox,
+    };
+    let (membership, mut row) = app.hub.join(newcomer).await;
+    let degraded = tokio::time::timeout_at(deadline, &mut row).await.is_err();
+    if degraded {
+        // Pushes pass it by until its row is there. Only then can it be told what to fetch.
+        let (app, fd) = (app.clone(), membership.fd());
+        tokio::spawn(async move {
+            if row.await.is_ok() {
+                app.metrics.lost("late_row");
+                app.hub.tell(fd, Command::Missed { fd }).await;
+            }
+        });
+    }
+    Ok(Entered {
+        membership,
+        degraded,
+    })
+}
+
+/// Where a connection stands in its user's inbox: what it missed since it was last here, and the
+/// place from which it goes on. A plain client cannot come back to a place, so it only gets what
+/// it asks for.
+async fn start_inbox(
+    app: &App,
+    user: &UserId,
+    dialect: Dialect,
+    since: Option<Since>,
+    deadline: Instant,
+) -> Option<Box<Start>> {
+    if app.config.keep_messages == 0 || (dialect == Dialect::Plain && since.is_none()) {
+        return None;
+    }
+    let since = since.unwrap_or(Since::Now);
+    let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(user, since)).await;
+    Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
+}
