@@ -195,7 +195,7 @@ impl Inbound {
     /// Takes one payload: lines, of which the first may be a node's header.
     pub async fn hear(&mut self, channel: Channel, payload: &[u8]) {
         for line in payload.split(|byte| *byte == b'\n') {
-            if line.trim_ascii().is_empty() {
+            if line.trim_ascii().is_empty() || protocol::leaves_out(line, self.hub.node()) {
                 continue;
             }
             match Line::parse(line) {

@@ -237,6 +237,24 @@ pub fn look_line(to: &Target) -> String {
     out
 }
 
+/// A push to everybody as a line for the channel of all nodes, but for those of them that have got
+/// it on their own.
+#[must_use]
+pub fn line_but(line: &str, nodes: &[NodeId]) -> String {
+    format!(r#"{{"but":{},{}"#, Names(nodes.iter()), &line[1..])
+}
+
+/// Whether a line leaves this node out. Cheap for lines that leave out nobody.
+#[must_use]
+pub fn leaves_out(line: &[u8], node: &NodeId) -> bool {
+    #[derive(Deserialize)]
+    struct Fields {
+        but: Vec<NodeId>,
+    }
+    line.starts_with(br#"{"but":["#)
+        && serde_json::from_slice::<Fields>(line).is_ok_and(|fields| fields.but.contains(node))
+}
+
 /// A command to leave, as a line for a channel.
 #[must_use]
 pub fn drain_line() -> String {

@@ -429,3 +429,31 @@ async fn many_users_over_all_slots_and_a_broadcast() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_no_push_to_a_user_overtakes_one_to_everybody() {
+    const ROUNDS: u32 = 500;
+    let cluster = RedisCluster::start(0);
+    let (a, b) = nodes_at(cluster.url()).await;
+    let mut far = Client::plain(&a.ws_url("far")).await;
+    let mut near = Client::plain(&b.ws_url("near")).await;
+    for round in 0..ROUNDS {
+        let batch = json!([
+            {"to": {"all": true}, "data": format!("all {round}")},
+            {"to": {"users": ["far", "near"]}, "data": format!("each {round}")},
+        ]);
+        let (status, answers) = post(&b.push_url, &batch).await;
+        assert_eq!(status, 200, "{answers}");
+        assert_eq!(answers[0]["nodes"], 2, "{answers}");
+    }
+    for client in [&mut far, &mut near] {
+        for round in 0..ROUNDS {
+            assert_eq!(client.json().await, format!("all {round}"));
+            assert_eq!(client.json().await, format!("each {round}"));
+        }
+    }
+    // By Redis alone, as ever.
+    cluster.servers[0].cli(&["PUBLISH", "pn:g", r#"{"to":{"all":true},"data":"raw"}"#]);
+    assert_eq!(far.json().await, "raw");
+    assert_eq!(near.json().await, "raw");
+}

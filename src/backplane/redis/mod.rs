@@ -42,6 +42,7 @@ use crate::inbound::{Inbound, Probes};
 use crate::inbox::Bounds;
 use crate::metrics::Metrics;
 use crate::names::{NodeId, UserId};
+use crate::protocol;
 use crate::shutdown::Shutdown;
 
 /// Longest wait for an answer to one command.
@@ -360,9 +361,37 @@ impl Redis {
     }
 
     pub(super) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
+        if self.link.is_clustered() {
+            return Published::now(self.publish_to_each(line, deadline).await);
+        }
         self.outboxes
             .publish(self.keys.global_channel(), line, deadline)
             .await
+    }
+
+    /// A cluster answers PUBLISH before all its servers have passed the payload on, so that what is
+    /// sent to a user next could overtake it. Here every node gets the line on its own channel,
+    /// in order with all else; the channel of all nodes is for those that are too new to be known.
+    async fn publish_to_each(&self, line: String, deadline: Instant) -> Result<u32, Unavailable> {
+        let nodes = self.lease.nodes();
+        let others = nodes.iter().map(|record| &record.node);
+        let mut sent = Vec::with_capacity(nodes.len());
+        for node in others.filter(|node| *node != self.lease.node()) {
+            sent.push((node, self.publish(node, line.clone(), deadline).await));
+        }
+        let mut served = Vec::with_capacity(sent.len());
+        for (node, published) in sent {
+            // One that does not listen may do so again in a moment, or is dead.
+            if published.receivers(deadline).await? > 0 {
+                served.push(node.clone());
+            }
+        }
+        let line = protocol::line_but(&line, &served);
+        let global = self.keys.global_channel();
+        let published = self.outboxes.publish(global, line, deadline).await;
+        // Only the subscribers of one server are counted there. This node is one of all.
+        published.receivers(deadline).await?;
+        Ok(served.len() as u32 + 1)
     }
 
     pub(super) async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {

@@ -53,6 +53,9 @@ struct Line {
 struct Payload {
     text: Bytes,
     deadline: Instant,
+    /// It may have been published by an attempt that got no answer. Then an answer of 0 to another
+    /// attempt does not prove that nobody has it.
+    doubtful: bool,
     answers: Vec<oneshot::Sender<Result<u32, Unavailable>>>,
 }
 
@@ -224,6 +227,7 @@ impl Shared {
         Payload {
             text: text.into(),
             deadline,
+            doubtful: false,
             answers,
         }
     }
@@ -262,16 +266,19 @@ impl Shared {
     /// Hands out the answer, or the payload back if there is none.
     fn finish(
         &self,
-        payload: Payload,
+        mut payload: Payload,
         result: Result<u32, fred::error::Error>,
     ) -> Result<(), Payload> {
         match result {
+            Ok(0) if payload.doubtful => Err(payload),
             Ok(receivers) => {
                 self.answer(payload, Ok(receivers));
                 Ok(())
             }
             Err(error) => {
                 tracing::debug!(%error, "publish failed");
+                // A server that names another one has published nothing.
+                payload.doubtful |= !error.is_cluster();
                 Err(payload)
             }
         }

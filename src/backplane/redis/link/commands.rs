@@ -50,9 +50,21 @@ impl Link {
         let exists = CustomCommand::new_static("EXISTS", None, false);
         let _: () = pipeline.custom(exists, vec![key]).await?;
         let _: () = pipeline.spublish(channel.to_owned(), payload).await?;
-        let answers: Vec<Value> = pipeline.all().await?;
-        let receivers = answers.into_iter().next_back().unwrap_or(Value::Null);
-        receivers.convert()
+        let mut answers = pipeline.try_all::<Value>().await.into_iter();
+        let (Some(exists), Some(receivers)) = (answers.next(), answers.next()) else {
+            return Err(Error::new(ErrorKind::Unknown, "no answer to the pipeline"));
+        };
+        let receivers = receivers?.convert()?;
+        match exists {
+            // Its key has gone before the rest of a slot that is on its way to another server.
+            Err(error) if error.details().starts_with("ASK") => Ok(receivers),
+            Err(error) => {
+                self.note(&error);
+                let words = format!("published by a server that says {error}");
+                Err(Error::new(ErrorKind::Unknown, words))
+            }
+            Ok(_) => Ok(receivers),
+        }
     }
 
     /// Subscribes a connection of its own to this node's channel and to that of all.
