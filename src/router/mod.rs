@@ -302,8 +302,9 @@ impl Router {
         dead.unwrap_or(Err(Unavailable("no answer from Redis in time")))
     }
 
-    /// Published first, delivered here second: whoever is refused has sent to nobody, and a push
-    /// to a user that follows can not overtake this one, as it could if ours came by the bus.
+    /// Published first, delivered here second: whoever is refused has sent to nobody (but in a
+    /// Redis Cluster of which a part fails), and a push to a user that follows can not overtake
+    /// this one, as it could if ours came by the bus.
     async fn push_to_everybody(&self, request: &PushRequest, deadline: Instant) -> Answer {
         let mut expected = (request.wait > Wait::Routed).then(|| self.replies.expect());
         let reply = expected

@@ -371,19 +371,28 @@ impl Redis {
 
     /// A cluster answers PUBLISH before all its servers have passed the payload on, so that what is
     /// sent to a user next could overtake it. Here every node gets the line on its own channel,
-    /// in order with all else; the channel of all nodes is for those that are too new to be known.
+    /// in order with all else. The channel of all nodes is for those that did not listen there.
     async fn publish_to_each(&self, line: String, deadline: Instant) -> Result<u32, Unavailable> {
-        let nodes = self.lease.nodes();
-        let others = nodes.iter().map(|record| &record.node);
+        // The table of the last beat lacks the newest, Redis those that it has just forgotten.
+        let boots = self.link.call("SMEMBERS", &self.keys.boots(), &[]).await;
+        let boots: Vec<String> = boots
+            .and_then(Value::convert)
+            .map_err(|error| self.away(&error))?;
+        let mut nodes: Vec<NodeId> = boots.iter().filter_map(|node| node.parse().ok()).collect();
+        nodes.extend(self.lease.nodes().iter().map(|record| record.node.clone()));
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes.retain(|node| node != self.lease.node() && !self.lease.is_buried(node));
         let mut sent = Vec::with_capacity(nodes.len());
-        for node in others.filter(|node| *node != self.lease.node()) {
-            sent.push((node, self.publish(node, line.clone(), deadline).await));
+        for node in nodes {
+            let published = self.publish(&node, line.clone(), deadline).await;
+            sent.push((node, published));
         }
         let mut served = Vec::with_capacity(sent.len());
         for (node, published) in sent {
             // One that does not listen may do so again in a moment, or is dead.
             if published.receivers(deadline).await? > 0 {
-                served.push(node.clone());
+                served.push(node);
             }
         }
         let line = protocol::line_but(&line, &served);

@@ -57,7 +57,7 @@ impl Link {
         let receivers = receivers?.convert()?;
         match exists {
             // Its key has gone before the rest of a slot that is on its way to another server.
-            Err(error) if error.details().starts_with("ASK") => Ok(receivers),
+            Err(error) if error.is_ask() => Ok(receivers),
             Err(error) => {
                 self.note(&error);
                 let words = format!("published by a server that says {error}");
