@@ -18,7 +18,7 @@ use crate::backplane::{Backplane, Unavailable};
 use crate::calls::Calls;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::names::NodeId;
+use crate::names::{NodeId, Subject};
 use crate::protocol::{Call, CallStatus, Called, Question, Target};
 use crate::survey::{Said, Survey};
 
@@ -144,8 +144,8 @@ impl Caller {
         let nodes = match &call.to {
             Target::Connection(id, _) => Ok(vec![id.node.clone()]),
             Target::User(user) if self.backplane.is_shared() => {
-                let users = std::slice::from_ref(user);
-                let rows = tokio::time::timeout_at(deadline, self.backplane.locate(users)).await;
+                let users = [Subject::User(user.clone())];
+                let rows = tokio::time::timeout_at(deadline, self.backplane.locate(&users)).await;
                 match rows {
                     Ok(Ok(rows)) => match rows.into_iter().next().flatten() {
                         Some(row) => Ok(row.into_iter().map(|(node, _)| node).collect()),
@@ -225,7 +225,7 @@ impl Caller {
                 let dead = tokio::time::timeout_at(deadline, self.backplane.is_dead(node)).await;
                 if let (Ok(Ok(true)), Target::User(user)) = (&dead, &call.to) {
                     // Tidying up is not what the sender waits for.
-                    let (backplane, user) = (self.backplane.clone(), user.clone());
+                    let (backplane, user) = (self.backplane.clone(), Subject::User(user.clone()));
                     let node = node.clone();
                     tokio::spawn(async move { backplane.forget(&user, &node).await });
                 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::hub::{Delivered, Hub};
 use crate::metrics::Metrics;
-use crate::names::NodeId;
+use crate::names::{NodeId, Topic};
 use crate::protocol::{self, Line, MAX_TIMEOUT, Receipt as Report, Reply, Status, Target};
 use crate::receipt::{Receipt, Waiter};
 use crate::replies::{Outbound, Replies};
@@ -297,11 +297,9 @@ impl Inbound {
                     }
                 }
             }
-            Line::Look(users) => {
+            Line::Look(to) => {
                 self.metrics.envelopes.inc();
-                for user in users {
-                    self.hub.look(&user).await;
-                }
+                self.hub.look(&to).await;
             }
             Line::Kick(to, reply) => {
                 let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
@@ -311,6 +309,8 @@ impl Inbound {
                     self.report(&to, Delivered::To(kicked), reply, waiter);
                 }
             }
+            Line::Subscribe(to, topic, reply) => self.enroll(&to, &topic, true, reply).await,
+            Line::Unsubscribe(to, topic, reply) => self.enroll(&to, &topic, false, reply).await,
             Line::Drain => self.shutdown.begin(),
             Line::Probe(n) => {
                 self.probes.note(n);
@@ -320,6 +320,15 @@ impl Inbound {
                 self.respond.hear(question, reply, self.reports.clone());
             }
             Line::Answer(answer) => self.replies.settle_answer(answer),
+        }
+    }
+
+    async fn enroll(&self, to: &Target, topic: &Topic, joins: bool, reply: Option<Reply>) {
+        let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
+        let count = self.hub.enroll(to, topic, joins, Some(&receipt)).await;
+        drop(receipt);
+        if let Some(reply) = reply {
+            self.report(to, Delivered::To(count), reply, waiter);
         }
     }
 

@@ -10,6 +10,7 @@ mod operations;
 mod page;
 mod push;
 mod route;
+mod topics;
 mod users;
 
 use std::sync::Arc;
@@ -202,6 +203,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(commands::routes(app))
         .unify()
         .or(call::route(app))
+        .unify()
+        .or(topics::routes(app))
         .unify()
         .boxed()
 }

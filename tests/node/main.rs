@@ -19,6 +19,7 @@ mod commands;
 mod keep;
 mod push;
 mod slow;
+mod topics;
 mod users;
 
 mod documents;
