@@ -49,7 +49,7 @@ fn bearer(authorization: &str) -> Option<&str> {
 /// # Errors
 /// What is wrong, for the client to read.
 pub fn claimed_user(user: Option<&str>) -> Result<UserId, String> {
-    let user = user.ok_or("the user is missing: /ws?user=<user>")?;
+    let user = user.ok_or("the user is missing")?;
     user.parse()
         .map_err(|error: crate::names::BadName| error.to_string())
 }

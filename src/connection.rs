@@ -10,9 +10,10 @@ mod subscriptions;
 use self::dialogue::Dialogue;
 use self::subscriptions::Subscriptions;
 use crate::close::CloseReason;
-use crate::frame::{self, Event, Limits, Reader};
+use crate::frame::{self, Event, Limits};
 use crate::hub::Membership;
 use crate::inbox::{Follower, Page, Position, Since, Start, Verdict};
+use crate::input::Input;
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, Topic, UserId};
 use crate::protocol::{self, ClientMessage, Dialect, Policy};
@@ -37,10 +38,22 @@ pub(crate) struct Settings {
     pub client_rate: u32,
     /// Seconds between pings.
     pub ping: Tick,
+    /// Seconds between comments to SSE clients.
+    pub beat: Tick,
     /// Seconds for the pong.
     pub pong: Tick,
     /// Seconds for which a client may take nothing.
     pub write: Tick,
+}
+
+impl Settings {
+    /// Seconds between two signs of life for clients of this dialect.
+    fn pause(&self, dialect: Dialect) -> Tick {
+        match dialect {
+            Dialect::Sse => self.beat,
+            _ => self.ping,
+        }
+    }
 }
 
 /// What a connection is there for.
@@ -91,7 +104,7 @@ pub(crate) struct Connection {
     state: State,
     /// Dropped when the end begins: that takes the connection out of the hub.
     membership: Option<Membership>,
-    reader: Reader,
+    input: Input,
     unacked: Vec<Sent>,
     /// If it follows its user's inbox.
     inbox: Option<Box<Follower>>,
@@ -120,7 +133,7 @@ impl Connection {
                 until: now + ATTACH_TICKS,
             },
             membership: None,
-            reader: Reader::default(),
+            input: Input::of(dialect),
             unacked: Vec::new(),
             inbox: None,
             dialogue: None,
@@ -149,7 +162,8 @@ impl Connection {
         if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
             let ready = protocol::ready_object(id, &self.user, topics, resume, recovered);
-            self.say(&ready);
+            let ready = self.dialect.ready(&ready, resume, retry_after());
+            self.queue.push(ready);
         }
         self.inbox = follower.map(Box::new);
         page.map_or(0, |page| self.queue_page(&page, metrics))
@@ -210,13 +224,20 @@ impl Connection {
     }
 
     /// The socket is here.
-    pub(crate) fn attach(&mut self, mut membership: Membership, role: Role, now: Tick, ping: Tick) {
+    pub(crate) fn attach(
+        &mut self,
+        mut membership: Membership,
+        role: Role,
+        now: Tick,
+        settings: &Settings,
+    ) {
         membership.attached();
         self.state = State::Open;
         self.role = role;
         self.membership = Some(membership);
         // Spread: clients that came together should not be pinged together for ever.
-        self.ping_due = now + 1 + fastrand::u32(ping / 2..=ping);
+        let pause = settings.pause(self.dialect);
+        self.ping_due = now + 1 + fastrand::u32(pause / 2..=pause);
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -256,19 +277,19 @@ impl Connection {
             return Next::Stay;
         }
         self.pong_due = NEVER;
-        let mut reader = std::mem::take(&mut self.reader);
+        let mut input = std::mem::take(&mut self.input);
         let mut next = Next::Stay;
-        let parsed = reader.feed(bytes, &self.limits(settings), &mut |event| {
+        let parsed = input.feed(bytes, &self.limits(settings), &mut |event| {
             count();
             next = self.hear_event(&event, settings.client_rate, now);
             next == Next::Stay
         });
-        self.reader = reader;
+        self.input = input;
         match parsed {
             // Told to go, it babbles instead of answering.
             Err(_) if self.is_closing() => Next::Hangup,
             Err(violation) => {
-                tracing::debug!(fd = %self.fd, rule = violation.rule, "frame refused");
+                tracing::debug!(fd = %self.fd, rule = violation.rule, "input refused");
                 Next::End(violation.close)
             }
             Ok(()) => next,
@@ -316,9 +337,9 @@ impl Connection {
             return Next::End(CloseReason::TooFast);
         }
         match event {
-            Event::Text(text) if self.dialect.has_objects() => self.hear_object(text),
+            Event::Text(text) if self.dialect.sends_objects() => self.hear_object(text),
             Event::Ping(payload) => self.queue.push(frame::pong(payload)),
-            // A plain client has nothing to say to us.
+            // Other clients have nothing to say to us.
             Event::Text(_) | Event::Binary(_) | Event::Pong | Event::Close(_) => {}
         }
         Next::Stay
@@ -327,6 +348,7 @@ impl Connection {
     fn hear_object(&mut self, text: &str) {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
+            Ok(ClientMessage::Pong) => {}
             Ok(ClientMessage::Ack(id)) => {
                 self.unacked.retain(|sent| {
                     let acked = sent.message.id() == Some(&id);
@@ -366,8 +388,8 @@ impl Connection {
 
     /// A message is in the socket and its sender wants to know of the client's acknowledgement.
     pub(crate) fn await_ack(&mut self, sent: Sent) {
-        // Neither a plain client nor one that got no id can acknowledge.
-        if self.dialect.has_objects() && sent.message.id().is_some() {
+        // Neither one that sends no objects nor one that got no id can acknowledge.
+        if self.dialect.sends_objects() && sent.message.id().is_some() {
             if self.unacked.len() == MAX_UNACKED {
                 self.unacked.remove(0);
             }
@@ -391,7 +413,7 @@ impl Connection {
         self.inbox = None;
         self.dialogue = None;
         self.unacked = Vec::new();
-        self.reader = Reader::default();
+        self.input = Input::of(self.dialect);
         // Whoever takes nothing will not take what waits. Everybody else still gets it.
         let takes_nothing = matches!(reason, CloseReason::Slow | CloseReason::Heartbeat);
         // Whom we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1). Who said
@@ -402,19 +424,18 @@ impl Connection {
         );
         self.state = State::Closing {
             until: now + 1 + CLOSE_TICKS,
-            finished: !asked,
+            finished: !(asked && self.dialect.answers_goodbye()),
         };
         let dropped = if takes_nothing {
             self.queue.clear_unstarted()
         } else {
             0
         };
-        if let Some(code) = reason.code()
-            && reason != CloseReason::ByClient
-        {
+        if reason.code().is_some() && reason != CloseReason::ByClient {
             let retry = reason.retry().then(retry_after);
-            self.say(&protocol::bye_object(reason, retry));
-            self.queue.push(frame::close(code, reason.text()));
+            for frame in self.dialect.goodbye(reason, retry) {
+                self.queue.push(frame);
+            }
         }
         dropped
     }
@@ -429,9 +450,9 @@ impl Connection {
             State::Open if self.write_due <= now => Next::End(CloseReason::Slow),
             State::Open => {
                 if self.ping_due <= now {
-                    self.queue.push(frame::ping());
-                    self.ping_due = now + settings.ping;
-                    if self.pong_due == NEVER {
+                    self.queue.push(self.dialect.ping());
+                    self.ping_due = now + settings.pause(self.dialect);
+                    if self.pong_due == NEVER && self.dialect.answers_pings() {
                         self.pong_due = now + 1 + settings.pong;
                     }
                 }

@@ -38,6 +38,8 @@ pub struct Seat {
     pub fd: Fd,
     /// When it came, in milliseconds since 1970, for people to read; no decision rests on it.
     pub at: u64,
+    /// What it speaks, and so over what kind of socket.
+    pub dialect: Dialect,
     /// The device the client named.
     pub device: Option<Arc<str>>,
     /// Its address, if `PUSH_STORE_ADDRESS` is set.
@@ -224,6 +226,7 @@ impl Hub {
         self.users.entry(user.clone()).or_default().push(Seat {
             fd,
             at,
+            dialect,
             device,
             address,
         });

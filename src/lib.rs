@@ -1,6 +1,6 @@
 //! pushnode: a push service of many equal nodes over one Redis.
 //!
-//! Clients hold a WebSocket to any node. Each node keeps its own in a local map ([`hub`]) and
+//! Clients hold a WebSocket, an SSE stream or a TCP connection to any node. Each node keeps its own in a local map ([`hub`]) and
 //! writes `user -> node/fd` to Redis ([`backplane`]). Whoever wants to push looks the user up
 //! and publishes to that node's channel; the node writes to its sockets ([`shard`]).
 //!
@@ -13,6 +13,7 @@ pub mod names;
 
 pub mod close;
 pub mod frame;
+pub mod lines;
 pub mod protocol;
 
 pub mod inbox;
@@ -28,6 +29,7 @@ pub mod hub;
 mod recent;
 
 mod connection;
+mod input;
 mod queue;
 mod requests;
 pub mod shard;
@@ -76,7 +78,7 @@ use crate::replies::{Outbound, Replies};
 use crate::requests::{Asked, Desk};
 use crate::respond::Respond;
 use crate::router::Router;
-use crate::server::{Door, Listener};
+use crate::server::{Door, Listener, Serving};
 use crate::shutdown::Shutdown;
 use crate::survey::Survey;
 
@@ -93,6 +95,7 @@ const DRAIN_STEP: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Listeners {
     clients: Vec<Listener>,
+    lines: Vec<Listener>,
     senders: Vec<Listener>,
     admin: Vec<Listener>,
 }
@@ -124,6 +127,7 @@ impl Listeners {
         };
         Ok(Self {
             clients: bind(&config.listen, "PUSH_LISTEN")?,
+            lines: bind(&config.tcp_listen, "PUSH_TCP_LISTEN")?,
             senders: bind(&config.api_listen, "PUSH_API_LISTEN")?,
             admin: bind(&config.admin_listen, "PUSH_ADMIN_LISTEN")?,
         })
@@ -133,6 +137,12 @@ impl Listeners {
     #[must_use]
     pub fn clients(&self) -> Vec<Listen> {
         self.clients.iter().map(Listener::address).collect()
+    }
+
+    /// Where clients connect by plain TCP.
+    #[must_use]
+    pub fn lines(&self) -> Vec<Listen> {
+        self.lines.iter().map(Listener::address).collect()
     }
 
     /// Where senders call.
@@ -265,6 +275,7 @@ fn start_hub(
         },
         client_rate: config.client_rate,
         ping: seconds(config.ping_seconds),
+        beat: seconds(config.sse_beat_seconds),
         pong: seconds(config.pong_seconds),
         write: seconds(config.write_seconds),
     });
@@ -361,13 +372,20 @@ fn open_doors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &
         ..private.clone()
     };
     for listener in listeners.clients {
-        tokio::spawn(public.clone().serve(listener, api::client_routes(app)));
+        let serving = Serving::Http(api::client_routes(app));
+        tokio::spawn(public.clone().serve(listener, serving));
+    }
+    for listener in listeners.lines {
+        let serving = Serving::Lines(app.clone());
+        tokio::spawn(public.clone().serve(listener, serving));
     }
     for listener in listeners.senders {
-        tokio::spawn(private.clone().serve(listener, api::sender_routes(app)));
+        let serving = Serving::Http(api::sender_routes(app));
+        tokio::spawn(private.clone().serve(listener, serving));
     }
     for listener in listeners.admin {
-        tokio::spawn(admin.clone().serve(listener, api::admin_routes(app)));
+        let serving = Serving::Http(api::admin_routes(app));
+        tokio::spawn(admin.clone().serve(listener, serving));
     }
 }
 

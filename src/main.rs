@@ -109,9 +109,12 @@ fn greet(config: &Config, node: &NodeId, listeners: &Listeners) {
     let mut out = format!("pushnode {VERSION} node {node}\n");
     for listen in listeners.clients() {
         out += &format!(
-            "  clients    {} (WebSocket /ws?user=42)\n",
+            "  clients    {} (WebSocket /ws?user=42, SSE /sse?user=42)\n",
             url(&listen, "/")
         );
+    }
+    for listen in listeners.lines() {
+        out += &format!("  lines      {listen} (TCP, one JSON object a line)\n");
     }
     for listen in listeners.senders() {
         out += &format!("  senders    {}\n", url(&listen, "/v1/push"));

@@ -64,6 +64,13 @@ impl Queue {
         self.add(frame, false);
     }
 
+    /// Puts the head of our answer to an HTTP request before all that has gathered. Only while
+    /// there is no socket: nothing can be partly out.
+    pub(crate) fn push_first(&mut self, head: Bytes) {
+        self.push(head);
+        self.frames.rotate_right(1);
+    }
+
     /// Adds a message of a page, whatever the bound: a page is only given to an empty queue.
     pub(crate) fn push_message(&mut self, frame: Bytes) {
         self.add(frame, true);

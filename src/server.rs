@@ -1,5 +1,9 @@
 //! The door: listeners, the accept loop, and hyper's HTTP/1 under warp's routes.
 //!
+//! A route that wants the socket of its request for good, as a WebSocket or an SSE stream does,
+//! never answers: it leaves a `Settled` in the `Handover` of the request. Then the HTTP
+//! connection is taken apart, and the client's answer is the first thing its shard writes.
+//!
 //! Its own accept loop and not warp's, for what warp cannot do: caps before a byte is read, a
 //! header timeout, TCP_NODELAY, Unix sockets beside TCP, and an accept that fails for want of
 //! file descriptors without taking the node with it. A handshake never runs in the accept loop.
@@ -9,26 +13,30 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Notify;
 use warp::http::Version;
 
 use crate::admission::{Admission, Permit, Refusal};
-use crate::api::Routes;
+use crate::api::{App, Routes};
 use crate::config::Listen;
 use crate::metrics::Metrics;
+use crate::shard::Socket;
 use crate::shutdown::Shutdown;
+use crate::transport::entrance::Settled;
+use crate::transport::tcp;
 
 /// A request's headers must be here within this time, also the first ones on a new connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes of headers; more is answered 431.
 const HEADER_BYTES: usize = 16 * 1024;
 /// Connections the kernel may hold for us to accept: a connect storm should wait, not fail.
@@ -41,16 +49,62 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
     content-length: 70\r\nretry-after: 5\r\nconnection: close\r\n\r\n\
     {\"error\":{\"code\":\"full\",\"message\":\"no more connections on this node\"}}";
+const REFUSAL_LINE: &[u8] =
+    b"{\"type\":\"error\",\"code\":\"full\",\"message\":\"no more connections on this node\"}\n";
 
-/// Who sent a request; in its extensions.
+/// Who is at the other end of a socket.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Its address; none over a Unix socket.
     pub address: Option<IpAddr>,
     /// Its place under the node's caps.
     pub permit: Arc<Permit>,
+}
+
+/// Who sent a request, and by which way its socket can be had; in the request's extensions.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) peer: Peer,
     /// The HTTP version of the request.
-    pub version: Version,
+    pub(crate) version: Version,
+    pub(crate) handover: Handover,
+}
+
+/// How a route takes the socket of its request.
+#[derive(Clone, Default)]
+pub(crate) struct Handover(Arc<Slot>);
+
+#[derive(Default)]
+struct Slot {
+    settled: Mutex<Option<Box<Settled>>>,
+    filled: Notify,
+}
+
+impl Handover {
+    /// Hands the request's socket over to its shard. Does not come back: whoever calls it is
+    /// dropped with the HTTP connection. If the client is gone by then, so is `settled`.
+    pub(crate) async fn take<T>(&self, settled: Settled) -> T {
+        *self.0.settled() = Some(Box::new(settled));
+        self.0.filled.notify_one();
+        std::future::pending().await
+    }
+
+    /// Waits until a route wants the socket.
+    async fn wanted(&self) -> Box<Settled> {
+        loop {
+            self.0.filled.notified().await;
+            let settled = self.0.settled().take();
+            if let Some(settled) = settled {
+                return settled;
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn settled(&self) -> MutexGuard<'_, Option<Box<Settled>>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A listener with its port or path taken.
@@ -82,7 +136,7 @@ impl Listener {
         match listen {
             Listen::Tcp(address) => {
                 let domain = Domain::for_address(*address);
-                let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+                let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
                 // A restarted node takes its port again while old connections still end.
                 socket.set_reuse_address(true)?;
                 socket.set_nonblocking(true)?;
@@ -124,6 +178,15 @@ fn remove_dead_socket(path: &Path) {
     }
 }
 
+/// What is spoken on a listener.
+#[derive(Clone)]
+pub enum Serving {
+    /// HTTP, by these routes.
+    Http(Routes),
+    /// Lines of JSON, from clients.
+    Lines(Arc<App>),
+}
+
 /// What the accept loops of a node share.
 #[derive(Debug, Clone)]
 pub struct Door {
@@ -136,8 +199,8 @@ pub struct Door {
 }
 
 impl Door {
-    /// Accepts on one listener and serves its routes, until the node is leaving.
-    pub async fn serve(self, listener: Listener, routes: Routes) {
+    /// Accepts on one listener and serves its clients, until the node is leaving.
+    pub async fn serve(self, listener: Listener, serving: Serving) {
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&listener) => accepted,
@@ -147,9 +210,9 @@ impl Door {
                 Ok(Accepted::Tcp(stream, address)) => {
                     // Only fails on a socket that is gone already, which reading will show.
                     let _ = stream.set_nodelay(true);
-                    self.admit(stream, Some(address.ip()), &routes);
+                    self.admit(stream, Some(address.ip()), &serving);
                 }
-                Ok(Accepted::Unix(stream)) => self.admit(stream, None, &routes),
+                Ok(Accepted::Unix(stream)) => self.admit(stream, None, &serving),
                 // The client gave up before we came to it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -161,43 +224,58 @@ impl Door {
         }
     }
 
-    fn admit<S>(&self, stream: S, address: Option<IpAddr>, routes: &Routes)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        match self.admission.admit(address) {
-            Ok(permit) => {
-                let permit = Arc::new(permit);
-                tokio::spawn(serve_connection(
-                    stream,
-                    address,
-                    permit,
-                    routes.clone(),
-                    self.shutdown.clone(),
-                ));
+    fn admit<S: Stream>(&self, stream: S, address: Option<IpAddr>, serving: &Serving) {
+        let permit = match self.admission.admit(address) {
+            Ok(permit) => Arc::new(permit),
+            Err(refusal) => return self.refuse(stream, refusal, serving),
+        };
+        let peer = Peer { address, permit };
+        match serving {
+            Serving::Http(routes) => {
+                let leaving = self.shutdown.clone();
+                tokio::spawn(serve_connection(stream, peer, routes.clone(), leaving));
             }
-            Err(refusal) => self.refuse(stream, refusal),
+            Serving::Lines(app) => {
+                tokio::spawn(tcp::connect(app.clone(), stream, peer));
+            }
         }
     }
 
-    fn refuse<S>(&self, mut stream: S, refusal: Refusal)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    fn refuse<S: Stream>(&self, stream: S, refusal: Refusal, serving: &Serving) {
         self.metrics
             .accepts_refused
             .get_or_create(&refusal.label().into())
             .inc();
-        tokio::spawn(tokio::time::timeout(REFUSAL_TIMEOUT, async move {
-            stream.write_all(REFUSAL).await?;
-            stream.shutdown().await?;
-            // Closing with unread bytes would send a reset, which can overtake the answer.
-            let mut rest = [0; 1024];
-            while stream.read(&mut rest).await? > 0 {}
-            io::Result::Ok(())
-        }));
+        let words = match serving {
+            Serving::Http(_) => REFUSAL,
+            Serving::Lines(_) => REFUSAL_LINE,
+        };
+        tokio::spawn(last_words(stream, words));
     }
 }
+
+/// Tells a client something and closes its socket.
+pub(crate) async fn last_words(mut stream: impl Stream, words: impl AsRef<[u8]>) {
+    let told = tokio::time::timeout(REFUSAL_TIMEOUT, async {
+        stream.write_all(words.as_ref()).await?;
+        stream.shutdown().await?;
+        // Closing with unread bytes would send a reset, which can overtake the answer.
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    });
+    // Whether or not it has taken them: it has had its time.
+    let _ = told.await;
+}
+
+/// A socket that was accepted, over TCP or a Unix socket.
+pub(crate) trait Stream:
+    AsyncRead + AsyncWrite + Unpin + Send + TryInto<Socket, Error = io::Error> + 'static
+{
+}
+
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
 
 enum Accepted {
     Tcp(TcpStream, SocketAddr),
@@ -214,45 +292,48 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
     }
 }
 
-/// Serves the requests of one socket, until it is closed or becomes a WebSocket.
-async fn serve_connection<S>(
-    stream: S,
-    address: Option<IpAddr>,
-    permit: Arc<Permit>,
-    routes: Routes,
-    shutdown: Shutdown,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Serves the requests of one socket, until it is closed or handed over.
+async fn serve_connection(stream: impl Stream, peer: Peer, routes: Routes, shutdown: Shutdown) {
     let routes = TowerToHyperService::new(warp::service(routes));
+    let handover = Handover::default();
+    let taker = handover.clone();
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            let peer = Peer {
-                address,
-                permit: permit.clone(),
+            let caller = Caller {
+                peer: peer.clone(),
                 version: request.version(),
+                handover: taker.clone(),
             };
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(caller);
             let answer = routes.call(request);
             async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
         });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = shutdown.begun() => {
-            // The request under way gets its answer, and no other comes.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        .serve_connection(TokioIo::new(stream), service);
+    let mut is_leaving = false;
+    let settled = loop {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "HTTP connection ended");
+                }
+                return;
+            }
+            settled = handover.wanted() => break settled,
+            () = shutdown.begun(), if !is_leaving => {
+                // The request under way gets its answer, and no other comes.
+                is_leaving = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "HTTP connection ended");
+    let parts = connection.into_parts();
+    match parts.io.into_inner().try_into() {
+        Ok(socket) => settled.attach(socket, parts.read_buf).await,
+        Err(error) => tracing::warn!(%error, "socket lost in the handshake"),
     }
 }
 

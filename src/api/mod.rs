@@ -30,10 +30,12 @@ use crate::caller::Caller;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::protocol::error_object;
 use crate::router::Router;
-use crate::server::Peer;
+use crate::server;
 use crate::shutdown::Shutdown;
 use crate::survey::Survey;
+use crate::transport::sse;
 use crate::transport::ws::{self, Handshake};
 
 /// What routes work with. One for each node.
@@ -121,6 +123,11 @@ impl ApiError {
         }
     }
 
+    /// As an object of ours, for a client that did not come by HTTP.
+    pub(crate) fn object(&self) -> String {
+        error_object(None, self.code, &self.message)
+    }
+
     pub(crate) fn reply(self) -> Response {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -171,6 +178,7 @@ pub fn client_routes(app: &Arc<App>) -> Routes {
         }))
         .unify()
         .boxed();
+    let clients = clients.or(events(app)).unify().boxed();
     let clients = clients.or(page::route()).unify().boxed();
     let clients = clients.or(route::route(app)).unify().boxed();
     if app.config.api_listen.is_empty() {
@@ -222,19 +230,35 @@ fn websocket(
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
-        .and(warp::ext::get::<Peer>())
-        .and(warp::ext::optional::<hyper::upgrade::OnUpgrade>())
-        .then(move |app, method, headers, query, peer, upgrade| {
+        .and(warp::ext::get::<server::Caller>())
+        .then(move |app, method, headers, query, caller| {
             connect(
                 app,
                 Handshake {
                     method,
                     headers,
                     query,
-                    peer,
-                    upgrade,
+                    caller,
                 },
             )
+        })
+        .boxed()
+}
+
+fn events(app: &Arc<App>) -> Routes {
+    warp::path!("sse")
+        .and(methods("GET"))
+        .and(with(app))
+        .and(warp::header::headers_cloned())
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(warp::ext::get::<server::Caller>())
+        .then(|_method, app, headers, query, caller| {
+            let request = sse::Request {
+                headers,
+                query,
+                caller,
+            };
+            sse::connect(app, request)
         })
         .boxed()
 }

@@ -218,7 +218,7 @@ impl Feed {
 pub(super) fn about(seat: &Seat) -> About {
     About {
         at: seat.at,
-        transport: "ws".to_owned(),
+        transport: seat.dialect.transport().to_owned(),
         device: seat.device.as_deref().map(str::to_owned),
         addr: seat.address.map(|address| address.to_string()),
         leaving: false,

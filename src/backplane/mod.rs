@@ -85,7 +85,7 @@ pub struct About {
     /// When it came, in milliseconds since 1970.
     #[serde(default)]
     pub at: u64,
-    /// What kind of socket.
+    /// What kind of socket: `ws`, `sse` or `tcp`.
     #[serde(default)]
     pub transport: String,
     /// The device the client named.

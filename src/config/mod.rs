@@ -84,6 +84,9 @@ settings! {
     /// of the same form, and clients' listeners answer 404 to senders.
     api_listen / "API_LISTEN": Vec<Listen> = "", listeners;
 
+    /// Where clients connect by plain TCP, one JSON object a line. A list of the same form.
+    tcp_listen / "TCP_LISTEN": Vec<Listen> = "", listeners;
+
     /// Where operators look: `/healthz`, `/readyz`, `/metrics`. A list of the same form.
     admin_listen / "ADMIN_LISTEN": Vec<Listen> = "127.0.0.1:8081", listeners;
 
@@ -131,6 +134,9 @@ settings! {
 
     /// Seconds between two pings to a client.
     ping_seconds / "PING_SECONDS": Duration = "25", seconds(1, 3600);
+
+    /// Seconds between two comments to an SSE client, for proxies and for finding out who is gone.
+    sse_beat_seconds / "SSE_BEAT_SECONDS": Duration = "15", seconds(1, 3600);
 
     /// Seconds within which a client must show life after a ping.
     pong_seconds / "PONG_SECONDS": Duration = "8", seconds(1, 3600);
@@ -350,7 +356,7 @@ impl Config {
         }
         let open = |listeners: &[Listen]| listeners.iter().find(|l| !l.is_local()).cloned();
         if self.auth == AuthMode::None
-            && let Some(listener) = open(&self.listen)
+            && let Some(listener) = open(&self.listen).or_else(|| open(&self.tcp_listen))
         {
             faults.add(
                 "PUSH_AUTH",

@@ -65,7 +65,7 @@ impl Connection {
         if self.is_closing() {
             return;
         }
-        if !self.dialect.has_objects() {
+        if !self.dialect.sends_objects() {
             return pending.refuse(CallStatus::Plain);
         }
         let frame = self.dialect.encode(object);

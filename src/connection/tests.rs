@@ -8,6 +8,7 @@ const SETTINGS: Settings = Settings {
     },
     client_rate: 3,
     ping: 25,
+    beat: 15,
     pong: 8,
     write: 10,
 };

@@ -1,4 +1,4 @@
-//! What is said between a node and a client of the subprotocol `pushnode.v1`.
+//! What is said between a node and a client that speaks in objects (`pushnode.v1`).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -138,6 +138,8 @@ const MAX_REFERENCE_BYTES: usize = 64;
 pub enum ClientMessage<'a> {
     /// Asks for a `pong`: browsers cannot send a WebSocket ping.
     Ping,
+    /// Shows life, as a client of lines does after our `ping`.
+    Pong,
     /// Has this message.
     Ack(Cow<'a, str>),
     /// Answers a call.
@@ -219,6 +221,7 @@ impl<'a> ClientMessage<'a> {
         };
         match (&*fields.r#type, fields.id) {
             ("ping", _) => Ok(Self::Ping),
+            ("pong", _) => Ok(Self::Pong),
             ("ack", Some(id)) => Ok(Self::Ack(id)),
             ("answer", _) => ClientAnswer::parse(text, reference.as_deref())
                 .map(Self::Answer)
@@ -233,7 +236,8 @@ impl<'a> ClientMessage<'a> {
             _ => Err(ClientFault {
                 reference,
                 code: "unknown_type",
-                message: "type must be ping, ack, subscribe, unsubscribe or answer".to_owned(),
+                message: "type must be ping, pong, ack, subscribe, unsubscribe or answer"
+                    .to_owned(),
             }),
         }
     }

@@ -7,6 +7,7 @@
 
 mod call;
 mod client;
+mod dialect;
 mod event;
 mod line;
 mod question;
@@ -14,7 +15,7 @@ mod request;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,11 +24,12 @@ use serde_json::value::RawValue;
 
 pub use self::call::*;
 pub use self::client::*;
+use self::dialect::Frames;
+pub use self::dialect::{Dialect, GOODBYE_ID};
 pub use self::event::*;
 pub use self::line::*;
 pub use self::question::*;
 pub use self::request::PushRequest;
-use crate::frame;
 use crate::inbox::Position;
 use crate::names::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
 
@@ -126,29 +128,6 @@ pub enum Policy {
     Latest(Box<str>),
 }
 
-/// The dialect a client asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// No subprotocol: a frame is exactly `data`.
-    Plain,
-    /// `pushnode.v1`: objects with a `type`.
-    V1,
-}
-
-impl Dialect {
-    /// Whether clients of it get objects of ours beside messages, and can ask for something.
-    #[must_use]
-    pub const fn has_objects(self) -> bool {
-        matches!(self, Self::V1)
-    }
-
-    /// An object of ours as the bytes that go to a client of this dialect.
-    #[must_use]
-    pub fn encode(self, object: &str) -> Bytes {
-        frame::text(&[object.as_bytes()])
-    }
-}
-
 /// JSON as it came, but in one line: on the bus a line is an envelope.
 fn one_line(json: &RawValue) -> Box<str> {
     let json = json.get();
@@ -170,8 +149,7 @@ pub struct Message {
     topic: Option<Topic>,
     /// Where it lies in its user's inbox or its topic's log, if it is kept.
     position: Option<Position>,
-    plain: OnceLock<Bytes>,
-    v1: OnceLock<Bytes>,
+    frames: Frames,
 }
 
 impl Message {
@@ -182,8 +160,7 @@ impl Message {
             policy,
             topic: None,
             position: None,
-            plain: OnceLock::new(),
-            v1: OnceLock::new(),
+            frames: Frames::default(),
         }
     }
 
@@ -225,8 +202,7 @@ impl Message {
             policy: self.policy.clone(),
             topic: self.topic.clone(),
             position: self.position,
-            plain: OnceLock::new(),
-            v1: OnceLock::new(),
+            frames: Frames::default(),
         }
     }
 
@@ -254,27 +230,26 @@ impl Message {
         &self.policy
     }
 
-    /// The whole WebSocket frame for a client of this dialect.
+    /// All the bytes that go to a client of this dialect.
     #[must_use]
     pub fn frame(&self, dialect: Dialect) -> Bytes {
-        match dialect {
-            Dialect::Plain => self
-                .plain
-                .get_or_init(|| frame::text(&[self.data.as_bytes()])),
-            Dialect::V1 => self.v1.get_or_init(|| {
-                let mut head = String::from(r#"{"type":"message","#);
-                self.write_id(&mut head);
-                if let Some(topic) = &self.topic {
-                    let _ = write!(head, r#""topic":"{topic}","#);
-                }
-                if let Some(position) = self.position {
-                    let _ = write!(head, r#""resume":"{position}","#);
-                }
-                head.push_str(r#""data":"#);
-                frame::text(&[head.as_bytes(), self.data.as_bytes(), b"}"])
-            }),
+        self.frames.get(dialect, || {
+            dialect.message(|| self.head(), &self.data, self.position)
+        })
+    }
+
+    /// The object it comes in, up to its data.
+    fn head(&self) -> String {
+        let mut head = String::from(r#"{"type":"message","#);
+        self.write_id(&mut head);
+        if let Some(topic) = &self.topic {
+            let _ = write!(head, r#""topic":"{topic}","#);
         }
-        .clone()
+        if let Some(position) = self.position {
+            let _ = write!(head, r#""resume":"{position}","#);
+        }
+        head.push_str(r#""data":"#);
+        head
     }
 
     fn write_id(&self, out: &mut String) {

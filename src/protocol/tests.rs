@@ -273,6 +273,8 @@ fn what_a_client_may_say() {
     );
     let ack = ClientMessage::parse(r#"{"type":"ack","id":"m"}"#);
     assert_eq!(ack, Ok(ClientMessage::Ack("m".into())));
+    let pong = ClientMessage::parse(r#"{"type":"pong"}"#);
+    assert_eq!(pong, Ok(ClientMessage::Pong));
     let code = |text: &str| ClientMessage::parse(text).unwrap_err().code;
     assert_eq!(code("hello"), "bad_message");
     assert_eq!(code(r#"{"type":"fly"}"#), "unknown_type");

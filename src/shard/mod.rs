@@ -11,6 +11,7 @@
 //! single file descriptor. That makes a connection a few hundred bytes of plain data, without
 //! a task, a waker or a timer of its own.
 
+mod encoded;
 mod members;
 mod owner;
 mod resync;
@@ -215,9 +216,11 @@ pub struct Arrival {
 /// A socket on its way to its shard.
 #[derive(Debug)]
 pub struct Attach {
-    /// The socket, its HTTP part over.
+    /// The socket, its HTTP part over but for the answer.
     pub socket: Socket,
-    /// What the client sent right behind its handshake.
+    /// The head of that answer: written before anything else. Empty where there is none.
+    pub head: Bytes,
+    /// What the client sent right behind its request.
     pub leftover: Bytes,
     /// Its place in the hub.
     pub membership: Membership,

@@ -3,7 +3,6 @@
 mod io;
 mod topics;
 
-use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -16,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::encoded::Encoded;
 use super::members::Members;
 use super::resync::Resync;
 use super::{Arrival, Asker, Attach, Command, NotSubscribed, Socket};
@@ -25,7 +25,7 @@ use crate::connection::{Connection, Next, Settings};
 use crate::inbox::{Ask, Page, Verdict};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId};
-use crate::protocol::{self, Dialect, Except, Message};
+use crate::protocol::{self, Except, Message};
 use crate::queue::Offer;
 use crate::receipt::Receipt;
 use crate::requests::Asked;
@@ -320,6 +320,7 @@ impl Owner {
     fn attach(&mut self, attach: Attach) {
         let Attach {
             mut socket,
+            head,
             leftover,
             membership,
             permit,
@@ -332,6 +333,9 @@ impl Owner {
             return;
         };
         let place = &mut self.places[slot];
+        if !head.is_empty() {
+            place.connection.queue.push_first(head);
+        }
         if let Err(error) = socket.register(&self.registry, Token(fd.0 as usize)) {
             tracing::warn!(%fd, %error, "socket refused by epoll");
             return self.hung_up(slot);
@@ -347,7 +351,7 @@ impl Owner {
         }
         place
             .connection
-            .attach(membership, role, self.now, self.settings.ping);
+            .attach(membership, role, self.now, &self.settings);
         place.socket = Some(socket);
         place._permit = Some(permit);
         self.touch(slot);
@@ -375,10 +379,7 @@ impl Owner {
         except: Option<&Except>,
         receipt: Option<&Receipt>,
     ) {
-        // A copy for this shard: thousands of clones would fight with those of the other shards
-        // for the cache line of one reference count.
-        let plain = LazyCell::new(|| Bytes::copy_from_slice(&message.frame(Dialect::Plain)));
-        let v1 = LazyCell::new(|| Bytes::copy_from_slice(&message.frame(Dialect::V1)));
+        let frames = Encoded::default();
         for slot in slots {
             let Some(place) = self.places.get(slot) else {
                 continue;
@@ -388,10 +389,10 @@ impl Owner {
             {
                 continue;
             }
-            let frame = match connection.dialect() {
-                Dialect::Plain => Bytes::clone(&plain),
-                Dialect::V1 => Bytes::clone(&v1),
-            };
+            // A copy for this shard: thousands of clones would fight with those of the other
+            // shards for the cache line of one reference count.
+            let copy = |dialect| Bytes::copy_from_slice(&message.frame(dialect));
+            let frame = frames.get(connection.dialect(), copy);
             self.offer(slot, frame, message, receipt);
         }
     }
@@ -461,15 +462,16 @@ impl Owner {
 
     /// Puts an object of ours into the queue of every open connection chosen that gets such.
     fn tell_all(&mut self, object: &str, chosen: impl Fn(Fd) -> bool) {
-        let v1 = Dialect::V1.encode(object);
+        let frames = Encoded::default();
         for slot in 0..self.places.capacity() {
             let Some(place) = self.places.get_mut(slot) else {
                 continue;
             };
             let connection = &mut place.connection;
-            if connection.is_open() && connection.dialect() == Dialect::V1 && chosen(connection.fd)
-            {
-                connection.queue.push(v1.clone());
+            let dialect = connection.dialect();
+            if connection.is_open() && dialect.has_objects() && chosen(connection.fd) {
+                let frame = frames.get(dialect, |dialect| dialect.encode(object));
+                connection.queue.push(frame);
                 self.touch(slot);
             }
         }

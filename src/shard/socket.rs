@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
@@ -15,7 +16,37 @@ pub enum Socket {
     Unix(mio::net::UnixStream),
 }
 
+impl TryFrom<tokio::net::TcpStream> for Socket {
+    type Error = io::Error;
+
+    fn try_from(stream: tokio::net::TcpStream) -> io::Result<Self> {
+        Ok(Self::Tcp(mio::net::TcpStream::from_std(stream.into_std()?)))
+    }
+}
+
+impl TryFrom<tokio::net::UnixStream> for Socket {
+    type Error = io::Error;
+
+    fn try_from(stream: tokio::net::UnixStream) -> io::Result<Self> {
+        let stream = stream.into_std()?;
+        Ok(Self::Unix(mio::net::UnixStream::from_std(stream)))
+    }
+}
+
 impl Socket {
+    /// Lets the kernel give up the connection if the other side leaves unacknowledged for so long
+    /// what was sent to it. A Unix socket's other side cannot vanish without a word.
+    pub(crate) fn limit_silence(&self, limit: Duration) -> io::Result<()> {
+        let Self::Tcp(socket) = self else {
+            return Ok(());
+        };
+        let socket = socket2::SockRef::from(socket);
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(limit))?;
+        // Where the kernel has no such limit, this finds out in the end.
+        socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(limit))
+    }
+
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         match self {
@@ -51,5 +82,25 @@ impl Socket {
             Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
             Self::Unix(socket) => socket.shutdown(Shutdown::Write),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn the_kernel_is_told_when_to_give_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+        let socket = Socket::try_from(stream.await.unwrap()).unwrap();
+        let limit = Duration::from_secs(18);
+        socket.limit_silence(limit).unwrap();
+        let Socket::Tcp(socket) = &socket else {
+            panic!("TCP");
+        };
+        let told = socket2::SockRef::from(socket).tcp_user_timeout();
+        assert_eq!(told.unwrap(), Some(limit));
     }
 }

@@ -5,24 +5,30 @@
 //! second the client is let in all the same, and told so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use serde::Deserialize;
 use tokio::time::Instant;
 use warp::http::header::{HOST, ORIGIN};
 use warp::http::{HeaderMap, StatusCode};
 
 use crate::api::{ApiError, App};
 use crate::auth;
+use crate::connection::Role;
 use crate::hub::{Membership, Newcomer, ROW_PATIENCE, Topics};
 use crate::inbox::{Since, Start};
 use crate::names::{Topic, UserId};
 use crate::protocol::Dialect;
 use crate::server::Peer;
+use crate::shard::{Attach, Command, Socket};
 
 /// Longest device name.
 const MAX_DEVICE_BYTES: usize = 64;
 
 /// What a client says when it comes. Nothing of it is believed yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct Wish {
     pub(crate) user: Option<String>,
     pub(crate) device: Option<String>,
@@ -48,6 +54,25 @@ impl Wish {
         }
         wish
     }
+
+    /// Reads the first line of a client that comes by TCP.
+    pub(crate) fn from_line(line: &str) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        struct Connect {
+            r#type: String,
+            #[serde(flatten)]
+            wish: Wish,
+        }
+        let bad = |what: &str| {
+            let words = r#"the first line must be {"type":"connect","user":...}: "#;
+            ApiError::bad_request(&format!("{words}{what}"))
+        };
+        match serde_json::from_str(line) {
+            Ok(Connect { r#type, wish }) if r#type == "connect" => Ok(wish),
+            Ok(_) => Err(bad("its type is another")),
+            Err(error) => Err(bad(&error.to_string())),
+        }
+    }
 }
 
 /// A client that is in the hub, before its socket is in a shard.
@@ -56,6 +81,46 @@ pub(crate) struct Entered {
     pub(crate) membership: Membership,
     /// Its row is not written.
     pub(crate) degraded: bool,
+}
+
+/// A client that is in the hub and waits for its socket. Dropping it leaves the hub.
+pub(crate) struct Settled {
+    pub(crate) app: Arc<App>,
+    pub(crate) entered: Entered,
+    pub(crate) peer: Peer,
+    pub(crate) role: Role,
+    /// The head of the answer to its request, where it made one by HTTP.
+    pub(crate) head: Bytes,
+    /// How long the other side may leave unacknowledged what was sent; as the kernel has it, if
+    /// not named. For clients that do not answer pings.
+    pub(crate) silence: Option<Duration>,
+}
+
+impl Settled {
+    /// Hands the socket over to the client's shard, with what was read from it beyond the request.
+    pub(crate) async fn attach(self, socket: Socket, leftover: Bytes) {
+        let Entered {
+            membership,
+            degraded,
+        } = self.entered;
+        let fd = membership.fd();
+        if let Some(limit) = self.silence
+            && let Err(error) = socket.limit_silence(limit)
+        {
+            tracing::debug!(%fd, %error, "the kernel does not look after this socket");
+        }
+        let attach = Attach {
+            socket,
+            head: self.head,
+            leftover,
+            membership,
+            permit: self.peer.permit,
+            role: self.role,
+            degraded,
+        };
+        let attach = Command::Attach(Box::new(attach));
+        self.app.hub.tell(fd, attach).await;
+    }
 }
 
 /// Refuses whoever comes while the node is leaving, and pages of strangers.

@@ -1,4 +1,6 @@
 //! Kinds of sockets: each turns a request into a connection of a shard.
 
 pub(crate) mod entrance;
+pub mod sse;
+pub mod tcp;
 pub mod ws;

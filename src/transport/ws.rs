@@ -1,30 +1,25 @@
 //! WebSocket: from an HTTP request to a raw socket in a shard (RFC 6455, 4.2).
 //!
 //! The handshake is ours and not warp's, whose WebSocket costs 137 KiB a socket. The client gets
-//! its 101 when `entrance` has let it in.
+//! its 101 when `entrance` has let it in, from its shard, with `ready` and what else waits.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
-use tokio::net::{TcpStream, UnixStream};
 use warp::http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use warp::http::{HeaderMap, Method, StatusCode, Version};
 use warp::reply::Response;
 
 use crate::api::{ApiError, App};
 use crate::connection::Role;
-use crate::hub::Membership;
 use crate::protocol::{Dialect, SUBPROTOCOL};
-use crate::server::Peer;
-use crate::shard::{Attach, Command, Socket};
-use crate::transport::entrance::{Entered, Wish, check_request, enter};
+use crate::server::Caller;
+use crate::transport::entrance::{Settled, Wish, check_request, enter};
 
 /// What the accept key is made of, beside the client's key (RFC 6455, 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -36,8 +31,7 @@ pub(crate) struct Handshake {
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: String,
-    pub(crate) peer: Peer,
-    pub(crate) upgrade: Option<OnUpgrade>,
+    pub(crate) caller: Caller,
 }
 
 /// What the request's headers ask for.
@@ -75,45 +69,41 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
         method,
         headers,
         query,
-        peer,
-        upgrade,
+        caller,
     } = handshake;
-    let asked = check(&method, peer.version, &headers)?;
+    let Caller {
+        peer,
+        version,
+        handover,
+    } = caller;
+    let asked = check(&method, version, &headers)?;
     check_request(app, &headers)?;
-    let Some(upgrade) = upgrade else {
-        return Err(ApiError::bad_request("this connection cannot be upgraded"));
-    };
-
-    let Entered {
-        membership,
-        degraded,
-    } = enter(app, Wish::from_query(&query), asked.dialect, &peer).await?;
-
+    let entered = enter(app, Wish::from_query(&query), asked.dialect, &peer).await?;
     let settled = Settled {
         app: app.clone(),
-        membership,
-        role,
-        degraded,
+        entered,
         peer,
+        role,
+        head: asked.head().into(),
+        silence: None,
     };
-    tokio::spawn(settled.attach(upgrade));
+    handover.take(settled).await
+}
 
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let head = response.headers_mut();
-    head.insert(UPGRADE, "websocket".parse().expect("a header value"));
-    head.insert(CONNECTION, "Upgrade".parse().expect("a header value"));
-    head.insert(
-        SEC_WEBSOCKET_ACCEPT,
-        asked.accept.parse().expect("base64 is a header value"),
-    );
-    if asked.dialect == Dialect::V1 {
-        head.insert(
-            SEC_WEBSOCKET_PROTOCOL,
-            SUBPROTOCOL.parse().expect("a header value"),
+impl Asked {
+    /// The head of the answer that makes it a WebSocket (RFC 6455, 4.2.2).
+    fn head(&self) -> String {
+        let accept = &self.accept;
+        let mut head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-accept: {accept}\r\n"
         );
+        if self.dialect == Dialect::V1 {
+            let _ = write!(head, "sec-websocket-protocol: {SUBPROTOCOL}\r\n");
+        }
+        head.push_str("\r\n");
+        head
     }
-    Ok(response)
 }
 
 /// Checks the headers of the opening handshake (RFC 6455, 4.2.1).
@@ -174,67 +164,6 @@ fn has_token(headers: &HeaderMap, name: warp::http::HeaderName, token: &str) -> 
     values
         .flat_map(|value| value.split(','))
         .any(|one| one.trim().eq_ignore_ascii_case(token))
-}
-
-/// A granted handshake on its way to its shard. Dropping it leaves the hub.
-struct Settled {
-    app: Arc<App>,
-    membership: Membership,
-    role: Role,
-    degraded: bool,
-    peer: Peer,
-}
-
-impl Settled {
-    /// Waits for the 101 to be out, takes the socket and hands it over.
-    async fn attach(self, upgrade: OnUpgrade) {
-        let Self {
-            app,
-            membership,
-            role,
-            degraded,
-            peer,
-        } = self;
-        let fd = membership.fd();
-        let Ok(upgraded) = upgrade.await else { return };
-        let (socket, leftover) = match take_socket(upgraded) {
-            Ok(taken) => taken,
-            Err(error) => return tracing::warn!(%fd, %error, "socket lost in the handshake"),
-        };
-        let permit = peer.permit;
-        let attach = Attach {
-            socket,
-            leftover,
-            membership,
-            permit,
-            role,
-            degraded,
-        };
-        app.hub.tell(fd, Command::Attach(Box::new(attach))).await;
-    }
-}
-
-/// The socket under hyper's connection, and what hyper has read beyond the request.
-fn take_socket(upgraded: Upgraded) -> std::io::Result<(Socket, bytes::Bytes)> {
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => {
-            let socket = parts.io.into_inner().into_std()?;
-            Ok((
-                Socket::Tcp(mio::net::TcpStream::from_std(socket)),
-                parts.read_buf,
-            ))
-        }
-        Err(upgraded) => {
-            let parts = upgraded
-                .downcast::<TokioIo<UnixStream>>()
-                .map_err(|_| std::io::Error::other("neither a TCP nor a Unix socket"))?;
-            let socket = parts.io.into_inner().into_std()?;
-            Ok((
-                Socket::Unix(mio::net::UnixStream::from_std(socket)),
-                parts.read_buf,
-            ))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -220,8 +220,8 @@ fn the_greeting_tells_where_to_go_and_how_to_send_a_first_message() {
     assert!(node.id.starts_with("greeter."), "{}", node.id);
     let expected = format!(
         "pushnode {} node {}\n\
-        \x20 clients    http://{one}/ (WebSocket /ws?user=42)\n\
-        \x20 clients    http://{two}/ (WebSocket /ws?user=42)\n\
+        \x20 clients    http://{one}/ (WebSocket /ws?user=42, SSE /sse?user=42)\n\
+        \x20 clients    http://{two}/ (WebSocket /ws?user=42, SSE /sse?user=42)\n\
         \x20 senders    http://{one}/v1/push\n\
         \x20 senders    http://{two}/v1/push\n\
         \x20 operations http://{}/ (/healthz /readyz /metrics)\n\
