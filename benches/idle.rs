@@ -1,4 +1,4 @@
-//! Idle WebSockets: resident memory of the node per connection, and what it spends on keeping them.
+//! Idle connections of each transport: resident memory of the node per connection, and what it spends on keeping them.
 //!
 //! Only the process is counted. The kernel's own part of an accepted socket (some 4 KiB) is in no process.
 
@@ -24,9 +24,14 @@ const SETTLE: Duration = Duration::from_secs(2);
 fn main() -> io::Result<()> {
     let options = Options::read(
         "idle",
-        "Resident memory of the node per idle WebSocket",
+        "Resident memory of the node per idle connection",
         &[
-            ("sockets", "10000", "idle WebSockets"),
+            ("sockets", "10000", "idle connections of each transport"),
+            (
+                "transports",
+                "ws,sse,tcp",
+                "which; each has a node of its own",
+            ),
             (
                 "idle-seconds",
                 "60",
@@ -36,13 +41,27 @@ fn main() -> io::Result<()> {
     );
     raise_open_files_limit()?;
     let mut report = Report::begin(&options);
+    for transport in options.words("transports") {
+        measure(&options, &mut report, transport)?;
+    }
+    report.end()
+}
+
+fn measure(options: &Options, report: &mut Report<'_>, transport: &str) -> io::Result<()> {
     let sockets = options.number("sockets");
     let idle = Duration::from_secs(options.number("idle-seconds") as u64);
-    let node = Node::start(&options, "bench", None)?;
+    let (hello, settings) = match transport {
+        "ws" => (Hello::WebSocket, &[][..]),
+        "sse" => (Hello::Sse, &[][..]),
+        "tcp" => (Hello::Lines, &[("PUSH_TCP_LISTEN", "127.0.0.1:0")][..]),
+        other => return Err(io::Error::other(format!("{other} is no transport"))),
+    };
+    let node = Node::start_with(options, "bench", None, settings)?;
     std::thread::sleep(SETTLE);
 
     let before = memory(node.pid());
-    report.line("KiB                      VmRSS     VmHWM  per connection");
+    let title = format!("{transport}, KiB");
+    report.line(&format!("{title:24} VmRSS     VmHWM  per connection"));
     report.line(&format!(
         "before             {:11.0} {:9.0}",
         before.resident, before.highest
@@ -56,17 +75,19 @@ fn main() -> io::Result<()> {
         ));
     };
 
-    let mut fleet = Fleet::connect(node.clients, sockets, Hello::WebSocket, |n| {
-        format!("{USER}{n}")
-    })?;
+    let address = match hello {
+        Hello::Lines => node.lines.expect("a listener for lines"),
+        _ => node.clients,
+    };
+    let mut fleet = Fleet::connect(address, sockets, hello, |n| format!("{USER}{n}"))?;
     fleet.broadcast = true;
     fleet.linger(SETTLE)?;
-    say(&mut report, "connected");
+    say(report, "connected");
 
     let meter = Meter::start(node.pid());
     fleet.linger(idle)?;
     let spent = meter.spent() / idle.as_secs_f64();
-    say(&mut report, &format!("idle for {} s", idle.as_secs()));
+    say(report, &format!("idle for {} s", idle.as_secs()));
 
     let mut connection = Connection::open(node.senders)?;
     let data = message::data(message::ALL, 0, DATA);
@@ -77,16 +98,16 @@ fn main() -> io::Result<()> {
     fleet.receive(sockets as u64, Duration::from_secs(10))?;
     connection.receive()?;
     fleet.linger(SETTLE)?;
-    say(&mut report, "after a broadcast");
+    say(report, "after a broadcast");
     let counts = report::faults(fleet.faults(|_| 1));
 
     drop(fleet);
     std::thread::sleep(SETTLE);
-    say(&mut report, "all gone");
+    say(report, "all gone");
     report.line(&format!(
         "CPU while idle, pings included: {:.0} us a second",
         spent.total
     ));
     report.line(&format!("broadcast counts: {counts}"));
-    report.end()
+    Ok(())
 }

@@ -12,7 +12,8 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
 use super::dial::Dial;
-use super::{message, websocket};
+use super::events::Line;
+use super::{events, message, websocket};
 
 /// Connections being opened at the same time: below any usual listen backlog.
 const OPENING: usize = 128;
@@ -25,6 +26,31 @@ pub enum Hello {
     Silent,
     /// The WebSocket handshake.
     WebSocket,
+    /// The request for server-sent events.
+    Sse,
+    /// The first line of plain TCP.
+    Lines,
+}
+
+impl Hello {
+    fn bytes(self, server: SocketAddr, user: &str) -> Vec<u8> {
+        match self {
+            Self::Silent => Vec::new(),
+            Self::WebSocket => websocket::request(&server.to_string(), user),
+            Self::Sse => events::request(&server.to_string(), user),
+            Self::Lines => events::connect(user),
+        }
+    }
+
+    /// The length of the other side's answer once all of it is there.
+    fn answered(self, bytes: &[u8]) -> Result<Option<usize>, String> {
+        match self {
+            Self::Silent => Ok(Some(0)),
+            Self::WebSocket => websocket::upgraded(bytes),
+            Self::Sse => events::streaming(bytes),
+            Self::Lines => events::ready(bytes),
+        }
+    }
 }
 
 /// What went wrong, counted per message over all sockets.
@@ -51,6 +77,7 @@ struct Socket {
 }
 
 pub struct Fleet {
+    hello: Hello,
     poll: Poll,
     events: Events,
     sockets: Vec<Socket>,
@@ -83,6 +110,7 @@ impl Fleet {
         user: impl Fn(usize) -> String,
     ) -> io::Result<Fleet> {
         let mut fleet = Fleet {
+            hello,
             poll: Poll::new()?,
             events: Events::with_capacity(1_024),
             sockets: Vec::with_capacity(count),
@@ -211,18 +239,13 @@ impl Fleet {
                     Interest::READABLE,
                 )?;
                 socket.stream.set_nodelay(true)?;
-                match hello {
-                    Hello::Silent => {
-                        socket.open = true;
-                        opened += 1;
-                        continue;
-                    }
-                    Hello::WebSocket => {
-                        socket
-                            .stream
-                            .write_all(&websocket::request(&server.to_string(), &socket.user))?;
-                    }
+                if hello == Hello::Silent {
+                    socket.open = true;
+                    opened += 1;
+                    continue;
                 }
+                let first = hello.bytes(server, &socket.user);
+                socket.stream.write_all(&first)?;
             }
             if event.is_readable() {
                 let length = match socket.stream.read(&mut self.buffer) {
@@ -231,9 +254,8 @@ impl Fleet {
                     Err(error) => return Err(error),
                 };
                 socket.partial.extend(&self.buffer[..length]);
-                if let Some(head) =
-                    websocket::upgraded(&socket.partial).map_err(io::Error::other)?
-                {
+                let answered = hello.answered(&socket.partial);
+                if let Some(head) = answered.map_err(io::Error::other)? {
                     socket.open = true;
                     opened += 1;
                     let rest = socket.partial.split_off(head);
@@ -290,8 +312,35 @@ impl Fleet {
             joined = partial;
             rest = &joined;
         }
+        match self.hello {
+            Hello::Silent | Hello::WebSocket => self.accept_frames(n, &mut rest)?,
+            Hello::Sse => {
+                while let Some((data, behind)) = events::split_event(rest) {
+                    rest = behind;
+                    data.into_iter()
+                        .for_each(|data| self.accept_message(n, data));
+                }
+            }
+            Hello::Lines => {
+                while let Some((line, behind)) = events::split_line(rest) {
+                    rest = behind;
+                    match line {
+                        Line::Message(data) => self.accept_message(n, data),
+                        Line::Ping => self.sockets[n].stream.write_all(events::PONG)?,
+                        Line::Other => {}
+                    }
+                }
+            }
+        }
+        if !rest.is_empty() {
+            self.sockets[n].partial = rest.to_vec();
+        }
+        Ok(())
+    }
+
+    fn accept_frames(&mut self, n: usize, rest: &mut &[u8]) -> io::Result<()> {
         while let Some((opcode, payload, behind)) = websocket::split_frame(rest) {
-            rest = behind;
+            *rest = behind;
             match opcode {
                 websocket::TEXT => self.accept_message(n, payload),
                 websocket::PING => {
@@ -302,9 +351,6 @@ impl Fleet {
                 websocket::CLOSE => self.sockets[n].closed = true,
                 _ => self.faults.misrouted += 1,
             }
-        }
-        if !rest.is_empty() {
-            self.sockets[n].partial = rest.to_vec();
         }
         Ok(())
     }

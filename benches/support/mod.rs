@@ -12,6 +12,7 @@
 pub mod accounting;
 pub mod crowd;
 pub mod dial;
+pub mod events;
 pub mod fleet;
 pub mod http;
 pub mod message;

@@ -33,6 +33,8 @@ pub struct Node {
     /// `<name>.<boot>`
     pub id: String,
     pub clients: SocketAddr,
+    /// For plain TCP, if `PUSH_TCP_LISTEN` is set.
+    pub lines: Option<SocketAddr>,
     pub senders: SocketAddr,
     pub operations: SocketAddr,
 }
@@ -76,6 +78,7 @@ impl Node {
         let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines();
 
         let (mut id, mut clients, mut senders, mut operations) = (None, None, None, None);
+        let mut by_line = None;
         while id.is_none() || clients.is_none() || senders.is_none() || operations.is_none() {
             let line = lines
                 .next()
@@ -84,6 +87,7 @@ impl Node {
             match words[..] {
                 ["pushnode", _, "node", name, ..] => id = Some(name.to_owned()),
                 ["clients", url, ..] => clients = address(url),
+                ["lines", address, ..] => by_line = address.parse().ok(),
                 ["senders", url, ..] => senders = address(url),
                 ["operations", url, ..] => operations = address(url),
                 _ => {}
@@ -96,6 +100,7 @@ impl Node {
             child,
             id: id.ok_or_else(missing)?,
             clients: clients.ok_or_else(missing)?,
+            lines: by_line,
             senders: senders.ok_or_else(missing)?,
             operations: operations.ok_or_else(missing)?,
         };

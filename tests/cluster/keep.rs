@@ -10,13 +10,16 @@ use crate::common::keep::{
     nothing_is_lost_or_repeated_under_way, offline_is_stored, ready, resume,
     what_was_thrown_out_is_not_claimed,
 };
+use crate::common::transports::{TRANSPORTS, Transport};
 use crate::common::{Client, Redis, eventually, node_on, node_with, post};
 
 #[tokio::test]
 async fn a_client_goes_on_where_it_was_at_another_node() {
     let redis = Redis::start();
     let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
-    a_client_goes_on_where_it_was(&b, &a, &b).await;
+    for by in TRANSPORTS {
+        a_client_goes_on_where_it_was(by, &b, &a, &b).await;
+    }
     offline_is_stored(&a, &b).await;
     an_id_is_kept_once(&a, &b, &a).await;
 }
@@ -25,7 +28,14 @@ async fn a_client_goes_on_where_it_was_at_another_node() {
 async fn a_client_that_moves_about_misses_nothing() {
     let redis = Redis::start();
     let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
-    nothing_is_lost_or_repeated_under_way([&a, &b], [&a, &b]).await;
+    nothing_is_lost_or_repeated_under_way(Transport::Ws, [&a, &b], [&a, &b]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_moves_about_by_last_event_id_misses_nothing() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    nothing_is_lost_or_repeated_under_way(Transport::Sse, [&a, &b], [&a, &b]).await;
 }
 
 #[tokio::test]

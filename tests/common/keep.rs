@@ -3,7 +3,36 @@
 
 use serde_json::{Value, json};
 
+use super::transports::{self, AnyClient, Transport};
 use super::{Client, Node, post};
+
+/// A client that gets objects, whatever its transport.
+pub trait Listener {
+    /// Its first object.
+    fn ready(&self) -> &Value;
+    /// The next object.
+    async fn object(&mut self) -> Value;
+}
+
+impl Listener for Client {
+    fn ready(&self) -> &Value {
+        self.ready.as_ref().expect("a v1 client")
+    }
+
+    async fn object(&mut self) -> Value {
+        self.json().await
+    }
+}
+
+impl Listener for AnyClient {
+    fn ready(&self) -> &Value {
+        &self.ready
+    }
+
+    async fn object(&mut self) -> Value {
+        self.json().await
+    }
+}
 
 pub async fn keep(node: &Node, user: &str, data: impl Into<Value>) -> Value {
     let body = json!({"to": {"user": user}, "keep": true, "data": data.into()});
@@ -21,24 +50,24 @@ pub async fn connect(node: &Node, user: &str, since: Option<&str>) -> Client {
     Client::v1(&url).await
 }
 
-pub fn ready<'a>(client: &'a Client, field: &str) -> &'a Value {
-    &client.ready.as_ref().expect("a v1 client")[field]
+pub fn ready<'a>(client: &'a impl Listener, field: &str) -> &'a Value {
+    &client.ready()[field]
 }
 
-pub fn resume(client: &Client) -> String {
+pub fn resume(client: &impl Listener) -> String {
     let token = ready(client, "resume").as_str();
     token.expect("a resume token").to_owned()
 }
 
 /// The next kept message: its data, and the token to go on behind it.
-pub async fn next(client: &mut Client) -> (Value, String) {
-    let mut frame = client.json().await;
+pub async fn next(client: &mut impl Listener) -> (Value, String) {
+    let mut frame = client.object().await;
     assert_eq!(frame["type"], "message", "{frame}");
     let token = frame["resume"].as_str().expect("a token").to_owned();
     (frame["data"].take(), token)
 }
 
-pub async fn hears(client: &mut Client, expected: impl IntoIterator<Item = i32>) -> String {
+pub async fn hears(client: &mut impl Listener, expected: impl IntoIterator<Item = i32>) -> String {
     let mut last = String::new();
     for number in expected {
         let (data, token) = next(client).await;
@@ -48,11 +77,19 @@ pub async fn hears(client: &mut Client, expected: impl IntoIterator<Item = i32>)
     last
 }
 
-pub async fn a_client_goes_on_where_it_was(sender: &Node, first: &Node, second: &Node) {
-    let mut client = connect(first, "42", None).await;
+pub async fn a_client_goes_on_where_it_was(
+    by: Transport,
+    sender: &Node,
+    first: &Node,
+    second: &Node,
+) {
+    let user = by.name();
+    let connect =
+        async |node: &Node, since: Option<&str>| transports::connect(by, node, user, since).await;
+    let mut client = connect(first, None).await;
     assert_eq!(*ready(&client, "recovered"), Value::Null, "it was not here");
     for number in 1..=3 {
-        let answer = keep(sender, "42", number).await;
+        let answer = keep(sender, user, number).await;
         assert_eq!(answer["status"], "routed", "{answer}");
         assert!(answer["seq_id"].is_string(), "{answer}");
     }
@@ -60,19 +97,19 @@ pub async fn a_client_goes_on_where_it_was(sender: &Node, first: &Node, second: 
     let token = hears(&mut client, 1..=2).await;
     drop(client);
     for number in 4..=6 {
-        keep(sender, "42", number).await;
+        keep(sender, user, number).await;
     }
-    let mut client = connect(second, "42", Some(&token)).await;
+    let mut client = connect(second, Some(&token)).await;
     assert_eq!(*ready(&client, "recovered"), true);
     assert_eq!(resume(&client), token, "what follows is not had yet");
     hears(&mut client, 3..=6).await;
-    keep(sender, "42", 7).await;
+    keep(sender, user, 7).await;
     let token = hears(&mut client, 7..=7).await;
 
     // Nothing new: nothing comes, and nothing is missing.
-    let mut again = connect(first, "42", Some(&token)).await;
+    let mut again = connect(first, Some(&token)).await;
     assert_eq!(*ready(&again, "recovered"), true);
-    keep(sender, "42", 8).await;
+    keep(sender, user, 8).await;
     hears(&mut again, 8..=8).await;
     hears(&mut client, 8..=8).await;
 }
@@ -122,9 +159,13 @@ pub async fn an_id_is_kept_once(one: &Node, other: &Node, node: &Node) {
 }
 
 /// Two senders number their messages; a client comes and goes all the while.
-pub async fn nothing_is_lost_or_repeated_under_way(senders: [&Node; 2], nodes: [&Node; 2]) {
+pub async fn nothing_is_lost_or_repeated_under_way(
+    by: Transport,
+    senders: [&Node; 2],
+    nodes: [&Node; 2],
+) {
     const MESSAGES: usize = 300;
-    let mut client = connect(nodes[0], "busy", None).await;
+    let mut client = transports::connect(by, nodes[0], "busy", None).await;
     let mut token = resume(&client);
     let send = async |sender: usize| {
         for number in 0..MESSAGES {
@@ -147,7 +188,7 @@ pub async fn nothing_is_lost_or_repeated_under_way(senders: [&Node; 2], nodes: [
             }
             turns += 1;
             // Without a goodbye, with whatever is on its way.
-            client = connect(nodes[turns % 2], "busy", Some(&token)).await;
+            client = transports::connect(by, nodes[turns % 2], "busy", Some(&token)).await;
             assert_eq!(*ready(&client, "recovered"), true, "turn {turns}");
         }
     };

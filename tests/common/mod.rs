@@ -16,6 +16,7 @@
 pub mod keep;
 mod redis;
 pub mod topics;
+pub mod transports;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read};
@@ -43,6 +44,8 @@ pub struct Node {
     pub id: String,
     /// Where clients connect (TCP listeners only).
     pub clients: Vec<SocketAddr>,
+    /// Where clients connect by plain TCP.
+    pub lines: Vec<SocketAddr>,
     /// Where senders call, as printed: a URL.
     pub push_url: String,
     /// Where operators look.
@@ -79,6 +82,7 @@ pub fn node_command(settings: &[(&str, &str)]) -> Command {
     command
         .env_clear()
         .env("PUSH_LISTEN", "127.0.0.1:0")
+        .env("PUSH_TCP_LISTEN", "127.0.0.1:0")
         .env("PUSH_ADMIN_LISTEN", "127.0.0.1:0")
         .env("PUSH_LOG", "debug")
         .envs(settings.iter().copied());
@@ -105,6 +109,7 @@ pub fn start_command(mut command: Command) -> Node {
         child,
         id: String::new(),
         clients: Vec::new(),
+        lines: Vec::new(),
         push_url: String::new(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         greeting: String::new(),
@@ -119,6 +124,7 @@ pub fn start_command(mut command: Command) -> Node {
         match &words[..] {
             ["pushnode", _, "node", id] => (*id).clone_into(&mut node.id),
             ["clients", url, ..] => node.clients.extend(socket_address(url)),
+            ["lines", address, ..] => node.lines.extend(address.parse::<SocketAddr>()),
             ["senders", url, ..] if node.push_url.is_empty() => {
                 (*url).clone_into(&mut node.push_url);
             }

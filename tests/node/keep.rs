@@ -6,20 +6,25 @@ use crate::common::keep::{
     a_client_goes_on_where_it_was, an_id_is_kept_once, nothing_is_lost_or_repeated_under_way,
     offline_is_stored, what_was_thrown_out_is_not_claimed,
 };
+use crate::common::transports::TRANSPORTS;
 use crate::common::{node, post, refused_handshake};
 
 #[tokio::test]
 async fn a_client_goes_on_where_it_was_here() {
     let node = node(&[]);
-    a_client_goes_on_where_it_was(&node, &node, &node).await;
+    for by in TRANSPORTS {
+        a_client_goes_on_where_it_was(by, &node, &node, &node).await;
+    }
     offline_is_stored(&node, &node).await;
     an_id_is_kept_once(&node, &node, &node).await;
 }
 
 #[tokio::test]
 async fn a_client_that_comes_and_goes_misses_nothing() {
-    let node = node(&[]);
-    nothing_is_lost_or_repeated_under_way([&node; 2], [&node; 2]).await;
+    for by in TRANSPORTS {
+        let node = node(&[]);
+        nothing_is_lost_or_repeated_under_way(by, [&node; 2], [&node; 2]).await;
+    }
 }
 
 #[tokio::test]

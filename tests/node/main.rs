@@ -20,6 +20,7 @@ mod keep;
 mod push;
 mod slow;
 mod topics;
+mod transports;
 mod users;
 
 mod documents;

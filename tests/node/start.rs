@@ -222,6 +222,7 @@ fn the_greeting_tells_where_to_go_and_how_to_send_a_first_message() {
         "pushnode {} node {}\n\
         \x20 clients    http://{one}/ (WebSocket /ws?user=42, SSE /sse?user=42)\n\
         \x20 clients    http://{two}/ (WebSocket /ws?user=42, SSE /sse?user=42)\n\
+        \x20 lines      {} (TCP, one JSON object a line)\n\
         \x20 senders    http://{one}/v1/push\n\
         \x20 senders    http://{two}/v1/push\n\
         \x20 operations http://{}/ (/healthz /readyz /metrics)\n\
@@ -230,6 +231,7 @@ fn the_greeting_tells_where_to_go_and_how_to_send_a_first_message() {
         -d '{{\"to\":{{\"user\":\"42\"}},\"data\":\"hello\"}}'\n",
         pushnode::VERSION,
         node.id,
+        node.lines[0],
         node.admin,
     );
     assert_eq!(node.greeting, expected);
