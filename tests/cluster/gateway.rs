@@ -1,10 +1,12 @@
 //! Finding a node: by asking one (`GET /v1/route`), and through a real nginx in front.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::common::transports::{Transport, connect_to};
 use crate::common::{Client, Node, Redis, eventually, free_port, http, node_with, post};
 
 async fn route(node: &Node, query: &str) -> (u16, Value) {
@@ -140,6 +142,54 @@ impl Drop for Nginx {
         // Its master ends its workers on this; a kill would leave them.
         crate::common::send_signal(self.0.id(), "TERM");
         let _ = self.0.wait();
+    }
+}
+
+/// nginx collects what a node answers, unless it is told not to.
+#[tokio::test]
+async fn behind_nginx_events_pass_at_once_and_a_stream_goes_on_at_the_other_node() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = |name: &str| format!("{}/{name}.sock", folder.path().display());
+    let behind = |name: &str| {
+        let listen = format!("unix:{}", socket(name));
+        let settings = [
+            ("PUSH_LISTEN", &*listen),
+            ("PUSH_API_LISTEN", "127.0.0.1:0"),
+            ("PUSH_SSE_BEAT_SECONDS", "1"),
+        ];
+        node_with(&redis, name, &settings)
+    };
+    let nodes = [behind("a"), behind("b")];
+    let port = free_port();
+    let _nginx = Nginx::start(folder.path(), port, &[socket("a"), socket("b")]);
+    eventually(async || std::net::TcpStream::connect(("127.0.0.1", port))).await;
+
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut client = connect_to(address, Transport::Sse, "42", None).await;
+    let keep = async |node: &Node, n: u32| {
+        let body = json!({"to": {"user": "42"}, "keep": true, "data": n});
+        let (status, answer) = post(&node.push_url, &body).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    // Each is awaited before the next is sent: nothing else drives it out of a buffer.
+    for n in 0..3 {
+        keep(&nodes[0], n).await;
+        client.hears(n).await;
+    }
+    let at = |node: &Node| client.connection().starts_with(&format!("{}/", node.id));
+    let [a, b] = nodes;
+    let (here, other) = if at(&a) { (a, b) } else { (b, a) };
+    here.signal("TERM");
+    client.bye(1012, "drain").await;
+    keep(&other, 3).await;
+    let last = client.last_id.take().expect("an id");
+    let mut client = connect_to(address, Transport::Sse, "42", Some(&last)).await;
+    assert_eq!(client.ready["recovered"], true, "{}", client.ready);
+    client.hears(3).await;
+    while client.beats < 2 {
+        keep(&other, 4).await;
+        client.hears(4).await;
     }
 }
 

@@ -115,7 +115,17 @@ pub async fn connect(
     user: &str,
     since: Option<&str>,
 ) -> AnyClient {
-    let socket = TcpStream::connect(address(node, transport)).await;
+    connect_to(address(node, transport), transport, user, since).await
+}
+
+/// As [`connect`], by an address that may be a proxy's.
+pub async fn connect_to(
+    address: SocketAddr,
+    transport: Transport,
+    user: &str,
+    since: Option<&str>,
+) -> AnyClient {
+    let socket = TcpStream::connect(address).await;
     connect_over(socket.expect("a connection"), transport, user, since).await
 }
 
@@ -149,16 +159,17 @@ async fn connect_over(
         }
         Transport::Sse => {
             let since = since.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
+            // By HTTP/1.0, because proxies cut the stream into chunks for who speaks 1.1.
             let request =
-                format!("GET /sse?user={user} HTTP/1.1\r\nHost: localhost\r\n{since}\r\n");
+                format!("GET /sse?user={user} HTTP/1.0\r\nHost: localhost\r\n{since}\r\n");
             socket.write_all(request.as_bytes()).await.expect("sent");
             let mut stream = Bytes::over(socket);
             let head = stream.until("\r\n\r\n").await.expect("a head");
             assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-            assert!(
-                head.contains("\r\ncontent-type: text/event-stream"),
-                "{head}"
-            );
+            let is_stream = head
+                .to_ascii_lowercase()
+                .contains("\r\ncontent-type: text/event-stream\r\n");
+            assert!(is_stream, "{head}");
             Kind::Sse(stream)
         }
         Transport::Tcp => {

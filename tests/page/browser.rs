@@ -22,6 +22,7 @@ const INSTALL: &str = "the tests of the page need the Debian packages chromium a
 pub(crate) struct Node {
     pub(crate) process: Process,
     pub(crate) url: String,
+    operations: String,
 }
 
 impl Node {
@@ -41,14 +42,32 @@ impl Node {
             .env("PUSH_LOG", "warn");
         command.envs(settings.iter().copied());
         let mut process = Process::start(&mut command).expect("pushnode starts");
-        let line = process.line_with("clients ");
+        let (line, lines) = process.line_with("clients ");
         let start = line.find("http://").expect("an address");
         let url = line[start..]
             .split('/')
             .take(3)
             .collect::<Vec<_>>()
             .join("/");
-        Self { process, url }
+        let mut operations = lines.into_iter().filter_map(|line: String| {
+            let (_, rest) = line.split_once("operations ")?;
+            Some(rest.split('/').take(3).collect::<Vec<_>>().join("/"))
+        });
+        let operations = operations.next().expect("where operators look");
+        Self {
+            process,
+            url,
+            operations,
+        }
+    }
+
+    pub(crate) fn wait_ready(&self) {
+        let deadline = Instant::now() + LIMIT;
+        let ready = || agent().get(format!("{}/readyz", self.operations)).call();
+        while ready().expect("an answer").status() != 200 {
+            assert!(Instant::now() < deadline, "not ready within {LIMIT:?}");
+            thread::sleep(POLL);
+        }
     }
 
     pub(crate) fn push(&self, body: &Value) -> Value {
@@ -85,7 +104,7 @@ impl Browser {
             Ok(driver) => driver,
             Err(error) => panic!("cannot start chromedriver ({error}): {INSTALL}"),
         };
-        let line = driver.line_with("successfully on port ");
+        let (line, _) = driver.line_with("successfully on port ");
         let port = line
             .trim_end_matches('.')
             .rsplit(' ')
@@ -246,8 +265,9 @@ impl Process {
             .map(Self)
     }
 
-    /// Waits for a line on standard output that contains `marker`; call it once.
-    pub(crate) fn line_with(&mut self, marker: &str) -> String {
+    /// Waits for a line on standard output that contains `marker`; answers it and those that
+    /// follow. Call it once.
+    pub(crate) fn line_with(&mut self, marker: &str) -> (String, mpsc::Receiver<String>) {
         let stdout = self.0.stdout.take().expect("standard output");
         let (sender, lines) = mpsc::channel();
         // Reads on to the end, so that the process never waits for a reader.
@@ -262,11 +282,16 @@ impl Process {
         while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             if line.contains(marker) {
-                return line;
+                return (line, lines);
             }
             seen = seen + &line + "\n";
         }
         panic!("no line with {marker:?} on standard output; it had:\n{seen}");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) {
+        self.0.wait().expect("our child");
     }
 
     pub(crate) fn terminate(&self) {

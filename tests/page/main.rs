@@ -5,6 +5,8 @@
 //! after a panic.
 
 mod browser;
+#[path = "../common/mod.rs"]
+mod common;
 
 use serde_json::json;
 
@@ -125,6 +127,94 @@ fn the_page_gets_what_was_kept_while_it_was_away() {
     browser.until(
         "it comes once, and nothing is said to be missing",
         "return text('#count') === '1 message' && !document.body.innerText.includes('may be missing')",
+    );
+}
+
+#[test]
+fn the_page_connects_over_server_sent_events_too() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    browser.open(&node, "anna");
+    browser.click("#transport option[value=sse]");
+    browser.click("#connect");
+    browser.until("connected", "return text('#status') === 'Connected'");
+    node.push_text(r#"{"to":{"user":"anna"},"data":{"n":12345678901234567890}}"#);
+    browser.until(
+        "the push is shown",
+        "return text('.message-data').includes('12345678901234567890')",
+    );
+    agent()
+        .delete(format!("{}/v1/users/anna", node.url))
+        .call()
+        .expect("an answer to the kick");
+    browser.until(
+        "the kick is told and obeyed",
+        "return text('#messages').includes('Bye: kicked') && text('#connect') === 'Connect'",
+    );
+}
+
+/// A bare `EventSource`, which comes back by itself: all that a page of somebody else needs.
+#[test]
+fn an_event_source_comes_back_after_a_drain_with_nothing_lost() {
+    let redis = common::Redis::start();
+    let (url, listen) = (redis.url(), format!("127.0.0.1:{}", common::free_port()));
+    let at = |listen: &str, name: &str| {
+        Node::start(&[
+            ("PUSH_REDIS_URL", &url),
+            ("PUSH_NODE_NAME", name),
+            ("PUSH_LISTEN", listen),
+        ])
+    };
+    let sender = at("127.0.0.1:0", "sender");
+    sender.wait_ready();
+    let mut node = at(&listen, "first");
+    node.wait_ready();
+    let keep = |number: u32| {
+        sender.push(&json!({"to": {"user": "anna"}, "keep": true, "data": number}));
+    };
+    let browser = Browser::start(1280, 860, "light");
+    browser.open(&node, "anna");
+    browser.run(
+        "window.numbers = []; window.told = []; window.source = new EventSource('/sse?user=anna');
+         source.onmessage = event => numbers.push(JSON.parse(event.data));
+         for (const name of ['ready', 'bye', 'resync'])
+             source.addEventListener(name, event => told.push(JSON.parse(event.data)));",
+        &json!([]),
+    );
+    browser.until("it is in", "return told.length === 1");
+    keep(1);
+    browser.until("a push comes", "return numbers.length === 1");
+
+    node.process.terminate();
+    browser.until(
+        "the goodbye comes",
+        "return told.some(one => one.type === 'bye' && one.reason === 'drain' && one.retry_ms > 0)",
+    );
+    node.process.wait();
+    keep(2);
+    keep(3);
+    node = at(&listen, "second");
+    keep(4);
+    browser.until(
+        "what was missed came, once and in order",
+        "return JSON.stringify(numbers) === '[1,2,3,4]'",
+    );
+    browser.until(
+        "and it was told that this is all",
+        "const ready = told.filter(one => one.type === 'ready'); \
+         return ready.length === 2 && ready[1].recovered && ready[1].node.startsWith('second.')",
+    );
+
+    // Kicked, it tries once more by itself, and is made to stop.
+    node.wait_ready();
+    agent()
+        .delete(format!("{}/v1/users/anna", node.url))
+        .call()
+        .expect("an answer to the kick");
+    browser.until("it has given up", "return source.readyState === 2");
+    browser.until(
+        "it knows why",
+        "return told.at(-1).type === 'bye' && told.at(-1).code === 4001",
     );
 }
 
