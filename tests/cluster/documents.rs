@@ -11,7 +11,7 @@ use pushnode::protocol::{Line, PushRequest};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::common::{Client, Redis, node_on};
+use crate::common::{Client, Redis, node_on, node_with};
 use crate::publishers::tool;
 
 /// The fenced blocks of PROTOCOL.md: what stands behind the fence, and what is inside.
@@ -86,7 +86,9 @@ async fn answer_calls(mut client: Client) {
 async fn examples_run_as_they_stand() {
     let redis = Redis::start();
     // The user is on one node, the examples talk to the other.
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    // Who reads only the beginning of a stream is gone at the next comment.
+    let beat = [("PUSH_SSE_BEAT_SECONDS", "1")];
+    let (a, b) = (node_on(&redis, "a"), node_with(&redis, "b", &beat));
     let user: UserId = "42".parse().unwrap();
     let mut client = Client::v1(&a.ws_url(user.as_str())).await;
 
@@ -97,6 +99,7 @@ async fn examples_run_as_they_stand() {
         let text = text
             .replace("127.0.0.1:8080", &b.client_address().to_string())
             .replace("127.0.0.1:8081", &b.admin.to_string())
+            .replace("127.0.0.1:8082", &b.lines[0].to_string())
             .replace("redis://127.0.0.1:6379", &redis.url())
             .replace("redis-cli ", &format!("redis-cli -p {} ", redis.port()));
         let mut command = match kind.as_str() {
