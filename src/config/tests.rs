@@ -120,6 +120,9 @@ fn strangers_are_not_let_in_unnoticed() {
     ];
     assert!(Config::from_pairs(meant).is_ok());
     assert!(Config::from_pairs([("PUSH_LISTEN", "unix:/tmp/a.sock,[::1]:0")]).is_ok());
+    let faults = self::faults([("PUSH_TCP_LISTEN", "127.0.0.1:1,0.0.0.0:2")]);
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    assert!(faults[0].starts_with("PUSH_AUTH") && faults[0].contains("0.0.0.0:2"));
 }
 
 #[test]
