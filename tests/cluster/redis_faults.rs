@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::common::transports::{Transport, connect};
 use crate::common::{
     Client, Node, Redis, eventually, http, node, node_on, post, send_signal, start_node,
 };
@@ -217,8 +218,8 @@ async fn a_node_starts_without_redis_serves_its_own_and_is_ready_once_redis_come
 async fn sockets_and_local_pushes_outlive(fault: impl Fn(&mut Redis), repair: impl Fn(&mut Redis)) {
     let mut redis = Redis::start();
     let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
-    let mut here = Client::v1(&a.ws_url("here")).await;
-    let mut there = Client::v1(&b.ws_url("there")).await;
+    let mut here = connect(Transport::Tcp, &a, "here", None).await;
+    let mut there = connect(Transport::Sse, &b, "there", None).await;
     fault(&mut redis);
 
     let push =
@@ -260,8 +261,7 @@ async fn sockets_and_local_pushes_outlive(fault: impl Fn(&mut Redis), repair: im
             "asked to answer in 1 s, answered after {took:?}"
         );
         if round == 0 {
-            let reason = until_not_ready(&a).await;
-            assert!(!reason.is_empty());
+            assert!(!until_not_ready(&a).await.is_empty(), "with a reason");
         }
     }
     // Long enough for the clients to hear of it.
