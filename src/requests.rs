@@ -64,7 +64,11 @@ impl Desk {
     async fn carry_out(&self, asked: Asked) -> Result<String, Refused> {
         let fd = asked.fd;
         match asked.request.what {
-            Wanted::Subscribe { topic, since: _ } => self.subscribe(fd, topic).await,
+            Wanted::Subscribe { since: Some(_), .. } => {
+                let words = "nothing is kept of topics: subscribe without since";
+                Err(Refused::new("not_kept", words))
+            }
+            Wanted::Subscribe { topic, since: None } => self.subscribe(fd, topic).await,
             Wanted::Unsubscribe { topic } => {
                 let fields = protocol::unsubscribed_fields(&topic);
                 self.hub.unsubscribe(fd, topic, Asker::Client).await;
