@@ -1,10 +1,12 @@
 //! The local map: who is connected here, and on which shard.
 //!
-//! Owns the fd counter and the two look-ups fd -> user and user -> seats. Joining gives a
+//! Owns the fd counter and the look-ups fd -> user and user -> seats. Joining gives a
 //! [`Membership`]; dropping it leaves, whatever ended the connection. Leaving removes only its
 //! own seat, so a late goodbye can not evict a fresh login. Nothing here waits for a socket or
 //! for Redis; an inbox of a shard may make a caller wait for that shard's processor time, never
 //! for a slow client.
+
+mod bearers;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +15,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use dashmap::DashMap;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use self::bearers::{Bearers, Recently};
+use crate::auth::SessionId;
 use crate::changes::Changes;
 use crate::close::CloseReason;
 use crate::inbox::Start;
@@ -35,6 +40,10 @@ pub struct Seat {
     pub device: Option<Arc<str>>,
     /// Its address, if `PUSH_STORE_ADDRESS` is set.
     pub address: Option<IpAddr>,
+    /// The session it rests on, if it does.
+    pub session: Option<Arc<SessionId>>,
+    /// Its place in the order of its user's connections, if these are limited.
+    pub ordinal: Option<u64>,
 }
 
 /// A connection that is to be let in.
@@ -51,6 +60,12 @@ pub struct Newcomer {
     /// For a connection that follows its user's inbox. It must have been read before: then
     /// whatever is kept later finds the connection, or leaves a gap that it can see.
     pub inbox: Option<Box<Start>>,
+    /// When its token ends, if that ends it.
+    pub expires: Option<Instant>,
+    /// The session it rests on, if it does.
+    pub session: Option<SessionId>,
+    /// Its place in the order of its user's connections, if these are limited.
+    pub ordinal: Option<u64>,
 }
 
 /// A user's connections on one node.
@@ -74,6 +89,8 @@ pub struct Hub {
     last_fd: AtomicU64,
     connections: Map<Fd, UserId>,
     users: Map<UserId, Seats>,
+    bearers: Bearers,
+    recently: Recently,
     size: AtomicUsize,
     /// Which users' rows need writing. Taken by the registry writer of the backplane.
     changes: Changes,
@@ -96,6 +113,8 @@ impl Hub {
             last_fd: AtomicU64::new(0),
             connections: Map::default(),
             users: Map::default(),
+            bearers: Bearers::default(),
+            recently: Recently::default(),
             size: AtomicUsize::new(0),
             changes,
             recent: Recent::default(),
@@ -158,6 +177,9 @@ impl Hub {
             device,
             address,
             inbox,
+            expires,
+            session,
+            ordinal,
         } = newcomer;
         let fd = Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1);
         let at = std::time::SystemTime::now()
@@ -170,6 +192,7 @@ impl Hub {
                 user: user.clone(),
                 dialect,
                 inbox,
+                expires,
             })
             .await;
         self.users.entry(user.clone()).or_default().push(Seat {
@@ -177,7 +200,12 @@ impl Hub {
             at,
             device,
             address,
+            session: session.map(Arc::new),
+            ordinal,
         });
+        if let Some(session) = session {
+            self.bearers.add(session, fd);
+        }
         self.connections.insert(fd, user.clone());
         self.size.fetch_add(1, Ordering::Relaxed);
         self.metrics.connects.inc();
@@ -194,13 +222,28 @@ impl Hub {
     fn leave(&self, fd: Fd, user: &UserId) {
         self.connections.remove(&fd);
         // Under the entry's lock: no join can slip in between emptying and removing it.
+        let mut session = None;
         self.users.remove_if_mut(user, |_, seats| {
-            seats.retain(|seat| seat.fd != fd);
+            seats.retain(|seat| {
+                if seat.fd == fd {
+                    session = seat.session.take();
+                }
+                seat.fd != fd
+            });
             seats.is_empty()
         });
+        if let Some(session) = session {
+            self.bearers.remove(*session, fd);
+        }
         self.size.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connections.dec();
         self.changes.left(user, fd);
+    }
+
+    /// Whose connection this is.
+    #[must_use]
+    pub fn user_of(&self, fd: Fd) -> Option<UserId> {
+        self.connections.get(&fd).map(|user| user.clone())
     }
 
     /// Whether this connection is here.
@@ -308,7 +351,16 @@ impl Hub {
 
     /// Ends the local connections of `target`; answers how many. Their receipts are written
     /// once the close is under way.
-    pub async fn kick(&self, target: &Target, receipt: Option<&Receipt>) -> u32 {
+    pub async fn kick(
+        &self,
+        target: &Target,
+        reason: CloseReason,
+        receipt: Option<&Receipt>,
+    ) -> u32 {
+        if let (Target::User(user), CloseReason::Banned) = (target, reason) {
+            // Before the look: whoever joins behind it will see this.
+            self.recently.bar_user(user);
+        }
         let fds = match target {
             Target::All => self
                 .connections
@@ -318,7 +370,7 @@ impl Hub {
             other => self.matching(other),
         };
         for (fd, _) in &fds {
-            self.close(*fd, CloseReason::Kicked, receipt).await;
+            self.close(*fd, reason, receipt).await;
         }
         fds.len() as u32
     }

@@ -299,13 +299,16 @@ impl Inbound {
                     self.hub.look(&user).await;
                 }
             }
-            Line::Kick(to, reply) => {
+            Line::Kick(to, reason, reply) => {
                 let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
-                let kicked = self.hub.kick(&to, Some(&receipt)).await;
+                let kicked = self.hub.kick(&to, reason, Some(&receipt)).await;
                 drop(receipt);
                 if let Some(reply) = reply {
                     self.report(&to, Delivered::To(kicked), reply, waiter);
                 }
+            }
+            Line::Revoke(session) => {
+                self.hub.revoke(session).await;
             }
             Line::Drain => self.shutdown.begin(),
             Line::Probe(n) => {

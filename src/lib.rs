@@ -34,9 +34,13 @@ mod wheel;
 
 pub mod backplane;
 pub mod balance;
+pub mod gate;
 pub mod inbound;
 pub mod replies;
 pub mod router;
+
+pub mod places;
+pub mod sessions;
 
 pub mod api;
 pub mod server;
@@ -60,15 +64,18 @@ use crate::close::CloseReason;
 use crate::config::{Config, Listen};
 use crate::connection::Settings;
 use crate::frame::Limits;
+use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::inbound::{Inbound, Probes};
 use crate::inbox::{Ask, Bounds};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
+use crate::places::Places;
 use crate::replies::{Outbound, Replies};
 use crate::requests::{Asked, Desk};
 use crate::router::Router;
 use crate::server::{Door, Listener};
+use crate::sessions::Sessions;
 use crate::shutdown::Shutdown;
 
 /// This program's version.
@@ -148,6 +155,9 @@ pub enum RunError {
     /// The Redis client could not be set up.
     #[error("Redis: {0}")]
     Redis(String),
+    /// A key that tokens are checked with cannot be read.
+    #[error("{0}")]
+    Keys(String),
     /// The operating system refused something a node needs.
     #[error("{0}")]
     System(#[from] std::io::Error),
@@ -181,11 +191,24 @@ pub async fn run(
 
     let reader = inbox::serve(asked, hub.clone(), backplane.clone(), metrics.clone());
     let reader = tokio::spawn(reader);
-    let desk = tokio::spawn(Desk { hub: hub.clone() }.serve(requested));
+    let gate = Gate::start(&config, backplane.clone()).map_err(RunError::Keys)?;
+    let gate = Arc::new(gate);
+    let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
+    let watch = tokio::spawn(sessions.clone().keep());
+    let desk = Desk {
+        hub: hub.clone(),
+        gate: gate.clone(),
+        sessions: sessions.clone(),
+    };
+    let desk = tokio::spawn(desk.serve(requested));
 
+    let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
-        router: Router::new(hub.clone(), backplane.clone(), replies, metrics.clone()),
+        router: Arc::new(router),
+        gate,
+        sessions,
+        places: Places::new(&config),
         hub: hub.clone(),
         backplane: backplane.clone(),
         balance: Balance::default(),
@@ -208,6 +231,7 @@ pub async fn run(
     ended.begin();
     reader.abort();
     desk.abort();
+    watch.abort();
     Ok(stopped?)
 }
 

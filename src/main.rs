@@ -96,7 +96,7 @@ async fn run(config: Config) -> ExitCode {
         Err(error) => {
             eprintln!("pushnode: {error}");
             ExitCode::from(match error {
-                RunError::Redis(_) => USAGE,
+                RunError::Redis(_) | RunError::Keys(_) => USAGE,
                 RunError::Fatal(_) => UNAVAILABLE,
                 RunError::System(_) => OS_ERROR,
             })

@@ -8,10 +8,15 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use crate::auth::Denial;
+use crate::config::Secret;
+use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::names::{Fd, UserId};
-use crate::protocol::{self, Request};
+use crate::protocol::{self, Request, Wanted};
+use crate::sessions::Sessions;
 use crate::shard::Command;
 
 /// A request and who makes it.
@@ -29,10 +34,21 @@ pub(crate) struct Refused {
     pub(crate) message: String,
 }
 
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self {
+            code: denial.code(),
+            message: denial.message().to_owned(),
+        }
+    }
+}
+
 /// What requests are carried out with.
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl Desk {
@@ -58,6 +74,38 @@ impl Desk {
 
     /// Answers with further fields of the reply.
     async fn carry_out(&self, asked: Asked) -> Result<String, Refused> {
-        match asked.request.what {}
+        let Asked { fd, user, request } = asked;
+        match request.what {
+            Wanted::Auth(token) => self.renew(fd, &user, &token).await,
+        }
+    }
+
+    /// Lets a connection stay by a new token of the same user.
+    async fn renew(&self, fd: Fd, user: &UserId, token: &Secret) -> Result<String, Refused> {
+        if !self.gate.wants_tokens() {
+            return Err(Refused {
+                code: "no_tokens",
+                message: "this node asks for no token".to_owned(),
+            });
+        }
+        let identity = self.gate.identify(Some(token.reveal())).await?;
+        if identity.user != *user {
+            return Err(Denial::WrongUser.into());
+        }
+        self.gate.check_ban(user).await?;
+        self.hub.renew(fd, user, &identity).await;
+        // Revoked since it was looked up: whoever revoked did not find this connection.
+        if let Some(reason) = self.hub.barred(user, identity.session)
+            && self.gate.check_again(Some(reason), user).await.is_err()
+        {
+            self.hub.close(fd, reason, None).await;
+        }
+        if let Some(session) = identity.session {
+            self.sessions.watch(session, identity.expires);
+        }
+        let left = (identity.expires).map(|at| at.saturating_duration_since(Instant::now()));
+        Ok(left.map_or(String::new(), |left| {
+            format!(r#""expires_in_ms":{}"#, left.as_millis())
+        }))
     }
 }

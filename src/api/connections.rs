@@ -6,6 +6,7 @@ use warp::Filter;
 use warp::http::StatusCode;
 
 use super::{ApiError, App, Routes, json, methods, with_key};
+use crate::close::CloseReason;
 use crate::names::ConnectionId;
 use crate::protocol::Status;
 
@@ -18,7 +19,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                 Ok(id) => id,
                 Err(error) => return ApiError::bad_request(&format!("{error}")).reply(),
             };
-            let answer = app.router.kick_connection(&id).await;
+            let answer = app.router.kick_connection(&id, CloseReason::Kicked).await;
             match answer.status {
                 Status::Offline => ApiError::not_found("no such connection").reply(),
                 Status::Unrouted => {

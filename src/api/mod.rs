@@ -1,6 +1,7 @@
 //! HTTP: the routes of clients, senders and operators, and the one place that turns errors into
 //! replies. One file per noun. Errors have one shape and never show internals.
 
+mod bans;
 mod body;
 mod connections;
 mod nodes;
@@ -8,6 +9,7 @@ mod operations;
 mod page;
 mod push;
 mod route;
+mod sessions;
 mod users;
 
 use std::sync::Arc;
@@ -20,14 +22,17 @@ use warp::reject::Rejection;
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
-use crate::auth::ApiKeys;
+use crate::auth::{ApiKeys, Denial};
 use crate::backplane::Backplane;
 use crate::balance::Balance;
 use crate::config::Config;
+use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::router::Router;
 use crate::server::Peer;
+use crate::sessions::Sessions;
 use crate::shutdown::Shutdown;
 use crate::transport::ws::{self, Handshake};
 
@@ -44,7 +49,13 @@ pub struct App {
     /// Chooses nodes for clients.
     pub balance: Balance,
     /// Carries out pushes.
-    pub router: Router,
+    pub router: Arc<Router>,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
+    /// Sessions that connections here rest on.
+    pub sessions: Arc<Sessions>,
+    /// How many connections a user may have.
+    pub places: Places,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Whether the node is leaving.
@@ -102,6 +113,22 @@ impl ApiError {
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.headers.push((RETRY_AFTER, seconds.into()));
         self
+    }
+
+    /// Why a client is not let in.
+    pub(crate) fn denied(denial: Denial) -> Self {
+        let error = |status| Self::new(status, denial.code(), denial.message());
+        match denial {
+            // RFC 6750, 3: without a token there is no error to tell of.
+            Denial::Missing => error(StatusCode::UNAUTHORIZED).header(WWW_AUTHENTICATE, "Bearer"),
+            Denial::Invalid(_) | Denial::Expired => error(StatusCode::UNAUTHORIZED)
+                .header(WWW_AUTHENTICATE, r#"Bearer error="invalid_token""#),
+            Denial::KeysUnavailable | Denial::SessionsUnavailable => {
+                error(StatusCode::SERVICE_UNAVAILABLE).retry_after(1)
+            }
+            Denial::WrongUser => error(StatusCode::BAD_REQUEST),
+            Denial::Banned => error(StatusCode::FORBIDDEN),
+        }
     }
 
     /// The value of `error` in replies and in the results of a batch.
@@ -186,6 +213,10 @@ pub fn admin_routes(app: &Arc<App>) -> Routes {
 fn senders(app: &Arc<App>) -> Routes {
     push::route(app)
         .or(users::route(app))
+        .unify()
+        .or(bans::route(app))
+        .unify()
+        .or(sessions::route(app))
         .unify()
         .or(connections::route(app))
         .unify()

@@ -17,8 +17,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use self::checks::{
-    api_keys, auth_mode, boolean, listeners, listeners_required, log_format, log_level, node_name,
-    number, origins, prefix, public_url, redis_url, seconds,
+    api_keys, auth_mode, boolean, jwks_url, jwt_secrets, listeners, listeners_required, log_format,
+    log_level, node_name, number, origins, path, prefix, public_keys, public_url, redis_url,
+    seconds, session_policy, words,
 };
 pub use self::redis_url::{Host, RedisUrl, Topology};
 use crate::names::NodeName;
@@ -106,8 +107,34 @@ settings! {
     weight / "WEIGHT": u32 = "1", number(1, 1000);
 
     /// How clients say who they are. `none`: by `?user=`, believed as it stands, so only for
-    /// loopback and Unix listeners.
+    /// loopback and Unix listeners. `jwt`, `session` or `jwt,session`: by a token.
     auth / "AUTH": AuthMode = "none", auth_mode;
+
+    /// Secrets of tokens signed with HS256, comma-separated, each at least 32 bytes. Several are
+    /// valid at once, so that one can be replaced without a gap.
+    jwt_secrets / "JWT_SECRETS": Vec<Secret> = "", jwt_secrets;
+
+    /// Public keys of tokens signed with RS256, ES256 or EdDSA, as PEM; line breaks may be
+    /// written as `\n`.
+    jwt_keys / "JWT_KEYS": String = "", public_keys;
+
+    /// A file with such keys, as PEM or as a JWKS. It is read again when it changes.
+    jwt_keys_file / "JWT_KEYS_FILE": Option<PathBuf> = "", path;
+
+    /// Where a JWKS is, `https://` or `http://`. The last good one stays valid when it cannot be had.
+    jwks_url / "JWKS_URL": String = "", jwks_url;
+
+    /// Seconds between two fetches of it. A token with an unknown key leads to one at once.
+    jwks_seconds / "JWKS_SECONDS": Duration = "300", seconds(1, 86_400);
+
+    /// Whom tokens must be meant for (`aud`): one of these, comma-separated. Empty: not checked.
+    jwt_audience / "JWT_AUDIENCE": Vec<String> = "", words;
+
+    /// Who must have issued tokens (`iss`): one of these, comma-separated. Empty: not checked.
+    jwt_issuer / "JWT_ISSUER": Vec<String> = "", words;
+
+    /// Seconds by which the clocks of issuer and node may differ.
+    jwt_leeway_seconds / "JWT_LEEWAY_SECONDS": Duration = "10", seconds(0, 300);
 
     /// Accept PUSH_AUTH=none, and senders without a key, on listeners that others can reach.
     allow_insecure / "ALLOW_INSECURE": bool = "false", boolean;
@@ -116,6 +143,9 @@ settings! {
     /// that a key can be replaced without a gap. Empty: senders need none, which is accepted on
     /// loopback and Unix listeners only.
     api_keys / "API_KEYS": Vec<Secret> = "", api_keys;
+
+    /// Look whether a user is banned whenever one connects.
+    bans / "BANS": bool = "true", boolean;
 
     /// Which web pages may connect, by exact `Origin`, comma-separated. Empty: pages of this
     /// host only. `*`: any. Clients that send no Origin (not browsers) always may.
@@ -126,6 +156,16 @@ settings! {
 
     /// Most clients at once from one address. 0: no limit, right behind a proxy.
     max_connections_per_address / "MAX_CONNECTIONS_PER_ADDRESS": u32 = "0", number(0, 1_000_000);
+
+    /// Most connections of one user, in the whole cluster. 0: no limit.
+    max_connections_per_user / "MAX_CONNECTIONS_PER_USER": u32 = "0", number(0, 10_000);
+
+    /// Most connections of one user that name the same device. 0: no limit.
+    max_connections_per_device / "MAX_CONNECTIONS_PER_DEVICE": u32 = "0", number(0, 10_000);
+
+    /// Who stays where a user has too many connections: the `newest`, and older ones are closed; or
+    /// the `oldest`, and newcomers are refused.
+    session_policy / "SESSION_POLICY": SessionPolicy = "newest", session_policy;
 
     /// Seconds between two pings to a client.
     ping_seconds / "PING_SECONDS": Duration = "25", seconds(1, 3600);
@@ -202,6 +242,35 @@ impl fmt::Display for Listen {
 pub enum AuthMode {
     /// They do not: `?user=` is believed.
     None,
+    /// By a JSON Web Token.
+    Jwt,
+    /// By the token of a session in the backplane.
+    Session,
+    /// By either.
+    JwtOrSession,
+}
+
+impl AuthMode {
+    /// Whether a JSON Web Token lets a client in.
+    #[must_use]
+    pub const fn takes_jwt(self) -> bool {
+        matches!(self, Self::Jwt | Self::JwtOrSession)
+    }
+
+    /// Whether the token of a session does.
+    #[must_use]
+    pub const fn takes_sessions(self) -> bool {
+        matches!(self, Self::Session | Self::JwtOrSession)
+    }
+}
+
+/// Who stays where a user has too many connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionPolicy {
+    /// Those that came last.
+    Newest,
+    /// Those that came first.
+    Oldest,
 }
 
 /// Least severe level that is logged.
@@ -221,6 +290,12 @@ pub enum LogFormat {
 pub struct Secret(String);
 
 impl Secret {
+    /// Hides a text.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text, for the one place that needs it.
     #[must_use]
     pub fn reveal(&self) -> &str {
@@ -327,6 +402,7 @@ impl Config {
         let config = texts.check(&mut faults);
         if let Some(config) = &config {
             config.check_exposure(&mut faults);
+            config.check_keys(&mut faults);
         }
         match config {
             Some(config) if faults.0.is_empty() => Ok(config),
@@ -360,6 +436,28 @@ impl Config {
                 "PUSH_API_KEYS",
                 format!("is empty, and senders on {listener} ({variable}) can be anybody; set a key, or PUSH_ALLOW_INSECURE=true if that is meant"),
             );
+        }
+    }
+}
+
+impl Config {
+    /// Tokens need keys, and keys need tokens: one without the other was meant otherwise.
+    fn check_keys(&self, faults: &mut Faults) {
+        let sources = [
+            ("PUSH_JWT_SECRETS", !self.jwt_secrets.is_empty()),
+            ("PUSH_JWT_KEYS", !self.jwt_keys.is_empty()),
+            ("PUSH_JWT_KEYS_FILE", self.jwt_keys_file.is_some()),
+            ("PUSH_JWKS_URL", !self.jwks_url.is_empty()),
+        ];
+        let mut set = sources.iter().filter(|(_, is_set)| *is_set).peekable();
+        if self.auth.takes_jwt() && set.peek().is_none() {
+            faults.add(
+                "PUSH_AUTH",
+                "=jwt needs keys: set PUSH_JWT_SECRETS, PUSH_JWT_KEYS, PUSH_JWT_KEYS_FILE or PUSH_JWKS_URL",
+            );
+        }
+        if !self.auth.takes_jwt() {
+            set.for_each(|(name, _)| faults.add(name, "is set, and PUSH_AUTH does not have jwt"));
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::close::CloseReason;
+use crate::config::Secret;
 use crate::inbox::Position;
 use crate::names::{ConnectionId, UserId};
 
@@ -45,6 +46,12 @@ pub const DEGRADED: &str = r#"{"type":"degraded","reason":"backplane unavailable
 
 /// `pong`, the answer to a client's `ping` object.
 pub const PONG: &str = r#"{"type":"pong"}"#;
+
+/// `expiring`: the client's token ends in this time; a new one can be shown by `auth`.
+#[must_use]
+pub fn expiring_object(left: Duration) -> String {
+    format!(r#"{{"type":"expiring","in_ms":{}}}"#, left.as_millis())
+}
 
 /// `bye`: sent before a close frame; `retry_ms` tells when to come back, if at all.
 #[must_use]
@@ -114,7 +121,10 @@ pub struct Request {
 
 /// What a client can ask for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wanted {}
+pub enum Wanted {
+    /// To stay beyond the end of its token, by a new one.
+    Auth(Secret),
+}
 
 /// What is wrong with an object of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -141,6 +151,8 @@ impl<'a> ClientMessage<'a> {
             reference: Option<&'a RawValue>,
             #[serde(default, borrow)]
             id: Option<Cow<'a, str>>,
+            #[serde(default, borrow)]
+            token: Option<Cow<'a, str>>,
         }
         let bad = |reference: &Option<Box<str>>, message: &str| ClientFault {
             reference: reference.clone(),
@@ -161,10 +173,17 @@ impl<'a> ClientMessage<'a> {
             ("ping", _) => Ok(Self::Ping),
             ("ack", Some(id)) => Ok(Self::Ack(id)),
             ("ack", None) => Err(bad(&reference, "ack needs the id of the message")),
+            ("auth", _) => match fields.token {
+                Some(token) => Ok(Self::Request(Request {
+                    reference,
+                    what: Wanted::Auth(Secret::new(token.into_owned())),
+                })),
+                None => Err(bad(&reference, "auth needs the token")),
+            },
             _ => Err(ClientFault {
                 reference,
                 code: "unknown_type",
-                message: "type must be ping or ack".to_owned(),
+                message: "type must be ping, ack or auth".to_owned(),
             }),
         }
     }

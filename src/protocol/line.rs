@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 
 use super::request::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
 use super::{Except, Fault, Message, Policy, Push, Receipt, Reply, Status, Target, VERSION};
+use crate::auth::SessionId;
+use crate::close::CloseReason;
 use crate::names::{NodeId, UserId};
 
 /// One line of a payload on a channel.
@@ -29,8 +31,10 @@ pub enum Line {
     Push(Push, Option<Reply>),
     /// Something was put into the inboxes of these users.
     Look(Vec<UserId>),
-    /// End these connections.
-    Kick(Target, Option<Reply>),
+    /// End these connections, for this reason.
+    Kick(Target, CloseReason, Option<Reply>),
+    /// End the connections that rest on this session.
+    Revoke(SessionId),
     /// The node should leave.
     Drain,
     /// A node's question to itself whether its subscription works.
@@ -79,6 +83,22 @@ struct LineFields<'a> {
     status: Option<Status>,
     #[serde(default)]
     connections: u32,
+    #[serde(default, borrow)]
+    reason: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    session: Option<Cow<'a, str>>,
+}
+
+/// Why connections may be ended from outside.
+fn kick_reason(reason: &str) -> Result<CloseReason, Fault> {
+    [
+        CloseReason::Kicked,
+        CloseReason::Banned,
+        CloseReason::Replaced,
+    ]
+    .into_iter()
+    .find(|known| known.label() == reason)
+    .ok_or_else(|| Fault::new("reason must be kicked, banned or replaced"))
 }
 
 impl Line {
@@ -100,7 +120,20 @@ impl Line {
                     .to
                     .ok_or_else(|| Fault::new("kick without to"))?
                     .check()?;
-                return Ok(Self::Kick(to, fields.reply));
+                let reason = fields
+                    .reason
+                    .as_deref()
+                    .map_or(Ok(CloseReason::Kicked), kick_reason)?;
+                return Ok(Self::Kick(to, reason, fields.reply));
+            }
+            Some("revoke") => {
+                let session = fields
+                    .session
+                    .ok_or_else(|| Fault::new("revoke without session"))?;
+                let session = session
+                    .parse()
+                    .map_err(|error| Fault::new(format!("{error}")))?;
+                return Ok(Self::Revoke(session));
             }
             Some("receipt") => {
                 let (Some(reference), Some(node), Some(status)) =
@@ -219,8 +252,11 @@ pub fn push_line(
 
 /// A kick as a line for a channel.
 #[must_use]
-pub fn kick_line(to: &Target, reply: Option<&Reply>) -> String {
+pub fn kick_line(to: &Target, reason: CloseReason, reply: Option<&Reply>) -> String {
     let mut out = String::from(r#"{"cmd":"kick","#);
+    if reason != CloseReason::Kicked {
+        let _ = write!(out, r#""reason":"{}","#, reason.label());
+    }
     write_reply(&mut out, reply);
     out.push_str(r#""to":"#);
     write_target(&mut out, to);
@@ -235,6 +271,12 @@ pub fn look_line(to: &Target) -> String {
     write_target(&mut out, to);
     out.push('}');
     out
+}
+
+/// The end of a session, as a line for a channel.
+#[must_use]
+pub fn revoke_line(session: SessionId) -> String {
+    format!(r#"{{"cmd":"revoke","session":"{session}"}}"#)
 }
 
 /// A command to leave, as a line for a channel.

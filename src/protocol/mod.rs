@@ -8,6 +8,7 @@
 mod client;
 mod event;
 mod line;
+mod passes;
 mod request;
 
 use std::collections::HashSet;
@@ -22,6 +23,7 @@ use serde_json::value::RawValue;
 pub use self::client::*;
 pub use self::event::*;
 pub use self::line::*;
+pub use self::passes::*;
 pub use self::request::PushRequest;
 use crate::frame;
 use crate::inbox::Position;

@@ -7,6 +7,7 @@
 //! out of the row. What must stay true: an answer never says more than is proven.
 
 mod keep;
+mod kick;
 mod share;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use self::keep::Stored;
 use self::share::{Cargo, Share, sum_up};
-use crate::backplane::{Backplane, Unavailable};
+use crate::backplane::{Backplane, Row, Unavailable};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Position;
 use crate::metrics::Metrics;
@@ -89,6 +90,20 @@ impl Router {
             replies,
             metrics,
         }
+    }
+
+    /// The node whose senders these are.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        self.hub.node()
+    }
+
+    /// The user's connections on live nodes.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+        self.backplane.rows(user).await
     }
 
     /// Carries out one push.
@@ -200,33 +215,6 @@ impl Router {
                 }
             })
             .collect()
-    }
-
-    /// Ends all connections of a user, wherever they are.
-    pub async fn kick_user(&self, user: &UserId) -> Answer {
-        let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
-        let share = Share::new(Cargo::Kick, user.clone(), Wait::Written, deadline);
-        let mut shares = [share];
-        self.carry_and_settle(&mut shares).await;
-        Answer {
-            targets: Vec::new(),
-            ..sum_up(&shares)
-        }
-    }
-
-    /// Ends one connection, wherever it is.
-    pub async fn kick_connection(&self, id: &crate::names::ConnectionId) -> Answer {
-        let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
-        let target = Target::Connection(id.clone(), None);
-        if id.node != *self.hub.node() {
-            return self
-                .push_to_node(&id.node, Cargo::Kick, &target, Wait::Written, deadline)
-                .await;
-        }
-        let (receipt, waiter) = Receipt::new(Wait::Written);
-        let kicked = self.hub.kick(&target, Some(&receipt)).await;
-        drop(receipt);
-        settled_here(kicked, waiter, deadline).await
     }
 
     // ------------------------------------------------------------ one connection, everybody

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Answer, RETRY, Router, UserAnswer, further};
 use crate::backplane::Unavailable;
+use crate::close::CloseReason;
 use crate::hub::Delivered;
 use crate::inbox::Position;
 use crate::names::{NodeId, UserId};
@@ -21,7 +22,7 @@ use crate::replies::Expected;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cargo<'a> {
     Push(&'a Push),
-    Kick,
+    Kick(CloseReason),
     /// Nothing but the word that there is something in the inbox.
     Look,
 }
@@ -33,7 +34,7 @@ impl Cargo<'_> {
             Self::Push(push) => {
                 protocol::push_line(to, push.except.as_deref(), &push.message, reply)
             }
-            Self::Kick => protocol::kick_line(to, reply),
+            Self::Kick(reason) => protocol::kick_line(to, reason, reply),
             Self::Look => protocol::look_line(to),
         }
     }
@@ -114,7 +115,7 @@ impl<'a> Share<'a> {
     fn position(&self) -> Option<Position> {
         match self.cargo {
             Cargo::Push(push) => push.message.position(),
-            Cargo::Kick | Cargo::Look => None,
+            Cargo::Kick(_) | Cargo::Look => None,
         }
     }
 
@@ -135,6 +136,12 @@ impl<'a> Share<'a> {
 
 impl Router {
     pub(super) async fn carry_and_settle(&self, shares: &mut [Share<'_>]) {
+        self.carry_all(shares).await;
+        self.settle_all(shares).await;
+    }
+
+    /// Here and to other nodes.
+    pub(super) async fn carry_all(&self, shares: &mut [Share<'_>]) {
         for share in shares.iter_mut().filter(|share| !share.refused) {
             self.deliver_here(share).await;
         }
@@ -144,6 +151,10 @@ impl Router {
             let carried = shares.iter_mut().filter(|share| !share.refused);
             carried.for_each(|share| share.open = None);
         }
+    }
+
+    /// Waits for what was asked to be reported.
+    pub(super) async fn settle_all(&self, shares: &mut [Share<'_>]) {
         for share in shares.iter_mut().filter(|share| share.wants_receipts()) {
             self.settle(share).await;
         }
@@ -161,7 +172,9 @@ impl Router {
         };
         let delivered = match share.cargo {
             Cargo::Push(push) => self.hub.deliver_to(&to, push, receipt.as_ref()).await,
-            Cargo::Kick => Delivered::To(self.hub.kick(&to, receipt.as_ref()).await),
+            Cargo::Kick(reason) => {
+                Delivered::To(self.hub.kick(&to, reason, receipt.as_ref()).await)
+            }
             Cargo::Look => return self.hub.look(&share.user).await,
         };
         match delivered {

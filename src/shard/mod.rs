@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use self::owner::Owner;
 pub use self::socket::Socket;
@@ -52,6 +53,8 @@ pub enum Command {
         dialect: Dialect,
         /// If it follows its user's inbox: from where.
         inbox: Option<Box<Start>>,
+        /// When its token ends, if that ends it.
+        expires: Option<Instant>,
     },
     /// The socket of a reserved fd.
     Attach(Box<Attach>),
@@ -105,6 +108,13 @@ pub enum Command {
         reason: CloseReason,
         /// Counts as written when the end has begun.
         receipt: Option<Receipt>,
+    },
+    /// A connection's new token holds until then, or without end.
+    Renew {
+        /// Which.
+        fd: Fd,
+        /// When it ends.
+        expires: Option<Instant>,
     },
     /// Tell a client something, if it gets objects of ours.
     Say {

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use warp::http::header::{HOST, ORIGIN};
+use warp::http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use warp::http::{HeaderMap, StatusCode};
 
 use crate::api::{ApiError, App};
-use crate::auth;
+use crate::auth::{self, Denial, Identity, MAX_DEVICE_BYTES};
+use crate::close::CloseReason;
+use crate::config::Secret;
 use crate::hub::{Membership, Newcomer};
 use crate::inbox::{Since, Start};
 use crate::names::UserId;
@@ -22,19 +24,35 @@ use crate::shard::Command;
 
 /// How long a client waits for its row before it is let in without.
 const ROW_PATIENCE: Duration = Duration::from_secs(1);
-/// Longest device name.
-const MAX_DEVICE_BYTES: usize = 64;
 
 /// What a client says when it comes. Nothing of it is believed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Wish {
     pub(crate) user: Option<String>,
+    /// Never to be shown.
+    pub(crate) token: Option<Secret>,
     pub(crate) device: Option<String>,
     /// From where in its inbox it wants to go on.
     pub(crate) since: Option<String>,
 }
 
 impl Wish {
+    /// Reads a request: its query, and the token, which may stand in its headers as well.
+    pub(crate) fn from_request(query: &str, headers: &HeaderMap) -> Self {
+        let mut wish = Self::from_query(query);
+        let texts = |name| {
+            let values = headers.get_all(name).into_iter();
+            values.filter_map(|value| value.to_str().ok())
+        };
+        let authorization = texts(AUTHORIZATION).find_map(auth::bearer);
+        let mut protocols = texts(SEC_WEBSOCKET_PROTOCOL).flat_map(|value| value.split(','));
+        let protocol = protocols.find_map(|one| one.trim().strip_prefix("bearer."));
+        if let Some(token) = authorization.or(protocol) {
+            wish.token = Some(Secret::new(token.to_owned()));
+        }
+        wish
+    }
+
     /// Reads the query of a request; parameters that are not ours are somebody else's.
     pub(crate) fn from_query(query: &str) -> Self {
         let mut wish = Self::default();
@@ -42,6 +60,7 @@ impl Wish {
             let value = Some(value.into_owned());
             match &*name {
                 "user" => wish.user = value,
+                "token" => wish.token = value.map(Secret::new),
                 "device" => wish.device = value,
                 "since" => wish.since = value,
                 _ => {}
@@ -87,47 +106,96 @@ pub(crate) async fn enter(
     dialect: Dialect,
     peer: &Peer,
 ) -> Result<Entered, ApiError> {
-    let Wish {
+    let identity = identify(app, wish.user.as_deref(), wish.token.as_ref()).await?;
+    let Identity {
         user,
         device,
-        since,
-    } = wish;
-    let user =
-        auth::claimed_user(user.as_deref()).map_err(|words| ApiError::bad_request(&words))?;
+        expires,
+        session,
+        ..
+    } = identity;
+    let device = device.or(wish.device.map(Into::into));
     if device
         .as_ref()
         .is_some_and(|device| device.len() > MAX_DEVICE_BYTES)
     {
         return Err(ApiError::bad_request("device has over 64 bytes"));
     }
-    let since = since.map(|text| text.parse()).transpose();
+    let since = wish.since.map(|text| text.parse()).transpose();
     let since = since.map_err(|error| ApiError::bad_request(&format!("since {error}")))?;
 
     let deadline = Instant::now() + ROW_PATIENCE;
-    let inbox = start_inbox(app, &user, dialect, since, deadline).await;
+    let (inbox, ban, ordinal) = futures::join!(
+        start_inbox(app, &user, dialect, since, deadline),
+        tokio::time::timeout_at(deadline, app.gate.check_ban(&user)),
+        tokio::time::timeout_at(deadline, app.places.ordinal(&app.backplane, &user)),
+    );
+    // Whom nobody can look up in time is let in.
+    ban.unwrap_or(Ok(())).map_err(ApiError::denied)?;
     let newcomer = Newcomer {
-        user,
+        user: user.clone(),
         dialect,
-        device: device.map(Into::into),
+        device,
         address: peer.address.filter(|_| app.config.store_address),
         inbox,
+        // The end of a session is watched by `sessions`.
+        expires: expires.filter(|_| session.is_none()),
+        session,
+        ordinal: ordinal.unwrap_or_default(),
     };
     let (membership, mut row) = app.hub.join(newcomer).await;
+    // Sent away while it was on its way: too late for the look-up, too early for the close.
+    app.gate
+        .check_again(app.hub.barred(&user, session), &user)
+        .await
+        .map_err(ApiError::denied)?;
+    if let Some(session) = session {
+        app.sessions.watch(session, expires);
+    }
+    let fd = membership.fd();
     let degraded = tokio::time::timeout_at(deadline, &mut row).await.is_err();
     if degraded {
         // Pushes pass it by until its row is there. Only then can it be told what to fetch.
-        let (app, fd) = (app.clone(), membership.fd());
+        let app = app.clone();
         tokio::spawn(async move {
             if row.await.is_ok() {
                 app.metrics.lost("late_row");
                 app.hub.tell(fd, Command::Missed { fd }).await;
+                if !app.places.settle(&app.router, &user, fd).await {
+                    app.hub.close(fd, CloseReason::Replaced, None).await;
+                }
             }
         });
+    } else if !app.places.settle(&app.router, &user, fd).await {
+        let words = "this user has as many connections as may be";
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "too_many_connections",
+            words,
+        ));
     }
     Ok(Entered {
         membership,
         degraded,
     })
+}
+
+/// Who this is: by the token, or under `PUSH_AUTH=none` by its own word.
+async fn identify(
+    app: &App,
+    user: Option<&str>,
+    token: Option<&Secret>,
+) -> Result<Identity, ApiError> {
+    if !app.gate.wants_tokens() {
+        let user = auth::claimed_user(user).map_err(|words| ApiError::bad_request(&words))?;
+        return Ok(Identity::claimed(user));
+    }
+    let identity = app.gate.identify(token.map(Secret::reveal)).await;
+    let identity = identity.map_err(ApiError::denied)?;
+    if user.is_some_and(|user| user != identity.user.as_str()) {
+        return Err(ApiError::denied(Denial::WrongUser));
+    }
+    Ok(identity)
 }
 
 /// Where a connection stands in its user's inbox: what it missed since it was last here, and the

@@ -87,7 +87,13 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
     let Entered {
         membership,
         degraded,
-    } = enter(app, Wish::from_query(&query), asked.dialect, &peer).await?;
+    } = enter(
+        app,
+        Wish::from_request(&query, &headers),
+        asked.dialect,
+        &peer,
+    )
+    .await?;
 
     let settled = Settled {
         app: app.clone(),

@@ -22,6 +22,7 @@ mod ghosts;
 mod keep;
 mod losses;
 mod mangled;
+mod passes;
 mod publishers;
 mod redis_faults;
 mod registry;

@@ -14,7 +14,9 @@
 )]
 
 pub mod keep;
+pub mod passes;
 mod redis;
+pub mod tokens;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read};

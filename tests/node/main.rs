@@ -15,8 +15,10 @@ mod limits;
 mod bad_input;
 mod batches;
 mod keep;
+mod passes;
 mod push;
 mod slow;
+mod tokens;
 mod users;
 
 mod documents;

@@ -12,6 +12,7 @@ mod inboxes;
 mod lease;
 mod link;
 mod outbox;
+mod passes;
 mod refusal;
 mod registry;
 mod sentinel;
@@ -34,8 +35,10 @@ use self::inboxes::Inboxes;
 use self::lease::Lease;
 use self::link::Link;
 use self::outbox::Outboxes;
+use self::passes::Passes;
 use self::sweep::Sweeper;
 use super::{About, Health, Locations, NodeRecord, Published, Row, Unavailable, parse_field};
+use crate::auth::SessionId;
 use crate::config::{RedisUrl, Topology};
 use crate::hub::Hub;
 use crate::inbound::{Inbound, Probes};
@@ -117,6 +120,21 @@ impl Keys {
         format!("{}kept:{{{user}}}:{id}", self.prefix)
     }
 
+    /// String: what a session says of its bearer; any application may write it.
+    fn session(&self, id: SessionId) -> String {
+        format!("{}session:{id}", self.prefix)
+    }
+
+    /// String: why a user is banned.
+    fn ban(&self, user: &UserId) -> String {
+        format!("{}ban:{{{user}}}", self.prefix)
+    }
+
+    /// Stream of one entry, whose id is the ordinal of the user's newest connection.
+    fn seat(&self, user: &UserId) -> String {
+        format!("{}seat:{{{user}}}", self.prefix)
+    }
+
     /// String: the lease of whoever has this node name.
     fn lease(&self, name: &str) -> String {
         format!("{}node:{name}", self.prefix)
@@ -167,6 +185,7 @@ pub struct Redis {
     outboxes: Outboxes,
     registry: registry::Registry,
     pub(super) inboxes: Inboxes,
+    pub(super) passes: Passes,
     health: watch::Receiver<Health>,
     /// Tells the bus to stop listening, and tells when it has.
     stop: Shutdown,
@@ -207,6 +226,7 @@ impl Redis {
         let registry =
             registry::Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
         let inboxes = Inboxes::new(link.clone(), keys.clone(), settings.inboxes);
+        let passes = Passes::new(link.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let bus = Bus {
@@ -245,6 +265,7 @@ impl Redis {
             outboxes,
             registry,
             inboxes,
+            passes,
             health,
             stop,
             stopped,
