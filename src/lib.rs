@@ -10,6 +10,7 @@
 
 pub mod config;
 pub mod names;
+pub mod proxies;
 
 pub mod close;
 pub mod frame;
@@ -338,6 +339,7 @@ fn open_doors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &
     let public = Door {
         admission,
         shutdown: leaving.clone(),
+        proxies: Arc::new(app.config.trusted_proxies.clone()),
         metrics: app.metrics.clone(),
     };
     // Senders and operators are few and trusted: clients must not be able to keep them out.

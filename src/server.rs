@@ -19,12 +19,13 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use warp::http::Version;
+use warp::http::{StatusCode, Version};
 
 use crate::admission::{Admission, Permit, Refusal};
-use crate::api::Routes;
+use crate::api::{ApiError, Routes};
 use crate::config::Listen;
 use crate::metrics::Metrics;
+use crate::proxies::TrustedProxies;
 use crate::shutdown::Shutdown;
 
 /// A request's headers must be here within this time, also the first ones on a new connection.
@@ -131,6 +132,8 @@ pub struct Door {
     pub admission: Arc<Admission>,
     /// When to stop accepting.
     pub shutdown: Shutdown,
+    /// Whose word counts for a client's address.
+    pub proxies: Arc<TrustedProxies>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -165,29 +168,65 @@ impl Door {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        match self.admission.admit(address) {
+        // Clients of a proxy are counted when it has told who they are.
+        let counted = address.filter(|_| !self.proxies.trusts(address));
+        match self.admission.admit(counted) {
             Ok(permit) => {
                 let permit = Arc::new(permit);
+                let door = self.clone();
                 tokio::spawn(serve_connection(
                     stream,
                     address,
                     permit,
                     routes.clone(),
-                    self.shutdown.clone(),
+                    door,
                 ));
             }
             Err(refusal) => self.refuse(stream, refusal),
         }
     }
 
+    /// Who sends this request, over a socket of this address and permit.
+    fn peer<B>(
+        &self,
+        request: &hyper::Request<B>,
+        address: Option<IpAddr>,
+        permit: &Arc<Permit>,
+    ) -> Result<Peer, ApiError> {
+        let version = request.version();
+        if !self.proxies.trusts(address) {
+            let permit = permit.clone();
+            return Ok(Peer {
+                address,
+                permit,
+                version,
+            });
+        }
+        let address = self.proxies.client(address, request.headers());
+        let counted = address.filter(|_| !self.proxies.trusts(address));
+        let permit = self.admission.admit_behind(permit, counted);
+        let permit = permit.map_err(|refusal| {
+            self.count_refusal(refusal);
+            let words = "no more connections from this address on this node";
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "full", words).retry_after(5)
+        })?;
+        Ok(Peer {
+            address,
+            permit,
+            version,
+        })
+    }
+
+    fn count_refusal(&self, refusal: Refusal) {
+        let label = refusal.label().into();
+        self.metrics.accepts_refused.get_or_create(&label).inc();
+    }
+
     fn refuse<S>(&self, mut stream: S, refusal: Refusal)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.metrics
-            .accepts_refused
-            .get_or_create(&refusal.label().into())
-            .inc();
+        self.count_refusal(refusal);
         tokio::spawn(tokio::time::timeout(REFUSAL_TIMEOUT, async move {
             stream.write_all(REFUSAL).await?;
             stream.shutdown().await?;
@@ -220,21 +259,25 @@ async fn serve_connection<S>(
     address: Option<IpAddr>,
     permit: Arc<Permit>,
     routes: Routes,
-    shutdown: Shutdown,
+    door: Door,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let shutdown = door.shutdown.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            let peer = Peer {
-                address,
-                permit: permit.clone(),
-                version: request.version(),
-            };
-            request.extensions_mut().insert(peer);
-            let answer = routes.call(request);
-            async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+            let peer = door.peer(&request, address, &permit);
+            let answer = peer.map(|peer| {
+                request.extensions_mut().insert(peer);
+                routes.call(request)
+            });
+            async move {
+                Ok::<_, Infallible>(match answer {
+                    Ok(answer) => answer.await.unwrap_or_else(|never| match never {}),
+                    Err(error) => error.reply(),
+                })
+            }
         });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

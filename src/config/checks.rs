@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret, SessionPolicy};
 use crate::names::NodeName;
+use crate::proxies::TrustedProxies;
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
@@ -206,6 +207,10 @@ where
 
 pub(super) fn seconds(least: u64, most: u64) -> impl FnOnce(&str) -> Result<Duration, String> {
     move |text| number(least, most)(text).map(Duration::from_secs)
+}
+
+pub(super) fn trusted_proxies(text: &str) -> Result<TrustedProxies, String> {
+    TrustedProxies::parse(list(text)).map_err(|error| error.to_string())
 }
 
 pub(super) fn session_policy(text: &str) -> Result<SessionPolicy, String> {

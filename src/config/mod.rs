@@ -7,6 +7,7 @@
 //! echoed in a fault.
 
 mod checks;
+mod identity;
 mod redis_url;
 
 use std::fmt;
@@ -19,10 +20,12 @@ use serde::Deserialize;
 use self::checks::{
     api_keys, auth_mode, boolean, jwks_url, jwt_secrets, listeners, listeners_required, log_format,
     log_level, node_name, number, origins, path, prefix, public_keys, public_url, redis_url,
-    seconds, session_policy, words,
+    seconds, session_policy, trusted_proxies, words,
 };
+pub use self::identity::{AuthMode, SessionPolicy};
 pub use self::redis_url::{Host, RedisUrl, Topology};
 use crate::names::NodeName;
+use crate::proxies::TrustedProxies;
 
 /// The prefix of all variables.
 pub const PREFIX: &str = "PUSH_";
@@ -154,8 +157,14 @@ settings! {
     /// Most clients at once. 0: nine tenths of the process's limit on open files.
     max_connections / "MAX_CONNECTIONS": usize = "0", number(0, 100_000_000);
 
-    /// Most clients at once from one address. 0: no limit, right behind a proxy.
+    /// Most clients at once from one address. 0: no limit, right behind a proxy that is not in
+    /// PUSH_TRUSTED_PROXIES.
     max_connections_per_address / "MAX_CONNECTIONS_PER_ADDRESS": u32 = "0", number(0, 1_000_000);
+
+    /// Proxies whose `X-Forwarded-For` tells a client's address: a comma-separated list of
+    /// addresses, blocks such as 10.0.0.0/8, and `unix` for whoever comes over a Unix socket.
+    /// Empty: nobody's word counts.
+    trusted_proxies / "TRUSTED_PROXIES": TrustedProxies = "", trusted_proxies;
 
     /// Most connections of one user, in the whole cluster. 0: no limit.
     max_connections_per_user / "MAX_CONNECTIONS_PER_USER": u32 = "0", number(0, 10_000);
@@ -235,42 +244,6 @@ impl fmt::Display for Listen {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-/// How clients prove who they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMode {
-    /// They do not: `?user=` is believed.
-    None,
-    /// By a JSON Web Token.
-    Jwt,
-    /// By the token of a session in the backplane.
-    Session,
-    /// By either.
-    JwtOrSession,
-}
-
-impl AuthMode {
-    /// Whether a JSON Web Token lets a client in.
-    #[must_use]
-    pub const fn takes_jwt(self) -> bool {
-        matches!(self, Self::Jwt | Self::JwtOrSession)
-    }
-
-    /// Whether the token of a session does.
-    #[must_use]
-    pub const fn takes_sessions(self) -> bool {
-        matches!(self, Self::Session | Self::JwtOrSession)
-    }
-}
-
-/// Who stays where a user has too many connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionPolicy {
-    /// Those that came last.
-    Newest,
-    /// Those that came first.
-    Oldest,
 }
 
 /// Least severe level that is logged.
@@ -436,28 +409,6 @@ impl Config {
                 "PUSH_API_KEYS",
                 format!("is empty, and senders on {listener} ({variable}) can be anybody; set a key, or PUSH_ALLOW_INSECURE=true if that is meant"),
             );
-        }
-    }
-}
-
-impl Config {
-    /// Tokens need keys, and keys need tokens: one without the other was meant otherwise.
-    fn check_keys(&self, faults: &mut Faults) {
-        let sources = [
-            ("PUSH_JWT_SECRETS", !self.jwt_secrets.is_empty()),
-            ("PUSH_JWT_KEYS", !self.jwt_keys.is_empty()),
-            ("PUSH_JWT_KEYS_FILE", self.jwt_keys_file.is_some()),
-            ("PUSH_JWKS_URL", !self.jwks_url.is_empty()),
-        ];
-        let mut set = sources.iter().filter(|(_, is_set)| *is_set).peekable();
-        if self.auth.takes_jwt() && set.peek().is_none() {
-            faults.add(
-                "PUSH_AUTH",
-                "=jwt needs keys: set PUSH_JWT_SECRETS, PUSH_JWT_KEYS, PUSH_JWT_KEYS_FILE or PUSH_JWKS_URL",
-            );
-        }
-        if !self.auth.takes_jwt() {
-            set.for_each(|(name, _)| faults.add(name, "is set, and PUSH_AUTH does not have jwt"));
         }
     }
 }
