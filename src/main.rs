@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pushnode::config::{Config, Listen, LogFormat};
+use pushnode::config::{AuthMode, Config, Listen, LogFormat};
 use pushnode::names::NodeId;
 use pushnode::{Listeners, RunError, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,11 +107,12 @@ async fn run(config: Config) -> ExitCode {
 /// A few lines on standard output: where to go and how to send a first message.
 fn greet(config: &Config, node: &NodeId, listeners: &Listeners) {
     let mut out = format!("pushnode {VERSION} node {node}\n");
+    let who = match config.auth {
+        AuthMode::None => "user=42",
+        _ => "token=...",
+    };
     for listen in listeners.clients() {
-        out += &format!(
-            "  clients    {} (WebSocket /ws?user=42)\n",
-            url(&listen, "/")
-        );
+        out += &format!("  clients    {} (WebSocket /ws?{who})\n", url(&listen, "/"));
     }
     for listen in listeners.senders() {
         out += &format!("  senders    {}\n", url(&listen, "/v1/push"));

@@ -9,7 +9,7 @@ use pushnode::names::UserId;
 use pushnode::protocol::{Line, PushRequest};
 use serde_json::Value;
 
-use crate::common::{Client, Redis, node_on};
+use crate::common::{Client, Redis, node_on, node_with};
 use crate::publishers::tool;
 
 /// The fenced blocks of PROTOCOL.md: what stands behind the fence, and what is inside.
@@ -70,6 +70,12 @@ async fn examples_run_as_they_stand() {
     let redis = Redis::start();
     // The user is on one node, the examples talk to the other.
     let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    // And some to one that wants tokens.
+    let tokens = [
+        ("PUSH_AUTH", "jwt,session"),
+        ("PUSH_JWT_SECRETS", "a-secret-that-nobody-would-ever-guess"),
+    ];
+    let c = node_with(&redis, "c", &tokens);
     let user: UserId = "42".parse().unwrap();
     let mut client = Client::v1(&a.ws_url(user.as_str())).await;
 
@@ -77,6 +83,7 @@ async fn examples_run_as_they_stand() {
     for (kind, text) in blocks() {
         let text = text
             .replace("127.0.0.1:8080", &b.client_address().to_string())
+            .replace("127.0.0.1:8070", &c.client_address().to_string())
             .replace("127.0.0.1:8081", &b.admin.to_string())
             .replace("redis://127.0.0.1:6379", &redis.url())
             .replace("redis-cli ", &format!("redis-cli -p {} ", redis.port()));

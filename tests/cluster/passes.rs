@@ -1,6 +1,6 @@
 //! Sessions, bans, kicks and limits across nodes and Redis.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -73,6 +73,7 @@ async fn without_redis_sessions_are_unknown_and_connections_stay() {
     let mut redis = Redis::start();
     let a = node_with(&redis, "a", &[("PUSH_AUTH", "session")]);
     let wish = json!({"user": "42", "ttl_seconds": 10});
+    let opened_at = Instant::now();
     let (_, opened) = ask("POST", &a.url("/v1/sessions"), &wish).await;
     let token = opened["token"].as_str().expect("a token");
     let mut client = Client::v1(&url(&a, token)).await;
@@ -83,8 +84,13 @@ async fn without_redis_sessions_are_unknown_and_connections_stay() {
     );
     let (status, _) = ask("POST", &a.url("/v1/sessions"), &wish).await;
     assert_eq!(status, 503);
+    // Beyond the session's end, which nobody can look at.
+    while opened_at.elapsed() < Duration::from_secs(12) {
+        client.send(r#"{"type":"ping"}"#).await;
+        while client.json().await["type"] != "pong" {}
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     // Back without the session: only now is it known to be gone.
-    client.send(r#"{"type":"ping"}"#).await;
     redis.restart();
     assert_eq!(client.close_frame().await.0, 4004);
 }
