@@ -163,6 +163,15 @@ impl Changes {
         });
     }
 
+    /// How many users' rows are still to be written.
+    #[must_use]
+    pub fn unwritten(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| {
+            let state = lock(state);
+            state.dirty.len() + state.under_way
+        })
+    }
+
     /// Whether every row tells the truth, as far as this node knows.
     #[must_use]
     pub fn is_settled(&self) -> bool {

@@ -121,6 +121,18 @@ impl Hub {
         self.shards.iter().all(ShardHandle::is_empty)
     }
 
+    /// How many users are connected.
+    #[must_use]
+    pub fn user_count(&self) -> usize {
+        self.users.len()
+    }
+
+    /// How many commands wait for their shards.
+    #[must_use]
+    pub fn waiting_commands(&self) -> usize {
+        self.shards.iter().map(ShardHandle::waiting).sum()
+    }
+
     /// Whether nobody is connected.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -17,6 +17,7 @@ use crate::names::NodeId;
 use crate::protocol::{self, Line, MAX_TIMEOUT, Receipt as Report, Reply, Status, Target};
 use crate::receipt::{Receipt, Waiter};
 use crate::replies::{Outbound, Replies};
+use crate::respond::Respond;
 use crate::shard::Command;
 use crate::shutdown::Shutdown;
 
@@ -124,6 +125,7 @@ pub struct Inbound {
     hub: Arc<Hub>,
     replies: Arc<Replies>,
     outbound: Outbound,
+    respond: Arc<Respond>,
     probes: Arc<Probes>,
     senders: HashMap<NodeId, Heard>,
     /// When the clients were last told of a loss.
@@ -174,6 +176,7 @@ impl Inbound {
         hub: Arc<Hub>,
         replies: Arc<Replies>,
         outbound: Outbound,
+        respond: Arc<Respond>,
         probes: Arc<Probes>,
         shutdown: Shutdown,
         metrics: Arc<Metrics>,
@@ -182,6 +185,7 @@ impl Inbound {
             hub,
             replies,
             outbound,
+            respond,
             probes,
             senders: HashMap::new(),
             told: None,
@@ -312,6 +316,10 @@ impl Inbound {
                 self.probes.note(n);
             }
             Line::Receipt(report) => self.replies.settle(report),
+            Line::Ask(question, reply) => {
+                self.respond.hear(question, reply, self.reports.clone());
+            }
+            Line::Answer(answer) => self.replies.settle_answer(answer),
         }
     }
 

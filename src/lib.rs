@@ -36,7 +36,9 @@ pub mod backplane;
 pub mod balance;
 pub mod inbound;
 pub mod replies;
+pub mod respond;
 pub mod router;
+pub mod survey;
 
 pub mod api;
 pub mod server;
@@ -67,9 +69,11 @@ use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::replies::{Outbound, Replies};
 use crate::requests::{Asked, Desk};
+use crate::respond::Respond;
 use crate::router::Router;
 use crate::server::{Door, Listener};
 use crate::shutdown::Shutdown;
+use crate::survey::Survey;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -176,8 +180,27 @@ pub async fn run(
     let hub = start_hub(&config, &node, &asks, &requests, &metrics)?;
 
     let (fatal, mut must_stop) = watch::channel(None);
-    let replies = Arc::new(Replies::default());
-    let backplane = start_backplane(&config, &hub, &replies, exchange, &leaving, &metrics, fatal)?;
+    let (replies, probes) = (Arc::new(Replies::default()), Arc::new(Probes::default()));
+    let outbound = Outbound::default();
+    let respond = Respond::new(
+        hub.clone(),
+        outbound.clone(),
+        leaving.clone(),
+        metrics.clone(),
+    );
+    let respond = Arc::new(respond);
+    let inbound = Inbound::new(
+        hub.clone(),
+        replies.clone(),
+        outbound.clone(),
+        respond.clone(),
+        probes.clone(),
+        leaving.clone(),
+        metrics.clone(),
+    );
+    let backplane = start_backplane(&config, &hub, inbound, probes, exchange, &metrics, fatal)?;
+    outbound.connect(&backplane);
+    let survey = Survey::new(node, backplane.clone(), replies.clone(), respond);
 
     let reader = inbox::serve(asked, hub.clone(), backplane.clone(), metrics.clone());
     let reader = tokio::spawn(reader);
@@ -186,6 +209,7 @@ pub async fn run(
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
         router: Router::new(hub.clone(), backplane.clone(), replies, metrics.clone()),
+        survey,
         hub: hub.clone(),
         backplane: backplane.clone(),
         balance: Balance::default(),
@@ -247,9 +271,9 @@ fn start_hub(
 fn start_backplane(
     config: &Config,
     hub: &Arc<Hub>,
-    replies: &Arc<Replies>,
+    inbound: Inbound,
+    probes: Arc<Probes>,
     exchange: Option<Exchange>,
-    leaving: &Shutdown,
     metrics: &Arc<Metrics>,
     fatal: watch::Sender<Option<Fatal>>,
 ) -> Result<Arc<Backplane>, RunError> {
@@ -267,16 +291,6 @@ fn start_backplane(
         url: config.public_url.clone(),
         weight: config.weight,
     };
-    let outbound = Outbound::default();
-    let probes = Arc::new(Probes::default());
-    let inbound = Inbound::new(
-        hub.clone(),
-        replies.clone(),
-        outbound.clone(),
-        probes.clone(),
-        leaving.clone(),
-        metrics.clone(),
-    );
     let inboxes = Bounds {
         messages: config.keep_messages,
         bytes: config.keep_bytes,
@@ -300,9 +314,7 @@ fn start_backplane(
             Backplane::Redis(redis)
         }
     };
-    let backplane = Arc::new(backplane);
-    outbound.connect(&backplane);
-    Ok(backplane)
+    Ok(Arc::new(backplane))
 }
 
 fn open_doors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &Shutdown) {

@@ -1,4 +1,6 @@
-//! Receipts between nodes: who waits for which, and the way back to whoever asked.
+//! What comes back from other nodes: who waits for which, and the way back to whoever asked.
+//!
+//! Receipts tell what became of a push, answers what a node says to a question.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -9,54 +11,90 @@ use tokio::time::Instant;
 
 use crate::backplane::Backplane;
 use crate::names::NodeId;
-use crate::protocol::{DEFAULT_TIMEOUT, Receipt};
+use crate::protocol::{DEFAULT_TIMEOUT, NodeAnswer, Receipt};
 
 /// Receipts that may wait to be looked at by one sender.
 const WAITING: usize = 1_024;
 
-/// The senders on this node that wait for receipts.
+/// Those on this node who wait for something from others.
 #[derive(Debug, Default)]
 pub struct Replies {
-    last: AtomicU64,
-    waiting: DashMap<String, mpsc::Sender<Receipt>>,
+    receipts: Arc<Table<Receipt>>,
+    answers: Arc<Table<NodeAnswer>>,
 }
 
-/// A sender's place in the table; dropping it gives the place up.
+/// By reference: who waits for this kind.
 #[derive(Debug)]
-pub struct Expected {
-    replies: Arc<Replies>,
+struct Table<T> {
+    last: AtomicU64,
+    waiting: DashMap<String, mpsc::Sender<T>>,
+}
+
+/// A place in a table; dropping it gives the place up.
+#[derive(Debug)]
+pub struct Expected<T = Receipt> {
+    table: Arc<Table<T>>,
     /// What the receipts carry as `ref`.
     pub reference: String,
     /// Where they arrive.
-    pub receipts: mpsc::Receiver<Receipt>,
+    pub receipts: mpsc::Receiver<T>,
 }
 
 impl Replies {
-    /// A place under a new reference.
+    /// A place for receipts under a new reference.
     #[must_use]
-    pub fn expect(self: &Arc<Self>) -> Expected {
-        let reference = self.last.fetch_add(1, Ordering::Relaxed).to_string();
-        let (sender, receipts) = mpsc::channel(WAITING);
-        self.waiting.insert(reference.clone(), sender);
-        Expected {
-            replies: self.clone(),
-            reference,
-            receipts,
-        }
+    pub fn expect(&self) -> Expected {
+        Table::expect(&self.receipts, WAITING)
+    }
+
+    /// A place for the answers of so many nodes under a new reference.
+    #[must_use]
+    pub fn expect_answers(&self, nodes: usize) -> Expected<NodeAnswer> {
+        Table::expect(&self.answers, nodes.max(1))
     }
 
     /// Hands a receipt to whoever waits for it; one that comes too late is of no use.
     pub fn settle(&self, receipt: Receipt) {
-        if let Some(sender) = self.waiting.get(&receipt.reference) {
+        if let Some(sender) = self.receipts.waiting.get(&receipt.reference) {
             // Full only if somebody floods us with receipts of that reference.
             let _ = sender.try_send(receipt);
         }
     }
+
+    /// Hands a node's answer to whoever waits for it; one that comes too late is of no use.
+    pub fn settle_answer(&self, answer: NodeAnswer) {
+        if let Some(sender) = self.answers.waiting.get(&answer.reference) {
+            // Full only if somebody floods us with answers of that reference.
+            let _ = sender.try_send(answer);
+        }
+    }
 }
 
-impl Drop for Expected {
+impl<T> Table<T> {
+    fn expect(table: &Arc<Self>, room: usize) -> Expected<T> {
+        let reference = table.last.fetch_add(1, Ordering::Relaxed).to_string();
+        let (sender, receipts) = mpsc::channel(room);
+        table.waiting.insert(reference.clone(), sender);
+        Expected {
+            table: table.clone(),
+            reference,
+            receipts,
+        }
+    }
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self {
+            last: AtomicU64::new(0),
+            waiting: DashMap::new(),
+        }
+    }
+}
+
+impl<T> Drop for Expected<T> {
     fn drop(&mut self) {
-        self.replies.waiting.remove(&self.reference);
+        self.table.waiting.remove(&self.reference);
     }
 }
 
@@ -70,9 +108,15 @@ impl Outbound {
         let _ = self.0.set(Arc::downgrade(backplane));
     }
 
+    /// The backplane, once it is there and as long as it is.
+    #[must_use]
+    pub fn backplane(&self) -> Option<Arc<Backplane>> {
+        self.0.get().and_then(Weak::upgrade)
+    }
+
     /// Publishes a line to a node. What cannot be sent is missed by its asker's deadline.
     pub async fn send(&self, node: &NodeId, line: String) {
-        if let Some(backplane) = self.0.get().and_then(Weak::upgrade) {
+        if let Some(backplane) = self.backplane() {
             let deadline = Instant::now() + DEFAULT_TIMEOUT;
             drop(backplane.publish(node, line, deadline).await);
         }

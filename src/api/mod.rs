@@ -2,6 +2,7 @@
 //! replies. One file per noun. Errors have one shape and never show internals.
 
 mod body;
+mod commands;
 mod connections;
 mod nodes;
 mod operations;
@@ -29,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::server::Peer;
 use crate::shutdown::Shutdown;
+use crate::survey::Survey;
 use crate::transport::ws::{self, Handshake};
 
 /// What routes work with. One for each node.
@@ -45,6 +47,8 @@ pub struct App {
     pub balance: Balance,
     /// Carries out pushes.
     pub router: Router,
+    /// Asks nodes and collects their answers.
+    pub survey: Survey,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Whether the node is leaving.
@@ -190,6 +194,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(connections::route(app))
         .unify()
         .or(nodes::routes(app))
+        .unify()
+        .or(commands::routes(app))
         .unify()
         .boxed()
 }

@@ -250,6 +250,15 @@ impl Backplane {
         }
     }
 
+    /// How many lines for other nodes Redis has not answered.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        match self {
+            Self::Embedded(_) => 0,
+            Self::Redis(redis) => redis.unanswered(),
+        }
+    }
+
     /// Whether this node can serve; changes wake the receiver.
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {

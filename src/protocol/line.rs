@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::request::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
-use super::{Except, Fault, Message, Policy, Push, Receipt, Reply, Status, Target, VERSION};
+use super::{
+    Except, Fault, Message, NodeAnswer, Policy, Push, Question, Receipt, Reply, Status, Target,
+    VERSION,
+};
 use crate::names::{NodeId, UserId};
 
 /// One line of a payload on a channel.
@@ -37,6 +40,10 @@ pub enum Line {
     Probe(u64),
     /// What became of a push.
     Receipt(Receipt),
+    /// A question, or what is wrong with it, and who wants the answer.
+    Ask(Result<Question, Fault>, Reply),
+    /// What a node says to our question.
+    Answer(NodeAnswer),
 }
 
 /// All fields a line may have. Unknown ones are ignored, so that nodes of two versions can
@@ -79,6 +86,12 @@ struct LineFields<'a> {
     status: Option<Status>,
     #[serde(default)]
     connections: u32,
+    #[serde(default, borrow)]
+    what: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    args: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    body: Option<&'a RawValue>,
 }
 
 impl Line {
@@ -115,6 +128,20 @@ impl Line {
                     status,
                     connections,
                 }));
+            }
+            Some("ask") => {
+                let (Some(what), Some(reply)) = (fields.what, fields.reply) else {
+                    return Err(Fault::new("ask without what or reply"));
+                };
+                return Ok(Self::Ask(Question::parse(&what, fields.args), reply));
+            }
+            Some("answer") => {
+                let (Some(reference), Some(node), Some(body)) =
+                    (fields.reference, fields.node, fields.body)
+                else {
+                    return Err(Fault::new("answer without ref, node or body"));
+                };
+                return NodeAnswer::new(reference, node, body).map(Self::Answer);
             }
             Some(_) => return Err(Fault::new("unknown cmd")),
         }
@@ -291,7 +318,7 @@ impl<T: std::fmt::Display, I: Iterator<Item = T> + Clone> std::fmt::Display for 
     }
 }
 
-fn write_target(out: &mut String, to: &Target) {
+pub(super) fn write_target(out: &mut String, to: &Target) {
     let _ = match to {
         Target::User(user) => write!(out, r#"{{"user":"{user}"}}"#),
         Target::Users(users) => write!(out, r#"{{"users":{}}}"#, Names(users.iter())),

@@ -8,6 +8,7 @@
 mod client;
 mod event;
 mod line;
+mod question;
 mod request;
 
 use std::collections::HashSet;
@@ -22,6 +23,7 @@ use serde_json::value::RawValue;
 pub use self::client::*;
 pub use self::event::*;
 pub use self::line::*;
+pub use self::question::*;
 pub use self::request::PushRequest;
 use crate::frame;
 use crate::inbox::Position;
@@ -130,6 +132,17 @@ impl Dialect {
     }
 }
 
+/// JSON as it came, but in one line: on the bus a line is an envelope.
+fn one_line(json: &RawValue) -> Box<str> {
+    let json = json.get();
+    // Inside a JSON string a line break is always escaped, so these are between tokens.
+    if memchr::memchr2(b'\n', b'\r', json.as_bytes()).is_some() {
+        json.replace(['\n', '\r'], " ").into()
+    } else {
+        json.into()
+    }
+}
+
 /// What is pushed. Encoded for each dialect at most once, whoever receives it.
 #[derive(Debug)]
 pub struct Message {
@@ -144,16 +157,9 @@ pub struct Message {
 
 impl Message {
     fn new(id: Option<Box<str>>, data: &RawValue, policy: Policy) -> Self {
-        // Inside a JSON string a line break is always escaped, so these are between tokens.
-        let data = data.get();
-        let data = if memchr::memchr2(b'\n', b'\r', data.as_bytes()).is_some() {
-            data.replace(['\n', '\r'], " ").into()
-        } else {
-            data.into()
-        };
         Self {
             id,
-            data,
+            data: one_line(data),
             policy,
             position: None,
             plain: OnceLock::new(),

@@ -145,6 +145,14 @@ pub(super) fn check_policy(policy: Option<&str>) -> Result<Policy, Fault> {
     }
 }
 
+pub(super) fn check_timeout(timeout_ms: Option<u64>) -> Result<Duration, Fault> {
+    let timeout = timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+    if timeout.is_zero() || timeout > MAX_TIMEOUT {
+        return Err(Fault::new("timeout_ms must be from 1 to 30000"));
+    }
+    Ok(timeout)
+}
+
 impl PushRequest {
     /// Reads one push of a sender, strictly: an unknown field is a fault, not a surprise.
     ///
@@ -152,12 +160,7 @@ impl PushRequest {
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, Fault> {
         let body: PushBody<'_> = serde_json::from_slice(body)?;
-        let timeout = body
-            .timeout_ms
-            .map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-        if timeout.is_zero() || timeout > MAX_TIMEOUT {
-            return Err(Fault::new("timeout_ms must be from 1 to 30000"));
-        }
+        let timeout = check_timeout(body.timeout_ms)?;
         let to = body.to.check()?;
         let except = body.except.map_or(Ok(None), ExceptFields::check)?;
         if body.keep {

@@ -203,6 +203,57 @@ fn any_bytes_on_the_bus_are_survived() {
 }
 
 #[test]
+fn questions_and_answers_read_back_as_they_were_written() {
+    let reply = Reply {
+        node: "me.1".parse().unwrap(),
+        reference: "a\"b".into(),
+        wait: Wait::Written,
+        timeout_ms: 50,
+    };
+    for question in [
+        Question::Stats,
+        Question::Kick(Target::User("42".parse().unwrap())),
+        Question::Drain,
+    ] {
+        let line = ask_line(&question, &reply);
+        let Ok(Line::Ask(Ok(read), to)) = Line::parse(line.as_bytes()) else {
+            panic!("a question: {line}")
+        };
+        assert_eq!((read, to), (question, reply.clone()), "{line}");
+    }
+    let unknown = r#"{"cmd":"ask","what":"weather","reply":{"node":"me.1","ref":"1"}}"#;
+    assert!(
+        matches!(Line::parse(unknown.as_bytes()), Ok(Line::Ask(Err(_), _))),
+        "its asker is known, so it gets an answer"
+    );
+    let answer = NodeAnswer {
+        reference: "a\"b".into(),
+        node: "n.1".parse().unwrap(),
+        body: r#"{"a":1}"#.into(),
+    };
+    let line = answer_line(&answer);
+    assert!(
+        matches!(Line::parse(line.as_bytes()), Ok(Line::Answer(read)) if read == answer),
+        "{line}"
+    );
+    let text = r#"{"cmd":"answer","ref":"1","node":"n.1","body":[1]}"#;
+    assert!(Line::parse(text.as_bytes()).is_err(), "not an object");
+}
+
+#[test]
+fn answers_are_collected_under_their_nodes() {
+    let node = |text: &str| text.parse::<NodeId>().unwrap();
+    let answers = [
+        (node("a.1"), r#"{"connections":1}"#.into()),
+        (node("b.1"), " { } ".into()),
+    ];
+    assert_eq!(
+        collected_body(&answers, &["c".to_owned()]),
+        r#"{"answers":[{"node":"a.1","connections":1},{"node":"b.1"}],"missing":["c"]}"#
+    );
+}
+
+#[test]
 fn what_a_client_may_say() {
     assert_eq!(
         ClientMessage::parse(r#"{"type":"ping"}"#),
@@ -210,11 +261,9 @@ fn what_a_client_may_say() {
     );
     let ack = ClientMessage::parse(r#"{"type":"ack","id":"m"}"#);
     assert_eq!(ack, Ok(ClientMessage::Ack("m".into())));
-    assert_eq!(ClientMessage::parse("hello"), Err("bad_message"));
-    assert_eq!(
-        ClientMessage::parse(r#"{"type":"fly"}"#),
-        Err("unknown_type")
-    );
+    let code = |text| ClientMessage::parse(text).map_err(|fault| fault.code);
+    assert_eq!(code("hello"), Err("bad_message"));
+    assert_eq!(code(r#"{"type":"fly"}"#), Err("unknown_type"));
 }
 
 #[test]

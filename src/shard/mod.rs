@@ -158,6 +158,12 @@ impl ShardHandle {
         self.inbox.capacity() == INBOX && self.places.load(Ordering::Relaxed) == 0
     }
 
+    /// How many commands wait for the shard.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        INBOX - self.inbox.capacity()
+    }
+
     /// Puts a command into the inbox, in order; waits only for the shard's processor time.
     pub async fn send(&self, command: Command) {
         // Closed only when the node is ending: then the command's parts are dropped, which

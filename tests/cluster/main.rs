@@ -12,6 +12,7 @@ mod ledger;
 mod raw;
 mod redis_groups;
 
+mod commands;
 mod documents;
 mod drain;
 mod exactly_once;

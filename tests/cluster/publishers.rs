@@ -113,7 +113,7 @@ async fn redis_cli_publishes() {
 }
 
 /// Subscribes to the receipts of `me` and answers the client that will hear them.
-async fn inbox(redis: &Redis, me: &str) -> Resp {
+pub(crate) async fn inbox(redis: &Redis, me: &str) -> Resp {
     let mut inbox = Resp::connect(redis.port()).await;
     inbox.call(&["SUBSCRIBE", &format!("pn:n:{{{me}}}")]).await;
     inbox

@@ -396,6 +396,10 @@ impl Redis {
         self.lease.nodes()
     }
 
+    pub(super) fn unanswered(&self) -> usize {
+        self.outboxes.unanswered()
+    }
+
     pub(super) fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }

@@ -118,6 +118,11 @@ impl Outboxes {
         Published(published)
     }
 
+    /// How many lines have no answer yet.
+    pub(super) fn unanswered(&self) -> usize {
+        self.shared.unanswered.load(Ordering::Relaxed)
+    }
+
     /// Waits until all that was handed over is answered, for the given time at most.
     pub(super) async fn settle(&self, patience: Duration) {
         let deadline = Instant::now() + patience;

@@ -1,0 +1,86 @@
+//! `POST /v1/commands`: something that every node is to do or say, with the answers collected.
+//! `GET /v1/stats`: how the nodes are.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use warp::Filter;
+use warp::http::StatusCode;
+use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::reply::Response;
+
+use super::{ApiError, App, Routes, body, methods, with_key};
+use crate::names::NodeId;
+use crate::protocol::{self, CommandRequest, DEFAULT_TIMEOUT, Question};
+
+pub(super) fn routes(app: &Arc<App>) -> Routes {
+    let stats = warp::path!("v1" / "stats")
+        .and(methods("GET"))
+        .and(with_key(app))
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .then(async |_method, app: Arc<App>, query: String| {
+            let named = |(name, value): (_, std::borrow::Cow<'_, str>)| {
+                (name == "node").then(|| value.into_owned())
+            };
+            let nodes: Vec<String> = url::form_urlencoded::parse(query.as_bytes())
+                .filter_map(named)
+                .collect();
+            let request = CommandRequest {
+                question: Question::Stats,
+                nodes: (!nodes.is_empty()).then_some(nodes),
+                timeout: DEFAULT_TIMEOUT,
+            };
+            carry_out(&app, request).await
+        });
+    let commands = warp::path!("v1" / "commands")
+        .and(methods("POST"))
+        .and(with_key(app))
+        .and(warp::body::stream())
+        .then(async |_method, app: Arc<App>, stream| {
+            let body = match body::read(stream).await {
+                Ok(body) => body,
+                Err(error) => return error.reply(),
+            };
+            match CommandRequest::parse(&body) {
+                Ok(request) => carry_out(&app, request).await,
+                Err(fault) => ApiError::bad_request(&fault.to_string()).reply(),
+            }
+        });
+    stats.or(commands).unify().boxed()
+}
+
+/// Asks the nodes. 200 whoever is missing: the answer names them.
+async fn carry_out(app: &App, request: CommandRequest) -> Response {
+    let deadline = Instant::now() + request.timeout;
+    let (nodes, unknown) = match request.nodes {
+        None => (app.survey.all_nodes(), Vec::new()),
+        Some(names) => find(app, names),
+    };
+    let collected = app.survey.ask(&nodes, &request.question, deadline).await;
+    let missing = collected.missing.iter().map(NodeId::to_string);
+    let missing: Vec<String> = missing.chain(unknown).collect();
+    let mut response = Response::new(protocol::collected_body(&collected.answers, &missing).into());
+    *response.status_mut() = StatusCode::OK;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The live nodes of these names or ids, each once, and the names that no live node has.
+fn find(app: &App, names: Vec<String>) -> (Vec<NodeId>, Vec<String>) {
+    let live = app.survey.all_nodes();
+    let (mut nodes, mut unknown) = (Vec::new(), Vec::new());
+    for name in names {
+        let found = live
+            .iter()
+            .find(|node| node.as_str() == name || node.name() == name);
+        match found {
+            Some(node) if !nodes.contains(node) => nodes.push(node.clone()),
+            Some(_) => {}
+            None if !unknown.contains(&name) => unknown.push(name),
+            None => {}
+        }
+    }
+    (nodes, unknown)
+}
