@@ -4,15 +4,16 @@
 //! bytes between this and the socket. What must stay true: a connection ends once, with one
 //! reason; from that moment on nobody finds it in the hub any more.
 
-use std::collections::VecDeque;
+mod dialogue;
 
+use self::dialogue::Dialogue;
 use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits, Reader};
 use crate::hub::Membership;
 use crate::inbox::{Follower, Page, Position, Since, Start, Verdict};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, UserId};
-use crate::protocol::{self, ClientMessage, Dialect, Policy, Request};
+use crate::protocol::{self, ClientMessage, Dialect, Policy};
 use crate::queue::{Queue, Sent};
 use crate::wheel::{NEVER, Tick};
 
@@ -20,8 +21,6 @@ use crate::wheel::{NEVER, Tick};
 const CLOSE_TICKS: Tick = 5;
 /// How long a socket may take to come after its handshake was granted.
 const ATTACH_TICKS: Tick = 15;
-/// Most requests of a client that wait for those before them.
-const MAX_REQUESTS: usize = 32;
 /// Most unacknowledged messages remembered for one connection.
 const MAX_UNACKED: usize = 256;
 
@@ -78,13 +77,6 @@ pub(crate) enum Next {
     Hangup,
 }
 
-/// What a client asks of the node: one thing at a time, in its order.
-#[derive(Debug, Default)]
-struct Requests {
-    is_under_way: bool,
-    waiting: VecDeque<Request>,
-}
-
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) fd: Fd,
@@ -101,8 +93,8 @@ pub(crate) struct Connection {
     unacked: Vec<Sent>,
     /// If it follows its user's inbox.
     inbox: Option<Box<Follower>>,
-    /// What it asks of the node, while there is something.
-    requests: Option<Box<Requests>>,
+    /// What it asks of the node and is asked by senders, while there is something.
+    dialogue: Option<Box<Dialogue>>,
     ping_due: Tick,
     pong_due: Tick,
     write_due: Tick,
@@ -127,7 +119,7 @@ impl Connection {
             reader: Reader::default(),
             unacked: Vec::new(),
             inbox: None,
-            requests: None,
+            dialogue: None,
             ping_due: NEVER,
             pong_due: NEVER,
             write_due: NEVER,
@@ -337,6 +329,7 @@ impl Connection {
                 });
             }
             Ok(ClientMessage::Request(request)) => self.queue_request(request),
+            Ok(ClientMessage::Answer(answer)) => self.hear_answer(answer),
             Err(fault) => {
                 let reference = fault.reference.as_deref();
                 self.say(&protocol::error_object(
@@ -352,44 +345,6 @@ impl Connection {
     pub(crate) fn say(&mut self, object: &str) {
         if self.dialect.has_objects() {
             self.queue.push(self.dialect.encode(object));
-        }
-    }
-
-    fn queue_request(&mut self, request: Request) {
-        let requests = self.requests.get_or_insert_default();
-        if requests.waiting.len() < MAX_REQUESTS {
-            return requests.waiting.push_back(request);
-        }
-        let words = "too many requests wait for their answer; send this one again";
-        let reference = request.reference.as_deref();
-        self.say(&protocol::error_object(reference, "busy", words));
-    }
-
-    /// The next thing that the client asks of the node, once what it asked before is answered.
-    /// Whoever takes it owes a [`Connection::answered`].
-    pub(crate) fn next_request(&mut self) -> Option<Request> {
-        let requests = self.requests.as_mut()?;
-        if requests.is_under_way {
-            return None;
-        }
-        let request = requests.waiting.pop_front();
-        requests.is_under_way = request.is_some();
-        if request.is_none() {
-            // Most clients ask seldom: between requests they should cost nothing.
-            self.requests = None;
-        }
-        request
-    }
-
-    /// What the client asked for is done; it hears this of it.
-    pub(crate) fn answered(&mut self, object: Option<&str>) {
-        if let Some(requests) = &mut self.requests {
-            requests.is_under_way = false;
-        }
-        if let Some(object) = object
-            && !self.is_closing()
-        {
-            self.say(object);
         }
     }
 
@@ -426,7 +381,7 @@ impl Connection {
     pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
         self.membership = None;
         self.inbox = None;
-        self.requests = None;
+        self.dialogue = None;
         self.unacked = Vec::new();
         self.reader = Reader::default();
         // Whoever takes nothing will not take what waits. Everybody else still gets it.

@@ -358,7 +358,7 @@ impl Hub {
 
     /// The local connections a target names. A connection must match in node, boot, fd and,
     /// where one is named, user: nobody gets what was meant for whoever sat there before.
-    fn matching(&self, target: &Target) -> SmallVec<[(Fd, UserId); 2]> {
+    pub(crate) fn matching(&self, target: &Target) -> SmallVec<[(Fd, UserId); 2]> {
         match target {
             Target::User(user) => self.fds_of(user).map(|fd| (fd, user.clone())).collect(),
             Target::Users(users) => users

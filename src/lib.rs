@@ -22,6 +22,7 @@ pub mod shutdown;
 
 pub mod admission;
 pub mod auth;
+pub mod calls;
 pub mod changes;
 pub mod hub;
 mod recent;
@@ -40,6 +41,8 @@ pub mod respond;
 pub mod router;
 pub mod survey;
 
+pub mod caller;
+
 pub mod api;
 pub mod server;
 pub mod transport;
@@ -57,6 +60,8 @@ use crate::backplane::{
     Backplane, Embedded, Exchange, Fatal, NodeRecord, NodeState, Redis, RedisSettings,
 };
 use crate::balance::Balance;
+use crate::caller::Caller;
+use crate::calls::Calls;
 use crate::changes::Changes;
 use crate::close::CloseReason;
 use crate::config::{Config, Listen};
@@ -182,8 +187,10 @@ pub async fn run(
     let (fatal, mut must_stop) = watch::channel(None);
     let (replies, probes) = (Arc::new(Replies::default()), Arc::new(Probes::default()));
     let outbound = Outbound::default();
+    let calls = Arc::new(Calls::new(hub.clone(), metrics.clone()));
     let respond = Respond::new(
         hub.clone(),
+        calls.clone(),
         outbound.clone(),
         leaving.clone(),
         metrics.clone(),
@@ -209,6 +216,13 @@ pub async fn run(
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
         router: Router::new(hub.clone(), backplane.clone(), replies, metrics.clone()),
+        caller: Caller::new(
+            hub.clone(),
+            backplane.clone(),
+            survey.clone(),
+            calls,
+            metrics.clone(),
+        ),
         survey,
         hub: hub.clone(),
         backplane: backplane.clone(),

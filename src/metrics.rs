@@ -42,7 +42,7 @@ macro_rules! labels {
 labels! {
     /// Why something was dropped, closed or refused.
     Reason { reason }
-    /// What became of a push.
+    /// What became of a push or a call.
     Outcome { status }
     /// How a loss was noticed.
     Sign { sign }
@@ -84,6 +84,8 @@ metrics! {
     accept_errors: Counter = Counter::default(), "accept_errors", "Failed accept calls, such as for want of file descriptors";
     closes: Family<Reason, Counter> = Family::default(), "closes", "Connections ended, by reason";
     pushes: Family<Outcome, Counter> = Family::default(), "pushes", "Pushes of this node's senders, by what became of them";
+    calls: Family<Outcome, Counter> = Family::default(), "calls", "Calls of this node's senders, by what became of them";
+    calls_put: Counter = Counter::default(), "calls_put", "Calls put to connections of this node";
     deliveries: Counter = Counter::default(), "deliveries", "Messages accepted into the queue of a connection";
     written: Counter = Counter::default(), "written", "Messages written to a socket in full";
     drops: Family<Reason, Counter> = Family::default(), "drops", "Messages left out or thrown away, by reason";

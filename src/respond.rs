@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::backplane::{Backplane, Health};
+use crate::calls::Calls;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::protocol::{
@@ -26,6 +27,7 @@ const UNDER_WAY: usize = 4_096;
 #[derive(Debug)]
 pub struct Respond {
     hub: Arc<Hub>,
+    calls: Arc<Calls>,
     outbound: Outbound,
     shutdown: Shutdown,
     metrics: Arc<Metrics>,
@@ -38,12 +40,14 @@ impl Respond {
     #[must_use]
     pub fn new(
         hub: Arc<Hub>,
+        calls: Arc<Calls>,
         outbound: Outbound,
         shutdown: Shutdown,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             hub,
+            calls,
             outbound,
             shutdown,
             metrics,
@@ -59,7 +63,11 @@ impl Respond {
         reply: Reply,
         under_way: Arc<()>,
     ) {
-        let place = self.places.clone().try_acquire_owned();
+        let place = match &question {
+            // Calls have places of their own: they wait for clients.
+            Ok(Question::Call(_)) => Ok(None),
+            _ => self.places.clone().try_acquire_owned().map(Some),
+        };
         let this = self.clone();
         tokio::spawn(async move {
             let body = match (place, &question) {
@@ -91,6 +99,7 @@ impl Respond {
                 self.shutdown.begin();
                 DRAINING_BODY.to_owned()
             }
+            Question::Call(call) => self.calls.put(call).await.to_body(),
         };
         if body.len() > MAX_ANSWER_BYTES {
             let words = format!("the answer has {} bytes; 1 MiB at most", body.len());
@@ -130,6 +139,7 @@ impl Respond {
                 shards: self.hub.waiting_commands(),
                 outbox: backplane.map_or(0, |backplane| backplane.unanswered()),
                 rows: self.hub.changes().unwritten(),
+                calls: self.calls.waiting(),
             },
             totals: TotalStats {
                 connects: metrics.connects.get(),

@@ -14,10 +14,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::backplane::Backplane;
+use crate::backplane::{Backplane, Unavailable};
 use crate::names::NodeId;
-use crate::protocol::{self, Question, Reply, Wait};
-use crate::replies::Replies;
+use crate::protocol::{self, NodeAnswer, Question, Reply, Wait};
+use crate::replies::{Expected, Replies};
 use crate::respond::Respond;
 
 /// Before a node that does not listen is tried again.
@@ -34,8 +34,21 @@ pub struct Collected {
     pub missing: Vec<NodeId>,
 }
 
+/// What came of asking one node.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Its answer, a JSON object.
+    Body(Box<str>),
+    /// Nothing by the deadline.
+    Nothing,
+    /// Nobody listens on its channel, so it has not heard the question.
+    Deaf,
+    /// Redis does not say whether it has.
+    Away(&'static str),
+}
+
 /// Asks on behalf of this node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Survey {
     node: NodeId,
     backplane: Arc<Backplane>,
@@ -92,6 +105,38 @@ impl Survey {
         collected
     }
 
+    /// Asks one other node, once.
+    pub async fn ask_one(&self, node: &NodeId, question: &Question, deadline: Instant) -> Said {
+        let mut expected = self.replies.expect_answers(1);
+        let line = self.line(question, &expected, deadline);
+        let published = self.backplane.publish(node, line, deadline).await;
+        match published.receivers(deadline).await {
+            Ok(0) => return Said::Deaf,
+            Ok(_) => {}
+            Err(Unavailable(reason)) => return Said::Away(reason),
+        }
+        match tokio::time::timeout_at(deadline, expected.receipts.recv()).await {
+            Ok(Some(answer)) => Said::Body(answer.body),
+            _ => Said::Nothing,
+        }
+    }
+
+    fn line(
+        &self,
+        question: &Question,
+        expected: &Expected<NodeAnswer>,
+        deadline: Instant,
+    ) -> String {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let reply = Reply {
+            node: self.node.clone(),
+            reference: expected.reference.clone(),
+            wait: Wait::Written,
+            timeout_ms: left.as_millis() as u64,
+        };
+        protocol::ask_line(question, &reply)
+    }
+
     async fn ask_others(
         &self,
         nodes: &[NodeId],
@@ -100,14 +145,7 @@ impl Survey {
     ) -> Vec<(NodeId, Box<str>)> {
         let others: Vec<&NodeId> = nodes.iter().filter(|node| **node != self.node).collect();
         let mut expected = self.replies.expect_answers(others.len());
-        let left = deadline.saturating_duration_since(Instant::now());
-        let reply = Reply {
-            node: self.node.clone(),
-            reference: expected.reference.clone(),
-            wait: Wait::Written,
-            timeout_ms: left.as_millis() as u64,
-        };
-        let line = protocol::ask_line(question, &reply);
+        let line = self.line(question, &expected, deadline);
         let asked = others.iter().map(async |node| {
             let reached = self.reach(node, &line, deadline).await;
             reached.then_some(*node)

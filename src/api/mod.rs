@@ -2,6 +2,7 @@
 //! replies. One file per noun. Errors have one shape and never show internals.
 
 mod body;
+mod call;
 mod commands;
 mod connections;
 mod nodes;
@@ -24,6 +25,7 @@ use warp::{Filter, Reply};
 use crate::auth::ApiKeys;
 use crate::backplane::Backplane;
 use crate::balance::Balance;
+use crate::caller::Caller;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -49,6 +51,8 @@ pub struct App {
     pub router: Router,
     /// Asks nodes and collects their answers.
     pub survey: Survey,
+    /// Carries out calls.
+    pub caller: Caller,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Whether the node is leaving.
@@ -196,6 +200,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(nodes::routes(app))
         .unify()
         .or(commands::routes(app))
+        .unify()
+        .or(call::route(app))
         .unify()
         .boxed()
 }

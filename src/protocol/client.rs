@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::ClientAnswer;
 use crate::close::CloseReason;
 use crate::inbox::Position;
 use crate::names::{ConnectionId, UserId};
@@ -99,6 +100,8 @@ pub enum ClientMessage<'a> {
     Ping,
     /// Has this message.
     Ack(Cow<'a, str>),
+    /// Answers a call.
+    Answer(ClientAnswer),
     /// Asks something of the node; gets a `reply` or an `error` with the same `ref`.
     Request(Request),
 }
@@ -160,11 +163,14 @@ impl<'a> ClientMessage<'a> {
         match (&*fields.r#type, fields.id) {
             ("ping", _) => Ok(Self::Ping),
             ("ack", Some(id)) => Ok(Self::Ack(id)),
+            ("answer", _) => ClientAnswer::parse(text, reference.as_deref())
+                .map(Self::Answer)
+                .map_err(|words| bad(&reference, words)),
             ("ack", None) => Err(bad(&reference, "ack needs the id of the message")),
             _ => Err(ClientFault {
                 reference,
                 code: "unknown_type",
-                message: "type must be ping or ack".to_owned(),
+                message: "type must be ping, ack or answer".to_owned(),
             }),
         }
     }

@@ -5,6 +5,7 @@
 //! blanks, because on the bus a line is an envelope. Decoding is total: any bytes lead to a
 //! value or to a [`Fault`] that names what is wrong.
 
+mod call;
 mod client;
 mod event;
 mod line;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use self::call::*;
 pub use self::client::*;
 pub use self::event::*;
 pub use self::line::*;

@@ -1,4 +1,4 @@
-//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`.
+//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`.
 //!
 //! A question goes to the channel of each node that is asked, the answer to the channel of the
 //! node that asks:
@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 
 use super::line::write_target;
 use super::request::{ToFields, check_timeout};
-use super::{Fault, MAX_USERS, Reply, Target, one_line};
+use super::{Call, Fault, MAX_USERS, Reply, Target, one_line};
 use crate::names::{ConnectionId, NodeId, UserId};
 
 /// Largest answer of one node. A larger one is replaced by an error that says so.
@@ -36,6 +36,8 @@ pub enum Question {
     Kick(Target),
     /// To send its clients away and leave.
     Drain,
+    /// To ask its clients something: [`Called`](super::Called).
+    Call(Call),
 }
 
 impl Question {
@@ -46,6 +48,7 @@ impl Question {
             Self::Stats => "stats",
             Self::Kick(_) => "kick",
             Self::Drain => "drain",
+            Self::Call(_) => "call",
         }
     }
 
@@ -58,6 +61,10 @@ impl Question {
             "stats" => Ok(Self::Stats),
             "kick" => Ok(Self::Kick(read::<KickArgs<'_>>(args)?.to.check()?)),
             "drain" => Ok(Self::Drain),
+            "call" => {
+                let args = args.ok_or_else(|| Fault::new("missing field `args`"))?;
+                Call::parse(args.get().as_bytes()).map(Self::Call)
+            }
             _ => Err(Fault::new("this node does not know this question")),
         }
     }
@@ -70,6 +77,10 @@ impl Question {
                 out.push_str(r#","args":{"to":"#);
                 write_target(out, to);
                 out.push('}');
+            }
+            Self::Call(call) => {
+                out.push_str(r#","args":"#);
+                call.write(out);
             }
         }
     }
@@ -209,6 +220,8 @@ pub struct QueueStats {
     pub outbox: usize,
     /// Users whose row is still to be written.
     pub rows: usize,
+    /// Calls that wait for an answer of a client here.
+    pub calls: usize,
 }
 
 /// What a node has counted since its start.

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use self::owner::Owner;
 pub use self::socket::Socket;
 use crate::admission::Permit;
+use crate::calls::Pending;
 use crate::close::CloseReason;
 use crate::connection::{Role, Settings};
 use crate::hub::Membership;
@@ -112,6 +113,15 @@ pub enum Command {
         fd: Fd,
         /// The object.
         object: Arc<str>,
+    },
+    /// Ask a client something for a sender.
+    Call {
+        /// Which.
+        fd: Fd,
+        /// What it hears.
+        object: Arc<str>,
+        /// Where its answer goes; dropped if it is gone.
+        pending: Pending,
     },
     /// What a client asked of the node is done: its next request may come.
     Answered {

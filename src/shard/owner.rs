@@ -258,6 +258,15 @@ impl Owner {
                     shard.touch(slot);
                 }
             }),
+            Command::Call {
+                fd,
+                object,
+                pending,
+            } => self.with_slot(fd, |shard, slot| {
+                let bound = shard.settings.queue_bytes;
+                shard.places[slot].connection.call(&object, pending, bound);
+                shard.touch(slot);
+            }),
             Command::Answered { fd, object } => self.with_slot(fd, |shard, slot| {
                 let connection = &mut shard.places[slot].connection;
                 connection.answered(object.as_deref());

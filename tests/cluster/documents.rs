@@ -5,9 +5,11 @@
 
 use std::process::Command;
 
+use futures::StreamExt;
 use pushnode::names::UserId;
 use pushnode::protocol::{Line, PushRequest};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::common::{Client, Redis, node_on};
 use crate::publishers::tool;
@@ -65,6 +67,21 @@ fn every_block_is_of_a_kind_that_a_test_looks_at() {
     }
 }
 
+/// A client that answers whatever it is asked.
+async fn answer_calls(mut client: Client) {
+    loop {
+        let Ok(Message::Text(text)) = client.socket.next().await.expect("open") else {
+            continue;
+        };
+        let frame: Value = serde_json::from_str(&text).expect("JSON");
+        if frame["type"] == "call" {
+            assert_eq!(frame["data"]["ask"], "battery");
+            let answer = json!({"type": "answer", "ref": frame["ref"], "data": {"percent": 81}});
+            client.send(&answer.to_string()).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn examples_run_as_they_stand() {
     let redis = Redis::start();
@@ -72,6 +89,8 @@ async fn examples_run_as_they_stand() {
     let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
     let user: UserId = "42".parse().unwrap();
     let mut client = Client::v1(&a.ws_url(user.as_str())).await;
+
+    let robot = tokio::spawn(answer_calls(Client::v1(&a.ws_url("7")).await));
 
     let mut pushes = 0;
     for (kind, text) in blocks() {
@@ -89,9 +108,10 @@ async fn examples_run_as_they_stand() {
         command
             .args([if kind == "javascript" { "-e" } else { "-c" }, &text])
             .env("NODE_PATH", tool("node/node_modules"));
-        let output = command
-            .output()
-            .expect("the example's program is installed");
+        // In a thread of its own: some examples wait for a client of ours.
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = output.await.expect("a thread");
+        let output = output.expect("the example's program is installed");
         assert!(output.status.success(), "{kind}:\n{text}\n{output:?}");
         // Examples that ask something push nothing; the others push "hello", once or more.
         for _ in 0..text.matches("hello").count() {
@@ -101,4 +121,5 @@ async fn examples_run_as_they_stand() {
         }
     }
     assert!(pushes >= 6, "only {pushes} pushes");
+    robot.abort();
 }

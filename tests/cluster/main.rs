@@ -12,6 +12,7 @@ mod ledger;
 mod raw;
 mod redis_groups;
 
+mod calls;
 mod commands;
 mod documents;
 mod drain;

@@ -14,6 +14,7 @@ mod limits;
 
 mod bad_input;
 mod batches;
+mod calls;
 mod commands;
 mod keep;
 mod push;

@@ -1,0 +1,70 @@
+//! `POST /v1/call`: asking a client something, and getting its answer.
+
+use std::sync::Arc;
+
+use warp::Filter;
+use warp::http::StatusCode;
+
+use super::{ApiError, App, Routes, body, json, methods, with_key};
+use crate::caller::CallOutcome;
+use crate::protocol::{Call, CallAnswer, CallStatus};
+
+pub(super) fn route(app: &Arc<App>) -> Routes {
+    warp::path!("v1" / "call")
+        .and(methods("POST"))
+        .and(with_key(app))
+        .and(warp::body::stream())
+        .then(async |_method, app: Arc<App>, stream| {
+            let body = match body::read(stream).await {
+                Ok(body) => body,
+                Err(error) => return error.reply(),
+            };
+            let call = match Call::parse(&body) {
+                Ok(call) => call,
+                Err(fault) => return ApiError::bad_request(&fault.to_string()).reply(),
+            };
+            let outcome = app.caller.call(&call).await;
+            match refusal(&outcome) {
+                Some(error) => error.reply(),
+                None => {
+                    let answer = CallAnswer {
+                        id: call.id.as_deref(),
+                        node: outcome.node.as_ref(),
+                        called: &outcome.called,
+                    };
+                    json(StatusCode::OK, &answer)
+                }
+            }
+        })
+        .boxed()
+}
+
+/// What the sender is told where no client has said anything.
+fn refusal(outcome: &CallOutcome) -> Option<ApiError> {
+    let status = outcome.called.status;
+    let new = |http, words: &str| Some(ApiError::new(http, status.as_str(), words));
+    match status {
+        CallStatus::Answered | CallStatus::Failed => None,
+        CallStatus::Offline => new(StatusCode::NOT_FOUND, "nobody of this name is connected"),
+        CallStatus::Plain => new(
+            StatusCode::CONFLICT,
+            "only connections without the subprotocol pushnode.v1 are there; they cannot answer",
+        ),
+        CallStatus::Gone => new(
+            StatusCode::BAD_GATEWAY,
+            "the client went before it answered; it may have done what it was asked",
+        ),
+        CallStatus::Timeout => new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "no answer in time; the client may still do what it was asked",
+        ),
+        CallStatus::Busy | CallStatus::Unrouted => {
+            let error = ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                status.as_str(),
+                outcome.reason,
+            );
+            Some(error.retry_after(1))
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What a client asks of its node, and what senders ask of the client.
+//!
+//! Both are bounded for each connection, and cost nothing while nobody asks.
+
+use std::collections::VecDeque;
+
+use super::Connection;
+use crate::calls::Pending;
+use crate::protocol::{self, CallStatus, ClientAnswer, Request};
+
+/// Most requests of a client that wait for those before them.
+const MAX_REQUESTS: usize = 32;
+/// Most calls that wait for an answer of one client.
+const MAX_CALLS: usize = 32;
+
+/// One thing at a time, in the client's order; calls in any order.
+#[derive(Debug, Default)]
+pub(super) struct Dialogue {
+    is_under_way: bool,
+    waiting: VecDeque<Request>,
+    calls: Vec<Pending>,
+}
+
+impl Connection {
+    pub(super) fn queue_request(&mut self, request: Request) {
+        let dialogue = self.dialogue.get_or_insert_default();
+        if dialogue.waiting.len() < MAX_REQUESTS {
+            return dialogue.waiting.push_back(request);
+        }
+        let words = "too many requests wait for their answer; send this one again";
+        let reference = request.reference.as_deref();
+        self.say(&protocol::error_object(reference, "busy", words));
+    }
+
+    /// The next thing that the client asks of the node, once what it asked before is answered.
+    /// Whoever takes it owes a [`Connection::answered`].
+    pub(crate) fn next_request(&mut self) -> Option<Request> {
+        let dialogue = self.dialogue.as_mut()?;
+        if dialogue.is_under_way {
+            return None;
+        }
+        let request = dialogue.waiting.pop_front();
+        dialogue.is_under_way = request.is_some();
+        if request.is_none() && dialogue.calls.is_empty() {
+            // Most clients ask seldom: between requests they should cost nothing.
+            self.dialogue = None;
+        }
+        request
+    }
+
+    /// What the client asked for is done; it hears this of it.
+    pub(crate) fn answered(&mut self, object: Option<&str>) {
+        if let Some(dialogue) = &mut self.dialogue {
+            dialogue.is_under_way = false;
+        }
+        if let Some(object) = object
+            && !self.is_closing()
+        {
+            self.say(object);
+        }
+    }
+
+    /// Asks the client something for a sender. One that is going drops `pending`, which says so.
+    pub(crate) fn call(&mut self, object: &str, pending: Pending, queue_bytes: usize) {
+        if self.is_closing() {
+            return;
+        }
+        if !self.dialect.has_objects() {
+            return pending.refuse(CallStatus::Plain);
+        }
+        let frame = self.dialect.encode(object);
+        let dialogue = self.dialogue.get_or_insert_default();
+        dialogue.calls.retain(|pending| !pending.is_over());
+        if dialogue.calls.len() >= MAX_CALLS || self.queue.is_full(&frame, queue_bytes) {
+            return pending.refuse(CallStatus::Busy);
+        }
+        dialogue.calls.push(pending);
+        self.queue.push(frame);
+    }
+
+    /// The client answers a call. One that is over, or was never put to it, is no harm: it cannot
+    /// know that somebody else was faster.
+    pub(super) fn hear_answer(&mut self, answer: ClientAnswer) {
+        let Some(dialogue) = &mut self.dialogue else {
+            return;
+        };
+        let is_asked = |pending: &Pending| pending.reference() == &*answer.reference;
+        if let Some(at) = dialogue.calls.iter().position(is_asked) {
+            dialogue.calls.swap_remove(at).answer(answer.result);
+        }
+    }
+}
