@@ -6,13 +6,15 @@
 //! be heard again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::hub::Hub;
 use crate::names::{Fd, UserId};
-use crate::protocol::{self, Request};
+use crate::protocol::{self, Request, Wanted};
 use crate::shard::Command;
+use crate::upstream::Upstream;
 
 /// A request and who makes it.
 #[derive(Debug)]
@@ -27,12 +29,39 @@ pub(crate) struct Asked {
 pub(crate) struct Refused {
     pub(crate) code: &'static str,
     pub(crate) message: String,
+    /// When it may be tried again, if that makes sense.
+    pub(crate) retry: Option<Duration>,
+}
+
+impl Refused {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retry: None,
+        }
+    }
+
+    pub(crate) fn retry_after(self, retry: Duration) -> Self {
+        Self {
+            retry: Some(retry),
+            ..self
+        }
+    }
+
+    fn object(&self, reference: Option<&str>) -> String {
+        match self.retry {
+            None => protocol::error_object(reference, self.code, &self.message),
+            Some(retry) => protocol::later_object(reference, self.code, &self.message, retry),
+        }
+    }
 }
 
 /// What requests are carried out with.
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) upstream: Upstream,
 }
 
 impl Desk {
@@ -50,7 +79,7 @@ impl Desk {
         let reference = reference.as_deref();
         let object = match self.carry_out(asked).await {
             Ok(fields) => protocol::reply_object(reference, &fields),
-            Err(Refused { code, message }) => protocol::error_object(reference, code, &message),
+            Err(refused) => refused.object(reference),
         };
         let object = Some(object);
         self.hub.tell(fd, Command::Answered { fd, object }).await;
@@ -58,6 +87,10 @@ impl Desk {
 
     /// Answers with further fields of the reply.
     async fn carry_out(&self, asked: Asked) -> Result<String, Refused> {
-        match asked.request.what {}
+        let Asked { fd, user, request } = asked;
+        let reference = request.reference.as_deref();
+        match &request.what {
+            Wanted::Send(send) => self.upstream.send(fd, &user, reference, send).await,
+        }
     }
 }

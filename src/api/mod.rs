@@ -9,6 +9,7 @@ mod nodes;
 mod operations;
 mod page;
 mod push;
+mod reply;
 mod route;
 mod users;
 
@@ -202,6 +203,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(commands::routes(app))
         .unify()
         .or(call::route(app))
+        .unify()
+        .or(reply::route(app))
         .unify()
         .boxed()
 }

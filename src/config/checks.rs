@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret};
+use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret, UpstreamRoutes};
 use crate::names::NodeName;
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
@@ -129,6 +129,10 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
         )),
     };
     list(text).map(origin).collect()
+}
+
+pub(super) fn upstream_routes(text: &str) -> Result<UpstreamRoutes, String> {
+    UpstreamRoutes::parse(list(text))
 }
 
 pub(super) fn number<T>(least: T, most: T) -> impl FnOnce(&str) -> Result<T, String>

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::ClientAnswer;
+use super::{ClientAnswer, Send};
 use crate::close::CloseReason;
 use crate::inbox::Position;
 use crate::names::{ConnectionId, UserId};
@@ -75,6 +75,15 @@ pub fn error_object(reference: Option<&str>, code: &str, message: &str) -> Strin
     text
 }
 
+/// As [`error_object`], for a client that may try again after this time.
+#[must_use]
+pub fn later_object(reference: Option<&str>, code: &str, message: &str, retry: Duration) -> String {
+    let mut text = error_object(reference, code, message);
+    text.pop();
+    let _ = write!(text, r#","retry_ms":{}}}"#, retry.as_millis());
+    text
+}
+
 /// `reply`: the client's request is done. `fields` are further members of the object, as JSON
 /// without the braces; may be empty.
 #[must_use]
@@ -117,7 +126,10 @@ pub struct Request {
 
 /// What a client can ask for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wanted {}
+pub enum Wanted {
+    /// To get this to a service.
+    Send(Send),
+}
 
 /// What is wrong with an object of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -163,6 +175,13 @@ impl<'a> ClientMessage<'a> {
         match (&*fields.r#type, fields.id) {
             ("ping", _) => Ok(Self::Ping),
             ("ack", Some(id)) => Ok(Self::Ack(id)),
+            ("send", _) => match Send::parse(text) {
+                Ok(send) => Ok(Self::Request(Request {
+                    reference,
+                    what: Wanted::Send(send),
+                })),
+                Err(words) => Err(bad(&reference, words)),
+            },
             ("answer", _) => ClientAnswer::parse(text, reference.as_deref())
                 .map(Self::Answer)
                 .map_err(|words| bad(&reference, words)),
@@ -170,14 +189,14 @@ impl<'a> ClientMessage<'a> {
             _ => Err(ClientFault {
                 reference,
                 code: "unknown_type",
-                message: "type must be ping, ack or answer".to_owned(),
+                message: "type must be ping, ack, answer or send".to_owned(),
             }),
         }
     }
 }
 
 /// Whether this JSON may be sent back as a `ref`.
-fn is_reference(json: &str) -> bool {
+pub(super) fn is_reference(json: &str) -> bool {
     json.len() <= MAX_REFERENCE_BYTES
         && json.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit())
 }

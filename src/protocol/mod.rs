@@ -11,6 +11,7 @@ mod event;
 mod line;
 mod question;
 mod request;
+mod upstream;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -27,6 +28,7 @@ pub use self::event::*;
 pub use self::line::*;
 pub use self::question::*;
 pub use self::request::PushRequest;
+pub use self::upstream::*;
 use crate::frame;
 use crate::inbox::Position;
 use crate::names::{ConnectionId, Fd, NodeId, UserId};
@@ -145,12 +147,27 @@ fn one_line(json: &RawValue) -> Box<str> {
     }
 }
 
+/// What a message is to a client that speaks in objects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Kind {
+    /// `message`.
+    #[default]
+    Push,
+    /// `reply` to what the client sent to a service, under the `ref` it gave it.
+    Reply {
+        reference: Option<Box<str>>,
+        /// The data are words why there is no answer.
+        failed: bool,
+    },
+}
+
 /// What is pushed. Encoded for each dialect at most once, whoever receives it.
 #[derive(Debug)]
 pub struct Message {
     id: Option<Box<str>>,
     data: Box<str>,
     policy: Policy,
+    kind: Kind,
     /// Where it lies in its user's inbox, if it is kept.
     position: Option<Position>,
     plain: OnceLock<Bytes>,
@@ -163,10 +180,15 @@ impl Message {
             id,
             data: one_line(data),
             policy,
+            kind: Kind::Push,
             position: None,
             plain: OnceLock::new(),
             v1: OnceLock::new(),
         }
+    }
+
+    fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// A message as it lies in an inbox.
@@ -189,6 +211,7 @@ impl Message {
             id: self.id.clone(),
             data: self.data.clone(),
             policy: self.policy.clone(),
+            kind: self.kind.clone(),
             position: Some(position),
             plain: OnceLock::new(),
             v1: OnceLock::new(),
@@ -227,16 +250,39 @@ impl Message {
                 .plain
                 .get_or_init(|| frame::text(&[self.data.as_bytes()])),
             Dialect::V1 => self.v1.get_or_init(|| {
-                let mut head = String::from(r#"{"type":"message","#);
+                let head = self.head();
+                frame::text(&[head.as_bytes(), self.data.as_bytes(), b"}"])
+            }),
+        }
+        .clone()
+    }
+
+    /// What stands before the data in an object for clients.
+    fn head(&self) -> String {
+        let mut head = String::new();
+        match &self.kind {
+            Kind::Push => {
+                head.push_str(r#"{"type":"message","#);
                 self.write_id(&mut head);
                 if let Some(position) = self.position {
                     let _ = write!(head, r#""resume":"{position}","#);
                 }
                 head.push_str(r#""data":"#);
-                frame::text(&[head.as_bytes(), self.data.as_bytes(), b"}"])
-            }),
+            }
+            Kind::Reply { reference, failed } => {
+                head.push_str(r#"{"type":"reply","#);
+                self.write_id(&mut head);
+                if let Some(reference) = reference {
+                    let _ = write!(head, r#""ref":{reference},"#);
+                }
+                head.push_str(if *failed {
+                    r#""status":"failed","error":"#
+                } else {
+                    r#""status":"answered","data":"#
+                });
+            }
         }
-        .clone()
+        head
     }
 
     fn write_id(&self, out: &mut String) {

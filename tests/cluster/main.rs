@@ -31,3 +31,4 @@ mod repeats;
 mod restart;
 mod topologies;
 mod topologies_refused;
+mod upstream;

@@ -16,6 +16,7 @@ mod refusal;
 mod registry;
 mod sentinel;
 mod sweep;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use self::lease::Lease;
 use self::link::Link;
 use self::outbox::Outboxes;
 use self::sweep::Sweeper;
+use self::upstream::Streams;
 use super::{About, Health, Locations, NodeRecord, Published, Row, Unavailable, parse_field};
 use crate::config::{RedisUrl, Topology};
 use crate::hub::Hub;
@@ -73,6 +75,8 @@ pub struct RedisSettings {
     pub prefix: String,
     /// How much inboxes hold.
     pub inboxes: Bounds,
+    /// About how many entries the stream of a service holds.
+    pub upstream_length: u64,
 }
 
 /// Why the node must end.
@@ -147,6 +151,11 @@ impl Keys {
         format!("{}events", self.prefix)
     }
 
+    /// Stream: what clients send to a service.
+    fn upstream(&self, service: &str) -> String {
+        format!("{}upstream:{service}", self.prefix)
+    }
+
     /// Channel of one node.
     fn node_channel(&self, node: &NodeId) -> String {
         format!("{}n:{{{node}}}", self.prefix)
@@ -167,6 +176,7 @@ pub struct Redis {
     outboxes: Outboxes,
     registry: registry::Registry,
     pub(super) inboxes: Inboxes,
+    pub(super) streams: Streams,
     health: watch::Receiver<Health>,
     /// Tells the bus to stop listening, and tells when it has.
     stop: Shutdown,
@@ -207,6 +217,7 @@ impl Redis {
         let registry =
             registry::Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
         let inboxes = Inboxes::new(link.clone(), keys.clone(), settings.inboxes);
+        let streams = Streams::new(link.clone(), keys.clone(), settings.upstream_length);
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let bus = Bus {
@@ -245,6 +256,7 @@ impl Redis {
             outboxes,
             registry,
             inboxes,
+            streams,
             health,
             stop,
             stopped,
