@@ -208,7 +208,8 @@ impl Connection {
     }
 
     /// The socket is here.
-    pub(crate) fn attach(&mut self, membership: Membership, role: Role, now: Tick, ping: Tick) {
+    pub(crate) fn attach(&mut self, mut membership: Membership, role: Role, now: Tick, ping: Tick) {
+        membership.announce();
         self.state = State::Open;
         self.role = role;
         self.membership = Some(membership);
@@ -386,7 +387,9 @@ impl Connection {
     /// Begins the end: out of the hub, goodbye into the queue. Answers how many pushes are
     /// thrown away. The caller lets the socket go: at once where nobody is left to hear it.
     pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
-        self.membership = None;
+        if let Some(membership) = self.membership.take() {
+            membership.leave(reason);
+        }
         self.inbox = None;
         self.dialogue = None;
         self.unacked = Vec::new();

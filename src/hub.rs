@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::changes::Changes;
 use crate::close::CloseReason;
+use crate::config::EventKind;
+use crate::events::Events;
 use crate::inbox::Start;
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId, UserId};
@@ -23,6 +25,9 @@ use crate::protocol::{Dialect, Push, Target};
 use crate::receipt::Receipt;
 use crate::recent::Recent;
 use crate::shard::{Command, ShardHandle};
+
+/// What kind of sockets connections have.
+const TRANSPORT: &str = "ws";
 
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
@@ -77,6 +82,8 @@ pub struct Hub {
     size: AtomicUsize,
     /// Which users' rows need writing. Taken by the registry writer of the backplane.
     changes: Changes,
+    /// What is told of connections. Taken by the backplane too.
+    events: Events,
     recent: Recent,
     metrics: Arc<Metrics>,
 }
@@ -88,6 +95,7 @@ impl Hub {
         node: NodeId,
         shards: Vec<ShardHandle>,
         changes: Changes,
+        events: Events,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -98,6 +106,7 @@ impl Hub {
             users: Map::default(),
             size: AtomicUsize::new(0),
             changes,
+            events,
             recent: Recent::default(),
             metrics,
         }
@@ -143,6 +152,12 @@ impl Hub {
     #[must_use]
     pub fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// What is told of connections.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The user's connections here.
@@ -199,6 +214,8 @@ impl Hub {
             hub: self.clone(),
             fd,
             user,
+            announced: false,
+            reason: CloseReason::NeverAttached,
         };
         (membership, row)
     }
@@ -391,6 +408,9 @@ pub struct Membership {
     hub: Arc<Hub>,
     fd: Fd,
     user: UserId,
+    /// That it is connected was told.
+    announced: bool,
+    reason: CloseReason,
 }
 
 impl Membership {
@@ -407,8 +427,43 @@ impl Membership {
     }
 }
 
+impl Membership {
+    /// The socket is here: its client is connected.
+    pub(crate) fn announce(&mut self) {
+        self.announced = true;
+        let events = &self.hub.events;
+        if events.wants(EventKind::Connect) {
+            let device = self.device();
+            events.connected(&self.id(), &self.user, TRANSPORT, device.as_deref());
+        }
+    }
+
+    /// As its row says.
+    fn device(&self) -> Option<Arc<str>> {
+        let seats = self.hub.seats(&self.user);
+        let seat = seats.into_iter().find(|seat| seat.fd == self.fd);
+        seat.and_then(|seat| seat.device)
+    }
+
+    /// Leaves, for this reason.
+    pub(crate) fn leave(mut self, reason: CloseReason) {
+        self.reason = reason;
+    }
+
+    fn id(&self) -> ConnectionId {
+        let (node, fd) = (self.hub.node.clone(), self.fd);
+        ConnectionId { node, fd }
+    }
+}
+
 impl Drop for Membership {
     fn drop(&mut self) {
+        let events = &self.hub.events;
+        if self.announced && events.wants(EventKind::Disconnect) {
+            let (device, reason) = (self.device(), self.reason.label());
+            let id = self.id();
+            events.disconnected(&id, &self.user, TRANSPORT, device.as_deref(), reason);
+        }
         self.hub.leave(self.fd, &self.user);
     }
 }

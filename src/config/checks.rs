@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret, UpstreamRoutes};
+use super::{AuthMode, EventKind, Listen, LogFormat, LogLevel, RedisUrl, Secret, UpstreamRoutes};
 use crate::names::NodeName;
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
@@ -129,6 +129,19 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
         )),
     };
     list(text).map(origin).collect()
+}
+
+pub(super) fn events(text: &str) -> Result<Vec<EventKind>, String> {
+    let kind = |text: &str| match text {
+        "connect" => Ok(EventKind::Connect),
+        "disconnect" => Ok(EventKind::Disconnect),
+        "subscribe" => Ok(EventKind::Subscribe),
+        "unsubscribe" => Ok(EventKind::Unsubscribe),
+        _ => Err(format!(
+            "has {text:?}: must be connect, disconnect, subscribe or unsubscribe"
+        )),
+    };
+    list(text).map(kind).collect()
 }
 
 pub(super) fn upstream_routes(text: &str) -> Result<UpstreamRoutes, String> {
