@@ -147,6 +147,9 @@ impl Connection {
         for message in &page.messages {
             self.queue.push_message(message.frame(self.dialect));
         }
+        metrics
+            .offered
+            .inc_by(page.messages.len() as u64 + page.unreadable);
         metrics.dropped("unreadable", page.unreadable);
         metrics.replayed.inc_by(page.messages.len() as u64);
         page.messages.len() as u64
@@ -345,14 +348,18 @@ impl Connection {
     }
 
     /// A message is in the socket and its sender wants to know of the client's acknowledgement.
-    pub(crate) fn await_ack(&mut self, sent: Sent) {
+    /// Answers whether an older one is forgotten for it.
+    pub(crate) fn await_ack(&mut self, sent: Sent) -> bool {
         // Neither a plain client nor one that got no id can acknowledge.
-        if self.dialect == Dialect::V1 && sent.message.id().is_some() {
-            if self.unacked.len() == MAX_UNACKED {
-                self.unacked.remove(0);
-            }
-            self.unacked.push(sent);
+        if self.dialect != Dialect::V1 || sent.message.id().is_none() {
+            return false;
         }
+        let is_full = self.unacked.len() == MAX_UNACKED;
+        if is_full {
+            self.unacked.remove(0);
+        }
+        self.unacked.push(sent);
+        is_full
     }
 
     /// The socket took `progress` bytes and then no more (`blocked`), or all there were.

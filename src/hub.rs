@@ -22,7 +22,7 @@ use crate::names::{ConnectionId, Fd, NodeId, UserId};
 use crate::protocol::{Dialect, Push, Target};
 use crate::receipt::Receipt;
 use crate::recent::Recent;
-use crate::shard::{Command, ShardHandle};
+use crate::shard::{self, Command, Load, ShardHandle};
 
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
@@ -215,6 +215,29 @@ impl Hub {
         }
     }
 
+    /// What waits in the queues of all connections, for whoever asks now and then: every shard
+    /// counts, with its counters brought up to date. `None` if one has no time for that.
+    pub async fn load(&self) -> Option<Load> {
+        let mut answers = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            let (answer, counted) = oneshot::channel();
+            shard.send(Command::Count(answer)).await;
+            answers.push(counted);
+        }
+        let mut load = Load::default();
+        for counted in answers {
+            load.add(&counted.await.ok()?);
+        }
+        Some(load)
+    }
+
+    /// How many commands wait for the busiest shard, and how many may.
+    #[must_use]
+    pub fn backlog(&self) -> (usize, usize) {
+        let waiting = self.shards.iter().map(ShardHandle::backlog);
+        (waiting.max().unwrap_or(0), shard::INBOX)
+    }
+
     fn shard(&self, fd: Fd) -> &ShardHandle {
         &self.shards[fd.0 as usize % self.shards.len()]
     }
@@ -244,7 +267,10 @@ impl Hub {
         let wanted: SmallVec<[(Fd, UserId); 2]> = fds.into_iter().filter(is_wanted).collect();
         if wanted.is_empty() {
             // Left out on purpose is not the same as not here.
-            self.metrics.stale.inc_by(u64::from(matched == 0));
+            match matched {
+                0 => self.metrics.arrivals_unmatched.inc(),
+                _ => self.metrics.arrivals_left_out.inc(),
+            };
             return Delivered::To(0);
         }
         if self.is_repeat(to, push) {
@@ -257,6 +283,7 @@ impl Hub {
             }
             return Delivered::Duplicate;
         }
+        self.metrics.arrivals_matched.inc();
         let count = wanted.len() as u32;
         for (fd, _) in wanted {
             let (message, receipt) = (push.message.clone(), receipt.cloned());
@@ -275,6 +302,7 @@ impl Hub {
         if self.is_repeat(&push.to, push) {
             return Delivered::Duplicate;
         }
+        self.metrics.arrivals_matched.inc();
         self.tell_all(|| Command::Broadcast {
             message: push.message.clone(),
             except: push.except.clone(),

@@ -33,6 +33,7 @@ mod wheel;
 
 pub mod backplane;
 pub mod balance;
+pub mod gauges;
 pub mod inbound;
 pub mod replies;
 pub mod router;
@@ -181,7 +182,13 @@ pub async fn run(
 
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
-        router: Router::new(hub.clone(), backplane.clone(), replies, metrics.clone()),
+        router: Router::new(
+            hub.clone(),
+            backplane.clone(),
+            replies.clone(),
+            metrics.clone(),
+        ),
+        replies,
         hub: hub.clone(),
         backplane: backplane.clone(),
         balance: Balance::default(),

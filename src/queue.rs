@@ -180,6 +180,11 @@ impl Queue {
         messages
     }
 
+    /// How many bytes wait, with what is charged for each frame.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many pushes wait.
     pub(crate) fn pushes(&self) -> u64 {
         self.frames

@@ -45,12 +45,24 @@ impl Replies {
         }
     }
 
-    /// Hands a receipt to whoever waits for it; one that comes too late is of no use.
-    pub fn settle(&self, receipt: Receipt) {
-        if let Some(sender) = self.waiting.get(&receipt.reference) {
-            // Full only if somebody floods us with receipts of that reference.
-            let _ = sender.try_send(receipt);
-        }
+    /// Hands a receipt to whoever waits for it; one that comes too late is of no use. Answers
+    /// whether somebody took it.
+    pub fn settle(&self, receipt: Receipt) -> bool {
+        // Full only if somebody floods us with receipts of that reference.
+        let sender = self.waiting.get(&receipt.reference);
+        sender.is_some_and(|sender| sender.try_send(receipt).is_ok())
+    }
+
+    /// How many senders wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 }
 

@@ -15,6 +15,7 @@ use super::{About, Health, Kept, Locations, NodeRecord, NodeState, Published, Ro
 use crate::hub::{Hub, Seat};
 use crate::inbound::{Channel, Inbound};
 use crate::inbox::{Bounds, Page, Since};
+use crate::metrics::Metrics;
 use crate::names::{NodeId, UserId};
 use crate::protocol::Message;
 
@@ -165,6 +166,14 @@ impl Embedded {
 
     pub(super) fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
+    }
+
+    pub(super) fn gauge(&self, metrics: &Metrics) {
+        let parties = self.parties();
+        metrics.nodes.set(parties.len() as i64);
+        if let Some(party) = parties.get(&self.node) {
+            metrics.queue("bus", QUEUE - party.lines.capacity(), QUEUE);
+        }
     }
 
     pub(super) fn announce_draining(&self) {

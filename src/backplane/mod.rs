@@ -17,6 +17,7 @@ use tokio::time::Instant;
 pub use self::embedded::{Embedded, Exchange};
 pub use self::redis::{Fatal, Redis, RedisSettings};
 use crate::inbox::{Page, Position, Since};
+use crate::metrics::Metrics;
 use crate::names::{ConnectionId, NodeId, UserId};
 use crate::protocol::Message;
 
@@ -256,6 +257,14 @@ impl Backplane {
         match self {
             Self::Embedded(embedded) => embedded.health(),
             Self::Redis(redis) => redis.health(),
+        }
+    }
+
+    /// Sets the gauges of what waits on the way to other nodes and back.
+    pub fn gauge(&self, metrics: &Metrics) {
+        match self {
+            Self::Embedded(embedded) => embedded.gauge(metrics),
+            Self::Redis(redis) => redis.gauge(metrics),
         }
     }
 

@@ -46,13 +46,17 @@ pub(crate) async fn serve(
             metrics.catch_ups.inc();
             while hub.holds(fd) {
                 match backplane.read_inbox(&user, since).await {
-                    Ok(page) => return hub.tell(fd, Command::Page { fd, page }).await,
+                    Ok(page) => {
+                        hub.tell(fd, Command::Page { fd, page }).await;
+                        break;
+                    }
                     Err(error) => {
                         tracing::debug!(%fd, %error, "inbox not read; trying on");
                         tokio::time::sleep(RETRY).await;
                     }
                 }
             }
+            metrics.inbox_asks.dec();
         }
     })
     .await;

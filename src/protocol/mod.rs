@@ -296,6 +296,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Routed,
+        Self::Written,
+        Self::Acked,
+        Self::Stored,
+        Self::Offline,
+        Self::Duplicate,
+        Self::Stale,
+        Self::Unrouted,
+    ];
+
     /// As in answers, receipts and metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -81,7 +81,7 @@ impl Router {
         let message = &request.push.message;
         match self.backplane.keep(user, message, deadline).await? {
             Kept::Before => {
-                self.metrics.duplicates.inc();
+                self.metrics.kept_before.inc();
                 Ok(Stored::Before)
             }
             Kept::At(position) => {

@@ -8,6 +8,7 @@
 
 mod keep;
 mod share;
+mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use self::keep::Stored;
 use self::share::{Cargo, Share, sum_up};
+use self::tally::Tally;
 use crate::backplane::{Backplane, Unavailable};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Position;
@@ -99,6 +101,7 @@ impl Router {
 
     /// Carries out many, in order for each user; answers in order.
     pub async fn push_all(&self, requests: &[PushRequest]) -> Vec<Answer> {
+        let tally = Tally::open(requests, &self.metrics);
         let mut answers = Vec::with_capacity(requests.len());
         let mut rest = requests;
         while let Some(first) = rest.first() {
@@ -120,6 +123,7 @@ impl Router {
         for answer in &answers {
             self.metrics.pushed(answer.status);
         }
+        tally.settle(&answers);
         answers
     }
 
@@ -233,6 +237,7 @@ impl Router {
 
     async fn push_here(&self, request: &PushRequest, deadline: Instant) -> Answer {
         let (receipt, waiter) = Receipt::new(request.wait);
+        self.metrics.shares_here.inc();
         let delivered = self.hub.deliver(&request.push, Some(&receipt)).await;
         drop(receipt);
         match delivered {
@@ -319,6 +324,7 @@ impl Router {
                 };
             }
         };
+        self.metrics.shares_here.inc();
         let Some(expected) = &mut expected else {
             self.hub.deliver(&request.push, None).await;
             // As the nodes said at their last beat; nobody has counted these.

@@ -160,9 +160,16 @@ impl Router {
             }
         };
         let delivered = match share.cargo {
-            Cargo::Push(push) => self.hub.deliver_to(&to, push, receipt.as_ref()).await,
+            Cargo::Push(push) => {
+                self.metrics.shares_here.inc();
+                self.hub.deliver_to(&to, push, receipt.as_ref()).await
+            }
             Cargo::Kick => Delivered::To(self.hub.kick(&to, receipt.as_ref()).await),
-            Cargo::Look => return self.hub.look(&share.user).await,
+            Cargo::Look => {
+                self.metrics.shares_here.inc();
+                self.metrics.looks.inc();
+                return self.hub.look(&share.user).await;
+            }
         };
         match delivered {
             Delivered::To(0) => {}

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use self::owner::Owner;
 pub use self::socket::Socket;
@@ -36,7 +36,7 @@ use crate::receipt::Receipt;
 
 /// Commands that may wait for a shard. It is emptied at processor speed, so a full one means
 /// that the processor is, and then whoever sends waits its turn.
-const INBOX: usize = 8_192;
+pub(crate) const INBOX: usize = 8_192;
 
 /// Something for a shard to do.
 #[derive(Debug)]
@@ -109,6 +109,31 @@ pub enum Command {
     Resync,
     /// Tell all clients that this node is cut off.
     Degraded,
+    /// Count what waits in the queues.
+    Count(oneshot::Sender<Load>),
+}
+
+/// What waits in the queues of a shard's connections.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes, frames of our own included.
+    pub bytes: usize,
+    /// Bytes in the fullest queue.
+    pub fullest: usize,
+    /// Connections whose socket takes no more.
+    pub blocked: usize,
+}
+
+impl Load {
+    /// Adds what waits elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.fullest = self.fullest.max(other.fullest);
+        self.blocked += other.blocked;
+    }
 }
 
 /// A socket on its way to its shard.
@@ -141,6 +166,12 @@ impl ShardHandle {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inbox.capacity() == INBOX && self.places.load(Ordering::Relaxed) == 0
+    }
+
+    /// How many commands wait.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        INBOX - self.inbox.capacity()
     }
 
     /// Puts a command into the inbox, in order; waits only for the shard's processor time.

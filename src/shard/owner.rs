@@ -1,5 +1,6 @@
 //! The task that owns a shard's sockets: its loop, and what each input does.
 
+mod beat;
 mod io;
 
 use std::cell::LazyCell;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::resync::Resync;
-use super::{Attach, Command, Socket};
+use super::{Attach, Command, Load, Socket};
 use crate::admission::Permit;
 use crate::close::CloseReason;
 use crate::connection::{Connection, Next, Settings};
@@ -26,7 +27,7 @@ use crate::names::{ConnectionId, Fd, NodeId};
 use crate::protocol::{self, Dialect, Except, Message};
 use crate::queue::Offer;
 use crate::receipt::Receipt;
-use crate::wheel::{NEVER, Tick, Wheel};
+use crate::wheel::{Tick, Wheel};
 
 /// Most commands taken before their connections are flushed.
 const BATCH: usize = 1_024;
@@ -71,8 +72,9 @@ pub(super) struct Owner {
     wheel: Wheel,
     started: Instant,
     now: Tick,
-    /// Messages put into queues and written to sockets since the last flush. Counted here and
+    /// Messages meant for connections, put into queues and written to sockets since the last flush. Counted here and
     /// added to the node's counters once a flush: shards share those.
+    offered: u64,
     delivered: u64,
     written: u64,
     /// Which clients are still to be told to resync.
@@ -110,6 +112,7 @@ impl Owner {
             wheel: Wheel::new(),
             started: Instant::now(),
             now: 0,
+            offered: 0,
             delivered: 0,
             written: 0,
             resync: Resync::default(),
@@ -131,6 +134,7 @@ impl Owner {
                     if count == 0 {
                         return;
                     }
+                    self.metrics.shard_batch_size.observe(count as f64);
                     for command in commands.drain(..) {
                         self.apply(command);
                         if self.delivered > UNFLUSHED {
@@ -196,16 +200,19 @@ impl Owner {
                 fd,
                 message,
                 receipt,
-            } => match self.slots.get(&fd) {
-                Some(&slot) if message.position().is_some() => {
-                    self.offer_kept(slot, &message, receipt.as_ref());
+            } => {
+                self.offered += 1;
+                match self.slots.get(&fd) {
+                    Some(&slot) if message.position().is_some() => {
+                        self.offer_kept(slot, &message, receipt.as_ref());
+                    }
+                    Some(&slot) => {
+                        let frame = message.frame(self.places[slot].connection.dialect());
+                        self.offer(slot, frame, &message, receipt.as_ref());
+                    }
+                    None => self.metrics.dropped("gone", 1),
                 }
-                Some(&slot) => {
-                    let frame = message.frame(self.places[slot].connection.dialect());
-                    self.offer(slot, frame, &message, receipt.as_ref());
-                }
-                None => self.metrics.dropped("gone", 1),
-            },
+            }
             Command::Broadcast {
                 message,
                 except,
@@ -248,6 +255,11 @@ impl Owner {
                 self.resync.begin();
             }
             Command::Degraded => self.tell_all(&protocol::degraded_frame(), |_| true),
+            Command::Count(answer) => {
+                self.account();
+                // Gone if whoever asked has given up.
+                let _ = answer.send(self.load());
+            }
         }
     }
 
@@ -315,6 +327,7 @@ impl Owner {
                 Dialect::Plain => Bytes::clone(&plain),
                 Dialect::V1 => Bytes::clone(&v1),
             };
+            self.offered += 1;
             self.offer(slot, frame, message, receipt);
         }
     }
@@ -364,8 +377,11 @@ impl Owner {
         let fits = !connection.queue.is_full(&frame, bound);
         match connection.hear_kept(position, fits) {
             Verdict::Take => self.offer(slot, frame, message, receipt),
-            Verdict::Old => {}
-            Verdict::Later => self.touch(slot),
+            Verdict::Old => self.metrics.left_to_inbox("old"),
+            Verdict::Later => {
+                self.metrics.left_to_inbox("later");
+                self.touch(slot);
+            }
         }
     }
 
@@ -457,41 +473,6 @@ impl Owner {
         let due = connection.due();
         if due < connection.scheduled {
             connection.scheduled = self.wheel.put(due, connection.fd);
-        }
-    }
-
-    fn on_beat(&mut self) {
-        self.now = self.started.elapsed().as_secs() as Tick;
-        let mut due = Vec::new();
-        self.wheel.advance(self.now, |fd| due.push(fd));
-        for fd in due {
-            let Some(&slot) = self.slots.get(&fd) else {
-                continue;
-            };
-            let connection = &mut self.places[slot].connection;
-            if connection.scheduled > self.now {
-                // An older hint; a later one stands.
-                continue;
-            }
-            connection.scheduled = NEVER;
-            let next = connection.look(self.now, &self.settings);
-            if !connection.queue.is_empty() {
-                self.touch(slot);
-            }
-            self.follow(slot, next);
-        }
-        if let Some(chosen) = self.resync.next() {
-            self.tell_all(&protocol::resync_frame(), &chosen);
-            for slot in 0..self.places.capacity() {
-                // Kept messages are not asked of the client's own backend, but read anew.
-                if self
-                    .places
-                    .get(slot)
-                    .is_some_and(|place| chosen(place.connection.fd))
-                {
-                    self.look(slot);
-                }
-            }
         }
     }
 }

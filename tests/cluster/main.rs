@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod books;
 mod crowd;
 mod flow;
 mod ledger;

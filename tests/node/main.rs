@@ -20,4 +20,5 @@ mod slow;
 mod users;
 
 mod documents;
+mod metrics;
 mod operations;

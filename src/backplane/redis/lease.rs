@@ -108,6 +108,12 @@ impl Lease {
         held.is_some_and(|at| at.elapsed() < LEASE)
     }
 
+    /// Since when it was last known to be ours; none as long as it never was.
+    pub(super) fn age(&self) -> Duration {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
     /// Why Redis does not do what a beat needs.
     pub(super) fn refusal(&self) -> Option<&'static str> {
         self.refusal.reason()

@@ -12,6 +12,7 @@ mod inboxes;
 mod lease;
 mod link;
 mod outbox;
+mod pump;
 mod refusal;
 mod registry;
 mod sentinel;
@@ -26,7 +27,7 @@ use fred::prelude::{
 };
 use fred::types::config::UnresponsiveConfig;
 use fred::types::{RespVersion, Value};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::bus::Bus;
@@ -34,6 +35,7 @@ use self::inboxes::Inboxes;
 use self::lease::Lease;
 use self::link::Link;
 use self::outbox::Outboxes;
+use self::pump::{BACKLOG, Pump};
 use self::sweep::Sweeper;
 use super::{About, Health, Locations, NodeRecord, Published, Row, Unavailable, parse_field};
 use crate::config::{RedisUrl, Topology};
@@ -167,6 +169,8 @@ pub struct Redis {
     outboxes: Outboxes,
     registry: registry::Registry,
     pub(super) inboxes: Inboxes,
+    /// How many bytes more may wait to be heard.
+    backlog: Arc<Semaphore>,
     health: watch::Receiver<Health>,
     /// Tells the bus to stop listening, and tells when it has.
     stop: Shutdown,
@@ -193,8 +197,13 @@ impl Redis {
             prefix: settings.prefix.as_str().into(),
         };
         let own = keys.node_channel(hub.node());
-        let link = Link::new(&settings.url, own.clone(), keys.global_channel())
-            .map_err(|error| error.to_string())?;
+        let link = Link::new(
+            &settings.url,
+            own.clone(),
+            keys.global_channel(),
+            metrics.clone(),
+        )
+        .map_err(|error| error.to_string())?;
 
         let lease = Arc::new(Lease::new(
             link.clone(),
@@ -209,11 +218,16 @@ impl Redis {
         let inboxes = Inboxes::new(link.clone(), keys.clone(), settings.inboxes);
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
+        let pump = Pump {
+            backlog: Arc::new(Semaphore::new(BACKLOG)),
+            probes,
+            metrics: metrics.clone(),
+        };
         let bus = Bus {
             link: link.clone(),
             own,
             inbound,
-            probes,
+            pump: pump.clone(),
             hub: hub.clone(),
             lease: lease.clone(),
             health: health_sender,
@@ -221,7 +235,7 @@ impl Redis {
             stopped: stopped.clone(),
             metrics: metrics.clone(),
         };
-        let sweeper = Sweeper::new(link.clone(), keys.clone(), lease.clone());
+        let sweeper = Sweeper::new(link.clone(), keys.clone(), lease.clone(), metrics.clone());
         let mut tasks = vec![
             tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
@@ -245,6 +259,7 @@ impl Redis {
             outboxes,
             registry,
             inboxes,
+            backlog: pump.backlog,
             health,
             stop,
             stopped,
@@ -398,6 +413,16 @@ impl Redis {
 
     pub(super) fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
+    }
+
+    pub(super) fn gauge(&self, metrics: &Metrics) {
+        let (lines, fullest) = self.outboxes.load();
+        metrics.lines_under_way.set(lines as i64);
+        metrics.queue("outbox", fullest, outbox::QUEUE);
+        metrics.queue("bus", BACKLOG - self.backlog.available_permits(), BACKLOG);
+        self.link.gauge();
+        metrics.lease_age.set(self.lease.age().as_secs_f64());
+        metrics.nodes.set(self.lease.nodes().len() as i64);
     }
 
     pub(super) async fn announce_draining(&self) {

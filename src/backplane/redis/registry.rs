@@ -123,6 +123,9 @@ impl Registry {
 
     async fn write_part(&self, client: Client, changes: Changes) -> bool {
         // Read once, for rows and index alike. Whoever comes or goes from here on is dirty again.
+        self.metrics
+            .registry_batch_size
+            .observe(changes.len() as f64);
         let rows = changes.into_iter().map(|change| {
             let seats = self.hub.seats(&change.0);
             (change, seats)

@@ -27,6 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::lease::{BEAT, Lease, MISSING_BEATS};
 use super::link::Link;
 use super::{Keys, parse_field};
+use crate::metrics::Metrics;
 use crate::names::{NodeId, UserId};
 use crate::protocol;
 
@@ -47,15 +48,17 @@ pub(super) struct Sweeper {
     lease: Arc<Lease>,
     /// Nodes without a lease, and for how many beats in a row.
     missing: HashMap<NodeId, u32>,
+    metrics: Arc<Metrics>,
 }
 
 impl Sweeper {
-    pub(super) fn new(link: Link, keys: Keys, lease: Arc<Lease>) -> Self {
+    pub(super) fn new(link: Link, keys: Keys, lease: Arc<Lease>, metrics: Arc<Metrics>) -> Self {
         Self {
             link,
             keys,
             lease,
             missing: HashMap::new(),
+            metrics,
         }
     }
 
@@ -140,6 +143,7 @@ impl Sweeper {
             tracing::warn!(%node, "a node that seemed dead is back; it puts its rows again");
         } else if last > 0 {
             let (users, took) = (users.len(), started.elapsed());
+            self.metrics.nodes_swept.inc();
             tracing::warn!(%node, users, ?took, "a node is dead; its rows are removed");
             self.tell(protocol::node_lost_event(node)).await?;
         }

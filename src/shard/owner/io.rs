@@ -98,12 +98,7 @@ impl Owner {
                 tokio::task::yield_now().await;
             }
         }
-        self.metrics
-            .deliveries
-            .inc_by(std::mem::take(&mut self.delivered));
-        self.metrics
-            .written
-            .inc_by(std::mem::take(&mut self.written));
+        self.account();
         self.count.store(self.places.len(), Ordering::Relaxed);
     }
 
@@ -130,7 +125,10 @@ impl Owner {
                     progress += count;
                     let mut sent = smallvec::SmallVec::<[_; 2]>::new();
                     messages += connection.queue.advance(count, |one| sent.push(one));
-                    sent.into_iter().for_each(|one| connection.await_ack(one));
+                    for one in sent {
+                        let forgotten = connection.await_ack(one);
+                        self.metrics.acks_forgotten.inc_by(u64::from(forgotten));
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -151,6 +149,7 @@ impl Owner {
             socket.finish();
         } else if let Some(since) = connection.ask_inbox() {
             let (fd, user) = (connection.fd, connection.user.clone());
+            self.metrics.inbox_asks.inc();
             // Closed only when the node is ending.
             let _ = self.asks.send(Ask { fd, user, since });
         }
