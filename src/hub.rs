@@ -23,6 +23,7 @@ use crate::protocol::{Dialect, Push, Target};
 use crate::receipt::Receipt;
 use crate::recent::Recent;
 use crate::shard::{self, Command, Load, ShardHandle};
+use crate::trace::{Outcome, Trace};
 
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
@@ -62,6 +63,7 @@ pub struct Hub {
     /// Which users' rows need writing. Taken by the registry writer of the backplane.
     changes: Changes,
     recent: Recent,
+    trace: Arc<Trace>,
     metrics: Arc<Metrics>,
 }
 
@@ -72,6 +74,7 @@ impl Hub {
         node: NodeId,
         shards: Vec<ShardHandle>,
         changes: Changes,
+        trace: Arc<Trace>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -83,6 +86,7 @@ impl Hub {
             size: AtomicUsize::new(0),
             changes,
             recent: Recent::default(),
+            trace,
             metrics,
         }
     }
@@ -109,6 +113,12 @@ impl Hub {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What happened here lately.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// What the registry still has to write.
@@ -150,6 +160,7 @@ impl Hub {
         let at = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64);
+        self.trace.connected(&user, fd, device.as_ref());
         // The shard hears of the fd before the map does, so that no message can overtake.
         self.shard(fd)
             .send(Command::Reserve {
@@ -269,7 +280,10 @@ impl Hub {
             // Left out on purpose is not the same as not here.
             match matched {
                 0 => self.metrics.arrivals_unmatched.inc(),
-                _ => self.metrics.arrivals_left_out.inc(),
+                _ => {
+                    self.trace.arrived(to, push.message.id(), Outcome::LeftOut);
+                    self.metrics.arrivals_left_out.inc()
+                }
             };
             return Delivered::To(0);
         }
@@ -285,8 +299,9 @@ impl Hub {
         }
         self.metrics.arrivals_matched.inc();
         let count = wanted.len() as u32;
-        for (fd, _) in wanted {
-            let (message, receipt) = (push.message.clone(), receipt.cloned());
+        let mut handing = self.trace.handing(push.message.id(), receipt);
+        for (fd, user) in wanted {
+            let (message, receipt) = (push.message.clone(), handing.receipt(&user));
             self.shard(fd)
                 .send(Command::Deliver {
                     fd,
@@ -303,6 +318,8 @@ impl Hub {
             return Delivered::Duplicate;
         }
         self.metrics.arrivals_matched.inc();
+        self.trace
+            .arrived(&push.to, push.message.id(), Outcome::Handed);
         self.tell_all(|| Command::Broadcast {
             message: push.message.clone(),
             except: push.except.clone(),
@@ -317,7 +334,11 @@ impl Hub {
             .message
             .id()
             .is_some_and(|id| self.recent.is_repeat(id, to));
-        self.metrics.duplicates.inc_by(u64::from(repeat));
+        if repeat {
+            self.metrics.duplicates.inc();
+            self.trace
+                .arrived(to, push.message.id(), Outcome::Duplicate);
+        }
         repeat
     }
 

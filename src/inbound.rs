@@ -19,6 +19,7 @@ use crate::receipt::{Receipt, Waiter};
 use crate::replies::{Outbound, Replies};
 use crate::shard::Command;
 use crate::shutdown::Shutdown;
+use crate::trace::Outcome;
 
 /// Where a line was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,6 +274,7 @@ impl Inbound {
     /// were told a moment ago, with the next [`Inbound::tell_of_losses`].
     pub async fn lost(&mut self, sign: &'static str) {
         self.metrics.lost(sign);
+        self.hub.trace().lost(sign);
         self.untold = Some(sign);
         self.tell_of_losses().await;
     }
@@ -318,6 +320,8 @@ impl Inbound {
                 };
                 if channel == Channel::Own && delivered == Delivered::To(0) {
                     self.metrics.stale.inc();
+                    let (trace, id) = (self.hub.trace(), push.message.id());
+                    trace.arrived(&push.to, id, Outcome::Stale);
                 }
             }
             Line::Look(users) => {

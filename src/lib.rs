@@ -19,6 +19,7 @@ pub mod inbox;
 pub mod metrics;
 pub mod receipt;
 pub mod shutdown;
+pub mod trace;
 
 pub mod admission;
 pub mod auth;
@@ -69,6 +70,7 @@ use crate::replies::{Outbound, Replies};
 use crate::router::Router;
 use crate::server::{Door, Listener};
 use crate::shutdown::Shutdown;
+use crate::trace::Trace;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -232,7 +234,8 @@ fn start_hub(
         write: seconds(config.write_seconds),
     });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shards = shard::start(cores, node, &settings, asks, metrics)?;
+    let trace = Arc::new(Trace::new(node.clone(), config.trace));
+    let shards = shard::start(cores, node, &settings, asks, &trace, metrics)?;
     let changes = match config.redis_url {
         Some(_) => Changes::tracked(),
         None => Changes::ignored(),
@@ -241,6 +244,7 @@ fn start_hub(
         node.clone(),
         shards,
         changes,
+        trace,
         metrics.clone(),
     )))
 }

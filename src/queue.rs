@@ -10,7 +10,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::protocol::{Message, Policy};
-use crate::receipt::Receipt;
+use crate::receipt::{Fate, Receipt};
 
 /// Charged for each frame beside its bytes, so that a million empty ones are not free.
 const OVERHEAD: usize = 64;
@@ -25,6 +25,15 @@ struct Outgoing {
     receipt: Option<Receipt>,
     /// A push, as against a frame of our own; only pushes are counted.
     is_push: bool,
+}
+
+impl Drop for Outgoing {
+    /// Who was written to has given the receipt up by now.
+    fn drop(&mut self) {
+        if let Some(receipt) = &self.receipt {
+            receipt.note(Fate::Gone);
+        }
+    }
 }
 
 /// What was written in full and may yet be acknowledged.
@@ -97,7 +106,9 @@ impl Queue {
             let length = frame.len();
             let replaced = std::mem::replace(&mut older.frame, frame);
             older.message = Some(message.clone());
-            older.receipt = receipt.cloned();
+            if let Some(older) = std::mem::replace(&mut older.receipt, receipt.cloned()) {
+                older.note(Fate::Replaced);
+            }
             self.bytes = self.bytes - replaced.len() + length;
             return Offer::Replaced;
         }

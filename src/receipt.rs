@@ -8,15 +8,106 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::protocol::{Status, Wait};
 
+/// What became of a message on each connection it was handed to, counted.
 #[derive(Debug, Default)]
-struct Counts {
+pub struct Counts {
+    handed: AtomicU32,
     written: AtomicU32,
     acked: AtomicU32,
+    dropped: [AtomicU32; Fate::ALL],
+}
+
+/// Why a message is not, or not yet, written to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The queue was full.
+    Slow,
+    /// A newer one of its key took its place.
+    Replaced,
+    /// The connection ended first.
+    Gone,
+    /// The client has it already.
+    Old,
+    /// It comes with a page of the inbox.
+    Later,
+}
+
+impl Fate {
+    const ALL: usize = 5;
+}
+
+/// [`Counts`] at some moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fates {
+    /// Connections it was handed to.
+    pub handed: u32,
+    /// Written to the socket.
+    pub written: u32,
+    /// Acknowledged by the client, if anybody asked for that.
+    pub acked: u32,
+    /// As [`Fate::Slow`].
+    pub slow: u32,
+    /// As [`Fate::Replaced`].
+    pub replaced: u32,
+    /// As [`Fate::Gone`].
+    pub gone: u32,
+    /// As [`Fate::Old`].
+    pub old: u32,
+    /// As [`Fate::Later`].
+    pub later: u32,
+}
+
+impl Fates {
+    /// On how many connections it still waits.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        let done = [
+            self.written,
+            self.slow,
+            self.replaced,
+            self.gone,
+            self.old,
+            self.later,
+        ];
+        self.handed.saturating_sub(done.iter().sum())
+    }
+
+    /// Adds what became of it elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.handed += other.handed;
+        self.written += other.written;
+        self.acked += other.acked;
+        self.slow += other.slow;
+        self.replaced += other.replaced;
+        self.gone += other.gone;
+        self.old += other.old;
+        self.later += other.later;
+    }
+}
+
+impl Counts {
+    /// What they are now.
+    #[must_use]
+    pub fn fates(&self) -> Fates {
+        let load = |count: &AtomicU32| count.load(Ordering::Relaxed);
+        let dropped = |fate: Fate| load(&self.dropped[fate as usize]);
+        Fates {
+            handed: load(&self.handed),
+            written: load(&self.written),
+            acked: load(&self.acked),
+            slow: dropped(Fate::Slow),
+            replaced: dropped(Fate::Replaced),
+            gone: dropped(Fate::Gone),
+            old: dropped(Fate::Old),
+            later: dropped(Fate::Later),
+        }
+    }
 }
 
 /// One copy for each place that still may write or acknowledge the message.
@@ -27,8 +118,8 @@ pub struct Receipt(Arc<Shared>);
 struct Shared {
     counts: Arc<Counts>,
     wait: Wait,
-    /// Never sent: its drop, with the last copy, is the signal.
-    _open: oneshot::Sender<()>,
+    /// Never sent: its drop, with the last copy, is the signal. None if nobody waits.
+    _open: Option<oneshot::Sender<()>>,
 }
 
 /// Wakes when every copy of the receipt is gone.
@@ -47,9 +138,35 @@ impl Receipt {
         let shared = Shared {
             counts: counts.clone(),
             wait,
-            _open: open,
+            _open: Some(open),
         };
         (Self(Arc::new(shared)), Waiter { counts, settled })
+    }
+
+    /// A receipt for nobody who waits: it only counts.
+    #[must_use]
+    pub fn counting() -> Self {
+        Self(Arc::new(Shared {
+            counts: Arc::default(),
+            wait: Wait::Routed,
+            _open: None,
+        }))
+    }
+
+    /// What it counts. Holding this does not hold the receipt.
+    #[must_use]
+    pub fn counts(&self) -> Arc<Counts> {
+        self.0.counts.clone()
+    }
+
+    /// The message is handed to one more connection.
+    pub fn handed(&self) {
+        self.0.counts.handed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// On one connection it will not be written, or not yet.
+    pub fn note(&self, fate: Fate) {
+        self.0.counts.dropped[fate as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The message is in the socket of one more connection.

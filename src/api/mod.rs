@@ -8,6 +8,7 @@ mod operations;
 mod page;
 mod push;
 mod route;
+mod trace;
 mod users;
 
 use std::sync::Arc;
@@ -189,6 +190,8 @@ pub fn admin_routes(app: &Arc<App>) -> Routes {
 fn senders(app: &Arc<App>) -> Routes {
     push::route(app)
         .or(users::route(app))
+        .unify()
+        .or(trace::route(app))
         .unify()
         .or(connections::route(app))
         .unify()

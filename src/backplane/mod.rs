@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 pub use self::embedded::{Embedded, Exchange};
 pub use self::redis::{Fatal, Redis, RedisSettings};
+use crate::hub::Seat;
 use crate::inbox::{Page, Position, Since};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, NodeId, UserId};
@@ -78,6 +79,18 @@ pub struct Row {
     /// What the row says of it.
     #[serde(flatten)]
     pub about: About,
+}
+
+impl Row {
+    /// What the row of a connection of this node says, whether it is written yet or not.
+    #[must_use]
+    pub fn of(node: &NodeId, seat: &Seat) -> Self {
+        Self {
+            node: node.clone(),
+            fd: seat.fd.0,
+            about: embedded::about(seat),
+        }
+    }
 }
 
 /// The value of a field in `pn:user:{<user>}`.

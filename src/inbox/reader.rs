@@ -47,6 +47,9 @@ pub(crate) async fn serve(
             while hub.holds(fd) {
                 match backplane.read_inbox(&user, since).await {
                     Ok(page) => {
+                        let messages = page.messages.len() as u64;
+                        let trace = hub.trace();
+                        trace.caught_up(&user, fd, messages, page.is_continuous);
                         hub.tell(fd, Command::Page { fd, page }).await;
                         break;
                     }

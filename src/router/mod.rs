@@ -27,6 +27,7 @@ use crate::names::{NodeId, UserId};
 use crate::protocol::{self, PushRequest, Reply, Status, Target, Wait};
 use crate::receipt::{Receipt, Waiter};
 use crate::replies::{Expected, Replies};
+use crate::trace::Pushed;
 
 /// Before a failed part is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -147,7 +148,25 @@ impl Router {
             _ => self.push_to_everybody(request, deadline).await,
         };
         answer.id = request.push.message.id().map(Into::into);
+        self.trace_elsewhere(request, &answer);
         answer
+    }
+
+    /// A push to one connection is traced if its user is named; one to everybody is one entry.
+    fn trace_elsewhere(&self, request: &PushRequest, answer: &Answer) {
+        let (user, node) = match &request.push.to {
+            Target::Connection(_, None) => return,
+            Target::Connection(id, user) => (user.as_ref(), Some(id.node.clone())),
+            _ => (None, None),
+        };
+        let took = node.filter(|_| answer.connections > 0);
+        self.hub.trace().pushed(user, || Pushed {
+            id: answer.id.clone(),
+            status: answer.status,
+            connections: answer.connections,
+            nodes: took.into_iter().collect(),
+            reason: answer.reason,
+        });
     }
 
     // ------------------------------------------------------------ users
@@ -185,9 +204,11 @@ impl Router {
             .iter()
             .map(|request| {
                 let id = request.push.message.id().map(Into::into);
+                let trace = |share: &Share<'_>| share.trace(&id, self.hub.trace());
                 match &request.push.to {
                     Target::Users(users) => {
                         let parts: Vec<Share<'_>> = shares.by_ref().take(users.len()).collect();
+                        parts.iter().for_each(trace);
                         Answer {
                             id,
                             ..sum_up(&parts)
@@ -195,6 +216,7 @@ impl Router {
                     }
                     _ => {
                         let share = shares.next().expect("a share for each");
+                        trace(&share);
                         Answer {
                             id,
                             targets: Vec::new(),

@@ -16,6 +16,7 @@ use crate::names::{NodeId, UserId};
 use crate::protocol::{self, Push, Reply, Status, Target, Wait};
 use crate::receipt::{Receipt, Waiter};
 use crate::replies::Expected;
+use crate::trace::{Pushed, Trace};
 
 /// What is carried to users.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +110,17 @@ impl<'a> Share<'a> {
     /// Whether it still has to get somewhere.
     fn is_open(&self) -> bool {
         self.open.is_some() && !self.refused
+    }
+
+    /// Has the trace remember what its sender is answered.
+    pub(super) fn trace(&self, id: &Option<Box<str>>, trace: &Trace) {
+        trace.pushed(Some(&self.user), || Pushed {
+            id: id.clone(),
+            status: self.status(),
+            connections: self.connections,
+            nodes: self.reached.clone(),
+            reason: self.open,
+        });
     }
 
     fn position(&self) -> Option<Position> {

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::names::{Fd, NodeId, UserId};
 use crate::protocol::{Dialect, Except, Message};
 use crate::receipt::Receipt;
+use crate::trace::Trace;
 
 /// Commands that may wait for a shard. It is emptied at processor speed, so a full one means
 /// that the processor is, and then whoever sends waits its turn.
@@ -192,6 +193,7 @@ pub(crate) fn start(
     node: &NodeId,
     settings: &Arc<Settings>,
     asks: &mpsc::UnboundedSender<Ask>,
+    trace: &Arc<Trace>,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Vec<ShardHandle>> {
     (0..count)
@@ -202,6 +204,7 @@ pub(crate) fn start(
                 node.clone(),
                 settings.clone(),
                 asks.clone(),
+                trace.clone(),
                 metrics.clone(),
             )?;
             let handle = ShardHandle {

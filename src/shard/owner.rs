@@ -26,7 +26,8 @@ use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId};
 use crate::protocol::{self, Dialect, Except, Message};
 use crate::queue::Offer;
-use crate::receipt::Receipt;
+use crate::receipt::{Fate, Receipt};
+use crate::trace::Trace;
 use crate::wheel::{Tick, Wheel};
 
 /// Most commands taken before their connections are flushed.
@@ -81,6 +82,7 @@ pub(super) struct Owner {
     resync: Resync,
     settings: Arc<Settings>,
     asks: mpsc::UnboundedSender<Ask>,
+    trace: Arc<Trace>,
     metrics: Arc<Metrics>,
 }
 
@@ -90,6 +92,7 @@ impl Owner {
         node: NodeId,
         settings: Arc<Settings>,
         asks: mpsc::UnboundedSender<Ask>,
+        trace: Arc<Trace>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
@@ -118,6 +121,7 @@ impl Owner {
             resync: Resync::default(),
             settings,
             asks,
+            trace,
             metrics,
         })
     }
@@ -210,7 +214,7 @@ impl Owner {
                         let frame = message.frame(self.places[slot].connection.dialect());
                         self.offer(slot, frame, &message, receipt.as_ref());
                     }
-                    None => self.metrics.dropped("gone", 1),
+                    None => self.lose(Fate::Gone, receipt.as_ref()),
                 }
             }
             Command::Broadcast {
@@ -342,7 +346,7 @@ impl Owner {
         let bound = self.settings.queue_bytes;
         let place = &mut self.places[slot];
         if place.connection.is_closing() {
-            return self.metrics.dropped("gone", 1);
+            return self.lose(Fate::Gone, receipt);
         }
         if place.connection.queue.is_full(&frame, bound) && !place.blocked && place.socket.is_some()
         {
@@ -351,13 +355,13 @@ impl Owner {
         }
         // Writing may have shown that the client is gone.
         let Some(place) = self.places.get_mut(slot) else {
-            return self.metrics.dropped("gone", 1);
+            return self.lose(Fate::Gone, receipt);
         };
         match place.connection.queue.offer(frame, message, receipt, bound) {
             Offer::Queued => {}
             Offer::Replaced => self.metrics.dropped("replaced", 1),
             Offer::Full => {
-                self.metrics.dropped("slow", 1);
+                self.lose(Fate::Slow, receipt);
                 return self.follow(slot, Connection::overflow(message.policy()));
             }
         }
@@ -377,9 +381,9 @@ impl Owner {
         let fits = !connection.queue.is_full(&frame, bound);
         match connection.hear_kept(position, fits) {
             Verdict::Take => self.offer(slot, frame, message, receipt),
-            Verdict::Old => self.metrics.left_to_inbox("old"),
+            Verdict::Old => self.lose(Fate::Old, receipt),
             Verdict::Later => {
-                self.metrics.left_to_inbox("later");
+                self.lose(Fate::Later, receipt);
                 self.touch(slot);
             }
         }
@@ -436,7 +440,9 @@ impl Owner {
         let dropped = place.connection.end(reason, self.now);
         self.metrics.closed(reason);
         self.metrics.dropped(reason.label(), dropped);
-        tracing::debug!(fd = %place.connection.fd, reason = reason.label(), "closed");
+        let (user, fd) = (&place.connection.user, place.connection.fd);
+        self.trace.closed(user, fd, reason);
+        tracing::debug!(%fd, reason = reason.label(), "closed");
         if reason.code().is_none() {
             return self.remove(slot);
         }

@@ -30,3 +30,4 @@ mod repeats;
 mod restart;
 mod topologies;
 mod topologies_refused;
+mod trace;

@@ -17,6 +17,7 @@ mod batches;
 mod keep;
 mod push;
 mod slow;
+mod trace;
 mod users;
 
 mod documents;

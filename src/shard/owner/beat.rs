@@ -2,6 +2,7 @@
 
 use super::{Load, Owner};
 use crate::protocol;
+use crate::receipt::{Fate, Receipt};
 use crate::wheel::{NEVER, Tick};
 
 impl Owner {
@@ -49,6 +50,20 @@ impl Owner {
         ];
         for (counter, counted) in counters {
             counter.inc_by(std::mem::take(counted));
+        }
+    }
+
+    /// Counts a message that its connection does not get, or not now.
+    pub(super) fn lose(&self, fate: Fate, receipt: Option<&Receipt>) {
+        if let Some(receipt) = receipt {
+            receipt.note(fate);
+        }
+        match fate {
+            Fate::Slow => self.metrics.dropped("slow", 1),
+            Fate::Replaced => self.metrics.dropped("replaced", 1),
+            Fate::Gone => self.metrics.dropped("gone", 1),
+            Fate::Old => self.metrics.left_to_inbox("old"),
+            Fate::Later => self.metrics.left_to_inbox("later"),
         }
     }
 
