@@ -2,7 +2,7 @@
 //!
 //! One reader per node feeds this in order. It only decodes and moves: it never waits for a
 //! client, never unwraps what came from outside, and a line that makes no sense is counted and
-//! logged (cut and escaped) and disturbs nothing.
+//! logged (what is wrong with it, not what it says) and disturbs nothing.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,9 +29,6 @@ pub enum Channel {
     /// On the channel of all nodes.
     Global,
 }
-
-/// How much of a bad line the log shows, in bytes.
-const SHOWN: usize = 256;
 
 /// How long a report may be on its way back.
 const REPORT_MARGIN: Duration = Duration::from_millis(100);
@@ -230,12 +227,9 @@ impl Inbound {
                 }
                 Err(fault) => {
                     self.metrics.bad_envelopes.inc();
-                    // The fault may quote the line.
-                    let fault = fault.to_string();
-                    let cut =
-                        |bytes: &[u8]| bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string();
-                    let (fault, line) = (cut(fault.as_bytes()), cut(line));
-                    tracing::warn!(?channel, %fault, %line, "bad envelope ignored");
+                    // Not the line itself: most of it may be a message.
+                    let (fault, bytes) = (fault.unquoted(), line.len());
+                    tracing::warn!(?channel, %fault, bytes, "bad envelope ignored");
                 }
             }
         }

@@ -21,6 +21,7 @@ mod frozen;
 mod gateway;
 mod ghosts;
 mod keep;
+mod logs;
 mod losses;
 mod mangled;
 mod publishers;

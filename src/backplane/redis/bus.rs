@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::lease::{LEASE, Lease};
 use super::link::Link;
 use super::pump::{Heard, Pump};
+use super::refusal::shown;
 use super::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
 use crate::backplane::Health;
 use crate::config::Host;
@@ -388,7 +389,7 @@ impl Bus {
             SUBSCRIPTION_BUFFER,
             COMMAND_BUFFER,
         )
-        .inspect_err(|error| tracing::error!(%error, "cannot open a subscription"))
+        .inspect_err(|error| tracing::error!(error = %shown(error), "cannot open a subscription"))
         .ok()?;
         // Before connecting, so that nothing is missed.
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
@@ -421,7 +422,7 @@ impl Bus {
         self.metrics.subscriptions.inc();
         if let Err(error) = self.link.subscribe(client).await {
             self.link.note(&error);
-            tracing::debug!(%error, "SUBSCRIBE failed");
+            tracing::debug!(error = %shown(&error), "SUBSCRIBE failed");
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::link::Link;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, shown};
 use super::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::backplane::{NodeRecord, NodeState, Unavailable};
 use crate::hub::Hub;
@@ -218,7 +218,7 @@ impl Lease {
                     trusted = self.watch(&mut breaks).await;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "beat failed");
+                    tracing::debug!(error = %shown(&error), "beat failed");
                     self.refusal.note(&error);
                     self.link.note(&error);
                     tokio::time::sleep(RETRY).await;

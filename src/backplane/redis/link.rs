@@ -23,7 +23,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(super) use self::commands::{asking, exec, multi, queue};
-use super::{COMMAND_BUFFER, COMMAND_TIMEOUT, build, refusal};
+use super::refusal::{self, shown};
+use super::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::{Host, RedisUrl, Topology};
 use crate::metrics::Metrics;
 
@@ -295,7 +296,7 @@ impl Link {
     pub(super) fn dial(&self, host: Host) -> Option<Server> {
         let url = self.0.url.reveal_server(&host)?;
         let client = build(&url, NO_MESSAGES, COMMAND_BUFFER)
-            .inspect_err(|error| tracing::error!(%error, "cannot connect to Redis"))
+            .inspect_err(|error| tracing::error!(error = %shown(error), "cannot connect to Redis"))
             .ok()?;
         let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
         Some(started(client, Some(host), breaks, metrics))
@@ -393,7 +394,7 @@ async fn watch_connection(
             error = errors.recv() => match error {
                 Ok((error, _)) if !down => {
                     down = true;
-                    tracing::warn!(%error, "no connection to Redis{server}; trying on");
+                    tracing::warn!(error = %shown(&error), "no connection to Redis{server}; trying on");
                 }
                 Err(RecvError::Closed) => return,
                 _ => {}

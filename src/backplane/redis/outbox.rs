@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::AWAY;
 use super::link::Link;
+use super::refusal::shown;
 use crate::backplane::{Published, Unavailable};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
@@ -282,7 +283,7 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
-                tracing::debug!(%error, "publish failed");
+                tracing::debug!(error = %shown(&error), "publish failed");
                 Err(payload)
             }
         }

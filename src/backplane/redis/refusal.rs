@@ -20,6 +20,14 @@ const REFUSALS: [(&str, &str); 8] = [
     ("CLUSTERDOWN", "the Redis cluster is down"),
 ];
 
+/// An error as it may stand in the log. A server that does not know a command quotes what came
+/// behind it, which may be a message, or the password of a HELLO.
+pub(super) fn shown(error: &Error) -> String {
+    let text = error.to_string();
+    let (said, _) = text.split_once(", with args").unwrap_or((&text, ""));
+    said.escape_debug().to_string()
+}
+
 /// What kind of failure it is, as a metric's label: by its first word where Redis refuses.
 pub(super) fn kind(error: &Error) -> &'static str {
     let refusal = REFUSALS
@@ -54,7 +62,7 @@ impl Refusal {
             return;
         };
         if self.set(Some(reason)) != Some(reason) {
-            tracing::warn!(%error, "{reason}; trying on");
+            tracing::warn!(error = %shown(error), "{reason}; trying on");
         }
     }
 

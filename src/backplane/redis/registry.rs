@@ -24,6 +24,7 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::link::{Link, asking, multi, queue};
+use super::refusal::shown;
 use super::{Keys, ROW_TTL_SECONDS};
 use crate::backplane::About;
 use crate::backplane::embedded::about;
@@ -192,7 +193,7 @@ impl Registry {
     }
 
     fn note(&self, error: &Error, users: usize) {
-        tracing::debug!(%error, users, "rows not written; trying on");
+        tracing::debug!(error = %shown(error), users, "rows not written; trying on");
         self.link.note(error);
     }
 

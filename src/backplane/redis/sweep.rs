@@ -26,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::lease::{BEAT, Lease, MISSING_BEATS};
 use super::link::Link;
+use super::refusal::shown;
 use super::{Keys, parse_field};
 use crate::metrics::Metrics;
 use crate::names::{NodeId, UserId};
@@ -69,7 +70,7 @@ impl Sweeper {
         loop {
             beat.tick().await;
             if let Err(error) = self.look().await {
-                tracing::debug!(%error, "no look for dead nodes; the next beat tries again");
+                tracing::debug!(error = %shown(&error), "no look for dead nodes; the next beat tries again");
             }
         }
     }
@@ -152,7 +153,7 @@ impl Sweeper {
             tokio::spawn(async move {
                 tokio::time::sleep(GRACE).await;
                 if let Err(error) = tell_who_left(&link, &keys, &node, &users).await {
-                    tracing::warn!(%node, %error, "not all who left with the node are told of");
+                    tracing::warn!(%node, error = %shown(&error), "not all who left with the node are told of");
                 }
             });
         }
