@@ -309,6 +309,8 @@ impl Hub {
                     receipt,
                 })
                 .await;
+            // Here and not in the shard: so what is lost between the two is missed.
+            self.metrics.offered.inc();
         }
         Delivered::To(count)
     }

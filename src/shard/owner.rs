@@ -73,8 +73,8 @@ pub(super) struct Owner {
     wheel: Wheel,
     started: Instant,
     now: Tick,
-    /// Messages meant for connections, put into queues and written to sockets since the last flush. Counted here and
-    /// added to the node's counters once a flush: shards share those.
+    /// Messages of broadcasts, messages put into queues and written to sockets since the last
+    /// flush. Counted here and added to the node's counters once a flush: shards share those.
     offered: u64,
     delivered: u64,
     written: u64,
@@ -204,19 +204,16 @@ impl Owner {
                 fd,
                 message,
                 receipt,
-            } => {
-                self.offered += 1;
-                match self.slots.get(&fd) {
-                    Some(&slot) if message.position().is_some() => {
-                        self.offer_kept(slot, &message, receipt.as_ref());
-                    }
-                    Some(&slot) => {
-                        let frame = message.frame(self.places[slot].connection.dialect());
-                        self.offer(slot, frame, &message, receipt.as_ref());
-                    }
-                    None => self.lose(Fate::Gone, receipt.as_ref()),
+            } => match self.slots.get(&fd) {
+                Some(&slot) if message.position().is_some() => {
+                    self.offer_kept(slot, &message, receipt.as_ref());
                 }
-            }
+                Some(&slot) => {
+                    let frame = message.frame(self.places[slot].connection.dialect());
+                    self.offer(slot, frame, &message, receipt.as_ref());
+                }
+                None => self.lose(Fate::Gone, receipt.as_ref()),
+            },
             Command::Broadcast {
                 message,
                 except,
