@@ -47,7 +47,7 @@ struct PushBody<'a> {
     #[serde(default)]
     wait: Wait,
     #[serde(default)]
-    timeout_ms: Option<u64>,
+    timeout_ms: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -110,8 +110,9 @@ pub(super) struct ExceptFields {
 impl ExceptFields {
     pub(super) fn check(self) -> Result<Option<Arc<Except>>, Fault> {
         let Self { users, fds } = self;
-        if users.len() + fds.len() > MAX_USERS {
-            return Err(Fault::new(format!("except names over {MAX_USERS}")));
+        if users.len().max(fds.len()) > MAX_USERS {
+            let words = format!("except has over {MAX_USERS} users or fds");
+            return Err(Fault::new(words));
         }
         if users.is_empty() && fds.is_empty() {
             return Ok(None);
@@ -145,6 +146,11 @@ pub(super) fn check_policy(policy: Option<&str>) -> Result<Policy, Fault> {
     }
 }
 
+/// To JSON 1000.0 is the same number as 1000, and some languages print it so.
+fn whole_ms(ms: f64) -> Option<Duration> {
+    (ms >= 1.0 && ms.fract() == 0.0).then(|| Duration::from_millis(ms as u64))
+}
+
 impl PushRequest {
     /// Reads one push of a sender, strictly: an unknown field is a fault, not a surprise.
     ///
@@ -152,12 +158,10 @@ impl PushRequest {
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, Fault> {
         let body: PushBody<'_> = serde_json::from_slice(body)?;
-        let timeout = body
-            .timeout_ms
-            .map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-        if timeout.is_zero() || timeout > MAX_TIMEOUT {
+        let timeout = body.timeout_ms.map_or(Some(DEFAULT_TIMEOUT), whole_ms);
+        let Some(timeout) = timeout.filter(|timeout| *timeout <= MAX_TIMEOUT) else {
             return Err(Fault::new("timeout_ms must be from 1 to 30000"));
-        }
+        };
         let to = body.to.check()?;
         let except = body.except.map_or(Ok(None), ExceptFields::check)?;
         if body.keep {
