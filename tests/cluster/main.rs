@@ -22,6 +22,7 @@ mod ghosts;
 mod keep;
 mod losses;
 mod mangled;
+mod openapi;
 mod publishers;
 mod redis_faults;
 mod registry;

@@ -20,4 +20,5 @@ mod slow;
 mod users;
 
 mod documents;
+mod openapi;
 mod operations;
