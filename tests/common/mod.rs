@@ -418,6 +418,11 @@ pub fn http() -> reqwest::Client {
 pub async fn post(url: &str, body: &Value) -> (u16, Value) {
     let response = http().post(url).json(body).send().await.expect("an answer");
     let answer = openapi::read(Method::POST, url, response).await;
+    if url.ends_with("/v1/push") && answer.status == 200 {
+        let allowed = openapi::check_push(body);
+        let shown = body.to_string();
+        allowed.unwrap_or_else(|words| panic!("{shown:.300} was taken\n{words:.1000}"));
+    }
     let body = serde_json::from_slice(&answer.body).expect("JSON");
     (answer.status, body)
 }

@@ -220,6 +220,16 @@ pub async fn read(method: Method, url: &str, response: reqwest::Response) -> Ans
     answer
 }
 
+/// Whether the document allows this body of a push.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_push(body: &Value) -> Result<(), String> {
+    let content = Place::at("/paths/~1v1~1push/post/requestBody/content");
+    let media = content.and_then(|content| content.child("application/json"));
+    validate(&Place(media.expect("JSON").0 + "/schema"), body)
+}
+
 /// Judges an answer. Which of the [`promised`] it is; none if what was called is no operation.
 ///
 /// # Errors
