@@ -3,7 +3,7 @@
 //! The document is `openapi.json` beside this file. A route begins with its path and [`documented`],
 //! which takes the path's methods from the document: a route that is not in it cannot be built.
 //! To add one, write its path, statuses and error codes there and provoke each of them in
-//! `tests/node/openapi.rs` (or in `tests/cluster/openapi.rs`, if that takes Redis), which fails until
+//! `tests/node/openapi` (or in `tests/cluster/openapi.rs`, if that takes Redis), which fails until
 //! every one has been seen, and at anything that the document does not say.
 
 use std::collections::HashMap;
