@@ -14,7 +14,7 @@ use crate::calls::Calls;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::protocol::{
-    self, DRAINING_BODY, Fault, MAX_ANSWER_BYTES, NodeAnswer, NodeStats, Question, QueueStats,
+    self, DRAINING_BODY, Fault, MAX_ANSWER_BYTES, NodeAnswer, NodeMembers, NodeStats, Question, QueueStats,
     Reply, TotalStats, error_body, kicked_body,
 };
 use crate::replies::Outbound;
@@ -100,6 +100,7 @@ impl Respond {
                 DRAINING_BODY.to_owned()
             }
             Question::Call(call) => self.calls.put(call).await.to_body(),
+            Question::Members(topic) => NodeMembers::new(self.hub.users_in(topic).await).to_body(),
         };
         if body.len() > MAX_ANSWER_BYTES {
             let words = format!("the answer has {} bytes; 1 MiB at most", body.len());

@@ -8,6 +8,7 @@ mod connections;
 mod nodes;
 mod operations;
 mod page;
+mod presence;
 mod push;
 mod route;
 mod topics;
@@ -205,6 +206,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(call::route(app))
         .unify()
         .or(topics::routes(app))
+        .unify()
+        .or(presence::route(app))
         .unify()
         .boxed()
 }

@@ -7,6 +7,7 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::presence::Extent;
 use super::{ApiError, App, Routes, json, methods, with_key};
 use crate::backplane::Row;
 use crate::names::UserId;
@@ -35,19 +36,20 @@ async fn show(app: &App, user: UserId) -> Result<Response, ApiError> {
     struct Body {
         user: UserId,
         online: bool,
+        #[serde(flatten)]
+        extent: Extent,
         connections: Vec<Row>,
     }
-    let connections = app
-        .backplane
-        .rows(&user)
-        .await
-        .map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
+    let rows = app.backplane.rows(std::slice::from_ref(&user)).await;
+    let rows = rows.map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
+    let connections: Vec<Row> = rows.into_iter().flatten().collect();
     let online = !connections.is_empty();
     Ok(json(
         StatusCode::OK,
         &Body {
             user,
             online,
+            extent: Extent::of(&connections),
             connections,
         },
     ))

@@ -170,14 +170,17 @@ impl Backplane {
         }
     }
 
-    /// How many connections of each live node are in a topic, this one included.
+    /// For each of these topics, how many connections of each live node are in it, this one
+    /// included.
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn members(&self, topic: &Topic) -> Result<Vec<Population>, Unavailable> {
+    pub async fn members(&self, topics: &[Topic]) -> Result<Vec<Vec<Population>>, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.members(topic)),
-            Self::Redis(redis) => redis.members(topic).await,
+            Self::Embedded(embedded) => {
+                Ok(topics.iter().map(|topic| embedded.members(topic)).collect())
+            }
+            Self::Redis(redis) => redis.members(topics).await,
         }
     }
 
@@ -190,14 +193,14 @@ impl Backplane {
         }
     }
 
-    /// The user's connections on live nodes, this one included.
+    /// The connections of each of these users on live nodes, this one included.
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+    pub async fn rows(&self, users: &[UserId]) -> Result<Vec<Vec<Row>>, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.rows(user)),
-            Self::Redis(redis) => redis.rows(user).await,
+            Self::Embedded(embedded) => Ok(users.iter().map(|user| embedded.rows(user)).collect()),
+            Self::Redis(redis) => redis.rows(users).await,
         }
     }
 

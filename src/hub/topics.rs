@@ -254,4 +254,16 @@ impl Hub {
         members.sort_unstable();
         members
     }
+
+    /// The users with local connections in a topic, by name, and how many each has there.
+    pub async fn users_in(&self, topic: &Topic) -> Vec<(UserId, u32)> {
+        let mut users: Vec<(UserId, u32)> = Vec::new();
+        for Member { user, .. } in self.members(topic).await {
+            match users.last_mut() {
+                Some((last, count)) if *last == user => *count += 1,
+                _ => users.push((user, 1)),
+            }
+        }
+        users
+    }
 }

@@ -9,6 +9,7 @@ mod call;
 mod client;
 mod event;
 mod line;
+mod presence;
 mod question;
 mod request;
 
@@ -25,6 +26,7 @@ pub use self::call::*;
 pub use self::client::*;
 pub use self::event::*;
 pub use self::line::*;
+pub use self::presence::*;
 pub use self::question::*;
 pub use self::request::PushRequest;
 use crate::frame;

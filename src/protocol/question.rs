@@ -1,4 +1,4 @@
-//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`.
+//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`, `members`.
 //!
 //! A question goes to the channel of each node that is asked, the answer to the channel of the
 //! node that asks:
@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use super::line::write_target;
 use super::request::{ToFields, check_timeout};
 use super::{Call, Fault, MAX_USERS, Reply, Target, one_line};
-use crate::names::{ConnectionId, NodeId, UserId};
+use crate::names::{ConnectionId, NodeId, Topic, UserId};
 
 /// Largest answer of one node. A larger one is replaced by an error that says so.
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -38,6 +38,8 @@ pub enum Question {
     Drain,
     /// To ask its clients something: [`Called`](super::Called).
     Call(Call),
+    /// Who of it is in a topic: [`NodeMembers`](super::NodeMembers).
+    Members(Topic),
 }
 
 impl Question {
@@ -49,6 +51,7 @@ impl Question {
             Self::Kick(_) => "kick",
             Self::Drain => "drain",
             Self::Call(_) => "call",
+            Self::Members(_) => "members",
         }
     }
 
@@ -65,6 +68,7 @@ impl Question {
                 let args = args.ok_or_else(|| Fault::new("missing field `args`"))?;
                 Call::parse(args.get().as_bytes()).map(Self::Call)
             }
+            "members" => Ok(Self::Members(read::<MembersArgs>(args)?.topic)),
             _ => Err(Fault::new("this node does not know this question")),
         }
     }
@@ -82,6 +86,9 @@ impl Question {
                 out.push_str(r#","args":"#);
                 call.write(out);
             }
+            Self::Members(topic) => {
+                let _ = write!(out, r#","args":{{"topic":"{topic}"}}"#);
+            }
         }
     }
 }
@@ -90,6 +97,11 @@ impl Question {
 struct KickArgs<'a> {
     #[serde(borrow)]
     to: ToFields<'a>,
+}
+
+#[derive(Deserialize)]
+struct MembersArgs {
+    topic: Topic,
 }
 
 /// Reads arguments. Unknown fields are ignored: a newer node may say more than we know.

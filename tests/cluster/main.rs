@@ -24,6 +24,7 @@ mod ghosts;
 mod keep;
 mod losses;
 mod mangled;
+mod presence;
 mod publishers;
 mod redis_faults;
 mod registry;

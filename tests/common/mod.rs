@@ -14,6 +14,7 @@
 )]
 
 pub mod keep;
+pub mod presence;
 mod redis;
 pub mod topics;
 

@@ -17,6 +17,7 @@ mod batches;
 mod calls;
 mod commands;
 mod keep;
+mod presence;
 mod push;
 mod slow;
 mod topics;
