@@ -1,8 +1,11 @@
-//! Who may connect as whom, and who may send.
+//! Who may connect as whom, who may subscribe to what, and who may send.
+
+mod grants;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub use self::grants::{BadPattern, Grants};
 use crate::config::Secret;
 use crate::names::UserId;
 

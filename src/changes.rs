@@ -1,6 +1,6 @@
-//! Which users' rows in the registry no longer tell the truth.
+//! Which rows of users and topics in the registry no longer tell the truth.
 //!
-//! The registry works by level: an entry here says only *that* a user's row must be written;
+//! The registry works by level: an entry here says only *that* a row must be written;
 //! what is written is read from the hub at that moment. So no order of joins and leaves can
 //! leave a wrong row behind, and a failed write is repaired by putting the entry back. Fields
 //! that were removed are remembered for a while, for what a master has answered may be unknown to
@@ -14,23 +14,33 @@ use smallvec::SmallVec;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::names::{Fd, UserId};
+use crate::names::{Fd, Subject, Topic, UserId};
 
 /// How long a removal is remembered: longer than a fail-over takes.
 const REMEMBERED: Duration = Duration::from_secs(30);
 /// And so many at most, the newest.
 const MOST_REMEMBERED: usize = 1 << 16;
 
-/// What is known of one dirty user.
+/// What is known of one dirty row.
 #[derive(Debug, Default)]
 pub struct Change {
-    /// Fields that may stand in the row and should not.
+    /// Fields that may stand in a user's row and should not.
     pub gone: SmallVec<[Fd; 1]>,
+    /// For a topic: at some time nobody was left, so this node's field may stand there in vain.
+    pub emptied: bool,
     /// Who waits for the row to be written.
     pub waiting: SmallVec<[oneshot::Sender<()>; 1]>,
 }
 
-/// The set of dirty users. Disabled without a registry: then nothing is kept.
+impl Change {
+    /// Whether something may have to be removed from the row.
+    #[must_use]
+    pub fn removes(&self) -> bool {
+        self.emptied || !self.gone.is_empty()
+    }
+}
+
+/// The set of dirty rows. Disabled without a registry: then nothing is kept.
 #[derive(Debug)]
 pub struct Changes {
     state: Option<Mutex<State>>,
@@ -39,17 +49,20 @@ pub struct Changes {
 
 #[derive(Debug, Default)]
 struct State {
-    dirty: HashMap<UserId, Change, ahash::RandomState>,
+    dirty: HashMap<Subject, Change, ahash::RandomState>,
     /// How many were taken and are being written.
     under_way: usize,
-    /// Fields that were removed, the oldest first.
-    removed: VecDeque<(Instant, UserId, Fd)>,
+    /// Fields that were removed, the oldest first. A topic has only one, without an fd.
+    removed: VecDeque<(Instant, Subject, Option<Fd>)>,
 }
 
 impl State {
-    fn remember(&mut self, user: &UserId, gone: &[Fd], now: Instant) {
-        for fd in gone {
-            self.removed.push_back((now, user.clone(), *fd));
+    fn remember(&mut self, subject: &Subject, change: &Change, now: Instant) {
+        for fd in &change.gone {
+            self.removed.push_back((now, subject.clone(), Some(*fd)));
+        }
+        if change.emptied {
+            self.removed.push_back((now, subject.clone(), None));
         }
         while self.removed.len() > MOST_REMEMBERED
             || (self.removed.front()).is_some_and(|(at, ..)| now - *at > REMEMBERED)
@@ -78,30 +91,32 @@ impl Changes {
         }
     }
 
-    /// The user has one connection more. Resolves once the row has been written; at once, with
-    /// an error, if there is none to write.
-    pub fn joined(&self, user: &UserId) -> oneshot::Receiver<()> {
+    /// There is one connection more. Resolves once the row has been written; at once, with an
+    /// error, if there is none to write.
+    pub fn joined(&self, subject: Subject) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.with(|state| {
-            state
-                .dirty
-                .entry(user.clone())
-                .or_default()
-                .waiting
-                .push(sender);
+            state.dirty.entry(subject).or_default().waiting.push(sender);
         });
         receiver
     }
 
     pub(crate) fn left(&self, user: &UserId, fd: Fd) {
-        self.with(|state| state.dirty.entry(user.clone()).or_default().gone.push(fd));
+        let user = Subject::User(user.clone());
+        self.with(|state| state.dirty.entry(user).or_default().gone.push(fd));
+    }
+
+    /// The topic has another number of connections; none if it is `emptied`.
+    pub(crate) fn counted(&self, topic: &Topic, emptied: bool) {
+        let topic = Subject::Topic(topic.clone());
+        self.with(|state| state.dirty.entry(topic).or_default().emptied |= emptied);
     }
 
     /// All of these must be written again.
-    pub fn mark(&self, users: impl IntoIterator<Item = UserId>) {
+    pub fn mark(&self, subjects: impl IntoIterator<Item = Subject>) {
         self.with(|state| {
-            for user in users {
-                state.dirty.entry(user).or_default();
+            for subject in subjects {
+                state.dirty.entry(subject).or_default();
             }
         });
     }
@@ -109,9 +124,13 @@ impl Changes {
     /// What was removed lately must be removed again: Redis may have forgotten that.
     pub fn mark_removed(&self) {
         self.with(|state| {
-            for (at, user, fd) in std::mem::take(&mut state.removed) {
+            for (at, subject, fd) in std::mem::take(&mut state.removed) {
                 if at.elapsed() <= REMEMBERED {
-                    state.dirty.entry(user).or_default().gone.push(fd);
+                    let change = state.dirty.entry(subject).or_default();
+                    match fd {
+                        Some(fd) => change.gone.push(fd),
+                        None => change.emptied = true,
+                    }
                 }
             }
         });
@@ -119,7 +138,7 @@ impl Changes {
 
     /// Waits until there is something to write and takes all of it. Each must come back through
     /// [`Changes::written`] or [`Changes::put_back`].
-    pub async fn take(&self) -> Vec<(UserId, Change)> {
+    pub async fn take(&self) -> Vec<(Subject, Change)> {
         loop {
             let mut taken = Vec::new();
             if let Some(state) = &self.state {
@@ -137,12 +156,12 @@ impl Changes {
     }
 
     /// These have been written: whoever waits for them may go on.
-    pub fn written(&self, changes: Vec<(UserId, Change)>) {
+    pub fn written(&self, changes: Vec<(Subject, Change)>) {
         let now = Instant::now();
         self.with(|state| {
             state.under_way -= changes.len();
-            for (user, change) in &changes {
-                state.remember(user, &change.gone, now);
+            for (subject, change) in &changes {
+                state.remember(subject, change, now);
             }
         });
         for waiting in changes.into_iter().flat_map(|(_, change)| change.waiting) {
@@ -152,12 +171,13 @@ impl Changes {
     }
 
     /// These could not be written and are dirty again.
-    pub fn put_back(&self, changes: Vec<(UserId, Change)>) {
+    pub fn put_back(&self, changes: Vec<(Subject, Change)>) {
         self.with(|state| {
             state.under_way -= changes.len();
-            for (user, change) in changes {
-                let entry = state.dirty.entry(user).or_default();
+            for (subject, change) in changes {
+                let entry = state.dirty.entry(subject).or_default();
                 entry.gone.extend(change.gone);
+                entry.emptied |= change.emptied;
                 entry.waiting.extend(change.waiting);
             }
         });
@@ -195,7 +215,7 @@ mod tests {
     async fn changes_of_one_user_come_out_together() {
         let changes = Changes::tracked();
         let user: UserId = "a".parse().unwrap();
-        let row = changes.joined(&user);
+        let row = changes.joined(Subject::User(user.clone()));
         changes.left(&user, Fd(1));
         changes.left(&user, Fd(2));
         let taken = changes.take().await;
@@ -223,6 +243,7 @@ mod tests {
         changes.mark_removed();
         let taken = changes.take().await;
         assert_eq!(taken.len(), 1);
+        let late = Subject::User(late);
         assert_eq!((&taken[0].0, &taken[0].1.gone[..]), (&late, &[Fd(2)][..]));
         // It is remembered anew: the next master may not know of it either.
         changes.written(taken);
@@ -230,6 +251,22 @@ mod tests {
         assert_eq!(changes.take().await.len(), 1);
         changes.mark_removed();
         assert_eq!(lock(changes.state.as_ref().unwrap()).dirty.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_topic_that_was_emptied_lately_is_looked_at_again() {
+        let changes = Changes::tracked();
+        let topic: Topic = "news".parse().unwrap();
+        changes.counted(&topic, true);
+        changes.counted(&topic, false);
+        let taken = changes.take().await;
+        assert!(taken[0].1.removes());
+        changes.put_back(taken);
+        changes.written(changes.take().await);
+        changes.mark_removed();
+        let taken = changes.take().await;
+        assert_eq!(taken[0].0, Subject::Topic(topic));
+        assert!(taken[0].1.removes());
     }
 
     #[tokio::test]
@@ -249,8 +286,8 @@ mod tests {
     #[tokio::test]
     async fn without_a_registry_nobody_waits() {
         let changes = Changes::ignored();
-        let user: UserId = "a".parse().unwrap();
-        assert!(changes.joined(&user).await.is_err());
+        let user = Subject::User("a".parse().unwrap());
+        assert!(changes.joined(user).await.is_err());
         assert!(changes.is_settled());
     }
 }

@@ -4,14 +4,17 @@
 //! bytes between this and the socket. What must stay true: a connection ends once, with one
 //! reason; from that moment on nobody finds it in the hub any more.
 
+mod subscriptions;
+
 use std::collections::VecDeque;
 
+use self::subscriptions::Subscriptions;
 use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits, Reader};
 use crate::hub::Membership;
 use crate::inbox::{Follower, Page, Position, Since, Start, Verdict};
 use crate::metrics::Metrics;
-use crate::names::{ConnectionId, Fd, UserId};
+use crate::names::{ConnectionId, Fd, Topic, UserId};
 use crate::protocol::{self, ClientMessage, Dialect, Policy, Request};
 use crate::queue::{Queue, Sent};
 use crate::wheel::{NEVER, Tick};
@@ -101,6 +104,8 @@ pub(crate) struct Connection {
     unacked: Vec<Sent>,
     /// If it follows its user's inbox.
     inbox: Option<Box<Follower>>,
+    /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
+    subscriptions: Option<Box<Subscriptions>>,
     /// What it asks of the node, while there is something.
     requests: Option<Box<Requests>>,
     ping_due: Tick,
@@ -127,6 +132,7 @@ impl Connection {
             reader: Reader::default(),
             unacked: Vec::new(),
             inbox: None,
+            subscriptions: None,
             requests: None,
             ping_due: NEVER,
             pong_due: NEVER,
@@ -141,6 +147,7 @@ impl Connection {
     pub(crate) fn welcome(
         &mut self,
         id: &ConnectionId,
+        topics: &[Topic],
         start: Option<Start>,
         metrics: &Metrics,
     ) -> u64 {
@@ -150,7 +157,8 @@ impl Connection {
         };
         if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
-            self.say(&protocol::ready_object(id, &self.user, resume, recovered));
+            let ready = protocol::ready_object(id, &self.user, topics, resume, recovered);
+            self.say(&ready);
         }
         self.inbox = follower.map(Box::new);
         page.map_or(0, |page| self.queue_page(&page, metrics))
@@ -211,7 +219,8 @@ impl Connection {
     }
 
     /// The socket is here.
-    pub(crate) fn attach(&mut self, membership: Membership, role: Role, now: Tick, ping: Tick) {
+    pub(crate) fn attach(&mut self, mut membership: Membership, role: Role, now: Tick, ping: Tick) {
+        membership.attached();
         self.state = State::Open;
         self.role = role;
         self.membership = Some(membership);

@@ -6,6 +6,9 @@
 //! for Redis; an inbox of a shard may make a caller wait for that shard's processor time, never
 //! for a slow client.
 
+mod rows;
+mod topics;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,15 +17,19 @@ use dashmap::DashMap;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+pub(crate) use self::rows::ROW_PATIENCE;
+pub use self::rows::Rows;
+pub use self::topics::{Member, Topics};
+use crate::auth::Grants;
 use crate::changes::Changes;
 use crate::close::CloseReason;
 use crate::inbox::Start;
 use crate::metrics::Metrics;
-use crate::names::{ConnectionId, Fd, NodeId, UserId};
+use crate::names::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::{Dialect, Push, Target};
 use crate::receipt::Receipt;
 use crate::recent::Recent;
-use crate::shard::{Command, ShardHandle};
+use crate::shard::{Arrival, Command, ShardHandle};
 
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
@@ -51,6 +58,10 @@ pub struct Newcomer {
     /// For a connection that follows its user's inbox. It must have been read before: then
     /// whatever is kept later finds the connection, or leaves a gap that it can see.
     pub inbox: Option<Box<Start>>,
+    /// What it may subscribe to, if that is not what the settings say.
+    pub grants: Option<Arc<Grants>>,
+    /// What it is subscribed to from its beginning.
+    pub topics: Vec<Topic>,
 }
 
 /// A user's connections on one node.
@@ -75,8 +86,9 @@ pub struct Hub {
     connections: Map<Fd, UserId>,
     users: Map<UserId, Seats>,
     size: AtomicUsize,
-    /// Which users' rows need writing. Taken by the registry writer of the backplane.
-    changes: Changes,
+    topics: Arc<Topics>,
+    /// Which rows need writing. Taken by the registry writer of the backplane.
+    changes: Arc<Changes>,
     recent: Recent,
     metrics: Arc<Metrics>,
 }
@@ -87,7 +99,8 @@ impl Hub {
     pub fn new(
         node: NodeId,
         shards: Vec<ShardHandle>,
-        changes: Changes,
+        topics: Arc<Topics>,
+        changes: Arc<Changes>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -97,6 +110,7 @@ impl Hub {
             connections: Map::default(),
             users: Map::default(),
             size: AtomicUsize::new(0),
+            topics,
             changes,
             recent: Recent::default(),
             metrics,
@@ -148,21 +162,43 @@ impl Hub {
         self.users.iter().map(|entry| entry.key().clone()).collect()
     }
 
+    /// Every user and topic here: whose row has something of this node. A snapshot.
+    #[must_use]
+    pub fn subjects(&self) -> Vec<Subject> {
+        let users = self.users().into_iter().map(Subject::User);
+        users
+            .chain(self.topics.all().into_iter().map(Subject::Topic))
+            .collect()
+    }
+
     /// Lets a connection in under a new fd. From here on messages for it are kept by its shard,
     /// although its socket may still be in the handshake. The second part of the answer resolves
     /// once the registry knows.
-    pub async fn join(self: &Arc<Self>, newcomer: Newcomer) -> (Membership, oneshot::Receiver<()>) {
+    pub async fn join(self: &Arc<Self>, newcomer: Newcomer) -> (Membership, Rows) {
         let Newcomer {
             user,
             dialect,
             device,
             address,
             inbox,
+            grants,
+            topics,
         } = newcomer;
         let fd = Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1);
         let at = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64);
+        let (arrival, topic_rows) = if grants.is_some() || !topics.is_empty() {
+            let (rows, topic_rows) = oneshot::channel();
+            let arrival = Arrival {
+                grants,
+                topics,
+                rows,
+            };
+            (Some(Box::new(arrival)), Some(topic_rows))
+        } else {
+            (None, None)
+        };
         // The shard hears of the fd before the map does, so that no message can overtake.
         self.shard(fd)
             .send(Command::Reserve {
@@ -170,6 +206,7 @@ impl Hub {
                 user: user.clone(),
                 dialect,
                 inbox,
+                arrival,
             })
             .await;
         self.users.entry(user.clone()).or_default().push(Seat {
@@ -182,25 +219,31 @@ impl Hub {
         self.size.fetch_add(1, Ordering::Relaxed);
         self.metrics.connects.inc();
         self.metrics.connections.inc();
-        let row = self.changes.joined(&user);
+        let mut rows = Rows::from(self.changes.joined(Subject::User(user.clone())));
         let membership = Membership {
             hub: self.clone(),
             fd,
-            user,
+            is_attached: false,
         };
-        (membership, row)
+        if let Some(topic_rows) = topic_rows {
+            // Nothing comes if the node is ending.
+            rows.extend(topic_rows.await.unwrap_or_default());
+        }
+        (membership, rows)
     }
 
-    fn leave(&self, fd: Fd, user: &UserId) {
-        self.connections.remove(&fd);
+    fn leave(&self, fd: Fd) {
+        let Some((_, user)) = self.connections.remove(&fd) else {
+            return;
+        };
         // Under the entry's lock: no join can slip in between emptying and removing it.
-        self.users.remove_if_mut(user, |_, seats| {
+        self.users.remove_if_mut(&user, |_, seats| {
             seats.retain(|seat| seat.fd != fd);
             seats.is_empty()
         });
         self.size.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connections.dec();
-        self.changes.left(user, fd);
+        self.changes.left(&user, fd);
     }
 
     /// Whether this connection is here.
@@ -209,9 +252,9 @@ impl Hub {
         self.connections.contains_key(&fd)
     }
 
-    /// Makes the connections of a user look into their inbox.
-    pub async fn look(&self, user: &UserId) {
-        for fd in self.fds_of(user) {
+    /// Makes the connections of users look into their inbox.
+    pub async fn look(&self, target: &Target) {
+        for (fd, _) in self.matching(target) {
             self.tell(fd, Command::Look { fd }).await;
         }
     }
@@ -246,6 +289,17 @@ impl Hub {
     ) -> Delivered {
         let fds = match to {
             Target::All => return self.broadcast(push, receipt).await,
+            Target::Topic(topic) => return self.publish(topic, push, receipt).await,
+            Target::Topics(topics) => {
+                let mut count = 0;
+                for push in push.to_each(topics) {
+                    let delivered = Box::pin(self.deliver(&push, receipt)).await;
+                    if let Delivered::To(more) = delivered {
+                        count += more;
+                    }
+                }
+                return Delivered::To(count);
+            }
             to => self.matching(to),
         };
         let is_wanted = |(fd, user): &(Fd, UserId)| {
@@ -359,7 +413,7 @@ impl Hub {
                     seated.filter(|seated| user.as_ref().is_none_or(|user| user == seated));
                 seated.map(|user| (*fd, user)).into_iter().collect()
             }
-            Target::Connection(..) | Target::All => SmallVec::new(),
+            _ => SmallVec::new(),
         }
     }
 
@@ -378,7 +432,8 @@ impl Hub {
 pub struct Membership {
     hub: Arc<Hub>,
     fd: Fd,
-    user: UserId,
+    /// Its socket is with the shard, which ends what it has for it by itself.
+    is_attached: bool,
 }
 
 impl Membership {
@@ -388,15 +443,23 @@ impl Membership {
         self.fd
     }
 
-    /// The connection's user.
-    #[must_use]
-    pub fn user(&self) -> &UserId {
-        &self.user
+    /// The socket is where it belongs.
+    pub(crate) fn attached(&mut self) {
+        self.is_attached = true;
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.hub.leave(self.fd, &self.user);
+        if !self.is_attached {
+            // The handshake came to nothing. Without room in the inbox the shard finds out by the
+            // clock.
+            self.hub.shard(self.fd).try_send(Command::Close {
+                fd: self.fd,
+                reason: CloseReason::NeverAttached,
+                receipt: None,
+            });
+        }
+        self.hub.leave(self.fd);
     }
 }

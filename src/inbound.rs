@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::hub::{Delivered, Hub};
 use crate::metrics::Metrics;
-use crate::names::NodeId;
+use crate::names::{NodeId, Topic};
 use crate::protocol::{self, Line, MAX_TIMEOUT, Receipt as Report, Reply, Status, Target};
 use crate::receipt::{Receipt, Waiter};
 use crate::replies::{Outbound, Replies};
@@ -293,11 +293,9 @@ impl Inbound {
                     }
                 }
             }
-            Line::Look(users) => {
+            Line::Look(to) => {
                 self.metrics.envelopes.inc();
-                for user in users {
-                    self.hub.look(&user).await;
-                }
+                self.hub.look(&to).await;
             }
             Line::Kick(to, reply) => {
                 let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
@@ -307,11 +305,22 @@ impl Inbound {
                     self.report(&to, Delivered::To(kicked), reply, waiter);
                 }
             }
+            Line::Subscribe(to, topic, reply) => self.enroll(&to, &topic, true, reply).await,
+            Line::Unsubscribe(to, topic, reply) => self.enroll(&to, &topic, false, reply).await,
             Line::Drain => self.shutdown.begin(),
             Line::Probe(n) => {
                 self.probes.note(n);
             }
             Line::Receipt(report) => self.replies.settle(report),
+        }
+    }
+
+    async fn enroll(&self, to: &Target, topic: &Topic, joins: bool, reply: Option<Reply>) {
+        let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
+        let count = self.hub.enroll(to, topic, joins, Some(&receipt)).await;
+        drop(receipt);
+        if let Some(reply) = reply {
+            self.report(to, Delivered::To(count), reply, waiter);
         }
     }
 

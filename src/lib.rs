@@ -60,7 +60,7 @@ use crate::close::CloseReason;
 use crate::config::{Config, Listen};
 use crate::connection::Settings;
 use crate::frame::Limits;
-use crate::hub::Hub;
+use crate::hub::{Hub, Topics};
 use crate::inbound::{Inbound, Probes};
 use crate::inbox::{Ask, Bounds};
 use crate::metrics::Metrics;
@@ -231,14 +231,22 @@ fn start_hub(
         write: seconds(config.write_seconds),
     });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shards = shard::start(cores, node, &settings, asks, requests, metrics)?;
-    let changes = match config.redis_url {
+    let changes = Arc::new(match config.redis_url {
         Some(_) => Changes::tracked(),
         None => Changes::ignored(),
-    };
+    });
+    let topics = Topics::new(
+        cores,
+        changes.clone(),
+        config.topics.clone(),
+        config.max_topics,
+    );
+    let topics = Arc::new(topics);
+    let shards = shard::start(cores, node, &topics, &settings, asks, requests, metrics)?;
     Ok(Arc::new(Hub::new(
         node.clone(),
         shards,
+        topics,
         changes,
         metrics.clone(),
     )))

@@ -1,4 +1,4 @@
-//! The names of things: users, nodes, connections.
+//! The names of things: users, topics, nodes, connections.
 //!
 //! Owns the one grammar for each and their parsing and printing. Whatever reaches a Redis
 //! key, a channel name, a row or a log line went through here first, so a user id can never
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Longest user id, in bytes.
+/// Longest user id or topic, in bytes.
 pub const MAX_USER_BYTES: usize = 128;
 /// Longest node name, in bytes; the boot id comes on top.
 pub const MAX_NODE_NAME_BYTES: usize = 64;
@@ -26,6 +26,10 @@ pub struct BadName {
 const BAD_USER: BadName = BadName {
     what: "user id",
     grammar: "1 to 128 bytes of A-Z a-z 0-9 . _ : @ -",
+};
+const BAD_TOPIC: BadName = BadName {
+    what: "topic",
+    ..BAD_USER
 };
 const BAD_NODE_NAME: BadName = BadName {
     what: "node name",
@@ -56,16 +60,53 @@ impl FromStr for UserId {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let fits = (1..=MAX_USER_BYTES).contains(&text.len());
-        let clean = text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'@' | b'-'));
-        if fits && clean {
-            Ok(Self(text.into()))
-        } else {
-            Err(BAD_USER)
-        }
+        checked(text, BAD_USER).map(Self)
     }
+}
+
+/// What connections can subscribe to: whoever pushes to it reaches all of them.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// The topic as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Topic {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        checked(text, BAD_TOPIC).map(Self)
+    }
+}
+
+/// The grammar that users and topics share.
+fn checked(text: &str, fault: BadName) -> Result<Arc<str>, BadName> {
+    let fits = (1..=MAX_USER_BYTES).contains(&text.len());
+    if fits && text.bytes().all(is_name_byte) {
+        Ok(text.into())
+    } else {
+        Err(fault)
+    }
+}
+
+/// Whether this byte may stand in a user id or a topic.
+pub(crate) fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-')
+}
+
+/// What has connections on several nodes: the one a push is for, and whom a row is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// Those of a user.
+    User(UserId),
+    /// Those that are subscribed to a topic.
+    Topic(Topic),
 }
 
 /// One process: `<name>.<boot>`.
@@ -208,7 +249,7 @@ macro_rules! text_name {
         }
     )*};
 }
-text_name!(UserId, NodeId, NodeName);
+text_name!(UserId, Topic, NodeId, NodeName);
 
 macro_rules! serde_by_text {
     ($($name:ident),*) => {$(
@@ -241,16 +282,17 @@ macro_rules! serde_by_text {
         }
     )*};
 }
-serde_by_text!(UserId, NodeId, NodeName, ConnectionId);
+serde_by_text!(UserId, Topic, NodeId, NodeName, ConnectionId);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_user_id_follows_one_grammar() {
+    fn users_and_topics_follow_one_grammar() {
         for good in ["4", "a.b_c:d@e-f", &"x".repeat(128)] {
             assert!(good.parse::<UserId>().is_ok(), "{good:?}");
+            assert!(good.parse::<Topic>().is_ok(), "{good:?}");
         }
         for bad in [
             "",
@@ -265,6 +307,7 @@ mod tests {
             &"x".repeat(129),
         ] {
             assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
+            assert!(bad.parse::<Topic>().is_err(), "{bad:?}");
         }
     }
 

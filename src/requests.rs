@@ -8,11 +8,12 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::hub::Hub;
-use crate::names::{Fd, UserId};
-use crate::protocol::{self, Request};
-use crate::shard::Command;
+use crate::hub::{Hub, ROW_PATIENCE};
+use crate::names::{Fd, Topic, UserId};
+use crate::protocol::{self, Request, Wanted};
+use crate::shard::{Asker, Command, NotSubscribed};
 
 /// A request and who makes it.
 #[derive(Debug)]
@@ -45,12 +46,15 @@ impl Desk {
     }
 
     async fn answer(self: Arc<Self>, asked: Asked) {
-        let fd = asked.fd;
+        let (fd, user) = (asked.fd, asked.user.clone());
         let reference = asked.request.reference.clone();
         let reference = reference.as_deref();
         let object = match self.carry_out(asked).await {
             Ok(fields) => protocol::reply_object(reference, &fields),
-            Err(Refused { code, message }) => protocol::error_object(reference, code, &message),
+            Err(Refused { code, message }) => {
+                tracing::debug!(%fd, %user, code, "request refused");
+                protocol::error_object(reference, code, &message)
+            }
         };
         let object = Some(object);
         self.hub.tell(fd, Command::Answered { fd, object }).await;
@@ -58,6 +62,39 @@ impl Desk {
 
     /// Answers with further fields of the reply.
     async fn carry_out(&self, asked: Asked) -> Result<String, Refused> {
-        match asked.request.what {}
+        let fd = asked.fd;
+        match asked.request.what {
+            Wanted::Subscribe { topic, since: _ } => self.subscribe(fd, topic).await,
+            Wanted::Unsubscribe { topic } => {
+                let fields = protocol::unsubscribed_fields(&topic);
+                self.hub.unsubscribe(fd, topic, Asker::Client).await;
+                Ok(fields)
+            }
+        }
     }
+
+    /// The client hears that it is subscribed when the topic's row is written, so that whoever it
+    /// tells can push to it at once.
+    async fn subscribe(&self, fd: Fd, topic: Topic) -> Result<String, Refused> {
+        let deadline = Instant::now() + ROW_PATIENCE;
+        let subscribed = self.hub.subscribe(fd, topic.clone(), Asker::Client).await;
+        let rows = subscribed.map_err(|reason| refusal(&topic, reason))?;
+        let degraded = !self.hub.await_rows(fd, rows, deadline).await;
+        Ok(protocol::subscribed_fields(&topic, None, None, degraded))
+    }
+}
+
+fn refusal(topic: &Topic, reason: NotSubscribed) -> Refused {
+    let (code, message) = match reason {
+        NotSubscribed::Gone => ("gone", "the connection is ending".to_owned()),
+        NotSubscribed::Forbidden => (
+            "forbidden",
+            format!("you may not subscribe to the topic {topic}"),
+        ),
+        NotSubscribed::TooMany(most) => (
+            "too_many_topics",
+            format!("you are subscribed to {most} topics, and that is the limit"),
+        ),
+    };
+    Refused { code, message }
 }

@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pushnode::protocol::{Line, MAX_TIMEOUT, MAX_USERS, PushRequest, Target, push_line};
+use pushnode::protocol::{
+    Line, MAX_TIMEOUT, MAX_TOPICS, MAX_USERS, PushRequest, Target, push_line,
+};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(request) = PushRequest::parse(input) else {
@@ -13,6 +15,9 @@ fuzz_target!(|input: &[u8]| {
     let push = &request.push;
     if let Target::Users(users) = &push.to {
         assert!((1..=MAX_USERS).contains(&users.len()));
+    }
+    if let Target::Topics(topics) = &push.to {
+        assert!((1..=MAX_TOPICS).contains(&topics.len()));
     }
     if request.keep {
         assert!(matches!(push.to, Target::User(_) | Target::Users(_)));

@@ -8,6 +8,7 @@ mod operations;
 mod page;
 mod push;
 mod route;
+mod topics;
 mod users;
 
 use std::sync::Arc;
@@ -190,6 +191,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(connections::route(app))
         .unify()
         .or(nodes::routes(app))
+        .unify()
+        .or(topics::routes(app))
         .unify()
         .boxed()
 }

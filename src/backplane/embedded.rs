@@ -11,11 +11,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{mpsc, watch};
 
 use self::inboxes::Inboxes;
-use super::{About, Health, Kept, Locations, NodeRecord, NodeState, Published, Row};
+use super::{About, Health, Kept, Locations, NodeRecord, NodeState, Population, Published, Row};
 use crate::hub::{Hub, Seat};
 use crate::inbound::{Channel, Inbound};
 use crate::inbox::{Bounds, Page, Since};
-use crate::names::{NodeId, UserId};
+use crate::names::{NodeId, Subject, Topic, UserId};
 use crate::protocol::Message;
 
 /// Lines that may wait for a node; whoever sends more waits.
@@ -88,15 +88,28 @@ impl Embedded {
         self.shared
     }
 
-    pub(super) fn locate(&self, users: &[UserId]) -> Vec<Option<Locations>> {
+    pub(super) fn members(&self, topic: &Topic) -> Vec<Population> {
+        let parties = self.parties();
+        let populations = parties.iter().map(|(node, party)| Population {
+            node: node.clone(),
+            connections: party.hub.topics().count(topic),
+        });
+        populations.filter(|one| one.connections > 0).collect()
+    }
+
+    pub(super) fn locate(&self, subjects: &[Subject]) -> Vec<Option<Locations>> {
         let parties = self.parties();
         let others = || parties.iter().filter(|(node, _)| **node != self.node);
-        users
+        let count = |hub: &Hub, subject: &Subject| match subject {
+            Subject::User(user) => hub.seats(user).len() as u32,
+            Subject::Topic(topic) => hub.topics().count(topic),
+        };
+        subjects
             .iter()
-            .map(|user| {
+            .map(|subject| {
                 let held = others()
-                    .map(|(node, party)| (node.clone(), party.hub.seats(user).len() as u32))
-                    .filter(|(_, seats)| *seats > 0)
+                    .map(|(node, party)| (node.clone(), count(&party.hub, subject)))
+                    .filter(|(_, count)| *count > 0)
                     .collect();
                 Some(held)
             })

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub use self::embedded::{Embedded, Exchange};
 pub use self::redis::{Fatal, Redis, RedisSettings};
 use crate::inbox::{Page, Position, Since};
-use crate::names::{ConnectionId, NodeId, UserId};
+use crate::names::{ConnectionId, NodeId, Subject, Topic, UserId};
 use crate::protocol::Message;
 
 /// The way is down: nothing can be said of the other nodes.
@@ -99,8 +99,17 @@ pub struct About {
     pub leaving: bool,
 }
 
-/// A user's connections by node: where a push must go, and how many connections wait there.
+/// A user's or topic's connections by node: where a push must go, and how many connections wait there.
 pub type Locations = smallvec::SmallVec<[(NodeId, u32); 1]>;
+
+/// How many connections of a node are in a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Population {
+    /// The node.
+    pub node: NodeId,
+    /// How many.
+    pub connections: u32,
+}
 
 /// A line on its way: resolves to the number of subscribers that Redis handed it to.
 #[derive(Debug)]
@@ -145,16 +154,30 @@ pub enum Backplane {
 }
 
 impl Backplane {
-    /// The nodes that hold connections of each of these users, this one left out. Nodes may be
+    /// The nodes that hold connections of each of these users and topics, this one left out. Nodes may be
     /// dead: a row outlives its node for a while. `None` where nobody can tell, because the
     /// registry is being rebuilt.
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn locate(&self, users: &[UserId]) -> Result<Vec<Option<Locations>>, Unavailable> {
+    pub async fn locate(
+        &self,
+        subjects: &[Subject],
+    ) -> Result<Vec<Option<Locations>>, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.locate(users)),
-            Self::Redis(redis) => redis.locate(users).await,
+            Self::Embedded(embedded) => Ok(embedded.locate(subjects)),
+            Self::Redis(redis) => redis.locate(subjects).await,
+        }
+    }
+
+    /// How many connections of each live node are in a topic, this one included.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn members(&self, topic: &Topic) -> Result<Vec<Population>, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.members(topic)),
+            Self::Redis(redis) => redis.members(topic).await,
         }
     }
 
@@ -234,10 +257,10 @@ impl Backplane {
         }
     }
 
-    /// Takes a dead node's fields out of a user's row.
-    pub async fn forget(&self, user: &UserId, node: &NodeId) {
+    /// Takes a dead node's fields out of a row.
+    pub async fn forget(&self, subject: &Subject, node: &NodeId) {
         if let Self::Redis(redis) = self {
-            redis.forget(user, node).await;
+            redis.forget(subject, node).await;
         }
     }
 

@@ -1,9 +1,11 @@
 //! The check of each setting: from text to a value, or to what is wrong with the text.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret};
+use crate::auth::Grants;
 use crate::names::NodeName;
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
@@ -129,6 +131,11 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
         )),
     };
     list(text).map(origin).collect()
+}
+
+pub(super) fn topics(text: &str) -> Result<Arc<Grants>, String> {
+    let grants = Grants::from_patterns(list(text));
+    grants.map(Arc::new).map_err(|error| format!("has {error}"))
 }
 
 pub(super) fn number<T>(least: T, most: T) -> impl FnOnce(&str) -> Result<T, String>

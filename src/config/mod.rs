@@ -12,15 +12,17 @@ mod redis_url;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use self::checks::{
     api_keys, auth_mode, boolean, listeners, listeners_required, log_format, log_level, node_name,
-    number, origins, prefix, public_url, redis_url, seconds,
+    number, origins, prefix, public_url, redis_url, seconds, topics,
 };
 pub use self::redis_url::{Host, RedisUrl, Topology};
+use crate::auth::Grants;
 use crate::names::NodeName;
 
 /// The prefix of all variables.
@@ -154,6 +156,13 @@ settings! {
 
     /// Bytes of Redis's memory (or the node's, without Redis) for one user's kept messages, about.
     keep_bytes / "KEEP_BYTES": usize = "1048576", number(4096, 1_073_741_824);
+
+    /// Which topics clients may subscribe to: patterns, comma-separated, in which `*` stands for
+    /// anything and `{user}` for the client's user. Empty: none.
+    topics / "TOPICS": Arc<Grants> = "*", topics;
+
+    /// Most topics that one client may be subscribed to.
+    max_topics / "MAX_TOPICS": usize = "100", number(0, 10_000);
 
     /// Store each client's address in its row in Redis.
     store_address / "STORE_ADDRESS": bool = "false", boolean;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::line::Names;
 use crate::close::CloseReason;
-use crate::inbox::Position;
-use crate::names::{ConnectionId, UserId};
+use crate::inbox::{Position, Since};
+use crate::names::{ConnectionId, Topic, UserId};
 
 /// The subprotocol's name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "pushnode.v1";
@@ -17,24 +18,63 @@ pub const SUBPROTOCOL: &str = "pushnode.v1";
 /// `ready`: the connection is known to the cluster under this name.
 ///
 /// `resume` is where its user's inbox was when it came; `recovered` tells a client that came back
-/// whether it has missed nothing.
+/// whether it has missed nothing. `topics` are those that it named when it came.
 #[must_use]
 pub fn ready_object(
     id: &ConnectionId,
     user: &UserId,
+    topics: &[Topic],
     resume: Option<Position>,
     recovered: Option<bool>,
 ) -> String {
     let ConnectionId { node, fd } = id;
     let mut text = format!(r#"{{"type":"ready","node":"{node}","fd":{fd},"user":"{user}""#);
-    if let Some(resume) = resume {
-        let _ = write!(text, r#","resume":"{resume}""#);
+    if !topics.is_empty() {
+        let _ = write!(text, r#","topics":{}"#, Names(topics.iter()));
     }
-    if let Some(recovered) = recovered {
-        let _ = write!(text, r#","recovered":{recovered}"#);
-    }
+    write_start(&mut text, resume, recovered);
     text.push('}');
     text
+}
+
+/// Where somebody stands who begins to follow an inbox or a log.
+fn write_start(out: &mut String, resume: Option<Position>, recovered: Option<bool>) {
+    if let Some(resume) = resume {
+        let _ = write!(out, r#","resume":"{resume}""#);
+    }
+    if let Some(recovered) = recovered {
+        let _ = write!(out, r#","recovered":{recovered}"#);
+    }
+}
+
+/// What a client that subscribed reads in its reply. `degraded`: pushes from other nodes may pass
+/// it by for now.
+#[must_use]
+pub fn subscribed_fields(
+    topic: &Topic,
+    resume: Option<Position>,
+    recovered: Option<bool>,
+    degraded: bool,
+) -> String {
+    let mut text = format!(r#""topic":"{topic}","status":"subscribed""#);
+    write_start(&mut text, resume, recovered);
+    if degraded {
+        text.push_str(r#","degraded":true"#);
+    }
+    text
+}
+
+/// What a client that unsubscribed reads in its reply.
+#[must_use]
+pub fn unsubscribed_fields(topic: &Topic) -> String {
+    format!(r#""topic":"{topic}","status":"unsubscribed""#)
+}
+
+/// `subscribed` or `unsubscribed`: the server has changed what this client is subscribed to.
+#[must_use]
+pub fn enrolled_object(topic: &Topic, joins: bool) -> String {
+    let kind = if joins { "subscribed" } else { "unsubscribed" };
+    format!(r#"{{"type":"{kind}","topic":"{topic}"}}"#)
 }
 
 /// `resync`: messages may have been lost; fetch what matters anew.
@@ -114,7 +154,20 @@ pub struct Request {
 
 /// What a client can ask for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wanted {}
+pub enum Wanted {
+    /// To get what is pushed to a topic.
+    Subscribe {
+        /// The topic.
+        topic: Topic,
+        /// From where in its log to go on.
+        since: Option<Since>,
+    },
+    /// To get it no longer.
+    Unsubscribe {
+        /// The topic.
+        topic: Topic,
+    },
+}
 
 /// What is wrong with an object of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -141,6 +194,10 @@ impl<'a> ClientMessage<'a> {
             reference: Option<&'a RawValue>,
             #[serde(default, borrow)]
             id: Option<Cow<'a, str>>,
+            #[serde(default, borrow)]
+            topic: Option<Cow<'a, str>>,
+            #[serde(default, borrow)]
+            since: Option<Cow<'a, str>>,
         }
         let bad = |reference: &Option<Box<str>>, message: &str| ClientFault {
             reference: reference.clone(),
@@ -161,13 +218,30 @@ impl<'a> ClientMessage<'a> {
             ("ping", _) => Ok(Self::Ping),
             ("ack", Some(id)) => Ok(Self::Ack(id)),
             ("ack", None) => Err(bad(&reference, "ack needs the id of the message")),
+            ("subscribe" | "unsubscribe", _) => {
+                let joins = fields.r#type == "subscribe";
+                let what = subscription(joins, fields.topic.as_deref(), fields.since.as_deref());
+                let what = what.map_err(|words| bad(&reference, &words))?;
+                Ok(Self::Request(Request { reference, what }))
+            }
             _ => Err(ClientFault {
                 reference,
                 code: "unknown_type",
-                message: "type must be ping or ack".to_owned(),
+                message: "type must be ping, ack, subscribe or unsubscribe".to_owned(),
             }),
         }
     }
+}
+
+fn subscription(joins: bool, topic: Option<&str>, since: Option<&str>) -> Result<Wanted, String> {
+    let topic = topic.ok_or("a topic is needed")?;
+    let topic = topic.parse().map_err(|error| format!("{error}"))?;
+    if !joins {
+        return Ok(Wanted::Unsubscribe { topic });
+    }
+    let since = since.map(str::parse).transpose();
+    let since = since.map_err(|error| format!("since {error}"))?;
+    Ok(Wanted::Subscribe { topic, since })
 }
 
 /// Whether this JSON may be sent back as a `ref`.

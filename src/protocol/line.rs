@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::request::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
 use super::{Except, Fault, Message, Policy, Push, Receipt, Reply, Status, Target, VERSION};
-use crate::names::{NodeId, UserId};
+use crate::names::{NodeId, Topic};
 
 /// One line of a payload on a channel.
 #[derive(Debug)]
@@ -28,9 +28,13 @@ pub enum Line {
     /// A push.
     Push(Push, Option<Reply>),
     /// Something was put into the inboxes of these users.
-    Look(Vec<UserId>),
+    Look(Target),
     /// End these connections.
     Kick(Target, Option<Reply>),
+    /// Subscribe these connections to a topic.
+    Subscribe(Target, Topic, Option<Reply>),
+    /// Take the subscription of these connections to a topic back.
+    Unsubscribe(Target, Topic, Option<Reply>),
     /// The node should leave.
     Drain,
     /// A node's question to itself whether its subscription works.
@@ -61,6 +65,8 @@ struct LineFields<'a> {
     reply: Option<Reply>,
     #[serde(default, borrow)]
     cmd: Option<Cow<'a, str>>,
+    #[serde(default)]
+    topic: Option<Topic>,
     #[serde(default)]
     v: Option<u32>,
     #[serde(default)]
@@ -102,6 +108,24 @@ impl Line {
                     .check()?;
                 return Ok(Self::Kick(to, fields.reply));
             }
+            Some(cmd @ ("subscribe" | "unsubscribe")) => {
+                let (Some(to), Some(topic)) = (fields.to, fields.topic) else {
+                    return Err(Fault::new(format!("{cmd} without to or topic")));
+                };
+                let to = to.check()?;
+                if !matches!(
+                    to,
+                    Target::User(_) | Target::Users(_) | Target::Connection(..)
+                ) {
+                    return Err(Fault::new(format!(
+                        "{cmd} needs to.user, to.users or to.fd"
+                    )));
+                }
+                return Ok(match cmd {
+                    "subscribe" => Self::Subscribe(to, topic, fields.reply),
+                    _ => Self::Unsubscribe(to, topic, fields.reply),
+                });
+            }
             Some("receipt") => {
                 let (Some(reference), Some(node), Some(status)) =
                     (fields.reference, fields.node, fields.status)
@@ -136,9 +160,8 @@ impl Line {
             (false, _) => None,
             (true, None) => {
                 return match to {
-                    Target::User(user) => Ok(Self::Look(vec![user])),
-                    Target::Users(users) => Ok(Self::Look(users)),
-                    Target::Connection(..) | Target::All => Err(Fault::new(NOT_KEPT)),
+                    to @ (Target::User(_) | Target::Users(_)) => Ok(Self::Look(to)),
+                    _ => Err(Fault::new(NOT_KEPT)),
                 };
             }
             (true, Some(position)) if matches!(to, Target::User(_)) => {
@@ -156,9 +179,10 @@ impl Line {
             data,
             check_policy(fields.policy.as_deref())?,
         );
-        let message = match position {
-            Some(position) => message.kept_at(position),
-            None => message,
+        let message = match (&to, position) {
+            (_, Some(position)) => message.kept_at(position),
+            (Target::Topic(topic), None) => message.in_topic(topic),
+            _ => message,
         };
         Ok(Self::Push(
             Push {
@@ -228,6 +252,18 @@ pub fn kick_line(to: &Target, reply: Option<&Reply>) -> String {
     out
 }
 
+/// A subscription by the server as a line for a channel, or its end.
+#[must_use]
+pub fn subscribe_line(to: &Target, topic: &Topic, joins: bool, reply: Option<&Reply>) -> String {
+    let cmd = if joins { "subscribe" } else { "unsubscribe" };
+    let mut out = format!(r#"{{"cmd":"{cmd}","topic":"{topic}","#);
+    write_reply(&mut out, reply);
+    out.push_str(r#""to":"#);
+    write_target(&mut out, to);
+    out.push('}');
+    out
+}
+
 /// The word that there is something in the inboxes of these users, as a line for a channel.
 #[must_use]
 pub fn look_line(to: &Target) -> String {
@@ -278,7 +314,7 @@ pub fn receipt_line(receipt: &Receipt) -> String {
 }
 
 /// Names need no escaping: their grammar has no quote and no backslash.
-struct Names<I>(I);
+pub(super) struct Names<I>(pub(super) I);
 
 impl<T: std::fmt::Display, I: Iterator<Item = T> + Clone> std::fmt::Display for Names<I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -295,6 +331,8 @@ fn write_target(out: &mut String, to: &Target) {
     let _ = match to {
         Target::User(user) => write!(out, r#"{{"user":"{user}"}}"#),
         Target::Users(users) => write!(out, r#"{{"users":{}}}"#, Names(users.iter())),
+        Target::Topic(topic) => write!(out, r#"{{"topic":"{topic}"}}"#),
+        Target::Topics(topics) => write!(out, r#"{{"topics":{}}}"#, Names(topics.iter())),
         Target::Connection(id, None) => write!(out, r#"{{"fd":"{id}"}}"#),
         Target::Connection(id, Some(user)) => write!(out, r#"{{"fd":"{id}","user":"{user}"}}"#),
         Target::All => write!(out, r#"{{"all":true}}"#),

@@ -25,7 +25,7 @@ pub use self::line::*;
 pub use self::request::PushRequest;
 use crate::frame;
 use crate::inbox::Position;
-use crate::names::{ConnectionId, Fd, NodeId, UserId};
+use crate::names::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
 
 /// The version in the header line of a node's payload.
 pub const VERSION: u32 = 1;
@@ -33,6 +33,8 @@ pub const VERSION: u32 = 1;
 pub const MAX_ID_BYTES: usize = 128;
 /// Most users in one push.
 pub const MAX_USERS: usize = 1_000;
+/// Most topics in one push.
+pub const MAX_TOPICS: usize = 100;
 /// How long a sender may wait for an answer.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a sender waits if it does not say.
@@ -63,10 +65,23 @@ pub enum Target {
     User(UserId),
     /// All connections of several users.
     Users(Vec<UserId>),
+    /// All connections that are subscribed to a topic.
+    Topic(Topic),
+    /// All connections that are subscribed to one of these; once for each topic.
+    Topics(Vec<Topic>),
     /// One connection; delivered only if it is this user's, when a user is named.
     Connection(ConnectionId, Option<UserId>),
     /// Every connection in the cluster.
     All,
+}
+
+impl From<Subject> for Target {
+    fn from(subject: Subject) -> Self {
+        match subject {
+            Subject::User(user) => Self::User(user),
+            Subject::Topic(topic) => Self::Topic(topic),
+        }
+    }
 }
 
 /// Who is left out of a push.
@@ -136,7 +151,9 @@ pub struct Message {
     id: Option<Box<str>>,
     data: Box<str>,
     policy: Policy,
-    /// Where it lies in its user's inbox, if it is kept.
+    /// The topic it was pushed to, if it was to one.
+    topic: Option<Topic>,
+    /// Where it lies in its user's inbox or its topic's log, if it is kept.
     position: Option<Position>,
     plain: OnceLock<Bytes>,
     v1: OnceLock<Bytes>,
@@ -155,6 +172,7 @@ impl Message {
             id,
             data,
             policy,
+            topic: None,
             position: None,
             plain: OnceLock::new(),
             v1: OnceLock::new(),
@@ -178,10 +196,27 @@ impl Message {
     #[must_use]
     pub fn kept_at(&self, position: Position) -> Self {
         Self {
+            position: Some(position),
+            ..self.unencoded()
+        }
+    }
+
+    /// The same message, pushed to this topic.
+    #[must_use]
+    pub fn in_topic(&self, topic: &Topic) -> Self {
+        Self {
+            topic: Some(topic.clone()),
+            ..self.unencoded()
+        }
+    }
+
+    fn unencoded(&self) -> Self {
+        Self {
             id: self.id.clone(),
             data: self.data.clone(),
             policy: self.policy.clone(),
-            position: Some(position),
+            topic: self.topic.clone(),
+            position: self.position,
             plain: OnceLock::new(),
             v1: OnceLock::new(),
         }
@@ -193,7 +228,7 @@ impl Message {
         &self.data
     }
 
-    /// Where it lies in its user's inbox, if it is kept.
+    /// Where it lies in its user's inbox or its topic's log, if it is kept.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.position
@@ -221,6 +256,9 @@ impl Message {
             Dialect::V1 => self.v1.get_or_init(|| {
                 let mut head = String::from(r#"{"type":"message","#);
                 self.write_id(&mut head);
+                if let Some(topic) = &self.topic {
+                    let _ = write!(head, r#""topic":"{topic}","#);
+                }
                 if let Some(position) = self.position {
                     let _ = write!(head, r#""resume":"{position}","#);
                 }
@@ -248,6 +286,19 @@ pub struct Push {
     pub except: Option<Arc<Except>>,
     /// What it says.
     pub message: Arc<Message>,
+}
+
+impl Push {
+    /// A push to several topics as one to each, whose message names it.
+    #[must_use]
+    pub fn to_each(&self, topics: &[Topic]) -> Vec<Self> {
+        let to = |topic: &Topic| Self {
+            to: Target::Topic(topic.clone()),
+            except: self.except.clone(),
+            message: Arc::new(self.message.in_topic(topic)),
+        };
+        topics.iter().map(to).collect()
+    }
 }
 
 /// Where a node reports what became of a push.

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    DEFAULT_TIMEOUT, Except, Fault, MAX_ID_BYTES, MAX_TIMEOUT, MAX_USERS, Message, Policy, Push,
-    Target, Wait,
+    DEFAULT_TIMEOUT, Except, Fault, MAX_ID_BYTES, MAX_TIMEOUT, MAX_TOPICS, MAX_USERS, Message,
+    Policy, Push, Target, Wait,
 };
-use crate::names::{ConnectionId, UserId};
+use crate::names::{ConnectionId, Topic, UserId};
 
 /// Only users have inboxes.
 pub(super) const NOT_KEPT: &str = "keep needs to.user or to.users";
@@ -58,6 +58,10 @@ pub(super) struct ToFields<'a> {
     #[serde(default)]
     users: Option<Vec<UserId>>,
     #[serde(default)]
+    topic: Option<Topic>,
+    #[serde(default)]
+    topics: Option<Vec<Topic>>,
+    #[serde(default)]
     fd: Option<ConnectionId>,
     #[serde(default, borrow)]
     all: Option<&'a RawValue>,
@@ -70,6 +74,17 @@ impl ToFields<'_> {
             Some("true") => true,
             Some(_) => return Err(Fault::new("to.all must be true, or absent")),
         };
+        match (self.topic, self.topics) {
+            (None, None) => {}
+            (topic, topics) => {
+                let alone = self.user.is_none() && self.users.is_none() && self.fd.is_none();
+                return match (topic, topics) {
+                    (Some(topic), None) if alone && !all => Ok(Target::Topic(topic)),
+                    (None, Some(topics)) if alone && !all => several(topics),
+                    _ => Err(Fault::new(ONLY_ONE)),
+                };
+            }
+        }
         match (self.user, self.users, self.fd, all) {
             (user, None, Some(id), false) => Ok(Target::Connection(id, user)),
             (Some(user), None, None, false) => Ok(Target::User(user)),
@@ -82,20 +97,31 @@ impl ToFields<'_> {
             (None, Some(users), None, false) => Ok(Target::Users(without_repeats(users))),
             (None, None, None, true) => Ok(Target::All),
             (None, None, None, false) => {
-                Err(Fault::new("to must have one of user, users, fd or all"))
+                let words = "to must have one of user, users, topic, topics, fd or all";
+                Err(Fault::new(words))
             }
-            _ => Err(Fault::new(
-                "to must have only one of user, users, fd or all",
-            )),
+            _ => Err(Fault::new(ONLY_ONE)),
         }
     }
 }
 
-/// A user named twice gets a message once.
-fn without_repeats(mut users: Vec<UserId>) -> Vec<UserId> {
-    let mut seen = HashSet::with_capacity(users.len());
-    users.retain(|user| seen.insert(user.clone()));
-    users
+const ONLY_ONE: &str = "to must have only one of user, users, topic, topics, fd or all";
+
+fn several(topics: Vec<Topic>) -> Result<Target, Fault> {
+    match topics.len() {
+        0 => Err(Fault::new("to.topics must not be empty")),
+        1..=MAX_TOPICS => Ok(Target::Topics(without_repeats(topics))),
+        many => Err(Fault::new(format!(
+            "to.topics has {many} topics; {MAX_TOPICS} at most"
+        ))),
+    }
+}
+
+/// Who is named twice gets a message once.
+fn without_repeats<T: Clone + Eq + std::hash::Hash>(mut names: Vec<T>) -> Vec<T> {
+    let mut seen = HashSet::with_capacity(names.len());
+    names.retain(|name| seen.insert(name.clone()));
+    names
 }
 
 #[derive(Deserialize)]
@@ -170,14 +196,19 @@ impl PushRequest {
                 return Err(Fault::new("keep goes with neither except nor policy"));
             }
         }
+        let message = Message::new(
+            check_id(body.id)?,
+            body.data,
+            check_policy(body.policy.as_deref())?,
+        );
+        let message = match &to {
+            Target::Topic(topic) => message.in_topic(topic),
+            _ => message,
+        };
         let push = Push {
             to,
             except,
-            message: Arc::new(Message::new(
-                check_id(body.id)?,
-                body.data,
-                check_policy(body.policy.as_deref())?,
-            )),
+            message: Arc::new(message),
         };
         Ok(Self {
             push,

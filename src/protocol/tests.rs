@@ -114,6 +114,18 @@ fn commands_read_back_as_they_were_written() {
         matches!(Line::parse(line.as_bytes()), Ok(Line::Kick(read, None)) if read == to),
         "{line}"
     );
+    let topic: Topic = "news".parse().unwrap();
+    let line = subscribe_line(&to, &topic, true, None);
+    assert!(
+        matches!(Line::parse(line.as_bytes()), Ok(Line::Subscribe(read, in_topic, None))
+            if read == to && in_topic == topic),
+        "{line}"
+    );
+    let line = subscribe_line(&to, &topic, false, None);
+    assert!(
+        matches!(Line::parse(line.as_bytes()), Ok(Line::Unsubscribe(..))),
+        "{line}"
+    );
     let header = header_line(&"n.1".parse().unwrap(), 8);
     assert!(matches!(
         Line::parse(header.trim().as_bytes()),
@@ -210,11 +222,26 @@ fn what_a_client_may_say() {
     );
     let ack = ClientMessage::parse(r#"{"type":"ack","id":"m"}"#);
     assert_eq!(ack, Ok(ClientMessage::Ack("m".into())));
-    assert_eq!(ClientMessage::parse("hello"), Err("bad_message"));
-    assert_eq!(
-        ClientMessage::parse(r#"{"type":"fly"}"#),
-        Err("unknown_type")
-    );
+    let code = |text: &str| ClientMessage::parse(text).unwrap_err().code;
+    assert_eq!(code("hello"), "bad_message");
+    assert_eq!(code(r#"{"type":"fly"}"#), "unknown_type");
+    for bad in [
+        r#"{"type":"subscribe"}"#,
+        r#"{"type":"subscribe","topic":"a b"}"#,
+        r#"{"type":"subscribe","topic":"a","since":"x"}"#,
+        r#"{"type":"unsubscribe","topic":""}"#,
+    ] {
+        assert_eq!(code(bad), "bad_message", "{bad}");
+    }
+    let request = ClientMessage::parse(r#"{"type":"subscribe","topic":"a","ref":1,"since":"0"}"#);
+    let expected = Request {
+        reference: Some("1".into()),
+        what: Wanted::Subscribe {
+            topic: "a".parse().unwrap(),
+            since: Some(crate::inbox::Since::Beginning),
+        },
+    };
+    assert_eq!(request, Ok(ClientMessage::Request(expected)));
 }
 
 #[test]

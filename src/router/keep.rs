@@ -40,7 +40,7 @@ impl Router {
             let users = match &request.push.to {
                 Target::Users(users) => &users[..],
                 Target::User(user) => std::slice::from_ref(user),
-                Target::Connection(..) | Target::All => &[],
+                _ => &[],
             };
             for user in users {
                 by_user.entry(user).or_default().push((count, request));

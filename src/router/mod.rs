@@ -1,7 +1,7 @@
 //! One push: who, where, and the truthful answer.
 //!
-//! Local connections get theirs at once and never wait for Redis. For the rest, the user's row
-//! tells the nodes; a line goes to each of their channels. An answer of 0 receivers or an error
+//! Local connections get theirs at once and never wait for Redis. For the rest, the row of the
+//! user or topic tells the nodes; a line goes to each of their channels. An answer of 0 receivers or an error
 //! means the row is read again and the rest tried again, 50 ms apart, until the sender's
 //! deadline; what is still open then is `unrouted`. A node that turns out to be dead is taken
 //! out of the row. What must stay true: an answer never says more than is proven.
@@ -9,6 +9,7 @@
 mod keep;
 mod share;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ use crate::backplane::{Backplane, Unavailable};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Position;
 use crate::metrics::Metrics;
-use crate::names::{NodeId, UserId};
-use crate::protocol::{self, PushRequest, Reply, Status, Target, Wait};
+use crate::names::{ConnectionId, NodeId, Subject, Topic, UserId};
+use crate::protocol::{self, Push, PushRequest, Reply, Status, Target, Wait};
 use crate::receipt::{Receipt, Waiter};
 use crate::replies::{Expected, Replies};
 
@@ -46,16 +47,17 @@ pub struct Answer {
     /// For `unrouted`: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
-    /// For `to.users`: each user's own answer.
+    /// For `to.users` and `to.topics`: the answer for each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub targets: Vec<UserAnswer>,
+    pub targets: Vec<PartAnswer>,
 }
 
-/// One user's part of an answer.
+/// One user's or topic's part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UserAnswer {
-    /// The user.
-    pub user: UserId,
+pub struct PartAnswer {
+    /// The `user` or the `topic`.
+    #[serde(flatten)]
+    pub subject: Subject,
     /// As in [`Answer`].
     pub status: Status,
     /// As in [`Answer`].
@@ -102,15 +104,15 @@ impl Router {
         let mut answers = Vec::with_capacity(requests.len());
         let mut rest = requests;
         while let Some(first) = rest.first() {
-            // Pushes to users go together. Others wait for those before them, so that the
+            // Pushes to users and topics go together. Others wait for those before them, so that the
             // order holds for whoever gets both.
             let run = rest
                 .iter()
-                .take_while(|request| is_to_users(request))
+                .take_while(|request| is_to_subjects(request))
                 .count();
             if run > 0 {
-                let (users, behind) = rest.split_at(run);
-                answers.extend(self.push_to_users(users).await);
+                let (those, behind) = rest.split_at(run);
+                answers.extend(self.push_to_subjects(those).await);
                 rest = behind;
             } else {
                 answers.push(self.push_elsewhere(first).await);
@@ -146,31 +148,27 @@ impl Router {
         answer
     }
 
-    // ------------------------------------------------------------ users
+    // ------------------------------------------------------------ users and topics
 
-    async fn push_to_users(&self, requests: &[PushRequest]) -> Vec<Answer> {
+    async fn push_to_subjects(&self, requests: &[PushRequest]) -> Vec<Answer> {
         let now = Instant::now();
         // What is kept is kept first: nobody gets a message that could still be refused.
         let kept = self.keep_all(requests, now).await;
         let mut kept_here = kept.iter();
+        let parts: Vec<Vec<Part<'_>>> = requests.iter().map(|one| parts_of(&one.push)).collect();
         let mut shares = Vec::with_capacity(requests.len());
-        for request in requests {
-            let users = match &request.push.to {
-                Target::Users(users) => &users[..],
-                Target::User(user) => std::slice::from_ref(user),
-                Target::Connection(..) | Target::All => unreachable!("not to users"),
-            };
-            for user in users {
+        for (request, parts) in requests.iter().zip(&parts) {
+            for (subject, push) in parts {
                 let deadline = now + request.timeout;
-                let new = |cargo| Share::new(cargo, user.clone(), request.wait, deadline);
+                let new = |cargo| Share::new(cargo, subject.clone(), request.wait, deadline);
                 shares.push(if request.keep {
-                    match kept_here.next().expect("one for each user") {
+                    match kept_here.next().expect("one for each subject") {
                         Ok(Stored::At(push)) => new(Cargo::Push(push)).kept(),
                         Ok(Stored::Before) => new(Cargo::Look).kept(),
-                        Err(Unavailable(reason)) => new(Cargo::Push(&request.push)).refused(reason),
+                        Err(Unavailable(reason)) => new(Cargo::Push(push)).refused(reason),
                     }
                 } else {
-                    new(Cargo::Push(&request.push))
+                    new(Cargo::Push(push))
                 });
             }
         }
@@ -179,11 +177,12 @@ impl Router {
         let mut shares = shares.into_iter();
         requests
             .iter()
-            .map(|request| {
+            .zip(&parts)
+            .map(|(request, parts)| {
                 let id = request.push.message.id().map(Into::into);
                 match &request.push.to {
-                    Target::Users(users) => {
-                        let parts: Vec<Share<'_>> = shares.by_ref().take(users.len()).collect();
+                    Target::Users(_) | Target::Topics(_) => {
+                        let parts: Vec<Share<'_>> = shares.by_ref().take(parts.len()).collect();
                         Answer {
                             id,
                             ..sum_up(&parts)
@@ -204,8 +203,18 @@ impl Router {
 
     /// Ends all connections of a user, wherever they are.
     pub async fn kick_user(&self, user: &UserId) -> Answer {
+        self.command_user(Cargo::Kick, user).await
+    }
+
+    /// Subscribes all connections of a user to a topic, wherever they are, or takes that back.
+    pub async fn enroll_user(&self, user: &UserId, topic: &Topic, joins: bool) -> Answer {
+        self.command_user(Cargo::Enroll(topic, joins), user).await
+    }
+
+    async fn command_user(&self, cargo: Cargo<'_>, user: &UserId) -> Answer {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
-        let share = Share::new(Cargo::Kick, user.clone(), Wait::Written, deadline);
+        let subject = Subject::User(user.clone());
+        let share = Share::new(cargo, subject, Wait::Written, deadline);
         let mut shares = [share];
         self.carry_and_settle(&mut shares).await;
         Answer {
@@ -215,18 +224,31 @@ impl Router {
     }
 
     /// Ends one connection, wherever it is.
-    pub async fn kick_connection(&self, id: &crate::names::ConnectionId) -> Answer {
+    pub async fn kick_connection(&self, id: &ConnectionId) -> Answer {
+        self.command_connection(Cargo::Kick, id).await
+    }
+
+    /// Subscribes one connection to a topic, wherever it is, or takes that back.
+    pub async fn enroll_connection(&self, id: &ConnectionId, topic: &Topic, joins: bool) -> Answer {
+        self.command_connection(Cargo::Enroll(topic, joins), id)
+            .await
+    }
+
+    async fn command_connection(&self, cargo: Cargo<'_>, id: &ConnectionId) -> Answer {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let target = Target::Connection(id.clone(), None);
         if id.node != *self.hub.node() {
             return self
-                .push_to_node(&id.node, Cargo::Kick, &target, Wait::Written, deadline)
+                .push_to_node(&id.node, cargo, &target, Wait::Written, deadline)
                 .await;
         }
         let (receipt, waiter) = Receipt::new(Wait::Written);
-        let kicked = self.hub.kick(&target, Some(&receipt)).await;
+        let count = cargo.carry_out(&self.hub, &target, Some(&receipt)).await;
         drop(receipt);
-        settled_here(kicked, waiter, deadline).await
+        match count {
+            Delivered::To(count) => settled_here(count, waiter, deadline).await,
+            Delivered::Duplicate => answer(Status::Duplicate, 0, 0),
+        }
     }
 
     // ------------------------------------------------------------ one connection, everybody
@@ -373,8 +395,27 @@ impl Router {
     }
 }
 
-fn is_to_users(request: &PushRequest) -> bool {
-    matches!(request.push.to, Target::User(_) | Target::Users(_))
+fn is_to_subjects(request: &PushRequest) -> bool {
+    !matches!(request.push.to, Target::Connection(..) | Target::All)
+}
+
+/// What of a push goes to one user or topic.
+type Part<'a> = (Subject, Cow<'a, Push>);
+
+/// The parts of a push to users or topics. Users share its message; that to a topic names it.
+fn parts_of(push: &Push) -> Vec<Part<'_>> {
+    let user = |user: &UserId| (Subject::User(user.clone()), Cow::Borrowed(push));
+    match &push.to {
+        Target::User(only) => vec![user(only)],
+        Target::Users(users) => users.iter().map(user).collect(),
+        Target::Topic(topic) => vec![(Subject::Topic(topic.clone()), Cow::Borrowed(push))],
+        Target::Topics(topics) => {
+            let subjects = topics.iter().cloned().map(Subject::Topic);
+            let pushes = push.to_each(topics).into_iter().map(Cow::Owned);
+            subjects.zip(pushes).collect()
+        }
+        Target::Connection(..) | Target::All => Vec::new(),
+    }
 }
 
 fn answer(status: Status, connections: u32, nodes: u32) -> Answer {

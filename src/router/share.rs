@@ -1,27 +1,30 @@
-//! Carrying pushes to users: one share for each user and push, in rounds.
+//! Carrying pushes to users and topics: one share for each of them and push, in rounds.
 //!
-//! A share is open until every node in the user's row has taken it or is known to be dead. Many
+//! A share is open until every node in the row has taken it or is known to be dead. Many
 //! shares go through a round together: one pipelined look-up, one line for each node.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Answer, RETRY, Router, UserAnswer, further};
+use super::{Answer, PartAnswer, RETRY, Router, further};
 use crate::backplane::Unavailable;
-use crate::hub::Delivered;
+use crate::hub::{Delivered, Hub};
 use crate::inbox::Position;
-use crate::names::{NodeId, UserId};
+use crate::names::{NodeId, Subject, Topic};
 use crate::protocol::{self, Push, Reply, Status, Target, Wait};
 use crate::receipt::{Receipt, Waiter};
 use crate::replies::Expected;
 
-/// What is carried to users.
+/// What is carried to users and topics.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cargo<'a> {
     Push(&'a Push),
     Kick,
+    /// A subscription to a topic, or (if not) its end.
+    Enroll(&'a Topic, bool),
     /// Nothing but the word that there is something in the inbox.
     Look,
 }
@@ -34,16 +37,37 @@ impl Cargo<'_> {
                 protocol::push_line(to, push.except.as_deref(), &push.message, reply)
             }
             Self::Kick => protocol::kick_line(to, reply),
+            Self::Enroll(topic, joins) => protocol::subscribe_line(to, topic, joins, reply),
             Self::Look => protocol::look_line(to),
+        }
+    }
+
+    /// Does on this node what it is about.
+    pub(super) async fn carry_out(
+        self,
+        hub: &Arc<Hub>,
+        to: &Target,
+        receipt: Option<&Receipt>,
+    ) -> Delivered {
+        match self {
+            Self::Push(push) => hub.deliver_to(to, push, receipt).await,
+            Self::Kick => Delivered::To(hub.kick(to, receipt).await),
+            Self::Enroll(topic, joins) => {
+                Delivered::To(hub.enroll(to, topic, joins, receipt).await)
+            }
+            Self::Look => {
+                hub.look(to).await;
+                Delivered::To(0)
+            }
         }
     }
 }
 
-/// One user's part of one push on its way.
+/// One user's or topic's part of one push on its way.
 #[derive(Debug)]
 pub(super) struct Share<'a> {
     cargo: Cargo<'a>,
-    user: UserId,
+    subject: Subject,
     wait: Wait,
     deadline: Instant,
     /// Nodes that need nothing (any more): they took it, or they are dead.
@@ -52,7 +76,7 @@ pub(super) struct Share<'a> {
     /// Nodes that took it for at least one connection.
     reached: SmallVec<[NodeId; 1]>,
     duplicate: bool,
-    /// It is in the user's inbox.
+    /// It is in the inbox or log.
     kept: bool,
     /// It could not be put there, and so goes nowhere.
     refused: bool,
@@ -67,10 +91,10 @@ pub(super) struct Share<'a> {
 }
 
 impl<'a> Share<'a> {
-    pub(super) fn new(cargo: Cargo<'a>, user: UserId, wait: Wait, deadline: Instant) -> Self {
+    pub(super) fn new(cargo: Cargo<'a>, subject: Subject, wait: Wait, deadline: Instant) -> Self {
         Self {
             cargo,
-            user,
+            subject,
             wait,
             deadline,
             served: SmallVec::new(),
@@ -79,7 +103,7 @@ impl<'a> Share<'a> {
             duplicate: false,
             kept: false,
             refused: false,
-            open: Some("the user could not be looked up"),
+            open: Some("the row could not be looked up"),
             local: None,
             receipts: None,
             owed: 0,
@@ -87,12 +111,12 @@ impl<'a> Share<'a> {
         }
     }
 
-    /// It is in the user's inbox.
+    /// It is in the inbox or log.
     pub(super) fn kept(self) -> Self {
         Self { kept: true, ..self }
     }
 
-    /// It was to be put into the user's inbox, and could not.
+    /// It was to be put into the inbox or log, and could not.
     pub(super) fn refused(self, reason: &'static str) -> Self {
         Self {
             refused: true,
@@ -114,7 +138,7 @@ impl<'a> Share<'a> {
     fn position(&self) -> Option<Position> {
         match self.cargo {
             Cargo::Push(push) => push.message.position(),
-            Cargo::Kick | Cargo::Look => None,
+            Cargo::Kick | Cargo::Enroll(..) | Cargo::Look => None,
         }
     }
 
@@ -149,9 +173,9 @@ impl Router {
         }
     }
 
-    /// The user's connections on this very node.
+    /// Its connections on this very node.
     async fn deliver_here(&self, share: &mut Share<'_>) {
-        let to = Target::User(share.user.clone());
+        let to = Target::from(share.subject.clone());
         let (receipt, waiter) = match share.wait {
             Wait::Routed => (None, None),
             wait => {
@@ -159,12 +183,8 @@ impl Router {
                 (Some(receipt), Some(waiter))
             }
         };
-        let delivered = match share.cargo {
-            Cargo::Push(push) => self.hub.deliver_to(&to, push, receipt.as_ref()).await,
-            Cargo::Kick => Delivered::To(self.hub.kick(&to, receipt.as_ref()).await),
-            Cargo::Look => return self.hub.look(&share.user).await,
-        };
-        match delivered {
+        let cargo = share.cargo;
+        match cargo.carry_out(&self.hub, &to, receipt.as_ref()).await {
             Delivered::To(0) => {}
             Delivered::To(count) => {
                 share.connections += count;
@@ -175,7 +195,7 @@ impl Router {
         }
     }
 
-    /// The user's connections on other nodes: rounds of look-up and publishing.
+    /// Connections on other nodes: rounds of look-up and publishing.
     async fn carry(&self, shares: &mut [Share<'_>]) {
         loop {
             let round = self.carry_once(shares).await;
@@ -199,13 +219,13 @@ impl Router {
         let open: Vec<usize> = (0..shares.len())
             .filter(|&i| shares[i].is_open() && shares[i].deadline > now)
             .collect();
-        let users: Vec<UserId> = open.iter().map(|&i| shares[i].user.clone()).collect();
+        let subjects: Vec<Subject> = open.iter().map(|&i| shares[i].subject.clone()).collect();
         let last = open
             .iter()
             .map(|&i| shares[i].deadline)
             .max()
             .unwrap_or(now);
-        let rows = tokio::time::timeout_at(last, self.backplane.locate(&users))
+        let rows = tokio::time::timeout_at(last, self.backplane.locate(&subjects))
             .await
             .map_err(|_| Unavailable("no answer from Redis in time"))??;
 
@@ -243,8 +263,15 @@ impl Router {
         });
         let cargo = share.cargo;
         let to = match &parcel.shares[..] {
-            [(only, _)] => Target::User(shares[*only].user.clone()),
-            many => Target::Users(many.iter().map(|(i, _)| shares[*i].user.clone()).collect()),
+            [(only, _)] => shares[*only].subject.clone().into(),
+            many => {
+                let subjects = many.iter().map(|(i, _)| &shares[*i].subject);
+                let users = subjects.filter_map(|subject| match subject {
+                    Subject::User(user) => Some(user.clone()),
+                    Subject::Topic(_) => None,
+                });
+                Target::Users(users.collect())
+            }
         };
         cargo.line(&to, reply.as_ref())
     }
@@ -278,10 +305,10 @@ impl Router {
                     shares[i].served.push(node.clone());
                     // Tidying up is not what the sender waits for.
                     let backplane = self.backplane.clone();
-                    let (user, node) = (shares[i].user.clone(), node.clone());
-                    tokio::spawn(async move { backplane.forget(&user, &node).await });
+                    let (subject, node) = (shares[i].subject.clone(), node.clone());
+                    tokio::spawn(async move { backplane.forget(&subject, &node).await });
                 }
-                Ok(false) => shares[i].open = Some("the user's node does not listen"),
+                Ok(false) => shares[i].open = Some("a node in the row does not listen"),
                 Err(Unavailable(reason)) => shares[i].open = Some(reason),
             }
         }
@@ -398,8 +425,8 @@ pub(super) fn sum_up(shares: &[Share<'_>]) -> Answer {
             .find_map(|share| share.open),
         targets: shares
             .iter()
-            .map(|share| UserAnswer {
-                user: share.user.clone(),
+            .map(|share| PartAnswer {
+                subject: share.subject.clone(),
                 status: share.status(),
                 connections: share.connections,
                 seq_id: share.position(),

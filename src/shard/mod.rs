@@ -11,6 +11,7 @@
 //! single file descriptor. That makes a connection a few hundred bytes of plain data, without
 //! a task, a waker or a timer of its own.
 
+mod members;
 mod owner;
 mod resync;
 mod socket;
@@ -20,17 +21,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use self::members::Members;
 use self::owner::Owner;
 pub use self::socket::Socket;
 use crate::admission::Permit;
+use crate::auth::Grants;
 use crate::close::CloseReason;
 use crate::connection::{Role, Settings};
-use crate::hub::Membership;
+use crate::hub::{Member, Membership, Topics};
 use crate::inbox::{Ask, Page, Start};
 use crate::metrics::Metrics;
-use crate::names::{Fd, NodeId, UserId};
+use crate::names::{Fd, NodeId, Topic, UserId};
 use crate::protocol::{Dialect, Except, Message};
 use crate::receipt::Receipt;
 use crate::requests::Asked;
@@ -52,6 +55,8 @@ pub enum Command {
         dialect: Dialect,
         /// If it follows its user's inbox: from where.
         inbox: Option<Box<Start>>,
+        /// If topics are granted to it, or it comes with some.
+        arrival: Option<Box<Arrival>>,
     },
     /// The socket of a reserved fd.
     Attach(Box<Attach>),
@@ -72,6 +77,46 @@ pub enum Command {
         except: Option<Arc<Except>>,
         /// Who wants to know.
         receipt: Option<Receipt>,
+    },
+    /// A push for all connections in a topic.
+    Publish {
+        /// The topic.
+        topic: Topic,
+        /// What.
+        message: Arc<Message>,
+        /// But for these.
+        except: Option<Arc<Except>>,
+        /// Who wants to know.
+        receipt: Option<Receipt>,
+    },
+    /// Put a connection into a topic.
+    Subscribe {
+        /// Which.
+        fd: Fd,
+        /// The topic.
+        topic: Topic,
+        /// Who asks for it.
+        by: Asker,
+        /// Gets what resolves once the row is written, or why the connection is not in it.
+        done: oneshot::Sender<Result<oneshot::Receiver<()>, NotSubscribed>>,
+    },
+    /// Take a connection out of a topic.
+    Unsubscribe {
+        /// Which.
+        fd: Fd,
+        /// The topic.
+        topic: Topic,
+        /// Who asks for it.
+        by: Asker,
+        /// Hears when it is done.
+        done: oneshot::Sender<()>,
+    },
+    /// Tell which connections are in a topic.
+    Members {
+        /// The topic.
+        topic: Topic,
+        /// Whom to tell.
+        answer: oneshot::Sender<Vec<Member>>,
     },
     /// A kept message that the connection counts as given, although it is not.
     Pass {
@@ -126,6 +171,37 @@ pub enum Command {
     Degraded,
 }
 
+/// Who asks for a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// The client, within its grants.
+    Client,
+    /// A sender, who may decide as it likes; the client hears of it.
+    Server,
+}
+
+/// Why a connection is not subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotSubscribed {
+    /// It is no longer here.
+    Gone,
+    /// Its grants do not have this topic.
+    Forbidden,
+    /// It has this many already, and that is the limit.
+    TooMany(usize),
+}
+
+/// What a new connection brings with regard to topics.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What it may subscribe to, if that is not what the settings say.
+    pub grants: Option<Arc<Grants>>,
+    /// What it is subscribed to from its beginning.
+    pub topics: Vec<Topic>,
+    /// Gets what resolves once the topics' rows are written.
+    pub rows: oneshot::Sender<Vec<oneshot::Receiver<()>>>,
+}
+
 /// A socket on its way to its shard.
 #[derive(Debug)]
 pub struct Attach {
@@ -158,6 +234,11 @@ impl ShardHandle {
         self.inbox.capacity() == INBOX && self.places.load(Ordering::Relaxed) == 0
     }
 
+    /// Puts a command into the inbox if there is room.
+    pub(crate) fn try_send(&self, command: Command) {
+        let _ = self.inbox.try_send(command);
+    }
+
     /// Puts a command into the inbox, in order; waits only for the shard's processor time.
     pub async fn send(&self, command: Command) {
         // Closed only when the node is ending: then the command's parts are dropped, which
@@ -174,17 +255,19 @@ impl ShardHandle {
 pub(crate) fn start(
     count: usize,
     node: &NodeId,
+    topics: &Arc<Topics>,
     settings: &Arc<Settings>,
     asks: &mpsc::UnboundedSender<Ask>,
     requests: &mpsc::UnboundedSender<Asked>,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Vec<ShardHandle>> {
     (0..count)
-        .map(|_| {
+        .map(|number| {
             let (sender, inbox) = mpsc::channel(INBOX);
             let shard = Owner::new(
                 inbox,
                 node.clone(),
+                Members::new(topics.clone(), number),
                 settings.clone(),
                 asks.clone(),
                 requests.clone(),

@@ -1,6 +1,7 @@
 //! The task that owns a shard's sockets: its loop, and what each input does.
 
 mod io;
+mod topics;
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -15,8 +16,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::members::Members;
 use super::resync::Resync;
-use super::{Attach, Command, Socket};
+use super::{Arrival, Asker, Attach, Command, NotSubscribed, Socket};
 use crate::admission::Permit;
 use crate::close::CloseReason;
 use crate::connection::{Connection, Next, Settings};
@@ -64,6 +66,8 @@ pub(super) struct Owner {
     /// Their number, for others to see.
     pub(super) count: Arc<AtomicUsize>,
     slots: HashMap<Fd, usize, ahash::RandomState>,
+    /// Which slots are in which topic.
+    members: Members,
     /// Slots with something to write.
     dirty: Vec<usize>,
     /// Fds with more to read than one turn gave.
@@ -88,6 +92,7 @@ impl Owner {
     pub(super) fn new(
         inbox: mpsc::Receiver<Command>,
         node: NodeId,
+        members: Members,
         settings: Arc<Settings>,
         asks: mpsc::UnboundedSender<Ask>,
         requests: mpsc::UnboundedSender<Asked>,
@@ -107,6 +112,7 @@ impl Owner {
             places: Slab::new(),
             count: Arc::default(),
             slots: HashMap::default(),
+            members,
             dirty: Vec::new(),
             unread: Vec::new(),
             scratch: vec![0; SCRATCH].into(),
@@ -174,6 +180,7 @@ impl Owner {
                 user,
                 dialect,
                 inbox,
+                arrival,
             } => {
                 let mut connection = Connection::reserve(fd, user, dialect, self.now);
                 let id = ConnectionId {
@@ -182,7 +189,8 @@ impl Owner {
                 };
                 // First in the queue, before any message that comes during the handshake.
                 let start = inbox.map(|start| *start);
-                self.delivered += connection.welcome(&id, start, &self.metrics);
+                let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
+                self.delivered += connection.welcome(&id, topics, start, &self.metrics);
                 let place = Place {
                     connection,
                     socket: None,
@@ -193,6 +201,9 @@ impl Owner {
                 };
                 let slot = self.places.insert(place);
                 self.slots.insert(fd, slot);
+                if let Some(arrival) = arrival {
+                    self.arrive(slot, *arrival);
+                }
                 self.arm(slot);
             }
             Command::Attach(attach) => self.attach(*attach),
@@ -216,6 +227,35 @@ impl Owner {
                 receipt,
             } => {
                 self.broadcast(&message, except.as_deref(), receipt.as_ref());
+            }
+            Command::Publish {
+                topic,
+                message,
+                except,
+                receipt,
+            } => {
+                self.publish(&topic, &message, except.as_deref(), receipt.as_ref());
+            }
+            Command::Subscribe {
+                fd,
+                topic,
+                by,
+                done,
+            } => {
+                // Whoever asked may be gone.
+                let _ = done.send(self.on_subscribe(fd, &topic, by));
+            }
+            Command::Unsubscribe {
+                fd,
+                topic,
+                by,
+                done,
+            } => {
+                self.on_unsubscribe(fd, &topic, by);
+                let _ = done.send(());
+            }
+            Command::Members { topic, answer } => {
+                let _ = answer.send(self.members_of(&topic));
             }
             Command::Pass { fd, message } => self.with_slot(fd, |shard, slot| {
                 let connection = &mut shard.places[slot].connection;
@@ -314,12 +354,23 @@ impl Owner {
         except: Option<&Except>,
         receipt: Option<&Receipt>,
     ) {
+        // By number: ending a slow connection on the way changes the slab.
+        self.spread(0..self.places.capacity(), message, except, receipt);
+    }
+
+    /// Offers a message to many.
+    fn spread(
+        &mut self,
+        slots: impl IntoIterator<Item = usize>,
+        message: &Arc<Message>,
+        except: Option<&Except>,
+        receipt: Option<&Receipt>,
+    ) {
         // A copy for this shard: thousands of clones would fight with those of the other shards
         // for the cache line of one reference count.
         let plain = LazyCell::new(|| Bytes::copy_from_slice(&message.frame(Dialect::Plain)));
         let v1 = LazyCell::new(|| Bytes::copy_from_slice(&message.frame(Dialect::V1)));
-        // By number: ending a slow connection on the way changes the slab.
-        for slot in 0..self.places.capacity() {
+        for slot in slots {
             let Some(place) = self.places.get(slot) else {
                 continue;
             };
@@ -434,6 +485,7 @@ impl Owner {
 
     /// Begins the end of a connection: counted, out of the hub, goodbye sent.
     fn end(&mut self, slot: usize, reason: CloseReason) {
+        self.leave_topics(slot);
         let place = &mut self.places[slot];
         let dropped = place.connection.end(reason, self.now);
         self.metrics.closed(reason);

@@ -5,7 +5,6 @@
 //! second the client is let in all the same, and told so.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use warp::http::header::{HOST, ORIGIN};
@@ -13,15 +12,12 @@ use warp::http::{HeaderMap, StatusCode};
 
 use crate::api::{ApiError, App};
 use crate::auth;
-use crate::hub::{Membership, Newcomer};
+use crate::hub::{Membership, Newcomer, ROW_PATIENCE, Topics};
 use crate::inbox::{Since, Start};
-use crate::names::UserId;
+use crate::names::{Topic, UserId};
 use crate::protocol::Dialect;
 use crate::server::Peer;
-use crate::shard::Command;
 
-/// How long a client waits for its row before it is let in without.
-const ROW_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest device name.
 const MAX_DEVICE_BYTES: usize = 64;
 
@@ -32,6 +28,8 @@ pub(crate) struct Wish {
     pub(crate) device: Option<String>,
     /// From where in its inbox it wants to go on.
     pub(crate) since: Option<String>,
+    /// What it wants to be subscribed to from its beginning, comma-separated.
+    pub(crate) topics: Option<String>,
 }
 
 impl Wish {
@@ -44,6 +42,7 @@ impl Wish {
                 "user" => wish.user = value,
                 "device" => wish.device = value,
                 "since" => wish.since = value,
+                "topics" => wish.topics = value,
                 _ => {}
             }
         }
@@ -91,6 +90,7 @@ pub(crate) async fn enter(
         user,
         device,
         since,
+        topics,
     } = wish;
     let user =
         auth::claimed_user(user.as_deref()).map_err(|words| ApiError::bad_request(&words))?;
@@ -103,6 +103,8 @@ pub(crate) async fn enter(
     let since = since.map(|text| text.parse()).transpose();
     let since = since.map_err(|error| ApiError::bad_request(&format!("since {error}")))?;
 
+    let topics = check_topics(app.hub.topics(), topics.as_deref(), &user)?;
+
     let deadline = Instant::now() + ROW_PATIENCE;
     let inbox = start_inbox(app, &user, dialect, since, deadline).await;
     let newcomer = Newcomer {
@@ -111,23 +113,43 @@ pub(crate) async fn enter(
         device: device.map(Into::into),
         address: peer.address.filter(|_| app.config.store_address),
         inbox,
+        grants: None,
+        topics,
     };
-    let (membership, mut row) = app.hub.join(newcomer).await;
-    let degraded = tokio::time::timeout_at(deadline, &mut row).await.is_err();
-    if degraded {
-        // Pushes pass it by until its row is there. Only then can it be told what to fetch.
-        let (app, fd) = (app.clone(), membership.fd());
-        tokio::spawn(async move {
-            if row.await.is_ok() {
-                app.metrics.lost("late_row");
-                app.hub.tell(fd, Command::Missed { fd }).await;
-            }
-        });
-    }
+    let (membership, rows) = app.hub.join(newcomer).await;
+    let in_time = app.hub.await_rows(membership.fd(), rows, deadline).await;
     Ok(Entered {
         membership,
-        degraded,
+        degraded: !in_time,
     })
+}
+
+/// The topics a client comes with, each of which it must be allowed.
+fn check_topics(
+    topics: &Topics,
+    wanted: Option<&str>,
+    user: &UserId,
+) -> Result<Vec<Topic>, ApiError> {
+    let mut list = Vec::new();
+    let wanted = wanted.into_iter().flat_map(|wanted| wanted.split(','));
+    for text in wanted.filter(|text| !text.is_empty()) {
+        let topic: Topic = text
+            .parse()
+            .map_err(|error| ApiError::bad_request(&format!("topics has {text:?}: {error}")))?;
+        if !topics.grants().allows(&topic, user) {
+            let words = format!("you may not subscribe to the topic {topic}");
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", &words));
+        }
+        if !list.contains(&topic) {
+            list.push(topic);
+        }
+        if list.len() > topics.most() {
+            let words = format!("topics names more than {}", topics.most());
+            let code = "too_many_topics";
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, code, &words));
+        }
+    }
+    Ok(list)
 }
 
 /// Where a connection stands in its user's inbox: what it missed since it was last here, and the

@@ -27,5 +27,6 @@ mod redis_faults;
 mod registry;
 mod repeats;
 mod restart;
+mod topics;
 mod topologies;
 mod topologies_refused;

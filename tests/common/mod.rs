@@ -15,6 +15,7 @@
 
 pub mod keep;
 mod redis;
+pub mod topics;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read};

@@ -17,6 +17,7 @@ mod batches;
 mod keep;
 mod push;
 mod slow;
+mod topics;
 mod users;
 
 mod documents;

@@ -351,7 +351,7 @@ impl Bus {
             ?gap,
             "this node stood still; subscribing anew and putting its rows again"
         );
-        self.hub.changes().mark(self.hub.users());
+        self.hub.changes().mark(self.hub.subjects());
         // First what gathered meanwhile, or it would be lost. Clients of other nodes are named
         // by them, so none of it can reach the wrong ones.
         self.retire(subscription).await;

@@ -206,7 +206,7 @@ impl Lease {
                     }
                     if !(intact && trusted && refreshed.elapsed() < REFRESH) {
                         refreshed = Instant::now();
-                        self.hub.changes().mark(self.hub.users());
+                        self.hub.changes().mark(self.hub.subjects());
                         self.note_marked();
                     }
                     trusted = self.watch(&mut breaks).await;
@@ -279,26 +279,21 @@ impl Lease {
         Ok(ours && !swept)
     }
 
-    /// Puts the node into the sets of nodes and keeps the index of its users alive. Answers
+    /// Puts the node into the sets of nodes and keeps the indexes of its rows alive. Answers
     /// whether somebody sweeps its rows away, or has: whoever does holds a lock meanwhile and
     /// ends by taking the node out of the set.
     async fn enlist(&self) -> Result<bool, fred::error::Error> {
         let node = &self.record.node;
         let nodes = self.keys.nodes();
         let _: () = self.link.at(&nodes).sadd(&nodes, &self.record.name).await?;
-        let (sweep, boots, users) = (
-            self.keys.sweep(node),
-            self.keys.boots(),
-            self.keys.users(node),
-        );
+        let (sweep, boots) = (self.keys.sweep(node), self.keys.boots());
         let sweeping: bool = self.link.at(&sweep).exists(&sweep).await?;
         // Behind the look at the lock: one that went in between has left its mark here.
         let added: i64 = self.link.at(&boots).sadd(&boots, node.to_string()).await?;
-        let _: () = self
-            .link
-            .at(&users)
-            .expire(&users, ROW_TTL_SECONDS, None)
-            .await?;
+        for index in [self.keys.users(node), self.keys.topics(node)] {
+            let client = self.link.at(&index);
+            let _: () = client.expire(&index, ROW_TTL_SECONDS, None).await?;
+        }
         Ok(sweeping || added > 0)
     }
 
@@ -401,8 +396,10 @@ impl Lease {
         *self.left.lock().await = true;
         let node = &self.record.node;
         if clean {
-            let (users, boots) = (self.keys.users(node), self.keys.boots());
-            let _: Result<(), _> = self.link.at(&users).del(&users).await;
+            for index in [self.keys.users(node), self.keys.topics(node)] {
+                let _: Result<(), _> = self.link.at(&index).del(&index).await;
+            }
+            let boots = self.keys.boots();
             let _: Result<(), _> = self.link.at(&boots).srem(&boots, node.to_string()).await;
         }
         let (key, nodes) = (self.keys.lease(&self.record.name), self.keys.nodes());

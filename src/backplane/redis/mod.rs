@@ -14,6 +14,7 @@ mod link;
 mod outbox;
 mod refusal;
 mod registry;
+mod rows;
 mod sentinel;
 mod sweep;
 
@@ -21,11 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::{
-    Builder, Client, Config as FredConfig, ConnectionConfig, HashesInterface, PerformanceConfig,
-    ReconnectPolicy, TcpConfig,
+    Builder, Client, Config as FredConfig, ConnectionConfig, PerformanceConfig, ReconnectPolicy,
+    TcpConfig,
 };
+use fred::types::RespVersion;
 use fred::types::config::UnresponsiveConfig;
-use fred::types::{RespVersion, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -35,13 +36,13 @@ use self::lease::Lease;
 use self::link::Link;
 use self::outbox::Outboxes;
 use self::sweep::Sweeper;
-use super::{About, Health, Locations, NodeRecord, Published, Row, Unavailable, parse_field};
+use super::{Health, NodeRecord, Published, Unavailable};
 use crate::config::{RedisUrl, Topology};
 use crate::hub::Hub;
 use crate::inbound::{Inbound, Probes};
 use crate::inbox::Bounds;
 use crate::metrics::Metrics;
-use crate::names::{NodeId, UserId};
+use crate::names::{NodeId, Subject, Topic, UserId};
 use crate::shutdown::Shutdown;
 
 /// Longest wait for an answer to one command.
@@ -56,9 +57,6 @@ const COMMAND_BUFFER: usize = 100_000;
 const SUBSCRIPTION_BUFFER: usize = 32_768;
 /// Longest wait for Redis when the node leaves.
 const LEAVE: Duration = Duration::from_secs(5);
-/// Users looked up in one pipeline.
-const LOOKUPS: usize = 512;
-
 /// A row's time in Redis: only a broom for what nobody swept. Rows are put again long before.
 const ROW_TTL_SECONDS: i64 = 24 * 3600;
 
@@ -102,6 +100,19 @@ impl Keys {
         format!("{}user:{{{user}}}", self.prefix)
     }
 
+    /// Hash: `<node>` to how many of its connections are in the topic.
+    fn topic(&self, topic: &Topic) -> String {
+        format!("{}topic:{{{topic}}}", self.prefix)
+    }
+
+    /// The row of a user or topic.
+    fn row(&self, subject: &Subject) -> String {
+        match subject {
+            Subject::User(user) => self.user(user),
+            Subject::Topic(topic) => self.topic(topic),
+        }
+    }
+
     /// Stream: the messages kept for a user.
     fn inbox(&self, user: &UserId) -> String {
         format!("{}inbox:{{{user}}}", self.prefix)
@@ -130,6 +141,11 @@ impl Keys {
     /// Set: users that have a row with a connection of this node. May name too many.
     fn users(&self, node: &NodeId) -> String {
         format!("{}users:{{{node}}}", self.prefix)
+    }
+
+    /// Set: topics that have a row with a field of this node. May name too many.
+    fn topics(&self, node: &NodeId) -> String {
+        format!("{}topics:{{{node}}}", self.prefix)
     }
 
     /// Set: full ids of nodes whose rows nobody has swept.
@@ -252,102 +268,6 @@ impl Redis {
         })
     }
 
-    pub(super) async fn locate(
-        &self,
-        users: &[UserId],
-    ) -> Result<Vec<Option<Locations>>, Unavailable> {
-        let mut rows: Vec<Vec<String>> = Vec::with_capacity(users.len());
-        if let [user] = users {
-            // The one look-up of a single push: fred pipelines it with those of others.
-            let key = self.keys.user(user);
-            let fields = match self.link.at(&key).hkeys(&key).await {
-                Err(error) if error.is_cluster() => {
-                    self.link.note(&error);
-                    self.link.call("HKEYS", &key, &[]).await.map(Value::convert)
-                }
-                fields => fields.map(Ok),
-            };
-            rows.push(fields.flatten().map_err(|error| self.away(&error))?);
-        } else {
-            for users in users.chunks(LOOKUPS) {
-                let keys: Vec<String> = users.iter().map(|user| self.keys.user(user)).collect();
-                let answers = self.link.read_each("HKEYS", &keys).await;
-                for answer in answers.map_err(|_| AWAY)? {
-                    rows.push(answer.convert().map_err(|_| AWAY)?);
-                }
-            }
-        }
-        let doubtful = rows.iter().any(Vec::is_empty) && !self.lease.vouches_for_rows().await?;
-        let located = rows.iter().map(|fields| {
-            let unknown = fields.is_empty() && doubtful;
-            (!unknown).then(|| self.others(fields))
-        });
-        Ok(located.collect())
-    }
-
-    /// The nodes in a row's field names, this one left out.
-    fn others(&self, fields: &[String]) -> Locations {
-        let mut locations = Locations::new();
-        for id in fields.iter().filter_map(|field| parse_field(field)) {
-            if id.node == *self.lease.node() {
-                continue;
-            }
-            match locations.iter_mut().find(|(node, _)| *node == id.node) {
-                Some((_, count)) => *count += 1,
-                None => locations.push((id.node, 1)),
-            }
-        }
-        locations
-    }
-
-    pub(super) async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
-        let key = self.keys.user(user);
-        let fields: Vec<(String, String)> = self
-            .link
-            .call("HGETALL", &key, &[])
-            .await
-            .and_then(Value::convert)
-            .map_err(|error| self.away(&error))?;
-        if fields.is_empty() && !self.lease.vouches_for_rows().await? {
-            return Err(Unavailable("the registry is being rebuilt"));
-        }
-        let mut rows = Vec::new();
-        let mut known: Vec<(NodeId, bool)> = Vec::new();
-        for (field, about) in fields {
-            let Some(id) = parse_field(&field) else {
-                continue;
-            };
-            let is_live = match known.iter().find(|(node, _)| *node == id.node) {
-                Some((_, is_live)) => *is_live,
-                None => self.is_live(&id.node).await?,
-            };
-            known.push((id.node.clone(), is_live));
-            if is_live {
-                let about: About = serde_json::from_str(&about).unwrap_or_default();
-                rows.push(Row {
-                    node: id.node,
-                    fd: id.fd.0,
-                    about,
-                });
-            }
-        }
-        rows.sort_by(|a, b| (&a.node, a.fd).cmp(&(&b.node, b.fd)));
-        Ok(rows)
-    }
-
-    /// Whether a node that a row names is there. A lease proves it, and so does somebody who
-    /// listens on its channel: a lease may be missing because Redis takes no writes.
-    async fn is_live(&self, node: &NodeId) -> Result<bool, Unavailable> {
-        if node == self.lease.node() {
-            return Ok(true);
-        }
-        match self.lease.read(node.name()).await? {
-            Some(record) if record.node == *node => Ok(true),
-            _ if self.lease.is_buried(node) => Ok(false),
-            _ => Ok(!self.lease.is_deaf(node).await.map_err(|_| AWAY)?),
-        }
-    }
-
     pub(super) async fn publish(
         &self,
         node: &NodeId,
@@ -372,18 +292,6 @@ impl Redis {
         match self.lease.read(node.name()).await? {
             Some(record) => Ok(record.node != *node),
             None => Ok(self.lease.is_missing(node.name())),
-        }
-    }
-
-    pub(super) async fn forget(&self, user: &UserId, node: &NodeId) {
-        let key = self.keys.user(user);
-        let client = self.link.at(&key);
-        let fields: Result<Vec<String>, _> = client.hkeys(&key).await;
-        let mut fields = fields.unwrap_or_default();
-        fields.retain(|field| parse_field(field).is_some_and(|id| id.node == *node));
-        if !fields.is_empty() {
-            // If it fails, the next push to this user tries again.
-            let _: Result<(), _> = client.hdel(&key, fields).await;
         }
     }
 

@@ -1,12 +1,12 @@
-//! Writes the rows `pn:user:{<user>}` of this node's users.
+//! Writes the rows `pn:user:{<user>}` of this node's users and `pn:topic:{<topic>}` of its topics.
 //!
-//! By level, not by edge: for each dirty user the hub is asked what is true now, and that is
+//! By level, not by edge: for each dirty row the hub is asked what is true now, and that is
 //! written, together with the removal of fields that are gone. A row is changed only by naming
 //! this node's own fields, so no script is needed and nobody's fresh login is erased. HSET and
 //! EXPIRE stand in one MULTI: a row without an end can not come to be. The
 //! MULTI travels as a pipeline, as `link` tells.
 //!
-//! Beside the rows, `pn:users:{<node>}` lists their users, for whoever sweeps them when this
+//! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list whose they are, for whoever sweeps them when this
 //! node is dead. It is added to before the row is written and taken from behind it: a crash in
 //! between leaves a name too many there, never one too few.
 
@@ -30,10 +30,10 @@ use crate::backplane::embedded::about;
 use crate::changes::Change;
 use crate::hub::{Hub, Seats};
 use crate::metrics::Metrics;
-use crate::names::{ConnectionId, UserId};
+use crate::names::{ConnectionId, NodeId, Subject};
 
-/// Users in one MULTI.
-const USERS: usize = 256;
+/// Rows in one MULTI.
+const ROWS: usize = 256;
 /// Transactions on their way at once.
 const IN_FLIGHT: usize = 8;
 /// Between two attempts while Redis fails.
@@ -51,9 +51,33 @@ pub(super) struct Registry {
     metrics: Arc<Metrics>,
 }
 
-type Changes = Vec<(UserId, Change)>;
-/// Changes, each with the seats that its user has.
-type Rows = Vec<((UserId, Change), Seats)>;
+type Changes = Vec<(Subject, Change)>;
+/// Changes, each with what is true now.
+type Rows = Vec<((Subject, Change), Here)>;
+
+/// Who is here of a row.
+enum Here {
+    /// A user's seats.
+    Seats(Seats),
+    /// How many connections are in a topic.
+    Members(u32),
+}
+
+impl Here {
+    fn of(hub: &Hub, subject: &Subject) -> Self {
+        match subject {
+            Subject::User(user) => Self::Seats(hub.seats(user)),
+            Subject::Topic(topic) => Self::Members(hub.topics().count(topic)),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Seats(seats) => seats.is_empty(),
+            Self::Members(count) => *count == 0,
+        }
+    }
+}
 
 impl Registry {
     pub(super) fn new(link: Link, keys: Keys, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
@@ -69,7 +93,7 @@ impl Registry {
     /// Has every row say that this node is leaving, as soon as may be.
     pub(super) fn mark_leaving(&self) {
         self.leaving.store(true, Ordering::Relaxed);
-        self.hub.changes().mark(self.hub.users());
+        self.hub.changes().mark(self.hub.subjects());
     }
 
     /// Writes whatever is dirty, for ever. What comes while a write is under way goes into the
@@ -97,20 +121,20 @@ impl Registry {
 
     /// Answers whether all went well; what did not is dirty again.
     async fn write_all(&self, changes: Changes) -> bool {
-        let mut parts = Vec::with_capacity(changes.len().div_ceil(USERS));
+        let mut parts = Vec::with_capacity(changes.len().div_ceil(ROWS));
         let by_server = self
             .link
-            .by_server(changes, |(user, _)| self.keys.user(user));
+            .by_server(changes, |(subject, _)| self.keys.row(subject));
         for (client, changes) in by_server {
             let mut rest = changes.into_iter().peekable();
             while rest.peek().is_some() {
                 parts.push((
                     client.clone(),
-                    rest.by_ref().take(USERS).collect::<Changes>(),
+                    rest.by_ref().take(ROWS).collect::<Changes>(),
                 ));
             }
         }
-        // Different parts are different users: their order does not matter.
+        // Different parts are different rows: their order does not matter.
         let writes = parts
             .into_iter()
             .map(|(client, part)| self.write_part(client, part));
@@ -124,8 +148,8 @@ impl Registry {
     async fn write_part(&self, client: Client, changes: Changes) -> bool {
         // Read once, for rows and index alike. Whoever comes or goes from here on is dirty again.
         let rows = changes.into_iter().map(|change| {
-            let seats = self.hub.seats(&change.0);
-            (change, seats)
+            let here = Here::of(&self.hub, &change.0);
+            (change, here)
         });
         let (written, failed) = self.write_rows(&client, rows.collect()).await;
         self.metrics.registry_writes.inc_by(written.len() as u64);
@@ -141,17 +165,9 @@ impl Registry {
     /// Rows and index, in that order of adding and the other of taking away; answers which
     /// changes are written and which are not.
     async fn write_rows(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
-        let index = self.keys.users(self.hub.node());
-        let users = |here: bool| -> Vec<String> {
-            let those = rows.iter().filter(|(_, seats)| seats.is_empty() != here);
-            those.map(|((user, _), _)| user.to_string()).collect()
-        };
-        let (here, gone) = (users(true), users(false));
-        let added: FredResult<()> = match here.is_empty() {
-            true => Ok(()),
-            false => self.link.at(&index).sadd(&index, here).await,
-        };
-        if let Err(error) = added {
+        let here = Indexes::of(&rows, |here| !here.is_empty());
+        let gone = Indexes::of(&rows, Here::is_empty);
+        if let Err(error) = self.add_to_indexes(here).await {
             self.note(&error, rows.len());
             return (Changes::new(), changes(rows));
         }
@@ -166,10 +182,10 @@ impl Registry {
                 }
             }
         };
-        let taken: FredResult<()> = match gone.is_empty() || !failed.is_empty() {
+        let taken: FredResult<()> = match failed.is_empty() {
+            true => self.take_from_indexes(gone).await,
             // What has failed comes again, and with it those whose names are left for now.
-            true => Ok(()),
-            false => self.link.at(&index).srem(&index, gone).await,
+            false => Ok(()),
         };
         match taken {
             Ok(()) if failed.is_empty() => (written, failed),
@@ -177,7 +193,7 @@ impl Registry {
                 // Only those that stay need no second look at the index.
                 let (stay, again) = written
                     .into_iter()
-                    .partition::<Changes, _>(|(_, change)| change.gone.is_empty());
+                    .partition::<Changes, _>(|(_, change)| !change.removes());
                 failed.extend(again);
                 (stay, failed)
             }
@@ -188,8 +204,22 @@ impl Registry {
         }
     }
 
-    fn note(&self, error: &Error, users: usize) {
-        tracing::debug!(%error, users, "rows not written; trying on");
+    async fn add_to_indexes(&self, names: Indexes) -> FredResult<()> {
+        for (index, names) in names.keyed(&self.keys, self.hub.node()) {
+            let _: () = self.link.at(&index).sadd(&index, names).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_from_indexes(&self, names: Indexes) -> FredResult<()> {
+        for (index, names) in names.keyed(&self.keys, self.hub.node()) {
+            let _: () = self.link.at(&index).srem(&index, names).await?;
+        }
+        Ok(())
+    }
+
+    fn note(&self, error: &Error, rows: usize) {
+        tracing::debug!(%error, rows, "rows not written; trying on");
         self.link.note(error);
     }
 
@@ -243,7 +273,7 @@ impl Registry {
     async fn queue_alone(
         &self,
         pipeline: &Pipeline<Client>,
-        row: &((UserId, Change), Seats),
+        row: &((Subject, Change), Here),
     ) -> usize {
         let queue = async {
             queue(pipeline, "MULTI").await?;
@@ -255,11 +285,41 @@ impl Registry {
         queue.await.unwrap_or_default()
     }
 
-    /// What makes a user's row true; answers how many commands that takes.
+    /// What makes a row true; answers how many commands that takes.
     async fn queue(
         &self,
         pipeline: &Pipeline<Client>,
-        ((user, change), seats): &((UserId, Change), Seats),
+        ((subject, change), here): &((Subject, Change), Here),
+    ) -> FredResult<usize> {
+        let key = self.keys.row(subject);
+        match here {
+            Here::Seats(seats) => self.queue_seats(pipeline, &key, change, seats).await,
+            Here::Members(count) => self.queue_members(pipeline, &key, *count).await,
+        }
+    }
+
+    async fn queue_members(
+        &self,
+        pipeline: &Pipeline<Client>,
+        key: &str,
+        count: u32,
+    ) -> FredResult<usize> {
+        let node = self.hub.node().to_string();
+        if count == 0 {
+            let _: () = pipeline.hdel(key, node).await?;
+            return Ok(1);
+        }
+        let _: () = pipeline.hset(key, (node, count.to_string())).await?;
+        let _: () = pipeline.expire(key, ROW_TTL_SECONDS, None).await?;
+        Ok(2)
+    }
+
+    async fn queue_seats(
+        &self,
+        pipeline: &Pipeline<Client>,
+        key: &str,
+        change: &Change,
+        seats: &Seats,
     ) -> FredResult<usize> {
         let node = self.hub.node();
         let leaving = self.leaving.load(Ordering::Relaxed);
@@ -270,11 +330,10 @@ impl Registry {
             }
             .to_string()
         };
-        let key = self.keys.user(user);
         let mut count = 0;
         if !change.gone.is_empty() {
             let gone: Vec<String> = change.gone.iter().map(|fd| field(*fd)).collect();
-            let _: () = pipeline.hdel(&key, gone).await?;
+            let _: () = pipeline.hdel(key, gone).await?;
             count += 1;
         }
         if !seats.is_empty() {
@@ -289,11 +348,40 @@ impl Registry {
                     (field(seat.fd), about)
                 })
                 .collect();
-            let _: () = pipeline.hset(&key, rows).await?;
-            let _: () = pipeline.expire(&key, ROW_TTL_SECONDS, None).await?;
+            let _: () = pipeline.hset(key, rows).await?;
+            let _: () = pipeline.expire(key, ROW_TTL_SECONDS, None).await?;
             count += 2;
         }
         Ok(count)
+    }
+}
+
+/// Names for the node's indexes of its rows.
+struct Indexes {
+    users: Vec<String>,
+    topics: Vec<String>,
+}
+
+impl Indexes {
+    fn of(rows: &Rows, chosen: impl Fn(&Here) -> bool) -> Self {
+        let (mut users, mut topics) = (Vec::new(), Vec::new());
+        for ((subject, _), here) in rows {
+            match subject {
+                _ if !chosen(here) => {}
+                Subject::User(user) => users.push(user.to_string()),
+                Subject::Topic(topic) => topics.push(topic.to_string()),
+            }
+        }
+        Self { users, topics }
+    }
+
+    /// Those that have something, by the index's key.
+    fn keyed(self, keys: &Keys, node: &NodeId) -> impl Iterator<Item = (String, Vec<String>)> {
+        let all = [
+            (keys.users(node), self.users),
+            (keys.topics(node), self.topics),
+        ];
+        all.into_iter().filter(|(_, names)| !names.is_empty())
     }
 }
 

@@ -24,17 +24,18 @@ use fred::types::{ClusterHash, CustomCommand, Value};
 use futures::future::try_join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::Keys;
 use super::lease::{BEAT, Lease, MISSING_BEATS};
 use super::link::Link;
-use super::{Keys, parse_field};
-use crate::names::{NodeId, UserId};
+use crate::backplane::parse_field;
+use crate::names::{NodeId, Subject, UserId};
 use crate::protocol;
 
 /// How long a sweeper keeps the others away. One that crashed does so for no longer.
 const LOCK: Duration = Duration::from_secs(30);
 /// A portion that took longer may have outlived the lock: the sweep ends there.
 const PORTION_LIMIT: Duration = Duration::from_secs(15);
-/// About how many users are looked at in one portion.
+/// About how many rows are looked at in one portion.
 const PORTION: usize = 256;
 /// Users of a dead node have this long to connect elsewhere before they are said to have left.
 const GRACE: Duration = Duration::from_secs(5);
@@ -130,8 +131,9 @@ impl Sweeper {
         let (users, is_dead) = self.remove_rows(node).await?;
         let lock = self.keys.sweep(node);
         if is_dead {
-            let users = self.keys.users(node);
-            let _: () = self.link.at(&users).del(&users).await?;
+            for index in [self.keys.users(node), self.keys.topics(node)] {
+                let _: () = self.link.at(&index).del(&index).await?;
+            }
         }
         let boots = self.keys.boots();
         let last: i64 = self.link.at(&boots).srem(&boots, node.to_string()).await?;
@@ -175,21 +177,44 @@ impl Sweeper {
         self.link.at(&key).pexpire(&key, milliseconds, None).await
     }
 
-    /// Removes the dead node's fields from the rows of all users in its index, which is left as
-    /// it is: who takes up the work sees all of it. Answers those users, and whether the node is
-    /// still dead; if not, part of its rows may be gone.
+    /// Removes the dead node's fields from the rows of all users and topics in its indexes, which
+    /// are left as they are: who takes up the work sees all of it. Answers those users, and
+    /// whether the node is still dead; if not, part of its rows may be gone.
     async fn remove_rows(&self, node: &NodeId) -> Result<(Vec<UserId>, bool), Error> {
+        let topic = |name: &str| name.parse().ok().map(Subject::Topic);
+        let user = |name: &str| name.parse().ok().map(Subject::User);
+        let (_, is_dead) = self
+            .remove_index(node, self.keys.topics(node), topic)
+            .await?;
+        if !is_dead {
+            return Ok((Vec::new(), false));
+        }
+        let (subjects, is_dead) = self.remove_index(node, self.keys.users(node), user).await?;
+        let users = subjects.into_iter().filter_map(|subject| match subject {
+            Subject::User(user) => Some(user),
+            Subject::Topic(_) => None,
+        });
+        Ok((users.collect(), is_dead))
+    }
+
+    async fn remove_index(
+        &self,
+        node: &NodeId,
+        index: String,
+        read: fn(&str) -> Option<Subject>,
+    ) -> Result<(Vec<Subject>, bool), Error> {
         let mut all = Vec::new();
         let mut cursor = "0".to_owned();
         loop {
             let began = Instant::now();
             let renewed = self.renew(node).await?;
-            let portion;
-            (cursor, portion) = self.scan(node, cursor).await?;
+            let names;
+            (cursor, names) = self.scan(&index, cursor).await?;
+            let portion: Vec<Subject> = names.iter().filter_map(|name| read(name)).collect();
             if !renewed || self.holder(node).await? == Holder::Itself {
                 return Ok((all, false));
             }
-            try_join_all(portion.iter().map(|user| self.remove_row(user, node))).await?;
+            try_join_all(portion.iter().map(|one| self.remove_row(one, node))).await?;
             all.extend(portion);
             if began.elapsed() > PORTION_LIMIT {
                 return Ok((all, false));
@@ -201,23 +226,24 @@ impl Sweeper {
         }
     }
 
-    /// Some users of the index, and where to go on. A user may come twice.
-    async fn scan(&self, node: &NodeId, cursor: String) -> Result<(String, Vec<UserId>), Error> {
+    /// Some names of the index, and where to go on. A name may come twice.
+    async fn scan(&self, index: &str, cursor: String) -> Result<(String, Vec<String>), Error> {
         let command = CustomCommand::new_static("SSCAN", ClusterHash::FirstKey, false);
-        let key = self.keys.users(node);
+        let key = index.to_owned();
         let client = self.link.at(&key);
         let arguments = vec![key, cursor, "COUNT".to_owned(), PORTION.to_string()];
         let answer: Vec<Value> = client.custom(command, arguments).await?;
-        let [cursor, users] = <[Value; 2]>::try_from(answer)
+        let [cursor, names] = <[Value; 2]>::try_from(answer)
             .map_err(|_| Error::new(ErrorKind::Parse, "SSCAN answered no pair"))?;
-        let users: Vec<String> = users.convert()?;
-        let users = users.iter().filter_map(|user| user.parse().ok());
-        Ok((cursor.convert()?, users.collect()))
+        Ok((cursor.convert()?, names.convert()?))
     }
 
-    async fn remove_row(&self, user: &UserId, node: &NodeId) -> Result<(), Error> {
-        let key = self.keys.user(user);
+    async fn remove_row(&self, subject: &Subject, node: &NodeId) -> Result<(), Error> {
+        let key = self.keys.row(subject);
         let client = self.link.at(&key);
+        if matches!(subject, Subject::Topic(_)) {
+            return client.hdel(&key, node.to_string()).await;
+        }
         let mut fields: Vec<String> = client.hkeys(&key).await?;
         fields.retain(|field| parse_field(field).is_some_and(|id| id.node == *node));
         if !fields.is_empty() {

@@ -1,0 +1,178 @@
+//! `/v1/topics`: which topics this node has, how many connections are in one, and subscribing
+//! users and connections from outside.
+
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use warp::Filter;
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use super::{ApiError, App, Routes, json, methods, with_key};
+use crate::backplane::Population;
+use crate::hub::Member;
+use crate::names::{ConnectionId, NodeId, Topic, UserId};
+use crate::protocol::Status;
+
+/// Topics in one page, unless `limit` says less.
+const PAGE: usize = 1_000;
+
+pub(super) fn routes(app: &Arc<App>) -> Routes {
+    let query = || warp::query::raw().or(warp::any().map(String::new)).unify();
+    let list = warp::path!("v1" / "topics")
+        .and(methods("GET"))
+        .and(with_key(app))
+        .and(query())
+        .then(async |_method, app: Arc<App>, query: String| {
+            list_here(&app, &query).unwrap_or_else(ApiError::reply)
+        });
+    let show = warp::path!("v1" / "topics" / String)
+        .and(methods("GET"))
+        .and(with_key(app))
+        .and(query())
+        .then(
+            async |topic: String, _method, app: Arc<App>, query: String| {
+                show(&app, &topic, &query)
+                    .await
+                    .unwrap_or_else(ApiError::reply)
+            },
+        );
+    let user = warp::path!("v1" / "topics" / String / "users" / String)
+        .and(methods("PUT, DELETE"))
+        .and(with_key(app))
+        .then(
+            async |topic: String, user: String, method: Method, app: Arc<App>| {
+                let reply = enroll_user(&app, &topic, &user, method == Method::PUT).await;
+                reply.unwrap_or_else(ApiError::reply)
+            },
+        );
+    let connection = warp::path!("v1" / "topics" / String / "connections" / String / String)
+        .and(methods("PUT, DELETE"))
+        .and(with_key(app))
+        .then(
+            async |topic: String, node: String, fd: String, method: Method, app: Arc<App>| {
+                let id = format!("{node}/{fd}");
+                let reply = enroll_connection(&app, &topic, &id, method == Method::PUT).await;
+                reply.unwrap_or_else(ApiError::reply)
+            },
+        );
+    let routes = list.or(show).unify().or(user).unify();
+    routes.or(connection).unify().boxed()
+}
+
+/// Reads a part of a path. What is no UTF-8 is no name either.
+fn name<T: std::str::FromStr<Err = crate::names::BadName>>(text: &str) -> Result<T, ApiError> {
+    let text = percent_decode_str(text).decode_utf8_lossy();
+    text.parse()
+        .map_err(|error| ApiError::bad_request(&format!("{error}")))
+}
+
+fn list_here(app: &App, query: &str) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct Count {
+        topic: Topic,
+        connections: u32,
+    }
+    #[derive(Serialize)]
+    struct Body<'a> {
+        node: &'a NodeId,
+        topics: Vec<Count>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<Topic>,
+    }
+    let (mut limit, mut after) = (PAGE, None);
+    for (field, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*field {
+            "limit" => {
+                let number = value
+                    .parse()
+                    .ok()
+                    .filter(|limit| (1..=PAGE).contains(limit));
+                let words = format!("limit must be a whole number from 1 to {PAGE}");
+                limit = number.ok_or_else(|| ApiError::bad_request(&words))?;
+            }
+            "after" => after = Some(name::<Topic>(&value)?),
+            _ => {}
+        }
+    }
+    let here = app.hub.topics();
+    let mut topics = here.all();
+    topics.retain(|topic| after.as_ref().is_none_or(|after| topic > after));
+    topics.sort_unstable();
+    let next = topics.get(limit).and(topics.get(limit - 1)).cloned();
+    topics.truncate(limit);
+    let topics = topics.into_iter().map(|topic| Count {
+        connections: here.count(&topic),
+        topic,
+    });
+    let body = Body {
+        node: app.hub.node(),
+        topics: topics.collect(),
+        next,
+    };
+    Ok(json(StatusCode::OK, &body))
+}
+
+async fn show(app: &App, topic: &str, query: &str) -> Result<Response, ApiError> {
+    #[derive(Serialize)]
+    struct Body {
+        topic: Topic,
+        connections: u32,
+        nodes: Vec<Population>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        members: Option<Vec<Member>>,
+    }
+    let topic: Topic = name(topic)?;
+    let wants_members = url::form_urlencoded::parse(query.as_bytes())
+        .any(|(field, value)| field == "members" && value == "true");
+    if wants_members && app.backplane.is_shared() {
+        let words = "members are listed by a node without Redis only";
+        return Err(ApiError::bad_request(words));
+    }
+    let nodes = app.backplane.members(&topic).await;
+    let nodes = nodes.map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
+    let members = match wants_members {
+        true => Some(app.hub.members(&topic).await),
+        false => None,
+    };
+    let body = Body {
+        connections: nodes.iter().map(|node| node.connections).sum(),
+        topic,
+        nodes,
+        members,
+    };
+    Ok(json(StatusCode::OK, &body))
+}
+
+async fn enroll_user(
+    app: &App,
+    topic: &str,
+    user: &str,
+    joins: bool,
+) -> Result<Response, ApiError> {
+    let (topic, user): (Topic, UserId) = (name(topic)?, name(user)?);
+    let answer = app.router.enroll_user(&user, &topic, joins).await;
+    if answer.status == Status::Unrouted {
+        let reason = answer.reason.unwrap_or("no way to the user's node");
+        return Err(ApiError::unavailable(reason));
+    }
+    Ok(json(StatusCode::OK, &answer))
+}
+
+async fn enroll_connection(
+    app: &App,
+    topic: &str,
+    id: &str,
+    joins: bool,
+) -> Result<Response, ApiError> {
+    let (topic, id): (Topic, ConnectionId) = (name(topic)?, name(id)?);
+    let answer = app.router.enroll_connection(&id, &topic, joins).await;
+    match answer.status {
+        Status::Offline => Err(ApiError::not_found("no such connection")),
+        Status::Unrouted => Err(ApiError::unavailable(
+            answer.reason.unwrap_or("no way to its node"),
+        )),
+        _ => Ok(json(StatusCode::OK, &answer)),
+    }
+}

@@ -1,0 +1,257 @@
+//! Topics of this node: how many connections of each shard are in which.
+//!
+//! Which those are the shards know, each of its own; so a push to a topic is one command for
+//! each shard that has members, and never an iteration of a map here. What must stay true: the
+//! counts are changed by the shards only, before the row is marked, so that the registry never
+//! writes a number older than the mark.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use serde::Serialize;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Delivered, Hub, Map, ROW_PATIENCE, Rows};
+use crate::auth::Grants;
+use crate::changes::Changes;
+use crate::names::{Fd, Subject, Topic, UserId};
+use crate::protocol::{Push, Target};
+use crate::receipt::Receipt;
+use crate::shard::{Asker, Command, NotSubscribed};
+
+/// Connections in a topic, by shard.
+type Counts = SmallVec<[u32; 4]>;
+
+/// What the shards and the hub share of topics.
+#[derive(Debug)]
+pub struct Topics {
+    counts: Map<Topic, Counts>,
+    shards: usize,
+    changes: Arc<Changes>,
+    grants: Arc<Grants>,
+    most: usize,
+}
+
+impl Topics {
+    /// No topics yet. `grants` are for clients without their own; `most` topics are allowed to
+    /// each.
+    #[must_use]
+    pub fn new(shards: usize, changes: Arc<Changes>, grants: Arc<Grants>, most: usize) -> Self {
+        Self {
+            counts: Map::default(),
+            shards,
+            changes,
+            grants,
+            most,
+        }
+    }
+
+    /// What clients without grants of their own may subscribe to.
+    #[must_use]
+    pub fn grants(&self) -> &Arc<Grants> {
+        &self.grants
+    }
+
+    /// Most topics of one connection.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// A connection of this shard is in the topic. Resolves as [`Changes::joined`] does.
+    pub(crate) fn joined(&self, topic: &Topic, shard: usize) -> oneshot::Receiver<()> {
+        let fresh = || SmallVec::from_elem(0, self.shards);
+        self.counts.entry(topic.clone()).or_insert_with(fresh)[shard] += 1;
+        self.row(topic)
+    }
+
+    /// As [`Topics::joined`] for one that was there already.
+    pub(crate) fn row(&self, topic: &Topic) -> oneshot::Receiver<()> {
+        self.changes.joined(Subject::Topic(topic.clone()))
+    }
+
+    /// A connection of this shard is no longer in the topic.
+    pub(crate) fn left(&self, topic: &Topic, shard: usize) {
+        // Under the entry's lock: nobody can join between emptying and removing it.
+        let emptied = self.counts.remove_if_mut(topic, |_, counts| {
+            counts[shard] -= 1;
+            counts.iter().all(|count| *count == 0)
+        });
+        self.changes.counted(topic, emptied.is_some());
+    }
+
+    /// How many connections of this node are in the topic.
+    #[must_use]
+    pub fn count(&self, topic: &Topic) -> u32 {
+        self.counts
+            .get(topic)
+            .map_or(0, |counts| counts.iter().sum())
+    }
+
+    /// Those shards that have some of them, and how many.
+    fn by_shard(&self, topic: &Topic) -> SmallVec<[(usize, u32); 8]> {
+        let counts = self.counts.get(topic).map(|counts| counts.clone());
+        let counts = counts.into_iter().flatten().enumerate();
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Every topic with a connection here. A snapshot.
+    #[must_use]
+    pub fn all(&self) -> Vec<Topic> {
+        self.counts
+            .iter()
+            .map(|entry| entry.key().clone())
+            .collect()
+    }
+}
+
+/// A connection that is in a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Member {
+    /// Whose it is.
+    pub user: UserId,
+    /// Its number on its node.
+    pub fd: Fd,
+}
+
+impl Hub {
+    /// What this node knows of topics.
+    #[must_use]
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// Subscribes a connection. Answers the row to wait for before anybody is told.
+    ///
+    /// # Errors
+    /// Why it is not subscribed.
+    pub async fn subscribe(&self, fd: Fd, topic: Topic, by: Asker) -> Result<Rows, NotSubscribed> {
+        let subscribed = self.send_subscribe(fd, topic, by).await;
+        // Without an answer the node is ending.
+        let row = subscribed.await.unwrap_or(Err(NotSubscribed::Gone))?;
+        Ok(Rows::from(row))
+    }
+
+    async fn send_subscribe(
+        &self,
+        fd: Fd,
+        topic: Topic,
+        by: Asker,
+    ) -> oneshot::Receiver<Result<oneshot::Receiver<()>, NotSubscribed>> {
+        let (done, subscribed) = oneshot::channel();
+        let command = Command::Subscribe {
+            fd,
+            topic,
+            by,
+            done,
+        };
+        self.tell(fd, command).await;
+        subscribed
+    }
+
+    /// Takes a connection's subscription back: from the answer on it gets nothing of the topic.
+    pub async fn unsubscribe(&self, fd: Fd, topic: Topic, by: Asker) {
+        // Without an answer the node is ending.
+        let _ = self.send_unsubscribe(fd, topic, by).await.await;
+    }
+
+    async fn send_unsubscribe(&self, fd: Fd, topic: Topic, by: Asker) -> oneshot::Receiver<()> {
+        let (done, unsubscribed) = oneshot::channel();
+        let command = Command::Unsubscribe {
+            fd,
+            topic,
+            by,
+            done,
+        };
+        self.tell(fd, command).await;
+        unsubscribed
+    }
+
+    /// Subscribes the local connections of `target` on behalf of a sender, or takes that back;
+    /// answers how many there are. Receipts are written once the row is.
+    pub async fn enroll(
+        self: &Arc<Self>,
+        target: &Target,
+        topic: &Topic,
+        joins: bool,
+        receipt: Option<&Receipt>,
+    ) -> u32 {
+        let found = self.matching(target);
+        let count = found.len() as u32;
+        let by = Asker::Server;
+        for (fd, _) in found {
+            let (hub, topic) = (self.clone(), topic.clone());
+            let receipt = receipt.cloned();
+            if joins {
+                // Handed over here and in order; only the row is waited for elsewhere.
+                let subscribed = self.send_subscribe(fd, topic, by).await;
+                tokio::spawn(async move {
+                    let Ok(Ok(row)) = subscribed.await else {
+                        return;
+                    };
+                    let deadline = Instant::now() + ROW_PATIENCE;
+                    if hub.await_rows(fd, row.into(), deadline).await
+                        && let Some(receipt) = receipt
+                    {
+                        receipt.written();
+                    }
+                });
+            } else {
+                let unsubscribed = self.send_unsubscribe(fd, topic, by).await;
+                tokio::spawn(async move {
+                    if unsubscribed.await.is_ok()
+                        && let Some(receipt) = receipt
+                    {
+                        receipt.written();
+                    }
+                });
+            }
+        }
+        count
+    }
+
+    /// Hands a push to the local connections that are in its topic.
+    pub(super) async fn publish(
+        &self,
+        topic: &Topic,
+        push: &Push,
+        receipt: Option<&Receipt>,
+    ) -> Delivered {
+        let shards = self.topics.by_shard(topic);
+        if shards.is_empty() {
+            self.metrics.stale.inc();
+            return Delivered::To(0);
+        }
+        if self.is_repeat(&Target::Topic(topic.clone()), push) {
+            return Delivered::Duplicate;
+        }
+        for (shard, _) in &shards {
+            let command = Command::Publish {
+                topic: topic.clone(),
+                message: push.message.clone(),
+                except: push.except.clone(),
+                receipt: receipt.cloned(),
+            };
+            self.shards[*shard].send(command).await;
+        }
+        Delivered::To(shards.iter().map(|(_, count)| count).sum())
+    }
+
+    /// The local connections that are in a topic, by user.
+    pub async fn members(&self, topic: &Topic) -> Vec<Member> {
+        let mut answers = Vec::new();
+        for (shard, _) in self.topics.by_shard(topic) {
+            let (answer, members) = oneshot::channel();
+            let topic = topic.clone();
+            let command = Command::Members { topic, answer };
+            self.shards[shard].send(command).await;
+            answers.push(members);
+        }
+        let members = join_all(answers).await;
+        let mut members: Vec<Member> = members.into_iter().flatten().flatten().collect();
+        members.sort_unstable();
+        members
+    }
+}

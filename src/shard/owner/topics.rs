@@ -1,0 +1,103 @@
+//! Subscriptions of a shard's connections, and pushes to topics.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{Arrival, Asker, NotSubscribed, Owner};
+use crate::hub::Member;
+use crate::names::{Fd, Topic};
+use crate::protocol::{self, Except, Message};
+use crate::receipt::Receipt;
+
+impl Owner {
+    /// A new connection names the topics it wants. Whether it may was checked at the door.
+    pub(super) fn arrive(&mut self, slot: usize, arrival: Arrival) {
+        if let Some(grants) = arrival.grants {
+            self.places[slot].connection.grant(grants);
+        }
+        let topics = arrival.topics.iter();
+        let rows = topics.filter_map(|topic| self.subscribe(slot, topic, Asker::Server).ok());
+        // Gone if nobody waits for them.
+        let _ = arrival.rows.send(rows.collect());
+    }
+
+    /// Puts a connection into a topic; answers the row to wait for.
+    pub(super) fn subscribe(
+        &mut self,
+        slot: usize,
+        topic: &Topic,
+        by: Asker,
+    ) -> Result<oneshot::Receiver<()>, NotSubscribed> {
+        let topic = self.members.shared(topic);
+        let connection = &mut self.places[slot].connection;
+        if connection.subscribe(&topic, by, &self.members.topics)? {
+            Ok(self.members.join(&topic, slot))
+        } else {
+            Ok(self.members.topics.row(&topic))
+        }
+    }
+
+    /// As a sender or the client itself asks for it, told of to whoever has not asked.
+    pub(super) fn on_subscribe(
+        &mut self,
+        fd: Fd,
+        topic: &Topic,
+        by: Asker,
+    ) -> Result<oneshot::Receiver<()>, NotSubscribed> {
+        let slot = *self.slots.get(&fd).ok_or(NotSubscribed::Gone)?;
+        let row = self.subscribe(slot, topic, by)?;
+        if by == Asker::Server {
+            self.tell_enrolled(slot, topic, true);
+        }
+        Ok(row)
+    }
+
+    pub(super) fn on_unsubscribe(&mut self, fd: Fd, topic: &Topic, by: Asker) {
+        let Some(&slot) = self.slots.get(&fd) else {
+            return;
+        };
+        if self.places[slot].connection.unsubscribe(topic) {
+            self.members.leave(topic, slot);
+            if by == Asker::Server {
+                self.tell_enrolled(slot, topic, false);
+            }
+        }
+    }
+
+    fn tell_enrolled(&mut self, slot: usize, topic: &Topic, joins: bool) {
+        let object = protocol::enrolled_object(topic, joins);
+        self.places[slot].connection.say(&object);
+        self.touch(slot);
+    }
+
+    /// Whatever ends a connection also ends its subscriptions.
+    pub(super) fn leave_topics(&mut self, slot: usize) {
+        for topic in self.places[slot].connection.take_topics() {
+            self.members.leave(&topic, slot);
+        }
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        topic: &Topic,
+        message: &Arc<Message>,
+        except: Option<&Except>,
+        receipt: Option<&Receipt>,
+    ) {
+        // Copied: ending a slow connection on the way changes the set.
+        let slots: Vec<usize> = self.members.of(topic).collect();
+        self.spread(slots, message, except, receipt);
+    }
+
+    pub(super) fn members_of(&self, topic: &Topic) -> Vec<Member> {
+        let member = |slot: usize| {
+            let connection = &self.places[slot].connection;
+            Member {
+                user: connection.user.clone(),
+                fd: connection.fd,
+            }
+        };
+        self.members.of(topic).map(member).collect()
+    }
+}
