@@ -290,7 +290,7 @@ async fn a_v1_client_that_is_not_understood_is_told_and_stays() {
         (r#"{"type":7}"#, "bad_message"),
         (r#"{"type":"ack"}"#, "bad_message"),
         (r#"{"type":"ack","id":7}"#, "bad_message"),
-        (r#"{"type":"subscribe"}"#, "unknown_type"),
+        (r#"{"type":"fly"}"#, "unknown_type"),
         (r#"{"type":"ping""#, "bad_message"),
     ] {
         raw.send(&frame(FIN | TEXT, text.as_bytes())).await;
