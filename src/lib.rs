@@ -62,7 +62,7 @@ use crate::connection::Settings;
 use crate::frame::Limits;
 use crate::hub::{Hub, Topics};
 use crate::inbound::{Inbound, Probes};
-use crate::inbox::{Ask, Bounds};
+use crate::inbox::{Ask, Bounds, Reader};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::replies::{Outbound, Replies};
@@ -179,8 +179,8 @@ pub async fn run(
     let replies = Arc::new(Replies::default());
     let backplane = start_backplane(&config, &hub, &replies, exchange, &leaving, &metrics, fatal)?;
 
-    let reader = inbox::serve(asked, hub.clone(), backplane.clone(), metrics.clone());
-    let reader = tokio::spawn(reader);
+    let reader = Reader::new(hub.clone(), backplane.clone(), metrics.clone());
+    let reader = tokio::spawn(reader.serve(asked));
     let desk = tokio::spawn(Desk { hub: hub.clone() }.serve(requested));
 
     let app = Arc::new(App {
@@ -235,18 +235,13 @@ fn start_hub(
         Some(_) => Changes::tracked(),
         None => Changes::ignored(),
     });
-    let topics = Topics::new(
-        cores,
-        changes.clone(),
-        config.topics.clone(),
-        config.max_topics,
-    );
-    let topics = Arc::new(topics);
+    let topics = Arc::new(Topics::new(cores, changes.clone(), config));
     let shards = shard::start(cores, node, &topics, &settings, asks, requests, metrics)?;
     Ok(Arc::new(Hub::new(
         node.clone(),
         shards,
         topics,
+        asks.clone(),
         changes,
         metrics.clone(),
     )))

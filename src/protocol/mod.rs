@@ -228,6 +228,12 @@ impl Message {
         &self.data
     }
 
+    /// The topic it was pushed to, if it was to one.
+    #[must_use]
+    pub fn topic(&self) -> Option<&Topic> {
+        self.topic.as_ref()
+    }
+
     /// Where it lies in its user's inbox or its topic's log, if it is kept.
     #[must_use]
     pub fn position(&self) -> Option<Position> {

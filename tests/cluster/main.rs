@@ -20,6 +20,7 @@ mod frozen;
 mod gateway;
 mod ghosts;
 mod keep;
+mod logs;
 mod losses;
 mod mangled;
 mod publishers;

@@ -30,7 +30,10 @@ async fn bad_pushes_are_refused_with_words_that_name_the_fault() {
         (r#"{"to":{"user":42},"data":1}"#, "42"),
         (r#"{"to":{"users":"42"},"data":1}"#, "42"),
         (r#"{"to":{"user":"42"},"data":1,"id":5}"#, "5"),
-        (r#"{"to":{},"data":1}"#, "one of user, users, topic, topics, fd or all"),
+        (
+            r#"{"to":{},"data":1}"#,
+            "one of user, users, topic, topics, fd or all",
+        ),
         (r#"{"to":{"all":false},"data":1}"#, "to.all must be true"),
         (r#"{"to":{"all":"true"},"data":1}"#, "to.all must be true"),
         (r#"{"to":{"user":"42","all":true},"data":1}"#, "only one of"),
