@@ -81,9 +81,9 @@ impl Subscriptions {
 }
 
 impl Connection {
-    /// What the client may subscribe to, if its token says so.
-    pub(crate) fn grant(&mut self, grants: Arc<Grants>) {
-        self.subscriptions.get_or_insert_default().grants = Some(grants);
+    /// What the client may subscribe to, if its token says so. What it is subscribed to stays.
+    pub(crate) fn grant(&mut self, grants: Option<Arc<Grants>>) {
+        self.subscriptions.get_or_insert_default().grants = grants;
     }
 
     /// Puts the connection into a topic; answers whether it was not there before.

@@ -236,6 +236,8 @@ async fn the_shipped_rules_let_nodes_and_publishers_work_and_nobody_do_more() {
         assert_eq!(client.json().await["data"], expected);
     }
     assert_eq!(redis.cli(&["XLEN", "pn:inbox:{42}"]), "1");
+    a_sender_subscribes_others(&b, &a, &b).await;
+    a_kept_push_to_many_topics(&b, &a).await;
     let rows: Value = http()
         .get(b.url("/v1/users/42"))
         .send()
@@ -382,6 +384,9 @@ async fn works_without_being_denied(servers: &[Redis], url: &str) {
     let mut client = Client::plain(&a.ws_url("42")).await;
     until_written(&b, "42", &json!("there")).await;
     assert_eq!(client.json().await, "there");
+    a_push_reaches_who_is_subscribed(&b, &a, &b).await;
+    go_on_in_a_log(&b, &a, &b).await;
+    a_kept_push_to_many_topics(&b, &a).await;
     for server in servers {
         let log = server.cli(&["ACL", "LOG"]);
         assert_eq!(log, "", "the rules deny what is needed:\n{log}");

@@ -12,8 +12,8 @@ use crate::receipt::Receipt;
 impl Owner {
     /// A new connection names the topics it wants. Whether it may was checked at the door.
     pub(super) fn arrive(&mut self, slot: usize, arrival: Arrival) {
-        if let Some(grants) = arrival.grants {
-            self.places[slot].connection.grant(grants);
+        if arrival.grants.is_some() {
+            self.places[slot].connection.grant(arrival.grants);
         }
         let topics = arrival.topics.iter();
         let subscribed =
