@@ -5,6 +5,7 @@
 //! reason; from that moment on nobody finds it in the hub any more.
 
 mod dialogue;
+mod kept;
 mod subscriptions;
 
 use self::dialogue::Dialogue;
@@ -12,7 +13,7 @@ use self::subscriptions::Subscriptions;
 use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits};
 use crate::hub::Membership;
-use crate::inbox::{Follower, Page, Position, Since, Start, Verdict};
+use crate::inbox::{Follower, Page, Start};
 use crate::input::Input;
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, Topic, UserId};
@@ -169,58 +170,14 @@ impl Connection {
         page.map_or(0, |page| self.queue_page(&page, metrics))
     }
 
-    fn queue_page(&mut self, page: &Page, metrics: &Metrics) -> u64 {
+    /// Puts the messages of a page into the queue; answers how many they are.
+    pub(crate) fn queue_page(&mut self, page: &Page, metrics: &Metrics) -> u64 {
         for message in &page.messages {
             self.queue.push_message(message.frame(self.dialect));
         }
         metrics.dropped("unreadable", page.unreadable);
         metrics.replayed.inc_by(page.messages.len() as u64);
         page.messages.len() as u64
-    }
-
-    /// What to do with a kept message that is pushed; `fits` if the queue has room for it.
-    pub(crate) fn hear_kept(&mut self, position: Position, fits: bool) -> Verdict {
-        match &mut self.inbox {
-            Some(inbox) => inbox.hear(position, fits),
-            // To this one it is a message like any other.
-            None => Verdict::Take,
-        }
-    }
-
-    /// Pushes may have been lost on the way here: the inbox must be read.
-    pub(crate) fn distrust_inbox(&mut self) {
-        if let Some(inbox) = &mut self.inbox {
-            inbox.distrust();
-        }
-    }
-
-    /// Messages may have passed it by: it hears so, and its inbox is read.
-    pub(crate) fn missed(&mut self) {
-        if !self.is_closing() {
-            self.say(protocol::RESYNC);
-        }
-        self.distrust_inbox();
-    }
-
-    /// From where to read the inbox, if that is due: the client has taken all that it was given.
-    pub(crate) fn ask_inbox(&mut self) -> Option<Since> {
-        if !self.is_open() || !self.queue.is_empty() {
-            return None;
-        }
-        self.inbox.as_mut()?.ask()
-    }
-
-    /// Gives the client a page of its inbox; answers how many messages that are. If something is
-    /// missing before it, the client hears so first.
-    pub(crate) fn turn(&mut self, page: &Page, metrics: &Metrics) -> u64 {
-        let Some(inbox) = &mut self.inbox else {
-            return 0;
-        };
-        inbox.turn(page);
-        if !page.is_continuous {
-            self.say(protocol::RESYNC);
-        }
-        self.queue_page(page, metrics)
     }
 
     /// The socket is here.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::rows::ROW_PATIENCE;
 pub use self::rows::Rows;
@@ -23,13 +23,13 @@ pub use self::topics::{Member, Topics};
 use crate::auth::Grants;
 use crate::changes::Changes;
 use crate::close::CloseReason;
-use crate::inbox::Start;
+use crate::inbox::{Ask, Start};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::{Dialect, Push, Target};
 use crate::receipt::Receipt;
 use crate::recent::Recent;
-use crate::shard::{Arrival, Command, ShardHandle};
+use crate::shard::{Arrival, Command, ShardHandle, Subscribed};
 
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
@@ -89,6 +89,8 @@ pub struct Hub {
     users: Map<UserId, Seats>,
     size: AtomicUsize,
     topics: Arc<Topics>,
+    /// What connections want to read of inboxes and logs.
+    asks: mpsc::UnboundedSender<Ask>,
     /// Which rows need writing. Taken by the registry writer of the backplane.
     changes: Arc<Changes>,
     recent: Recent,
@@ -98,10 +100,11 @@ pub struct Hub {
 impl Hub {
     /// An empty map of `node` over these shards.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         node: NodeId,
         shards: Vec<ShardHandle>,
         topics: Arc<Topics>,
+        asks: mpsc::UnboundedSender<Ask>,
         changes: Arc<Changes>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -113,6 +116,7 @@ impl Hub {
             users: Map::default(),
             size: AtomicUsize::new(0),
             topics,
+            asks,
             changes,
             recent: Recent::default(),
             metrics,
@@ -188,6 +192,9 @@ impl Hub {
     /// Lets a connection in under a new fd. From here on messages for it are kept by its shard,
     /// although its socket may still be in the handshake. The second part of the answer resolves
     /// once the registry knows.
+    ///
+    /// If it follows its topics' logs ([`Topics::keeps`]), the caller owes it a [`Hub::read_log`]
+    /// of each, from now on.
     pub async fn join(self: &Arc<Self>, newcomer: Newcomer) -> (Membership, Rows) {
         let Newcomer {
             user,
@@ -202,14 +209,14 @@ impl Hub {
         let at = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64);
-        let (arrival, topic_rows) = if grants.is_some() || !topics.is_empty() {
-            let (rows, topic_rows) = oneshot::channel();
+        let (arrival, subscribed) = if grants.is_some() || !topics.is_empty() {
+            let (done, subscribed) = oneshot::channel();
             let arrival = Arrival {
                 grants,
                 topics,
-                rows,
+                done,
             };
-            (Some(Box::new(arrival)), Some(topic_rows))
+            (Some(Box::new(arrival)), Some(subscribed))
         } else {
             (None, None)
         };
@@ -240,9 +247,10 @@ impl Hub {
             fd,
             is_attached: false,
         };
-        if let Some(topic_rows) = topic_rows {
+        if let Some(subscribed) = subscribed {
             // Nothing comes if the node is ending.
-            rows.extend(topic_rows.await.unwrap_or_default());
+            let subscribed: Vec<Subscribed> = subscribed.await.unwrap_or_default();
+            rows.extend(subscribed.into_iter().map(|one| one.row));
         }
         (membership, rows)
     }
@@ -267,8 +275,18 @@ impl Hub {
         self.connections.contains_key(&fd)
     }
 
-    /// Makes the connections of users look into their inbox.
+    /// Makes the connections of users look into their inbox, or of topics into the log.
     pub async fn look(&self, target: &Target) {
+        match target {
+            Target::Topic(topic) => return self.look_into(topic).await,
+            Target::Topics(topics) => {
+                for topic in topics {
+                    self.look_into(topic).await;
+                }
+                return;
+            }
+            _ => {}
+        }
         for (fd, _) in self.matching(target) {
             self.tell(fd, Command::Look { fd }).await;
         }

@@ -71,7 +71,7 @@ use crate::connection::Settings;
 use crate::frame::Limits;
 use crate::hub::{Hub, Topics};
 use crate::inbound::{Inbound, Probes};
-use crate::inbox::{Ask, Bounds};
+use crate::inbox::{Ask, Bounds, Reader};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::replies::{Outbound, Replies};
@@ -219,8 +219,8 @@ pub async fn run(
     outbound.connect(&backplane);
     let survey = Survey::new(node, backplane.clone(), replies.clone(), respond);
 
-    let reader = inbox::serve(asked, hub.clone(), backplane.clone(), metrics.clone());
-    let reader = tokio::spawn(reader);
+    let reader = Reader::new(hub.clone(), backplane.clone(), metrics.clone());
+    let reader = tokio::spawn(reader.serve(asked));
     let desk = tokio::spawn(Desk { hub: hub.clone() }.serve(requested));
 
     let app = Arc::new(App {
@@ -284,18 +284,13 @@ fn start_hub(
         Some(_) => Changes::tracked(),
         None => Changes::ignored(),
     });
-    let topics = Topics::new(
-        cores,
-        changes.clone(),
-        config.topics.clone(),
-        config.max_topics,
-    );
-    let topics = Arc::new(topics);
+    let topics = Arc::new(Topics::new(cores, changes.clone(), config));
     let shards = shard::start(cores, node, &topics, &settings, asks, requests, metrics)?;
     Ok(Arc::new(Hub::new(
         node.clone(),
         shards,
         topics,
+        asks.clone(),
         changes,
         metrics.clone(),
     )))

@@ -11,9 +11,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::hub::{Hub, ROW_PATIENCE};
-use crate::names::{Fd, Topic, UserId};
+use crate::inbox::{Page, Since};
+use crate::names::{Fd, Subject, Topic, UserId};
 use crate::protocol::{self, Request, Wanted};
-use crate::shard::{Asker, Command, NotSubscribed};
+use crate::shard::{Asker, Command, NotSubscribed, Subscribed};
 
 /// A request and who makes it.
 #[derive(Debug)]
@@ -28,6 +29,20 @@ pub(crate) struct Asked {
 pub(crate) struct Refused {
     pub(crate) code: &'static str,
     pub(crate) message: String,
+}
+
+/// What comes of a request.
+struct Done {
+    /// Further fields of the reply.
+    fields: String,
+    /// What is for the connection behind the reply.
+    then: Option<Command>,
+}
+
+impl From<String> for Done {
+    fn from(fields: String) -> Self {
+        Self { fields, then: None }
+    }
 }
 
 /// What requests are carried out with.
@@ -49,8 +64,12 @@ impl Desk {
         let (fd, user) = (asked.fd, asked.user.clone());
         let reference = asked.request.reference.clone();
         let reference = reference.as_deref();
+        let mut then = None;
         let object = match self.carry_out(asked).await {
-            Ok(fields) => protocol::reply_object(reference, &fields),
+            Ok(done) => {
+                then = done.then;
+                protocol::reply_object(reference, &done.fields)
+            }
             Err(Refused { code, message }) => {
                 tracing::debug!(%fd, %user, code, "request refused");
                 protocol::error_object(reference, code, &message)
@@ -58,33 +77,70 @@ impl Desk {
         };
         let object = Some(object);
         self.hub.tell(fd, Command::Answered { fd, object }).await;
+        if let Some(then) = then {
+            self.hub.tell(fd, then).await;
+        }
     }
 
-    /// Answers with further fields of the reply.
-    async fn carry_out(&self, asked: Asked) -> Result<String, Refused> {
+    async fn carry_out(&self, asked: Asked) -> Result<Done, Refused> {
         let fd = asked.fd;
         match asked.request.what {
-            Wanted::Subscribe { since: Some(_), .. } => {
-                let words = "nothing is kept of topics: subscribe without since";
-                Err(Refused::new("not_kept", words))
-            }
-            Wanted::Subscribe { topic, since: None } => self.subscribe(fd, topic).await,
+            Wanted::Subscribe { topic, since } => self.subscribe(fd, topic, since).await,
             Wanted::Unsubscribe { topic } => {
                 let fields = protocol::unsubscribed_fields(&topic);
                 self.hub.unsubscribe(fd, topic, Asker::Client).await;
-                Ok(fields)
+                Ok(fields.into())
             }
         }
     }
 
     /// The client hears that it is subscribed when the topic's row is written, so that whoever it
-    /// tells can push to it at once.
-    async fn subscribe(&self, fd: Fd, topic: Topic) -> Result<String, Refused> {
+    /// tells can push to it at once. The log is read only then, so that nothing can be kept
+    /// between the page and the first push that finds the connection.
+    async fn subscribe(&self, fd: Fd, topic: Topic, since: Option<Since>) -> Result<Done, Refused> {
         let deadline = Instant::now() + ROW_PATIENCE;
-        let subscribed = self.hub.subscribe(fd, topic.clone(), Asker::Client).await;
-        let rows = subscribed.map_err(|reason| refusal(&topic, reason))?;
-        let degraded = !self.hub.await_rows(fd, rows, deadline).await;
-        Ok(protocol::subscribed_fields(&topic, None, None, degraded))
+        let subscribed = self.hub.subscribe(fd, topic.clone(), since, Asker::Client);
+        let Subscribed { row, follows } =
+            subscribed.await.map_err(|reason| refusal(&topic, reason))?;
+        let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
+        if !follows {
+            return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
+        }
+        let from = since.unwrap_or(Since::Now);
+        let page = self.first_page(fd, &topic, from, deadline).await;
+        degraded |= page.is_none();
+        let resume = page.as_ref().map(|page| page.start);
+        let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
+        let recovered = since.is_some().then_some(is_proven);
+        let fields = protocol::subscribed_fields(&topic, resume, recovered, degraded);
+        let then = page.map(|page| Command::Page {
+            fd,
+            subject: Subject::Topic(topic),
+            since: from,
+            page,
+            is_told: true,
+        });
+        Ok(Done { fields, then })
+    }
+
+    /// The first page of a log; none if it does not come in time, and then it goes to the
+    /// connection when it comes.
+    async fn first_page(
+        &self,
+        fd: Fd,
+        topic: &Topic,
+        since: Since,
+        deadline: Instant,
+    ) -> Option<Arc<Page>> {
+        let mut page = self.hub.read_log(fd, topic, since);
+        match tokio::time::timeout_at(deadline, &mut page).await {
+            Ok(page) => page.ok(),
+            Err(_) => {
+                page.close();
+                // Given to us at the last moment.
+                page.try_recv().ok()
+            }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
         assert!((1..=MAX_TOPICS).contains(&topics.len()));
     }
     if request.keep {
-        assert!(matches!(push.to, Target::User(_) | Target::Users(_)));
+        assert!(!matches!(push.to, Target::Connection(..) | Target::All));
     }
     let line = push_line(&push.to, push.except.as_deref(), &push.message, None);
     match Line::parse(line.as_bytes()) {

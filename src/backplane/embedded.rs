@@ -154,12 +154,12 @@ impl Embedded {
         Published::now(Ok(receivers))
     }
 
-    pub(super) fn keep(&self, user: &UserId, message: &Message) -> Kept {
-        self.exchange.1.keep(user, message, &self.bounds)
+    pub(super) fn keep(&self, subject: &Subject, message: &Message) -> Kept {
+        self.exchange.1.keep(subject, message, &self.bounds)
     }
 
-    pub(super) fn read_inbox(&self, user: &UserId, since: Since) -> Page {
-        self.exchange.1.read(user, since, &self.bounds)
+    pub(super) fn read_inbox(&self, subject: &Subject, since: Since) -> Page {
+        self.exchange.1.read(subject, since, &self.bounds)
     }
 
     pub(super) fn is_dead(&self, node: &NodeId) -> bool {

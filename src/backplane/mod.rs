@@ -138,7 +138,7 @@ impl Published {
 /// What became of a message that was to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
-    /// It is in the inbox, here.
+    /// It is in the inbox or log, here.
     At(Position),
     /// One with its id was put there within the last minute.
     Before,
@@ -218,31 +218,35 @@ impl Backplane {
         }
     }
 
-    /// Puts a message into its user's inbox.
+    /// Puts a message into its user's inbox or its topic's log.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be there.
     pub async fn keep(
         &self,
-        user: &UserId,
+        subject: &Subject,
         message: &Message,
         deadline: Instant,
     ) -> Result<Kept, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.keep(user, message)),
-            Self::Redis(redis) => redis.inboxes.keep(user, message, deadline).await,
+            Self::Embedded(embedded) => Ok(embedded.keep(subject, message)),
+            Self::Redis(redis) => redis.inboxes.keep(subject, message, deadline).await,
         }
     }
 
-    /// Reads a page of a user's inbox.
+    /// Reads a page of a user's inbox or a topic's log.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn read_inbox(&self, user: &UserId, since: Since) -> Result<Page, Unavailable> {
-        match self {
-            Self::Embedded(embedded) => Ok(embedded.read_inbox(user, since)),
-            Self::Redis(redis) => redis.inboxes.read(user, since).await,
-        }
+    pub async fn read_inbox(&self, subject: &Subject, since: Since) -> Result<Page, Unavailable> {
+        let page = match self {
+            Self::Embedded(embedded) => embedded.read_inbox(subject, since),
+            Self::Redis(redis) => redis.inboxes.read(subject, since).await?,
+        };
+        Ok(match subject {
+            Subject::User(_) => page,
+            Subject::Topic(topic) => page.of_topic(topic),
+        })
     }
 
     /// Whether nobody will ever listen on this node's channel again: its name has a new boot, or

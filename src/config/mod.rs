@@ -153,14 +153,14 @@ settings! {
     /// Most messages, pings included, a client may send in one second. 0: no limit.
     client_rate / "CLIENT_RATE": u32 = "100", number(0, 1_000_000);
 
-    /// Most messages kept for one user (`"keep": true`). 0: none are kept, and senders who ask for
+    /// Most messages kept for one user or topic (`"keep": true`). 0: none, and senders who ask for
     /// it are refused.
     keep_messages / "KEEP_MESSAGES": usize = "1000", number(0, 1_000_000);
 
     /// Seconds for which a message is kept.
     keep_seconds / "KEEP_SECONDS": Duration = "86400", seconds(1, 31_536_000);
 
-    /// Bytes of Redis's memory (or the node's, without Redis) for one user's kept messages, about.
+    /// Bytes of Redis's memory (or the node's, without Redis) for what one user or topic keeps, about.
     keep_bytes / "KEEP_BYTES": usize = "1048576", number(4096, 1_073_741_824);
 
     /// Which topics clients may subscribe to: patterns, comma-separated, in which `*` stands for

@@ -5,14 +5,79 @@ use std::sync::Arc;
 use super::Connection;
 use crate::auth::Grants;
 use crate::hub::Topics;
+use crate::inbox::{Follower, Position, Since, Verdict};
 use crate::names::Topic;
 use crate::shard::{Asker, NotSubscribed};
+
+#[derive(Debug)]
+struct Subscription {
+    topic: Topic,
+    /// If the connection follows the topic's log.
+    log: Option<Box<Follower>>,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     /// What the client may subscribe to, if that is not what the settings say.
     grants: Option<Arc<Grants>>,
-    topics: Vec<Topic>,
+    list: Vec<Subscription>,
+    /// A follower may have something to ask: else nobody goes through the list at each write.
+    is_behind: bool,
+}
+
+impl Subscriptions {
+    /// What to do with a kept message that is pushed; none if its log is not followed.
+    pub(super) fn hear(
+        &mut self,
+        topic: &Topic,
+        position: Position,
+        fits: bool,
+    ) -> Option<Verdict> {
+        let verdict = self.log_of(topic)?.hear(position, fits);
+        self.is_behind |= verdict == Verdict::Later;
+        Some(verdict)
+    }
+
+    /// Pushes to these topics may have been lost.
+    pub(super) fn distrust(&mut self, chosen: impl Fn(&Topic) -> bool) {
+        let chosen = self.list.iter_mut().filter(|one| chosen(&one.topic));
+        for log in chosen.filter_map(|one| one.log.as_mut()) {
+            log.distrust();
+            self.is_behind = true;
+        }
+    }
+
+    /// Which log to read next and from where: one at a time, so that a slow client has one page
+    /// of them in memory.
+    pub(super) fn ask(&mut self) -> Option<(Topic, Since)> {
+        if !self.is_behind {
+            return None;
+        }
+        let mut logs = self.list.iter().filter_map(|one| one.log.as_ref());
+        if logs.any(|log| log.is_asking()) {
+            return None;
+        }
+        let mut list = self.list.iter_mut();
+        let ask = list.find_map(|one| Some((one.topic.clone(), one.log.as_mut()?.ask()?)));
+        self.is_behind = ask.is_some();
+        ask
+    }
+
+    /// The follower of a topic's log, to be given a page.
+    pub(super) fn follower(&mut self, topic: &Topic) -> Option<&mut Follower> {
+        // Another page may be due behind it, of this log or of one that waited.
+        self.is_behind = true;
+        self.log_of(topic)
+    }
+
+    fn log_of(&mut self, topic: &Topic) -> Option<&mut Follower> {
+        let one = self.list.iter_mut().find(|one| one.topic == *topic)?;
+        one.log.as_deref_mut()
+    }
+
+    fn has(&self, topic: &Topic) -> bool {
+        self.list.iter().any(|one| one.topic == *topic)
+    }
 }
 
 impl Connection {
@@ -38,15 +103,32 @@ impl Connection {
                 return Err(NotSubscribed::Forbidden);
             }
         }
-        if subscriptions.is_some_and(|subscriptions| subscriptions.topics.contains(topic)) {
+        if subscriptions.is_some_and(|subscriptions| subscriptions.has(topic)) {
             return Ok(false);
         }
-        if subscriptions.map_or(0, |subscriptions| subscriptions.topics.len()) >= topics.most() {
+        if subscriptions.map_or(0, |subscriptions| subscriptions.list.len()) >= topics.most() {
             return Err(NotSubscribed::TooMany(topics.most()));
         }
         let subscriptions = self.subscriptions.get_or_insert_default();
-        subscriptions.topics.push(topic.clone());
+        subscriptions.list.push(Subscription {
+            topic: topic.clone(),
+            log: None,
+        });
         Ok(true)
+    }
+
+    /// Begins to follow the log of a topic it is in; answers whether it can. Then somebody owes it
+    /// the page from `since`.
+    pub(crate) fn follow(&mut self, topic: &Topic, since: Since) -> bool {
+        // A plain client cannot tell what is kept from what is not.
+        if !self.dialect.has_objects() {
+            return false;
+        }
+        let list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        for one in list.filter(|one| one.topic == *topic) {
+            one.log = Some(Box::new(Follower::asking(since)));
+        }
+        true
     }
 
     /// Takes the connection out of a topic; answers whether it was there.
@@ -54,11 +136,16 @@ impl Connection {
         let Some(subscriptions) = &mut self.subscriptions else {
             return false;
         };
-        let place = subscriptions.topics.iter().position(|one| one == topic);
+        let place = subscriptions
+            .list
+            .iter()
+            .position(|one| one.topic == *topic);
         if let Some(place) = place {
-            subscriptions.topics.swap_remove(place);
+            subscriptions.list.swap_remove(place);
+            // Its page may have been what others waited for.
+            subscriptions.is_behind = true;
         }
-        if subscriptions.topics.is_empty() && subscriptions.grants.is_none() {
+        if subscriptions.list.is_empty() && subscriptions.grants.is_none() {
             self.subscriptions = None;
         }
         place.is_some()
@@ -66,8 +153,8 @@ impl Connection {
 
     /// Takes the connection out of all its topics; answers which those were.
     pub(crate) fn take_topics(&mut self) -> Vec<Topic> {
-        self.subscriptions
-            .take()
-            .map_or_else(Vec::new, |subscriptions| subscriptions.topics)
+        let list = self.subscriptions.take().map(|all| all.list);
+        let topics = list.into_iter().flatten().map(|one| one.topic);
+        topics.collect()
     }
 }

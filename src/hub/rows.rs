@@ -30,7 +30,7 @@ impl Rows {
         all
     }
 
-    pub(super) fn extend(&mut self, rows: Vec<oneshot::Receiver<()>>) {
+    pub(super) fn extend(&mut self, rows: impl Iterator<Item = oneshot::Receiver<()>>) {
         self.0.extend(rows);
     }
 }

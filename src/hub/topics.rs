@@ -13,13 +13,15 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Delivered, Hub, Map, ROW_PATIENCE, Rows};
+use super::{Delivered, Hub, Map, ROW_PATIENCE};
 use crate::auth::Grants;
 use crate::changes::Changes;
+use crate::config::Config;
+use crate::inbox::{Ask, Page, Since};
 use crate::names::{Fd, Subject, Topic, UserId};
 use crate::protocol::{Push, Target};
 use crate::receipt::Receipt;
-use crate::shard::{Asker, Command, NotSubscribed};
+use crate::shard::{Asker, Command, NotSubscribed, Subscribed};
 
 /// Connections in a topic, by shard.
 type Counts = SmallVec<[u32; 4]>;
@@ -32,20 +34,28 @@ pub struct Topics {
     changes: Arc<Changes>,
     grants: Arc<Grants>,
     most: usize,
+    /// Whether there are logs, which connections can follow.
+    keeps: bool,
 }
 
 impl Topics {
-    /// No topics yet. `grants` are for clients without their own; `most` topics are allowed to
-    /// each.
+    /// No topics yet, as the settings say.
     #[must_use]
-    pub fn new(shards: usize, changes: Arc<Changes>, grants: Arc<Grants>, most: usize) -> Self {
+    pub fn new(shards: usize, changes: Arc<Changes>, config: &Config) -> Self {
         Self {
             counts: Map::default(),
             shards,
             changes,
-            grants,
-            most,
+            grants: config.topics.clone(),
+            most: config.max_topics,
+            keeps: config.keep_messages > 0,
         }
+    }
+
+    /// Whether pushes to topics can be kept.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        self.keeps
     }
 
     /// What clients without grants of their own may subscribe to.
@@ -123,27 +133,52 @@ impl Hub {
         &self.topics
     }
 
-    /// Subscribes a connection. Answers the row to wait for before anybody is told.
+    /// Subscribes a connection. If that has it [follow](Subscribed::follows) the topic's log, the
+    /// caller owes a [`Hub::read_log`] from `since`, or from now.
     ///
     /// # Errors
     /// Why it is not subscribed.
-    pub async fn subscribe(&self, fd: Fd, topic: Topic, by: Asker) -> Result<Rows, NotSubscribed> {
-        let subscribed = self.send_subscribe(fd, topic, by).await;
+    pub async fn subscribe(
+        &self,
+        fd: Fd,
+        topic: Topic,
+        since: Option<Since>,
+        by: Asker,
+    ) -> Result<Subscribed, NotSubscribed> {
+        let subscribed = self.send_subscribe(fd, topic, since, by).await;
         // Without an answer the node is ending.
-        let row = subscribed.await.unwrap_or(Err(NotSubscribed::Gone))?;
-        Ok(Rows::from(row))
+        subscribed.await.unwrap_or(Err(NotSubscribed::Gone))
+    }
+
+    /// Has the first page of a log read for a connection that has just been subscribed. To be
+    /// called when the row is there: then what is kept behind the page finds the connection.
+    /// The page goes to the connection if the answer is dropped.
+    #[must_use]
+    pub fn read_log(&self, fd: Fd, topic: &Topic, since: Since) -> oneshot::Receiver<Arc<Page>> {
+        let (told, page) = oneshot::channel();
+        let ask = Ask {
+            fd,
+            subject: Subject::Topic(topic.clone()),
+            since,
+            told: Some(told),
+        };
+        // Closed only when the node is ending.
+        let _ = self.asks.send(ask);
+        page
     }
 
     async fn send_subscribe(
         &self,
         fd: Fd,
         topic: Topic,
+        since: Option<Since>,
         by: Asker,
-    ) -> oneshot::Receiver<Result<oneshot::Receiver<()>, NotSubscribed>> {
+    ) -> oneshot::Receiver<Result<Subscribed, NotSubscribed>> {
         let (done, subscribed) = oneshot::channel();
         let command = Command::Subscribe {
             fd,
             topic,
+            since,
             by,
             done,
         };
@@ -186,15 +221,17 @@ impl Hub {
             let receipt = receipt.cloned();
             if joins {
                 // Handed over here and in order; only the row is waited for elsewhere.
-                let subscribed = self.send_subscribe(fd, topic, by).await;
+                let subscribed = self.send_subscribe(fd, topic.clone(), None, by).await;
                 tokio::spawn(async move {
-                    let Ok(Ok(row)) = subscribed.await else {
+                    let Ok(Ok(Subscribed { row, follows })) = subscribed.await else {
                         return;
                     };
                     let deadline = Instant::now() + ROW_PATIENCE;
-                    if hub.await_rows(fd, row.into(), deadline).await
-                        && let Some(receipt) = receipt
-                    {
+                    let in_time = hub.await_rows(fd, row.into(), deadline).await;
+                    if follows {
+                        drop(hub.read_log(fd, &topic, Since::Now));
+                    }
+                    if let Some(receipt) = receipt.filter(|_| in_time) {
                         receipt.written();
                     }
                 });
@@ -225,6 +262,15 @@ impl Hub {
             return Delivered::To(0);
         }
         if self.is_repeat(&Target::Topic(topic.clone()), push) {
+            if push.message.position().is_some() {
+                // Kept twice: who follows the log must not wait for the second one.
+                let message = &push.message;
+                self.tell_members(topic, || Command::PassTopic {
+                    topic: topic.clone(),
+                    message: message.clone(),
+                })
+                .await;
+            }
             return Delivered::Duplicate;
         }
         for (shard, _) in &shards {
@@ -237,6 +283,20 @@ impl Hub {
             self.shards[*shard].send(command).await;
         }
         Delivered::To(shards.iter().map(|(_, count)| count).sum())
+    }
+
+    /// Makes the connections that are in a topic look into its log.
+    pub(super) async fn look_into(&self, topic: &Topic) {
+        self.tell_members(topic, || Command::LookInto {
+            topic: topic.clone(),
+        })
+        .await;
+    }
+
+    async fn tell_members(&self, topic: &Topic, command: impl Fn() -> Command) {
+        for (shard, _) in self.topics.by_shard(topic) {
+            self.shards[shard].send(command()).await;
+        }
     }
 
     /// The local connections that are in a topic, by user.

@@ -1,4 +1,4 @@
-//! How a connection follows its user's inbox. No I/O.
+//! How a connection follows its user's inbox or a topic's log. No I/O.
 //!
 //! Pushed messages are taken as long as each is the next one. Whatever else comes, the inbox
 //! itself is read from where the connection stands, a page at a time and only when the client
@@ -59,6 +59,24 @@ impl Follower {
         }
     }
 
+    /// The first page is being read, for whoever is told of it.
+    pub(crate) fn asking(since: Since) -> Self {
+        Self {
+            state: State::Asking,
+            ..Self::unread(since)
+        }
+    }
+
+    /// Whether a page from here was asked for and has not come.
+    pub(crate) fn awaits(&self, since: Since) -> bool {
+        self.is_asking() && self.asked == since
+    }
+
+    /// Whether a page was asked for and has not come.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.state == State::Asking
+    }
+
     /// A message was pushed; `fits` if the client's queue has room for it.
     pub(crate) fn hear(&mut self, position: Position, fits: bool) -> Verdict {
         if self.since == Since::Now {
@@ -108,11 +126,11 @@ impl Follower {
         })
     }
 
-    /// The client gets this page.
-    pub(crate) fn turn(&mut self, page: &Page) {
+    /// The client gets this page, if the answer is yes; else it is of no use any more.
+    pub(crate) fn turn(&mut self, page: &Page) -> bool {
         if self.asked != self.since {
             self.state = State::Behind;
-            return;
+            return false;
         }
         self.since = Since::After(page.end);
         // What was pushed before we asked and is not there was thrown out again, or never there:
@@ -125,6 +143,7 @@ impl Follower {
         } else {
             State::Behind
         };
+        true
     }
 }
 

@@ -1,6 +1,6 @@
-//! Kept messages: a user's inbox, positions in it, and how a connection follows it.
+//! Kept messages: a user's inbox or a topic's log, positions in it, and how a connection follows it.
 //!
-//! An inbox is a bounded stream of messages beside a counter. Each message gets the next number
+//! An inbox, and a log no less, is a bounded stream of messages beside a counter. Each message gets the next number
 //! and a stream entry in one step, so of two neighbours everybody can tell that nothing lies
 //! between them. A [`Position`] is what a client hands back to go on where it was. What must
 //! stay true: a client is told that nothing is missing only where the numbers prove it.
@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::follower::{Follower, Verdict};
-pub(crate) use self::reader::{Ask, serve};
+pub(crate) use self::reader::{Ask, Reader};
+use crate::names::Topic;
 use crate::protocol::Message;
 
 /// Most messages in one page: what a slow client that comes back may have in memory at once.
@@ -84,7 +85,7 @@ fn digits(text: &str) -> Result<u64, BadPosition> {
 }
 
 /// How far somebody has read an inbox. As text it is the client's resume token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The message's number. The first number of an inbox is chosen at random, so that a
     /// position of an inbox that was lost fits into no other.
@@ -142,7 +143,7 @@ impl FromStr for Position {
 }
 
 /// From where an inbox is to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Since {
     /// Nothing that is there already.
     Now,
@@ -271,6 +272,19 @@ impl Page {
             end,
             is_last,
             is_continuous,
+        }
+    }
+}
+
+impl Page {
+    /// The page as one of this topic's log, whose messages name it.
+    #[must_use]
+    pub fn of_topic(self, topic: &Topic) -> Self {
+        let messages = self.messages.iter();
+        let messages = messages.map(|message| Arc::new(message.in_topic(topic)));
+        Self {
+            messages: messages.collect(),
+            ..self
         }
     }
 }

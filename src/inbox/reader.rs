@@ -1,19 +1,20 @@
-//! Reads inboxes for connections that are behind.
+//! Reads inboxes and logs for connections that are behind.
 //!
-//! One task for the node; so many reads at a time and no more, so that ten thousand clients
-//! that must look at their inboxes do not keep Redis from anything else.
+//! So many reads at a time and no more, so that ten thousand clients that must look do not keep
+//! Redis from anything else. Those that want the same page share one read, and it is one that
+//! begins after they have asked: a page read before might lack what they ask for.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::Since;
+use super::{Page, Since};
 use crate::backplane::Backplane;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::names::{Fd, UserId};
+use crate::names::{Fd, Subject};
 use crate::shard::Command;
 
 /// Reads at a time.
@@ -25,35 +26,129 @@ const RETRY: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) fd: Fd,
-    pub(crate) user: UserId,
+    /// Whose inbox, or which topic's log.
+    pub(crate) subject: Subject,
     pub(crate) since: Since,
+    /// Gets the page instead of the connection, if it still waits then.
+    pub(crate) told: Option<oneshot::Sender<Arc<Page>>>,
 }
 
-/// Serves what shards ask for, until they are gone. Each connection has one ask open at most.
-pub(crate) async fn serve(
-    asks: mpsc::UnboundedReceiver<Ask>,
+/// What is read: everybody who asks for the same gets the same.
+type Key = (Subject, Since);
+
+/// Those who ask for one page while it is being read, and so wait for the next read of it.
+type Waiting = HashMap<Key, Vec<Ask>, ahash::RandomState>;
+
+/// The one who reads for all connections of a node.
+#[derive(Debug)]
+pub(crate) struct Reader {
     hub: Arc<Hub>,
     backplane: Arc<Backplane>,
     metrics: Arc<Metrics>,
-) {
-    let asks = futures::stream::unfold(asks, async |mut asks| {
-        let ask = asks.recv().await?;
-        Some((ask, asks))
-    });
-    asks.for_each_concurrent(AT_ONCE, |Ask { fd, user, since }| {
-        let (hub, backplane, metrics) = (&hub, &backplane, &metrics);
-        async move {
-            metrics.catch_ups.inc();
-            while hub.holds(fd) {
-                match backplane.read_inbox(&user, since).await {
-                    Ok(page) => return hub.tell(fd, Command::Page { fd, page }).await,
-                    Err(error) => {
-                        tracing::debug!(%fd, %error, "inbox not read; trying on");
-                        tokio::time::sleep(RETRY).await;
-                    }
+    /// An entry for each read under way.
+    waiting: Mutex<Waiting>,
+    slots: Semaphore,
+}
+
+impl Reader {
+    pub(crate) fn new(hub: Arc<Hub>, backplane: Arc<Backplane>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            hub,
+            backplane,
+            metrics,
+            waiting: Mutex::default(),
+            slots: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    /// Serves what shards ask for, until they are gone. A connection has one ask for each inbox
+    /// or log open at most.
+    pub(crate) async fn serve(self, mut asks: mpsc::UnboundedReceiver<Ask>) {
+        let reader = Arc::new(self);
+        while let Some(ask) = asks.recv().await {
+            let key = (ask.subject.clone(), ask.since);
+            if let Some(ask) = reader.begin(&key, ask) {
+                tokio::spawn(reader.clone().read(key, vec![ask]));
+            }
+        }
+    }
+
+    /// Answers the ask if nobody is reading what it wants; if somebody is, it waits there.
+    fn begin(&self, key: &Key, ask: Ask) -> Option<Ask> {
+        let mut waiting = self.lock();
+        match waiting.get_mut(key) {
+            Some(those) => {
+                those.push(ask);
+                None
+            }
+            None => {
+                waiting.insert(key.clone(), Vec::new());
+                Some(ask)
+            }
+        }
+    }
+
+    /// Reads until nobody asks for this any more.
+    async fn read(self: Arc<Self>, key: Key, mut asks: Vec<Ask>) {
+        while !asks.is_empty() {
+            if let Some(page) = self.read_once(&key, &asks).await {
+                for ask in asks {
+                    self.tell(ask, &page).await;
+                }
+            }
+            let mut waiting = self.lock();
+            asks = waiting.remove(&key).unwrap_or_default();
+            if !asks.is_empty() {
+                waiting.insert(key.clone(), Vec::new());
+            }
+        }
+    }
+
+    /// Tries until it works, or nobody who asked is here any more.
+    async fn read_once(&self, (subject, since): &Key, asks: &[Ask]) -> Option<Arc<Page>> {
+        self.metrics.catch_ups.inc();
+        while asks.iter().any(|ask| self.hub.holds(ask.fd)) {
+            // Never closed.
+            let slot = self.slots.acquire().await;
+            let page = self.backplane.read_inbox(subject, *since).await;
+            drop(slot);
+            match page {
+                Ok(page) => return Some(Arc::new(page)),
+                Err(error) => {
+                    tracing::debug!(?subject, %error, "inbox not read; trying on");
+                    tokio::time::sleep(RETRY).await;
                 }
             }
         }
-    })
-    .await;
+        None
+    }
+
+    async fn tell(&self, ask: Ask, page: &Arc<Page>) {
+        let Ask {
+            fd,
+            subject,
+            since,
+            told,
+        } = ask;
+        let mut page = page.clone();
+        if let Some(told) = told {
+            match told.send(page) {
+                Ok(()) => return,
+                Err(back) => page = back,
+            }
+        }
+        let command = Command::Page {
+            fd,
+            subject,
+            since,
+            page,
+            is_told: false,
+        };
+        self.hub.tell(fd, command).await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        // A poisoned lock still guards a whole map.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

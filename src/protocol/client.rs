@@ -81,6 +81,12 @@ pub fn enrolled_object(topic: &Topic, joins: bool) -> String {
 /// `resync`: messages may have been lost; fetch what matters anew.
 pub const RESYNC: &str = r#"{"type":"resync"}"#;
 
+/// [`RESYNC`] for what was pushed to one topic.
+#[must_use]
+pub fn resync_object(topic: &Topic) -> String {
+    format!(r#"{{"type":"resync","topic":"{topic}"}}"#)
+}
+
 /// `degraded`: this node is cut off from the others for now.
 pub const DEGRADED: &str = r#"{"type":"degraded","reason":"backplane unavailable"}"#;
 

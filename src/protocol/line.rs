@@ -30,7 +30,7 @@ pub enum Line {
     },
     /// A push.
     Push(Push, Option<Reply>),
-    /// Something was put into the inboxes of these users.
+    /// Something was put into the inboxes of these users or the logs of these topics.
     Look(Target),
     /// End these connections.
     Kick(Target, Option<Reply>),
@@ -187,15 +187,15 @@ impl Line {
             (false, _) => None,
             (true, None) => {
                 return match to {
-                    to @ (Target::User(_) | Target::Users(_)) => Ok(Self::Look(to)),
-                    _ => Err(Fault::new(NOT_KEPT)),
+                    Target::Connection(..) | Target::All => Err(Fault::new(NOT_KEPT)),
+                    to => Ok(Self::Look(to)),
                 };
             }
-            (true, Some(position)) if matches!(to, Target::User(_)) => {
+            (true, Some(position)) if matches!(to, Target::User(_) | Target::Topic(_)) => {
                 let bad = |error| Fault::new(format!("seq_id {error}"));
                 Some(position.parse().map_err(bad)?)
             }
-            (true, Some(_)) => return Err(Fault::new("seq_id needs to.user")),
+            (true, Some(_)) => return Err(Fault::new("seq_id needs to.user or to.topic")),
         };
         let data = fields
             .data
@@ -206,10 +206,13 @@ impl Line {
             data,
             check_policy(fields.policy.as_deref())?,
         );
-        let message = match (&to, position) {
-            (_, Some(position)) => message.kept_at(position),
-            (Target::Topic(topic), None) => message.in_topic(topic),
+        let message = match &to {
+            Target::Topic(topic) => message.in_topic(topic),
             _ => message,
+        };
+        let message = match position {
+            Some(position) => message.kept_at(position),
+            None => message,
         };
         Ok(Self::Push(
             Push {
@@ -291,7 +294,7 @@ pub fn subscribe_line(to: &Target, topic: &Topic, joins: bool, reply: Option<&Re
     out
 }
 
-/// The word that there is something in the inboxes of these users, as a line for a channel.
+/// The word that there is something in these inboxes or logs, as a line for a channel.
 #[must_use]
 pub fn look_line(to: &Target) -> String {
     let mut out = String::from(r#"{"keep":true,"to":"#);

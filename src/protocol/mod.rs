@@ -212,6 +212,12 @@ impl Message {
         &self.data
     }
 
+    /// The topic it was pushed to, if it was to one.
+    #[must_use]
+    pub fn topic(&self) -> Option<&Topic> {
+        self.topic.as_ref()
+    }
+
     /// Where it lies in its user's inbox or its topic's log, if it is kept.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
@@ -234,7 +240,9 @@ impl Message {
     #[must_use]
     pub fn frame(&self, dialect: Dialect) -> Bytes {
         self.frames.get(dialect, || {
-            dialect.message(|| self.head(), &self.data, self.position)
+            // Where an event stream goes on is a place in its inbox, never one in a topic's log.
+            let place = self.position.filter(|_| self.topic.is_none());
+            dialect.message(|| self.head(), &self.data, place)
         })
     }
 

@@ -14,15 +14,15 @@ use super::{
 };
 use crate::names::{ConnectionId, Topic, UserId};
 
-/// Only users have inboxes.
-pub(super) const NOT_KEPT: &str = "keep needs to.user or to.users";
+/// Only users have inboxes, and topics logs.
+pub(super) const NOT_KEPT: &str = "keep needs to.user, to.users, to.topic or to.topics";
 
 /// A push as a sender asks for it.
 #[derive(Debug)]
 pub struct PushRequest {
     /// The push.
     pub push: Push,
-    /// Whether it is put into the users' inboxes first.
+    /// Whether it is put into the users' inboxes or topics' logs first.
     pub keep: bool,
     /// When to answer.
     pub wait: Wait,
@@ -190,12 +190,11 @@ impl PushRequest {
         let to = body.to.check()?;
         let except = body.except.map_or(Ok(None), ExceptFields::check)?;
         if body.keep {
-            if !matches!(to, Target::User(_) | Target::Users(_)) {
+            if matches!(to, Target::Connection(..) | Target::All) {
                 return Err(Fault::new(NOT_KEPT));
             }
             if except.is_some() || body.policy.is_some() {
-                // An inbox is the same for all of a user's connections, and who is slow reads
-                // it later.
+                // An inbox or log is the same for all connections, and who is slow reads it later.
                 return Err(Fault::new("keep goes with neither except nor policy"));
             }
         }

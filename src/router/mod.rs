@@ -41,7 +41,7 @@ pub struct Answer {
     pub connections: u32,
     /// How many nodes took part.
     pub nodes: u32,
-    /// Where it lies in the user's inbox, if it is kept (and goes to one user).
+    /// Where it lies in the inbox or log, if it is kept (and goes to one user or topic).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<Position>,
     /// For `unrouted`: why.
@@ -153,9 +153,9 @@ impl Router {
     async fn push_to_subjects(&self, requests: &[PushRequest]) -> Vec<Answer> {
         let now = Instant::now();
         // What is kept is kept first: nobody gets a message that could still be refused.
-        let kept = self.keep_all(requests, now).await;
-        let mut kept_here = kept.iter();
         let parts: Vec<Vec<Part<'_>>> = requests.iter().map(|one| parts_of(&one.push)).collect();
+        let kept = self.keep_all(requests, &parts, now).await;
+        let mut kept_here = kept.iter();
         let mut shares = Vec::with_capacity(requests.len());
         for (request, parts) in requests.iter().zip(&parts) {
             for (subject, push) in parts {

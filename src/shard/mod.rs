@@ -33,9 +33,9 @@ use crate::calls::Pending;
 use crate::close::CloseReason;
 use crate::connection::{Role, Settings};
 use crate::hub::{Member, Membership, Topics};
-use crate::inbox::{Ask, Page, Start};
+use crate::inbox::{Ask, Page, Since, Start};
 use crate::metrics::Metrics;
-use crate::names::{Fd, NodeId, Topic, UserId};
+use crate::names::{Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::{Dialect, Except, Message};
 use crate::receipt::Receipt;
 use crate::requests::Asked;
@@ -97,10 +97,12 @@ pub enum Command {
         fd: Fd,
         /// The topic.
         topic: Topic,
+        /// From where in its log, if it was there before.
+        since: Option<Since>,
         /// Who asks for it.
         by: Asker,
-        /// Gets what resolves once the row is written, or why the connection is not in it.
-        done: oneshot::Sender<Result<oneshot::Receiver<()>, NotSubscribed>>,
+        /// Hears of it, or why the connection is not in it.
+        done: oneshot::Sender<Result<Subscribed, NotSubscribed>>,
     },
     /// Take a connection out of a topic.
     Unsubscribe {
@@ -137,12 +139,30 @@ pub enum Command {
         /// Which.
         fd: Fd,
     },
-    /// The page of its user's inbox that a connection asked for.
+    /// As `Pass`, for all connections in a topic.
+    PassTopic {
+        /// The topic.
+        topic: Topic,
+        /// What.
+        message: Arc<Message>,
+    },
+    /// Something is in the log of this topic.
+    LookInto {
+        /// The topic.
+        topic: Topic,
+    },
+    /// The page that a connection asked for.
     Page {
         /// Which.
         fd: Fd,
+        /// Of whose inbox or which topic's log.
+        subject: Subject,
+        /// From where it was asked for.
+        since: Since,
         /// The page.
-        page: Page,
+        page: Arc<Page>,
+        /// The client knows whether something is missing before it.
+        is_told: bool,
     },
     /// End a connection.
     Close {
@@ -191,6 +211,15 @@ pub enum Asker {
     Server,
 }
 
+/// A connection is in a topic.
+#[derive(Debug)]
+pub struct Subscribed {
+    /// Resolves once the row is written.
+    pub row: oneshot::Receiver<()>,
+    /// It begins to follow the topic's log, and waits for the first page.
+    pub follows: bool,
+}
+
 /// Why a connection is not subscribed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotSubscribed {
@@ -209,8 +238,8 @@ pub struct Arrival {
     pub grants: Option<Arc<Grants>>,
     /// What it is subscribed to from its beginning.
     pub topics: Vec<Topic>,
-    /// Gets what resolves once the topics' rows are written.
-    pub rows: oneshot::Sender<Vec<oneshot::Receiver<()>>>,
+    /// Hears of each topic.
+    pub done: oneshot::Sender<Vec<Subscribed>>,
 }
 
 /// A socket on its way to its shard.

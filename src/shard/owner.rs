@@ -1,6 +1,7 @@
 //! The task that owns a shard's sockets: its loop, and what each input does.
 
 mod io;
+mod kept;
 mod topics;
 
 use std::collections::HashMap;
@@ -18,11 +19,11 @@ use tokio::time::Instant;
 use super::encoded::Encoded;
 use super::members::Members;
 use super::resync::Resync;
-use super::{Arrival, Asker, Attach, Command, NotSubscribed, Socket};
+use super::{Arrival, Asker, Attach, Command, NotSubscribed, Socket, Subscribed};
 use crate::admission::Permit;
 use crate::close::CloseReason;
 use crate::connection::{Connection, Next, Settings};
-use crate::inbox::{Ask, Page, Verdict};
+use crate::inbox::Ask;
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId};
 use crate::protocol::{self, Except, Message};
@@ -239,11 +240,12 @@ impl Owner {
             Command::Subscribe {
                 fd,
                 topic,
+                since,
                 by,
                 done,
             } => {
                 // Whoever asked may be gone.
-                let _ = done.send(self.on_subscribe(fd, &topic, by));
+                let _ = done.send(self.on_subscribe(fd, &topic, since, by));
             }
             Command::Unsubscribe {
                 fd,
@@ -258,20 +260,26 @@ impl Owner {
                 let _ = answer.send(self.members_of(&topic));
             }
             Command::Pass { fd, message } => self.with_slot(fd, |shard, slot| {
-                let connection = &mut shard.places[slot].connection;
-                if let Some(position) = message.position()
-                    && connection.hear_kept(position, true) == Verdict::Later
-                {
-                    shard.touch(slot);
-                }
+                shard.pass(slot, &message);
             }),
+            Command::PassTopic { topic, message } => {
+                let slots: Vec<usize> = self.members.of(&topic).collect();
+                slots.into_iter().for_each(|slot| self.pass(slot, &message));
+            }
+            Command::LookInto { topic } => self.look_into(&topic),
             Command::Missed { fd } => self.with_slot(fd, |shard, slot| {
                 shard.places[slot].connection.missed();
                 shard.touch(slot);
             }),
             Command::Look { fd } => self.with_slot(fd, Self::look),
-            Command::Page { fd, page } => self.with_slot(fd, |shard, slot| {
-                shard.turn(slot, &page);
+            Command::Page {
+                fd,
+                subject,
+                since,
+                page,
+                is_told,
+            } => self.with_slot(fd, |shard, slot| {
+                shard.turn(slot, &subject, since, &page, is_told);
             }),
             Command::Close {
                 fd,
@@ -389,6 +397,10 @@ impl Owner {
             {
                 continue;
             }
+            if message.position().is_some() {
+                self.offer_kept(slot, message, receipt);
+                continue;
+            }
             // A copy for this shard: thousands of clones would fight with those of the other
             // shards for the cache line of one reference count.
             let copy = |dialect| Bytes::copy_from_slice(&message.frame(dialect));
@@ -427,36 +439,6 @@ impl Owner {
             }
         }
         self.delivered += 1;
-        self.touch(slot);
-    }
-
-    /// As `offer`, for a message that is in the user's inbox: whoever follows that gets it in its
-    /// turn, and a full queue is no harm.
-    fn offer_kept(&mut self, slot: usize, message: &Arc<Message>, receipt: Option<&Receipt>) {
-        let bound = self.settings.queue_bytes;
-        let Some(position) = message.position() else {
-            return;
-        };
-        let connection = &mut self.places[slot].connection;
-        let frame = message.frame(connection.dialect());
-        let fits = !connection.queue.is_full(&frame, bound);
-        match connection.hear_kept(position, fits) {
-            Verdict::Take => self.offer(slot, frame, message, receipt),
-            Verdict::Old => {}
-            Verdict::Later => self.touch(slot),
-        }
-    }
-
-    /// Looks into the inbox as soon as the client has taken what waits for it.
-    fn look(&mut self, slot: usize) {
-        self.places[slot].connection.distrust_inbox();
-        self.touch(slot);
-    }
-
-    /// The page of the inbox that a connection asked for.
-    fn turn(&mut self, slot: usize, page: &Page) {
-        let connection = &mut self.places[slot].connection;
-        self.delivered += connection.turn(page, &self.metrics);
         self.touch(slot);
     }
 

@@ -18,7 +18,7 @@ use crate::auth;
 use crate::connection::Role;
 use crate::hub::{Membership, Newcomer, ROW_PATIENCE, Topics};
 use crate::inbox::{Since, Start};
-use crate::names::{Topic, UserId};
+use crate::names::{Subject, Topic, UserId};
 use crate::protocol::Dialect;
 use crate::server::Peer;
 use crate::shard::{Attach, Command, Socket};
@@ -179,10 +179,17 @@ pub(crate) async fn enter(
         address: peer.address.filter(|_| app.config.store_address),
         inbox,
         grants: None,
-        topics,
+        topics: topics.clone(),
     };
     let (membership, rows) = app.hub.join(newcomer).await;
-    let in_time = app.hub.await_rows(membership.fd(), rows, deadline).await;
+    let fd = membership.fd();
+    let in_time = app.hub.await_rows(fd, rows, deadline).await;
+    if dialect.has_objects() && app.hub.topics().keeps() {
+        for topic in topics {
+            // Nobody waits for it: the page goes to the connection.
+            drop(app.hub.read_log(fd, &topic, Since::Now));
+        }
+    }
     Ok(Entered {
         membership,
         degraded: !in_time,
@@ -231,6 +238,7 @@ async fn start_inbox(
         return None;
     }
     let since = since.unwrap_or(Since::Now);
-    let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(user, since)).await;
+    let user = Subject::User(user.clone());
+    let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&user, since)).await;
     Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
 }

@@ -22,6 +22,7 @@ mod frozen;
 mod gateway;
 mod ghosts;
 mod keep;
+mod logs;
 mod losses;
 mod mangled;
 mod publishers;

@@ -14,6 +14,7 @@
 )]
 
 pub mod keep;
+pub mod logs;
 mod redis;
 pub mod topics;
 pub mod transports;

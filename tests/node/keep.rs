@@ -40,12 +40,12 @@ async fn what_cannot_be_kept_is_refused() {
         (
             json!({"all": true}),
             json!({}),
-            "keep needs to.user or to.users",
+            "keep needs to.user, to.users, to.topic or to.topics",
         ),
         (
             json!({"fd": "a.1f2e3d4c5b6a/1"}),
             json!({}),
-            "keep needs to.user or to.users",
+            "keep needs to.user, to.users, to.topic or to.topics",
         ),
         (
             json!({"user": "a"}),

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
+use crate::common::logs::{a_client_goes_on_where_it_was, a_kept_push_to_many_topics};
 use crate::common::topics::{
     a_push_can_leave_out_some_and_name_many, a_push_reaches_who_is_subscribed,
-    a_sender_subscribes_others, call, topics_come_with_the_connection,
+    a_sender_subscribes_others, ask, call, topics_come_with_the_connection,
     what_is_not_allowed_is_refused,
 };
 use crate::common::{Client, node, post};
@@ -40,6 +41,30 @@ async fn what_is_not_allowed_is_refused_here() {
 async fn a_push_can_leave_out_some_and_name_many_here() {
     let node = node(&[]);
     a_push_can_leave_out_some_and_name_many(&node, &node, &node).await;
+}
+
+#[tokio::test]
+async fn a_client_goes_on_in_a_log_where_it_was_here() {
+    let node = node(&[]);
+    a_client_goes_on_where_it_was(&node, &node, &node).await;
+}
+
+#[tokio::test]
+async fn a_kept_push_to_many_topics_here() {
+    let node = node(&[]);
+    a_kept_push_to_many_topics(&node, &node).await;
+}
+
+#[tokio::test]
+async fn without_logs_a_subscription_has_no_position() {
+    let node = node(&[("PUSH_KEEP_MESSAGES", "0")]);
+    let mut client = Client::v1(&node.ws_url("1")).await;
+    let request = json!({"type": "subscribe", "topic": "news", "ref": 1, "since": "0"});
+    let reply = ask(&mut client, request).await;
+    let expected = json!({"type": "reply", "ref": 1, "topic": "news", "status": "subscribed"});
+    assert_eq!(reply, expected);
+    let body = json!({"to": {"topic": "news"}, "keep": true, "data": 1});
+    assert_eq!(post(&node.push_url, &body).await.0, 400);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Inboxes in memory, for nodes that share a process. What holds of those in Redis holds here,
+//! Inboxes and logs in memory, for nodes that share a process. What holds of those in Redis holds here,
 //! but for one thing: they end with the process.
 
 use std::collections::{HashMap, VecDeque};
@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::backplane::Kept;
 use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number};
-use crate::names::UserId;
+use crate::names::Subject;
 use crate::protocol::Message;
 
 /// Inboxes that nobody has used for their messages' age are looked for once in so many messages.
@@ -20,7 +20,7 @@ pub(super) struct Inboxes(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    inboxes: HashMap<UserId, Inbox, ahash::RandomState>,
+    inboxes: HashMap<Subject, Inbox, ahash::RandomState>,
     kept: u64,
 }
 
@@ -97,7 +97,7 @@ fn charge(entry: &Entry) -> usize {
 }
 
 impl Inboxes {
-    pub(super) fn keep(&self, user: &UserId, message: &Message, bounds: &Bounds) -> Kept {
+    pub(super) fn keep(&self, subject: &Subject, message: &Message, bounds: &Bounds) -> Kept {
         let now = Instant::now();
         let mut state = self.lock();
         state.kept += 1;
@@ -105,7 +105,7 @@ impl Inboxes {
             let is_used = |inbox: &Inbox| now.duration_since(inbox.used) < bounds.age;
             state.inboxes.retain(|_, inbox| is_used(inbox));
         }
-        let inbox = state.inbox(user, now);
+        let inbox = state.inbox(subject, now);
         if message.id().is_some_and(|id| inbox.is_repeat(id, now)) {
             return Kept::Before;
         }
@@ -114,10 +114,10 @@ impl Inboxes {
         Kept::At(position)
     }
 
-    pub(super) fn read(&self, user: &UserId, since: Since, bounds: &Bounds) -> Page {
+    pub(super) fn read(&self, subject: &Subject, since: Since, bounds: &Bounds) -> Page {
         let now = Instant::now();
         let mut state = self.lock();
-        let inbox = state.inbox(user, now);
+        let inbox = state.inbox(subject, now);
         inbox.trim(bounds, now);
         let entries: Vec<Entry> = match since {
             Since::Now => inbox
@@ -142,9 +142,9 @@ impl Inboxes {
 }
 
 impl State {
-    fn inbox(&mut self, user: &UserId, now: Instant) -> &mut Inbox {
+    fn inbox(&mut self, subject: &Subject, now: Instant) -> &mut Inbox {
         let fresh = || Inbox::new(now);
-        let inbox = self.inboxes.entry(user.clone()).or_insert_with(fresh);
+        let inbox = self.inboxes.entry(subject.clone()).or_insert_with(fresh);
         inbox.used = now;
         inbox
     }
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_read_from_any_position() {
-        let (inboxes, user) = (Inboxes::default(), "a".parse().unwrap());
+        let (inboxes, user) = (Inboxes::default(), Subject::User("a".parse().unwrap()));
         let before = inboxes.read(&user, Since::Now, &BOUNDS);
         for id in ["1", "2", "3"] {
             assert!(matches!(
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_repeat_is_not_kept_again() {
-        let (inboxes, user) = (Inboxes::default(), "a".parse().unwrap());
+        let (inboxes, user) = (Inboxes::default(), Subject::User("a".parse().unwrap()));
         inboxes.keep(&user, &message("1", "x"), &BOUNDS);
         assert_eq!(
             inboxes.keep(&user, &message("1", "x"), &BOUNDS),
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_bound_in_bytes_holds_but_one_message_always_fits() {
-        let (inboxes, user) = (Inboxes::default(), "a".parse().unwrap());
+        let (inboxes, user) = (Inboxes::default(), Subject::User("a".parse().unwrap()));
         for id in ["1", "2"] {
             inboxes.keep(&user, &message(id, &"x".repeat(20_000)), &BOUNDS);
         }

@@ -1,5 +1,6 @@
 //! Inboxes in Redis: `pn:inbox:{<user>}` (a stream), `pn:pos:{<user>}` (the number of its newest
-//! message) and `pn:kept:{<user>}:<id>` (ids of the last minute).
+//! message) and `pn:kept:{<user>}:<id>` (ids of the last minute); and topics' logs, which are the
+//! same under `pn:log:{<topic>}`, `pn:logpos:{<topic>}` and `pn:logkept:{<topic>}:<id>`.
 //!
 //! Number and entry come to be in one MULTI, so their order is the same. Who has an id claims it
 //! first, and the MULTI turns the claim into the mark that it is kept: so of several nodes that
@@ -20,7 +21,7 @@ use super::link::{Link, exec, multi};
 use super::{AWAY, Keys};
 use crate::backplane::{Kept, Unavailable};
 use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number};
-use crate::names::UserId;
+use crate::names::Subject;
 use crate::protocol::Message;
 
 /// How long others wait for whoever claimed an id. Longer than a push waits by default.
@@ -53,16 +54,16 @@ impl Inboxes {
         Self { link, keys, bounds }
     }
 
-    /// Puts a message into its user's inbox, trying until the deadline as long as that is safe.
+    /// Puts a message into an inbox or log, trying until the deadline as long as that is safe.
     pub(in crate::backplane) async fn keep(
         &self,
-        user: &UserId,
+        subject: &Subject,
         message: &Message,
         deadline: Instant,
     ) -> Result<Kept, Unavailable> {
         let claim = format!("{:016x}", fastrand::u64(..));
         loop {
-            let attempt = self.keep_once(user, message, &claim);
+            let attempt = self.keep_once(subject, message, &claim);
             let attempt = tokio::time::timeout_at(deadline, attempt).await;
             let error = match attempt {
                 Ok(Ok(kept)) => return Ok(kept),
@@ -113,19 +114,19 @@ impl Inboxes {
 
     async fn keep_once(
         &self,
-        user: &UserId,
+        subject: &Subject,
         message: &Message,
         claim: &str,
     ) -> Result<Kept, Error> {
-        // Everything of one user is in one slot.
-        let client = self.link.at(&self.keys.inbox(user));
-        let id_key = message.id().map(|id| self.keys.kept(user, id));
+        // Everything of one user or topic is in one slot.
+        let client = self.link.at(&self.keys.inbox(subject));
+        let id_key = message.id().map(|id| self.keys.kept(subject, id));
         if let Some(key) = &id_key
             && !self.claim(key, claim).await?
         {
             return Ok(Kept::Before);
         }
-        let (inbox, counter) = (self.keys.inbox(user), self.keys.position(user));
+        let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
         let mut fields = Vec::with_capacity(2);
         if let Some(id) = message.id() {
             fields.push((ID, id));
@@ -203,10 +204,10 @@ impl Inboxes {
     /// one moment.
     pub(in crate::backplane) async fn read(
         &self,
-        user: &UserId,
+        subject: &Subject,
         since: Since,
     ) -> Result<Page, Unavailable> {
-        let read = self.read_once(user, since).await;
+        let read = self.read_once(subject, since).await;
         read.map_err(|error| {
             tracing::debug!(%error, "inbox not read");
             self.link.note(&error);
@@ -214,8 +215,8 @@ impl Inboxes {
         })
     }
 
-    async fn read_once(&self, user: &UserId, since: Since) -> Result<Page, Error> {
-        let (inbox, counter) = (self.keys.inbox(user), self.keys.position(user));
+    async fn read_once(&self, subject: &Subject, since: Since) -> Result<Page, Error> {
+        let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
         let transaction = multi(&self.link.at(&inbox)).await?;
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.get(&counter).await?;

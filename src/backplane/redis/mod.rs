@@ -114,19 +114,28 @@ impl Keys {
         }
     }
 
-    /// Stream: the messages kept for a user.
-    fn inbox(&self, user: &UserId) -> String {
-        format!("{}inbox:{{{user}}}", self.prefix)
+    /// Stream: the messages kept for a user or a topic.
+    fn inbox(&self, subject: &Subject) -> String {
+        match subject {
+            Subject::User(user) => format!("{}inbox:{{{user}}}", self.prefix),
+            Subject::Topic(topic) => format!("{}log:{{{topic}}}", self.prefix),
+        }
     }
 
-    /// String: the number of the newest message ever kept for a user.
-    fn position(&self, user: &UserId) -> String {
-        format!("{}pos:{{{user}}}", self.prefix)
+    /// String: the number of the newest message ever kept there.
+    fn position(&self, subject: &Subject) -> String {
+        match subject {
+            Subject::User(user) => format!("{}pos:{{{user}}}", self.prefix),
+            Subject::Topic(topic) => format!("{}logpos:{{{topic}}}", self.prefix),
+        }
     }
 
-    /// String: there for a minute after a message with this id was kept.
-    fn kept(&self, user: &UserId, id: &str) -> String {
-        format!("{}kept:{{{user}}}:{id}", self.prefix)
+    /// String: there for a minute after a message with this id was kept there.
+    fn kept(&self, subject: &Subject, id: &str) -> String {
+        match subject {
+            Subject::User(user) => format!("{}kept:{{{user}}}:{id}", self.prefix),
+            Subject::Topic(topic) => format!("{}logkept:{{{topic}}}:{id}", self.prefix),
+        }
     }
 
     /// String: the lease of whoever has this node name.

@@ -161,10 +161,17 @@ impl Owner {
             self.arm(slot);
         } else if connection.is_finished() {
             socket.finish();
-        } else if let Some(since) = connection.ask_inbox() {
-            let (fd, user) = (connection.fd, connection.user.clone());
-            // Closed only when the node is ending.
-            let _ = self.asks.send(Ask { fd, user, since });
+        } else {
+            let fd = connection.fd;
+            for (subject, since) in connection.asks() {
+                // Closed only when the node is ending.
+                let _ = self.asks.send(Ask {
+                    fd,
+                    subject,
+                    since,
+                    told: None,
+                });
+            }
         }
     }
 }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
-use super::{Arrival, Asker, NotSubscribed, Owner};
+use super::{Arrival, Asker, NotSubscribed, Owner, Subscribed};
 use crate::hub::Member;
+use crate::inbox::Since;
 use crate::names::{Fd, Topic};
 use crate::protocol::{self, Except, Message};
 use crate::receipt::Receipt;
@@ -17,25 +16,31 @@ impl Owner {
             self.places[slot].connection.grant(grants);
         }
         let topics = arrival.topics.iter();
-        let rows = topics.filter_map(|topic| self.subscribe(slot, topic, Asker::Server).ok());
+        let subscribed =
+            topics.filter_map(|topic| self.subscribe(slot, topic, None, Asker::Server).ok());
         // Gone if nobody waits for them.
-        let _ = arrival.rows.send(rows.collect());
+        let _ = arrival.done.send(subscribed.collect());
     }
 
-    /// Puts a connection into a topic; answers the row to wait for.
+    /// Puts a connection into a topic.
     pub(super) fn subscribe(
         &mut self,
         slot: usize,
         topic: &Topic,
+        since: Option<Since>,
         by: Asker,
-    ) -> Result<oneshot::Receiver<()>, NotSubscribed> {
+    ) -> Result<Subscribed, NotSubscribed> {
         let topic = self.members.shared(topic);
         let connection = &mut self.places[slot].connection;
-        if connection.subscribe(&topic, by, &self.members.topics)? {
-            Ok(self.members.join(&topic, slot))
-        } else {
-            Ok(self.members.topics.row(&topic))
-        }
+        let is_new = connection.subscribe(&topic, by, &self.members.topics)?;
+        let follows = (is_new || since.is_some())
+            && self.members.topics.keeps()
+            && connection.follow(&topic, since.unwrap_or(Since::Now));
+        let row = match is_new {
+            true => self.members.join(&topic, slot),
+            false => self.members.topics.row(&topic),
+        };
+        Ok(Subscribed { row, follows })
     }
 
     /// As a sender or the client itself asks for it, told of to whoever has not asked.
@@ -43,14 +48,15 @@ impl Owner {
         &mut self,
         fd: Fd,
         topic: &Topic,
+        since: Option<Since>,
         by: Asker,
-    ) -> Result<oneshot::Receiver<()>, NotSubscribed> {
+    ) -> Result<Subscribed, NotSubscribed> {
         let slot = *self.slots.get(&fd).ok_or(NotSubscribed::Gone)?;
-        let row = self.subscribe(slot, topic, by)?;
+        let subscribed = self.subscribe(slot, topic, since, by)?;
         if by == Asker::Server {
             self.tell_enrolled(slot, topic, true);
         }
-        Ok(row)
+        Ok(subscribed)
     }
 
     pub(super) fn on_unsubscribe(&mut self, fd: Fd, topic: &Topic, by: Asker) {

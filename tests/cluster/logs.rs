@@ -1,0 +1,180 @@
+//! Kept pushes to topics over several nodes and a real Redis.
+
+use futures::future::join_all;
+use serde_json::json;
+
+use crate::common::logs::{
+    a_client_goes_on_where_it_was, a_kept_push_to_many_topics, follower, hears, keep,
+};
+use crate::common::{Client, Redis, eventually, node_on, node_with, post};
+
+#[tokio::test]
+async fn a_client_goes_on_in_a_log_at_another_node() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    a_client_goes_on_where_it_was(&a, &b, &a).await;
+}
+
+#[tokio::test]
+async fn a_kept_push_to_many_topics_at_another_node() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    a_kept_push_to_many_topics(&a, &b).await;
+}
+
+/// Whatever is lost on the way is read from the log, at the latest when the node notices.
+#[tokio::test]
+async fn what_was_lost_on_the_way_is_read_from_the_log() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let (mut client, _) = follower(&node, "news", None).await;
+    keep(&node, "news", 1).await;
+    hears(&mut client, "news", 1..=1).await;
+    // Somebody keeps a message and dies before the push.
+    let stored = |number: i32| {
+        redis.cli(&["INCR", "pn:logpos:{news}"]);
+        redis.cli(&["XADD", "pn:log:{news}", "*", "data", &number.to_string()]);
+    };
+    stored(2);
+    // The next push shows the gap.
+    keep(&node, "news", 3).await;
+    hears(&mut client, "news", 2..=3).await;
+    // A word on the channel is enough.
+    stored(4);
+    let channel = format!("pn:n:{{{}}}", node.id);
+    redis.cli(&[
+        "PUBLISH",
+        &channel,
+        r#"{"to":{"topic":"news"},"keep":true}"#,
+    ]);
+    hears(&mut client, "news", 4..=4).await;
+    // So is a sign that something was lost.
+    stored(5);
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    loop {
+        let frame = client.json().await;
+        if frame["data"] == 5 {
+            break;
+        }
+        assert_eq!(frame["type"], "resync", "{frame}");
+    }
+    // What was thrown out is not claimed.
+    redis.cli(&["DEL", "pn:log:{news}", "pn:logpos:{news}"]);
+    keep(&node, "news", 6).await;
+    let resync = client.json().await;
+    assert_eq!(resync, json!({"type": "resync", "topic": "news"}));
+    hears(&mut client, "news", 6..=6).await;
+}
+
+/// Hundreds of members that must look at the same moment share a few reads.
+#[tokio::test]
+async fn many_members_share_a_read() {
+    const MEMBERS: usize = 300;
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let url = format!("{}&topics=news", node.ws_url("1"));
+    let mut members = join_all((0..MEMBERS).map(|_| Client::v1(&url))).await;
+    // All of them are where the log is.
+    keep(&node, "news", 1).await;
+    join_all(members.iter_mut().map(|one| hears(one, "news", 1..=1))).await;
+    let before = node.metric("catch_ups_total").await;
+    redis.cli(&["INCR", "pn:logpos:{news}"]);
+    redis.cli(&["XADD", "pn:log:{news}", "*", "data", "2"]);
+    redis.cli(&["PUBLISH", "pn:g", r#"{"to":{"topic":"news"},"keep":true}"#]);
+    join_all(members.iter_mut().map(|one| hears(one, "news", 2..=2))).await;
+    let reads = node.metric("catch_ups_total").await - before;
+    assert!(
+        (1.0..=30.0).contains(&reads),
+        "{reads} reads for {MEMBERS} members"
+    );
+}
+
+/// Who does not read is not thrown out for kept messages: it reads them when it can.
+#[tokio::test]
+async fn a_slow_member_gets_kept_messages_later() {
+    let redis = Redis::start();
+    let settings = [
+        ("PUSH_QUEUE_BYTES", "4096"),
+        ("PUSH_WRITE_SECONDS", "3600"),
+        ("PUSH_KEEP_BYTES", "1000000000"),
+    ];
+    let node = node_with(&redis, "a", &settings);
+    let (mut client, _) = follower(&node, "news", None).await;
+    let filler = "x".repeat(64 * 1024);
+    let body = |number: usize| {
+        json!({"to": {"topic": "news"}, "keep": true, "data": [number, filler],
+            "wait": "written", "timeout_ms": 500})
+    };
+    // Until the kernel's buffers are full, and then some.
+    let (mut sent, mut unwritten) = (0, 0);
+    while unwritten < 4 {
+        let (_, answer) = post(&node.push_url, &body(sent)).await;
+        unwritten += usize::from(answer["status"] != "written");
+        sent += 1;
+    }
+    for number in 0..sent {
+        let frame = client.json().await;
+        assert_eq!(frame["data"][0], number, "{}", frame["type"]);
+    }
+    keep(&node, "news", 1).await;
+    hears(&mut client, "news", 1..=1).await;
+}
+
+/// Clients that subscribe and go all the time, on both nodes, while messages are kept.
+#[tokio::test]
+async fn a_client_that_moves_about_misses_nothing_of_a_log() {
+    const MESSAGES: i32 = 200;
+    let redis = Redis::start();
+    let nodes = [node_on(&redis, "a"), node_on(&redis, "b")];
+    let (client, reply) = follower(&nodes[0], "news", None).await;
+    let mut token = reply["resume"].as_str().expect("a token").to_owned();
+    drop(client);
+    let sending = async {
+        for number in 1..=MESSAGES {
+            keep(&nodes[number as usize % 2], "news", number).await;
+        }
+    };
+    let reading = async {
+        let mut next = 1;
+        for round in 0.. {
+            let (mut client, reply) = follower(&nodes[round % 2], "news", Some(&token)).await;
+            assert_eq!(reply["recovered"], true, "{reply}");
+            let end = (next + fastrand::i32(1..10)).min(MESSAGES + 1);
+            if end > next {
+                token = hears(&mut client, "news", next..end).await;
+            }
+            next = end;
+            if next > MESSAGES {
+                return;
+            }
+        }
+    };
+    tokio::join!(sending, reading);
+}
+
+#[tokio::test]
+async fn a_log_is_bounded_and_ends_by_itself() {
+    let redis = Redis::start();
+    let settings = [("PUSH_KEEP_BYTES", "65536"), ("PUSH_KEEP_SECONDS", "100")];
+    let node = node_with(&redis, "a", &settings);
+    for _ in 0..64 {
+        keep(&node, "news", "x".repeat(4096)).await;
+    }
+    eventually(async || {
+        let length = redis.cli(&["XLEN", "pn:log:{news}"]);
+        let length: usize = length.trim().parse().expect("a number");
+        // 16 fit, and up to 16 may have come since it was looked after.
+        match (8..=32).contains(&length) {
+            true => Ok(()),
+            false => Err(length),
+        }
+    })
+    .await;
+    for (key, most) in [
+        ("pn:log:{news}", 100),
+        ("pn:logpos:{news}", 100 + 24 * 3600),
+    ] {
+        let seconds: i64 = redis.cli(&["TTL", key]).trim().parse().expect("a number");
+        assert!((most - 60..=most).contains(&seconds), "{key}: {seconds}");
+    }
+}
