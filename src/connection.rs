@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub limits: Limits,
     /// Most messages from a client in a second; 0: no limit.
     pub client_rate: u32,
+    /// Most things a client sends to services in a second; 0: no limit.
+    pub send_rate: u32,
     /// Seconds between pings.
     pub ping: Tick,
     /// Seconds between comments to SSE clients.
@@ -119,6 +121,8 @@ pub(crate) struct Connection {
     /// Messages received within the tick `rate_tick`.
     rate: u32,
     rate_tick: Tick,
+    /// And of those, what it sent to services.
+    sends: u32,
 }
 
 impl Connection {
@@ -144,6 +148,7 @@ impl Connection {
             write_due: NEVER,
             rate: 0,
             rate_tick: 0,
+            sends: 0,
         }
     }
 
@@ -238,7 +243,7 @@ impl Connection {
         let mut next = Next::Stay;
         let parsed = input.feed(bytes, &self.limits(settings), &mut |event| {
             count();
-            next = self.hear_event(&event, settings.client_rate, now);
+            next = self.hear_event(&event, settings, now);
             next == Next::Stay
         });
         self.input = input;
@@ -265,7 +270,7 @@ impl Connection {
         }
     }
 
-    fn hear_event(&mut self, event: &Event<'_>, client_rate: u32, now: Tick) -> Next {
+    fn hear_event(&mut self, event: &Event<'_>, settings: &Settings, now: Tick) -> Next {
         if self.is_closing() {
             return match event {
                 Event::Close(_) => Next::Hangup,
@@ -290,11 +295,13 @@ impl Connection {
             }
             return Next::Stay;
         }
-        if self.is_too_fast(client_rate, now) {
+        if self.is_too_fast(settings.client_rate, now) {
             return Next::End(CloseReason::TooFast);
         }
         match event {
-            Event::Text(text) if self.dialect.sends_objects() => self.hear_object(text),
+            Event::Text(text) if self.dialect.sends_objects() => {
+                self.hear_object(text, settings.send_rate);
+            }
             Event::Ping(payload) => self.queue.push(frame::pong(payload)),
             // Other clients have nothing to say to us.
             Event::Text(_) | Event::Binary(_) | Event::Pong | Event::Close(_) => {}
@@ -302,7 +309,7 @@ impl Connection {
         Next::Stay
     }
 
-    fn hear_object(&mut self, text: &str) {
+    fn hear_object(&mut self, text: &str, send_rate: u32) {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
             Ok(ClientMessage::Pong) => {}
@@ -315,7 +322,7 @@ impl Connection {
                     !acked
                 });
             }
-            Ok(ClientMessage::Request(request)) => self.queue_request(request),
+            Ok(ClientMessage::Request(request)) => self.hear_request(request, send_rate),
             Ok(ClientMessage::Answer(answer)) => self.hear_answer(answer),
             Err(fault) => {
                 let reference = fault.reference.as_deref();
@@ -337,7 +344,7 @@ impl Connection {
 
     fn is_too_fast(&mut self, client_rate: u32, now: Tick) -> bool {
         if self.rate_tick != now {
-            (self.rate_tick, self.rate) = (now, 0);
+            (self.rate_tick, self.rate, self.sends) = (now, 0, 0);
         }
         self.rate += 1;
         client_rate > 0 && self.rate > client_rate

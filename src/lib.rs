@@ -44,6 +44,7 @@ pub mod router;
 pub mod survey;
 
 pub mod caller;
+pub mod upstream;
 
 pub mod api;
 pub mod server;
@@ -81,6 +82,7 @@ use crate::router::Router;
 use crate::server::{Door, Listener, Serving};
 use crate::shutdown::Shutdown;
 use crate::survey::Survey;
+use crate::upstream::Upstream;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -217,11 +219,22 @@ pub async fn run(
     );
     let backplane = start_backplane(&config, &hub, inbound, probes, exchange, &metrics, fatal)?;
     outbound.connect(&backplane);
-    let survey = Survey::new(node, backplane.clone(), replies.clone(), respond);
+    let survey = Survey::new(node.clone(), backplane.clone(), replies.clone(), respond);
 
     let reader = Reader::new(hub.clone(), backplane.clone(), metrics.clone());
     let reader = tokio::spawn(reader.serve(asked));
-    let desk = tokio::spawn(Desk { hub: hub.clone() }.serve(requested));
+    let upstream = Upstream::new(
+        node.clone(),
+        config.upstream_routes.clone(),
+        config.upstream_backlog,
+        backplane.clone(),
+        metrics.clone(),
+    );
+    let desk = Desk {
+        hub: hub.clone(),
+        upstream,
+    };
+    let desk = tokio::spawn(desk.serve(requested));
 
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
@@ -274,6 +287,7 @@ fn start_hub(
             fragments: MAX_FRAGMENTS,
         },
         client_rate: config.client_rate,
+        send_rate: config.send_rate,
         ping: seconds(config.ping_seconds),
         beat: seconds(config.sse_beat_seconds),
         pong: seconds(config.pong_seconds),
@@ -336,6 +350,7 @@ fn start_backplane(
                 url: url.clone(),
                 prefix: config.prefix.clone(),
                 inboxes,
+                upstream_length: config.upstream_length,
             };
             let redis = Redis::start(&settings, hub, inbound, probes, record, fatal, metrics)
                 .map_err(RunError::Redis)?;

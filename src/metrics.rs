@@ -86,6 +86,7 @@ metrics! {
     pushes: Family<Outcome, Counter> = Family::default(), "pushes", "Pushes of this node's senders, by what became of them";
     calls: Family<Outcome, Counter> = Family::default(), "calls", "Calls of this node's senders, by what became of them";
     calls_put: Counter = Counter::default(), "calls_put", "Calls put to connections of this node";
+    upstream: Family<Outcome, Counter> = Family::default(), "upstream", "What clients sent to services, by what became of it";
     deliveries: Counter = Counter::default(), "deliveries", "Messages accepted into the queue of a connection";
     written: Counter = Counter::default(), "written", "Messages written to a socket in full";
     drops: Family<Reason, Counter> = Family::default(), "drops", "Messages left out or thrown away, by reason";

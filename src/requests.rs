@@ -6,6 +6,7 @@
 //! be heard again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use crate::inbox::{Page, Since};
 use crate::names::{Fd, Subject, Topic, UserId};
 use crate::protocol::{self, Request, Wanted};
 use crate::shard::{Asker, Command, NotSubscribed, Subscribed};
+use crate::upstream::Upstream;
 
 /// A request and who makes it.
 #[derive(Debug)]
@@ -29,6 +31,32 @@ pub(crate) struct Asked {
 pub(crate) struct Refused {
     pub(crate) code: &'static str,
     pub(crate) message: String,
+    /// When it may be tried again, if that makes sense.
+    pub(crate) retry: Option<Duration>,
+}
+
+impl Refused {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retry: None,
+        }
+    }
+
+    pub(crate) fn retry_after(self, retry: Duration) -> Self {
+        Self {
+            retry: Some(retry),
+            ..self
+        }
+    }
+
+    fn object(&self, reference: Option<&str>) -> String {
+        match self.retry {
+            None => protocol::error_object(reference, self.code, &self.message),
+            Some(retry) => protocol::later_object(reference, self.code, &self.message, retry),
+        }
+    }
 }
 
 /// What comes of a request.
@@ -49,6 +77,7 @@ impl From<String> for Done {
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) upstream: Upstream,
 }
 
 impl Desk {
@@ -70,9 +99,9 @@ impl Desk {
                 then = done.then;
                 protocol::reply_object(reference, &done.fields)
             }
-            Err(Refused { code, message }) => {
-                tracing::debug!(%fd, %user, code, "request refused");
-                protocol::error_object(reference, code, &message)
+            Err(refused) => {
+                tracing::debug!(%fd, %user, code = refused.code, "request refused");
+                refused.object(reference)
             }
         };
         let object = Some(object);
@@ -83,13 +112,18 @@ impl Desk {
     }
 
     async fn carry_out(&self, asked: Asked) -> Result<Done, Refused> {
-        let fd = asked.fd;
-        match asked.request.what {
+        let Asked { fd, user, request } = asked;
+        let reference = request.reference.as_deref();
+        match request.what {
             Wanted::Subscribe { topic, since } => self.subscribe(fd, topic, since).await,
             Wanted::Unsubscribe { topic } => {
                 let fields = protocol::unsubscribed_fields(&topic);
                 self.hub.unsubscribe(fd, topic, Asker::Client).await;
                 Ok(fields.into())
+            }
+            Wanted::Send(send) => {
+                let sent = self.upstream.send(fd, &user, reference, &send);
+                sent.await.map(Done::from)
             }
         }
     }
@@ -156,5 +190,5 @@ fn refusal(topic: &Topic, reason: NotSubscribed) -> Refused {
             format!("you are subscribed to {most} topics, and that is the limit"),
         ),
     };
-    Refused { code, message }
+    Refused::new(code, message)
 }

@@ -9,6 +9,7 @@ mod nodes;
 mod operations;
 mod page;
 mod push;
+mod reply;
 mod route;
 mod topics;
 mod users;
@@ -213,6 +214,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(call::route(app))
         .unify()
         .or(topics::routes(app))
+        .unify()
+        .or(reply::route(app))
         .unify()
         .boxed()
 }

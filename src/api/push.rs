@@ -78,7 +78,12 @@ fn parse(app: &App, body: &[u8]) -> Result<PushRequest, Fault> {
 
 async fn push_one(app: &App, body: &[u8]) -> Result<Response, ApiError> {
     let request = parse(app, body).map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
-    let answer = app.router.push(&request).await;
+    Ok(carry_out(app, &request).await)
+}
+
+/// Carries out one push; 503 if nobody can tell what became of it.
+pub(super) async fn carry_out(app: &App, request: &PushRequest) -> Response {
+    let answer = app.router.push(request).await;
     if answer.status == Status::Unrouted {
         #[derive(Serialize)]
         struct Unrouted<'a> {
@@ -101,9 +106,9 @@ async fn push_one(app: &App, body: &[u8]) -> Result<Response, ApiError> {
         reply
             .headers_mut()
             .insert(warp::http::header::RETRY_AFTER, 1.into());
-        return Ok(reply);
+        return reply;
     }
-    Ok(json(StatusCode::OK, &answer))
+    json(StatusCode::OK, &answer)
 }
 
 /// The result of one item of a batch.

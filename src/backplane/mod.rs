@@ -144,6 +144,33 @@ pub enum Kept {
     Before,
 }
 
+/// What a client sends, as it stands in the stream of a service.
+#[derive(Debug)]
+pub struct UpstreamEntry<'a> {
+    /// By which the service was found.
+    pub route: &'a str,
+    /// Who sends.
+    pub user: &'a UserId,
+    /// From where.
+    pub from: &'a ConnectionId,
+    /// The client's `ref`, as JSON.
+    pub reference: Option<&'a str>,
+    /// What it says, as JSON.
+    pub data: &'a str,
+}
+
+/// Why an entry is not known to be in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsent {
+    /// It is not there.
+    Refused(Unavailable),
+    /// It may be there.
+    Unknown,
+}
+
+/// Streams need Redis; the configuration says so at the start.
+const NO_STREAMS: Unavailable = Unavailable("this node has no Redis");
+
 /// The way to the other nodes.
 #[derive(Debug)]
 pub enum Backplane {
@@ -247,6 +274,33 @@ impl Backplane {
             Subject::User(_) => page,
             Subject::Topic(topic) => page.of_topic(topic),
         })
+    }
+
+    /// Adds an entry to the stream of a service.
+    ///
+    /// # Errors
+    /// When that is not known to be done.
+    pub async fn add_upstream(
+        &self,
+        service: &str,
+        entry: &UpstreamEntry<'_>,
+        deadline: Instant,
+    ) -> Result<(), Unsent> {
+        match self {
+            Self::Embedded(_) => Err(Unsent::Refused(NO_STREAMS)),
+            Self::Redis(redis) => redis.streams.add(service, entry, deadline).await,
+        }
+    }
+
+    /// How many entries of a service's stream wait to be read or finished; `most` is enough to know.
+    ///
+    /// # Errors
+    /// When nobody can tell.
+    pub async fn upstream_backlog(&self, service: &str, most: u64) -> Result<u64, Unavailable> {
+        match self {
+            Self::Embedded(_) => Err(NO_STREAMS),
+            Self::Redis(redis) => redis.streams.backlog(service, most).await,
+        }
     }
 
     /// Whether nobody will ever listen on this node's channel again: its name has a new boot, or

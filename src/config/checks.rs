@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret};
+use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret, UpstreamRoutes};
 use crate::auth::Grants;
 use crate::names::NodeName;
 
@@ -136,6 +136,10 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
 pub(super) fn topics(text: &str) -> Result<Arc<Grants>, String> {
     let grants = Grants::from_patterns(list(text));
     grants.map(Arc::new).map_err(|error| format!("has {error}"))
+}
+
+pub(super) fn upstream_routes(text: &str) -> Result<UpstreamRoutes, String> {
+    UpstreamRoutes::parse(list(text))
 }
 
 pub(super) fn number<T>(least: T, most: T) -> impl FnOnce(&str) -> Result<T, String>

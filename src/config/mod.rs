@@ -8,6 +8,7 @@
 
 mod checks;
 mod redis_url;
+mod upstream_routes;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,9 +20,10 @@ use serde::Deserialize;
 
 use self::checks::{
     api_keys, auth_mode, boolean, listeners, listeners_required, log_format, log_level, node_name,
-    number, origins, prefix, public_url, redis_url, seconds, topics,
+    number, origins, prefix, public_url, redis_url, seconds, topics, upstream_routes,
 };
 pub use self::redis_url::{Host, RedisUrl, Topology};
+pub use self::upstream_routes::{MAX_ROUTE_BYTES, UpstreamRoutes, is_route};
 use crate::auth::Grants;
 use crate::names::NodeName;
 
@@ -152,6 +154,21 @@ settings! {
 
     /// Most messages, pings included, a client may send in one second. 0: no limit.
     client_rate / "CLIENT_RATE": u32 = "100", number(0, 1_000_000);
+
+    /// Which service gets what clients send (`"type":"send"`): a comma-separated list of
+    /// `pattern=service`, of which the first that fits the client's `route` counts; `*` in a pattern
+    /// is any text. Such as `chat.*=chat,*=default`. Needs Redis. Empty: clients cannot send.
+    upstream_routes / "UPSTREAM_ROUTES": UpstreamRoutes = "", upstream_routes;
+
+    /// About how many entries the stream of a service holds before the oldest are thrown out.
+    upstream_length / "UPSTREAM_LENGTH": u64 = "100000", number(2, 1_000_000_000);
+
+    /// Most entries that may wait for a service, unread or unfinished; clients hear `busy` beyond.
+    /// At most half of PUSH_UPSTREAM_LENGTH, and better a part of it for each node and one more.
+    upstream_backlog / "UPSTREAM_BACKLOG": u64 = "10000", number(1, 1_000_000_000);
+
+    /// Most messages a client may send to services in one second; more are refused. 0: no limit.
+    send_rate / "SEND_RATE": u32 = "20", number(0, 1_000_000);
 
     /// Most messages kept for one user or topic (`"keep": true`). 0: none, and senders who ask for
     /// it are refused.
@@ -342,10 +359,27 @@ impl Config {
         let config = texts.check(&mut faults);
         if let Some(config) = &config {
             config.check_exposure(&mut faults);
+            config.check_upstream(&mut faults);
         }
         match config {
             Some(config) if faults.0.is_empty() => Ok(config),
             _ => Err(faults),
+        }
+    }
+
+    /// Refuses what would do nothing, or lose what clients were told is accepted.
+    fn check_upstream(&self, faults: &mut Faults) {
+        if self.redis_url.is_none() && !self.upstream_routes.is_empty() {
+            faults.add("PUSH_UPSTREAM_ROUTES", "needs PUSH_REDIS_URL");
+        }
+        if self.upstream_backlog > self.upstream_length / 2 {
+            faults.add(
+                "PUSH_UPSTREAM_BACKLOG",
+                format!(
+                    "is {}: over half of PUSH_UPSTREAM_LENGTH ({}), entries could be thrown out unread",
+                    self.upstream_backlog, self.upstream_length
+                ),
+            );
         }
     }
 

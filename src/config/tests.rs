@@ -126,6 +126,25 @@ fn strangers_are_not_let_in_unnoticed() {
 }
 
 #[test]
+fn routes_that_would_lead_nowhere_are_faults() {
+    let redis = ("PUSH_REDIS_URL", "redis://127.0.0.1");
+    let set = |routes| Config::from_pairs([redis, ("PUSH_UPSTREAM_ROUTES", routes)]);
+    let config = set(" chat.*=chat , *=rest ").expect("spaces do no harm");
+    assert_eq!(
+        config.upstream_routes.service("x").map(|s| &**s),
+        Some("rest")
+    );
+    for bad in ["chat", "=chat", "chat=", "a b=chat", "chat=a:b", "a=b=c"] {
+        let faults = set(bad).expect_err(bad).0;
+        assert!(faults[0].contains(bad), "{faults:?}");
+    }
+    let alone = faults([("PUSH_UPSTREAM_ROUTES", "*=rest")]);
+    assert_eq!(alone, ["PUSH_UPSTREAM_ROUTES needs PUSH_REDIS_URL"]);
+    let long = faults([redis, ("PUSH_UPSTREAM_BACKLOG", "50001")]);
+    assert!(long[0].starts_with("PUSH_UPSTREAM_BACKLOG is"), "{long:?}");
+}
+
+#[test]
 fn an_origin_is_scheme_host_and_port() {
     assert!(Config::from_pairs([("PUSH_ORIGINS", "https://a.org, http://b:81")]).is_ok());
     for bad in ["a.org", "https://a.org/", "https://a.org/x", "null"] {

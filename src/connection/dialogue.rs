@@ -3,15 +3,18 @@
 //! Both are bounded for each connection, and cost nothing while nobody asks.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Connection;
 use crate::calls::Pending;
-use crate::protocol::{self, CallStatus, ClientAnswer, Request};
+use crate::protocol::{self, CallStatus, ClientAnswer, Request, Wanted};
 
 /// Most requests of a client that wait for those before them.
 const MAX_REQUESTS: usize = 32;
 /// Most calls that wait for an answer of one client.
 const MAX_CALLS: usize = 32;
+/// When a client that sent too much may go on: sends are counted by the second.
+const NEXT_SECOND: Duration = Duration::from_secs(1);
 
 /// One thing at a time, in the client's order; calls in any order.
 #[derive(Debug, Default)]
@@ -22,7 +25,22 @@ pub(super) struct Dialogue {
 }
 
 impl Connection {
-    pub(super) fn queue_request(&mut self, request: Request) {
+    /// Takes what a client asks for, unless it sends too much; it may stay all the same.
+    pub(super) fn hear_request(&mut self, request: Request, send_rate: u32) {
+        if matches!(request.what, Wanted::Send(_)) {
+            self.sends += 1;
+            if send_rate > 0 && self.sends > send_rate {
+                let words = format!("over {send_rate} sends in a second (PUSH_SEND_RATE)");
+                let reference = request.reference.as_deref();
+                let code = "rate_limited";
+                let object = protocol::later_object(reference, code, &words, NEXT_SECOND);
+                return self.say(&object);
+            }
+        }
+        self.queue_request(request);
+    }
+
+    fn queue_request(&mut self, request: Request) {
         let dialogue = self.dialogue.get_or_insert_default();
         if dialogue.waiting.len() < MAX_REQUESTS {
             return dialogue.waiting.push_back(request);

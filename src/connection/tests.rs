@@ -7,6 +7,7 @@ const SETTINGS: Settings = Settings {
         fragments: 8,
     },
     client_rate: 3,
+    send_rate: 0,
     ping: 25,
     beat: 15,
     pong: 8,

@@ -119,7 +119,7 @@ impl ClientAnswer {
 }
 
 /// A member that is there, whatever it holds: `null` is an answer too.
-fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+pub(super) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: serde::Deserializer<'de>,

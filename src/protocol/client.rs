@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::ClientAnswer;
 use super::line::Names;
+use super::{ClientAnswer, Send};
 use crate::close::CloseReason;
 use crate::inbox::{Position, Since};
 use crate::names::{ConnectionId, Topic, UserId};
@@ -121,6 +121,15 @@ pub fn error_object(reference: Option<&str>, code: &str, message: &str) -> Strin
     text
 }
 
+/// As [`error_object`], for a client that may try again after this time.
+#[must_use]
+pub fn later_object(reference: Option<&str>, code: &str, message: &str, retry: Duration) -> String {
+    let mut text = error_object(reference, code, message);
+    text.pop();
+    let _ = write!(text, r#","retry_ms":{}}}"#, retry.as_millis());
+    text
+}
+
 /// `reply`: the client's request is done. `fields` are further members of the object, as JSON
 /// without the braces; may be empty.
 #[must_use]
@@ -178,6 +187,8 @@ pub enum Wanted {
         /// The topic.
         topic: Topic,
     },
+    /// To get this to a service.
+    Send(Send),
 }
 
 /// What is wrong with an object of a client.
@@ -229,6 +240,13 @@ impl<'a> ClientMessage<'a> {
             ("ping", _) => Ok(Self::Ping),
             ("pong", _) => Ok(Self::Pong),
             ("ack", Some(id)) => Ok(Self::Ack(id)),
+            ("send", _) => match Send::parse(text) {
+                Ok(send) => Ok(Self::Request(Request {
+                    reference,
+                    what: Wanted::Send(send),
+                })),
+                Err(words) => Err(bad(&reference, words)),
+            },
             ("answer", _) => ClientAnswer::parse(text, reference.as_deref())
                 .map(Self::Answer)
                 .map_err(|words| bad(&reference, words)),
@@ -242,7 +260,7 @@ impl<'a> ClientMessage<'a> {
             _ => Err(ClientFault {
                 reference,
                 code: "unknown_type",
-                message: "type must be ping, pong, ack, subscribe, unsubscribe or answer"
+                message: "type must be ping, pong, ack, subscribe, unsubscribe, answer or send"
                     .to_owned(),
             }),
         }
@@ -261,7 +279,7 @@ fn subscription(joins: bool, topic: Option<&str>, since: Option<&str>) -> Result
 }
 
 /// Whether this JSON may be sent back as a `ref`.
-fn is_reference(json: &str) -> bool {
+pub(super) fn is_reference(json: &str) -> bool {
     json.len() <= MAX_REFERENCE_BYTES
         && json.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit())
 }

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::call::present;
 use super::request::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
+use super::upstream::reply_push;
 use super::{
-    Except, Fault, Message, NodeAnswer, Policy, Push, Question, Receipt, Reply, Status, Target,
-    VERSION,
+    Except, Fault, Kind, Message, NodeAnswer, Policy, Push, Question, Receipt, Reply, Status,
+    Target, VERSION,
 };
 use crate::names::{NodeId, Topic};
 
@@ -56,7 +58,7 @@ pub enum Line {
 struct LineFields<'a> {
     #[serde(default, borrow)]
     to: Option<ToFields<'a>>,
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     #[serde(default, borrow)]
     id: Option<Cow<'a, str>>,
@@ -84,8 +86,10 @@ struct LineFields<'a> {
     tail: bool,
     #[serde(default)]
     n: Option<u64>,
-    #[serde(default, rename = "ref")]
-    reference: Option<String>,
+    #[serde(default, borrow, rename = "ref")]
+    reference: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    error: Option<&'a RawValue>,
     #[serde(default)]
     node: Option<NodeId>,
     #[serde(default)]
@@ -98,6 +102,14 @@ struct LineFields<'a> {
     args: Option<&'a RawValue>,
     #[serde(default, borrow)]
     body: Option<&'a RawValue>,
+}
+
+impl LineFields<'_> {
+    /// The `ref` by which a node knows its own questions and pushes.
+    fn text_reference(&self) -> Result<Option<String>, Fault> {
+        let read = |json: &RawValue| serde_json::from_str(json.get());
+        Ok(self.reference.map(read).transpose()?)
+    }
 }
 
 impl Line {
@@ -141,7 +153,7 @@ impl Line {
             }
             Some("receipt") => {
                 let (Some(reference), Some(node), Some(status)) =
-                    (fields.reference, fields.node, fields.status)
+                    (fields.text_reference()?, fields.node, fields.status)
                 else {
                     return Err(Fault::new("receipt without ref, node or status"));
                 };
@@ -153,6 +165,15 @@ impl Line {
                     connections,
                 }));
             }
+            Some("reply") => {
+                let to = fields
+                    .to
+                    .ok_or_else(|| Fault::new("reply without to"))?
+                    .check()?;
+                let id = check_id(fields.id)?;
+                let push = reply_push(to, fields.reference, id, fields.data, fields.error)?;
+                return Ok(Self::Push(push, fields.reply));
+            }
             Some("ask") => {
                 let (Some(what), Some(reply)) = (fields.what, fields.reply) else {
                     return Err(Fault::new("ask without what or reply"));
@@ -161,7 +182,7 @@ impl Line {
             }
             Some("answer") => {
                 let (Some(reference), Some(node), Some(body)) =
-                    (fields.reference, fields.node, fields.body)
+                    (fields.text_reference()?, fields.node, fields.body)
                 else {
                     return Err(Fault::new("answer without ref, node or body"));
                 };
@@ -250,6 +271,14 @@ pub fn push_line(
     write_target(&mut out, to);
     out.push(',');
     message.write_id(&mut out);
+    let mut data = "data";
+    if let Kind::Reply { reference, failed } = &message.kind {
+        out.push_str(r#""cmd":"reply","#);
+        if let Some(reference) = reference {
+            let _ = write!(out, r#""ref":{reference},"#);
+        }
+        data = if *failed { "error" } else { data };
+    }
     if let Some(except) = except {
         let users = Names(except.users.iter());
         let fds = Names(except.connections.iter());
@@ -267,7 +296,7 @@ pub fn push_line(
         let _ = write!(out, r#""keep":true,"seq_id":"{position}","#);
     }
     write_reply(&mut out, reply);
-    let _ = write!(out, r#""data":{}}}"#, message.data);
+    let _ = write!(out, r#""{data}":{}}}"#, message.data);
     out
 }
 

@@ -12,6 +12,7 @@ mod event;
 mod line;
 mod question;
 mod request;
+mod upstream;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -30,6 +31,7 @@ pub use self::event::*;
 pub use self::line::*;
 pub use self::question::*;
 pub use self::request::PushRequest;
+pub use self::upstream::*;
 use crate::inbox::Position;
 use crate::names::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
 
@@ -139,12 +141,27 @@ fn one_line(json: &RawValue) -> Box<str> {
     }
 }
 
+/// What a message is to a client that speaks in objects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Kind {
+    /// `message`.
+    #[default]
+    Push,
+    /// `reply` to what the client sent to a service, under the `ref` it gave it.
+    Reply {
+        reference: Option<Box<str>>,
+        /// The data are words why there is no answer.
+        failed: bool,
+    },
+}
+
 /// What is pushed. Encoded for each dialect at most once, whoever receives it.
 #[derive(Debug)]
 pub struct Message {
     id: Option<Box<str>>,
     data: Box<str>,
     policy: Policy,
+    kind: Kind,
     /// The topic it was pushed to, if it was to one.
     topic: Option<Topic>,
     /// Where it lies in its user's inbox or its topic's log, if it is kept.
@@ -159,9 +176,14 @@ impl Message {
             data: one_line(data),
             policy,
             topic: None,
+            kind: Kind::Push,
             position: None,
             frames: Frames::default(),
         }
+    }
+
+    fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// A message as it lies in an inbox.
@@ -200,6 +222,7 @@ impl Message {
             id: self.id.clone(),
             data: self.data.clone(),
             policy: self.policy.clone(),
+            kind: self.kind.clone(),
             topic: self.topic.clone(),
             position: self.position,
             frames: Frames::default(),
@@ -248,15 +271,32 @@ impl Message {
 
     /// The object it comes in, up to its data.
     fn head(&self) -> String {
-        let mut head = String::from(r#"{"type":"message","#);
-        self.write_id(&mut head);
-        if let Some(topic) = &self.topic {
-            let _ = write!(head, r#""topic":"{topic}","#);
+        let mut head = String::new();
+        match &self.kind {
+            Kind::Push => {
+                head.push_str(r#"{"type":"message","#);
+                self.write_id(&mut head);
+                if let Some(topic) = &self.topic {
+                    let _ = write!(head, r#""topic":"{topic}","#);
+                }
+                if let Some(position) = self.position {
+                    let _ = write!(head, r#""resume":"{position}","#);
+                }
+                head.push_str(r#""data":"#);
+            }
+            Kind::Reply { reference, failed } => {
+                head.push_str(r#"{"type":"reply","#);
+                self.write_id(&mut head);
+                if let Some(reference) = reference {
+                    let _ = write!(head, r#""ref":{reference},"#);
+                }
+                head.push_str(if *failed {
+                    r#""status":"failed","error":"#
+                } else {
+                    r#""status":"answered","data":"#
+                });
+            }
         }
-        if let Some(position) = self.position {
-            let _ = write!(head, r#""resume":"{position}","#);
-        }
-        head.push_str(r#""data":"#);
         head
     }
 

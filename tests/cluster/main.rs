@@ -33,3 +33,4 @@ mod restart;
 mod topics;
 mod topologies;
 mod topologies_refused;
+mod upstream;

@@ -44,3 +44,18 @@ async fn a_client_that_takes_nothing_is_not_asked_more_than_its_queue_holds() {
     assert_eq!(codes.last().map(String::as_str), Some("busy"), "{codes:?}");
     drop(slow);
 }
+
+/// Without Redis there are no streams, and a client is told so.
+#[tokio::test]
+async fn a_client_cannot_send_to_services_here() {
+    let node = node(&[]);
+    let mut client = Client::v1(&node.ws_url("42")).await;
+    client
+        .send(r#"{"type":"send","route":"chat.say","ref":1,"data":1}"#)
+        .await;
+    let heard = client.json().await;
+    assert_eq!(
+        (&heard["code"], &heard["ref"]),
+        (&json!("no_upstream"), &json!(1))
+    );
+}

@@ -17,6 +17,7 @@ mod registry;
 mod rows;
 mod sentinel;
 mod sweep;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ use self::lease::Lease;
 use self::link::Link;
 use self::outbox::Outboxes;
 use self::sweep::Sweeper;
+use self::upstream::Streams;
 use super::{Health, NodeRecord, Published, Unavailable};
 use crate::config::{RedisUrl, Topology};
 use crate::hub::Hub;
@@ -72,6 +74,8 @@ pub struct RedisSettings {
     pub prefix: String,
     /// How much inboxes hold.
     pub inboxes: Bounds,
+    /// About how many entries the stream of a service holds.
+    pub upstream_length: u64,
 }
 
 /// Why the node must end.
@@ -173,6 +177,11 @@ impl Keys {
         format!("{}events", self.prefix)
     }
 
+    /// Stream: what clients send to a service.
+    fn upstream(&self, service: &str) -> String {
+        format!("{}upstream:{service}", self.prefix)
+    }
+
     /// Channel of one node.
     fn node_channel(&self, node: &NodeId) -> String {
         format!("{}n:{{{node}}}", self.prefix)
@@ -193,6 +202,7 @@ pub struct Redis {
     outboxes: Outboxes,
     registry: registry::Registry,
     pub(super) inboxes: Inboxes,
+    pub(super) streams: Streams,
     health: watch::Receiver<Health>,
     /// Tells the bus to stop listening, and tells when it has.
     stop: Shutdown,
@@ -233,6 +243,7 @@ impl Redis {
         let registry =
             registry::Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
         let inboxes = Inboxes::new(link.clone(), keys.clone(), settings.inboxes);
+        let streams = Streams::new(link.clone(), keys.clone(), settings.upstream_length);
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let bus = Bus {
@@ -271,6 +282,7 @@ impl Redis {
             outboxes,
             registry,
             inboxes,
+            streams,
             health,
             stop,
             stopped,
