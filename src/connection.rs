@@ -197,6 +197,7 @@ impl Connection {
         self.state = State::Open;
         self.role = role;
         self.membership = Some(membership);
+        self.tell_of_topics();
         // Spread: clients that came together should not be pinged together for ever.
         let pause = settings.pause(self.dialect);
         self.ping_due = now + 1 + fastrand::u32(pause / 2..=pause);
@@ -373,7 +374,9 @@ impl Connection {
     /// Begins the end: out of the hub, goodbye into the queue. Answers how many pushes are
     /// thrown away. The caller lets the socket go: at once where nobody is left to hear it.
     pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
-        self.membership = None;
+        if let Some(membership) = self.membership.take() {
+            membership.leave(reason);
+        }
         self.inbox = None;
         self.dialogue = None;
         self.unacked = Vec::new();

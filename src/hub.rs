@@ -6,6 +6,7 @@
 //! for Redis; an inbox of a shard may make a caller wait for that shard's processor time, never
 //! for a slow client.
 
+mod membership;
 mod rows;
 mod topics;
 
@@ -17,12 +18,14 @@ use dashmap::DashMap;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::membership::Membership;
 pub(crate) use self::rows::ROW_PATIENCE;
 pub use self::rows::Rows;
 pub use self::topics::{Member, Topics};
 use crate::auth::Grants;
 use crate::changes::Changes;
 use crate::close::CloseReason;
+use crate::events::Events;
 use crate::inbox::{Ask, Start};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
@@ -93,6 +96,8 @@ pub struct Hub {
     asks: mpsc::UnboundedSender<Ask>,
     /// Which rows need writing. Taken by the registry writer of the backplane.
     changes: Arc<Changes>,
+    /// What is told of connections. Taken by the backplane too.
+    events: Events,
     recent: Recent,
     metrics: Arc<Metrics>,
 }
@@ -106,6 +111,7 @@ impl Hub {
         topics: Arc<Topics>,
         asks: mpsc::UnboundedSender<Ask>,
         changes: Arc<Changes>,
+        events: Events,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -118,6 +124,7 @@ impl Hub {
             topics,
             asks,
             changes,
+            events,
             recent: Recent::default(),
             metrics,
         }
@@ -163,6 +170,12 @@ impl Hub {
     #[must_use]
     pub fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// What is told of connections.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The user's connections here.
@@ -242,11 +255,7 @@ impl Hub {
         self.metrics.connects.inc();
         self.metrics.connections.inc();
         let mut rows = Rows::from(self.changes.joined(Subject::User(user.clone())));
-        let membership = Membership {
-            hub: self.clone(),
-            fd,
-            is_attached: false,
-        };
+        let membership = Membership::new(self.clone(), fd);
         if let Some(subscribed) = subscribed {
             // Nothing comes if the node is ending.
             let subscribed: Vec<Subscribed> = subscribed.await.unwrap_or_default();
@@ -457,42 +466,5 @@ impl Hub {
             .map(|seats| seats.iter().map(|seat| seat.fd).collect())
             .unwrap_or_default();
         fds.into_iter()
-    }
-}
-
-/// Being in the map. Held by the handshake, then by the shard's connection; dropping it leaves.
-#[derive(Debug)]
-pub struct Membership {
-    hub: Arc<Hub>,
-    fd: Fd,
-    /// Its socket is with the shard, which ends what it has for it by itself.
-    is_attached: bool,
-}
-
-impl Membership {
-    /// The connection's number.
-    #[must_use]
-    pub fn fd(&self) -> Fd {
-        self.fd
-    }
-
-    /// The socket is where it belongs.
-    pub(crate) fn attached(&mut self) {
-        self.is_attached = true;
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        if !self.is_attached {
-            // The handshake came to nothing. Without room in the inbox the shard finds out by the
-            // clock.
-            self.hub.shard(self.fd).try_send(Command::Close {
-                fd: self.fd,
-                reason: CloseReason::NeverAttached,
-                receipt: None,
-            });
-        }
-        self.hub.leave(self.fd);
     }
 }

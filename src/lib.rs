@@ -25,6 +25,7 @@ pub mod admission;
 pub mod auth;
 pub mod calls;
 pub mod changes;
+pub mod events;
 pub mod hub;
 mod recent;
 
@@ -69,6 +70,7 @@ use crate::changes::Changes;
 use crate::close::CloseReason;
 use crate::config::{Config, Listen};
 use crate::connection::Settings;
+use crate::events::Events;
 use crate::frame::Limits;
 use crate::hub::{Hub, Topics};
 use crate::inbound::{Inbound, Probes};
@@ -306,6 +308,7 @@ fn start_hub(
         topics,
         asks.clone(),
         changes,
+        Events::new(config.events.clone(), metrics.clone()),
         metrics.clone(),
     )))
 }
@@ -351,6 +354,7 @@ fn start_backplane(
                 prefix: config.prefix.clone(),
                 inboxes,
                 upstream_length: config.upstream_length,
+                events_length: config.events_length,
             };
             let redis = Redis::start(&settings, hub, inbound, probes, record, fatal, metrics)
                 .map_err(RunError::Redis)?;

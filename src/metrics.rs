@@ -87,6 +87,7 @@ metrics! {
     calls: Family<Outcome, Counter> = Family::default(), "calls", "Calls of this node's senders, by what became of them";
     calls_put: Counter = Counter::default(), "calls_put", "Calls put to connections of this node";
     upstream: Family<Outcome, Counter> = Family::default(), "upstream", "What clients sent to services, by what became of it";
+    events_dropped: Counter = Counter::default(), "events_dropped", "Events that are not, or may not be, in the stream of events";
     deliveries: Counter = Counter::default(), "deliveries", "Messages accepted into the queue of a connection";
     written: Counter = Counter::default(), "written", "Messages written to a socket in full";
     drops: Family<Reason, Counter> = Family::default(), "drops", "Messages left out or thrown away, by reason";

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AuthMode, Listen, LogFormat, LogLevel, RedisUrl, Secret, UpstreamRoutes};
+use super::{AuthMode, EventKind, Listen, LogFormat, LogLevel, RedisUrl, Secret, UpstreamRoutes};
 use crate::auth::Grants;
 use crate::names::NodeName;
 
@@ -136,6 +136,19 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
 pub(super) fn topics(text: &str) -> Result<Arc<Grants>, String> {
     let grants = Grants::from_patterns(list(text));
     grants.map(Arc::new).map_err(|error| format!("has {error}"))
+}
+
+pub(super) fn events(text: &str) -> Result<Vec<EventKind>, String> {
+    let kind = |text: &str| match text {
+        "connect" => Ok(EventKind::Connect),
+        "disconnect" => Ok(EventKind::Disconnect),
+        "subscribe" => Ok(EventKind::Subscribe),
+        "unsubscribe" => Ok(EventKind::Unsubscribe),
+        _ => Err(format!(
+            "has {text:?}: must be connect, disconnect, subscribe or unsubscribe"
+        )),
+    };
+    list(text).map(kind).collect()
 }
 
 pub(super) fn upstream_routes(text: &str) -> Result<UpstreamRoutes, String> {

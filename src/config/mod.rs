@@ -19,8 +19,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use self::checks::{
-    api_keys, auth_mode, boolean, listeners, listeners_required, log_format, log_level, node_name,
-    number, origins, prefix, public_url, redis_url, seconds, topics, upstream_routes,
+    api_keys, auth_mode, boolean, events, listeners, listeners_required, log_format, log_level,
+    node_name, number, origins, prefix, public_url, redis_url, seconds, topics, upstream_routes,
 };
 pub use self::redis_url::{Host, RedisUrl, Topology};
 pub use self::upstream_routes::{MAX_ROUTE_BYTES, UpstreamRoutes, is_route};
@@ -187,6 +187,14 @@ settings! {
     /// Most topics that one client may be subscribed to.
     max_topics / "MAX_TOPICS": usize = "100", number(0, 10_000);
 
+    /// Which events of connections are appended to the stream `pn:events`: any of connect,
+    /// disconnect, subscribe, unsubscribe, comma-separated. Needs Redis. What becomes of nodes is
+    /// told there in any case.
+    events / "EVENTS": Vec<EventKind> = "", events;
+
+    /// About how many events Redis keeps.
+    events_length / "EVENTS_LENGTH": i64 = "10000", number(100, 1_000_000_000);
+
     /// Store each client's address in its row in Redis.
     store_address / "STORE_ADDRESS": bool = "false", boolean;
 
@@ -234,6 +242,19 @@ impl fmt::Display for Listen {
 pub enum AuthMode {
     /// They do not: `?user=` is believed.
     None,
+}
+
+/// What may be told of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// A client is connected.
+    Connect,
+    /// A connection has ended.
+    Disconnect,
+    /// A connection gets what is sent to a topic.
+    Subscribe,
+    /// It does no more.
+    Unsubscribe,
 }
 
 /// Least severe level that is logged.
@@ -359,7 +380,7 @@ impl Config {
         let config = texts.check(&mut faults);
         if let Some(config) = &config {
             config.check_exposure(&mut faults);
-            config.check_upstream(&mut faults);
+            config.check_streams(&mut faults);
         }
         match config {
             Some(config) if faults.0.is_empty() => Ok(config),
@@ -368,9 +389,12 @@ impl Config {
     }
 
     /// Refuses what would do nothing, or lose what clients were told is accepted.
-    fn check_upstream(&self, faults: &mut Faults) {
+    fn check_streams(&self, faults: &mut Faults) {
         if self.redis_url.is_none() && !self.upstream_routes.is_empty() {
             faults.add("PUSH_UPSTREAM_ROUTES", "needs PUSH_REDIS_URL");
+        }
+        if self.redis_url.is_none() && !self.events.is_empty() {
+            faults.add("PUSH_EVENTS", "needs PUSH_REDIS_URL");
         }
         if self.upstream_backlog > self.upstream_length / 2 {
             faults.add(

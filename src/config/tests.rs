@@ -140,6 +140,10 @@ fn routes_that_would_lead_nowhere_are_faults() {
     }
     let alone = faults([("PUSH_UPSTREAM_ROUTES", "*=rest")]);
     assert_eq!(alone, ["PUSH_UPSTREAM_ROUTES needs PUSH_REDIS_URL"]);
+    let alone = faults([("PUSH_EVENTS", "connect")]);
+    assert_eq!(alone, ["PUSH_EVENTS needs PUSH_REDIS_URL"]);
+    let odd = faults([redis, ("PUSH_EVENTS", "connect, sneeze")]);
+    assert!(odd[0].contains("sneeze"), "{odd:?}");
     let long = faults([redis, ("PUSH_UPSTREAM_BACKLOG", "50001")]);
     assert!(long[0].starts_with("PUSH_UPSTREAM_BACKLOG is"), "{long:?}");
 }

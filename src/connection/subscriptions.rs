@@ -114,7 +114,20 @@ impl Connection {
             topic: topic.clone(),
             log: None,
         });
+        if let Some(membership) = &self.membership {
+            membership.subscribed(topic);
+        }
         Ok(true)
+    }
+
+    /// The topics it has been in since before its socket was here, told of only now that it is.
+    pub(super) fn tell_of_topics(&self) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        for one in self.subscriptions.iter().flat_map(|all| &all.list) {
+            membership.subscribed(&one.topic);
+        }
     }
 
     /// Begins to follow the log of a topic it is in; answers whether it can. Then somebody owes it
@@ -141,6 +154,9 @@ impl Connection {
             .iter()
             .position(|one| one.topic == *topic);
         if let Some(place) = place {
+            if let Some(membership) = &self.membership {
+                membership.unsubscribed(topic);
+            }
             subscriptions.list.swap_remove(place);
             // Its page may have been what others waited for.
             subscriptions.is_behind = true;

@@ -16,6 +16,7 @@ mod calls;
 mod commands;
 mod documents;
 mod drain;
+mod events;
 mod exactly_once;
 mod flavours;
 mod frozen;

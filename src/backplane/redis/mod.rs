@@ -8,6 +8,7 @@
 
 mod bus;
 mod cluster;
+mod events;
 mod inboxes;
 mod lease;
 mod link;
@@ -32,6 +33,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::bus::Bus;
+use self::events::EventLog;
 use self::inboxes::Inboxes;
 use self::lease::Lease;
 use self::link::Link;
@@ -76,6 +78,8 @@ pub struct RedisSettings {
     pub inboxes: Bounds,
     /// About how many entries the stream of a service holds.
     pub upstream_length: u64,
+    /// About how many events the stream of events holds.
+    pub events_length: i64,
 }
 
 /// Why the node must end.
@@ -196,6 +200,7 @@ impl Keys {
 /// One node's part in the cluster.
 #[derive(Debug)]
 pub struct Redis {
+    hub: Arc<Hub>,
     link: Link,
     keys: Keys,
     lease: Arc<Lease>,
@@ -258,12 +263,14 @@ impl Redis {
             stopped: stopped.clone(),
             metrics: metrics.clone(),
         };
-        let sweeper = Sweeper::new(link.clone(), keys.clone(), lease.clone());
+        let log = EventLog::new(link.clone(), &keys, settings.events_length);
+        let sweeper = Sweeper::new(link.clone(), keys.clone(), lease.clone(), log.clone());
         let mut tasks = vec![
             tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
             tokio::spawn(bus.listen()),
             tokio::spawn(sweeper.watch()),
+            tokio::spawn(log.write(hub.clone())),
         ];
         match settings.url.topology().clone() {
             Topology::One => {}
@@ -276,6 +283,7 @@ impl Redis {
             }
         }
         Ok(Self {
+            hub: hub.clone(),
             link,
             keys,
             lease,
@@ -386,6 +394,7 @@ impl Redis {
     pub(super) async fn leave(&self) {
         let left = async {
             let clean = self.registry.settle(COMMAND_TIMEOUT).await;
+            EventLog::settle(&self.hub, COMMAND_TIMEOUT).await;
             self.lease.give_up(clean).await;
             self.stop.begin();
             self.stopped.begun().await;

@@ -17,14 +17,13 @@ use std::time::Duration;
 use fred::error::{Error, ErrorKind};
 use fred::prelude::{
     ClientLike, Expiration, HashesInterface, KeysInterface, SetOptions, SetsInterface,
-    StreamsInterface,
 };
-use fred::types::streams::{XCapKind, XCapTrim};
 use fred::types::{ClusterHash, CustomCommand, Value};
 use futures::future::try_join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Keys;
+use super::events::EventLog;
 use super::lease::{BEAT, Lease, MISSING_BEATS};
 use super::link::Link;
 use crate::backplane::parse_field;
@@ -39,23 +38,23 @@ const PORTION_LIMIT: Duration = Duration::from_secs(15);
 const PORTION: usize = 256;
 /// Users of a dead node have this long to connect elsewhere before they are said to have left.
 const GRACE: Duration = Duration::from_secs(5);
-/// About how many events Redis keeps.
-const EVENTS: i64 = 10_000;
 
 pub(super) struct Sweeper {
     link: Link,
     keys: Keys,
     lease: Arc<Lease>,
+    log: EventLog,
     /// Nodes without a lease, and for how many beats in a row.
     missing: HashMap<NodeId, u32>,
 }
 
 impl Sweeper {
-    pub(super) fn new(link: Link, keys: Keys, lease: Arc<Lease>) -> Self {
+    pub(super) fn new(link: Link, keys: Keys, lease: Arc<Lease>, log: EventLog) -> Self {
         Self {
             link,
             keys,
             lease,
+            log,
             missing: HashMap::new(),
         }
     }
@@ -143,13 +142,14 @@ impl Sweeper {
         } else if last > 0 {
             let (users, took) = (users.len(), started.elapsed());
             tracing::warn!(%node, users, ?took, "a node is dead; its rows are removed");
-            self.tell(protocol::node_lost_event(node)).await?;
+            self.log.append(&protocol::node_lost_event(node)).await?;
         }
         if is_dead && last > 0 {
             let (link, keys, node) = (self.link.clone(), self.keys.clone(), node.clone());
+            let log = self.log.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(GRACE).await;
-                if let Err(error) = tell_who_left(&link, &keys, &node, &users).await {
+                if let Err(error) = tell_who_left(&link, &keys, &log, &node, &users).await {
                     tracing::warn!(%node, %error, "not all who left with the node are told of");
                 }
             });
@@ -251,10 +251,6 @@ impl Sweeper {
         }
         Ok(())
     }
-
-    async fn tell(&self, event: String) -> Result<(), Error> {
-        append(&self.link, &self.keys, event).await
-    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -268,6 +264,7 @@ enum Holder {
 async fn tell_who_left(
     link: &Link,
     keys: &Keys,
+    log: &EventLog,
     node: &NodeId,
     users: &[UserId],
 ) -> Result<(), Error> {
@@ -282,15 +279,7 @@ async fn tell_who_left(
         let are_there: Vec<bool> = try_join_all(looks).await?;
         let left = portion.iter().zip(are_there).filter(|(_, there)| !there);
         let events = left.map(|(user, _)| protocol::leave_event(user, node));
-        try_join_all(events.map(|event| append(link, keys, event))).await?;
+        try_join_all(events.map(async |event| log.append(&event).await)).await?;
     }
-    Ok(())
-}
-
-async fn append(link: &Link, keys: &Keys, event: String) -> Result<(), Error> {
-    let cap = (XCapKind::MaxLen, XCapTrim::AlmostExact, EVENTS);
-    let entry = vec![("event", event)];
-    let key = keys.events();
-    let _: Value = link.at(&key).xadd(&key, false, cap, "*", entry).await?;
     Ok(())
 }
