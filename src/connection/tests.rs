@@ -1,4 +1,12 @@
+use std::sync::Arc;
+
 use super::*;
+use crate::auth::Grants;
+use crate::changes::Changes;
+use crate::hub::Topics;
+use crate::inbox::Since;
+use crate::names::Subject;
+use crate::shard::{Asker, NotSubscribed};
 
 const SETTINGS: Settings = Settings {
     queue_bytes: 4096,
@@ -102,4 +110,91 @@ fn goodbye_is_answered_with_its_own_code_and_what_follows_is_ignored() {
         connection.hear(&mut client_frame(0x81, b"late"), &SETTINGS, 1, || ()),
         Next::Stay
     );
+}
+
+#[test]
+fn a_client_subscribes_within_its_grants_and_a_sender_without() {
+    let config = crate::config::Config::from_pairs([("PUSH_MAX_TOPICS", "2")]).unwrap();
+    let topics = Topics::new(1, Changes::ignored().into(), &config);
+    let [news, chat, more]: [Topic; 3] = ["news", "chat.a", "more"].map(|one| one.parse().unwrap());
+    let mut connection = open();
+    assert_eq!(
+        connection.subscribe(&news, Asker::Client, &topics),
+        Ok(true)
+    );
+    assert_eq!(
+        connection.subscribe(&news, Asker::Client, &topics),
+        Ok(false)
+    );
+    let grants = Grants::from_patterns(["chat.{user}"]).unwrap();
+    connection.grant(Arc::new(grants));
+    let refused = connection.subscribe(&more, Asker::Client, &topics);
+    assert_eq!(refused, Err(NotSubscribed::Forbidden));
+    assert_eq!(
+        connection.subscribe(&chat, Asker::Client, &topics),
+        Ok(true)
+    );
+    let refused = connection.subscribe(&more, Asker::Server, &topics);
+    assert_eq!(refused, Err(NotSubscribed::TooMany(2)));
+    assert!(connection.unsubscribe(&chat) && !connection.unsubscribe(&chat));
+    assert_eq!(
+        connection.subscribe(&more, Asker::Server, &topics),
+        Ok(true)
+    );
+    assert_eq!(connection.take_topics(), [news, more]);
+    assert!(connection.subscriptions.is_none());
+    connection.end(CloseReason::Drain, 1);
+    let refused = connection.subscribe(&chat, Asker::Server, &topics);
+    assert_eq!(refused, Err(NotSubscribed::Gone));
+}
+
+#[test]
+fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
+    let config = crate::config::Config::from_pairs([]).unwrap();
+    let topics = Topics::new(1, Changes::ignored().into(), &config);
+    let mut connection = open();
+    let names: [Topic; 2] = ["a", "b"].map(|one| one.parse().unwrap());
+    let page = |since| Page::new(&since, 5, 0, Vec::new());
+    for topic in &names {
+        connection.subscribe(topic, Asker::Client, &topics).unwrap();
+        assert!(connection.follow(topic, Since::Now));
+        let subject = Subject::Topic(topic.clone());
+        assert!(
+            connection
+                .turn(&subject, Since::Now, &page(Since::Now))
+                .is_some()
+        );
+        // Nobody asked for a second one.
+        assert!(
+            connection
+                .turn(&subject, Since::Now, &page(Since::Now))
+                .is_none()
+        );
+    }
+    assert!(connection.asks().is_empty());
+    connection.distrust_all();
+    connection.queue.push(frame::ping());
+    assert!(
+        connection.asks().is_empty(),
+        "the client has something to take"
+    );
+    connection.queue.advance(usize::MAX, drop);
+    let asked = connection.asks();
+    let [(first, since)] = &asked[..] else {
+        panic!("{asked:?}");
+    };
+    assert!(connection.asks().is_empty(), "one at a time");
+    connection.turn(first, *since, &page(*since));
+    let asked = connection.asks();
+    assert!(
+        matches!(&asked[..], [(second, _)] if second != first),
+        "{asked:?}"
+    );
+    // The one that is read ends, and with it what the others would wait for.
+    let Subject::Topic(topic) = &asked[0].0 else {
+        panic!("{asked:?}");
+    };
+    connection.unsubscribe(topic);
+    connection.distrust_all();
+    assert_eq!(connection.asks()[0].0, *first);
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::common::logs::{a_client_goes_on_where_it_was, a_kept_push_to_many_topics};
+use crate::common::topics::a_push_reaches_who_is_subscribed;
 use crate::common::{Client, Node, Redis, eventually, http, post, start_node};
 use crate::flow::until_written;
 use crate::raw::Resp;
@@ -236,6 +238,8 @@ async fn the_shipped_rules_let_nodes_and_publishers_work_and_nobody_do_more() {
         assert_eq!(client.json().await["data"], expected);
     }
     assert_eq!(redis.cli(&["XLEN", "pn:inbox:{42}"]), "1");
+    a_push_reaches_who_is_subscribed(&b, &a, &b).await;
+    a_kept_push_to_many_topics(&b, &a).await;
     let rows: Value = http()
         .get(b.url("/v1/users/42"))
         .send()
@@ -386,6 +390,9 @@ async fn works_without_being_denied(servers: &[Redis], url: &str) {
     let mut client = Client::plain(&a.ws_url("42")).await;
     until_written(&b, "42", &json!("there")).await;
     assert_eq!(client.json().await, "there");
+    a_push_reaches_who_is_subscribed(&b, &a, &b).await;
+    a_client_goes_on_where_it_was(&b, &a, &b).await;
+    a_kept_push_to_many_topics(&b, &a).await;
     for server in servers {
         let log = server.cli(&["ACL", "LOG"]);
         assert_eq!(log, "", "the rules deny what is needed:\n{log}");
