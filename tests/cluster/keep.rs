@@ -78,18 +78,22 @@ async fn an_inbox_is_bounded_in_bytes_and_age() {
     for _ in 0..64 {
         keep(&node, "42", "x".repeat(4096)).await;
     }
+    is_bounded(&redis, "pn:inbox:{42}", "pn:pos:{42}").await;
+}
+
+/// That a stream to which 64 messages of 4 KiB were added stays at 64 KiB, and lives for 100 s.
+pub(crate) async fn is_bounded(redis: &Redis, stream: &str, position: &str) {
     eventually(async || {
-        let length = redis.cli(&["XLEN", "pn:inbox:{42}"]);
+        let length = redis.cli(&["XLEN", stream]);
         let length: usize = length.trim().parse().expect("a number");
         // 16 fit, and up to 16 may have come since it was looked after.
-        if (8..=32).contains(&length) {
-            Ok(())
-        } else {
-            Err(length)
+        match (8..=32).contains(&length) {
+            true => Ok(()),
+            false => Err(length),
         }
     })
     .await;
-    for (key, most) in [("pn:inbox:{42}", 100), ("pn:pos:{42}", 100 + 24 * 3600)] {
+    for (key, most) in [(stream, 100), (position, 100 + 24 * 3600)] {
         let seconds: i64 = redis.cli(&["TTL", key]).trim().parse().expect("a number");
         assert!((most - 60..=most).contains(&seconds), "{key}: {seconds}");
     }

@@ -6,7 +6,8 @@ use serde_json::json;
 use crate::common::logs::{
     a_client_goes_on_where_it_was, a_kept_push_to_many_topics, follower, hears, keep,
 };
-use crate::common::{Client, Redis, eventually, node_on, node_with, post};
+use crate::common::{Client, Redis, node_on, node_with, post};
+use crate::keep::is_bounded;
 
 #[tokio::test]
 async fn a_client_goes_on_in_a_log_at_another_node() {
@@ -160,21 +161,5 @@ async fn a_log_is_bounded_and_ends_by_itself() {
     for _ in 0..64 {
         keep(&node, "news", "x".repeat(4096)).await;
     }
-    eventually(async || {
-        let length = redis.cli(&["XLEN", "pn:log:{news}"]);
-        let length: usize = length.trim().parse().expect("a number");
-        // 16 fit, and up to 16 may have come since it was looked after.
-        match (8..=32).contains(&length) {
-            true => Ok(()),
-            false => Err(length),
-        }
-    })
-    .await;
-    for (key, most) in [
-        ("pn:log:{news}", 100),
-        ("pn:logpos:{news}", 100 + 24 * 3600),
-    ] {
-        let seconds: i64 = redis.cli(&["TTL", key]).trim().parse().expect("a number");
-        assert!((most - 60..=most).contains(&seconds), "{key}: {seconds}");
-    }
+    is_bounded(&redis, "pn:log:{news}", "pn:logpos:{news}").await;
 }
