@@ -33,7 +33,7 @@ struct CallBody<'a> {
     #[serde(default)]
     id: Option<std::borrow::Cow<'a, str>>,
     #[serde(default)]
-    timeout_ms: Option<u64>,
+    timeout_ms: Option<f64>,
 }
 
 impl Call {

@@ -261,7 +261,7 @@ struct CommandBody {
     #[serde(default)]
     fd: Option<ConnectionId>,
     #[serde(default)]
-    timeout_ms: Option<u64>,
+    timeout_ms: Option<f64>,
 }
 
 impl CommandRequest {

@@ -47,7 +47,7 @@ struct PushBody<'a> {
     #[serde(default)]
     wait: Wait,
     #[serde(default)]
-    timeout_ms: Option<u64>,
+    timeout_ms: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -136,8 +136,9 @@ pub(super) struct ExceptFields {
 impl ExceptFields {
     pub(super) fn check(self) -> Result<Option<Arc<Except>>, Fault> {
         let Self { users, fds } = self;
-        if users.len() + fds.len() > MAX_USERS {
-            return Err(Fault::new(format!("except names over {MAX_USERS}")));
+        if users.len().max(fds.len()) > MAX_USERS {
+            let words = format!("except has over {MAX_USERS} users or fds");
+            return Err(Fault::new(words));
         }
         if users.is_empty() && fds.is_empty() {
             return Ok(None);
@@ -171,12 +172,16 @@ pub(super) fn check_policy(policy: Option<&str>) -> Result<Policy, Fault> {
     }
 }
 
-pub(super) fn check_timeout(timeout_ms: Option<u64>) -> Result<Duration, Fault> {
-    let timeout = timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-    if timeout.is_zero() || timeout > MAX_TIMEOUT {
-        return Err(Fault::new("timeout_ms must be from 1 to 30000"));
-    }
-    Ok(timeout)
+pub(super) fn check_timeout(timeout_ms: Option<f64>) -> Result<Duration, Fault> {
+    let timeout = timeout_ms.map_or(Some(DEFAULT_TIMEOUT), whole_ms);
+    timeout
+        .filter(|timeout| *timeout <= MAX_TIMEOUT)
+        .ok_or_else(|| Fault::new("timeout_ms must be from 1 to 30000"))
+}
+
+/// To JSON 1000.0 is the same number as 1000, and some languages print it so.
+fn whole_ms(ms: f64) -> Option<Duration> {
+    (ms >= 1.0 && ms.fract() == 0.0).then(|| Duration::from_millis(ms as u64))
 }
 
 impl PushRequest {

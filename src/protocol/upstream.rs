@@ -95,7 +95,7 @@ struct ReplyBody<'a> {
     #[serde(default)]
     wait: Wait,
     #[serde(default)]
-    timeout_ms: Option<u64>,
+    timeout_ms: Option<f64>,
 }
 
 impl PushRequest {

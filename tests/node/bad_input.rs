@@ -93,7 +93,14 @@ async fn bad_pushes_are_refused_with_words_that_name_the_fault() {
             r#"{"to":{"user":"42"},"data":1,"timeout_ms":30001}"#,
             "timeout_ms must be",
         ),
-        (r#"{"to":{"user":"42"},"data":1,"timeout_ms":-1}"#, "-1"),
+        (
+            r#"{"to":{"user":"42"},"data":1,"timeout_ms":-1}"#,
+            "timeout_ms must be",
+        ),
+        (
+            r#"{"to":{"user":"42"},"data":1,"timeout_ms":1000.5}"#,
+            "timeout_ms must be",
+        ),
         (
             r#"{"to":{"user":"42"},"data":1,"data":2}"#,
             "duplicate field `data`",
@@ -116,7 +123,7 @@ async fn bad_pushes_are_refused_with_words_that_name_the_fault() {
         ),
         (
             json!({"to": {"all": true}, "except": {"users": many_users}, "data": 1}).to_string(),
-            "except names over 1000",
+            "except has over 1000 users",
         ),
         (
             json!({"to": {"user": "x".repeat(129)}, "data": 1}).to_string(),
