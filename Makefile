@@ -12,13 +12,13 @@ nginx    := $(CURDIR)/target/nginx-check
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help test setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
-        unit fuzz k6-smoke run bench image compose-up compose-down clean
+        unit fuzz k6-smoke schemathesis run bench image compose-up compose-down clean
 .NOTPARALLEL:
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: setup fmt-check lint unit fuzz k6-smoke ## all of it, as in CI: the cheap checks first
+test: setup fmt-check lint unit fuzz k6-smoke schemathesis ## all of it, as in CI: the cheap checks first
 
 setup: ## install what the tests need (Redis, nginx, Chromium, k6, ...)
 	@scripts/setup
@@ -59,6 +59,10 @@ k6-smoke: setup ## a short k6 run against one node
 	@# switch on in shared crates, and so build half of the tree once more.
 	cargo test $(features) --no-run
 	K6=$(k6) scripts/k6-smoke $(binary)
+
+schemathesis: setup ## made-up requests by /openapi.json; every answer must be as that says
+	cargo test $(features) --no-run
+	SCHEMATHESIS=$(tools)/venv/bin/schemathesis scripts/schemathesis $(binary)
 
 fuzz: setup ## what comes from outside, with made-up bytes, 10 s each (longer: scripts/fuzz 600)
 	scripts/fuzz 10

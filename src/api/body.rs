@@ -1,17 +1,51 @@
 //! Reading a request's body: bounded in bytes and in time, whatever its headers claim.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use warp::http::StatusCode;
+use warp::Filter;
+use warp::http::{Method, StatusCode};
+use warp::reject::Rejection;
+use warp::reply::Response;
 
-use super::ApiError;
+use super::{ApiError, App, Routes, with_key};
+use crate::protocol::Fault;
 
 /// Largest body.
 const MAX_BYTES: usize = 1024 * 1024;
 /// A body must be here within this time.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A route whose body senders with a key POST: `parse` reads it, `carry_out` answers it. `path` is
+/// the route's path, [documented](super::documented).
+pub(super) fn posted<P, T, C, F>(
+    app: &Arc<App>,
+    path: P,
+    parse: fn(&[u8]) -> Result<T, Fault>,
+    carry_out: C,
+) -> Routes
+where
+    P: Filter<Extract = (Method,), Error = Rejection> + Clone + Send + Sync + 'static,
+    T: Send + 'static,
+    C: Fn(Arc<App>, T) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Response> + Send,
+{
+    path.and(with_key(app))
+        .and(warp::body::stream())
+        .then(move |_method, app: Arc<App>, stream| async move {
+            let body = match read(stream).await {
+                Ok(body) => body,
+                Err(error) => return error.reply(),
+            };
+            match parse(&body) {
+                Ok(request) => carry_out(app, request).await,
+                Err(fault) => ApiError::bad_request(&fault.to_string()).reply(),
+            }
+        })
+        .boxed()
+}
 
 pub(super) async fn read<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,

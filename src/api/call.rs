@@ -5,38 +5,24 @@ use std::sync::Arc;
 use warp::Filter;
 use warp::http::StatusCode;
 
-use super::{ApiError, App, Routes, body, json, methods, with_key};
+use super::{ApiError, App, Routes, body, documented, json};
 use crate::caller::CallOutcome;
 use crate::protocol::{Call, CallAnswer, CallStatus};
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
-    warp::path!("v1" / "call")
-        .and(methods("POST"))
-        .and(with_key(app))
-        .and(warp::body::stream())
-        .then(async |_method, app: Arc<App>, stream| {
-            let body = match body::read(stream).await {
-                Ok(body) => body,
-                Err(error) => return error.reply(),
-            };
-            let call = match Call::parse(&body) {
-                Ok(call) => call,
-                Err(fault) => return ApiError::bad_request(&fault.to_string()).reply(),
-            };
-            let outcome = app.caller.call(&call).await;
-            match refusal(&outcome) {
-                Some(error) => error.reply(),
-                None => {
-                    let answer = CallAnswer {
-                        id: call.id.as_deref(),
-                        node: outcome.node.as_ref(),
-                        called: &outcome.called,
-                    };
-                    json(StatusCode::OK, &answer)
-                }
-            }
-        })
-        .boxed()
+    let path = warp::path!("v1" / "call").and(documented("/v1/call"));
+    body::posted(app, path, Call::parse, async |app, call| {
+        let outcome = app.caller.call(&call).await;
+        if let Some(error) = refusal(&outcome) {
+            return error.reply();
+        }
+        let answer = CallAnswer {
+            id: call.id.as_deref(),
+            node: outcome.node.as_ref(),
+            called: &outcome.called,
+        };
+        json(StatusCode::OK, &answer)
+    })
 }
 
 /// What the sender is told where no client has said anything.

@@ -9,13 +9,13 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use super::{ApiError, App, Routes, body, methods, with_key};
+use super::{App, Routes, body, documented, with_key};
 use crate::names::NodeId;
 use crate::protocol::{self, CommandRequest, DEFAULT_TIMEOUT, Question};
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
     let stats = warp::path!("v1" / "stats")
-        .and(methods("GET"))
+        .and(documented("/v1/stats"))
         .and(with_key(app))
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
         .then(async |_method, app: Arc<App>, query: String| {
@@ -32,20 +32,10 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
             };
             carry_out(&app, request).await
         });
-    let commands = warp::path!("v1" / "commands")
-        .and(methods("POST"))
-        .and(with_key(app))
-        .and(warp::body::stream())
-        .then(async |_method, app: Arc<App>, stream| {
-            let body = match body::read(stream).await {
-                Ok(body) => body,
-                Err(error) => return error.reply(),
-            };
-            match CommandRequest::parse(&body) {
-                Ok(request) => carry_out(&app, request).await,
-                Err(fault) => ApiError::bad_request(&fault.to_string()).reply(),
-            }
-        });
+    let path = warp::path!("v1" / "commands").and(documented("/v1/commands"));
+    let commands = body::posted(app, path, CommandRequest::parse, async |app, request| {
+        carry_out(&app, request).await
+    });
     stats.or(commands).unify().boxed()
 }
 

@@ -1,11 +1,13 @@
 //! HTTP: the routes of clients, senders and operators, and the one place that turns errors into
-//! replies. One file per noun. Errors have one shape and never show internals.
+//! replies. One file per noun. Errors have one shape and never show internals. Which methods a path
+//! takes stands in `openapi.json` only, where `documented` looks.
 
 mod body;
 mod call;
 mod commands;
 mod connections;
 mod nodes;
+mod openapi;
 mod operations;
 mod page;
 mod push;
@@ -19,11 +21,12 @@ use std::sync::Arc;
 use serde::Serialize;
 use warp::filters::BoxedFilter;
 use warp::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use warp::http::{HeaderName, HeaderValue, Method, StatusCode};
+use warp::http::{HeaderName, HeaderValue, StatusCode};
 use warp::reject::Rejection;
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
+use self::openapi::documented;
 use crate::auth::ApiKeys;
 use crate::backplane::Backplane;
 use crate::balance::Balance;
@@ -185,7 +188,7 @@ pub fn client_routes(app: &Arc<App>) -> Routes {
     if app.config.api_listen.is_empty() {
         finish(clients.or(senders(app)).unify().boxed())
     } else {
-        finish(clients)
+        finish(clients.or(openapi::route()).unify().boxed())
     }
 }
 
@@ -216,6 +219,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(topics::routes(app))
         .unify()
         .or(reply::route(app))
+        .unify()
+        .or(openapi::route())
         .unify()
         .boxed()
 }
@@ -250,7 +255,7 @@ fn websocket(
 
 fn events(app: &Arc<App>) -> Routes {
     warp::path!("sse")
-        .and(methods("GET"))
+        .and(documented("/sse"))
         .and(with(app))
         .and(warp::header::headers_cloned())
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
@@ -272,18 +277,6 @@ fn with(
 ) -> impl Filter<Extract = (Arc<App>,), Error = std::convert::Infallible> + Clone + use<> {
     let app = app.clone();
     warp::any().map(move || app.clone())
-}
-
-/// Passes only these methods (comma-separated, as in `Allow`); comes behind the path.
-fn methods(allowed: &'static str) -> impl Filter<Extract = (Method,), Error = Rejection> + Copy {
-    warp::method().and_then(move |method: Method| async move {
-        let fits = allowed.split(", ").any(|one| one == method.as_str());
-        if fits {
-            Ok(method)
-        } else {
-            Err(warp::reject::custom(NotAllowed(allowed)))
-        }
-    })
 }
 
 /// Passes only senders with a key; comes behind the path and the method.

@@ -6,12 +6,12 @@ use serde::Serialize;
 use warp::Filter;
 use warp::http::StatusCode;
 
-use super::{ApiError, App, Routes, json, methods, with_key};
+use super::{ApiError, App, Routes, documented, json, with_key};
 use crate::backplane::NodeRecord;
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
     let list = warp::path!("v1" / "nodes")
-        .and(methods("GET"))
+        .and(documented("/v1/nodes"))
         .and(with_key(app))
         .then(async |_method, app: Arc<App>| {
             #[derive(Serialize)]
@@ -26,7 +26,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
             )
         });
     let drain = warp::path!("v1" / "nodes" / String / "drain")
-        .and(methods("POST"))
+        .and(documented("/v1/nodes/{name}/drain"))
         .and(with_key(app))
         .then(async |name: String, _method, app: Arc<App>| {
             let nodes = app.backplane.nodes();

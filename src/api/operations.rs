@@ -8,11 +8,11 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use super::{App, Routes, json, methods, with};
+use super::{App, Routes, documented, json, with};
 use crate::backplane::Health;
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
-    let health = warp::path!("healthz").and(methods("GET, HEAD")).map(|_| {
+    let health = warp::path!("healthz").and(documented("/healthz")).map(|_| {
         json(
             StatusCode::OK,
             &State {
@@ -22,7 +22,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
         )
     });
     let ready = warp::path!("readyz")
-        .and(methods("GET, HEAD"))
+        .and(documented("/readyz"))
         .and(with(app))
         .map(|_, app: Arc<App>| {
             let health = *app.backplane.health().borrow();
@@ -49,7 +49,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
             }
         });
     let metrics = warp::path!("metrics")
-        .and(methods("GET"))
+        .and(documented("/metrics"))
         .and(with(app))
         .map(|_, app: Arc<App>| {
             let mut response = Response::new(app.metrics.render().into());

@@ -4,7 +4,7 @@ use warp::Filter;
 use warp::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use super::{Routes, methods};
+use super::{Routes, documented};
 
 const PAGE: &str = include_str!("../page.html");
 /// Nothing from elsewhere, nothing to elsewhere; the page's own script and style are inline.
@@ -13,7 +13,7 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
 
 pub(super) fn route() -> Routes {
     warp::path::end()
-        .and(methods("GET, HEAD"))
+        .and(documented("/"))
         .map(|_| {
             let mut response = Response::new(PAGE.into());
             let headers = response.headers_mut();

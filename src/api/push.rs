@@ -12,7 +12,7 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use super::{ApiError, App, ErrorBody, Routes, body, json, methods, with_key};
+use super::{ApiError, App, ErrorBody, Routes, body, documented, json, with_key};
 use crate::protocol::{Fault, PushRequest, Status};
 use crate::router::Answer;
 
@@ -22,7 +22,7 @@ const NDJSON: &str = "application/x-ndjson";
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "push")
-        .and(methods("POST"))
+        .and(documented("/v1/push"))
         .and(with_key(app))
         .and(warp::header::optional::<String>("content-type"))
         .and(warp::body::stream())
@@ -78,37 +78,30 @@ fn parse(app: &App, body: &[u8]) -> Result<PushRequest, Fault> {
 
 async fn push_one(app: &App, body: &[u8]) -> Result<Response, ApiError> {
     let request = parse(app, body).map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
-    Ok(carry_out(app, &request).await)
+    Ok(reply(&app.router.push(&request).await))
 }
 
-/// Carries out one push; 503 if nobody can tell what became of it.
-pub(super) async fn carry_out(app: &App, request: &PushRequest) -> Response {
-    let answer = app.router.push(request).await;
-    if answer.status == Status::Unrouted {
-        #[derive(Serialize)]
-        struct Unrouted<'a> {
-            error: ErrorBody<'a>,
-            #[serde(flatten)]
-            answer: &'a Answer,
-        }
-        let message = answer.reason.unwrap_or("no way to the user's node");
-        let error = ErrorBody {
-            code: "unrouted",
-            message,
-        };
-        let mut reply = json(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &Unrouted {
-                error,
-                answer: &answer,
-            },
-        );
-        reply
-            .headers_mut()
-            .insert(warp::http::header::RETRY_AFTER, 1.into());
-        return reply;
+/// What became of a push, or of another command to a user's connections.
+pub(super) fn reply(answer: &Answer) -> Response {
+    if answer.status != Status::Unrouted {
+        return json(StatusCode::OK, answer);
     }
-    json(StatusCode::OK, &answer)
+    #[derive(Serialize)]
+    struct Unrouted<'a> {
+        error: ErrorBody<'a>,
+        #[serde(flatten)]
+        answer: &'a Answer,
+    }
+    let message = answer.reason.unwrap_or("no way to the user's node");
+    let error = ErrorBody {
+        code: "unrouted",
+        message,
+    };
+    let mut reply = json(StatusCode::SERVICE_UNAVAILABLE, &Unrouted { error, answer });
+    reply
+        .headers_mut()
+        .insert(warp::http::header::RETRY_AFTER, 1.into());
+    reply
 }
 
 /// The result of one item of a batch.

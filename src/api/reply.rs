@@ -4,23 +4,12 @@ use std::sync::Arc;
 
 use warp::Filter;
 
-use super::{ApiError, App, Routes, body, methods, push, with_key};
+use super::{App, Routes, body, documented, push};
 use crate::protocol::PushRequest;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
-    warp::path!("v1" / "reply")
-        .and(methods("POST"))
-        .and(with_key(app))
-        .and(warp::body::stream())
-        .then(async |_method, app: Arc<App>, stream| {
-            let body = match body::read(stream).await {
-                Ok(body) => body,
-                Err(error) => return error.reply(),
-            };
-            match PushRequest::parse_reply(&body) {
-                Ok(request) => push::carry_out(&app, &request).await,
-                Err(fault) => ApiError::bad_request(&fault.to_string()).reply(),
-            }
-        })
-        .boxed()
+    let path = warp::path!("v1" / "reply").and(documented("/v1/reply"));
+    body::posted(app, path, PushRequest::parse_reply, async |app, request| {
+        push::reply(&app.router.push(&request).await)
+    })
 }

@@ -7,7 +7,7 @@ use warp::Filter;
 use warp::http::StatusCode;
 use warp::http::header::CACHE_CONTROL;
 
-use super::{ApiError, App, Routes, json, methods, with};
+use super::{ApiError, App, Routes, documented, json, with};
 use crate::balance::Strategy;
 use crate::names::NodeId;
 
@@ -33,7 +33,7 @@ struct Answer<'a> {
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "route")
-        .and(methods("GET"))
+        .and(documented("/v1/route"))
         .and(with(app))
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
         .then(async |_method, app: Arc<App>, query: String| {

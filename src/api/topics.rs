@@ -9,7 +9,7 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::{ApiError, App, Routes, json, methods, with_key};
+use super::{ApiError, App, Routes, documented, json, with_key};
 use crate::backplane::Population;
 use crate::hub::Member;
 use crate::names::{ConnectionId, NodeId, Topic, UserId};
@@ -21,14 +21,14 @@ const PAGE: usize = 1_000;
 pub(super) fn routes(app: &Arc<App>) -> Routes {
     let query = || warp::query::raw().or(warp::any().map(String::new)).unify();
     let list = warp::path!("v1" / "topics")
-        .and(methods("GET"))
+        .and(documented("/v1/topics"))
         .and(with_key(app))
         .and(query())
         .then(async |_method, app: Arc<App>, query: String| {
             list_here(&app, &query).unwrap_or_else(ApiError::reply)
         });
     let show = warp::path!("v1" / "topics" / String)
-        .and(methods("GET"))
+        .and(documented("/v1/topics/{topic}"))
         .and(with_key(app))
         .and(query())
         .then(
@@ -39,7 +39,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
             },
         );
     let user = warp::path!("v1" / "topics" / String / "users" / String)
-        .and(methods("PUT, DELETE"))
+        .and(documented("/v1/topics/{topic}/users/{user}"))
         .and(with_key(app))
         .then(
             async |topic: String, user: String, method: Method, app: Arc<App>| {
@@ -48,7 +48,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
             },
         );
     let connection = warp::path!("v1" / "topics" / String / "connections" / String / String)
-        .and(methods("PUT, DELETE"))
+        .and(documented("/v1/topics/{topic}/connections/{node}/{fd}"))
         .and(with_key(app))
         .then(
             async |topic: String, node: String, fd: String, method: Method, app: Arc<App>| {
@@ -124,8 +124,13 @@ async fn show(app: &App, topic: &str, query: &str) -> Result<Response, ApiError>
         members: Option<Vec<Member>>,
     }
     let topic: Topic = name(topic)?;
-    let wants_members = url::form_urlencoded::parse(query.as_bytes())
-        .any(|(field, value)| field == "members" && value == "true");
+    let mut wants_members = false;
+    for (field, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        if field == "members" {
+            let words = "members must be true or false";
+            wants_members = value.parse().map_err(|_| ApiError::bad_request(words))?;
+        }
+    }
     if wants_members && app.backplane.is_shared() {
         let words = "members are listed by a node without Redis only";
         return Err(ApiError::bad_request(words));

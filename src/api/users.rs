@@ -7,13 +7,13 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::{ApiError, App, Routes, json, methods, with_key};
+use super::{ApiError, App, Routes, documented, json, push, with_key};
 use crate::backplane::Row;
 use crate::names::UserId;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "users" / String)
-        .and(methods("GET, DELETE"))
+        .and(documented("/v1/users/{user}"))
         .and(with_key(app))
         .then(async |user: String, method: Method, app: Arc<App>| {
             // warp hands out the path as it came. What is no UTF-8 is no user id either.
@@ -21,7 +21,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
             let reply = match user.parse() {
                 Err(error) => Err(ApiError::bad_request(&format!("{error}"))),
                 Ok(user) if method == Method::DELETE => {
-                    Ok(json(StatusCode::OK, &app.router.kick_user(&user).await))
+                    Ok(push::reply(&app.router.kick_user(&user).await))
                 }
                 Ok(user) => show(&app, user).await,
             };

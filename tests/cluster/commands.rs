@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Node, Redis, eventually, http, node_on, post, send_signal};
+use crate::common::topics::call;
+use crate::common::{Client, Node, Redis, eventually, node_on, post, send_signal};
 use crate::publishers::inbox;
 use crate::raw::{Answer, Resp};
 
@@ -16,10 +17,9 @@ async fn command(node: &Node, body: Value) -> Value {
 }
 
 async fn stats(node: &Node, query: &str) -> Value {
-    let url = node.url(&format!("/v1/stats{query}"));
-    let answer = http().get(url).send().await.expect("an answer");
-    assert_eq!(answer.status(), 200);
-    answer.json().await.expect("JSON")
+    let (status, answer) = call(node, "GET", &format!("/v1/stats{query}")).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
 }
 
 /// The nodes that answered, sorted.

@@ -26,6 +26,7 @@ mod keep;
 mod logs;
 mod losses;
 mod mangled;
+mod openapi;
 mod publishers;
 mod redis_faults;
 mod registry;

@@ -15,6 +15,7 @@
 
 pub mod keep;
 pub mod logs;
+pub mod openapi;
 mod redis;
 pub mod topics;
 pub mod transports;
@@ -27,6 +28,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
+use reqwest::Method;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -420,11 +422,17 @@ pub fn http() -> reqwest::Client {
         .expect("a client")
 }
 
-/// Posts JSON; answers status and body.
+/// Posts JSON; answers status and body, which must be as `openapi.json` says.
 pub async fn post(url: &str, body: &Value) -> (u16, Value) {
     let response = http().post(url).json(body).send().await.expect("an answer");
-    let status = response.status().as_u16();
-    (status, response.json().await.expect("JSON"))
+    let answer = openapi::read(Method::POST, url, response).await;
+    if answer.status == 200 {
+        let allowed = openapi::check_body(url, body);
+        let shown = body.to_string();
+        allowed.unwrap_or_else(|words| panic!("{shown:.300} was taken\n{words:.1000}"));
+    }
+    let body = serde_json::from_slice(&answer.body).expect("JSON");
+    (answer.status, body)
 }
 
 /// Posts text as it stands, under this content type; answers status and body.
@@ -440,8 +448,8 @@ pub async fn post_text(
         .send()
         .await
         .expect("an answer");
-    let status = response.status().as_u16();
-    (status, response.text().await.expect("text"))
+    let answer = openapi::read(Method::POST, url, response).await;
+    (answer.status, String::from_utf8(answer.body).expect("text"))
 }
 
 /// Polls until `check` answers `Ok`; then what it answered. After [`PATIENCE`] the last `Err`

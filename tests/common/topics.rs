@@ -1,9 +1,10 @@
 //! What holds of topics on every backplane. Each takes the node that is pushed to and those that
 //! clients connect to; with one node by itself they are the same.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Client, Node, eventually, http, post};
+use super::{Client, Node, eventually, http, openapi, post};
 
 pub async fn push(node: &Node, topic: &str, data: impl Into<Value>) -> Value {
     let body = json!({"to": {"topic": topic}, "data": data.into()});
@@ -57,13 +58,14 @@ pub async fn hears(client: &mut Client, topic: &str, data: impl Into<Value>) {
     );
 }
 
-/// A request that has no body, such as a PUT; answers status and body.
+/// A request that has no body, such as a PUT; answers status and body, which must be as
+/// `openapi.json` says.
 pub async fn call(node: &Node, method: &str, path: &str) -> (u16, Value) {
-    let method = method.parse().expect("a method");
-    let request = http().request(method, node.url(path));
+    let method: Method = method.parse().expect("a method");
+    let request = http().request(method.clone(), node.url(path));
     let response = request.send().await.expect("an answer");
-    let status = response.status().as_u16();
-    (status, response.json().await.expect("JSON"))
+    let answer = openapi::read(method, path, response).await;
+    (answer.status, answer.json())
 }
 
 /// Waits until so many connections are in the topic, as this node knows.

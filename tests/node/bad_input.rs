@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, http, node, post_text};
+use crate::common::{Client, http, node, openapi, post_text};
 use crate::raw::Raw;
 use crate::sender::{JSON, call, post_raw, push};
 
@@ -144,6 +144,12 @@ async fn bad_pushes_are_refused_with_words_that_name_the_fault() {
             continue;
         }
         assert_eq!(status, 400, "{shown}: {answer}");
+        if let Ok(body) = serde_json::from_str::<Value>(body)
+            && !words.contains("duplicate")
+        {
+            let allowed = openapi::check_body(&node.push_url, &body);
+            assert!(allowed.is_err(), "openapi.json: {shown}");
+        }
         let answer: Value = serde_json::from_str(&answer).expect("JSON");
         assert_eq!(answer["error"]["code"], "bad_request", "{shown}: {answer}");
         let message = answer["error"]["message"].as_str().expect("words");

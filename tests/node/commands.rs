@@ -1,19 +1,15 @@
 //! Commands and statistics of one node by itself.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::common::{Client, http, node, post};
+use crate::common::topics::call;
+use crate::common::{Client, node, post};
 
 #[tokio::test]
 async fn one_node_answers_for_itself() {
     let node = node(&[]);
     let mut client = Client::v1(&node.ws_url("42")).await;
-    let answer = http()
-        .get(node.url("/v1/stats"))
-        .send()
-        .await
-        .expect("an answer");
-    let stats: Value = answer.json().await.expect("JSON");
+    let (_, stats) = call(&node, "GET", "/v1/stats").await;
     assert_eq!(stats["missing"], json!([]));
     let own = &stats["answers"][0];
     assert_eq!(own["node"], *node.id);

@@ -24,4 +24,5 @@ mod transports;
 mod users;
 
 mod documents;
+mod openapi;
 mod operations;

@@ -1,8 +1,9 @@
 //! A sender: what it asks for and how it is answered.
 
+use reqwest::Method;
 use serde_json::Value;
 
-use crate::common::{Node, http, post};
+use crate::common::{Node, http, openapi, post};
 use crate::raw::{Answer, Raw};
 
 pub(crate) const JSON: &str = "application/json";
@@ -21,15 +22,14 @@ pub(crate) fn summary(answer: &Value) -> (&str, u64, u64) {
     (status, count("connections"), count("nodes"))
 }
 
-/// Sends a request of this method; answers status, `Allow` and body.
+/// Sends a request of this method; answers status, `Allow` and body, which must be as
+/// `openapi.json` says.
 pub(crate) async fn call(method: &str, url: &str) -> (u16, String, Value) {
-    let method = method.parse().expect("a method");
-    let answer = http().request(method, url).send().await.expect("an answer");
-    let allow = answer.headers().get("allow");
-    let allow = allow.map_or("", |allow| allow.to_str().expect("text"));
-    let allow = allow.to_owned();
-    let status = answer.status().as_u16();
-    (status, allow, answer.json().await.unwrap_or_default())
+    let method: Method = method.parse().expect("a method");
+    let response = http().request(method.clone(), url).send().await;
+    let answer = openapi::read(method, url, response.expect("an answer")).await;
+    let allow = answer.header("allow").unwrap_or_default().to_owned();
+    (answer.status, allow, answer.json())
 }
 
 /// A push as raw HTTP.

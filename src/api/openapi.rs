@@ -1,0 +1,72 @@
+//! `GET /openapi.json`: what the routes are, for programs; and the one table of their methods.
+//!
+//! The document is `openapi.json` beside this file. A route begins with its path and [`documented`],
+//! which takes the path's methods from the document: a route that is not in it cannot be built.
+//! To add one, write its path, statuses and error codes there and provoke each of them in
+//! `tests/node/openapi` (or in `tests/cluster/openapi.rs`, if that takes Redis), which fails until
+//! every one has been seen, and at anything that the document does not say. "A new route" in
+//! ARCHITECTURE.md tells more.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use warp::Filter;
+use warp::http::Method;
+use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::reject::Rejection;
+use warp::reply::Response;
+
+use super::{NotAllowed, Routes};
+
+const DOCUMENT: &str = include_str!("openapi.json");
+
+/// The methods of each path, as `Allow` lists them.
+static METHODS: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
+    #[derive(Deserialize)]
+    struct Document<'a> {
+        #[serde(borrow)]
+        paths: HashMap<&'a str, HashMap<&'a str, IgnoredAny>>,
+    }
+    let document: Document<'_> = serde_json::from_str(DOCUMENT).expect("the tests read it too");
+    let listed = |(path, item): (_, HashMap<&str, _>)| {
+        let known = ["get", "head", "post", "put", "delete", "patch"];
+        let methods = known.iter().filter(|method| item.contains_key(**method));
+        let methods: Vec<_> = methods.map(|method| method.to_ascii_uppercase()).collect();
+        (path, methods.join(", "))
+    };
+    document.paths.into_iter().map(listed).collect()
+});
+
+/// Passes only the methods that the document has for this path; comes behind the path.
+///
+/// # Panics
+/// At the start of the node, if the document does not have it.
+pub(super) fn documented(
+    path: &str,
+) -> impl Filter<Extract = (Method,), Error = Rejection> + Copy + use<> {
+    let allowed: &'static str = METHODS.get(path).unwrap_or_else(|| {
+        panic!("{path} is not in src/api/openapi.json; see \"A new route\" in ARCHITECTURE.md")
+    });
+    warp::method().and_then(move |method: Method| async move {
+        let fits = allowed.split(", ").any(|one| one == method.as_str());
+        if fits {
+            Ok(method)
+        } else {
+            Err(warp::reject::custom(NotAllowed(allowed)))
+        }
+    })
+}
+
+pub(super) fn route() -> Routes {
+    warp::path!("openapi.json")
+        .and(documented("/openapi.json"))
+        .map(|_| {
+            let mut response = Response::new(DOCUMENT.into());
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(CONTENT_TYPE, json);
+            response
+        })
+        .boxed()
+}

@@ -1,0 +1,26 @@
+"""What Schemathesis does not know: NDJSON, and answers that do not end: WebSockets, event streams."""
+
+import schemathesis
+
+NDJSON = "application/x-ndjson"
+
+
+@schemathesis.serializer(NDJSON)
+def ndjson(context, value):
+    return {"data": value.encode()}
+
+
+@schemathesis.hook
+def filter_case(context, case):
+    # Whatever is sent as NDJSON is text: there is no such body of another type.
+    return case.media_type != NDJSON or isinstance(case.body, str)
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    def close_endless(response, **_):
+        media = response.headers.get("Content-Type")
+        if response.status_code == 101 or media == "text/event-stream":
+            response.raw.close()
+
+    kwargs["hooks"] = {"response": close_endless}
