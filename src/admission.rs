@@ -64,7 +64,32 @@ impl Admission {
         let mut permit = Permit {
             admission: self.clone(),
             address: None,
+            behind: None,
         };
+        self.count(&mut permit, address)?;
+        Ok(permit)
+    }
+
+    /// Takes a place for a client of a proxy, whose socket has the permit `behind`: only the cap
+    /// for each address counts, of which the proxy takes nothing.
+    ///
+    /// # Errors
+    /// When that cap is reached.
+    pub fn admit_behind(
+        self: &Arc<Self>,
+        behind: &Arc<Permit>,
+        address: Option<IpAddr>,
+    ) -> Result<Arc<Permit>, Refusal> {
+        let mut permit = Permit {
+            admission: self.clone(),
+            address: None,
+            behind: Some(behind.clone()),
+        };
+        self.count(&mut permit, address.filter(|_| self.most_per_address > 0))?;
+        Ok(Arc::new(permit))
+    }
+
+    fn count(&self, permit: &mut Permit, address: Option<IpAddr>) -> Result<(), Refusal> {
         if let Some(address) = address {
             let mut count = self.addresses.entry(address).or_insert(0);
             if *count >= self.most_per_address {
@@ -73,7 +98,7 @@ impl Admission {
             *count += 1;
             permit.address = Some(address);
         }
-        Ok(permit)
+        Ok(())
     }
 }
 
@@ -82,11 +107,15 @@ impl Admission {
 pub struct Permit {
     admission: Arc<Admission>,
     address: Option<IpAddr>,
+    /// The proxy's, for a client of one: that has the place on the node.
+    behind: Option<Arc<Permit>>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.taken.fetch_sub(1, Ordering::Relaxed);
+        if self.behind.is_none() {
+            self.admission.taken.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(address) = self.address {
             self.admission
                 .addresses
@@ -116,6 +145,14 @@ mod tests {
         let third = admission.admit(Some(two)).unwrap();
         assert_eq!(admission.admit(None).unwrap_err(), Refusal::NodeFull);
         drop((first, second, third));
+        let proxy = Arc::new(admission.admit(None).unwrap());
+        let clients = [one, one, two].map(|one| admission.admit_behind(&proxy, Some(one)));
+        assert_eq!(
+            admission.admit_behind(&proxy, Some(one)).unwrap_err(),
+            Refusal::AddressFull
+        );
+        assert_eq!(admission.taken.load(Ordering::Relaxed), 1);
+        drop((clients, proxy));
         assert!(admission.addresses.is_empty());
         assert_eq!(admission.taken.load(Ordering::Relaxed), 0);
     }

@@ -1,11 +1,21 @@
 //! Who may connect as whom, who may subscribe to what, and who may send.
 
+mod claims;
 mod grants;
+mod identity;
+mod jwks;
+mod jwt;
+mod keyring;
+mod keys;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub(crate) use self::claims::{Claims, MAX_DEVICE_BYTES, Rules};
 pub use self::grants::{BadPattern, Grants};
+pub use self::identity::{BadSessionId, Identity, SessionId};
+pub(crate) use self::jwt::looks_like_one as looks_like_jwt;
+pub(crate) use self::keyring::{Keyring, Sources};
 use crate::config::Secret;
 use crate::names::UserId;
 
@@ -39,9 +49,57 @@ impl ApiKeys {
 }
 
 /// The token of a bearer authorization (RFC 6750, 2.1); the scheme's case does not matter.
-fn bearer(authorization: &str) -> Option<&str> {
+#[must_use]
+pub fn bearer(authorization: &str) -> Option<&str> {
     let (scheme, token) = authorization.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Why a client is not let in, or its new token not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denial {
+    /// It brought no token.
+    Missing,
+    /// Its token is not believed. Why is for the log: it would help whoever forges.
+    Invalid(&'static str),
+    /// Its token has been valid.
+    Expired,
+    /// The keys could never be fetched.
+    KeysUnavailable,
+    /// Sessions cannot be looked up.
+    SessionsUnavailable,
+    /// The token is that of another user than the one it is shown for.
+    WrongUser,
+    /// The user is banned.
+    Banned,
+}
+
+impl Denial {
+    /// For programs.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Missing => "token_missing",
+            Self::Invalid(_) => "token_invalid",
+            Self::Expired => "token_expired",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::SessionsUnavailable => "unavailable",
+            Self::WrongUser => "wrong_user",
+            Self::Banned => "banned",
+        }
+    }
+
+    /// For people.
+    pub(crate) const fn message(self) -> &'static str {
+        match self {
+            Self::Missing => "a token is needed: Authorization: Bearer <token>, or ?token=",
+            Self::Invalid(_) => "the token is not valid",
+            Self::Expired => "the token has expired",
+            Self::KeysUnavailable => "the keys of tokens could not be fetched yet",
+            Self::SessionsUnavailable => "sessions cannot be looked up now",
+            Self::WrongUser => "the token is that of another user",
+            Self::Banned => "this user is banned",
+        }
+    }
 }
 
 /// Reads who a client says it is, under `PUSH_AUTH=none`.

@@ -27,6 +27,12 @@ pub enum CloseReason {
     Heartbeat,
     /// The node is leaving; others are there.
     Drain,
+    /// The client's token or session has ended, or its session was revoked.
+    TokenExpired,
+    /// A newer connection of the same user took its place, as `PUSH_SESSION_POLICY` says.
+    Replaced,
+    /// The user is banned.
+    Banned,
     /// The socket never came after the handshake was granted.
     NeverAttached,
 }
@@ -40,7 +46,7 @@ struct Row {
 
 impl CloseReason {
     /// Every reason, for the metrics and for tests of the documents.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::ByClient,
         Self::Gone,
         Self::Protocol,
@@ -51,6 +57,9 @@ impl CloseReason {
         Self::Slow,
         Self::Heartbeat,
         Self::Drain,
+        Self::TokenExpired,
+        Self::Replaced,
+        Self::Banned,
         Self::NeverAttached,
     ];
 
@@ -66,6 +75,9 @@ impl CloseReason {
             Self::Slow => (Some(4002), "slow consumer", "slow"),
             Self::Heartbeat => (Some(4003), "heartbeat timeout", "heartbeat"),
             Self::Drain => (Some(1012), "drain", "drain"),
+            Self::TokenExpired => (Some(4004), "token expired", "token_expired"),
+            Self::Replaced => (Some(4005), "replaced", "replaced"),
+            Self::Banned => (Some(4006), "banned", "banned"),
             Self::NeverAttached => (None, "handshake not completed", "never_attached"),
         };
         Row { code, text, label }
@@ -87,6 +99,22 @@ impl CloseReason {
     #[must_use]
     pub const fn label(self) -> &'static str {
         self.row().label
+    }
+
+    /// Whether the client is asked to go, and may answer. Otherwise it has said goodbye, is gone,
+    /// or would not understand.
+    #[must_use]
+    pub const fn asks_to_go(self) -> bool {
+        matches!(
+            self,
+            Self::Drain
+                | Self::Kicked
+                | Self::Slow
+                | Self::Heartbeat
+                | Self::TokenExpired
+                | Self::Replaced
+                | Self::Banned
+        )
     }
 
     /// Whether a client that comes back at once may expect a better end. Sent as `retry_ms`.

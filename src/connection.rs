@@ -5,10 +5,14 @@
 //! reason; from that moment on nobody finds it in the hub any more.
 
 mod dialogue;
+mod expiry;
 mod kept;
 mod subscriptions;
 
+use std::time::Duration;
+
 use self::dialogue::Dialogue;
+use self::expiry::Expiry;
 use self::subscriptions::Subscriptions;
 use crate::close::CloseReason;
 use crate::frame::{self, Event, Limits};
@@ -118,6 +122,7 @@ pub(crate) struct Connection {
     ping_due: Tick,
     pong_due: Tick,
     write_due: Tick,
+    expiry: Expiry,
     /// Messages received within the tick `rate_tick`.
     rate: u32,
     rate_tick: Tick,
@@ -146,10 +151,16 @@ impl Connection {
             ping_due: NEVER,
             pong_due: NEVER,
             write_due: NEVER,
+            expiry: Expiry::new(None),
             rate: 0,
             rate_tick: 0,
             sends: 0,
         }
+    }
+
+    /// Its token holds until then, or without end.
+    pub(crate) fn hold_until(&mut self, expires: Option<Tick>) {
+        self.expiry = Expiry::new(expires);
     }
 
     /// Puts what a client gets first into the queue: who and where it is, and what its inbox
@@ -383,15 +394,10 @@ impl Connection {
         self.input = Input::of(self.dialect);
         // Whoever takes nothing will not take what waits. Everybody else still gets it.
         let takes_nothing = matches!(reason, CloseReason::Slow | CloseReason::Heartbeat);
-        // Whom we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1). Who said
-        // goodbye has; who breaks the rules will not be understood.
-        let asked = matches!(
-            reason,
-            CloseReason::Drain | CloseReason::Kicked | CloseReason::Slow | CloseReason::Heartbeat
-        );
+        // Whom we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1).
         self.state = State::Closing {
             until: now + 1 + CLOSE_TICKS,
-            finished: !(asked && self.dialect.answers_goodbye()),
+            finished: !(reason.asks_to_go() && self.dialect.answers_goodbye()),
         };
         let dropped = if takes_nothing {
             self.queue.clear_unstarted()
@@ -415,7 +421,11 @@ impl Connection {
             State::Reserved { .. } | State::Closing { .. } => Next::Stay,
             State::Open if self.pong_due <= now => Next::End(CloseReason::Heartbeat),
             State::Open if self.write_due <= now => Next::End(CloseReason::Slow),
+            State::Open if self.expiry.has_come(now) => Next::End(CloseReason::TokenExpired),
             State::Open => {
+                if let Some(left) = self.expiry.warn(now) {
+                    self.say(&protocol::expiring_object(left));
+                }
                 if self.ping_due <= now {
                     self.queue.push(self.dialect.ping());
                     self.ping_due = now + settings.pause(self.dialect);
@@ -432,14 +442,18 @@ impl Connection {
     pub(crate) fn due(&self) -> Tick {
         match self.state {
             State::Reserved { until } | State::Closing { until, .. } => until,
-            State::Open => self.ping_due.min(self.pong_due).min(self.write_due),
+            State::Open => self
+                .ping_due
+                .min(self.pong_due)
+                .min(self.write_due)
+                .min(self.expiry.due()),
         }
     }
 }
 
 /// When a client that must go may come back: spread, so that they do not come back together.
-fn retry_after() -> std::time::Duration {
-    std::time::Duration::from_millis(fastrand::u64(100..3000))
+fn retry_after() -> Duration {
+    Duration::from_millis(fastrand::u64(100..3000))
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! The local map: who is connected here, and on which shard.
 //!
-//! Owns the fd counter and the two look-ups fd -> user and user -> seats. Joining gives a
+//! Owns the fd counter and the look-ups fd -> user and user -> seats. Joining gives a
 //! [`Membership`]; dropping it leaves, whatever ended the connection. Leaving removes only its
 //! own seat, so a late goodbye can not evict a fresh login. Nothing here waits for a socket or
 //! for Redis; an inbox of a shard may make a caller wait for that shard's processor time, never
 //! for a slow client.
 
+mod bearers;
 mod membership;
 mod rows;
 mod topics;
@@ -17,14 +18,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use dashmap::DashMap;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use self::bearers::{Bearers, Recently};
 pub use self::membership::Membership;
 pub(crate) use self::rows::ROW_PATIENCE;
 pub use self::rows::Rows;
 pub use self::topics::{Member, Topics};
-use crate::auth::Grants;
+use crate::auth::{Grants, SessionId};
 use crate::changes::Changes;
-use crate::close::CloseReason;
 use crate::events::Events;
 use crate::inbox::{Ask, Start};
 use crate::metrics::Metrics;
@@ -47,6 +49,10 @@ pub struct Seat {
     pub device: Option<Arc<str>>,
     /// Its address, if `PUSH_STORE_ADDRESS` is set.
     pub address: Option<IpAddr>,
+    /// The session it rests on, if it does.
+    pub session: Option<Arc<SessionId>>,
+    /// Its place in the order of its user's connections, if these are limited.
+    pub ordinal: Option<u64>,
 }
 
 /// A connection that is to be let in.
@@ -67,6 +73,12 @@ pub struct Newcomer {
     pub grants: Option<Arc<Grants>>,
     /// What it is subscribed to from its beginning.
     pub topics: Vec<Topic>,
+    /// When its token ends, if that ends it.
+    pub expires: Option<Instant>,
+    /// The session it rests on, if it does.
+    pub session: Option<SessionId>,
+    /// Its place in the order of its user's connections, if these are limited.
+    pub ordinal: Option<u64>,
 }
 
 /// A user's connections on one node.
@@ -90,6 +102,8 @@ pub struct Hub {
     last_fd: AtomicU64,
     connections: Map<Fd, UserId>,
     users: Map<UserId, Seats>,
+    bearers: Bearers,
+    recently: Recently,
     size: AtomicUsize,
     topics: Arc<Topics>,
     /// What connections want to read of inboxes and logs.
@@ -120,6 +134,8 @@ impl Hub {
             last_fd: AtomicU64::new(0),
             connections: Map::default(),
             users: Map::default(),
+            bearers: Bearers::default(),
+            recently: Recently::default(),
             size: AtomicUsize::new(0),
             topics,
             asks,
@@ -217,6 +233,9 @@ impl Hub {
             inbox,
             grants,
             topics,
+            expires,
+            session,
+            ordinal,
         } = newcomer;
         let fd = Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1);
         let at = std::time::SystemTime::now()
@@ -241,6 +260,7 @@ impl Hub {
                 dialect,
                 inbox,
                 arrival,
+                expires,
             })
             .await;
         self.users.entry(user.clone()).or_default().push(Seat {
@@ -249,7 +269,12 @@ impl Hub {
             dialect,
             device,
             address,
+            session: session.map(Arc::new),
+            ordinal,
         });
+        if let Some(session) = session {
+            self.bearers.add(session, fd);
+        }
         self.connections.insert(fd, user.clone());
         self.size.fetch_add(1, Ordering::Relaxed);
         self.metrics.connects.inc();
@@ -269,13 +294,28 @@ impl Hub {
             return;
         };
         // Under the entry's lock: no join can slip in between emptying and removing it.
+        let mut session = None;
         self.users.remove_if_mut(&user, |_, seats| {
-            seats.retain(|seat| seat.fd != fd);
+            seats.retain(|seat| {
+                if seat.fd == fd {
+                    session = seat.session.take();
+                }
+                seat.fd != fd
+            });
             seats.is_empty()
         });
+        if let Some(session) = session {
+            self.bearers.remove(*session, fd);
+        }
         self.size.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connections.dec();
         self.changes.left(&user, fd);
+    }
+
+    /// Whose connection this is.
+    #[must_use]
+    pub fn user_of(&self, fd: Fd) -> Option<UserId> {
+        self.connections.get(&fd).map(|user| user.clone())
     }
 
     /// Whether this connection is here.
@@ -400,36 +440,6 @@ impl Hub {
             .is_some_and(|id| self.recent.is_repeat(id, to));
         self.metrics.duplicates.inc_by(u64::from(repeat));
         repeat
-    }
-
-    /// Ends the local connections of `target`; answers how many. Their receipts are written
-    /// once the close is under way.
-    pub async fn kick(&self, target: &Target, receipt: Option<&Receipt>) -> u32 {
-        let fds = match target {
-            Target::All => self
-                .connections
-                .iter()
-                .map(|e| (*e.key(), e.value().clone()))
-                .collect(),
-            other => self.matching(other),
-        };
-        for (fd, _) in &fds {
-            self.close(*fd, CloseReason::Kicked, receipt).await;
-        }
-        fds.len() as u32
-    }
-
-    /// Ends one connection.
-    pub async fn close(&self, fd: Fd, reason: CloseReason, receipt: Option<&Receipt>) {
-        self.tell(
-            fd,
-            Command::Close {
-                fd,
-                reason,
-                receipt: receipt.cloned(),
-            },
-        )
-        .await;
     }
 
     /// Every fd here, in the order in which they came.

@@ -301,9 +301,9 @@ impl Inbound {
                 self.metrics.envelopes.inc();
                 self.hub.look(&to).await;
             }
-            Line::Kick(to, reply) => {
+            Line::Kick(to, reason, reply) => {
                 let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
-                let kicked = self.hub.kick(&to, Some(&receipt)).await;
+                let kicked = self.hub.kick(&to, reason, Some(&receipt)).await;
                 drop(receipt);
                 if let Some(reply) = reply {
                     self.report(&to, Delivered::To(kicked), reply, waiter);
@@ -311,6 +311,9 @@ impl Inbound {
             }
             Line::Subscribe(to, topic, reply) => self.enroll(&to, &topic, true, reply).await,
             Line::Unsubscribe(to, topic, reply) => self.enroll(&to, &topic, false, reply).await,
+            Line::Revoke(session) => {
+                self.hub.revoke(session).await;
+            }
             Line::Drain => self.shutdown.begin(),
             Line::Probe(n) => {
                 self.probes.note(n);

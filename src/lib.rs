@@ -10,6 +10,7 @@
 
 pub mod config;
 pub mod names;
+pub mod proxies;
 
 pub mod close;
 pub mod frame;
@@ -38,6 +39,7 @@ mod wheel;
 
 pub mod backplane;
 pub mod balance;
+pub mod gate;
 pub mod inbound;
 pub mod replies;
 pub mod respond;
@@ -46,6 +48,9 @@ pub mod survey;
 
 pub mod caller;
 pub mod upstream;
+
+pub mod places;
+pub mod sessions;
 
 pub mod api;
 pub mod server;
@@ -72,16 +77,19 @@ use crate::config::{Config, Listen};
 use crate::connection::Settings;
 use crate::events::Events;
 use crate::frame::Limits;
+use crate::gate::Gate;
 use crate::hub::{Hub, Topics};
 use crate::inbound::{Inbound, Probes};
 use crate::inbox::{Ask, Bounds, Reader};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
+use crate::places::Places;
 use crate::replies::{Outbound, Replies};
 use crate::requests::{Asked, Desk};
 use crate::respond::Respond;
 use crate::router::Router;
 use crate::server::{Door, Listener, Serving};
+use crate::sessions::Sessions;
 use crate::shutdown::Shutdown;
 use crate::survey::Survey;
 use crate::upstream::Upstream;
@@ -171,6 +179,9 @@ pub enum RunError {
     /// The Redis client could not be set up.
     #[error("Redis: {0}")]
     Redis(String),
+    /// A key that tokens are checked with cannot be read.
+    #[error("{0}")]
+    Keys(String),
     /// The operating system refused something a node needs.
     #[error("{0}")]
     System(#[from] std::io::Error),
@@ -232,15 +243,22 @@ pub async fn run(
         backplane.clone(),
         metrics.clone(),
     );
+    let gate = Gate::start(&config, backplane.clone()).map_err(RunError::Keys)?;
+    let gate = Arc::new(gate);
+    let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
+    let watch = tokio::spawn(sessions.clone().keep());
     let desk = Desk {
         hub: hub.clone(),
         upstream,
+        gate: gate.clone(),
+        sessions: sessions.clone(),
     };
     let desk = tokio::spawn(desk.serve(requested));
 
+    let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
-        router: Router::new(hub.clone(), backplane.clone(), replies, metrics.clone()),
+        router: Arc::new(router),
         caller: Caller::new(
             hub.clone(),
             backplane.clone(),
@@ -249,6 +267,9 @@ pub async fn run(
             metrics.clone(),
         ),
         survey,
+        gate,
+        sessions,
+        places: Places::new(&config),
         hub: hub.clone(),
         backplane: backplane.clone(),
         balance: Balance::default(),
@@ -271,6 +292,7 @@ pub async fn run(
     ended.begin();
     reader.abort();
     desk.abort();
+    watch.abort();
     Ok(stopped?)
 }
 
@@ -373,6 +395,7 @@ fn open_doors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &
     let public = Door {
         admission,
         shutdown: leaving.clone(),
+        proxies: Arc::new(app.config.trusted_proxies.clone()),
         metrics: app.metrics.clone(),
     };
     // Senders and operators are few and trusted: clients must not be able to keep them out.

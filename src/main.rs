@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pushnode::config::{Config, Listen, LogFormat};
+use pushnode::config::{AuthMode, Config, Listen, LogFormat};
 use pushnode::names::NodeId;
 use pushnode::{Listeners, RunError, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
@@ -96,7 +96,7 @@ async fn run(config: Config) -> ExitCode {
         Err(error) => {
             eprintln!("pushnode: {error}");
             ExitCode::from(match error {
-                RunError::Redis(_) => USAGE,
+                RunError::Redis(_) | RunError::Keys(_) => USAGE,
                 RunError::Fatal(_) => UNAVAILABLE,
                 RunError::System(_) => OS_ERROR,
             })
@@ -107,9 +107,13 @@ async fn run(config: Config) -> ExitCode {
 /// A few lines on standard output: where to go and how to send a first message.
 fn greet(config: &Config, node: &NodeId, listeners: &Listeners) {
     let mut out = format!("pushnode {VERSION} node {node}\n");
+    let who = match config.auth {
+        AuthMode::None => "user=42",
+        _ => "token=...",
+    };
     for listen in listeners.clients() {
         out += &format!(
-            "  clients    {} (WebSocket /ws?user=42, SSE /sse?user=42)\n",
+            "  clients    {} (WebSocket /ws?{who}, SSE /sse?{who})\n",
             url(&listen, "/")
         );
     }

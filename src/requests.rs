@@ -11,10 +11,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::auth::Denial;
+use crate::config::Secret;
+use crate::gate::Gate;
 use crate::hub::{Hub, ROW_PATIENCE};
 use crate::inbox::{Page, Since};
 use crate::names::{Fd, Subject, Topic, UserId};
 use crate::protocol::{self, Request, Wanted};
+use crate::sessions::Sessions;
 use crate::shard::{Asker, Command, NotSubscribed, Subscribed};
 use crate::upstream::Upstream;
 
@@ -73,11 +77,19 @@ impl From<String> for Done {
     }
 }
 
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self::new(denial.code(), denial.message())
+    }
+}
+
 /// What requests are carried out with.
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) hub: Arc<Hub>,
     pub(crate) upstream: Upstream,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl Desk {
@@ -121,6 +133,7 @@ impl Desk {
                 self.hub.unsubscribe(fd, topic, Asker::Client).await;
                 Ok(fields.into())
             }
+            Wanted::Auth(token) => self.renew(fd, &user, &token).await.map(Done::from),
             Wanted::Send(send) => {
                 let sent = self.upstream.send(fd, &user, reference, &send);
                 sent.await.map(Done::from)
@@ -175,6 +188,32 @@ impl Desk {
                 page.try_recv().ok()
             }
         }
+    }
+
+    /// Lets a connection stay by a new token of the same user.
+    async fn renew(&self, fd: Fd, user: &UserId, token: &Secret) -> Result<String, Refused> {
+        if !self.gate.wants_tokens() {
+            return Err(Refused::new("no_tokens", "this node asks for no token"));
+        }
+        let identity = self.gate.identify(Some(token.reveal())).await?;
+        if identity.user != *user {
+            return Err(Denial::WrongUser.into());
+        }
+        self.gate.check_ban(user).await?;
+        self.hub.renew(fd, user, &identity).await;
+        // Revoked since it was looked up: whoever revoked did not find this connection.
+        if let Some(reason) = self.hub.barred(user, identity.session)
+            && self.gate.check_again(Some(reason), user).await.is_err()
+        {
+            self.hub.close(fd, reason, None).await;
+        }
+        if let Some(session) = identity.session {
+            self.sessions.watch(session, identity.expires);
+        }
+        let left = (identity.expires).map(|at| at.saturating_duration_since(Instant::now()));
+        Ok(left.map_or(String::new(), |left| {
+            format!(r#""expires_in_ms":{}"#, left.as_millis())
+        }))
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::backplane::{Backplane, Health};
 use crate::calls::Calls;
+use crate::close::CloseReason;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::protocol::{
@@ -94,7 +95,7 @@ impl Respond {
     pub async fn answer(&self, question: &Question) -> String {
         let body = match question {
             Question::Stats => self.stats(),
-            Question::Kick(to) => kicked_body(self.hub.kick(to, None).await),
+            Question::Kick(to) => kicked_body(self.hub.kick(to, CloseReason::Kicked, None).await),
             Question::Drain => {
                 self.shutdown.begin();
                 DRAINING_BODY.to_owned()

@@ -24,12 +24,13 @@ use socket2::{Domain, Protocol, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
-use warp::http::Version;
+use warp::http::{StatusCode, Version};
 
 use crate::admission::{Admission, Permit, Refusal};
-use crate::api::{App, Routes};
+use crate::api::{ApiError, App, Routes};
 use crate::config::Listen;
 use crate::metrics::Metrics;
+use crate::proxies::TrustedProxies;
 use crate::shard::Socket;
 use crate::shutdown::Shutdown;
 use crate::transport::entrance::Settled;
@@ -194,6 +195,8 @@ pub struct Door {
     pub admission: Arc<Admission>,
     /// When to stop accepting.
     pub shutdown: Shutdown,
+    /// Whose word counts for a client's address.
+    pub proxies: Arc<TrustedProxies>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -225,15 +228,16 @@ impl Door {
     }
 
     fn admit<S: Stream>(&self, stream: S, address: Option<IpAddr>, serving: &Serving) {
-        let permit = match self.admission.admit(address) {
+        // Clients of a proxy are counted when it has told who they are, which it cannot by lines.
+        let counted = address.filter(|_| !self.proxies.trusts(address));
+        let permit = match self.admission.admit(counted) {
             Ok(permit) => Arc::new(permit),
             Err(refusal) => return self.refuse(stream, refusal, serving),
         };
         let peer = Peer { address, permit };
         match serving {
             Serving::Http(routes) => {
-                let leaving = self.shutdown.clone();
-                tokio::spawn(serve_connection(stream, peer, routes.clone(), leaving));
+                tokio::spawn(serve_connection(stream, peer, routes.clone(), self.clone()));
             }
             Serving::Lines(app) => {
                 tokio::spawn(tcp::connect(app.clone(), stream, peer));
@@ -241,11 +245,29 @@ impl Door {
         }
     }
 
+    /// Who sends this request over the socket of `peer`.
+    fn sender<B>(&self, request: &hyper::Request<B>, peer: &Peer) -> Result<Peer, ApiError> {
+        if !self.proxies.trusts(peer.address) {
+            return Ok(peer.clone());
+        }
+        let address = self.proxies.client(peer.address, request.headers());
+        let counted = address.filter(|_| !self.proxies.trusts(address));
+        let permit = self.admission.admit_behind(&peer.permit, counted);
+        let permit = permit.map_err(|refusal| {
+            self.count_refusal(refusal);
+            let words = "no more connections from this address on this node";
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "full", words).retry_after(5)
+        })?;
+        Ok(Peer { address, permit })
+    }
+
+    fn count_refusal(&self, refusal: Refusal) {
+        let label = refusal.label().into();
+        self.metrics.accepts_refused.get_or_create(&label).inc();
+    }
+
     fn refuse<S: Stream>(&self, stream: S, refusal: Refusal, serving: &Serving) {
-        self.metrics
-            .accepts_refused
-            .get_or_create(&refusal.label().into())
-            .inc();
+        self.count_refusal(refusal);
         let words = match serving {
             Serving::Http(_) => REFUSAL,
             Serving::Lines(_) => REFUSAL_LINE,
@@ -293,20 +315,28 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
 }
 
 /// Serves the requests of one socket, until it is closed or handed over.
-async fn serve_connection(stream: impl Stream, peer: Peer, routes: Routes, shutdown: Shutdown) {
+async fn serve_connection(stream: impl Stream, peer: Peer, routes: Routes, door: Door) {
+    let shutdown = door.shutdown.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
     let handover = Handover::default();
     let taker = handover.clone();
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            let caller = Caller {
-                peer: peer.clone(),
-                version: request.version(),
-                handover: taker.clone(),
-            };
-            request.extensions_mut().insert(caller);
-            let answer = routes.call(request);
-            async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+            let answer = door.sender(&request, &peer).map(|peer| {
+                let caller = Caller {
+                    peer,
+                    version: request.version(),
+                    handover: taker.clone(),
+                };
+                request.extensions_mut().insert(caller);
+                routes.call(request)
+            });
+            async move {
+                Ok::<_, Infallible>(match answer {
+                    Ok(answer) => answer.await.unwrap_or_else(|never| match never {}),
+                    Err(error) => error.reply(),
+                })
+            }
         });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use warp::Filter;
 
 use super::{ApiError, App, Routes, documented, push, with_key};
+use crate::close::CloseReason;
 use crate::names::ConnectionId;
 use crate::protocol::Status;
 
@@ -17,7 +18,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                 Ok(id) => id,
                 Err(error) => return ApiError::bad_request(&format!("{error}")).reply(),
             };
-            let answer = app.router.kick_connection(&id).await;
+            let answer = app.router.kick_connection(&id, CloseReason::Kicked).await;
             match answer.status {
                 Status::Offline => ApiError::not_found("no such connection").reply(),
                 _ => push::reply(&answer),

@@ -2,6 +2,7 @@
 //! replies. One file per noun. Errors have one shape and never show internals. Which methods a path
 //! takes stands in `openapi.json` only, where `documented` looks.
 
+mod bans;
 mod body;
 mod call;
 mod commands;
@@ -13,6 +14,7 @@ mod page;
 mod push;
 mod reply;
 mod route;
+mod sessions;
 mod topics;
 mod users;
 
@@ -27,16 +29,19 @@ use warp::reply::Response;
 use warp::{Filter, Reply};
 
 use self::openapi::documented;
-use crate::auth::ApiKeys;
+use crate::auth::{ApiKeys, Denial};
 use crate::backplane::Backplane;
 use crate::balance::Balance;
 use crate::caller::Caller;
 use crate::config::Config;
+use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::protocol::error_object;
 use crate::router::Router;
 use crate::server;
+use crate::sessions::Sessions;
 use crate::shutdown::Shutdown;
 use crate::survey::Survey;
 use crate::transport::sse;
@@ -55,11 +60,17 @@ pub struct App {
     /// Chooses nodes for clients.
     pub balance: Balance,
     /// Carries out pushes.
-    pub router: Router,
+    pub router: Arc<Router>,
     /// Asks nodes and collects their answers.
     pub survey: Survey,
     /// Carries out calls.
     pub caller: Caller,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
+    /// Sessions that connections here rest on.
+    pub sessions: Arc<Sessions>,
+    /// How many connections a user may have.
+    pub places: Places,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Whether the node is leaving.
@@ -117,6 +128,22 @@ impl ApiError {
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.headers.push((RETRY_AFTER, seconds.into()));
         self
+    }
+
+    /// Why a client is not let in.
+    pub(crate) fn denied(denial: Denial) -> Self {
+        let error = |status| Self::new(status, denial.code(), denial.message());
+        match denial {
+            // RFC 6750, 3: without a token there is no error to tell of.
+            Denial::Missing => error(StatusCode::UNAUTHORIZED).header(WWW_AUTHENTICATE, "Bearer"),
+            Denial::Invalid(_) | Denial::Expired => error(StatusCode::UNAUTHORIZED)
+                .header(WWW_AUTHENTICATE, r#"Bearer error="invalid_token""#),
+            Denial::KeysUnavailable | Denial::SessionsUnavailable => {
+                error(StatusCode::SERVICE_UNAVAILABLE).retry_after(1)
+            }
+            Denial::WrongUser => error(StatusCode::BAD_REQUEST),
+            Denial::Banned => error(StatusCode::FORBIDDEN),
+        }
     }
 
     /// The value of `error` in replies and in the results of a batch.
@@ -207,6 +234,10 @@ pub fn admin_routes(app: &Arc<App>) -> Routes {
 fn senders(app: &Arc<App>) -> Routes {
     push::route(app)
         .or(users::route(app))
+        .unify()
+        .or(bans::route(app))
+        .unify()
+        .or(sessions::route(app))
         .unify()
         .or(connections::route(app))
         .unify()

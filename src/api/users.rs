@@ -9,6 +9,7 @@ use warp::reply::Response;
 
 use super::{ApiError, App, Routes, documented, json, push, with_key};
 use crate::backplane::Row;
+use crate::close::CloseReason;
 use crate::names::UserId;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
@@ -16,18 +17,25 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
         .and(documented("/v1/users/{user}"))
         .and(with_key(app))
         .then(async |user: String, method: Method, app: Arc<App>| {
-            // warp hands out the path as it came. What is no UTF-8 is no user id either.
-            let user = percent_encoding::percent_decode_str(&user).decode_utf8_lossy();
-            let reply = match user.parse() {
-                Err(error) => Err(ApiError::bad_request(&format!("{error}"))),
+            let reply = match user_of(&user) {
+                Err(error) => Err(error),
                 Ok(user) if method == Method::DELETE => {
-                    Ok(push::reply(&app.router.kick_user(&user).await))
+                    let kicked = app.router.kick_user(&user, CloseReason::Kicked).await;
+                    Ok(push::reply(&kicked))
                 }
                 Ok(user) => show(&app, user).await,
             };
             reply.unwrap_or_else(ApiError::reply)
         })
         .boxed()
+}
+
+/// The user in a path.
+pub(super) fn user_of(segment: &str) -> Result<UserId, ApiError> {
+    // warp hands out the path as it came. What is no UTF-8 is no user id either.
+    let user = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
+    user.parse()
+        .map_err(|error| ApiError::bad_request(&format!("{error}")))
 }
 
 async fn show(app: &App, user: UserId) -> Result<Response, ApiError> {

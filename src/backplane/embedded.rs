@@ -4,6 +4,7 @@
 //! may share an [`Exchange`], so that a test of many nodes needs no Redis.
 
 mod inboxes;
+mod passes;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{mpsc, watch};
 
 use self::inboxes::Inboxes;
+use self::passes::Passes;
 use super::{About, Health, Kept, Locations, NodeRecord, NodeState, Population, Published, Row};
 use crate::hub::{Hub, Seat};
 use crate::inbound::{Channel, Inbound};
@@ -23,7 +25,11 @@ const QUEUE: usize = 8_192;
 
 /// What the nodes of one process share.
 #[derive(Debug, Clone, Default)]
-pub struct Exchange(Arc<RwLock<BTreeMap<NodeId, Party>>>, Arc<Inboxes>);
+pub struct Exchange(
+    Arc<RwLock<BTreeMap<NodeId, Party>>>,
+    Arc<Inboxes>,
+    Arc<Passes>,
+);
 
 #[derive(Debug, Clone)]
 struct Party {
@@ -162,6 +168,10 @@ impl Embedded {
         self.exchange.1.read(subject, since, &self.bounds)
     }
 
+    pub(super) fn passes(&self) -> &Passes {
+        &self.exchange.2
+    }
+
     pub(super) fn is_dead(&self, node: &NodeId) -> bool {
         !self.parties().contains_key(node)
     }
@@ -221,6 +231,7 @@ pub(super) fn about(seat: &Seat) -> About {
         transport: seat.dialect.transport().to_owned(),
         device: seat.device.as_deref().map(str::to_owned),
         addr: seat.address.map(|address| address.to_string()),
+        n: seat.ordinal,
         leaving: false,
     }
 }

@@ -6,6 +6,7 @@
 //! nothing more than that somebody listens.
 
 mod embedded;
+mod passes;
 mod redis;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 pub use self::embedded::{Embedded, Exchange};
+pub use self::passes::{Ban, Session};
 pub use self::redis::{Fatal, Redis, RedisSettings};
 use crate::inbox::{Page, Position, Since};
 use crate::names::{ConnectionId, NodeId, Subject, Topic, UserId};
@@ -94,6 +96,9 @@ pub struct About {
     /// Its address, if `PUSH_STORE_ADDRESS` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
+    /// Its place in the order of the user's connections, if these are limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u64>,
     /// Its node is sending its clients away.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,

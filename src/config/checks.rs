@@ -1,12 +1,17 @@
 //! The check of each setting: from text to a value, or to what is wrong with the text.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AuthMode, EventKind, Listen, LogFormat, LogLevel, RedisUrl, Secret, UpstreamRoutes};
+use super::{
+    AuthMode, EventKind, Listen, LogFormat, LogLevel, RedisUrl, Secret, SessionPolicy,
+    UpstreamRoutes,
+};
 use crate::auth::Grants;
 use crate::names::NodeName;
+use crate::proxies::TrustedProxies;
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
@@ -85,8 +90,68 @@ pub(super) fn public_url(text: &str) -> Result<String, String> {
 pub(super) fn auth_mode(text: &str) -> Result<AuthMode, String> {
     match text {
         "none" => Ok(AuthMode::None),
-        _ => Err(format!("has {text:?}: this version knows none")),
+        "jwt" => Ok(AuthMode::Jwt),
+        "session" => Ok(AuthMode::Session),
+        "jwt,session" | "session,jwt" => Ok(AuthMode::JwtOrSession),
+        _ => Err(format!(
+            "has {text:?}: must be none, jwt, session or jwt,session"
+        )),
     }
+}
+
+/// Shortest secret: HS256 wants as many bits as its hash has (RFC 7518, 3.2).
+const MIN_SECRET_BYTES: usize = 32;
+
+pub(super) fn jwt_secrets(text: &str) -> Result<Vec<Secret>, String> {
+    let secrets: Vec<&str> = list(text).collect();
+    match secrets.iter().position(|one| one.len() < MIN_SECRET_BYTES) {
+        Some(short) => Err(format!(
+            "secret number {} is shorter than {MIN_SECRET_BYTES} bytes",
+            short + 1
+        )),
+        None => Ok(secrets
+            .into_iter()
+            .map(|one| Secret::new(one.to_owned()))
+            .collect()),
+    }
+}
+
+/// What is inside is looked at when it is read: then the fault says which key.
+pub(super) fn public_keys(text: &str) -> Result<String, String> {
+    let text = text.replace("\\n", "\n");
+    if text.is_empty() || text.starts_with("-----BEGIN ") {
+        Ok(text)
+    } else {
+        Err("must be public keys as PEM: -----BEGIN PUBLIC KEY-----".to_owned())
+    }
+}
+
+pub(super) fn path(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.contains(char::is_control) {
+        return Err(format!("has {text:?}: is no path"));
+    }
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
+pub(super) fn jwks_url(text: &str) -> Result<String, String> {
+    match url::Url::parse(text) {
+        _ if text.is_empty() => Ok(String::new()),
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("must have no user and no password: they would be shown in logs".to_owned())
+        }
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+            Ok(text.to_owned())
+        }
+        _ => Err("must be a URL with https or http".to_owned()),
+    }
+}
+
+/// A list of what stands in tokens.
+pub(super) fn words(text: &str) -> Result<Vec<String>, String> {
+    if text.contains(char::is_control) {
+        return Err(format!("has {text:?}: must be text"));
+    }
+    Ok(list(text).map(str::to_owned).collect())
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
@@ -117,7 +182,10 @@ pub(super) fn api_keys(text: &str) -> Result<Vec<Secret>, String> {
             odd + 1
         ));
     }
-    Ok(keys.into_iter().map(|key| Secret(key.to_owned())).collect())
+    Ok(keys
+        .into_iter()
+        .map(|key| Secret::new(key.to_owned()))
+        .collect())
 }
 
 pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
@@ -169,6 +237,18 @@ where
 
 pub(super) fn seconds(least: u64, most: u64) -> impl FnOnce(&str) -> Result<Duration, String> {
     move |text| number(least, most)(text).map(Duration::from_secs)
+}
+
+pub(super) fn trusted_proxies(text: &str) -> Result<TrustedProxies, String> {
+    TrustedProxies::parse(list(text)).map_err(|error| error.to_string())
+}
+
+pub(super) fn session_policy(text: &str) -> Result<SessionPolicy, String> {
+    match text {
+        "newest" => Ok(SessionPolicy::Newest),
+        "oldest" => Ok(SessionPolicy::Oldest),
+        _ => Err(format!("has {text:?}: must be newest or oldest")),
+    }
 }
 
 pub(super) fn log_level(text: &str) -> Result<LogLevel, String> {

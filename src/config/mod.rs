@@ -7,7 +7,9 @@
 //! echoed in a fault.
 
 mod checks;
+mod identity;
 mod redis_url;
+mod secret;
 mod upstream_routes;
 
 use std::fmt;
@@ -19,13 +21,17 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use self::checks::{
-    api_keys, auth_mode, boolean, events, listeners, listeners_required, log_format, log_level,
-    node_name, number, origins, prefix, public_url, redis_url, seconds, topics, upstream_routes,
+    api_keys, auth_mode, boolean, events, jwks_url, jwt_secrets, listeners, listeners_required,
+    log_format, log_level, node_name, number, origins, path, prefix, public_keys, public_url,
+    redis_url, seconds, session_policy, topics, trusted_proxies, upstream_routes, words,
 };
+pub use self::identity::{AuthMode, SessionPolicy};
 pub use self::redis_url::{Host, RedisUrl, Topology};
+pub use self::secret::Secret;
 pub use self::upstream_routes::{MAX_ROUTE_BYTES, UpstreamRoutes, is_route};
 use crate::auth::Grants;
 use crate::names::NodeName;
+use crate::proxies::TrustedProxies;
 
 /// The prefix of all variables.
 pub const PREFIX: &str = "PUSH_";
@@ -113,8 +119,34 @@ settings! {
     weight / "WEIGHT": u32 = "1", number(1, 1000);
 
     /// How clients say who they are. `none`: by `?user=`, believed as it stands, so only for
-    /// loopback and Unix listeners.
+    /// loopback and Unix listeners. `jwt`, `session` or `jwt,session`: by a token.
     auth / "AUTH": AuthMode = "none", auth_mode;
+
+    /// Secrets of tokens signed with HS256, comma-separated, each at least 32 bytes. Several are
+    /// valid at once, so that one can be replaced without a gap.
+    jwt_secrets / "JWT_SECRETS": Vec<Secret> = "", jwt_secrets;
+
+    /// Public keys of tokens signed with RS256, ES256 or EdDSA, as PEM; line breaks may be
+    /// written as `\n`.
+    jwt_keys / "JWT_KEYS": String = "", public_keys;
+
+    /// A file with such keys, as PEM or as a JWKS. It is read again when it changes.
+    jwt_keys_file / "JWT_KEYS_FILE": Option<PathBuf> = "", path;
+
+    /// Where a JWKS is, `https://` or `http://`. The last good one stays valid when it cannot be had.
+    jwks_url / "JWKS_URL": String = "", jwks_url;
+
+    /// Seconds between two fetches of it. A token with an unknown key leads to one at once.
+    jwks_seconds / "JWKS_SECONDS": Duration = "300", seconds(1, 86_400);
+
+    /// Whom tokens must be meant for (`aud`): one of these, comma-separated. Empty: not checked.
+    jwt_audience / "JWT_AUDIENCE": Vec<String> = "", words;
+
+    /// Who must have issued tokens (`iss`): one of these, comma-separated. Empty: not checked.
+    jwt_issuer / "JWT_ISSUER": Vec<String> = "", words;
+
+    /// Seconds by which the clocks of issuer and node may differ.
+    jwt_leeway_seconds / "JWT_LEEWAY_SECONDS": Duration = "10", seconds(0, 300);
 
     /// Accept PUSH_AUTH=none, and senders without a key, on listeners that others can reach.
     allow_insecure / "ALLOW_INSECURE": bool = "false", boolean;
@@ -124,6 +156,9 @@ settings! {
     /// loopback and Unix listeners only.
     api_keys / "API_KEYS": Vec<Secret> = "", api_keys;
 
+    /// Look whether a user is banned whenever one connects.
+    bans / "BANS": bool = "true", boolean;
+
     /// Which web pages may connect, by exact `Origin`, comma-separated. Empty: pages of this
     /// host only. `*`: any. Clients that send no Origin (not browsers) always may.
     origins / "ORIGINS": Vec<String> = "", origins;
@@ -131,8 +166,24 @@ settings! {
     /// Most clients at once. 0: nine tenths of the process's limit on open files.
     max_connections / "MAX_CONNECTIONS": usize = "0", number(0, 100_000_000);
 
-    /// Most clients at once from one address. 0: no limit, right behind a proxy.
+    /// Most clients at once from one address. 0: no limit, right behind a proxy that is not in
+    /// PUSH_TRUSTED_PROXIES.
     max_connections_per_address / "MAX_CONNECTIONS_PER_ADDRESS": u32 = "0", number(0, 1_000_000);
+
+    /// Proxies whose `X-Forwarded-For` tells a client's address: a comma-separated list of
+    /// addresses, blocks such as 10.0.0.0/8, and `unix` for whoever comes over a Unix socket.
+    /// Empty: nobody's word counts.
+    trusted_proxies / "TRUSTED_PROXIES": TrustedProxies = "", trusted_proxies;
+
+    /// Most connections of one user, in the whole cluster. 0: no limit.
+    max_connections_per_user / "MAX_CONNECTIONS_PER_USER": u32 = "0", number(0, 10_000);
+
+    /// Most connections of one user that name the same device. 0: no limit.
+    max_connections_per_device / "MAX_CONNECTIONS_PER_DEVICE": u32 = "0", number(0, 10_000);
+
+    /// Who stays where a user has too many connections: the `newest`, and older ones are closed; or
+    /// the `oldest`, and newcomers are refused.
+    session_policy / "SESSION_POLICY": SessionPolicy = "newest", session_policy;
 
     /// Seconds between two pings to a client.
     ping_seconds / "PING_SECONDS": Duration = "25", seconds(1, 3600);
@@ -237,13 +288,6 @@ impl fmt::Display for Listen {
     }
 }
 
-/// How clients prove who they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMode {
-    /// They do not: `?user=` is believed.
-    None,
-}
-
 /// What may be told of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
@@ -267,24 +311,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// Text that must not be shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, for the one place that needs it.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// All that is wrong with the environment, one sentence a variable.
@@ -381,6 +407,7 @@ impl Config {
         if let Some(config) = &config {
             config.check_exposure(&mut faults);
             config.check_streams(&mut faults);
+            config.check_keys(&mut faults);
         }
         match config {
             Some(config) if faults.0.is_empty() => Ok(config),

@@ -108,7 +108,7 @@ impl RedisUrl {
         url.set_query(None);
         Ok(Self {
             sentinel_user: user,
-            sentinel_password: password.map(Secret),
+            sentinel_password: password.map(Secret::new),
             ..Self::of(url, Topology::Sentinel { sentinels, master })
         })
     }

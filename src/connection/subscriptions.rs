@@ -12,6 +12,8 @@ use crate::shard::{Asker, NotSubscribed};
 #[derive(Debug)]
 struct Subscription {
     topic: Topic,
+    /// Whether the client has it by its own wish alone, so that it must be allowed to.
+    is_chosen: bool,
     /// If the connection follows the topic's log.
     log: Option<Box<Follower>>,
 }
@@ -74,16 +76,28 @@ impl Subscriptions {
         let one = self.list.iter_mut().find(|one| one.topic == *topic)?;
         one.log.as_deref_mut()
     }
-
-    fn has(&self, topic: &Topic) -> bool {
-        self.list.iter().any(|one| one.topic == *topic)
-    }
 }
 
 impl Connection {
     /// What the client may subscribe to, if its token says so.
-    pub(crate) fn grant(&mut self, grants: Arc<Grants>) {
-        self.subscriptions.get_or_insert_default().grants = Some(grants);
+    pub(crate) fn grant(&mut self, grants: Option<Arc<Grants>>) {
+        if grants.is_some() || self.subscriptions.is_some() {
+            self.subscriptions.get_or_insert_default().grants = grants;
+        }
+    }
+
+    /// The topics that the client chose itself and that are not granted to it (any more).
+    pub(crate) fn not_granted(&self, topics: &Topics) -> Vec<Topic> {
+        let Some(subscriptions) = &self.subscriptions else {
+            return Vec::new();
+        };
+        let grants = subscriptions.grants.as_ref().unwrap_or(topics.grants());
+        let chosen = subscriptions.list.iter().filter(|one| one.is_chosen);
+        chosen
+            .map(|one| &one.topic)
+            .filter(|topic| !grants.allows(topic, &self.user))
+            .cloned()
+            .collect()
     }
 
     /// Puts the connection into a topic; answers whether it was not there before.
@@ -103,15 +117,20 @@ impl Connection {
                 return Err(NotSubscribed::Forbidden);
             }
         }
-        if subscriptions.is_some_and(|subscriptions| subscriptions.has(topic)) {
+        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        if let Some(one) = list.find(|one| one.topic == *topic) {
+            // What a sender put it into, it does not lose with its own right to it.
+            one.is_chosen &= by == Asker::Client;
             return Ok(false);
         }
+        let subscriptions = self.subscriptions.as_deref();
         if subscriptions.map_or(0, |subscriptions| subscriptions.list.len()) >= topics.most() {
             return Err(NotSubscribed::TooMany(topics.most()));
         }
         let subscriptions = self.subscriptions.get_or_insert_default();
         subscriptions.list.push(Subscription {
             topic: topic.clone(),
+            is_chosen: by == Asker::Client,
             log: None,
         });
         if let Some(membership) = &self.membership {

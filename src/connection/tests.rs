@@ -127,7 +127,7 @@ fn a_client_subscribes_within_its_grants_and_a_sender_without() {
         Ok(false)
     );
     let grants = Grants::from_patterns(["chat.{user}"]).unwrap();
-    connection.grant(Arc::new(grants));
+    connection.grant(Some(Arc::new(grants)));
     let refused = connection.subscribe(&more, Asker::Client, &topics);
     assert_eq!(refused, Err(NotSubscribed::Forbidden));
     assert_eq!(

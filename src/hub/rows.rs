@@ -45,7 +45,18 @@ impl Hub {
     /// Waits for rows of a connection until the deadline; answers whether that was enough. If
     /// not, pushes pass the connection by until they are there, and only then can it be told what
     /// to fetch.
-    pub async fn await_rows(self: &Arc<Self>, fd: Fd, mut rows: Rows, deadline: Instant) -> bool {
+    pub async fn await_rows(self: &Arc<Self>, fd: Fd, rows: Rows, deadline: Instant) -> bool {
+        self.await_rows_or(fd, rows, deadline, async {}).await
+    }
+
+    /// As [`Hub::await_rows`], with something to do when rows that are late have come.
+    pub(crate) async fn await_rows_or(
+        self: &Arc<Self>,
+        fd: Fd,
+        mut rows: Rows,
+        deadline: Instant,
+        when_late: impl Future<Output = ()> + Send + 'static,
+    ) -> bool {
         let in_time = tokio::time::timeout_at(deadline, rows.written()).await;
         if in_time.is_err() {
             let hub = self.clone();
@@ -53,6 +64,7 @@ impl Hub {
                 if rows.written().await {
                     hub.metrics.lost("late_row");
                     hub.tell(fd, Command::Missed { fd }).await;
+                    when_late.await;
                 }
             });
         }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::line::Names;
 use super::{ClientAnswer, Send};
 use crate::close::CloseReason;
+use crate::config::Secret;
 use crate::inbox::{Position, Since};
 use crate::names::{ConnectionId, Topic, UserId};
 
@@ -92,6 +93,12 @@ pub const DEGRADED: &str = r#"{"type":"degraded","reason":"backplane unavailable
 
 /// `pong`, the answer to a client's `ping` object.
 pub const PONG: &str = r#"{"type":"pong"}"#;
+
+/// `expiring`: the client's token ends in this time; a new one can be shown by `auth`.
+#[must_use]
+pub fn expiring_object(left: Duration) -> String {
+    format!(r#"{{"type":"expiring","in_ms":{}}}"#, left.as_millis())
+}
 
 /// `bye`: sent before a close frame; `retry_ms` tells when to come back, if at all.
 #[must_use]
@@ -189,6 +196,8 @@ pub enum Wanted {
     },
     /// To get this to a service.
     Send(Send),
+    /// To stay beyond the end of its token, by a new one.
+    Auth(Secret),
 }
 
 /// What is wrong with an object of a client.
@@ -220,6 +229,8 @@ impl<'a> ClientMessage<'a> {
             topic: Option<Cow<'a, str>>,
             #[serde(default, borrow)]
             since: Option<Cow<'a, str>>,
+            #[serde(default, borrow)]
+            token: Option<Cow<'a, str>>,
         }
         let bad = |reference: &Option<Box<str>>, message: &str| ClientFault {
             reference: reference.clone(),
@@ -257,11 +268,19 @@ impl<'a> ClientMessage<'a> {
                 let what = what.map_err(|words| bad(&reference, &words))?;
                 Ok(Self::Request(Request { reference, what }))
             }
+            ("auth", _) => match fields.token {
+                Some(token) => Ok(Self::Request(Request {
+                    reference,
+                    what: Wanted::Auth(Secret::new(token.into_owned())),
+                })),
+                None => Err(bad(&reference, "auth needs the token")),
+            },
             _ => Err(ClientFault {
                 reference,
                 code: "unknown_type",
-                message: "type must be ping, pong, ack, subscribe, unsubscribe, answer or send"
-                    .to_owned(),
+                message:
+                    "type must be ping, pong, ack, auth, subscribe, unsubscribe, answer or send"
+                        .to_owned(),
             }),
         }
     }

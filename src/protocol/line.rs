@@ -15,6 +15,8 @@ use super::{
     Except, Fault, Kind, Message, NodeAnswer, Policy, Push, Question, Receipt, Reply, Status,
     Target, VERSION,
 };
+use crate::auth::SessionId;
+use crate::close::CloseReason;
 use crate::names::{NodeId, Topic};
 
 /// One line of a payload on a channel.
@@ -34,8 +36,10 @@ pub enum Line {
     Push(Push, Option<Reply>),
     /// Something was put into the inboxes of these users or the logs of these topics.
     Look(Target),
-    /// End these connections.
-    Kick(Target, Option<Reply>),
+    /// End these connections, for this reason.
+    Kick(Target, CloseReason, Option<Reply>),
+    /// End the connections that rest on this session.
+    Revoke(SessionId),
     /// Subscribe these connections to a topic.
     Subscribe(Target, Topic, Option<Reply>),
     /// Take the subscription of these connections to a topic back.
@@ -102,6 +106,10 @@ struct LineFields<'a> {
     args: Option<&'a RawValue>,
     #[serde(default, borrow)]
     body: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    reason: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    session: Option<Cow<'a, str>>,
 }
 
 impl LineFields<'_> {
@@ -110,6 +118,18 @@ impl LineFields<'_> {
         let read = |json: &RawValue| serde_json::from_str(json.get());
         Ok(self.reference.map(read).transpose()?)
     }
+}
+
+/// Why connections may be ended from outside.
+fn kick_reason(reason: &str) -> Result<CloseReason, Fault> {
+    [
+        CloseReason::Kicked,
+        CloseReason::Banned,
+        CloseReason::Replaced,
+    ]
+    .into_iter()
+    .find(|known| known.label() == reason)
+    .ok_or_else(|| Fault::new("reason must be kicked, banned or replaced"))
 }
 
 impl Line {
@@ -131,7 +151,20 @@ impl Line {
                     .to
                     .ok_or_else(|| Fault::new("kick without to"))?
                     .check()?;
-                return Ok(Self::Kick(to, fields.reply));
+                let reason = fields
+                    .reason
+                    .as_deref()
+                    .map_or(Ok(CloseReason::Kicked), kick_reason)?;
+                return Ok(Self::Kick(to, reason, fields.reply));
+            }
+            Some("revoke") => {
+                let session = fields
+                    .session
+                    .ok_or_else(|| Fault::new("revoke without session"))?;
+                let session = session
+                    .parse()
+                    .map_err(|error| Fault::new(format!("{error}")))?;
+                return Ok(Self::Revoke(session));
             }
             Some(cmd @ ("subscribe" | "unsubscribe")) => {
                 let (Some(to), Some(topic)) = (fields.to, fields.topic) else {
@@ -302,8 +335,11 @@ pub fn push_line(
 
 /// A kick as a line for a channel.
 #[must_use]
-pub fn kick_line(to: &Target, reply: Option<&Reply>) -> String {
+pub fn kick_line(to: &Target, reason: CloseReason, reply: Option<&Reply>) -> String {
     let mut out = String::from(r#"{"cmd":"kick","#);
+    if reason != CloseReason::Kicked {
+        let _ = write!(out, r#""reason":"{}","#, reason.label());
+    }
     write_reply(&mut out, reply);
     out.push_str(r#""to":"#);
     write_target(&mut out, to);
@@ -348,6 +384,12 @@ pub fn leaves_out(line: &[u8], node: &NodeId) -> bool {
     }
     line.starts_with(br#"{"but":["#)
         && serde_json::from_slice::<Fields>(line).is_ok_and(|fields| fields.but.contains(node))
+}
+
+/// The end of a session, as a line for a channel.
+#[must_use]
+pub fn revoke_line(session: SessionId) -> String {
+    format!(r#"{{"cmd":"revoke","session":"{session}"}}"#)
 }
 
 /// A command to leave, as a line for a channel.

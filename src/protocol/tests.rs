@@ -1,6 +1,7 @@
 //! Envelopes and requests: what is accepted, what is refused and in which words.
 
 use super::*;
+use crate::close::CloseReason;
 
 fn request(body: &str) -> Result<PushRequest, String> {
     PushRequest::parse(body.as_bytes()).map_err(|fault| fault.to_string())
@@ -109,9 +110,9 @@ fn commands_read_back_as_they_were_written() {
         Ok(Line::Drain)
     ));
     let to = Target::Connection("n.1/7".parse().unwrap(), Some("u".parse().unwrap()));
-    let line = kick_line(&to, None);
+    let line = kick_line(&to, CloseReason::Kicked, None);
     assert!(
-        matches!(Line::parse(line.as_bytes()), Ok(Line::Kick(read, None)) if read == to),
+        matches!(Line::parse(line.as_bytes()), Ok(Line::Kick(read, CloseReason::Kicked, None)) if read == to),
         "{line}"
     );
     let topic: Topic = "news".parse().unwrap();
@@ -295,6 +296,16 @@ fn what_a_client_may_say() {
         },
     };
     assert_eq!(request, Ok(ClientMessage::Request(expected)));
+    let auth = ClientMessage::parse(r#"{"type":"auth","ref":1,"token":"a.b.c"}"#);
+    let what = Wanted::Auth(crate::config::Secret::new("a.b.c".to_owned()));
+    let reference = Some("1".into());
+    let request = Request { reference, what };
+    assert!(
+        !format!("{request:?}").contains("a.b.c"),
+        "not to be logged"
+    );
+    assert_eq!(auth, Ok(ClientMessage::Request(request)));
+    assert_eq!(code(r#"{"type":"auth","ref":1}"#), "bad_message");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! out of the row. What must stay true: an answer never says more than is proven.
 
 mod keep;
+mod kick;
 mod share;
 
 use std::borrow::Cow;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 
 use self::keep::Stored;
 use self::share::{Cargo, Share, sum_up};
-use crate::backplane::{Backplane, Unavailable};
+use crate::backplane::{Backplane, Row, Unavailable};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Position;
 use crate::metrics::Metrics;
@@ -91,6 +92,20 @@ impl Router {
             replies,
             metrics,
         }
+    }
+
+    /// The node whose senders these are.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        self.hub.node()
+    }
+
+    /// The user's connections on live nodes.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+        self.backplane.rows(user).await
     }
 
     /// Carries out one push.
@@ -201,31 +216,17 @@ impl Router {
             .collect()
     }
 
-    /// Ends all connections of a user, wherever they are.
-    pub async fn kick_user(&self, user: &UserId) -> Answer {
-        self.command_user(Cargo::Kick, user).await
-    }
-
     /// Subscribes all connections of a user to a topic, wherever they are, or takes that back.
     pub async fn enroll_user(&self, user: &UserId, topic: &Topic, joins: bool) -> Answer {
-        self.command_user(Cargo::Enroll(topic, joins), user).await
-    }
-
-    async fn command_user(&self, cargo: Cargo<'_>, user: &UserId) -> Answer {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let subject = Subject::User(user.clone());
-        let share = Share::new(cargo, subject, Wait::Written, deadline);
-        let mut shares = [share];
+        let cargo = Cargo::Enroll(topic, joins);
+        let mut shares = [Share::new(cargo, subject, Wait::Written, deadline)];
         self.carry_and_settle(&mut shares).await;
         Answer {
             targets: Vec::new(),
             ..sum_up(&shares)
         }
-    }
-
-    /// Ends one connection, wherever it is.
-    pub async fn kick_connection(&self, id: &ConnectionId) -> Answer {
-        self.command_connection(Cargo::Kick, id).await
     }
 
     /// Subscribes one connection to a topic, wherever it is, or takes that back.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Answer, PartAnswer, RETRY, Router, further};
 use crate::backplane::Unavailable;
+use crate::close::CloseReason;
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Position;
 use crate::names::{NodeId, Subject, Topic};
@@ -22,7 +23,7 @@ use crate::replies::Expected;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cargo<'a> {
     Push(&'a Push),
-    Kick,
+    Kick(CloseReason),
     /// A subscription to a topic, or (if not) its end.
     Enroll(&'a Topic, bool),
     /// Nothing but the word that there is something in the inbox.
@@ -36,7 +37,7 @@ impl Cargo<'_> {
             Self::Push(push) => {
                 protocol::push_line(to, push.except.as_deref(), &push.message, reply)
             }
-            Self::Kick => protocol::kick_line(to, reply),
+            Self::Kick(reason) => protocol::kick_line(to, reason, reply),
             Self::Enroll(topic, joins) => protocol::subscribe_line(to, topic, joins, reply),
             Self::Look => protocol::look_line(to),
         }
@@ -51,7 +52,7 @@ impl Cargo<'_> {
     ) -> Delivered {
         match self {
             Self::Push(push) => hub.deliver_to(to, push, receipt).await,
-            Self::Kick => Delivered::To(hub.kick(to, receipt).await),
+            Self::Kick(reason) => Delivered::To(hub.kick(to, reason, receipt).await),
             Self::Enroll(topic, joins) => {
                 Delivered::To(hub.enroll(to, topic, joins, receipt).await)
             }
@@ -138,7 +139,7 @@ impl<'a> Share<'a> {
     fn position(&self) -> Option<Position> {
         match self.cargo {
             Cargo::Push(push) => push.message.position(),
-            Cargo::Kick | Cargo::Enroll(..) | Cargo::Look => None,
+            Cargo::Kick(_) | Cargo::Enroll(..) | Cargo::Look => None,
         }
     }
 
@@ -159,6 +160,12 @@ impl<'a> Share<'a> {
 
 impl Router {
     pub(super) async fn carry_and_settle(&self, shares: &mut [Share<'_>]) {
+        self.carry_all(shares).await;
+        self.settle_all(shares).await;
+    }
+
+    /// Here and to other nodes.
+    pub(super) async fn carry_all(&self, shares: &mut [Share<'_>]) {
         for share in shares.iter_mut().filter(|share| !share.refused) {
             self.deliver_here(share).await;
         }
@@ -168,6 +175,10 @@ impl Router {
             let carried = shares.iter_mut().filter(|share| !share.refused);
             carried.for_each(|share| share.open = None);
         }
+    }
+
+    /// Waits for what was asked to be reported.
+    pub(super) async fn settle_all(&self, shares: &mut [Share<'_>]) {
         for share in shares.iter_mut().filter(|share| share.wants_receipts()) {
             self.settle(share).await;
         }

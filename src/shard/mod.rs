@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use self::members::Members;
 use self::owner::Owner;
@@ -59,6 +60,8 @@ pub enum Command {
         inbox: Option<Box<Start>>,
         /// If topics are granted to it, or it comes with some.
         arrival: Option<Box<Arrival>>,
+        /// When its token ends, if that ends it.
+        expires: Option<Instant>,
     },
     /// The socket of a reserved fd.
     Attach(Box<Attach>),
@@ -172,6 +175,15 @@ pub enum Command {
         reason: CloseReason,
         /// Counts as written when the end has begun.
         receipt: Option<Receipt>,
+    },
+    /// A connection has a new token.
+    Renew {
+        /// Which.
+        fd: Fd,
+        /// When it ends, if it does.
+        expires: Option<Instant>,
+        /// What it may subscribe to from now on, if that is not what the settings say.
+        grants: Option<Arc<Grants>>,
     },
     /// Tell a client something, if it gets objects of ours.
     Say {

@@ -182,8 +182,10 @@ impl Owner {
                 dialect,
                 inbox,
                 arrival,
+                expires,
             } => {
                 let mut connection = Connection::reserve(fd, user, dialect, self.now);
+                connection.hold_until(expires.map(|at| self.tick(at)));
                 let id = ConnectionId {
                     node: self.node.clone(),
                     fd,
@@ -299,6 +301,16 @@ impl Owner {
                 self.metrics.resyncs.inc();
                 self.resync.begin();
             }
+            Command::Renew {
+                fd,
+                expires,
+                grants,
+            } => self.with_slot(fd, |shard, slot| {
+                let expires = expires.map(|at| shard.tick(at));
+                shard.places[slot].connection.hold_until(expires);
+                shard.arm(slot);
+                shard.regrant(slot, grants);
+            }),
             Command::Say { fd, object } => self.with_slot(fd, |shard, slot| {
                 let connection = &mut shard.places[slot].connection;
                 if !connection.is_closing() {
@@ -323,6 +335,13 @@ impl Owner {
             }),
             Command::Degraded => self.tell_all(protocol::DEGRADED, |_| true),
         }
+    }
+
+    /// The first beat at or behind this moment.
+    fn tick(&self, at: Instant) -> Tick {
+        let since = at.saturating_duration_since(self.started);
+        let beats = since.as_secs() + u64::from(since.subsec_nanos() > 0);
+        Tick::try_from(beats).unwrap_or(NEVER).min(NEVER - 1)
     }
 
     fn attach(&mut self, attach: Attach) {

@@ -10,27 +10,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
-use warp::http::header::{HOST, ORIGIN};
+use warp::http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use warp::http::{HeaderMap, StatusCode};
 
 use crate::api::{ApiError, App};
-use crate::auth;
+use crate::auth::{self, Denial, Grants, Identity, MAX_DEVICE_BYTES};
+use crate::close::CloseReason;
+use crate::config::Secret;
 use crate::connection::Role;
-use crate::hub::{Membership, Newcomer, ROW_PATIENCE, Topics};
+use crate::hub::{Membership, Newcomer, ROW_PATIENCE};
 use crate::inbox::{Since, Start};
-use crate::names::{Subject, Topic, UserId};
+use crate::names::{Fd, Subject, Topic, UserId};
 use crate::protocol::Dialect;
 use crate::server::Peer;
 use crate::shard::{Attach, Command, Socket};
-
-/// Longest device name.
-const MAX_DEVICE_BYTES: usize = 64;
 
 /// What a client says when it comes. Nothing of it is believed yet.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Wish {
     pub(crate) user: Option<String>,
+    /// Never to be shown.
+    pub(crate) token: Option<Secret>,
     pub(crate) device: Option<String>,
     /// From where in its inbox it wants to go on.
     pub(crate) since: Option<String>,
@@ -39,6 +40,22 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
+    /// Reads a request: its query, and the token, which may stand in its headers as well.
+    pub(crate) fn from_request(query: &str, headers: &HeaderMap) -> Self {
+        let mut wish = Self::from_query(query);
+        let texts = |name| {
+            let values = headers.get_all(name).into_iter();
+            values.filter_map(|value| value.to_str().ok())
+        };
+        let authorization = texts(AUTHORIZATION).find_map(auth::bearer);
+        let mut protocols = texts(SEC_WEBSOCKET_PROTOCOL).flat_map(|value| value.split(','));
+        let protocol = protocols.find_map(|one| one.trim().strip_prefix("bearer."));
+        if let Some(token) = authorization.or(protocol) {
+            wish.token = Some(Secret::new(token.to_owned()));
+        }
+        wish
+    }
+
     /// Reads the query of a request; parameters that are not ours are somebody else's.
     pub(crate) fn from_query(query: &str) -> Self {
         let mut wish = Self::default();
@@ -46,6 +63,7 @@ impl Wish {
             let value = Some(value.into_owned());
             match &*name {
                 "user" => wish.user = value,
+                "token" => wish.token = value.map(Secret::new),
                 "device" => wish.device = value,
                 "since" => wish.since = value,
                 "topics" => wish.topics = value,
@@ -64,7 +82,7 @@ impl Wish {
             wish: Wish,
         }
         let bad = |what: &str| {
-            let words = r#"the first line must be {"type":"connect","user":...}: "#;
+            let words = r#"the first line must be {"type":"connect","user":...,"token":...}: "#;
             ApiError::bad_request(&format!("{words}{what}"))
         };
         match serde_json::from_str(line) {
@@ -151,39 +169,68 @@ pub(crate) async fn enter(
     dialect: Dialect,
     peer: &Peer,
 ) -> Result<Entered, ApiError> {
-    let Wish {
+    let identity = identify(app, wish.user.as_deref(), wish.token.as_ref()).await?;
+    let Identity {
         user,
+        grants,
         device,
-        since,
-        topics,
-    } = wish;
-    let user =
-        auth::claimed_user(user.as_deref()).map_err(|words| ApiError::bad_request(&words))?;
+        expires,
+        session,
+    } = identity;
+    let device = device.or(wish.device.map(Into::into));
     if device
         .as_ref()
         .is_some_and(|device| device.len() > MAX_DEVICE_BYTES)
     {
         return Err(ApiError::bad_request("device has over 64 bytes"));
     }
-    let since = since.map(|text| text.parse()).transpose();
+    let since = wish.since.map(|text| text.parse()).transpose();
     let since = since.map_err(|error| ApiError::bad_request(&format!("since {error}")))?;
 
-    let topics = check_topics(app.hub.topics(), topics.as_deref(), &user)?;
+    let most = app.hub.topics().most();
+    let granted = grants.as_ref().unwrap_or(app.hub.topics().grants());
+    let topics = check_topics(wish.topics.as_deref(), &user, granted, most)?;
 
     let deadline = Instant::now() + ROW_PATIENCE;
-    let inbox = start_inbox(app, &user, dialect, since, deadline).await;
+    let (inbox, ban, ordinal) = futures::join!(
+        start_inbox(app, &user, dialect, since, deadline),
+        tokio::time::timeout_at(deadline, app.gate.check_ban(&user)),
+        tokio::time::timeout_at(deadline, app.places.ordinal(&app.backplane, &user)),
+    );
+    // Whom nobody can look up in time is let in.
+    ban.unwrap_or(Ok(())).map_err(ApiError::denied)?;
     let newcomer = Newcomer {
-        user,
+        user: user.clone(),
         dialect,
-        device: device.map(Into::into),
+        device,
         address: peer.address.filter(|_| app.config.store_address),
         inbox,
-        grants: None,
+        grants,
         topics: topics.clone(),
+        // The end of a session is watched by `sessions`.
+        expires: expires.filter(|_| session.is_none()),
+        session,
+        ordinal: ordinal.unwrap_or_default(),
     };
     let (membership, rows) = app.hub.join(newcomer).await;
+    // Sent away while it was on its way: too late for the look-up, too early for the close.
+    app.gate
+        .check_again(app.hub.barred(&user, session), &user)
+        .await
+        .map_err(ApiError::denied)?;
+    if let Some(session) = session {
+        app.sessions.watch(session, expires);
+    }
     let fd = membership.fd();
-    let in_time = app.hub.await_rows(fd, rows, deadline).await;
+    let late = settle_late(app.clone(), user.clone(), fd);
+    let in_time = app.hub.await_rows_or(fd, rows, deadline, late).await;
+    if in_time && !app.places.settle(&app.router, &user, fd).await {
+        let (code, words) = (
+            "too_many_connections",
+            "this user has as many connections as may be",
+        );
+        return Err(ApiError::new(StatusCode::CONFLICT, code, words));
+    }
     if dialect.has_objects() && app.hub.topics().keeps() {
         for topic in topics {
             // Nobody waits for it: the page goes to the connection.
@@ -196,11 +243,37 @@ pub(crate) async fn enter(
     })
 }
 
+/// Who this is: by the token, or under `PUSH_AUTH=none` by its own word.
+async fn identify(
+    app: &App,
+    user: Option<&str>,
+    token: Option<&Secret>,
+) -> Result<Identity, ApiError> {
+    if !app.gate.wants_tokens() {
+        let user = auth::claimed_user(user).map_err(|words| ApiError::bad_request(&words))?;
+        return Ok(Identity::claimed(user));
+    }
+    let identity = app.gate.identify(token.map(Secret::reveal)).await;
+    let identity = identity.map_err(ApiError::denied)?;
+    if user.is_some_and(|user| user != identity.user.as_str()) {
+        return Err(ApiError::denied(Denial::WrongUser));
+    }
+    Ok(identity)
+}
+
+/// Whoever was let in before its row was written finds its place when that is.
+async fn settle_late(app: Arc<App>, user: UserId, fd: Fd) {
+    if !app.places.settle(&app.router, &user, fd).await {
+        app.hub.close(fd, CloseReason::Replaced, None).await;
+    }
+}
+
 /// The topics a client comes with, each of which it must be allowed.
 fn check_topics(
-    topics: &Topics,
     wanted: Option<&str>,
     user: &UserId,
+    grants: &Grants,
+    most: usize,
 ) -> Result<Vec<Topic>, ApiError> {
     let mut list = Vec::new();
     let wanted = wanted.into_iter().flat_map(|wanted| wanted.split(','));
@@ -208,15 +281,15 @@ fn check_topics(
         let topic: Topic = text
             .parse()
             .map_err(|error| ApiError::bad_request(&format!("topics has {text:?}: {error}")))?;
-        if !topics.grants().allows(&topic, user) {
+        if !grants.allows(&topic, user) {
             let words = format!("you may not subscribe to the topic {topic}");
             return Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", &words));
         }
         if !list.contains(&topic) {
             list.push(topic);
         }
-        if list.len() > topics.most() {
-            let words = format!("topics names more than {}", topics.most());
+        if list.len() > most {
+            let words = format!("topics names more than {most}");
             let code = "too_many_topics";
             return Err(ApiError::new(StatusCode::BAD_REQUEST, code, &words));
         }

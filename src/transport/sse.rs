@@ -48,7 +48,7 @@ async fn admit(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
         caller: Caller { peer, handover, .. },
     } = request;
     check_request(app, &headers)?;
-    let mut wish = Wish::from_query(&query);
+    let mut wish = Wish::from_request(&query, &headers);
     match last_event_id(&headers, &query)? {
         Some(id) if id == GOODBYE_ID => {
             // Told to go for good. A browser tries all the same, and stops at this answer.

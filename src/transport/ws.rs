@@ -78,7 +78,8 @@ async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Respo
     } = caller;
     let asked = check(&method, version, &headers)?;
     check_request(app, &headers)?;
-    let entered = enter(app, Wish::from_query(&query), asked.dialect, &peer).await?;
+    let wish = Wish::from_request(&query, &headers);
+    let entered = enter(app, wish, asked.dialect, &peer).await?;
     let settled = Settled {
         app: app.clone(),
         entered,

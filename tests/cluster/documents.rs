@@ -91,6 +91,12 @@ async fn examples_run_as_they_stand() {
     // Who reads only the beginning of a stream is gone at the next comment.
     let beat = [("PUSH_SSE_BEAT_SECONDS", "1")];
     let (a, b) = (node_on(&redis, "a"), node_with(&redis, "b", &beat));
+    // And some to one that wants tokens.
+    let tokens = [
+        ("PUSH_AUTH", "jwt,session"),
+        ("PUSH_JWT_SECRETS", "a-secret-that-nobody-would-ever-guess"),
+    ];
+    let c = node_with(&redis, "c", &tokens);
     let user: UserId = "42".parse().unwrap();
     let mut client = Client::v1(&a.ws_url(user.as_str())).await;
 
@@ -100,6 +106,7 @@ async fn examples_run_as_they_stand() {
     for (kind, text) in blocks() {
         let text = text
             .replace("127.0.0.1:8080", &b.client_address().to_string())
+            .replace("127.0.0.1:8070", &c.client_address().to_string())
             .replace("127.0.0.1:8081", &b.admin.to_string())
             .replace("127.0.0.1:8082", &b.lines[0].to_string())
             .replace("redis://127.0.0.1:6379", &redis.url())

@@ -27,6 +27,7 @@ mod logs;
 mod losses;
 mod mangled;
 mod openapi;
+mod passes;
 mod publishers;
 mod redis_faults;
 mod registry;

@@ -16,7 +16,9 @@
 pub mod keep;
 pub mod logs;
 pub mod openapi;
+pub mod passes;
 mod redis;
+pub mod tokens;
 pub mod topics;
 pub mod transports;
 

@@ -3,9 +3,11 @@
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::common::{Client, Node, eventually, node, node_command, post, start_command};
+use crate::common::{Client, Node, eventually, http, node, node_command, post, start_command};
 use crate::raw::{Answer, HANDSHAKE, Raw};
 
 async fn handshake(node: &Node) -> (Raw, Answer) {
@@ -187,4 +189,75 @@ async fn without_a_cap_nine_tenths_of_the_files_are_for_clients() {
     assert_eq!((refused.status, refused.code()), (503, "full".to_owned()));
     assert_eq!(clients.len(), 180);
     assert_eq!(node.metric("accept_errors_total").await, 0.0);
+}
+
+/// Connects with this `X-Forwarded-For`; the socket, or status and body of the refusal.
+async fn forwarded(node: &Node, user: &str, hops: &str) -> Result<Client, (u16, String)> {
+    let mut request = node.ws_url(user).into_client_request().expect("a URL");
+    let hops = hops.parse().expect("a header value");
+    request.headers_mut().insert("x-forwarded-for", hops);
+    match tokio_tungstenite::connect_async(request).await {
+        Ok((socket, _)) => Ok(Client {
+            socket,
+            ready: None,
+        }),
+        Err(tungstenite::Error::Http(response)) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            let body = String::from_utf8_lossy(body).into_owned();
+            Err((response.status().as_u16(), body))
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+async fn address_of(node: &Node, user: &str) -> Value {
+    let shown = http()
+        .get(node.url(&format!("/v1/users/{user}")))
+        .send()
+        .await;
+    let shown: Value = shown.expect("an answer").json().await.expect("JSON");
+    shown["connections"][0]["addr"].clone()
+}
+
+#[tokio::test]
+async fn a_trusted_proxys_clients_are_counted_by_their_own_address() {
+    let node = node(&[
+        ("PUSH_TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.1"),
+        ("PUSH_MAX_CONNECTIONS_PER_ADDRESS", "2"),
+        ("PUSH_STORE_ADDRESS", "true"),
+    ]);
+    let _a = forwarded(&node, "a", "6.6.6.6, 1.1.1.1")
+        .await
+        .expect("let in");
+    let b = forwarded(&node, "b", "1.1.1.1, 10.0.0.1")
+        .await
+        .expect("let in");
+    assert_eq!(address_of(&node, "a").await, "1.1.1.1");
+    assert_eq!(address_of(&node, "b").await, "1.1.1.1");
+    let refused = forwarded(&node, "c", "1.1.1.1")
+        .await
+        .err()
+        .expect("no place");
+    assert_eq!(refused.0, 503, "{}", refused.1);
+    assert!(refused.1.contains(r#""code":"full""#), "{}", refused.1);
+    assert_eq!(
+        node.labelled("accepts_refused_total", r#"reason="address_full""#)
+            .await,
+        1.0
+    );
+    let _d = forwarded(&node, "d", "1.1.1.2")
+        .await
+        .expect("another address");
+    drop(b);
+    eventually(async || forwarded(&node, "c", "1.1.1.1").await.map(drop)).await;
+}
+
+#[tokio::test]
+async fn a_strangers_word_for_an_address_does_not_count() {
+    let node = node(&[
+        ("PUSH_TRUSTED_PROXIES", "10.0.0.1"),
+        ("PUSH_STORE_ADDRESS", "true"),
+    ]);
+    let _a = forwarded(&node, "a", "1.1.1.1").await.expect("let in");
+    assert_eq!(address_of(&node, "a").await, "127.0.0.1");
 }

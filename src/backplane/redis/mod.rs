@@ -13,6 +13,7 @@ mod inboxes;
 mod lease;
 mod link;
 mod outbox;
+mod passes;
 mod refusal;
 mod registry;
 mod rows;
@@ -38,9 +39,11 @@ use self::inboxes::Inboxes;
 use self::lease::Lease;
 use self::link::Link;
 use self::outbox::Outboxes;
+use self::passes::Passes;
 use self::sweep::Sweeper;
 use self::upstream::Streams;
 use super::{Health, NodeRecord, Published, Unavailable};
+use crate::auth::SessionId;
 use crate::config::{RedisUrl, Topology};
 use crate::hub::Hub;
 use crate::inbound::{Inbound, Probes};
@@ -146,6 +149,21 @@ impl Keys {
         }
     }
 
+    /// String: what a session says of its bearer; any application may write it.
+    fn session(&self, id: SessionId) -> String {
+        format!("{}session:{id}", self.prefix)
+    }
+
+    /// String: why a user is banned.
+    fn ban(&self, user: &UserId) -> String {
+        format!("{}ban:{{{user}}}", self.prefix)
+    }
+
+    /// Stream of one entry, whose id is the ordinal of the user's newest connection.
+    fn seat(&self, user: &UserId) -> String {
+        format!("{}seat:{{{user}}}", self.prefix)
+    }
+
     /// String: the lease of whoever has this node name.
     fn lease(&self, name: &str) -> String {
         format!("{}node:{name}", self.prefix)
@@ -208,6 +226,7 @@ pub struct Redis {
     registry: registry::Registry,
     pub(super) inboxes: Inboxes,
     pub(super) streams: Streams,
+    pub(super) passes: Passes,
     health: watch::Receiver<Health>,
     /// Tells the bus to stop listening, and tells when it has.
     stop: Shutdown,
@@ -249,6 +268,7 @@ impl Redis {
             registry::Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
         let inboxes = Inboxes::new(link.clone(), keys.clone(), settings.inboxes);
         let streams = Streams::new(link.clone(), keys.clone(), settings.upstream_length);
+        let passes = Passes::new(link.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let bus = Bus {
@@ -291,6 +311,7 @@ impl Redis {
             registry,
             inboxes,
             streams,
+            passes,
             health,
             stop,
             stopped,

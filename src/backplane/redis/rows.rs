@@ -12,7 +12,7 @@ use crate::backplane::{About, Locations, Population, Row, Unavailable, parse_fie
 use crate::names::{NodeId, Subject, Topic, UserId};
 
 /// Rows looked up in one pipeline.
-const LOOKUPS: usize = 512;
+pub(super) const LOOKUPS: usize = 512;
 
 /// A row as it is read: of a user the field names, of a topic the values too.
 type Fields = Vec<String>;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Arrival, Asker, NotSubscribed, Owner, Subscribed};
+use crate::auth::Grants;
 use crate::hub::Member;
 use crate::inbox::Since;
 use crate::names::{Fd, Topic};
@@ -13,13 +14,22 @@ impl Owner {
     /// A new connection names the topics it wants. Whether it may was checked at the door.
     pub(super) fn arrive(&mut self, slot: usize, arrival: Arrival) {
         if let Some(grants) = arrival.grants {
-            self.places[slot].connection.grant(grants);
+            self.places[slot].connection.grant(Some(grants));
         }
         let topics = arrival.topics.iter();
         let subscribed =
-            topics.filter_map(|topic| self.subscribe(slot, topic, None, Asker::Server).ok());
+            topics.filter_map(|topic| self.subscribe(slot, topic, None, Asker::Client).ok());
         // Gone if nobody waits for them.
         let _ = arrival.done.send(subscribed.collect());
+    }
+
+    /// A connection has a new token: it leaves what it chose itself and may no longer have.
+    pub(super) fn regrant(&mut self, slot: usize, grants: Option<Arc<Grants>>) {
+        let connection = &mut self.places[slot].connection;
+        connection.grant(grants);
+        for topic in connection.not_granted(&self.members.topics) {
+            self.drop_topic(slot, &topic, Asker::Server);
+        }
     }
 
     /// Puts a connection into a topic.
@@ -60,9 +70,12 @@ impl Owner {
     }
 
     pub(super) fn on_unsubscribe(&mut self, fd: Fd, topic: &Topic, by: Asker) {
-        let Some(&slot) = self.slots.get(&fd) else {
-            return;
-        };
+        if let Some(&slot) = self.slots.get(&fd) {
+            self.drop_topic(slot, topic, by);
+        }
+    }
+
+    fn drop_topic(&mut self, slot: usize, topic: &Topic, by: Asker) {
         if self.places[slot].connection.unsubscribe(topic) {
             self.members.leave(topic, slot);
             if by == Asker::Server {

@@ -4,7 +4,7 @@ use super::seen::Seen;
 use crate::common::{http, node};
 use crate::raw::{HANDSHAKE, Raw};
 
-const WEBSOCKET: [(&str, &str); 4] = [
+pub(super) const WEBSOCKET: [(&str, &str); 4] = [
     ("connection", "Upgrade"),
     ("upgrade", "websocket"),
     ("sec-websocket-version", "13"),

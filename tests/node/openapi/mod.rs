@@ -3,6 +3,7 @@
 
 mod calls;
 mod clients;
+mod passes;
 mod seen;
 
 use std::net::SocketAddr;
@@ -30,6 +31,9 @@ async fn every_answer_of_the_document_is_seen_and_no_other() {
         calls::to_nodes(&mut seen).await;
         users_and_nodes(&mut seen).await;
         topics(&mut seen).await;
+        passes::of_senders(&mut seen).await;
+        passes::of_clients(&mut seen).await;
+        passes::without_redis(&mut seen).await;
         operators(&mut seen).await;
         without_redis(&mut seen).await;
         full(&mut seen).await;
@@ -53,7 +57,7 @@ async fn every_answer_of_the_document_is_seen_and_no_other() {
 
 /// What every sender may hear, whatever it asks for.
 async fn any_sender(seen: &mut Seen) {
-    let node = node(&[("PUSH_API_KEYS", KEY)]);
+    let node = node(&[("PUSH_API_KEYS", KEY), ("PUSH_AUTH", "session")]);
     let authorization = format!("Bearer {KEY}");
     let headers = [
         ("authorization", authorization.as_str()),

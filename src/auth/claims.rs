@@ -1,0 +1,220 @@
+//! What a token or a session says of its bearer, and whether that holds now.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Denial, Grants};
+use crate::names::UserId;
+
+/// Most patterns of topics in one token.
+const MAX_TOPICS: usize = 1_000;
+/// Longest name of a device.
+pub(crate) const MAX_DEVICE_BYTES: usize = 64;
+
+/// The claims that matter here; others are somebody else's.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Claims {
+    sub: String,
+    #[serde(default)]
+    topics: Option<Vec<Box<str>>>,
+    #[serde(default)]
+    pub(crate) device: Option<String>,
+    #[serde(default)]
+    exp: Option<f64>,
+    #[serde(default)]
+    nbf: Option<f64>,
+    #[serde(default)]
+    iss: Option<String>,
+    #[serde(default)]
+    aud: Option<Audience>,
+}
+
+/// One or several (RFC 7519, 4.1.3).
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audience {
+    fn names(&self, one: &str) -> bool {
+        match self {
+            Self::One(name) => name == one,
+            Self::Many(names) => names.iter().any(|name| name == one),
+        }
+    }
+}
+
+/// What tokens must say beside who signed them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules {
+    /// One of these must be among the token's audience; empty: any will do.
+    pub(crate) audiences: Vec<String>,
+    /// One of these must have issued it; empty: any will do.
+    pub(crate) issuers: Vec<String>,
+    /// How far the clocks of issuer and node may be apart.
+    pub(crate) leeway: Duration,
+}
+
+impl Claims {
+    /// Reads claims; what is wrong with them is said in words that quote nothing of them.
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, &'static str> {
+        let claims: Self =
+            serde_json::from_slice(json).map_err(|_| "a claim is missing or of the wrong type")?;
+        if (claims.topics.as_ref()).is_some_and(|topics| topics.len() > MAX_TOPICS) {
+            return Err("topics has over 1000 patterns");
+        }
+        claims.grants()?;
+        if claims
+            .device
+            .as_ref()
+            .is_some_and(|device| device.len() > MAX_DEVICE_BYTES)
+        {
+            return Err("device has over 64 bytes");
+        }
+        Ok(claims)
+    }
+
+    pub(crate) fn user(&self) -> Result<UserId, Denial> {
+        let bad = |_| Denial::Invalid("sub is no user id");
+        self.sub.parse().map_err(bad)
+    }
+
+    /// What its bearer may subscribe to, if they say.
+    pub(crate) fn grants(&self) -> Result<Option<Grants>, &'static str> {
+        let patterns = self.topics.as_ref();
+        let grants = patterns.map(|all| Grants::from_patterns(all.iter().map(|one| &**one)));
+        (grants.transpose()).map_err(|_| "topics has something that is no pattern of topics")
+    }
+
+    /// Checks a JWT's claims at this moment, in seconds since 1970; answers how long they hold.
+    pub(crate) fn check(&self, rules: &Rules, now: f64) -> Result<Duration, Denial> {
+        let leeway = rules.leeway.as_secs_f64();
+        if self.nbf.is_some_and(|from| from > now + leeway) {
+            return Err(Denial::Invalid("not valid yet (nbf)"));
+        }
+        if !rules.issuers.is_empty()
+            && !self
+                .iss
+                .as_ref()
+                .is_some_and(|issuer| rules.issuers.contains(issuer))
+        {
+            return Err(Denial::Invalid("issued by somebody else (iss)"));
+        }
+        let audience = self.aud.as_ref();
+        if !rules.audiences.is_empty()
+            && !rules
+                .audiences
+                .iter()
+                .any(|one| audience.is_some_and(|audience| audience.names(one)))
+        {
+            return Err(Denial::Invalid("meant for somebody else (aud)"));
+        }
+        let exp = self.exp.ok_or(Denial::Invalid("has no exp"))?;
+        lasts(exp, leeway, now).ok_or(Denial::Expired)
+    }
+
+    /// As [`Claims::check`], for a session, whose end its key's time to live tells as well.
+    pub(crate) fn check_session(&self, now: f64) -> Result<Option<Duration>, Denial> {
+        let lasts = |exp| lasts(exp, 0.0, now).ok_or(Denial::Expired);
+        self.exp.map(lasts).transpose()
+    }
+}
+
+/// How long something holds that ends at `exp`: until then, or, for who comes within the leeway,
+/// until that is over.
+fn lasts(exp: f64, leeway: f64, now: f64) -> Option<Duration> {
+    let end = if exp > now { exp } else { exp + leeway };
+    // A century is for ever; more than that would not fit into an `Instant`.
+    const FOR_EVER: f64 = 100.0 * 365.0 * 86_400.0;
+    (end > now).then(|| Duration::from_secs_f64((end - now).min(FOR_EVER)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str, rules: &Rules) -> Result<u64, Denial> {
+        let claims = Claims::parse(json.as_bytes()).map_err(Denial::Invalid)?;
+        claims.user()?;
+        claims.check(rules, 1000.0).map(|left| left.as_secs())
+    }
+
+    #[test]
+    fn times_are_checked_with_leeway() {
+        let rules = Rules {
+            leeway: Duration::from_secs(10),
+            ..Rules::default()
+        };
+        assert_eq!(check(r#"{"sub":"a","exp":1060}"#, &rules), Ok(60));
+        assert_eq!(check(r#"{"sub":"a","exp":1060.5}"#, &rules), Ok(60));
+        assert_eq!(check(r#"{"sub":"a","exp":995}"#, &rules), Ok(5));
+        assert_eq!(
+            check(r#"{"sub":"a","exp":990}"#, &rules),
+            Err(Denial::Expired)
+        );
+        assert_eq!(
+            check(r#"{"sub":"a","exp":1e300}"#, &rules).map(|_| ()),
+            Ok(())
+        );
+        assert_eq!(
+            check(r#"{"sub":"a","exp":-1}"#, &rules),
+            Err(Denial::Expired)
+        );
+        assert_eq!(
+            check(r#"{"sub":"a","exp":1060,"nbf":1010}"#, &rules),
+            Ok(60)
+        );
+        for bad in [
+            r#"{"sub":"a"}"#,
+            r#"{"sub":"a","exp":null}"#,
+            r#"{"sub":"a","exp":"1060"}"#,
+            r#"{"sub":"a","exp":1060,"nbf":"1"}"#,
+            r#"{"sub":"a","exp":1060,"nbf":1011}"#,
+            r#"{"sub":"a b","exp":1060}"#,
+            r#"{"exp":1060}"#,
+            r#"{"sub":7,"exp":1060}"#,
+            "[]",
+        ] {
+            assert!(
+                matches!(check(bad, &rules), Err(Denial::Invalid(_))),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn issuer_and_audience_are_checked_where_they_are_set() {
+        let rules = Rules {
+            audiences: vec!["push".to_owned()],
+            issuers: vec!["https://id.example".to_owned()],
+            leeway: Duration::ZERO,
+        };
+        let token = |rest: &str| format!(r#"{{"sub":"a","exp":1060{rest}}}"#);
+        let good = [
+            r#","iss":"https://id.example","aud":"push""#,
+            r#","iss":"https://id.example","aud":["web","push"]"#,
+        ];
+        for rest in good {
+            assert_eq!(check(&token(rest), &rules), Ok(60), "{rest}");
+        }
+        let bad = [
+            "",
+            r#","iss":"https://id.example""#,
+            r#","aud":"push""#,
+            r#","iss":"https://id.example/","aud":"push""#,
+            r#","iss":"https://id.example","aud":"pushes""#,
+            r#","iss":"https://id.example","aud":[]"#,
+        ];
+        for rest in bad {
+            let denied = check(&token(rest), &rules);
+            assert!(matches!(denied, Err(Denial::Invalid(_))), "{rest}");
+        }
+        assert_eq!(
+            check(&token(r#","iss":"x","aud":"y""#), &Rules::default()),
+            Ok(60)
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! Fetching a JWKS: one request in a thread that may wait, bounded in time and size.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use super::keys::{self, Key};
+
+/// A fetch may take this long.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer.
+const MAX_BYTES: u64 = 256 * 1024;
+
+pub(super) struct Client(ureq::Agent);
+
+impl Client {
+    /// Trusts the certificates of this system, or those in `SSL_CERT_FILE`, as towards Redis.
+    pub(super) fn new() -> Self {
+        let certificates = rustls_native_certs::load_native_certs().certs;
+        let roots: Vec<Certificate<'static>> = certificates
+            .iter()
+            .map(|certificate| Certificate::from_der(certificate).to_owned())
+            .collect();
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::new_with_certs(&roots))
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .build();
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .tls_config(tls)
+            .build();
+        Self(config.into())
+    }
+
+    pub(super) async fn fetch(&self, url: &str) -> Result<Vec<Key>, String> {
+        let (agent, url) = (self.0.clone(), url.to_owned());
+        let fetched = tokio::task::spawn_blocking(move || {
+            let mut answer = agent.get(&url).call().map_err(|error| error.to_string())?;
+            let body = answer.body_mut().with_config().limit(MAX_BYTES);
+            let text = body.read_to_string().map_err(|error| error.to_string())?;
+            if !text.trim_start().starts_with('{') {
+                return Err("the answer is no JSON object".to_owned());
+            }
+            keys::read(&text).map_err(|what| format!("the answer {what}"))
+        });
+        fetched.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+}

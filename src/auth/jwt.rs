@@ -1,0 +1,75 @@
+//! JSON Web Tokens (RFC 7519) in the compact form of RFC 7515: is it signed by one of our keys?
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::claims::Claims;
+use super::keys::{Algorithm, Key};
+
+/// Longest token that is looked at: what fits into a request's headers.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// Why a token is not believed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// What is wrong with it, in words that quote nothing of it.
+    Invalid(&'static str),
+    /// No key of ours has the name that it gives; one may come.
+    UnknownKey,
+}
+
+#[derive(Deserialize)]
+struct Header<'a> {
+    #[serde(borrow)]
+    alg: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    kid: Option<String>,
+    /// Extensions that must be understood; we know none.
+    #[serde(default, borrow)]
+    crit: Option<&'a RawValue>,
+}
+
+/// Whether this can be a JWT: three parts.
+pub(crate) fn looks_like_one(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// The claims of a token whose signature is good. Whether they hold now is another question.
+pub(crate) fn open<'a>(
+    token: &str,
+    keys: &(impl Iterator<Item = &'a Key> + Clone),
+) -> Result<Claims, Fault> {
+    if token.len() > MAX_BYTES {
+        return Err(Fault::Invalid("too long"));
+    }
+    let (message, signature) = token.rsplit_once('.').ok_or(Fault::Invalid("no JWT"))?;
+    let (header, claims) = message.split_once('.').ok_or(Fault::Invalid("no JWT"))?;
+    let bytes = |text| {
+        let bad = |_| Fault::Invalid("a part of it is not base64url");
+        BASE64.decode(text).map_err(bad)
+    };
+    let (header, claims, signature) = (bytes(header)?, bytes(claims)?, bytes(signature)?);
+    let header: Header<'_> =
+        serde_json::from_slice(&header).map_err(|_| Fault::Invalid("its header makes no sense"))?;
+    if header.crit.is_some() {
+        return Err(Fault::Invalid("its header asks for extensions (crit)"));
+    }
+    let Some(algorithm) = Algorithm::named(&header.alg) else {
+        return Err(Fault::Invalid("alg is none of HS256, RS256, ES256, EdDSA"));
+    };
+    let fits = |key: &&Key| {
+        key.algorithm() == algorithm
+            && (key.id.is_none() || header.kid.is_none() || key.id == header.kid)
+    };
+    let is_signed_by = |key: &Key| key.verifies(message.as_bytes(), &signature);
+    if keys.clone().filter(fits).any(is_signed_by) {
+        return Claims::parse(&claims).map_err(Fault::Invalid);
+    }
+    let knows = |kid: &String| keys.clone().any(|key| key.id.as_ref() == Some(kid));
+    match &header.kid {
+        Some(kid) if !knows(kid) => Err(Fault::UnknownKey),
+        _ => Err(Fault::Invalid("signed by none of our keys")),
+    }
+}

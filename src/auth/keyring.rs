@@ -1,0 +1,224 @@
+//! The keys of the moment: secrets and keys of the environment, a file that is read again when it
+//! changes, and a JWKS that is fetched now and then.
+//!
+//! What must stay true: a source that fails keeps its last good keys; a flood of tokens with
+//! invented key names leads to no flood of fetches; whoever checks a token waits for a fetch
+//! only if its key is not known.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::claims::{Claims, Rules};
+use super::jwt::{self, Fault};
+use super::keys::{self, Key};
+use super::{Denial, jwks};
+use crate::config::Secret;
+
+/// Between two looks whether the file has changed.
+const FILE_STEP: Duration = Duration::from_secs(1);
+/// Between two fetches, whoever asks for them.
+const FETCH_PAUSE: Duration = Duration::from_secs(5);
+/// How long a token with an unknown key waits for a fetch.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where keys come from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    pub(crate) secrets: Vec<Secret>,
+    /// PEM.
+    pub(crate) keys: String,
+    /// A file with PEM or a JWKS.
+    pub(crate) file: Option<PathBuf>,
+    /// Of a JWKS.
+    pub(crate) url: Option<String>,
+    /// Between two fetches of it.
+    pub(crate) refresh: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those of the environment.
+    fixed: Vec<Key>,
+    file: Vec<Key>,
+    /// None until the first fetch has succeeded.
+    fetched: Option<Vec<Key>>,
+}
+
+impl State {
+    fn keys(&self) -> impl Iterator<Item = &Key> + Clone {
+        let fetched = self.fetched.iter().flatten();
+        self.fixed.iter().chain(&self.file).chain(fetched)
+    }
+}
+
+/// All keys, kept up to date by a task of their own.
+#[derive(Debug)]
+pub(crate) struct Keyring {
+    state: RwLock<State>,
+    rules: Rules,
+    url: Option<String>,
+    /// Wakes the task to fetch before its time.
+    wanted: Notify,
+    /// Counts attempts to fetch.
+    attempts: watch::Sender<u64>,
+    /// When the last one ended.
+    last: RwLock<Option<Instant>>,
+}
+
+impl Keyring {
+    /// Reads what is here and starts to fetch what is elsewhere. The task ends with the ring.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) fn start(sources: Sources, rules: Rules) -> Result<Arc<Self>, String> {
+        let mut fixed: Vec<Key> = (sources.secrets.iter())
+            .map(|secret| Key::secret(secret.reveal()))
+            .collect();
+        if !sources.keys.is_empty() {
+            fixed
+                .extend(keys::read(&sources.keys).map_err(|what| format!("PUSH_JWT_KEYS {what}"))?);
+        }
+        let file = match &sources.file {
+            Some(path) => read_file(path).map_err(|what| format!("PUSH_JWT_KEYS_FILE {what}"))?,
+            None => Vec::new(),
+        };
+        let ring = Arc::new(Self {
+            state: RwLock::new(State {
+                fixed,
+                file,
+                fetched: None,
+            }),
+            rules,
+            url: sources.url.clone(),
+            wanted: Notify::new(),
+            attempts: watch::channel(0).0,
+            last: RwLock::default(),
+        });
+        if let Some(path) = sources.file {
+            tokio::spawn(watch_file(Arc::downgrade(&ring), path));
+        }
+        if let Some(url) = sources.url {
+            tokio::spawn(ring.clone().fetch(url, sources.refresh));
+        }
+        Ok(ring)
+    }
+
+    /// The claims of a token and how long they hold.
+    pub(crate) async fn check(&self, token: &str) -> Result<(Claims, Duration), Denial> {
+        let attempts = self.attempts.subscribe();
+        let opened = match self.open(token) {
+            Err(Fault::UnknownKey) if self.has_fetched(attempts).await => self.open(token),
+            opened => opened,
+        };
+        let claims = match opened {
+            Ok(claims) => claims,
+            Err(Fault::Invalid(_) | Fault::UnknownKey) if self.is_waiting_for_keys() => {
+                return Err(Denial::KeysUnavailable);
+            }
+            Err(Fault::Invalid(what)) => return Err(Denial::Invalid(what)),
+            Err(Fault::UnknownKey) => return Err(Denial::Invalid("its kid is not known")),
+        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let left = claims.check(&self.rules, now.as_secs_f64())?;
+        Ok((claims, left))
+    }
+
+    fn open(&self, token: &str) -> Result<Claims, Fault> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        jwt::open(token, &state.keys())
+    }
+
+    /// Keys are to be fetched and never were.
+    fn is_waiting_for_keys(&self) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        self.url.is_some() && state.fetched.is_none()
+    }
+
+    /// Asks for a fetch, unless one was made a moment ago, and waits for it; answers whether
+    /// there was one.
+    async fn has_fetched(&self, mut attempts: watch::Receiver<u64>) -> bool {
+        let recently = |last: &Option<Instant>| last.is_some_and(|at| at.elapsed() < FETCH_PAUSE);
+        if self.url.is_none() || recently(&self.last.read().unwrap_or_else(PoisonError::into_inner))
+        {
+            return false;
+        }
+        self.wanted.notify_one();
+        let changed = tokio::time::timeout(PATIENCE, attempts.changed()).await;
+        matches!(changed, Ok(Ok(())))
+    }
+
+    /// Fetches at once, then at intervals, earlier if somebody wants it or it failed.
+    async fn fetch(self: Arc<Self>, url: String, refresh: Duration) {
+        let client = jwks::Client::new();
+        let mut failures = 0;
+        loop {
+            match client.fetch(&url).await {
+                Ok(keys) => {
+                    if failures > 0 || self.is_waiting_for_keys() {
+                        tracing::info!(keys = keys.len(), "JWKS fetched");
+                    }
+                    failures = 0;
+                    let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+                    state.fetched = Some(keys);
+                }
+                Err(error) => {
+                    // Said once for each time of trouble.
+                    if failures == 0 {
+                        tracing::warn!(%error, "no JWKS; the keys fetched before stay valid");
+                    }
+                    failures += 1;
+                }
+            }
+            *self.last.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            self.attempts.send_modify(|count| *count += 1);
+            // Never more often than this.
+            tokio::time::sleep(FETCH_PAUSE.min(refresh)).await;
+            if failures == 0 {
+                let rest = refresh.saturating_sub(FETCH_PAUSE);
+                let _ = tokio::time::timeout(rest, self.wanted.notified()).await;
+            }
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<Key>, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("({}) cannot be read: {error}", path.display()))?;
+    keys::read(&text).map_err(|what| format!("({}) {what}", path.display()))
+}
+
+/// Reads the file again whenever its time or size has changed.
+async fn watch_file(ring: std::sync::Weak<Keyring>, path: PathBuf) {
+    let mark = |path: &Path| {
+        let about = std::fs::metadata(path).ok()?;
+        Some((about.modified().ok()?, about.len()))
+    };
+    // None at first: what was read at the start may have changed before this look.
+    let mut seen = None;
+    loop {
+        tokio::time::sleep(FILE_STEP).await;
+        let Some(ring) = ring.upgrade() else { return };
+        let now = mark(&path);
+        if now == seen || now.is_none() {
+            continue;
+        }
+        let first = seen.is_none();
+        seen = now;
+        match read_file(&path) {
+            Ok(keys) => {
+                if !first {
+                    tracing::info!(keys = keys.len(), "keys of PUSH_JWT_KEYS_FILE read again");
+                }
+                let mut state = ring.state.write().unwrap_or_else(PoisonError::into_inner);
+                state.file = keys;
+            }
+            Err(what) => tracing::warn!("PUSH_JWT_KEYS_FILE {what}; the keys read before stay"),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Whose word counts for a client's address: proxies that stand between clients and nodes.
+//!
+//! `X-Forwarded-For` can be written by anybody. Each proxy appends whom it heard from, so the list
+//! is read from its end, and only as far as those who wrote it are trusted; the first address that
+//! is not a trusted proxy's is the client's.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use warp::http::HeaderMap;
+
+/// The header.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Addresses of proxies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    blocks: Vec<Block>,
+    /// Whoever comes over a Unix socket is one, too.
+    unix: bool,
+}
+
+/// Addresses that begin alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Block {
+    first: IpAddr,
+    bits: u8,
+}
+
+/// Not an address or block of addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadBlock(String);
+
+impl fmt::Display for BadBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "has {:?}: must be an address, a block such as 10.0.0.0/8, or unix",
+            self.0
+        )
+    }
+}
+
+impl FromStr for Block {
+    type Err = BadBlock;
+
+    fn from_str(text: &str) -> Result<Self, BadBlock> {
+        let bad = || BadBlock(text.to_owned());
+        let (first, bits) = match text.split_once('/') {
+            Some((first, bits)) => (first, Some(bits.parse::<u8>().map_err(|_| bad())?)),
+            None => (text, None),
+        };
+        let first: IpAddr = first.parse().map_err(|_| bad())?;
+        let most = if first.is_ipv4() { 32 } else { 128 };
+        let bits = bits.unwrap_or(most);
+        if bits > most {
+            return Err(bad());
+        }
+        Ok(Self { first, bits })
+    }
+}
+
+impl Block {
+    fn has(self, address: IpAddr) -> bool {
+        match (self.first, address) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                let differ = first.to_bits() ^ address.to_bits();
+                differ.leading_zeros() >= u32::from(self.bits)
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                let differ = first.to_bits() ^ address.to_bits();
+                differ.leading_zeros() >= u32::from(self.bits)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl TrustedProxies {
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// The first entry that is none.
+    pub fn parse<'a>(list: impl Iterator<Item = &'a str>) -> Result<Self, BadBlock> {
+        let mut proxies = Self::default();
+        for text in list {
+            match text {
+                "unix" => proxies.unix = true,
+                text => proxies.blocks.push(text.parse()?),
+            }
+        }
+        Ok(proxies)
+    }
+
+    /// Whether this is a proxy; none is a Unix socket.
+    #[must_use]
+    pub fn trusts(&self, address: Option<IpAddr>) -> bool {
+        let Some(address) = address else {
+            return self.unix;
+        };
+        let address = address.to_canonical();
+        self.blocks.iter().any(|block| block.has(address))
+    }
+
+    /// The client's address, by the word of the proxy that this request comes from.
+    #[must_use]
+    pub fn client(&self, proxy: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+        let mut client = proxy;
+        for value in headers.get_all(FORWARDED_FOR).iter().rev() {
+            let Ok(value) = value.to_str() else {
+                return client;
+            };
+            for hop in value.rsplit(',') {
+                if !self.trusts(client) {
+                    return client;
+                }
+                match address(hop.trim()) {
+                    Some(address) => client = Some(address),
+                    // What comes before it was written by nobody knows whom.
+                    None => return client,
+                }
+            }
+        }
+        client
+    }
+}
+
+/// Some proxies write the port as well.
+fn address(hop: &str) -> Option<IpAddr> {
+    let address = hop
+        .parse()
+        .or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()))
+        .or_else(|_| hop.trim_matches(['[', ']']).parse());
+    address.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(trusted: &str, peer: &str, forwarded: &[&str]) -> String {
+        let proxies = TrustedProxies::parse(trusted.split(',')).unwrap();
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append(FORWARDED_FOR, value.parse().unwrap());
+        }
+        let peer = peer.parse().ok();
+        match proxies.client(peer, &headers) {
+            Some(address) => address.to_string(),
+            None => "nobody".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_last_address_that_is_no_proxys_is_the_clients() {
+        let trusted = "10.0.0.0/8,::1,192.0.2.7";
+        for (peer, forwarded, expected) in [
+            ("203.0.113.9", &["1.1.1.1"][..], "203.0.113.9"),
+            ("10.1.2.3", &["1.1.1.1"], "1.1.1.1"),
+            ("10.1.2.3", &["9.9.9.9, 1.1.1.1"], "1.1.1.1"),
+            ("10.1.2.3", &["9.9.9.9, 1.1.1.1, 10.0.0.1"], "1.1.1.1"),
+            ("10.1.2.3", &["9.9.9.9", "1.1.1.1, 192.0.2.7"], "1.1.1.1"),
+            ("::1", &["1.1.1.1:4711"], "1.1.1.1"),
+            ("::1", &["[2001:db8::1]:80"], "2001:db8::1"),
+            ("::1", &["2001:db8::1"], "2001:db8::1"),
+            ("::ffff:10.0.0.1", &["::ffff:1.1.1.1"], "1.1.1.1"),
+            ("10.1.2.3", &["10.0.0.1, 10.0.0.2"], "10.0.0.1"),
+            ("10.1.2.3", &["1.1.1.1, nonsense, 10.0.0.2"], "10.0.0.2"),
+            ("10.1.2.3", &[], "10.1.2.3"),
+        ] {
+            assert_eq!(
+                client(trusted, peer, forwarded),
+                expected,
+                "{peer} {forwarded:?}"
+            );
+        }
+        assert_eq!(client("unix", "a Unix socket", &["1.1.1.1"]), "1.1.1.1");
+        assert_eq!(client(trusted, "a Unix socket", &["1.1.1.1"]), "nobody");
+    }
+
+    #[test]
+    fn blocks_end_where_they_say() {
+        let has = |block: &str, address: &str| {
+            block
+                .parse::<Block>()
+                .unwrap()
+                .has(address.parse().unwrap())
+        };
+        assert!(has("10.0.0.0/8", "10.255.255.255"));
+        assert!(!has("10.0.0.0/8", "11.0.0.0"));
+        assert!(has("0.0.0.0/0", "203.0.113.9") && !has("0.0.0.0/0", "::1"));
+        assert!(has("2001:db8::/33", "2001:db8:7fff::1"));
+        assert!(!has("2001:db8::/33", "2001:db8:8000::1"));
+        assert!(has("10.0.0.1", "10.0.0.1") && !has("10.0.0.1", "10.0.0.0"));
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0/8",
+            "localhost",
+            "/8",
+        ] {
+            assert!(bad.parse::<Block>().is_err(), "{bad}");
+        }
+    }
+}

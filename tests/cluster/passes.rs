@@ -1,0 +1,203 @@
+//! Sessions, bans, kicks and limits across nodes and Redis.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::passes::{self, ask, refused, report, url};
+use crate::common::{Client, Redis, eventually, node_with};
+
+/// SHA-256 as any application computes it.
+fn digest(token: &str) -> String {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(token);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn a_session_is_honoured_by_every_node_until_it_is_ended() {
+    let redis = Redis::start();
+    let settings = [
+        ("PUSH_AUTH", "jwt,session"),
+        ("PUSH_JWT_SECRETS", &"x".repeat(32)),
+    ];
+    let (a, b) = (
+        node_with(&redis, "a", &settings),
+        node_with(&redis, "b", &settings),
+    );
+    passes::sessions(&a, &b).await;
+    for (text, user) in [("42", "42"), (r#"{"sub":"43","topics":["x.*"]}"#, "43")] {
+        let token = format!("written-by-somebody-{user}");
+        let key = format!("pn:session:{}", digest(&token));
+        redis.cli(&["SET", &key, text, "EX", "100"]);
+        for node in [&a, &b] {
+            let client = Client::v1(&url(node, &token)).await;
+            assert_eq!(client.ready.expect("ready")["user"], user);
+        }
+    }
+    for text in ["", "a b", "{}", r#"{"sub":"a","exp":1}"#, "[]"] {
+        let key = format!("pn:session:{}", digest("bad"));
+        redis.cli(&["SET", &key, text]);
+        let (status, _) = refused(&url(&b, "bad")).await;
+        assert_eq!(status, 401, "{text}");
+    }
+    // An application that has nothing but Redis ends a session.
+    let token = "written-by-somebody-42";
+    let mut client = Client::v1(&url(&b, token)).await;
+    let session = digest(token);
+    redis.cli(&["DEL", &format!("pn:session:{session}")]);
+    redis.cli(&[
+        "PUBLISH",
+        "pn:g",
+        &json!({"cmd": "revoke", "session": session}).to_string(),
+    ]);
+    assert_eq!(client.close_frame().await.0, 4004);
+}
+
+#[tokio::test]
+async fn a_session_lives_as_long_as_its_key() {
+    let redis = Redis::start();
+    let a = node_with(&redis, "a", &[("PUSH_AUTH", "session")]);
+    passes::session_ends(&a, async |session: &Value| {
+        let key = format!(
+            "pn:session:{}",
+            session["session"].as_str().expect("a name")
+        );
+        assert_eq!(redis.cli(&["EXPIRE", &key, "300"]), "1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_redis_sessions_are_unknown_and_connections_stay() {
+    let mut redis = Redis::start();
+    let a = node_with(&redis, "a", &[("PUSH_AUTH", "session")]);
+    let wish = json!({"user": "42", "ttl_seconds": 10});
+    let opened_at = Instant::now();
+    let (_, opened) = ask("POST", &a.url("/v1/sessions"), &wish).await;
+    let token = opened["token"].as_str().expect("a token");
+    let mut client = Client::v1(&url(&a, token)).await;
+    redis.kill();
+    assert_eq!(
+        refused(&url(&a, token)).await,
+        (503, "unavailable".to_owned())
+    );
+    let (status, _) = ask("POST", &a.url("/v1/sessions"), &wish).await;
+    assert_eq!(status, 503);
+    // Beyond the session's end, which nobody can look at.
+    while opened_at.elapsed() < Duration::from_secs(12) {
+        client.send(r#"{"type":"ping"}"#).await;
+        while client.json().await["type"] != "pong" {}
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Back without the session: only now is it known to be gone.
+    redis.restart();
+    assert_eq!(client.close_frame().await.0, 4004);
+}
+
+#[tokio::test]
+async fn a_ban_closes_on_every_node_and_holds_at_every_door() {
+    let redis = Redis::start();
+    let (a, b) = (node_with(&redis, "a", &[]), node_with(&redis, "b", &[]));
+    passes::bans(&a, &b).await;
+    redis.cli(&["SET", "pn:ban:{44}", "by hand", "EX", "100"]);
+    assert_eq!(refused(&b.ws_url("44")).await, (403, "banned".to_owned()));
+    let (_, shown) = ask("GET", &a.url("/v1/users/44/ban"), &json!(null)).await;
+    assert_eq!(shown["reason"], "by hand");
+}
+
+#[tokio::test]
+async fn kicks_and_bans_reach_connections_without_a_row() {
+    let redis = Redis::start();
+    let (a, b) = (node_with(&redis, "a", &[]), node_with(&redis, "b", &[]));
+    for (method, path, code) in [
+        ("DELETE", "/v1/users/42", 4001),
+        ("PUT", "/v1/users/42/ban", 4006),
+    ] {
+        let mut there = Client::v1(&b.ws_url("42")).await;
+        let mut here = Client::v1(&a.ws_url("42")).await;
+        // As if it had not been written yet.
+        redis.cli(&["DEL", "pn:user:{42}"]);
+        let began = Instant::now();
+        let (status, answer) = ask(method, &a.url(path), &json!({"seconds": 100})).await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(here.close_frame().await.0, code);
+        assert_eq!(there.close_frame().await.0, code);
+        report(path, began);
+    }
+}
+
+#[tokio::test]
+async fn many_who_are_banned_in_their_handshake_are_kept_out() {
+    let redis = Redis::start();
+    let (a, b) = (node_with(&redis, "a", &[]), node_with(&redis, "b", &[]));
+    for round in 0..20 {
+        let user = format!("user-{round}");
+        let ban_url = b.url(&format!("/v1/users/{user}/ban"));
+        let connects = (0..8).map(async |n| {
+            let node = if n % 2 == 0 { &a } else { &b };
+            let asked = tokio_tungstenite::connect_async(node.ws_url(&user)).await;
+            asked.ok().map(|(socket, _)| socket)
+        });
+        let ban = json!({"seconds": 100});
+        let (sockets, banned) = futures::join!(
+            futures::future::join_all(connects),
+            ask("PUT", &ban_url, &ban)
+        );
+        assert_eq!(banned.0, 200);
+        // Whoever slipped in before the ban is closed by it.
+        passes::eventually_online(&a, &user, 0).await;
+        for socket in sockets.into_iter().flatten() {
+            let mut client = Client {
+                socket,
+                ready: None,
+            };
+            assert_eq!(client.close_frame().await.0, 4006);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_users_connections_are_limited_across_nodes() {
+    let redis = Redis::start();
+    let limit = [("PUSH_MAX_CONNECTIONS_PER_USER", "2")];
+    let (a, b) = (
+        node_with(&redis, "a", &limit),
+        node_with(&redis, "b", &limit),
+    );
+    passes::newest_wins(&a, &b).await;
+    passes::at_the_same_moment(&a, &b, 50, 2, true).await;
+    // The order outlives the counter.
+    let first = Client::v1(&a.ws_url("c")).await;
+    let second = Client::v1(&b.ws_url("c")).await;
+    redis.cli(&["DEL", "pn:seat:{c}"]);
+    let third = Client::v1(&a.ws_url("c")).await;
+    let mut expected = vec![second.connection(), third.connection()];
+    expected.sort();
+    let mut online = passes::eventually_online(&b, "c", 2).await;
+    online.sort();
+    assert_eq!(online, expected, "{}", first.connection());
+}
+
+#[tokio::test]
+async fn the_oldest_connections_of_a_user_stay_across_nodes() {
+    let redis = Redis::start();
+    let limit = [
+        ("PUSH_MAX_CONNECTIONS_PER_USER", "1"),
+        ("PUSH_SESSION_POLICY", "oldest"),
+    ];
+    let (a, b) = (
+        node_with(&redis, "a", &limit),
+        node_with(&redis, "b", &limit),
+    );
+    passes::oldest_wins(&a, &b).await;
+    passes::at_the_same_moment(&a, &b, 50, 1, false).await;
+    // A dead node's connections take no place.
+    let _gone = Client::v1(&a.ws_url("d")).await;
+    a.kill();
+    eventually(async || {
+        let answer = tokio_tungstenite::connect_async(b.ws_url("d")).await;
+        answer.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+}
