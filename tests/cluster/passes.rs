@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::common::grants::{
+    SETTINGS, a_new_token_takes_topics_away, a_session_says_what_may_be_subscribed,
+};
 use crate::common::passes::{self, ask, refused, report, url};
 use crate::common::{Client, Redis, eventually, node_with};
 
@@ -200,4 +203,15 @@ async fn the_oldest_connections_of_a_user_stay_across_nodes() {
         answer.map(drop).map_err(|error| error.to_string())
     })
     .await;
+}
+
+#[tokio::test]
+async fn tokens_and_sessions_say_on_every_node_what_may_be_subscribed() {
+    let redis = Redis::start();
+    let (a, b) = (
+        node_with(&redis, "a", &SETTINGS),
+        node_with(&redis, "b", &SETTINGS),
+    );
+    a_session_says_what_may_be_subscribed(&a, &b).await;
+    a_new_token_takes_topics_away(&a, &b).await;
 }

@@ -6,24 +6,32 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::common::logs::{a_client_goes_on_where_it_was, a_kept_push_to_many_topics};
+use crate::common::passes;
 use crate::common::topics::a_push_reaches_who_is_subscribed;
 use crate::common::{Client, Node, Redis, eventually, http, post, start_node};
 use crate::flow::until_written;
 use crate::raw::Resp;
 use crate::redis_groups::{RedisCluster, Trio};
 
-fn start_at(url: &str, name: &str) -> Node {
-    start_node(&[
-        ("PUSH_REDIS_URL", url),
-        ("PUSH_NODE_NAME", name),
-        ("PUSH_LOG", "info"),
-    ])
-}
-
 /// Two nodes that are ready.
 async fn ready_at(url: String) -> (Node, Node) {
+    ready_with(url, ["a", "b"], []).await
+}
+
+/// As [`ready_at`], with further settings.
+async fn ready_with<const N: usize>(
+    url: String,
+    names: [&'static str; 2],
+    settings: [(&'static str, &'static str); N],
+) -> (Node, Node) {
     let start = move || {
-        let nodes = (start_at(&url, "a"), start_at(&url, "b"));
+        let start = |name| {
+            let mut all = vec![("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", name)];
+            all.push(("PUSH_LOG", "info"));
+            all.extend(settings);
+            start_node(&all)
+        };
+        let nodes = (start(names[0]), start(names[1]));
         nodes.0.wait_ready();
         nodes.1.wait_ready();
         nodes
@@ -393,6 +401,15 @@ async fn works_without_being_denied(servers: &[Redis], url: &str) {
     a_push_reaches_who_is_subscribed(&b, &a, &b).await;
     a_client_goes_on_where_it_was(&b, &a, &b).await;
     a_kept_push_to_many_topics(&b, &a).await;
+    drop((a, b));
+    let limit = [("PUSH_MAX_CONNECTIONS_PER_USER", "2")];
+    let (a, b) = ready_with(url.replace("://", "://node:secret@"), ["c", "d"], limit).await;
+    passes::newest_wins(&a, &b).await;
+    passes::bans(&a, &b).await;
+    drop((a, b));
+    let sessions = [("PUSH_AUTH", "session")];
+    let (a, b) = ready_with(url.replace("://", "://node:secret@"), ["e", "f"], sessions).await;
+    passes::sessions(&a, &b).await;
     for server in servers {
         let log = server.cli(&["ACL", "LOG"]);
         assert_eq!(log, "", "the rules deny what is needed:\n{log}");

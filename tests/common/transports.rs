@@ -11,7 +11,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use super::{Node, PATIENCE};
+use super::{Node, PATIENCE, http, refused_handshake};
 
 /// A way to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +126,60 @@ pub async fn connect_to(
     since: Option<&str>,
 ) -> AnyClient {
     let socket = TcpStream::connect(address).await;
-    connect_over(socket.expect("a connection"), transport, user, since).await
+    let who = [("user", user)];
+    connect_over(socket.expect("a connection"), transport, &who, since).await
+}
+
+/// As [`connect`], by a token or with other fields of the query or the first line.
+pub async fn connect_as(transport: Transport, node: &Node, who: &[(&str, &str)]) -> AnyClient {
+    let socket = TcpStream::connect(address(node, transport)).await;
+    connect_over(socket.expect("a connection"), transport, who, None).await
+}
+
+/// The code of the error with which a client is refused.
+pub async fn refused_as(transport: Transport, node: &Node, who: &[(&str, &str)]) -> String {
+    let query = query(who);
+    let error = match transport {
+        Transport::Ws => {
+            let url = format!("ws://{}/ws?{query}", node.client_address());
+            let (_, body) = refused_handshake(&url).await;
+            serde_json::from_str::<Value>(&body).expect("JSON")["error"].take()
+        }
+        Transport::Sse => {
+            let asked = http().get(node.url(&format!("/sse?{query}"))).send().await;
+            let answer = asked.expect("an answer");
+            answer.json::<Value>().await.expect("JSON")["error"].take()
+        }
+        Transport::Tcp => {
+            let mut socket = TcpStream::connect(address(node, transport))
+                .await
+                .expect("a connection");
+            let first = first_line(who, None);
+            socket.write_all(first.as_bytes()).await.expect("sent");
+            let mut stream = Bytes::over(socket);
+            let line = stream.until("\n").await.expect("a line");
+            assert_eq!(stream.until("\n").await, None, "the end behind {line}");
+            serde_json::from_str(&line).expect("JSON")
+        }
+    };
+    error["code"].as_str().expect("a code").to_owned()
+}
+
+fn query(who: &[(&str, &str)]) -> String {
+    let pairs = who.iter().map(|(name, value)| format!("{name}={value}"));
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+fn first_line(who: &[(&str, &str)], since: Option<&str>) -> String {
+    let mut first = json!({"type": "connect"});
+    for (name, value) in who
+        .iter()
+        .copied()
+        .chain(since.map(|since| ("since", since)))
+    {
+        first[name] = value.into();
+    }
+    format!("{first}\n")
 }
 
 /// As [`connect`], with a kernel that takes little for a client that does not read.
@@ -134,19 +187,21 @@ pub async fn connect_narrow(transport: Transport, node: &Node, user: &str) -> An
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     let socket = socket.connect(address(node, transport)).await;
-    connect_over(socket.expect("a connection"), transport, user, None).await
+    let who = [("user", user)];
+    connect_over(socket.expect("a connection"), transport, &who, None).await
 }
 
 async fn connect_over(
     mut socket: TcpStream,
     transport: Transport,
-    user: &str,
+    who: &[(&str, &str)],
     since: Option<&str>,
 ) -> AnyClient {
+    let query = query(who);
     let kind = match transport {
         Transport::Ws => {
             let since = since.map_or(String::new(), |since| format!("&since={since}"));
-            let url = format!("ws://localhost/ws?user={user}{since}");
+            let url = format!("ws://localhost/ws?{query}{since}");
             let mut request = url.into_client_request().expect("a URL");
             let protocol = "pushnode.v1".parse().expect("a header");
             request
@@ -160,8 +215,7 @@ async fn connect_over(
         Transport::Sse => {
             let since = since.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
             // By HTTP/1.0, because proxies cut the stream into chunks for who speaks 1.1.
-            let request =
-                format!("GET /sse?user={user} HTTP/1.0\r\nHost: localhost\r\n{since}\r\n");
+            let request = format!("GET /sse?{query} HTTP/1.0\r\nHost: localhost\r\n{since}\r\n");
             socket.write_all(request.as_bytes()).await.expect("sent");
             let mut stream = Bytes::over(socket);
             let head = stream.until("\r\n\r\n").await.expect("a head");
@@ -173,14 +227,8 @@ async fn connect_over(
             Kind::Sse(stream)
         }
         Transport::Tcp => {
-            let mut first = json!({"type": "connect", "user": user});
-            if let Some(since) = since {
-                first["since"] = since.into();
-            }
-            socket
-                .write_all(format!("{first}\n").as_bytes())
-                .await
-                .expect("sent");
+            let first = first_line(who, since);
+            socket.write_all(first.as_bytes()).await.expect("sent");
             Kind::Tcp(Bytes::over(socket))
         }
     };

@@ -16,6 +16,7 @@ mod bad_input;
 mod batches;
 mod calls;
 mod commands;
+mod doors;
 mod keep;
 mod passes;
 mod push;
