@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::bearers::{Bearers, Recently};
@@ -104,6 +104,7 @@ pub struct Hub {
     users: Map<UserId, Seats>,
     bearers: Bearers,
     recently: Recently,
+    doubts: Notify,
     size: AtomicUsize,
     topics: Arc<Topics>,
     /// What connections want to read of inboxes and logs.
@@ -136,6 +137,7 @@ impl Hub {
             users: Map::default(),
             bearers: Bearers::default(),
             recently: Recently::default(),
+            doubts: Notify::new(),
             size: AtomicUsize::new(0),
             topics,
             asks,

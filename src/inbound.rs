@@ -252,6 +252,7 @@ impl Inbound {
     /// were told a moment ago, with the next [`Inbound::tell_of_losses`].
     pub async fn lost(&mut self, sign: &'static str) {
         self.metrics.lost(sign);
+        self.hub.doubt();
         self.untold = Some(sign);
         self.tell_of_losses().await;
     }

@@ -52,6 +52,8 @@ pub mod upstream;
 pub mod places;
 pub mod sessions;
 
+mod doubts;
+
 pub mod api;
 pub mod server;
 pub mod transport;
@@ -75,6 +77,7 @@ use crate::changes::Changes;
 use crate::close::CloseReason;
 use crate::config::{Config, Listen};
 use crate::connection::Settings;
+use crate::doubts::Doubts;
 use crate::events::Events;
 use crate::frame::Limits;
 use crate::gate::Gate;
@@ -247,6 +250,13 @@ pub async fn run(
     let gate = Arc::new(gate);
     let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
     let watch = tokio::spawn(sessions.clone().keep());
+    let doubts = Doubts {
+        hub: hub.clone(),
+        backplane: backplane.clone(),
+        sessions: sessions.clone(),
+        bans: config.bans,
+    };
+    let doubts = tokio::spawn(doubts.settle());
     let desk = Desk {
         hub: hub.clone(),
         upstream,
@@ -293,6 +303,7 @@ pub async fn run(
     reader.abort();
     desk.abort();
     watch.abort();
+    doubts.abort();
     Ok(stopped?)
 }
 

@@ -87,6 +87,15 @@ impl Sessions {
         }
     }
 
+    /// Has all of them looked at with the next step.
+    pub(crate) fn look_at_all(&self) {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in self.hub.sessions() {
+            let warned = plan.known.get(&id).is_some_and(|(_, warned)| *warned);
+            plan.put(id, Instant::now(), warned);
+        }
+    }
+
     /// Looks at what is due, for ever.
     pub(crate) async fn keep(self: Arc<Self>) {
         let mut beat = tokio::time::interval(STEP);
@@ -147,7 +156,13 @@ impl Sessions {
 
     fn plan(&self, id: SessionId, pause: Duration, warned: bool) {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        plan.put(id, Instant::now() + pause, warned);
+        let at = Instant::now() + pause;
+        // An earlier look may be wanted since this one began.
+        let at = plan
+            .known
+            .get(&id)
+            .map_or(at, |(sooner, _)| at.min(*sooner));
+        plan.put(id, at, warned);
     }
 }
 

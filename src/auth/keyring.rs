@@ -70,7 +70,9 @@ pub(crate) struct Keyring {
 }
 
 impl Keyring {
-    /// Reads what is here and starts to fetch what is elsewhere. The task ends with the ring.
+    /// Reads what is here and starts to fetch what is elsewhere. The task that watches the file
+    /// ends with the ring; the one that fetches holds the ring itself, as the node does, and ends
+    /// with the process.
     ///
     /// # Errors
     /// What is wrong with the file.

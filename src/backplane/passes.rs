@@ -98,6 +98,20 @@ impl Backplane {
         }
     }
 
+    /// Which of these users are banned, in this order.
+    ///
+    /// # Errors
+    /// When nobody can tell.
+    pub async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => {
+                let banned = |user| embedded.passes().ban(user).is_some();
+                Ok(users.iter().map(banned).collect())
+            }
+            Self::Redis(redis) => redis.passes.banned(users).await,
+        }
+    }
+
     /// Bans a user from now on, for a while. Whoever is connected stays.
     ///
     /// # Errors

@@ -137,6 +137,22 @@ impl Hub {
         .await;
     }
 
+    /// Words may have been lost on their way here: somebody may have to go who is still here.
+    pub fn doubt(&self) {
+        self.doubts.notify_one();
+    }
+
+    /// Waits for the next doubt. One that arose while nobody waited counts.
+    pub(crate) async fn doubted(&self) {
+        self.doubts.notified().await;
+    }
+
+    /// The sessions that have connections here. A snapshot.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionId> {
+        self.bearers.0.iter().map(|entry| *entry.key()).collect()
+    }
+
     /// The connections that rest on this session.
     #[must_use]
     pub fn bearers(&self, session: SessionId) -> SmallVec<[Fd; 1]> {

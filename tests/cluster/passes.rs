@@ -215,3 +215,32 @@ async fn tokens_and_sessions_say_on_every_node_what_may_be_subscribed() {
     a_session_says_what_may_be_subscribed(&a, &b).await;
     a_new_token_takes_topics_away(&a, &b).await;
 }
+
+#[tokio::test]
+async fn a_node_that_missed_the_word_looks_again_when_it_hears() {
+    let redis = Redis::start();
+    let settings = [("PUSH_AUTH", "session")];
+    let a = node_with(&redis, "a", &settings);
+    let open = async |user: &str| {
+        let wish = json!({"user": user, "ttl_seconds": 300});
+        let (_, opened) = ask("POST", &a.url("/v1/sessions"), &wish).await;
+        let token = opened["token"].as_str().expect("a token").to_owned();
+        (Client::v1(&url(&a, &token)).await, digest(&token))
+    };
+    let ((mut stays, _), (mut ended, session)) = (open("42").await, open("42").await);
+    let (mut banned, _) = open("43").await;
+    // As if the words had been said while the node was deaf.
+    redis.cli(&["SET", "pn:ban:{43}", "", "EX", "100"]);
+    redis.cli(&["DEL", &format!("pn:session:{session}")]);
+    for client in [&mut stays, &mut ended, &mut banned] {
+        client.send(r#"{"type":"ping"}"#).await;
+        client.hears_next("pong").await;
+    }
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    for (client, code) in [(&mut ended, 4004), (&mut banned, 4006)] {
+        while client.json().await["type"] != "bye" {}
+        assert_eq!(client.close_frame().await.0, code);
+    }
+    stays.send(r#"{"type":"ping"}"#).await;
+    while stays.json().await["type"] != "pong" {}
+}

@@ -102,6 +102,17 @@ impl Passes {
         Ok(exists.map_err(|error| self.away(&error))? > 0)
     }
 
+    pub(in crate::backplane) async fn banned(
+        &self,
+        users: &[UserId],
+    ) -> Result<Vec<bool>, Unavailable> {
+        let keys: Vec<String> = users.iter().map(|user| self.keys.ban(user)).collect();
+        let banned = self.link.read_each("EXISTS", &keys).await;
+        let banned = banned.and_then(|all| all.into_iter().map(Value::convert::<i64>).collect());
+        let banned: Vec<i64> = banned.map_err(|error| self.away(&error))?;
+        Ok(banned.into_iter().map(|count| count > 0).collect())
+    }
+
     pub(in crate::backplane) async fn put_ban(
         &self,
         user: &UserId,
