@@ -318,3 +318,40 @@ fn a_phone_in_dark_mode_scrolls_only_down() {
         "return [...document.querySelectorAll('button, input, select, textarea')].every(e => e.hidden || e.getBoundingClientRect().height >= 40)",
     );
 }
+
+#[test]
+fn the_page_connects_by_a_token_and_tells_of_its_end() {
+    let node = Node::start(&[("PUSH_AUTH", "session")]);
+    let session = |seconds: u32| {
+        let wish = json!({"user": "anna", "ttl_seconds": seconds}).to_string();
+        let mut answer = agent()
+            .post(format!("{}/v1/sessions", node.url))
+            .content_type("application/json")
+            .send(wish)
+            .expect("an answer");
+        let opened: serde_json::Value = answer.body_mut().read_json().expect("JSON");
+        opened["token"].as_str().expect("a token").to_owned()
+    };
+    let browser = Browser::start(1280, 860, "light");
+    for transport in ["ws", "sse"] {
+        let url = format!("{}/?token={}", node.url, session(10));
+        let page = browser.command("/url", Some(json!({ "url": url })));
+        page.expect("the page");
+        let choose = "document.querySelector('#transport').value = arguments[0]";
+        browser.run(choose, &json!([transport]));
+        browser.click("#connect");
+        browser.until(
+            "it is connected as whom the token names",
+            "return text('#messages').includes('Connected as anna') \
+             && document.querySelector('#user').value === 'anna'",
+        );
+        browser.until(
+            "the end is told before it comes",
+            "return text('#messages').includes('ends in')",
+        );
+        browser.until(
+            "it does not come back with a token that has ended",
+            "return text('#status') === 'Closed' && text('#connect') === 'Connect'",
+        );
+    }
+}
