@@ -52,11 +52,21 @@ struct State {
     dirty: HashMap<Subject, Change, ahash::RandomState>,
     /// How many were taken and are being written.
     under_way: usize,
+    /// When the oldest that is dirty came to be, and the oldest that is being written.
+    dirty_since: Option<Instant>,
+    taken_since: Option<Instant>,
     /// Fields that were removed, the oldest first. A topic has only one, without an fd.
     removed: VecDeque<(Instant, Subject, Option<Fd>)>,
 }
 
 impl State {
+    fn give_back(&mut self, changes: usize) {
+        self.under_way -= changes;
+        if self.under_way == 0 {
+            self.taken_since = None;
+        }
+    }
+
     fn remember(&mut self, subject: &Subject, change: &Change, now: Instant) {
         for fd in &change.gone {
             self.removed.push_back((now, subject.clone(), Some(*fd)));
@@ -145,6 +155,8 @@ impl Changes {
                 let mut state = lock(state);
                 taken.extend(state.dirty.drain());
                 state.under_way += taken.len();
+                let oldest = state.dirty_since.take();
+                state.taken_since = earlier(state.taken_since, oldest);
                 // After a rebuild of many rows the table would stay large for ever.
                 state.dirty.shrink_to(1024);
             }
@@ -159,7 +171,7 @@ impl Changes {
     pub fn written(&self, changes: Vec<(Subject, Change)>) {
         let now = Instant::now();
         self.with(|state| {
-            state.under_way -= changes.len();
+            state.give_back(changes.len());
             for (subject, change) in &changes {
                 state.remember(subject, change, now);
             }
@@ -173,7 +185,8 @@ impl Changes {
     /// These could not be written and are dirty again.
     pub fn put_back(&self, changes: Vec<(Subject, Change)>) {
         self.with(|state| {
-            state.under_way -= changes.len();
+            state.dirty_since = earlier(state.dirty_since, state.taken_since);
+            state.give_back(changes.len());
             for (subject, change) in changes {
                 let entry = state.dirty.entry(subject).or_default();
                 entry.gone.extend(change.gone);
@@ -201,12 +214,33 @@ impl Changes {
         })
     }
 
+    /// How many users' rows wait to be written, and for how long the oldest has.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, Duration) {
+        let Some(state) = &self.state else {
+            return Default::default();
+        };
+        let state = lock(state);
+        let oldest = earlier(state.dirty_since, state.taken_since);
+        let lag = oldest.map_or(Duration::ZERO, |at| at.elapsed());
+        (state.dirty.len() + state.under_way, lag)
+    }
+
     fn with(&self, change: impl FnOnce(&mut State)) {
         if let Some(state) = &self.state {
-            change(&mut lock(state));
+            let mut state = lock(state);
+            change(&mut state);
+            if state.dirty_since.is_none() && !state.dirty.is_empty() {
+                state.dirty_since = Some(Instant::now());
+            }
+            drop(state);
             self.notify.notify_one();
         }
     }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
 }
 
 /// A poisoned lock still guards a whole map: no statement above leaves it half changed.

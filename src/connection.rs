@@ -191,6 +191,9 @@ impl Connection {
         for message in &page.messages {
             self.queue.push_message(message.frame(self.dialect));
         }
+        metrics
+            .offered
+            .inc_by(page.messages.len() as u64 + page.unreadable);
         metrics.dropped("unreadable", page.unreadable);
         metrics.replayed.inc_by(page.messages.len() as u64);
         page.messages.len() as u64
@@ -363,14 +366,18 @@ impl Connection {
     }
 
     /// A message is in the socket and its sender wants to know of the client's acknowledgement.
-    pub(crate) fn await_ack(&mut self, sent: Sent) {
+    /// Answers whether an older one is forgotten for it.
+    pub(crate) fn await_ack(&mut self, sent: Sent) -> bool {
         // Neither one that sends no objects nor one that got no id can acknowledge.
-        if self.dialect.sends_objects() && sent.message.id().is_some() {
-            if self.unacked.len() == MAX_UNACKED {
-                self.unacked.remove(0);
-            }
-            self.unacked.push(sent);
+        if !self.dialect.sends_objects() || sent.message.id().is_none() {
+            return false;
         }
+        let is_full = self.unacked.len() == MAX_UNACKED;
+        if is_full {
+            self.unacked.remove(0);
+        }
+        self.unacked.push(sent);
+        is_full
     }
 
     /// The socket took `progress` bytes and then no more (`blocked`), or all there were.

@@ -127,6 +127,12 @@ impl Events {
         self.dropped(failed);
     }
 
+    /// How many wait to be taken, and how many may.
+    #[must_use]
+    pub fn backlog(&self) -> (usize, usize) {
+        (self.lock().len(), QUEUE)
+    }
+
     /// Whether all that was told is written or dropped.
     #[must_use]
     pub fn is_settled(&self) -> bool {

@@ -7,6 +7,7 @@
 //! for a slow client.
 
 mod bearers;
+mod deliver;
 mod membership;
 mod rows;
 mod topics;
@@ -31,10 +32,10 @@ use crate::events::Events;
 use crate::inbox::{Ask, Start};
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
-use crate::protocol::{Dialect, Push, Target};
-use crate::receipt::Receipt;
+use crate::protocol::{Dialect, Target};
 use crate::recent::Recent;
-use crate::shard::{Arrival, Command, ShardHandle, Subscribed};
+use crate::shard::{self, Arrival, Command, Load, ShardHandle, Subscribed};
+use crate::trace::Trace;
 
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
@@ -114,6 +115,7 @@ pub struct Hub {
     /// What is told of connections. Taken by the backplane too.
     events: Events,
     recent: Recent,
+    trace: Arc<Trace>,
     metrics: Arc<Metrics>,
 }
 
@@ -125,8 +127,8 @@ impl Hub {
         shards: Vec<ShardHandle>,
         topics: Arc<Topics>,
         asks: mpsc::UnboundedSender<Ask>,
-        changes: Arc<Changes>,
         events: Events,
+        trace: Arc<Trace>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -139,11 +141,12 @@ impl Hub {
             recently: Recently::default(),
             doubts: Notify::new(),
             size: AtomicUsize::new(0),
+            changes: topics.changes.clone(),
             topics,
             asks,
-            changes,
             events,
             recent: Recent::default(),
+            trace,
             metrics,
         }
     }
@@ -182,6 +185,12 @@ impl Hub {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What happened here lately.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// What the registry still has to write.
@@ -254,6 +263,7 @@ impl Hub {
         } else {
             (None, None)
         };
+        self.trace.connected(&user, fd, device.as_ref());
         // The shard hears of the fd before the map does, so that no message can overtake.
         self.shard(fd)
             .send(Command::Reserve {
@@ -355,93 +365,31 @@ impl Hub {
         }
     }
 
+    /// What waits in the queues of all connections, for whoever asks now and then: every shard
+    /// counts, with its counters brought up to date. `None` if one has no time for that.
+    pub async fn load(&self) -> Option<Load> {
+        let mut answers = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            let (answer, counted) = oneshot::channel();
+            shard.send(Command::Count(answer)).await;
+            answers.push(counted);
+        }
+        let mut load = Load::default();
+        for counted in answers {
+            load.add(&counted.await.ok()?);
+        }
+        Some(load)
+    }
+
+    /// How many commands wait for the busiest shard, and how many may.
+    #[must_use]
+    pub fn backlog(&self) -> (usize, usize) {
+        let waiting = self.shards.iter().map(ShardHandle::waiting);
+        (waiting.max().unwrap_or(0), shard::INBOX)
+    }
+
     fn shard(&self, fd: Fd) -> &ShardHandle {
         &self.shards[fd.0 as usize % self.shards.len()]
-    }
-
-    /// Hands a push to the local connections it is for.
-    pub async fn deliver(&self, push: &Push, receipt: Option<&Receipt>) -> Delivered {
-        self.deliver_to(&push.to, push, receipt).await
-    }
-
-    /// As [`Hub::deliver`], for a part of the push's targets.
-    pub async fn deliver_to(
-        &self,
-        to: &Target,
-        push: &Push,
-        receipt: Option<&Receipt>,
-    ) -> Delivered {
-        let fds = match to {
-            Target::All => return self.broadcast(push, receipt).await,
-            Target::Topic(topic) => return self.publish(topic, push, receipt).await,
-            Target::Topics(topics) => {
-                let mut count = 0;
-                for push in push.to_each(topics) {
-                    let delivered = Box::pin(self.deliver(&push, receipt)).await;
-                    if let Delivered::To(more) = delivered {
-                        count += more;
-                    }
-                }
-                return Delivered::To(count);
-            }
-            to => self.matching(to),
-        };
-        let is_wanted = |(fd, user): &(Fd, UserId)| {
-            push.except
-                .as_ref()
-                .is_none_or(|except| !except.has(&self.node, *fd, user))
-        };
-        let matched = fds.len();
-        let wanted: SmallVec<[(Fd, UserId); 2]> = fds.into_iter().filter(is_wanted).collect();
-        if wanted.is_empty() {
-            // Left out on purpose is not the same as not here.
-            self.metrics.stale.inc_by(u64::from(matched == 0));
-            return Delivered::To(0);
-        }
-        if self.is_repeat(to, push) {
-            if push.message.position().is_some() {
-                // Stored twice: who follows the inbox must not wait for the second one.
-                for (fd, _) in wanted {
-                    let message = push.message.clone();
-                    self.tell(fd, Command::Pass { fd, message }).await;
-                }
-            }
-            return Delivered::Duplicate;
-        }
-        let count = wanted.len() as u32;
-        for (fd, _) in wanted {
-            let (message, receipt) = (push.message.clone(), receipt.cloned());
-            self.shard(fd)
-                .send(Command::Deliver {
-                    fd,
-                    message,
-                    receipt,
-                })
-                .await;
-        }
-        Delivered::To(count)
-    }
-
-    async fn broadcast(&self, push: &Push, receipt: Option<&Receipt>) -> Delivered {
-        if self.is_repeat(&push.to, push) {
-            return Delivered::Duplicate;
-        }
-        self.tell_all(|| Command::Broadcast {
-            message: push.message.clone(),
-            except: push.except.clone(),
-            receipt: receipt.cloned(),
-        })
-        .await;
-        Delivered::To(self.len() as u32)
-    }
-
-    fn is_repeat(&self, to: &Target, push: &Push) -> bool {
-        let repeat = push
-            .message
-            .id()
-            .is_some_and(|id| self.recent.is_repeat(id, to));
-        self.metrics.duplicates.inc_by(u64::from(repeat));
-        repeat
     }
 
     /// Every fd here, in the order in which they came.

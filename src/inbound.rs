@@ -2,11 +2,11 @@
 //!
 //! One reader per node feeds this in order. It only decodes and moves: it never waits for a
 //! client, never unwraps what came from outside, and a line that makes no sense is counted and
-//! logged (cut and escaped) and disturbs nothing.
+//! logged (what is wrong with it, not what it says) and disturbs nothing.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use crate::replies::{Outbound, Replies};
 use crate::respond::Respond;
 use crate::shard::Command;
 use crate::shutdown::Shutdown;
+use crate::trace::Outcome;
 
 /// Where a line was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +30,6 @@ pub enum Channel {
     /// On the channel of all nodes.
     Global,
 }
-
-/// How much of a bad line the log shows, in bytes.
-const SHOWN: usize = 256;
 
 /// How long a report may be on its way back.
 const REPORT_MARGIN: Duration = Duration::from_millis(100);
@@ -73,8 +71,10 @@ enum Number {
     Next,
     /// Heard before.
     Repeat,
-    /// Something before it was not heard.
-    Jump,
+    /// New, and behind later ones.
+    Late,
+    /// So many before it were not heard.
+    Jump(u64),
 }
 
 impl Count {
@@ -88,7 +88,7 @@ impl Count {
         if tail {
             self.told = self.told.max(Some(seq));
             return if seq > before {
-                Number::Jump
+                Number::Jump(seq - before)
             } else {
                 Number::Repeat
             };
@@ -100,7 +100,7 @@ impl Count {
             return match bit {
                 Some(bit) if self.heard & bit == 0 => {
                     self.heard |= bit;
-                    Number::Next
+                    Number::Late
                 }
                 _ => Number::Repeat,
             };
@@ -111,10 +111,10 @@ impl Count {
             .and_then(|step| self.heard.checked_shl(step));
         self.heard = kept.unwrap_or(0) | 1;
         self.last = Some(seq);
-        if seq > before.saturating_add(1) {
-            Number::Jump
-        } else {
-            Number::Next
+        match seq.saturating_sub(before) {
+            0 => Number::Late,
+            1 => Number::Next,
+            step => Number::Jump(step - 1),
         }
     }
 }
@@ -143,12 +143,22 @@ pub struct Inbound {
 pub struct Probes {
     heard: AtomicU64,
     overruns: AtomicU64,
+    /// The last one sent, and when.
+    sent: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Probes {
-    /// Notes that this one was heard.
-    pub fn note(&self, n: u64) {
+    /// Notes that this one is sent now.
+    pub fn note_sent(&self, n: u64) {
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some((n, Instant::now()));
+    }
+
+    /// Notes that this one was heard. Answers how long it was on its way, if it is the last sent.
+    pub fn note(&self, n: u64) -> Option<Duration> {
         self.heard.fetch_max(n, Ordering::Relaxed);
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, at) = sent.filter(|(last, _)| *last == n)?;
+        Some(at.elapsed())
     }
 
     /// Notes that messages came faster than they were taken: a probe may be among the lost.
@@ -198,6 +208,7 @@ impl Inbound {
 
     /// Takes one payload: lines, of which the first may be a node's header.
     pub async fn hear(&mut self, channel: Channel, payload: &[u8]) {
+        let mut lines = 0_u32;
         for line in payload.split(|byte| *byte == b'\n') {
             if line.trim_ascii().is_empty() || protocol::leaves_out(line, self.hub.node()) {
                 continue;
@@ -214,17 +225,20 @@ impl Inbound {
                         return;
                     }
                 }
-                Ok(line) => self.act(line).await,
+                Ok(line) => {
+                    lines += 1;
+                    self.act(channel, line).await;
+                }
                 Err(fault) => {
                     self.metrics.bad_envelopes.inc();
-                    // The fault may quote the line.
-                    let fault = fault.to_string();
-                    let cut =
-                        |bytes: &[u8]| bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string();
-                    let (fault, line) = (cut(fault.as_bytes()), cut(line));
-                    tracing::warn!(?channel, %fault, %line, "bad envelope ignored");
+                    // Not the line itself: most of it may be a message.
+                    let (fault, bytes) = (fault.unquoted(), line.len());
+                    tracing::warn!(?channel, %fault, bytes, "bad envelope ignored");
                 }
             }
+        }
+        if lines > 0 {
+            self.metrics.heard_batch_size.observe(f64::from(lines));
         }
     }
 
@@ -242,8 +256,14 @@ impl Inbound {
             Channel::Own => heard.own.take(seq, tail, true),
             Channel::Global => heard.global.take(seq, tail, false),
         };
-        if number == Number::Jump {
-            self.lost("sequence").await;
+        match number {
+            Number::Jump(missed) => {
+                self.metrics.payloads_missed.inc_by(missed);
+                self.lost("sequence").await;
+            }
+            Number::Late => _ = self.metrics.payloads_late.inc(),
+            Number::Repeat if !tail => _ = self.metrics.payloads_repeated.inc(),
+            Number::Repeat | Number::Next => {}
         }
         !tail && number != Number::Repeat
     }
@@ -253,6 +273,7 @@ impl Inbound {
     pub async fn lost(&mut self, sign: &'static str) {
         self.metrics.lost(sign);
         self.hub.doubt();
+        self.hub.trace().lost(sign);
         self.untold = Some(sign);
         self.tell_of_losses().await;
     }
@@ -280,26 +301,31 @@ impl Inbound {
         }
     }
 
-    async fn act(&mut self, line: Line) {
+    async fn act(&mut self, channel: Channel, line: Line) {
         match line {
             // Only the first line of a payload can be one; anything else was refused above.
             Line::Header { .. } => {}
             Line::Push(push, reply) => {
                 self.metrics.envelopes.inc();
-                match reply {
-                    None => {
-                        self.hub.deliver(&push, None).await;
-                    }
+                let delivered = match reply {
+                    None => self.hub.deliver(&push, None).await,
                     Some(reply) => {
                         let (receipt, waiter) = Receipt::new(reply.wait);
                         let delivered = self.hub.deliver(&push, Some(&receipt)).await;
                         drop(receipt);
                         self.report(&push.to, delivered, reply, waiter);
+                        delivered
                     }
+                };
+                if channel == Channel::Own && delivered == Delivered::To(0) {
+                    self.metrics.stale.inc();
+                    let (trace, id) = (self.hub.trace(), push.message.id());
+                    trace.arrived(&push.to, id, Outcome::Stale);
                 }
             }
             Line::Look(to) => {
                 self.metrics.envelopes.inc();
+                self.metrics.looks.inc();
                 self.hub.look(&to).await;
             }
             Line::Kick(to, reason, reply) => {
@@ -319,7 +345,10 @@ impl Inbound {
             Line::Probe(n) => {
                 self.probes.note(n);
             }
-            Line::Receipt(report) => self.replies.settle(report),
+            Line::Receipt(report) => {
+                let claimed = self.replies.settle(report);
+                self.metrics.receipts_unclaimed.inc_by(u64::from(!claimed));
+            }
             Line::Ask(question, reply) => {
                 self.respond.hear(question, reply, self.reports.clone());
             }
@@ -341,6 +370,8 @@ impl Inbound {
         let node = self.hub.node().clone();
         let outbound = self.outbound.clone();
         let under_way = self.reports.clone();
+        let metrics = self.metrics.clone();
+        metrics.receipts_owed.inc();
         // Nobody here is no fault of a broadcast.
         let none = if *to == Target::All {
             Status::Written
@@ -368,6 +399,7 @@ impl Inbound {
             outbound
                 .send(&reply.node, protocol::receipt_line(&report))
                 .await;
+            metrics.receipts_owed.dec();
             drop(under_way);
         });
     }
@@ -391,52 +423,56 @@ mod tests {
         use Number::{Jump, Next, Repeat};
         assert_eq!(
             take(true, &[1, 2, 2, 4, 5]),
-            [Next, Next, Repeat, Jump, Next]
+            [Next, Next, Repeat, Jump(1), Next]
         );
-        assert_eq!(take(true, &[3]), [Jump], "one and two were lost");
+        assert_eq!(take(true, &[3]), [Jump(2)], "one and two were lost");
         assert_eq!(take(false, &[3, 4]), [Next, Next], "came in the middle");
     }
 
     #[test]
     fn a_payload_that_was_overtaken_is_late_and_not_a_repeat() {
-        use Number::{Jump, Next, Repeat};
+        use Number::{Jump, Late, Next, Repeat};
         assert_eq!(
             take(true, &[1, 4, 2, 2, 3, 3, 4, 5]),
-            [Next, Jump, Next, Repeat, Next, Repeat, Repeat, Next]
+            [Next, Jump(2), Late, Repeat, Late, Repeat, Repeat, Next]
         );
-        assert_eq!(take(true, &[1, 65, 2, 1]), [Next, Jump, Next, Repeat]);
-        assert_eq!(take(true, &[1, 70, 2]), [Next, Jump, Repeat], "too late");
+        assert_eq!(take(true, &[1, 65, 2, 1]), [Next, Jump(63), Late, Repeat]);
+        assert_eq!(
+            take(true, &[1, 70, 2]),
+            [Next, Jump(68), Repeat],
+            "too late"
+        );
     }
 
     #[test]
     fn a_tail_shows_the_loss_of_the_last_payload_once() {
         use Number::{Jump, Next, Repeat};
         assert_eq!(take(true, &[1, -1, 2]), [Next, Repeat, Next]);
-        assert_eq!(take(true, &[1, -2, -2, 3]), [Next, Jump, Repeat, Next]);
-        assert_eq!(take(true, &[-1]), [Jump], "the only one was lost");
+        assert_eq!(take(true, &[1, -2, -2, 3]), [Next, Jump(1), Repeat, Next]);
+        assert_eq!(take(true, &[-1]), [Jump(1)], "the only one was lost");
         assert_eq!(
             take(false, &[-7, 8]),
             [Repeat, Next],
             "sent before we listened"
         );
-        assert_eq!(take(false, &[7, -8, 9]), [Next, Jump, Next]);
+        assert_eq!(take(false, &[7, -8, 9]), [Next, Jump(1), Next]);
     }
 
     #[test]
     fn a_payload_behind_its_tail_is_late_and_not_a_repeat() {
-        use Number::{Jump, Next, Repeat};
+        use Number::{Jump, Late, Next, Repeat};
         assert_eq!(
             take(true, &[1, -2, 2, 2, 3]),
-            [Next, Jump, Next, Repeat, Next]
+            [Next, Jump(1), Late, Repeat, Next]
         );
-        assert_eq!(take(false, &[-7, 7, 8]), [Repeat, Next, Next]);
+        assert_eq!(take(false, &[-7, 7, 8]), [Repeat, Late, Next]);
     }
 
     #[test]
     fn no_number_is_too_great() {
         let mut count = Count::default();
         count.take(u64::MAX, true, true);
-        assert_eq!(count.take(u64::MAX, false, true), Number::Next);
-        assert_eq!(Count::default().take(0, false, false), Number::Next);
+        assert_eq!(count.take(u64::MAX, false, true), Number::Late);
+        assert_eq!(Count::default().take(0, false, false), Number::Late);
     }
 }

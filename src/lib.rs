@@ -21,6 +21,7 @@ pub mod inbox;
 pub mod metrics;
 pub mod receipt;
 pub mod shutdown;
+pub mod trace;
 
 pub mod admission;
 pub mod auth;
@@ -40,6 +41,7 @@ mod wheel;
 pub mod backplane;
 pub mod balance;
 pub mod gate;
+pub mod gauges;
 pub mod inbound;
 pub mod replies;
 pub mod respond;
@@ -83,18 +85,20 @@ use crate::frame::Limits;
 use crate::gate::Gate;
 use crate::hub::{Hub, Topics};
 use crate::inbound::{Inbound, Probes};
-use crate::inbox::{Ask, Bounds, Reader};
+use crate::inbox::{Bounds, Reader};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::places::Places;
 use crate::replies::{Outbound, Replies};
-use crate::requests::{Asked, Desk};
+use crate::requests::Desk;
 use crate::respond::Respond;
 use crate::router::Router;
 use crate::server::{Door, Listener, Serving};
 use crate::sessions::Sessions;
+use crate::shard::Outlets;
 use crate::shutdown::Shutdown;
 use crate::survey::Survey;
+use crate::trace::Trace;
 use crate::upstream::Upstream;
 
 /// This program's version.
@@ -210,7 +214,8 @@ pub async fn run(
     let leaving = Shutdown::default();
     let (asks, asked) = mpsc::unbounded_channel();
     let (requests, requested) = mpsc::unbounded_channel();
-    let hub = start_hub(&config, &node, &asks, &requests, &metrics)?;
+    let outlets = Outlets { asks, requests };
+    let hub = start_hub(&config, &node, &outlets, &metrics)?;
 
     let (fatal, mut must_stop) = watch::channel(None);
     let (replies, probes) = (Arc::new(Replies::default()), Arc::new(Probes::default()));
@@ -310,8 +315,7 @@ pub async fn run(
 fn start_hub(
     config: &Config,
     node: &NodeId,
-    asks: &mpsc::UnboundedSender<Ask>,
-    requests: &mpsc::UnboundedSender<Asked>,
+    outlets: &Outlets,
     metrics: &Arc<Metrics>,
 ) -> std::io::Result<Arc<Hub>> {
     let seconds = |duration: Duration| duration.as_secs() as u32;
@@ -333,15 +337,16 @@ fn start_hub(
         Some(_) => Changes::tracked(),
         None => Changes::ignored(),
     });
-    let topics = Arc::new(Topics::new(cores, changes.clone(), config));
-    let shards = shard::start(cores, node, &topics, &settings, asks, requests, metrics)?;
+    let topics = Arc::new(Topics::new(cores, changes, config));
+    let trace = Arc::new(Trace::new(node.clone(), config.trace));
+    let shards = shard::start(cores, node, &topics, &settings, outlets, &trace, metrics)?;
     Ok(Arc::new(Hub::new(
         node.clone(),
         shards,
         topics,
-        asks.clone(),
-        changes,
+        outlets.asks.clone(),
         Events::new(config.events.clone(), metrics.clone()),
+        trace,
         metrics.clone(),
     )))
 }

@@ -35,12 +35,12 @@ pub(crate) struct Sent {
 }
 
 /// How the queue took a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Offer {
     /// It waits its turn.
     Queued,
     /// It took the place of an older one of its key, which is thereby dropped.
-    Replaced,
+    Replaced(Option<Arc<Message>>),
     /// There is no room.
     Full,
 }
@@ -103,10 +103,10 @@ impl Queue {
         if keyed && let Some(older) = self.same_key(message) {
             let length = frame.len();
             let replaced = std::mem::replace(&mut older.frame, frame);
-            older.message = Some(message.clone());
+            let older_message = older.message.replace(message.clone());
             older.receipt = receipt.cloned();
             self.bytes = self.bytes - replaced.len() + length;
-            return Offer::Replaced;
+            return Offer::Replaced(older_message);
         }
         if self.is_full(&frame, bound) {
             return Offer::Full;
@@ -187,6 +187,11 @@ impl Queue {
         messages
     }
 
+    /// How many bytes wait, with what is charged for each frame.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many pushes wait.
     pub(crate) fn pushes(&self) -> u64 {
         self.frames
@@ -235,12 +240,12 @@ mod tests {
     fn the_bound_holds_but_one_message_always_fits() {
         let mut queue = Queue::default();
         let large = message("close", &"x".repeat(1000));
-        assert_eq!(offer(&mut queue, &large, 100), Offer::Queued);
-        assert_eq!(offer(&mut queue, &large, 100), Offer::Full);
+        assert!(matches!(offer(&mut queue, &large, 100), Offer::Queued));
+        assert!(matches!(offer(&mut queue, &large, 100), Offer::Full));
         queue.advance(1006, |_| ());
         assert!(queue.is_empty());
         assert_eq!(queue.bytes, 0);
-        assert_eq!(offer(&mut queue, &large, 100), Offer::Queued);
+        assert!(matches!(offer(&mut queue, &large, 100), Offer::Queued));
     }
 
     #[test]
@@ -272,16 +277,15 @@ mod tests {
         let mut queue = Queue::default();
         offer(&mut queue, &message("latest:a", "1"), 10_000);
         offer(&mut queue, &message("latest:b", "2"), 10_000);
-        assert_eq!(
-            offer(&mut queue, &message("latest:a", "3"), 10_000),
-            Offer::Replaced
-        );
+        let newer = message("latest:a", "3");
+        assert!(matches!(
+            offer(&mut queue, &newer, 10_000),
+            Offer::Replaced(Some(_))
+        ));
         assert_eq!(content(&queue), b"\x81\x03\"3\"\x81\x03\"2\"");
         queue.advance(1, |_| ());
-        assert_eq!(
-            offer(&mut queue, &message("latest:a", "4"), 10_000),
-            Offer::Queued
-        );
+        let newer = message("latest:a", "4");
+        assert!(matches!(offer(&mut queue, &newer, 10_000), Offer::Queued));
         assert_eq!(content(&queue), b"\x03\"3\"\x81\x03\"2\"\x81\x03\"4\"");
     }
 

@@ -53,12 +53,24 @@ impl Replies {
         Table::expect(&self.answers, nodes.max(1))
     }
 
-    /// Hands a receipt to whoever waits for it; one that comes too late is of no use.
-    pub fn settle(&self, receipt: Receipt) {
-        if let Some(sender) = self.receipts.waiting.get(&receipt.reference) {
-            // Full only if somebody floods us with receipts of that reference.
-            let _ = sender.try_send(receipt);
-        }
+    /// How many senders wait for receipts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.receipts.waiting.len()
+    }
+
+    /// Whether none does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.receipts.waiting.is_empty()
+    }
+
+    /// Hands a receipt to whoever waits for it; one that comes too late is of no use. Answers
+    /// whether somebody took it.
+    pub fn settle(&self, receipt: Receipt) -> bool {
+        // Full only if somebody floods us with receipts of that reference.
+        let sender = self.receipts.waiting.get(&receipt.reference);
+        sender.is_some_and(|sender| sender.try_send(receipt).is_ok())
     }
 
     /// Hands a node's answer to whoever waits for it; one that comes too late is of no use.

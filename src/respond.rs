@@ -14,6 +14,7 @@ use crate::calls::Calls;
 use crate::close::CloseReason;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::names::UserId;
 use crate::protocol::{
     self, DRAINING_BODY, Fault, MAX_ANSWER_BYTES, NodeAnswer, NodeStats, Question, QueueStats,
     Reply, TotalStats, error_body, kicked_body,
@@ -101,12 +102,22 @@ impl Respond {
                 DRAINING_BODY.to_owned()
             }
             Question::Call(call) => self.calls.put(call).await.to_body(),
+            Question::Trace { user, id } => self.trace(user, id.as_deref()),
         };
         if body.len() > MAX_ANSWER_BYTES {
             let words = format!("the answer has {} bytes; 1 MiB at most", body.len());
             return error_body("too_large", &words);
         }
         body
+    }
+
+    fn trace(&self, user: &UserId, id: Option<&str>) -> String {
+        let trace = self.hub.trace();
+        if !trace.is_on() {
+            return error_body("not_traced", "nothing is traced (PUSH_TRACE is 0)");
+        }
+        let known = trace.collect(user, id);
+        serde_json::to_string(&known).expect("our own types become JSON")
     }
 
     fn stats(&self) -> String {

@@ -73,6 +73,12 @@ impl Survey {
         }
     }
 
+    /// Who waits for receipts and answers.
+    #[must_use]
+    pub fn replies(&self) -> &Replies {
+        &self.replies
+    }
+
     /// All live nodes, as of the last beat, and this one in any case.
     #[must_use]
     pub fn all_nodes(&self) -> Vec<NodeId> {

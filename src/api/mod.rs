@@ -16,6 +16,7 @@ mod reply;
 mod route;
 mod sessions;
 mod topics;
+mod trace;
 mod users;
 
 use std::sync::Arc;
@@ -213,22 +214,22 @@ pub fn client_routes(app: &Arc<App>) -> Routes {
     let clients = clients.or(page::route()).unify().boxed();
     let clients = clients.or(route::route(app)).unify().boxed();
     if app.config.api_listen.is_empty() {
-        finish(clients.or(senders(app)).unify().boxed())
+        finish(app, clients.or(senders(app)).unify().boxed())
     } else {
-        finish(clients.or(openapi::route()).unify().boxed())
+        finish(app, clients.or(openapi::route()).unify().boxed())
     }
 }
 
 /// Where senders call.
 #[must_use]
 pub fn sender_routes(app: &Arc<App>) -> Routes {
-    finish(senders(app))
+    finish(app, senders(app))
 }
 
 /// Where operators look.
 #[must_use]
 pub fn admin_routes(app: &Arc<App>) -> Routes {
-    finish(operations::routes(app))
+    finish(app, operations::routes(app))
 }
 
 fn senders(app: &Arc<App>) -> Routes {
@@ -238,6 +239,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(bans::route(app))
         .unify()
         .or(sessions::route(app))
+        .unify()
+        .or(trace::route(app))
         .unify()
         .or(connections::route(app))
         .unify()
@@ -332,24 +335,32 @@ struct Refused;
 impl warp::reject::Reject for Refused {}
 
 /// Turns what no route took into a reply.
-fn finish(routes: Routes) -> Routes {
-    let answer = |rejection: Rejection| async move {
-        // The order matters: another route's 404 stands beside this route's own reason.
-        let error = if rejection.find::<Refused>().is_some() {
-            ApiError::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "a valid API key is needed: Authorization: Bearer <key>",
-            )
-            .header(WWW_AUTHENTICATE, "Bearer")
-        } else if let Some(NotAllowed(allowed)) = rejection.find() {
-            ApiError::method_not_allowed(allowed)
-        } else if rejection.is_not_found() {
-            ApiError::not_found("no such path")
-        } else {
-            ApiError::bad_request("the request was not understood")
-        };
-        Ok::<Response, std::convert::Infallible>(error.reply())
+fn finish(app: &Arc<App>, routes: Routes) -> Routes {
+    let metrics = app.metrics.clone();
+    let answer = move |rejection: Rejection| {
+        if rejection.find::<Refused>().is_some() {
+            metrics.refused("unauthorized");
+        }
+        explain(rejection)
     };
     routes.recover(answer).map(Reply::into_response).boxed()
+}
+
+async fn explain(rejection: Rejection) -> Result<Response, std::convert::Infallible> {
+    // The order matters: another route's 404 stands beside this route's own reason.
+    let error = if rejection.find::<Refused>().is_some() {
+        ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "a valid API key is needed: Authorization: Bearer <key>",
+        )
+        .header(WWW_AUTHENTICATE, "Bearer")
+    } else if let Some(NotAllowed(allowed)) = rejection.find() {
+        ApiError::method_not_allowed(allowed)
+    } else if rejection.is_not_found() {
+        ApiError::not_found("no such path")
+    } else {
+        ApiError::bad_request("the request was not understood")
+    };
+    Ok(error.reply())
 }

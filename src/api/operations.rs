@@ -10,6 +10,7 @@ use warp::reply::Response;
 
 use super::{App, Routes, documented, json, with};
 use crate::backplane::Health;
+use crate::gauges;
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
     let health = warp::path!("healthz").and(documented("/healthz")).map(|_| {
@@ -51,7 +52,16 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
     let metrics = warp::path!("metrics")
         .and(documented("/metrics"))
         .and(with(app))
-        .map(|_, app: Arc<App>| {
+        .then(async |_method, app: Arc<App>| {
+            let most = app.config.queue_bytes;
+            gauges::read(
+                &app.hub,
+                &app.backplane,
+                app.survey.replies(),
+                most,
+                &app.metrics,
+            )
+            .await;
             let mut response = Response::new(app.metrics.render().into());
             let text = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             response

@@ -30,7 +30,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
             async |_method, app: Arc<App>, content_type: Option<String>, stream| {
                 let body = match body::read(stream).await {
                     Ok(body) => body,
-                    Err(error) => return error.reply(),
+                    Err(error) => return refuse(&app, error),
                 };
                 let reply = match media_type(content_type.as_deref()) {
                     Some(Form::Lines) => push_lines(&app, &body).await,
@@ -44,10 +44,15 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                         "send application/json, or application/x-ndjson for one push a line",
                     )),
                 };
-                reply.unwrap_or_else(ApiError::reply)
+                reply.unwrap_or_else(|error| refuse(&app, error))
             },
         )
         .boxed()
+}
+
+fn refuse(app: &App, error: ApiError) -> Response {
+    app.metrics.refused(error.code);
+    error.reply()
 }
 
 /// How the body is to be read.
@@ -177,6 +182,7 @@ async fn push_batch(
                 None
             }
             Err(fault) => {
+                app.metrics.refused("bad_item");
                 let error = Refusal {
                     code: "bad_request",
                     message: fault.to_string(),

@@ -17,6 +17,7 @@ use super::{About, Health, Kept, Locations, NodeRecord, NodeState, Population, P
 use crate::hub::{Hub, Seat};
 use crate::inbound::{Channel, Inbound};
 use crate::inbox::{Bounds, Page, Since};
+use crate::metrics::Metrics;
 use crate::names::{NodeId, Subject, Topic, UserId};
 use crate::protocol::Message;
 
@@ -188,6 +189,14 @@ impl Embedded {
 
     pub(super) fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
+    }
+
+    pub(super) fn gauge(&self, metrics: &Metrics) {
+        let parties = self.parties();
+        metrics.nodes.set(parties.len() as i64);
+        if let Some(party) = parties.get(&self.node) {
+            metrics.queue("bus", QUEUE - party.lines.capacity(), QUEUE);
+        }
     }
 
     pub(super) fn announce_draining(&self) {

@@ -18,7 +18,9 @@ use tokio::time::Instant;
 pub use self::embedded::{Embedded, Exchange};
 pub use self::passes::{Ban, Session};
 pub use self::redis::{Fatal, Redis, RedisSettings};
+use crate::hub::Seat;
 use crate::inbox::{Page, Position, Since};
+use crate::metrics::Metrics;
 use crate::names::{ConnectionId, NodeId, Subject, Topic, UserId};
 use crate::protocol::Message;
 
@@ -79,6 +81,18 @@ pub struct Row {
     /// What the row says of it.
     #[serde(flatten)]
     pub about: About,
+}
+
+impl Row {
+    /// What the row of a connection of this node says, whether it is written yet or not.
+    #[must_use]
+    pub fn of(node: &NodeId, seat: &Seat) -> Self {
+        Self {
+            node: node.clone(),
+            fd: seat.fd.0,
+            about: embedded::about(seat),
+        }
+    }
 }
 
 /// The value of a field in `pn:user:{<user>}`.
@@ -351,6 +365,14 @@ impl Backplane {
         match self {
             Self::Embedded(embedded) => embedded.health(),
             Self::Redis(redis) => redis.health(),
+        }
+    }
+
+    /// Sets the gauges of what waits on the way to other nodes and back.
+    pub fn gauge(&self, metrics: &Metrics) {
+        match self {
+            Self::Embedded(embedded) => embedded.gauge(metrics),
+            Self::Redis(redis) => redis.gauge(metrics),
         }
     }
 

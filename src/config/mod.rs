@@ -252,6 +252,10 @@ settings! {
     /// Seconds over which a leaving node sends its clients away.
     drain_seconds / "DRAIN_SECONDS": Duration = "10", seconds(0, 3600);
 
+    /// How many events of users and of messages that did not arrive to remember, for
+    /// `GET /v1/users/{user}/trace`; about 150 bytes each. 0: none.
+    trace / "TRACE": usize = "10000", number(0, 10_000_000);
+
     /// How much to log: off, error, warn, info, debug or trace.
     log / "LOG": LogLevel = "info", log_level;
 

@@ -13,7 +13,8 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Delivered, Hub, Map, ROW_PATIENCE};
+use super::deliver::Arrived;
+use super::{Hub, Map, ROW_PATIENCE};
 use crate::auth::Grants;
 use crate::changes::Changes;
 use crate::config::Config;
@@ -31,7 +32,7 @@ type Counts = SmallVec<[u32; 4]>;
 pub struct Topics {
     counts: Map<Topic, Counts>,
     shards: usize,
-    changes: Arc<Changes>,
+    pub(super) changes: Arc<Changes>,
     grants: Arc<Grants>,
     most: usize,
     /// Whether there are logs, which connections can follow.
@@ -249,17 +250,39 @@ impl Hub {
         count
     }
 
+    /// As [`Hub::publish`], one topic after the other. It is a repeat if it is one in all of them
+    /// where somebody is.
+    pub(super) async fn publish_to_each(
+        &self,
+        topics: &[Topic],
+        push: &Push,
+        receipt: Option<&Receipt>,
+    ) -> Arrived {
+        let (mut count, mut repeated) = (None, false);
+        for (topic, push) in topics.iter().zip(push.to_each(topics)) {
+            match self.publish(topic, &push, receipt).await {
+                Arrived::Handed(more) => count = Some(count.unwrap_or(0) + more),
+                Arrived::Repeat => repeated = true,
+                Arrived::Nobody | Arrived::LeftOut => {}
+            }
+        }
+        match count {
+            Some(count) => Arrived::Handed(count),
+            None if repeated => Arrived::Repeat,
+            None => Arrived::Nobody,
+        }
+    }
+
     /// Hands a push to the local connections that are in its topic.
     pub(super) async fn publish(
         &self,
         topic: &Topic,
         push: &Push,
         receipt: Option<&Receipt>,
-    ) -> Delivered {
+    ) -> Arrived {
         let shards = self.topics.by_shard(topic);
         if shards.is_empty() {
-            self.metrics.stale.inc();
-            return Delivered::To(0);
+            return Arrived::Nobody;
         }
         if self.is_repeat(&Target::Topic(topic.clone()), push) {
             if push.message.position().is_some() {
@@ -271,7 +294,7 @@ impl Hub {
                 })
                 .await;
             }
-            return Delivered::Duplicate;
+            return Arrived::Repeat;
         }
         for (shard, _) in &shards {
             let command = Command::Publish {
@@ -282,7 +305,7 @@ impl Hub {
             };
             self.shards[*shard].send(command).await;
         }
-        Delivered::To(shards.iter().map(|(_, count)| count).sum())
+        Arrived::Handed(shards.iter().map(|(_, count)| count).sum())
     }
 
     /// Makes the connections that are in a topic look into its log.

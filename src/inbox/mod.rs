@@ -257,6 +257,7 @@ impl Page {
                 // Written by somebody else, and not as agreed.
                 Err(fault) => {
                     unreadable += 1;
+                    let fault = fault.unquoted();
                     tracing::warn!(%entry, %fault, "bad message in an inbox ignored");
                 }
             }

@@ -66,6 +66,7 @@ impl Reader {
     pub(crate) async fn serve(self, mut asks: mpsc::UnboundedReceiver<Ask>) {
         let reader = Arc::new(self);
         while let Some(ask) = asks.recv().await {
+            reader.metrics.inbox_asks.inc();
             let key = (ask.subject.clone(), ask.since);
             if let Some(ask) = reader.begin(&key, ask) {
                 tokio::spawn(reader.clone().read(key, vec![ask]));
@@ -91,7 +92,9 @@ impl Reader {
     /// Reads until nobody asks for this any more.
     async fn read(self: Arc<Self>, key: Key, mut asks: Vec<Ask>) {
         while !asks.is_empty() {
-            if let Some(page) = self.read_once(&key, &asks).await {
+            let page = self.read_once(&key, &asks).await;
+            self.metrics.inbox_asks.dec_by(asks.len() as i64);
+            if let Some(page) = page {
                 for ask in asks {
                     self.tell(ask, &page).await;
                 }
@@ -136,6 +139,10 @@ impl Reader {
                 Ok(()) => return,
                 Err(back) => page = back,
             }
+        }
+        if let Subject::User(user) = &subject {
+            let (trace, messages) = (self.hub.trace(), page.messages.len() as u64);
+            trace.caught_up(user, fd, messages, page.is_continuous);
         }
         let command = Command::Page {
             fd,

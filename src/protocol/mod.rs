@@ -62,6 +62,23 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// The fault without what it quotes of the input, for a log: that may be a part of a message.
+    /// Our own texts quote nothing; those of serde_json end with a place, and quote before it.
+    #[must_use]
+    pub fn unquoted(&self) -> String {
+        let Some((said, place)) = self.0.rsplit_once(" at line ") else {
+            return self.0.clone();
+        };
+        let names_a_field = ["missing field", "duplicate field"];
+        if names_a_field.iter().any(|start| said.starts_with(start)) {
+            return self.0.clone();
+        }
+        let said = said.split(['"', '`']).next().unwrap_or_default();
+        format!("{} at line {place}", said.trim_end())
+    }
+}
+
 impl From<serde_json::Error> for Fault {
     fn from(error: serde_json::Error) -> Self {
         Self(error.to_string())
@@ -394,6 +411,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Routed,
+        Self::Written,
+        Self::Acked,
+        Self::Stored,
+        Self::Offline,
+        Self::Duplicate,
+        Self::Stale,
+        Self::Unrouted,
+    ];
+
     /// As in answers, receipts and metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,4 +1,4 @@
-//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`.
+//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`, `trace`.
 //!
 //! A question goes to the channel of each node that is asked, the answer to the channel of the
 //! node that asks:
@@ -13,6 +13,7 @@
 //! about it in [`Respond::answer`](crate::respond::Respond::answer). Asking is then
 //! [`Survey::ask`](crate::survey::Survey::ask), which collects the answers and names the missing.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::line::write_target;
-use super::request::{ToFields, check_timeout};
+use super::request::{ToFields, check_id, check_timeout};
 use super::{Call, Fault, MAX_USERS, Reply, Target, one_line};
 use crate::names::{ConnectionId, NodeId, UserId};
 
@@ -38,6 +39,14 @@ pub enum Question {
     Drain,
     /// To ask its clients something: [`Called`](super::Called).
     Call(Call),
+    /// What did not get to this user, or only of the message with this id:
+    /// [`Known`](crate::trace::Known).
+    Trace {
+        /// Whose messages.
+        user: UserId,
+        /// Which message.
+        id: Option<Box<str>>,
+    },
 }
 
 impl Question {
@@ -49,6 +58,7 @@ impl Question {
             Self::Kick(_) => "kick",
             Self::Drain => "drain",
             Self::Call(_) => "call",
+            Self::Trace { .. } => "trace",
         }
     }
 
@@ -64,6 +74,11 @@ impl Question {
             "call" => {
                 let args = args.ok_or_else(|| Fault::new("missing field `args`"))?;
                 Call::parse(args.get().as_bytes()).map(Self::Call)
+            }
+            "trace" => {
+                let TraceArgs { user, id } = read(args)?;
+                let id = check_id(id)?;
+                Ok(Self::Trace { user, id })
             }
             _ => Err(Fault::new("this node does not know this question")),
         }
@@ -82,6 +97,10 @@ impl Question {
                 out.push_str(r#","args":"#);
                 call.write(out);
             }
+            Self::Trace { user, id } => {
+                let id = serde_json::to_string(id).expect("text becomes JSON");
+                let _ = write!(out, r#","args":{{"user":"{user}","id":{id}}}"#);
+            }
         }
     }
 }
@@ -90,6 +109,13 @@ impl Question {
 struct KickArgs<'a> {
     #[serde(borrow)]
     to: ToFields<'a>,
+}
+
+#[derive(Deserialize)]
+struct TraceArgs<'a> {
+    user: UserId,
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
 }
 
 /// Reads arguments. Unknown fields are ignored: a newer node may say more than we know.

@@ -339,3 +339,29 @@ fn events_are_json() {
     );
     assert_eq!(left["reason"], "node-lost");
 }
+
+#[test]
+fn a_fault_for_the_log_quotes_nothing_of_the_line() {
+    let shown = |line: &str| Line::parse(line.as_bytes()).unwrap_err().unquoted();
+    for (line, words) in [
+        (r#""secret""#, "invalid type: string at line 1 column 8"),
+        ("5", "invalid type: integer at line 1 column 1"),
+        ("secret", "expected value at line 1 column 1"),
+        (
+            r#"{"to":{"secret":1},"data":1}"#,
+            "unknown field at line 1 column 15",
+        ),
+        (
+            r#"{"cmd":"receipt","ref":"1","node":"a.1","status":"at line 7 secret"}"#,
+            "unknown variant at line 1 column 67",
+        ),
+        (
+            r#"{"to":{"user":"secret secret"},"data":1}"#,
+            "user id must be 1 to 128 bytes of A-Z a-z 0-9 . _ : @ - at line 1 column 29",
+        ),
+        (r#"{"to":{"user":"42"}}"#, "missing field `data`"),
+        (r#"{"cmd":"secret"}"#, "unknown cmd"),
+    ] {
+        assert_eq!(shown(line), words, "{line}");
+    }
+}

@@ -91,7 +91,7 @@ impl Router {
     ) -> Result<Stored, Unavailable> {
         match self.backplane.keep(subject, message, deadline).await? {
             Kept::Before => {
-                self.metrics.duplicates.inc();
+                self.metrics.kept_before.inc();
                 Ok(Stored::Before)
             }
             Kept::At(position) => {

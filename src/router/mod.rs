@@ -9,6 +9,7 @@
 mod keep;
 mod kick;
 mod share;
+mod tally;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use self::keep::Stored;
 use self::share::{Cargo, Share, sum_up};
+use self::tally::Tally;
 use crate::backplane::{Backplane, Row, Unavailable};
 use crate::hub::{Delivered, Hub};
 use crate::inbox::Position;
@@ -116,6 +118,7 @@ impl Router {
 
     /// Carries out many, in order for each user; answers in order.
     pub async fn push_all(&self, requests: &[PushRequest]) -> Vec<Answer> {
+        let tally = Tally::open(requests, &self.metrics);
         let mut answers = Vec::with_capacity(requests.len());
         let mut rest = requests;
         while let Some(first) = rest.first() {
@@ -137,6 +140,7 @@ impl Router {
         for answer in &answers {
             self.metrics.pushed(answer.status);
         }
+        tally.settle(&answers);
         answers
     }
 
@@ -160,6 +164,8 @@ impl Router {
             _ => self.push_to_everybody(request, deadline).await,
         };
         answer.id = request.push.message.id().map(Into::into);
+        let (trace, id) = (self.hub.trace(), request.push.message.id());
+        trace.pushed_elsewhere(&request.push.to, id, answer.status, answer.reason);
         answer
     }
 
@@ -194,10 +200,13 @@ impl Router {
             .iter()
             .zip(&parts)
             .map(|(request, parts)| {
-                let id = request.push.message.id().map(Into::into);
+                let id = request.push.message.id();
+                let trace = |share: &Share<'_>| share.trace(id, self.hub.trace());
+                let id = id.map(Into::into);
                 match &request.push.to {
                     Target::Users(_) | Target::Topics(_) => {
                         let parts: Vec<Share<'_>> = shares.by_ref().take(parts.len()).collect();
+                        parts.iter().for_each(trace);
                         Answer {
                             id,
                             ..sum_up(&parts)
@@ -205,6 +214,7 @@ impl Router {
                     }
                     _ => {
                         let share = shares.next().expect("a share for each");
+                        trace(&share);
                         Answer {
                             id,
                             targets: Vec::new(),
@@ -256,6 +266,7 @@ impl Router {
 
     async fn push_here(&self, request: &PushRequest, deadline: Instant) -> Answer {
         let (receipt, waiter) = Receipt::new(request.wait);
+        self.metrics.shares_here.inc();
         let delivered = self.hub.deliver(&request.push, Some(&receipt)).await;
         drop(receipt);
         match delivered {
@@ -343,6 +354,7 @@ impl Router {
                 };
             }
         };
+        self.metrics.shares_here.inc();
         let Some(expected) = &mut expected else {
             self.hub.deliver(&request.push, None).await;
             // As the nodes said at their last beat; nobody has counted these.

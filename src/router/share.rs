@@ -18,6 +18,7 @@ use crate::names::{NodeId, Subject, Topic};
 use crate::protocol::{self, Push, Reply, Status, Target, Wait};
 use crate::receipt::{Receipt, Waiter};
 use crate::replies::Expected;
+use crate::trace::Trace;
 
 /// What is carried to users and topics.
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +137,11 @@ impl<'a> Share<'a> {
         self.open.is_some() && !self.refused
     }
 
+    /// Has the trace remember what its sender is answered.
+    pub(super) fn trace(&self, id: Option<&str>, trace: &Trace) {
+        trace.pushed(&self.subject, id, self.status(), self.open);
+    }
+
     fn position(&self) -> Option<Position> {
         match self.cargo {
             Cargo::Push(push) => push.message.position(),
@@ -195,6 +201,14 @@ impl Router {
             }
         };
         let cargo = share.cargo;
+        let (is_push, is_look) = (
+            matches!(cargo, Cargo::Push(_)),
+            matches!(cargo, Cargo::Look),
+        );
+        self.metrics
+            .shares_here
+            .inc_by(u64::from(is_push || is_look));
+        self.metrics.looks.inc_by(u64::from(is_look));
         match cargo.carry_out(&self.hub, &to, receipt.as_ref()).await {
             Delivered::To(0) => {}
             Delivered::To(count) => {

@@ -40,10 +40,11 @@ use crate::names::{Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::{Dialect, Except, Message};
 use crate::receipt::Receipt;
 use crate::requests::Asked;
+use crate::trace::Trace;
 
 /// Commands that may wait for a shard. It is emptied at processor speed, so a full one means
 /// that the processor is, and then whoever sends waits its turn.
-const INBOX: usize = 8_192;
+pub(crate) const INBOX: usize = 8_192;
 
 /// Something for a shard to do.
 #[derive(Debug)]
@@ -212,6 +213,31 @@ pub enum Command {
     Resync,
     /// Tell all clients that this node is cut off.
     Degraded,
+    /// Count what waits in the queues.
+    Count(oneshot::Sender<Load>),
+}
+
+/// What waits in the queues of a shard's connections.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes, frames of our own included.
+    pub bytes: usize,
+    /// Bytes in the fullest queue.
+    pub fullest: usize,
+    /// Connections whose socket takes no more.
+    pub blocked: usize,
+}
+
+impl Load {
+    /// Adds what waits elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.fullest = self.fullest.max(other.fullest);
+        self.blocked += other.blocked;
+    }
 }
 
 /// Who asks for a subscription.
@@ -252,6 +278,15 @@ pub struct Arrival {
     pub topics: Vec<Topic>,
     /// Hears of each topic.
     pub done: oneshot::Sender<Vec<Subscribed>>,
+}
+
+/// Where shards hand on what others are to do.
+#[derive(Debug, Clone)]
+pub(crate) struct Outlets {
+    /// What connections want to read of inboxes and logs.
+    pub(crate) asks: mpsc::UnboundedSender<Ask>,
+    /// What clients ask of the node.
+    pub(crate) requests: mpsc::UnboundedSender<Asked>,
 }
 
 /// A socket on its way to its shard.
@@ -317,8 +352,8 @@ pub(crate) fn start(
     node: &NodeId,
     topics: &Arc<Topics>,
     settings: &Arc<Settings>,
-    asks: &mpsc::UnboundedSender<Ask>,
-    requests: &mpsc::UnboundedSender<Asked>,
+    outlets: &Outlets,
+    trace: &Arc<Trace>,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Vec<ShardHandle>> {
     (0..count)
@@ -329,8 +364,8 @@ pub(crate) fn start(
                 node.clone(),
                 Members::new(topics.clone(), number),
                 settings.clone(),
-                asks.clone(),
-                requests.clone(),
+                outlets.clone(),
+                trace.clone(),
                 metrics.clone(),
             )?;
             let handle = ShardHandle {

@@ -1,5 +1,8 @@
 //! The task that owns a shard's sockets: its loop, and what each input does.
 
+mod arrive;
+mod beat;
+mod deliver;
 mod io;
 mod kept;
 mod topics;
@@ -9,27 +12,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use bytes::Bytes;
-use mio::{Events, Poll, Registry, Token};
+use mio::{Events, Poll, Registry};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::encoded::Encoded;
 use super::members::Members;
 use super::resync::Resync;
-use super::{Arrival, Asker, Attach, Command, NotSubscribed, Socket, Subscribed};
+use super::{Arrival, Asker, Command, Load, NotSubscribed, Outlets, Socket, Subscribed};
 use crate::admission::Permit;
 use crate::close::CloseReason;
 use crate::connection::{Connection, Next, Settings};
-use crate::inbox::Ask;
 use crate::metrics::Metrics;
-use crate::names::{ConnectionId, Fd, NodeId};
-use crate::protocol::{self, Except, Message};
-use crate::queue::Offer;
-use crate::receipt::Receipt;
-use crate::requests::Asked;
+use crate::names::{Fd, NodeId};
+use crate::protocol;
+use crate::trace::Trace;
 use crate::wheel::{NEVER, Tick, Wheel};
 
 /// Most commands taken before their connections are flushed.
@@ -77,15 +75,16 @@ pub(super) struct Owner {
     wheel: Wheel,
     started: Instant,
     now: Tick,
-    /// Messages put into queues and written to sockets since the last flush. Counted here and
-    /// added to the node's counters once a flush: shards share those.
+    /// Messages of broadcasts, messages put into queues and written to sockets since the last
+    /// flush. Counted here and added to the node's counters once a flush: shards share those.
+    offered: u64,
     delivered: u64,
     written: u64,
     /// Which clients are still to be told to resync.
     resync: Resync,
     settings: Arc<Settings>,
-    asks: mpsc::UnboundedSender<Ask>,
-    requests: mpsc::UnboundedSender<Asked>,
+    outlets: Outlets,
+    trace: Arc<Trace>,
     metrics: Arc<Metrics>,
 }
 
@@ -95,8 +94,8 @@ impl Owner {
         node: NodeId,
         members: Members,
         settings: Arc<Settings>,
-        asks: mpsc::UnboundedSender<Ask>,
-        requests: mpsc::UnboundedSender<Asked>,
+        outlets: Outlets,
+        trace: Arc<Trace>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
@@ -120,12 +119,13 @@ impl Owner {
             wheel: Wheel::new(),
             started: Instant::now(),
             now: 0,
+            offered: 0,
             delivered: 0,
             written: 0,
             resync: Resync::default(),
             settings,
-            asks,
-            requests,
+            outlets,
+            trace,
             metrics,
         })
     }
@@ -142,6 +142,7 @@ impl Owner {
                     if count == 0 {
                         return;
                     }
+                    self.metrics.shard_batch_size.observe(count as f64);
                     for command in commands.drain(..) {
                         self.apply(command);
                         if self.delivered > UNFLUSHED {
@@ -184,46 +185,15 @@ impl Owner {
                 arrival,
                 expires,
             } => {
-                let mut connection = Connection::reserve(fd, user, dialect, self.now);
-                connection.hold_until(expires.map(|at| self.tick(at)));
-                let id = ConnectionId {
-                    node: self.node.clone(),
-                    fd,
-                };
-                // First in the queue, before any message that comes during the handshake.
-                let start = inbox.map(|start| *start);
-                let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
-                self.delivered += connection.welcome(&id, topics, start, &self.metrics);
-                let place = Place {
-                    connection,
-                    socket: None,
-                    _permit: None,
-                    blocked: false,
-                    ended: false,
-                    dirty: false,
-                };
-                let slot = self.places.insert(place);
-                self.slots.insert(fd, slot);
-                if let Some(arrival) = arrival {
-                    self.arrive(slot, *arrival);
-                }
-                self.arm(slot);
+                let expires = expires.map(|at| self.tick(at));
+                self.reserve(fd, user, dialect, inbox, arrival, expires);
             }
             Command::Attach(attach) => self.attach(*attach),
             Command::Deliver {
                 fd,
                 message,
                 receipt,
-            } => match self.slots.get(&fd) {
-                Some(&slot) if message.position().is_some() => {
-                    self.offer_kept(slot, &message, receipt.as_ref());
-                }
-                Some(&slot) => {
-                    let frame = message.frame(self.places[slot].connection.dialect());
-                    self.offer(slot, frame, &message, receipt.as_ref());
-                }
-                None => self.metrics.dropped("gone", 1),
-            },
+            } => self.deliver(fd, &message, receipt.as_ref()),
             Command::Broadcast {
                 message,
                 except,
@@ -334,6 +304,11 @@ impl Owner {
                 shard.pass_request(slot);
             }),
             Command::Degraded => self.tell_all(protocol::DEGRADED, |_| true),
+            Command::Count(answer) => {
+                self.account();
+                // Gone if whoever asked has given up.
+                let _ = answer.send(self.load());
+            }
         }
     }
 
@@ -342,140 +317,6 @@ impl Owner {
         let since = at.saturating_duration_since(self.started);
         let beats = since.as_secs() + u64::from(since.subsec_nanos() > 0);
         Tick::try_from(beats).unwrap_or(NEVER).min(NEVER - 1)
-    }
-
-    fn attach(&mut self, attach: Attach) {
-        let Attach {
-            mut socket,
-            head,
-            leftover,
-            membership,
-            permit,
-            role,
-            degraded,
-        } = attach;
-        let fd = membership.fd();
-        // Absent if the handshake took longer than the reservation lasted.
-        let Some(&slot) = self.slots.get(&fd) else {
-            return;
-        };
-        let place = &mut self.places[slot];
-        if !head.is_empty() {
-            place.connection.queue.push_first(head);
-        }
-        if let Err(error) = socket.register(&self.registry, Token(fd.0 as usize)) {
-            tracing::warn!(%fd, %error, "socket refused by epoll");
-            return self.hung_up(slot);
-        }
-        if place.connection.is_closing() {
-            // Told to go before its socket was here: it still hears why.
-            place.socket = Some(socket);
-            place._permit = Some(permit);
-            return self.touch(slot);
-        }
-        if degraded {
-            place.connection.say(protocol::DEGRADED);
-        }
-        place
-            .connection
-            .attach(membership, role, self.now, &self.settings);
-        place.socket = Some(socket);
-        place._permit = Some(permit);
-        self.touch(slot);
-        self.arm(slot);
-        if !leftover.is_empty() {
-            self.hear(slot, &mut Vec::from(leftover));
-        }
-    }
-
-    fn broadcast(
-        &mut self,
-        message: &Arc<Message>,
-        except: Option<&Except>,
-        receipt: Option<&Receipt>,
-    ) {
-        // By number: ending a slow connection on the way changes the slab.
-        self.spread(0..self.places.capacity(), message, except, receipt);
-    }
-
-    /// Offers a message to many.
-    fn spread(
-        &mut self,
-        slots: impl IntoIterator<Item = usize>,
-        message: &Arc<Message>,
-        except: Option<&Except>,
-        receipt: Option<&Receipt>,
-    ) {
-        let frames = Encoded::default();
-        for slot in slots {
-            let Some(place) = self.places.get(slot) else {
-                continue;
-            };
-            let connection = &place.connection;
-            if except.is_some_and(|except| except.has(&self.node, connection.fd, &connection.user))
-            {
-                continue;
-            }
-            if message.position().is_some() {
-                self.offer_kept(slot, message, receipt);
-                continue;
-            }
-            // A copy for this shard: thousands of clones would fight with those of the other
-            // shards for the cache line of one reference count.
-            let copy = |dialect| Bytes::copy_from_slice(&message.frame(dialect));
-            let frame = frames.get(connection.dialect(), copy);
-            self.offer(slot, frame, message, receipt);
-        }
-    }
-
-    fn offer(
-        &mut self,
-        slot: usize,
-        frame: Bytes,
-        message: &Arc<Message>,
-        receipt: Option<&Receipt>,
-    ) {
-        let bound = self.settings.queue_bytes;
-        let place = &mut self.places[slot];
-        if place.connection.is_closing() {
-            return self.metrics.dropped("gone", 1);
-        }
-        if place.connection.queue.is_full(&frame, bound) && !place.blocked && place.socket.is_some()
-        {
-            // Filled by this batch of commands, not by a client that takes nothing.
-            self.write(slot);
-        }
-        // Writing may have shown that the client is gone.
-        let Some(place) = self.places.get_mut(slot) else {
-            return self.metrics.dropped("gone", 1);
-        };
-        match place.connection.queue.offer(frame, message, receipt, bound) {
-            Offer::Queued => {}
-            Offer::Replaced => self.metrics.dropped("replaced", 1),
-            Offer::Full => {
-                self.metrics.dropped("slow", 1);
-                return self.follow(slot, Connection::overflow(message.policy()));
-            }
-        }
-        self.delivered += 1;
-        self.touch(slot);
-    }
-
-    /// Puts an object of ours into the queue of every open connection chosen that gets such.
-    fn tell_all(&mut self, object: &str, chosen: impl Fn(Fd) -> bool) {
-        let frames = Encoded::default();
-        for slot in 0..self.places.capacity() {
-            let Some(place) = self.places.get_mut(slot) else {
-                continue;
-            };
-            let connection = &mut place.connection;
-            let dialect = connection.dialect();
-            if connection.is_open() && dialect.has_objects() && chosen(connection.fd) {
-                let frame = frames.get(dialect, |dialect| dialect.encode(object));
-                connection.queue.push(frame);
-                self.touch(slot);
-            }
-        }
     }
 
     /// The other side has closed its half: whatever waits cannot reach it.
@@ -502,7 +343,11 @@ impl Owner {
         let dropped = place.connection.end(reason, self.now);
         self.metrics.closed(reason);
         self.metrics.dropped(reason.label(), dropped);
-        tracing::debug!(fd = %place.connection.fd, reason = reason.label(), "closed");
+        let (user, fd) = (&place.connection.user, place.connection.fd);
+        self.trace.closed(user, fd, reason);
+        self.trace
+            .dropped(Some(user), fd, None, reason.label(), dropped);
+        tracing::debug!(%fd, reason = reason.label(), "closed");
         if reason.code().is_none() {
             return self.remove(slot);
         }
@@ -515,8 +360,10 @@ impl Owner {
     fn remove(&mut self, slot: usize) {
         let place = self.places.remove(slot);
         self.slots.remove(&place.connection.fd);
-        self.metrics
-            .dropped("gone", place.connection.queue.pushes());
+        let (user, fd) = (&place.connection.user, place.connection.fd);
+        let dropped = place.connection.queue.pushes();
+        self.metrics.dropped("gone", dropped);
+        self.trace.dropped(Some(user), fd, None, "gone", dropped);
     }
 
     fn touch(&mut self, slot: usize) {
@@ -539,41 +386,6 @@ impl Owner {
         let due = connection.due();
         if due < connection.scheduled {
             connection.scheduled = self.wheel.put(due, connection.fd);
-        }
-    }
-
-    fn on_beat(&mut self) {
-        self.now = self.started.elapsed().as_secs() as Tick;
-        let mut due = Vec::new();
-        self.wheel.advance(self.now, |fd| due.push(fd));
-        for fd in due {
-            let Some(&slot) = self.slots.get(&fd) else {
-                continue;
-            };
-            let connection = &mut self.places[slot].connection;
-            if connection.scheduled > self.now {
-                // An older hint; a later one stands.
-                continue;
-            }
-            connection.scheduled = NEVER;
-            let next = connection.look(self.now, &self.settings);
-            if !connection.queue.is_empty() {
-                self.touch(slot);
-            }
-            self.follow(slot, next);
-        }
-        if let Some(chosen) = self.resync.next() {
-            self.tell_all(protocol::RESYNC, &chosen);
-            for slot in 0..self.places.capacity() {
-                // Kept messages are not asked of the client's own backend, but read anew.
-                if self
-                    .places
-                    .get(slot)
-                    .is_some_and(|place| chosen(place.connection.fd))
-                {
-                    self.look(slot);
-                }
-            }
         }
     }
 }

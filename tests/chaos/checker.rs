@@ -4,8 +4,9 @@
 //! Where a promise has a time limit, only time counts in which the node concerned and Redis
 //! could work: a frozen process cannot tell anybody anything.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
+use crate::common::books::{ACCOUNTS, sum};
 use crate::history::{Cause, EVERYBODY, Event, FINAL, Field, Micros, Phase, SECOND};
 use crate::index::{Conn, Index, Recv};
 use crate::kept;
@@ -26,7 +27,7 @@ const MORE_FDS: i64 = 64;
 const MORE_RSS_KIB: u64 = 192 * 1024;
 
 /// The rules, in the order of their verdicts.
-pub(crate) const RULES: [(&str, &str); 12] = [
+pub(crate) const RULES: [(&str, &str); 13] = [
     (
         "H0",
         "no node ends by itself; all are ready again after the last fault",
@@ -44,6 +45,10 @@ pub(crate) const RULES: [(&str, &str); 12] = [
     (
         "H11",
         "a client that resumes gets each kept message once, in order",
+    ),
+    (
+        "H12",
+        "on each live node the ledger is balanced: of every message it is known what became of it",
     ),
 ];
 
@@ -85,6 +90,7 @@ pub(crate) fn check(events: &[Event]) -> Vec<Verdict> {
         endings(&index),
         resources(&index),
         kept::check(&index),
+        ledger(&index),
     ]
 }
 
@@ -264,19 +270,6 @@ fn registry(index: &Index<'_>) -> Verdict {
     verdict
 }
 
-/// The sum of a counter over its labels.
-fn sum(values: &BTreeMap<String, f64>, name: &str) -> f64 {
-    let ours = |key: &str| {
-        key.strip_prefix(name)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
-    };
-    values
-        .iter()
-        .filter(|(key, _)| ours(key))
-        .map(|(_, value)| value)
-        .sum()
-}
-
 fn counters(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for event in index.events {
@@ -328,6 +321,22 @@ fn counters(index: &Index<'_>) -> Verdict {
         verdict.expect(gauge == live, || {
             format!("{node} counts {gauge} connections; there are {live}")
         });
+    }
+    verdict
+}
+
+/// The accounts of docs/operations.md. A node that was killed took its own with it.
+fn ledger(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for event in index.events {
+        if let Event::Metrics { node, values, .. } = event {
+            for account in &ACCOUNTS {
+                let gap = account.gap(values);
+                verdict.expect(gap.is_none(), || {
+                    gap.map_or(String::new(), |gap| format!("{node}: {gap}"))
+                });
+            }
+        }
     }
     verdict
 }

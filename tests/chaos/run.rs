@@ -1,6 +1,5 @@
 //! One run: a stage, its actors, the faults of a seed, quiet, and the history of all that.
 
-use std::collections::BTreeMap;
 use std::io::Result;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::checker::{self, Verdict};
 use crate::clients::Device;
+use crate::common::books::{self, Values};
 use crate::common::{self, PATIENCE};
 use crate::history::{Event, Phase, Recorder};
 use crate::publishers::{RedisPublisher, Sender, World};
@@ -205,15 +205,11 @@ async fn take_stock(stage: &Stage, recorder: &Recorder, history: &mut Vec<Event>
     Ok(())
 }
 
-async fn metrics(view: &View) -> Option<BTreeMap<String, f64>> {
+async fn metrics(view: &View) -> Option<Values> {
     let url = format!("http://{}/metrics", view.admin);
     let answer = common::http().get(url).timeout(LAG).send().await.ok()?;
     let text = answer.text().await.ok()?;
-    let values = text.lines().filter_map(|line| {
-        let (name, value) = line.strip_prefix("pushnode_")?.rsplit_once(' ')?;
-        Some((name.to_owned(), value.parse().ok()?))
-    });
-    Some(values.collect())
+    Some(books::parse(&text))
 }
 
 /// Notes each node's count of losses about once a second.

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod books;
 mod crowd;
 mod flow;
 mod ledger;
@@ -33,7 +34,9 @@ mod redis_faults;
 mod registry;
 mod repeats;
 mod restart;
+mod secrets;
 mod topics;
 mod topologies;
 mod topologies_refused;
+mod trace;
 mod upstream;

@@ -23,9 +23,11 @@ mod push;
 mod slow;
 mod tokens;
 mod topics;
+mod trace;
 mod transports;
 mod users;
 
 mod documents;
+mod metrics;
 mod openapi;
 mod operations;

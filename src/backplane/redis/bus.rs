@@ -11,18 +11,20 @@ use std::time::Duration;
 use fred::error::ErrorKind;
 use fred::prelude::{Client, ClientLike, EventInterface};
 use fred::types::{Message, Value};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::lease::{LEASE, Lease};
 use super::link::Link;
+use super::pump::{Heard, Pump};
+use super::refusal::shown;
 use super::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
 use crate::backplane::Health;
 use crate::config::Host;
 use crate::hub::Hub;
-use crate::inbound::{Channel, Inbound, Probes};
+use crate::inbound::{Channel, Inbound};
 use crate::metrics::Metrics;
 use crate::protocol;
 use crate::shard::Command;
@@ -47,7 +49,7 @@ pub(super) struct Bus {
     pub(super) link: Link,
     pub(super) own: String,
     pub(super) inbound: Inbound,
-    pub(super) probes: Arc<Probes>,
+    pub(super) pump: Pump,
     pub(super) hub: Arc<Hub>,
     pub(super) lease: Arc<Lease>,
     pub(super) health: watch::Sender<Health>,
@@ -56,20 +58,6 @@ pub(super) struct Bus {
     /// Raised by us when all that was heard is dealt with.
     pub(super) stopped: Shutdown,
     pub(super) metrics: Arc<Metrics>,
-}
-
-/// Bytes of messages that may wait for the reader. Beyond that fred's own buffer fills up, and
-/// then messages are lost, which is noticed.
-const BACKLOG: usize = 16 * 1024 * 1024;
-/// Charged for each message beside its bytes.
-const OVERHEAD: usize = 256;
-
-/// What a subscription brings.
-enum Heard {
-    /// A message; its permit is its share of the backlog.
-    Message(Message, OwnedSemaphorePermit),
-    /// So many messages are lost.
-    Lagged(u64),
 }
 
 /// One connection that is subscribed.
@@ -232,8 +220,8 @@ impl Bus {
 
     /// Sends the next probe and looks for those before; answers whether the subscription is deaf.
     async fn probe(&self, probing: &mut Probing, subscription: &Subscription) -> bool {
-        let last = self.probes.last();
-        let overruns = self.probes.overruns();
+        let last = self.pump.probes.last();
+        let overruns = self.pump.probes.overruns();
         if overruns > std::mem::replace(&mut probing.overruns, overruns) {
             // Flooded, which is the opposite of deaf; the probe may have been overwritten.
             probing.heard = Some(Instant::now());
@@ -286,6 +274,7 @@ impl Bus {
             }
         }
         probing.sent += 1;
+        self.pump.probes.note_sent(probing.sent);
         let (link, channel, line) = (
             self.link.clone(),
             self.own.clone(),
@@ -400,13 +389,13 @@ impl Bus {
             SUBSCRIPTION_BUFFER,
             COMMAND_BUFFER,
         )
-        .inspect_err(|error| tracing::error!(%error, "cannot open a subscription"))
+        .inspect_err(|error| tracing::error!(error = %shown(error), "cannot open a subscription"))
         .ok()?;
         // Before connecting, so that nothing is missed.
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
         let (sender, heard) = mpsc::unbounded_channel();
         let last = Shutdown::default();
-        let pump = tokio::spawn(pump(messages, sender, self.probes.clone(), last.clone()));
+        let pump = tokio::spawn(self.pump.clone().run(messages, sender, last.clone()));
         let connecting = client.connect();
         let mut subscription = Subscription {
             host,
@@ -433,52 +422,7 @@ impl Bus {
         self.metrics.subscriptions.inc();
         if let Err(error) = self.link.subscribe(client).await {
             self.link.note(&error);
-            tracing::debug!(%error, "SUBSCRIBE failed");
-        }
-    }
-}
-
-/// Moves messages from fred's buffer, which overwrites what is not taken in time, to ours, which
-/// holds by bytes. Does nothing else, so that it keeps up however busy the reader is.
-///
-/// It hears the probes itself: they ask whether the subscription works, and not how far behind
-/// the reader is. Under load that would be mistaken for deafness.
-async fn pump(
-    mut messages: Receiver<Message>,
-    heard: mpsc::UnboundedSender<Heard>,
-    probes: Arc<Probes>,
-    last: Shutdown,
-) {
-    let backlog = Arc::new(Semaphore::new(BACKLOG));
-    loop {
-        let next = tokio::select! {
-            biased;
-            next = messages.recv() => next,
-            // Only when nothing is left.
-            () = last.begun() => return,
-        };
-        let next = match next {
-            Ok(message) => {
-                if let Some(n) = protocol::as_probe(message.value.as_bytes().unwrap_or_default()) {
-                    probes.note(n);
-                    continue;
-                }
-                let bytes = message.value.as_bytes().map_or(0, <[u8]>::len) + OVERHEAD;
-                let charge = bytes.min(BACKLOG) as u32;
-                // Never closed.
-                let Ok(permit) = backlog.clone().acquire_many_owned(charge).await else {
-                    return;
-                };
-                Heard::Message(message, permit)
-            }
-            Err(RecvError::Lagged(count)) => {
-                probes.note_overrun();
-                Heard::Lagged(count)
-            }
-            Err(RecvError::Closed) => return,
-        };
-        if heard.send(next).is_err() {
-            return;
+            tracing::debug!(error = %shown(&error), "SUBSCRIBE failed");
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Keys;
 use super::link::Link;
+use super::refusal::shown;
 use crate::hub::Hub;
 
 /// Between two looks whether Redis is there.
@@ -71,7 +72,7 @@ impl EventLog {
             self.link.note(&error);
             // The stream may be on its way to another server, which `append` follows.
             if !error.is_cluster() || self.append(event).await.is_err() {
-                tracing::debug!(%error, "event dropped");
+                tracing::debug!(error = %shown(&error), "event dropped");
                 failed += 1;
             }
         }

@@ -18,6 +18,7 @@ use fred::types::Value;
 use tokio::time::Instant;
 
 use super::link::{Link, exec, multi};
+use super::refusal::shown;
 use super::{AWAY, Keys};
 use crate::backplane::{Kept, Unavailable};
 use crate::inbox::{Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number};
@@ -70,7 +71,7 @@ impl Inboxes {
                 Ok(Err(error)) => error,
                 Err(_) => return Err(Unavailable("no answer from Redis in time")),
             };
-            tracing::debug!(%error, "message not kept");
+            tracing::debug!(error = %shown(&error), "message not kept");
             self.link.note(&error);
             let unknown = matches!(
                 error.kind(),
@@ -209,7 +210,7 @@ impl Inboxes {
     ) -> Result<Page, Unavailable> {
         let read = self.read_once(subject, since).await;
         read.map_err(|error| {
-            tracing::debug!(%error, "inbox not read");
+            tracing::debug!(error = %shown(&error), "inbox not read");
             self.link.note(&error);
             AWAY
         })

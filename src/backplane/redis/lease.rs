@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::link::Link;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, shown};
 use super::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::backplane::{NodeRecord, NodeState, Unavailable};
 use crate::hub::Hub;
@@ -106,6 +106,12 @@ impl Lease {
     pub(super) fn is_held(&self) -> bool {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.is_some_and(|at| at.elapsed() < LEASE)
+    }
+
+    /// Since when it was last known to be ours; none as long as it never was.
+    pub(super) fn age(&self) -> Duration {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     /// Why Redis does not do what a beat needs.
@@ -212,7 +218,7 @@ impl Lease {
                     trusted = self.watch(&mut breaks).await;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "beat failed");
+                    tracing::debug!(error = %shown(&error), "beat failed");
                     self.refusal.note(&error);
                     self.link.note(&error);
                     tokio::time::sleep(RETRY).await;

@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
+use fred::interfaces::MetricsInterface;
 use fred::prelude::{Client, ClientLike, EventInterface};
 use fred::util::redis_keyslot;
 use futures::future::join_all;
@@ -22,8 +23,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(super) use self::commands::{asking, exec, multi, queue};
+use super::refusal::{self, shown};
 use super::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::{Host, RedisUrl, Topology};
+use crate::metrics::Metrics;
 
 /// Hash slots of a cluster.
 pub(super) const SLOTS: usize = 16_384;
@@ -55,6 +58,7 @@ struct Shared {
     turned: RwLock<Option<Instant>>,
     /// Live nodes, as of the last beat.
     population: AtomicU32,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -100,14 +104,19 @@ impl Routes {
 impl Link {
     /// Starts connecting if there is but one server. Otherwise somebody has to
     /// [`Link::lead`] the way, and commands fail until then.
-    pub(super) fn new(url: &RedisUrl, own: String, global: String) -> Result<Self, Error> {
+    pub(super) fn new(
+        url: &RedisUrl,
+        own: String,
+        global: String,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
         let (breaks, _) = watch::channel(0);
         let one = *url.topology() == Topology::One;
         // Until the routes are known a client without a connection refuses what is sent.
         let (waiting, doubt) = (if one { COMMAND_BUFFER } else { 1 }, Notify::new());
         let client = build(url.reveal(), NO_MESSAGES, waiting)?;
         let server = if one {
-            started(client, None, breaks.clone())
+            started(client, None, breaks.clone(), metrics.clone())
         } else {
             let (connection, watch) = (
                 tokio::spawn(std::future::ready(Ok(()))),
@@ -134,6 +143,7 @@ impl Link {
             doubt,
             turned: RwLock::default(),
             population: AtomicU32::new(0),
+            metrics,
         })))
     }
 
@@ -177,6 +187,18 @@ impl Link {
         self.routes().servers.clone()
     }
 
+    /// Sets the gauges of connections and of what waits for them.
+    pub(super) fn gauge(&self) {
+        let (servers, metrics) = (self.servers(), &self.0.metrics);
+        let connected = servers.iter().filter(|server| server.client.is_connected());
+        metrics.redis_connected.set(connected.count() as i64);
+        metrics.redis_servers.set(servers.len() as i64);
+        let waiting = servers
+            .iter()
+            .map(|server| server.client.command_queue_len());
+        metrics.queue("redis", waiting.max().unwrap_or(0), COMMAND_BUFFER);
+    }
+
     /// Wakes at each change of the routes.
     pub(super) fn turns(&self) -> watch::Receiver<u64> {
         self.0.turns.subscribe()
@@ -202,6 +224,12 @@ impl Link {
 
     /// Hears of a failure. If it may mean that the routes are out of date they are looked at.
     pub(super) fn note(&self, error: &Error) {
+        let kind = refusal::kind(error);
+        self.0
+            .metrics
+            .redis_errors
+            .get_or_create(&kind.into())
+            .inc();
         let stale = matches!(
             error.kind(),
             ErrorKind::Cluster | ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled
@@ -268,9 +296,10 @@ impl Link {
     pub(super) fn dial(&self, host: Host) -> Option<Server> {
         let url = self.0.url.reveal_server(&host)?;
         let client = build(&url, NO_MESSAGES, COMMAND_BUFFER)
-            .inspect_err(|error| tracing::error!(%error, "cannot connect to Redis"))
+            .inspect_err(|error| tracing::error!(error = %shown(error), "cannot connect to Redis"))
             .ok()?;
-        Some(started(client, Some(host), self.0.breaks.clone()))
+        let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
+        Some(started(client, Some(host), breaks, metrics))
     }
 
     /// Gives a server that answers nothing, though its connection is up, a new connection. The
@@ -288,7 +317,10 @@ impl Link {
             Some(host) => self.dial(host.clone()),
             None => build(self.0.url.reveal(), NO_MESSAGES, COMMAND_BUFFER)
                 .ok()
-                .map(|client| started(client, None, self.0.breaks.clone())),
+                .map(|client| {
+                    let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
+                    started(client, None, breaks, metrics)
+                }),
         };
         let Some(server) = server else {
             return;
@@ -319,6 +351,7 @@ impl Link {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
         self.0.turns.send_modify(|count| *count += 1);
+        self.0.metrics.redis_turns.inc();
     }
 
     /// Says goodbye to all.
@@ -329,8 +362,14 @@ impl Link {
     }
 }
 
-fn started(client: Client, host: Option<Host>, breaks: watch::Sender<u64>) -> Server {
-    let watch = tokio::spawn(watch_connection(client.clone(), host.clone(), breaks));
+fn started(
+    client: Client,
+    host: Option<Host>,
+    breaks: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+) -> Server {
+    let watch = watch_connection(client.clone(), host.clone(), breaks, metrics);
+    let watch = tokio::spawn(watch);
     Server {
         connection: client.connect(),
         host,
@@ -340,7 +379,12 @@ fn started(client: Client, host: Option<Host>, breaks: watch::Sender<u64>) -> Se
 }
 
 /// Says once that the connection broke and once that it is back, not at each attempt.
-async fn watch_connection(client: Client, host: Option<Host>, breaks: watch::Sender<u64>) {
+async fn watch_connection(
+    client: Client,
+    host: Option<Host>,
+    breaks: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+) {
     let mut errors = client.error_rx();
     let mut connects = client.reconnect_rx();
     let mut down = false;
@@ -350,7 +394,7 @@ async fn watch_connection(client: Client, host: Option<Host>, breaks: watch::Sen
             error = errors.recv() => match error {
                 Ok((error, _)) if !down => {
                     down = true;
-                    tracing::warn!(%error, "no connection to Redis{server}; trying on");
+                    tracing::warn!(error = %shown(&error), "no connection to Redis{server}; trying on");
                 }
                 Err(RecvError::Closed) => return,
                 _ => {}
@@ -358,6 +402,7 @@ async fn watch_connection(client: Client, host: Option<Host>, breaks: watch::Sen
             connected = connects.recv() => match connected {
                 Ok(_) => {
                     down = false;
+                    metrics.redis_connects.inc();
                     tracing::info!("connected to Redis{server}");
                     breaks.send_modify(|count| *count += 1);
                 }

@@ -14,6 +14,7 @@ mod lease;
 mod link;
 mod outbox;
 mod passes;
+mod pump;
 mod refusal;
 mod registry;
 mod rows;
@@ -30,7 +31,7 @@ use fred::prelude::{
 };
 use fred::types::config::UnresponsiveConfig;
 use fred::types::{RespVersion, Value};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::bus::Bus;
@@ -40,6 +41,7 @@ use self::lease::Lease;
 use self::link::Link;
 use self::outbox::Outboxes;
 use self::passes::Passes;
+use self::pump::{BACKLOG, Pump};
 use self::sweep::Sweeper;
 use self::upstream::Streams;
 use super::{Health, NodeRecord, Published, Unavailable};
@@ -227,6 +229,8 @@ pub struct Redis {
     pub(super) inboxes: Inboxes,
     pub(super) streams: Streams,
     pub(super) passes: Passes,
+    /// How many bytes more may wait to be heard.
+    backlog: Arc<Semaphore>,
     health: watch::Receiver<Health>,
     /// Tells the bus to stop listening, and tells when it has.
     stop: Shutdown,
@@ -253,8 +257,9 @@ impl Redis {
             prefix: settings.prefix.as_str().into(),
         };
         let own = keys.node_channel(hub.node());
-        let link = Link::new(&settings.url, own.clone(), keys.global_channel())
-            .map_err(|error| error.to_string())?;
+        let global = keys.global_channel();
+        let link = Link::new(&settings.url, own.clone(), global, metrics.clone());
+        let link = link.map_err(|error| error.to_string())?;
 
         let lease = Arc::new(Lease::new(
             link.clone(),
@@ -271,11 +276,16 @@ impl Redis {
         let passes = Passes::new(link.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
+        let pump = Pump {
+            backlog: Arc::new(Semaphore::new(BACKLOG)),
+            probes,
+            metrics: metrics.clone(),
+        };
         let bus = Bus {
             link: link.clone(),
             own,
             inbound,
-            probes,
+            pump: pump.clone(),
             hub: hub.clone(),
             lease: lease.clone(),
             health: health_sender,
@@ -284,7 +294,13 @@ impl Redis {
             metrics: metrics.clone(),
         };
         let log = EventLog::new(link.clone(), &keys, settings.events_length);
-        let sweeper = Sweeper::new(link.clone(), keys.clone(), lease.clone(), log.clone());
+        let sweeper = Sweeper::new(
+            link.clone(),
+            keys.clone(),
+            lease.clone(),
+            log.clone(),
+            metrics.clone(),
+        );
         let mut tasks = vec![
             tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
@@ -312,6 +328,7 @@ impl Redis {
             inboxes,
             streams,
             passes,
+            backlog: pump.backlog,
             health,
             stop,
             stopped,
@@ -398,6 +415,16 @@ impl Redis {
 
     pub(super) fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
+    }
+
+    pub(super) fn gauge(&self, metrics: &Metrics) {
+        let (lines, fullest) = self.outboxes.load();
+        metrics.lines_under_way.set(lines as i64);
+        metrics.queue("outbox", fullest, outbox::QUEUE);
+        metrics.queue("bus", BACKLOG - self.backlog.available_permits(), BACKLOG);
+        self.link.gauge();
+        metrics.lease_age.set(self.lease.age().as_secs_f64());
+        metrics.nodes.set(self.lease.nodes().len() as i64);
     }
 
     pub(super) async fn announce_draining(&self) {

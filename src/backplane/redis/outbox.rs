@@ -20,13 +20,14 @@ use tokio::time::Instant;
 
 use super::AWAY;
 use super::link::Link;
+use super::refusal::shown;
 use crate::backplane::{Published, Unavailable};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::protocol;
 
 /// Lines that may wait in one outbox; whoever has more waits.
-const QUEUE: usize = 4_096;
+pub(super) const QUEUE: usize = 4_096;
 /// Most lines in one payload.
 const LINES: usize = 64;
 /// A payload takes no further line once it has this many bytes.
@@ -107,23 +108,34 @@ impl Outboxes {
         deadline: Instant,
     ) -> Published {
         let (answer, published) = oneshot::channel();
-        self.shared.unanswered.fetch_add(1, Ordering::Relaxed);
-        // Fails only when the runtime is ending; the dropped `answer` says so.
-        let _ = self
-            .shared
-            .outbox(channel)
-            .send(Line {
+        let outbox = self.shared.outbox(channel);
+        // Counted once there is room: whoever waits for it may be dropped meanwhile. Refused only
+        // when the runtime is ending; the dropped `answer` says so.
+        if let Ok(place) = outbox.reserve().await {
+            self.shared.unanswered.fetch_add(1, Ordering::Relaxed);
+            self.shared.metrics.lines.inc();
+            place.send(Line {
                 text,
                 deadline,
                 answer,
-            })
-            .await;
+            });
+        }
         Published(published)
     }
 
     /// How many lines have no answer yet.
     pub(super) fn unanswered(&self) -> usize {
         self.shared.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// How many lines wait for an answer, and how many wait in the fullest outbox.
+    pub(super) fn load(&self) -> (usize, usize) {
+        let waiting = |outbox: &mpsc::Sender<Line>| QUEUE - outbox.capacity();
+        let fullest = self.shared.open.iter().map(|entry| waiting(entry.value()));
+        (
+            self.shared.unanswered.load(Ordering::Relaxed),
+            fullest.max().unwrap_or(0),
+        )
     }
 
     /// Waits until all that was handed over is answered, for the given time at most.
@@ -281,7 +293,7 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
-                tracing::debug!(%error, "publish failed");
+                tracing::debug!(error = %shown(&error), "publish failed");
                 // A server that names another one has published nothing.
                 payload.doubtful |= !error.is_cluster();
                 Err(payload)
@@ -291,6 +303,12 @@ impl Shared {
 
     fn answer(&self, payload: Payload, result: Result<u32, Unavailable>) {
         let lines = payload.answers.len();
+        let outcome = match result {
+            Ok(0) => "nobody",
+            Ok(_) => "taken",
+            Err(_) => "failed",
+        };
+        self.metrics.published(outcome, lines as u64);
         for answer in payload.answers {
             // Gone if the sender has stopped waiting.
             let _ = answer.send(result);

@@ -6,7 +6,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use fred::error::Error;
+use fred::error::{Error, ErrorKind};
 
 /// What such answers begin with, and what `readyz` says of them.
 const REFUSALS: [(&str, &str); 8] = [
@@ -19,6 +19,34 @@ const REFUSALS: [(&str, &str); 8] = [
     ("OOM", "Redis is out of memory"),
     ("CLUSTERDOWN", "the Redis cluster is down"),
 ];
+
+/// An error as it may stand in the log. A server that does not know a command quotes what came
+/// behind it, which may be a message, or the password of a HELLO.
+pub(super) fn shown(error: &Error) -> String {
+    let text = error.to_string();
+    let (said, _) = text.split_once(", with args").unwrap_or((&text, ""));
+    said.escape_debug().to_string()
+}
+
+/// What kind of failure it is, as a metric's label: by its first word where Redis refuses.
+pub(super) fn kind(error: &Error) -> &'static str {
+    let refusal = REFUSALS
+        .iter()
+        .find(|(word, _)| error.details().starts_with(word));
+    if let Some((word, _)) = refusal {
+        return word;
+    }
+    match error.kind() {
+        ErrorKind::IO => "io",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::Canceled => "canceled",
+        ErrorKind::Cluster => "cluster",
+        ErrorKind::Auth => "auth",
+        ErrorKind::Backpressure => "backpressure",
+        ErrorKind::Protocol | ErrorKind::Parse => "protocol",
+        _ => "other",
+    }
+}
 
 /// The current refusal, if there is one.
 #[derive(Debug, Default)]
@@ -34,7 +62,7 @@ impl Refusal {
             return;
         };
         if self.set(Some(reason)) != Some(reason) {
-            tracing::warn!(%error, "{reason}; trying on");
+            tracing::warn!(error = %shown(error), "{reason}; trying on");
         }
     }
 

@@ -24,6 +24,7 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::link::{Link, asking, multi, queue};
+use super::refusal::shown;
 use super::{Keys, ROW_TTL_SECONDS};
 use crate::backplane::About;
 use crate::backplane::embedded::about;
@@ -147,6 +148,9 @@ impl Registry {
 
     async fn write_part(&self, client: Client, changes: Changes) -> bool {
         // Read once, for rows and index alike. Whoever comes or goes from here on is dirty again.
+        self.metrics
+            .registry_batch_size
+            .observe(changes.len() as f64);
         let rows = changes.into_iter().map(|change| {
             let here = Here::of(&self.hub, &change.0);
             (change, here)
@@ -219,7 +223,7 @@ impl Registry {
     }
 
     fn note(&self, error: &Error, rows: usize) {
-        tracing::debug!(%error, rows, "rows not written; trying on");
+        tracing::debug!(error = %shown(error), rows, "rows not written; trying on");
         self.link.note(error);
     }
 

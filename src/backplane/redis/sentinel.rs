@@ -15,6 +15,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::link::Link;
+use super::refusal::shown;
 use super::{COMMAND_BUFFER, build};
 use crate::config::Host;
 
@@ -66,7 +67,7 @@ pub(super) async fn follow(link: Link, sentinels: Vec<Host>, master: String) {
                             tracing::info!("the master is {host}:{port}");
                         }
                         Err(error) => {
-                            tracing::debug!(%error, "not yet a master");
+                            tracing::debug!(error = %shown(&error), "not yet a master");
                             tokio::time::sleep(ASK).await;
                             continue;
                         }

@@ -26,7 +26,9 @@ use super::Keys;
 use super::events::EventLog;
 use super::lease::{BEAT, Lease, MISSING_BEATS};
 use super::link::Link;
+use super::refusal::shown;
 use crate::backplane::parse_field;
+use crate::metrics::Metrics;
 use crate::names::{NodeId, Subject, UserId};
 use crate::protocol;
 
@@ -46,16 +48,24 @@ pub(super) struct Sweeper {
     log: EventLog,
     /// Nodes without a lease, and for how many beats in a row.
     missing: HashMap<NodeId, u32>,
+    metrics: Arc<Metrics>,
 }
 
 impl Sweeper {
-    pub(super) fn new(link: Link, keys: Keys, lease: Arc<Lease>, log: EventLog) -> Self {
+    pub(super) fn new(
+        link: Link,
+        keys: Keys,
+        lease: Arc<Lease>,
+        log: EventLog,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             link,
             keys,
             lease,
             log,
             missing: HashMap::new(),
+            metrics,
         }
     }
 
@@ -66,7 +76,7 @@ impl Sweeper {
         loop {
             beat.tick().await;
             if let Err(error) = self.look().await {
-                tracing::debug!(%error, "no look for dead nodes; the next beat tries again");
+                tracing::debug!(error = %shown(&error), "no look for dead nodes; the next beat tries again");
             }
         }
     }
@@ -141,6 +151,7 @@ impl Sweeper {
             tracing::warn!(%node, "a node that seemed dead is back; it puts its rows again");
         } else if last > 0 {
             let (users, took) = (users.len(), started.elapsed());
+            self.metrics.nodes_swept.inc();
             tracing::warn!(%node, users, ?took, "a node is dead; its rows are removed");
             self.log.append(&protocol::node_lost_event(node)).await?;
         }
@@ -150,7 +161,7 @@ impl Sweeper {
             tokio::spawn(async move {
                 tokio::time::sleep(GRACE).await;
                 if let Err(error) = tell_who_left(&link, &keys, &log, &node, &users).await {
-                    tracing::warn!(%node, %error, "not all who left with the node are told of");
+                    tracing::warn!(%node, error = %shown(&error), "not all who left with the node are told of");
                 }
             });
         }

@@ -12,6 +12,7 @@ use fred::types::{CustomCommand, Value};
 use tokio::time::Instant;
 
 use super::link::Link;
+use super::refusal::shown;
 use super::{AWAY, Keys};
 use crate::backplane::{Unavailable, Unsent, UpstreamEntry};
 
@@ -66,7 +67,7 @@ impl Streams {
                 match self.link.call("XADD", &key, &words).await {
                     Ok(_) => return Ok(()),
                     Err(error) if is_unknown(&error) => {
-                        tracing::debug!(%error, service, "nobody knows whether it was added");
+                        tracing::debug!(error = %shown(&error), service, "nobody knows whether it was added");
                         return Err(Unsent::Unknown);
                     }
                     Err(error) => error,
@@ -74,7 +75,7 @@ impl Streams {
             } else {
                 Error::new(ErrorKind::IO, "no connection")
             };
-            tracing::debug!(%error, service, "not added");
+            tracing::debug!(error = %shown(&error), service, "not added");
             if Instant::now() + RETRY >= deadline || !may_pass(&error) {
                 return Err(Unsent::Refused(AWAY));
             }
@@ -91,7 +92,7 @@ impl Streams {
     ) -> Result<u64, Unavailable> {
         let counted = self.count(&self.keys.upstream(service), most).await;
         counted.map_err(|error| {
-            tracing::debug!(%error, service, "no look at the backlog");
+            tracing::debug!(error = %shown(&error), service, "no look at the backlog");
             self.link.note(&error);
             AWAY
         })

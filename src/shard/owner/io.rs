@@ -92,7 +92,7 @@ impl Owner {
         if let Some(request) = connection.next_request() {
             let (fd, user) = (connection.fd, connection.user.clone());
             // Closed only when the node is ending.
-            let _ = self.requests.send(Asked { fd, user, request });
+            let _ = self.outlets.requests.send(Asked { fd, user, request });
         }
     }
 
@@ -110,12 +110,7 @@ impl Owner {
                 tokio::task::yield_now().await;
             }
         }
-        self.metrics
-            .deliveries
-            .inc_by(std::mem::take(&mut self.delivered));
-        self.metrics
-            .written
-            .inc_by(std::mem::take(&mut self.written));
+        self.account();
         self.count.store(self.places.len(), Ordering::Relaxed);
     }
 
@@ -142,7 +137,10 @@ impl Owner {
                     progress += count;
                     let mut sent = smallvec::SmallVec::<[_; 2]>::new();
                     messages += connection.queue.advance(count, |one| sent.push(one));
-                    sent.into_iter().for_each(|one| connection.await_ack(one));
+                    for one in sent {
+                        let forgotten = connection.await_ack(one);
+                        self.metrics.acks_forgotten.inc_by(u64::from(forgotten));
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -165,7 +163,7 @@ impl Owner {
             let fd = connection.fd;
             for (subject, since) in connection.asks() {
                 // Closed only when the node is ending.
-                let _ = self.asks.send(Ask {
+                let _ = self.outlets.asks.send(Ask {
                     fd,
                     subject,
                     since,

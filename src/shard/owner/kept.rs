@@ -23,8 +23,11 @@ impl Owner {
         let fits = !connection.queue.is_full(&frame, bound);
         match connection.hear_kept(message, fits) {
             Verdict::Take => self.offer(slot, frame, message, receipt),
-            Verdict::Old => {}
-            Verdict::Later => self.touch(slot),
+            Verdict::Old => self.metrics.left_to_inbox("old"),
+            Verdict::Later => {
+                self.metrics.left_to_inbox("later");
+                self.touch(slot);
+            }
         }
     }
 

@@ -170,12 +170,22 @@ async fn users_and_nodes(seen: &mut Seen) {
             "DELETE",
             &node.url("/v1/connections/x.1/1"),
         ),
+        ("traceUser 200", "GET", &format!("{user}/trace?id=m1")),
+        (
+            "traceUser 400 bad_request",
+            "GET",
+            &format!("{user}/trace?id="),
+        ),
         ("kickUser 200", "DELETE", &user),
         ("listNodes 200", "GET", &nodes),
         ("drainNode 404 not_found", "POST", &nobody),
     ] {
         seen.expect(name, method, url, &key, "").await;
     }
+    let blind = start_node(&[("PUSH_TRACE", "0")]);
+    let name = "traceUser 404 not_found";
+    let url = blind.url("/v1/users/42/trace");
+    seen.expect(name, "GET", &url, &[], "").await;
 }
 
 async fn topics(seen: &mut Seen) {
