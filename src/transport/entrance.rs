@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 use warp::http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use warp::http::{HeaderMap, StatusCode};
@@ -36,7 +36,22 @@ pub(crate) struct Wish {
     /// From where in its inbox it wants to go on.
     pub(crate) since: Option<String>,
     /// What it wants to be subscribed to from its beginning, comma-separated.
+    #[serde(deserialize_with = "comma_separated")]
     pub(crate) topics: Option<String>,
+}
+
+/// A text as in a query, or a list as is natural in JSON. No topic has a comma.
+fn comma_separated<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "topics must be a text or a list of texts")]
+    enum Names {
+        Text(Option<String>),
+        List(Vec<String>),
+    }
+    Ok(match Names::deserialize(from)? {
+        Names::Text(text) => text,
+        Names::List(names) => Some(names.join(",")),
+    })
 }
 
 impl Wish {
@@ -314,4 +329,25 @@ async fn start_inbox(
     let user = Subject::User(user.clone());
     let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&user, since)).await;
     Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topics_of_a_first_line_are_a_text_or_a_list() {
+        let topics = |json: &str| {
+            let line = format!(r#"{{"type":"connect","topics":{json}}}"#);
+            Wish::from_line(&line).map(|wish| wish.topics)
+        };
+        for json in [r#""a,b""#, r#"["a","b"]"#] {
+            assert_eq!(topics(json).unwrap().as_deref(), Some("a,b"), "{json}");
+        }
+        assert_eq!(topics("null").unwrap(), None);
+        for json in ["7", r#"[7]"#, r#"{"a":1}"#] {
+            let refused = topics(json).unwrap_err().object();
+            assert!(refused.contains("topics must be"), "{json}: {refused}");
+        }
+    }
 }
