@@ -9,6 +9,7 @@
 mod bearers;
 mod deliver;
 mod membership;
+mod notices;
 mod rows;
 mod topics;
 
@@ -23,6 +24,8 @@ use tokio::time::Instant;
 
 use self::bearers::{Bearers, Recently};
 pub use self::membership::Membership;
+pub(crate) use self::notices::Noted;
+pub use self::notices::Notices;
 pub(crate) use self::rows::ROW_PATIENCE;
 pub use self::rows::Rows;
 pub use self::topics::{Member, Topics};
@@ -80,6 +83,8 @@ pub struct Newcomer {
     pub session: Option<SessionId>,
     /// Its place in the order of its user's connections, if these are limited.
     pub ordinal: Option<u64>,
+    /// It wants to hear who comes and goes there.
+    pub watches: bool,
 }
 
 /// A user's connections on one node.
@@ -247,6 +252,7 @@ impl Hub {
             expires,
             session,
             ordinal,
+            watches,
         } = newcomer;
         let fd = Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1);
         let at = std::time::SystemTime::now()
@@ -257,6 +263,7 @@ impl Hub {
             let arrival = Arrival {
                 grants,
                 topics,
+                watches,
                 done,
             };
             (Some(Box::new(arrival)), Some(subscribed))
@@ -389,7 +396,11 @@ impl Hub {
     }
 
     fn shard(&self, fd: Fd) -> &ShardHandle {
-        &self.shards[fd.0 as usize % self.shards.len()]
+        &self.shards[self.shard_number(fd)]
+    }
+
+    fn shard_number(&self, fd: Fd) -> usize {
+        fd.0 as usize % self.shards.len()
     }
 
     /// Every fd here, in the order in which they came.

@@ -274,6 +274,7 @@ impl Inbound {
         self.metrics.lost(sign);
         self.hub.doubt();
         self.hub.trace().lost(sign);
+        self.hub.topics().notices().lost();
         self.untold = Some(sign);
         self.tell_of_losses().await;
     }
@@ -353,6 +354,7 @@ impl Inbound {
                 self.respond.hear(question, reply, self.reports.clone());
             }
             Line::Answer(answer) => self.replies.settle_answer(answer),
+            Line::Presence(line) => self.hub.topics().notices().hear(line),
         }
     }
 

@@ -43,6 +43,7 @@ pub mod balance;
 pub mod gate;
 pub mod gauges;
 pub mod inbound;
+pub mod presence;
 pub mod replies;
 pub mod respond;
 pub mod router;
@@ -89,6 +90,7 @@ use crate::inbox::{Bounds, Reader};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::places::Places;
+use crate::presence::Presence;
 use crate::replies::{Outbound, Replies};
 use crate::requests::Desk;
 use crate::respond::Respond;
@@ -262,6 +264,8 @@ pub async fn run(
         bans: config.bans,
     };
     let doubts = tokio::spawn(doubts.settle());
+    let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds);
+    let presence = tokio::spawn(presence.serve());
     let desk = Desk {
         hub: hub.clone(),
         upstream,
@@ -309,6 +313,7 @@ pub async fn run(
     desk.abort();
     watch.abort();
     doubts.abort();
+    presence.abort();
     Ok(stopped?)
 }
 

@@ -69,11 +69,17 @@ struct Done {
     fields: String,
     /// What is for the connection behind the reply.
     then: Option<Command>,
+    /// Whose members the connection wants to hear of behind that.
+    watches: Option<Topic>,
 }
 
 impl From<String> for Done {
     fn from(fields: String) -> Self {
-        Self { fields, then: None }
+        Self {
+            fields,
+            then: None,
+            watches: None,
+        }
     }
 }
 
@@ -105,10 +111,10 @@ impl Desk {
         let (fd, user) = (asked.fd, asked.user.clone());
         let reference = asked.request.reference.clone();
         let reference = reference.as_deref();
-        let mut then = None;
+        let (mut then, mut watches) = (None, None);
         let object = match self.carry_out(asked).await {
             Ok(done) => {
-                then = done.then;
+                (then, watches) = (done.then, done.watches);
                 protocol::reply_object(reference, &done.fields)
             }
             Err(refused) => {
@@ -121,13 +127,24 @@ impl Desk {
         if let Some(then) = then {
             self.hub.tell(fd, then).await;
         }
+        if let Some(topic) = watches {
+            self.hub.topics().notices().ask(fd, topic);
+        }
     }
 
     async fn carry_out(&self, asked: Asked) -> Result<Done, Refused> {
         let Asked { fd, user, request } = asked;
         let reference = request.reference.as_deref();
         match request.what {
-            Wanted::Subscribe { topic, since } => self.subscribe(fd, topic, since).await,
+            Wanted::Subscribe {
+                topic,
+                since,
+                watches,
+            } => {
+                let mut done = self.subscribe(fd, topic.clone(), since).await?;
+                done.watches = watches.then_some(topic);
+                Ok(done)
+            }
             Wanted::Unsubscribe { topic } => {
                 let fields = protocol::unsubscribed_fields(&topic);
                 self.hub.unsubscribe(fd, topic, Asker::Client).await;
@@ -167,7 +184,10 @@ impl Desk {
             page,
             is_told: true,
         });
-        Ok(Done { fields, then })
+        Ok(Done {
+            then,
+            ..fields.into()
+        })
     }
 
     /// The first page of a log; none if it does not come in time, and then it goes to the

@@ -16,8 +16,8 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::names::UserId;
 use crate::protocol::{
-    self, DRAINING_BODY, Fault, MAX_ANSWER_BYTES, NodeAnswer, NodeStats, Question, QueueStats,
-    Reply, TotalStats, error_body, kicked_body,
+    self, DRAINING_BODY, Fault, MAX_ANSWER_BYTES, NodeAnswer, NodeMembers, NodeStats, Question,
+    QueueStats, Reply, TotalStats, error_body, kicked_body,
 };
 use crate::replies::Outbound;
 use crate::shutdown::Shutdown;
@@ -103,6 +103,7 @@ impl Respond {
             }
             Question::Call(call) => self.calls.put(call).await.to_body(),
             Question::Trace { user, id } => self.trace(user, id.as_deref()),
+            Question::Members(topic) => NodeMembers::new(self.hub.users_in(topic).await).to_body(),
         };
         if body.len() > MAX_ANSWER_BYTES {
             let words = format!("the answer has {} bytes; 1 MiB at most", body.len());

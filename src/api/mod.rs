@@ -11,6 +11,7 @@ mod nodes;
 mod openapi;
 mod operations;
 mod page;
+mod presence;
 mod push;
 mod reply;
 mod route;
@@ -253,6 +254,8 @@ fn senders(app: &Arc<App>) -> Routes {
         .or(topics::routes(app))
         .unify()
         .or(reply::route(app))
+        .unify()
+        .or(presence::route(app))
         .unify()
         .or(openapi::route())
         .unify()

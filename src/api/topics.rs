@@ -1,19 +1,20 @@
 //! `/v1/topics`: which topics this node has, how many connections are in one, and subscribing
 //! users and connections from outside.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use tokio::time::Instant;
 use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::{ApiError, App, Routes, documented, json, with_key};
 use crate::backplane::Population;
-use crate::hub::Member;
 use crate::names::{ConnectionId, NodeId, Topic, UserId};
-use crate::protocol::Status;
+use crate::protocol::{DEFAULT_TIMEOUT, MAX_MEMBERS, NodeMembers, Question, Status};
 
 /// Topics in one page, unless `limit` says less.
 const PAGE: usize = 1_000;
@@ -120,8 +121,8 @@ async fn show(app: &App, topic: &str, query: &str) -> Result<Response, ApiError>
         topic: Topic,
         connections: u32,
         nodes: Vec<Population>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        members: Option<Vec<Member>>,
+        #[serde(flatten)]
+        members: Option<Members>,
     }
     let topic: Topic = name(topic)?;
     let mut wants_members = false;
@@ -131,14 +132,11 @@ async fn show(app: &App, topic: &str, query: &str) -> Result<Response, ApiError>
             wants_members = value.parse().map_err(|_| ApiError::bad_request(words))?;
         }
     }
-    if wants_members && app.backplane.is_shared() {
-        let words = "members are listed by a node without Redis only";
-        return Err(ApiError::bad_request(words));
-    }
-    let nodes = app.backplane.members(&topic).await;
+    let nodes = app.backplane.members(std::slice::from_ref(&topic)).await;
     let nodes = nodes.map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
+    let nodes: Vec<Population> = nodes.into_iter().flatten().collect();
     let members = match wants_members {
-        true => Some(app.hub.members(&topic).await),
+        true => Some(Members::ask(app, &topic, &nodes).await),
         false => None,
     };
     let body = Body {
@@ -148,6 +146,58 @@ async fn show(app: &App, topic: &str, query: &str) -> Result<Response, ApiError>
         members,
     };
     Ok(json(StatusCode::OK, &body))
+}
+
+/// Who is in a topic, as its nodes say.
+#[derive(Serialize)]
+struct Members {
+    members: Vec<Present>,
+    /// There are more.
+    truncated: bool,
+    /// Nodes that did not answer.
+    missing: Vec<NodeId>,
+}
+
+#[derive(Serialize)]
+struct Present {
+    user: UserId,
+    connections: u32,
+    nodes: Vec<NodeId>,
+}
+
+impl Members {
+    async fn ask(app: &App, topic: &Topic, nodes: &[Population]) -> Self {
+        let nodes: Vec<NodeId> = nodes.iter().map(|one| one.node.clone()).collect();
+        let question = Question::Members(topic.clone());
+        let deadline = Instant::now() + DEFAULT_TIMEOUT;
+        let mut collected = app.survey.ask(&nodes, &question, deadline).await;
+        let mut users: BTreeMap<UserId, (u32, Vec<NodeId>)> = BTreeMap::new();
+        let mut truncated = false;
+        for (node, body) in collected.answers {
+            let Some(answer) = NodeMembers::parse(&body) else {
+                collected.missing.push(node);
+                continue;
+            };
+            truncated |= answer.truncated;
+            for (user, connections) in answer.users {
+                let entry = users.entry(user).or_default();
+                entry.0 += connections;
+                entry.1.push(node.clone());
+            }
+        }
+        truncated |= users.len() > MAX_MEMBERS;
+        let users = users.into_iter().take(MAX_MEMBERS);
+        let members = users.map(|(user, (connections, nodes))| Present {
+            user,
+            connections,
+            nodes,
+        });
+        Self {
+            members: members.collect(),
+            truncated,
+            missing: collected.missing,
+        }
+    }
 }
 
 async fn enroll_user(

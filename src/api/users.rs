@@ -7,6 +7,7 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::presence::Extent;
 use super::{ApiError, App, Routes, documented, json, push, with_key};
 use crate::backplane::Row;
 use crate::close::CloseReason;
@@ -43,19 +44,19 @@ async fn show(app: &App, user: UserId) -> Result<Response, ApiError> {
     struct Body {
         user: UserId,
         online: bool,
+        #[serde(flatten)]
+        extent: Extent,
         connections: Vec<Row>,
     }
-    let connections = app
-        .backplane
-        .rows(&user)
-        .await
-        .map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
+    let connections = app.backplane.rows(&user).await;
+    let connections = connections.map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
     let online = !connections.is_empty();
     Ok(json(
         StatusCode::OK,
         &Body {
             user,
             online,
+            extent: Extent::of(&connections),
             connections,
         },
     ))

@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, watch};
 
 use self::inboxes::Inboxes;
 use self::passes::Passes;
-use super::{About, Health, Kept, Locations, NodeRecord, NodeState, Population, Published, Row};
+use super::{
+    About, Health, Kept, Locations, NodeRecord, NodeState, Parties, Population, Published, Row,
+};
 use crate::hub::{Hub, Seat};
 use crate::inbound::{Channel, Inbound};
 use crate::inbox::{Bounds, Page, Since};
@@ -102,6 +104,18 @@ impl Embedded {
             connections: party.hub.topics().count(topic),
         });
         populations.filter(|one| one.connections > 0).collect()
+    }
+
+    pub(super) fn parties_of(&self, topics: &[Topic]) -> Vec<Parties> {
+        let parties = self.parties();
+        let others = || parties.iter().filter(|(node, _)| **node != self.node);
+        let of = |topic: &Topic| {
+            let there = others().filter(|(_, party)| party.hub.topics().count(topic) > 0);
+            there
+                .map(|(node, party)| (node.clone(), party.hub.topics().is_watched(topic)))
+                .collect()
+        };
+        topics.iter().map(of).collect()
     }
 
     pub(super) fn locate(&self, subjects: &[Subject]) -> Vec<Option<Locations>> {

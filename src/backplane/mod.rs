@@ -121,6 +121,9 @@ pub struct About {
 /// A user's or topic's connections by node: where a push must go, and how many connections wait there.
 pub type Locations = smallvec::SmallVec<[(NodeId, u32); 1]>;
 
+/// The nodes in a topic's row, and whether clients of theirs watch it.
+pub type Parties = Vec<(NodeId, bool)>;
+
 /// How many connections of a node are in a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Population {
@@ -216,14 +219,41 @@ impl Backplane {
         }
     }
 
-    /// How many connections of each live node are in a topic, this one included.
+    /// For each of these topics, how many connections of each live node are in it, this one
+    /// included.
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn members(&self, topic: &Topic) -> Result<Vec<Population>, Unavailable> {
+    pub async fn members(&self, topics: &[Topic]) -> Result<Vec<Vec<Population>>, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.members(topic)),
-            Self::Redis(redis) => redis.members(topic).await,
+            Self::Embedded(embedded) => {
+                Ok(topics.iter().map(|topic| embedded.members(topic)).collect())
+            }
+            Self::Redis(redis) => redis.members(topics).await,
+        }
+    }
+
+    /// For each of these topics, the other nodes that have members and whether clients of
+    /// theirs watch it; as the rows say, which may name dead nodes and lack live ones.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn parties(&self, topics: &[Topic]) -> Result<Vec<Parties>, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.parties_of(topics)),
+            Self::Redis(redis) => redis.parties(topics).await,
+        }
+    }
+
+    /// Whether a node is dead beyond doubt: [so it seems](Backplane::is_dead), Redis has not just
+    /// forgotten everything, and nobody listens on the node's channel.
+    ///
+    /// # Errors
+    /// When nobody can tell.
+    pub async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.is_dead(node)),
+            Self::Redis(redis) => redis.is_gone(node).await,
         }
     }
 
@@ -241,9 +271,18 @@ impl Backplane {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+        let rows = self.rows_of(std::slice::from_ref(user)).await?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// The same for each of these users.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn rows_of(&self, users: &[UserId]) -> Result<Vec<Vec<Row>>, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.rows(user)),
-            Self::Redis(redis) => redis.rows(user).await,
+            Self::Embedded(embedded) => Ok(users.iter().map(|user| embedded.rows(user)).collect()),
+            Self::Redis(redis) => redis.rows(users).await,
         }
     }
 

@@ -246,6 +246,10 @@ settings! {
     /// About how many events Redis keeps.
     events_length / "EVENTS_LENGTH": i64 = "10000", number(100, 1_000_000_000);
 
+    /// Seconds after which a user who is gone from a topic is said to have left it. Who comes back
+    /// before, to whatever node, makes no noise.
+    presence_grace_seconds / "PRESENCE_GRACE_SECONDS": Duration = "5", seconds(0, 3600);
+
     /// Store each client's address in its row in Redis.
     store_address / "STORE_ADDRESS": bool = "false", boolean;
 

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::deliver::Arrived;
-use super::{Hub, Map, ROW_PATIENCE};
+use super::{Hub, Map, Notices, ROW_PATIENCE};
 use crate::auth::Grants;
 use crate::changes::Changes;
 use crate::config::Config;
@@ -31,6 +31,9 @@ type Counts = SmallVec<[u32; 4]>;
 #[derive(Debug)]
 pub struct Topics {
     counts: Map<Topic, Counts>,
+    /// Of those, the connections that hear who comes and goes.
+    watchers: Map<Topic, Counts>,
+    notices: Notices,
     shards: usize,
     pub(super) changes: Arc<Changes>,
     grants: Arc<Grants>,
@@ -45,6 +48,8 @@ impl Topics {
     pub fn new(shards: usize, changes: Arc<Changes>, config: &Config) -> Self {
         Self {
             counts: Map::default(),
+            watchers: Map::default(),
+            notices: Notices::default(),
             shards,
             changes,
             grants: config.topics.clone(),
@@ -73,9 +78,22 @@ impl Topics {
 
     /// A connection of this shard is in the topic. Resolves as [`Changes::joined`] does.
     pub(crate) fn joined(&self, topic: &Topic, shard: usize) -> oneshot::Receiver<()> {
-        let fresh = || SmallVec::from_elem(0, self.shards);
-        self.counts.entry(topic.clone()).or_insert_with(fresh)[shard] += 1;
+        let is_new = self.count_up(&self.counts, topic, shard);
+        if is_new {
+            // Whoever watches the topic elsewhere has left its mark in the row.
+            self.notices.appeared(topic, self.row(topic));
+        }
+        self.notices.changed(topic);
         self.row(topic)
+    }
+
+    /// Answers whether it is the first one.
+    fn count_up(&self, counts: &Map<Topic, Counts>, topic: &Topic, shard: usize) -> bool {
+        let fresh = || SmallVec::from_elem(0, self.shards);
+        let mut counts = counts.entry(topic.clone()).or_insert_with(fresh);
+        let is_new = counts.iter().all(|count| *count == 0);
+        counts[shard] += 1;
+        is_new
     }
 
     /// As [`Topics::joined`] for one that was there already.
@@ -85,12 +103,41 @@ impl Topics {
 
     /// A connection of this shard is no longer in the topic.
     pub(crate) fn left(&self, topic: &Topic, shard: usize) {
+        let emptied = Self::count_down(&self.counts, topic, shard);
+        self.changes.counted(topic, emptied);
+        self.notices.changed(topic);
+    }
+
+    /// Answers whether it was the last one.
+    fn count_down(counts: &Map<Topic, Counts>, topic: &Topic, shard: usize) -> bool {
         // Under the entry's lock: nobody can join between emptying and removing it.
-        let emptied = self.counts.remove_if_mut(topic, |_, counts| {
+        let emptied = counts.remove_if_mut(topic, |_, counts| {
             counts[shard] -= 1;
             counts.iter().all(|count| *count == 0)
         });
-        self.changes.counted(topic, emptied.is_some());
+        emptied.is_some()
+    }
+
+    /// What the presence task must hear of.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    /// Whether clients of this node watch the topic, as the rows say.
+    #[must_use]
+    pub fn is_watched(&self, topic: &Topic) -> bool {
+        self.notices.is_watched(topic)
+    }
+
+    /// Whether a connection here hears who comes and goes, or is about to.
+    pub(crate) fn has_watchers(&self, topic: &Topic) -> bool {
+        self.watchers.contains_key(topic)
+    }
+
+    /// A connection of this shard does not hear who comes and goes, or no longer.
+    pub(crate) fn unwatched(&self, topic: &Topic, shard: usize) {
+        Self::count_down(&self.watchers, topic, shard);
     }
 
     /// How many connections of this node are in the topic.
@@ -103,7 +150,11 @@ impl Topics {
 
     /// Those shards that have some of them, and how many.
     fn by_shard(&self, topic: &Topic) -> SmallVec<[(usize, u32); 8]> {
-        let counts = self.counts.get(topic).map(|counts| counts.clone());
+        Self::shards_of(&self.counts, topic)
+    }
+
+    fn shards_of(counts: &Map<Topic, Counts>, topic: &Topic) -> SmallVec<[(usize, u32); 8]> {
+        let counts = counts.get(topic).map(|counts| counts.clone());
         let counts = counts.into_iter().flatten().enumerate();
         counts.filter(|(_, count)| *count > 0).collect()
     }
@@ -336,5 +387,39 @@ impl Hub {
         let mut members: Vec<Member> = members.into_iter().flatten().flatten().collect();
         members.sort_unstable();
         members
+    }
+
+    /// Has a connection hear who comes and goes in a topic that it is subscribed to, beginning
+    /// with this object.
+    pub(crate) async fn watch(&self, fd: Fd, topic: &Topic, object: Arc<str>) {
+        let (shard, topic) = (self.shard_number(fd), topic.clone());
+        let topics = &self.topics;
+        // Counted before the shard hears of it, which counts down if nothing comes of it: so
+        // nobody can wait for news unseen.
+        topics.count_up(&topics.watchers, &topic, shard);
+        self.tell(fd, Command::Watch { fd, topic, object }).await;
+    }
+
+    /// Tells whoever watches a topic here.
+    pub(crate) async fn tell_watchers(&self, topic: &Topic, object: Arc<str>) {
+        for (shard, _) in Topics::shards_of(&self.topics.watchers, topic) {
+            let command = Command::TellWatchers {
+                topic: topic.clone(),
+                object: object.clone(),
+            };
+            self.shards[shard].send(command).await;
+        }
+    }
+
+    /// The users with local connections in a topic, by name, and how many each has there.
+    pub async fn users_in(&self, topic: &Topic) -> Vec<(UserId, u32)> {
+        let mut users: Vec<(UserId, u32)> = Vec::new();
+        for Member { user, .. } in self.members(topic).await {
+            match users.last_mut() {
+                Some((last, count)) if *last == user => *count += 1,
+                _ => users.push((user, 1)),
+            }
+        }
+        users
     }
 }

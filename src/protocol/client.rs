@@ -188,6 +188,8 @@ pub enum Wanted {
         topic: Topic,
         /// From where in its log to go on.
         since: Option<Since>,
+        /// To hear who comes and goes, too.
+        watches: bool,
     },
     /// To get it no longer.
     Unsubscribe {
@@ -231,6 +233,7 @@ impl<'a> ClientMessage<'a> {
             since: Option<Cow<'a, str>>,
             #[serde(default, borrow)]
             token: Option<Cow<'a, str>>,
+            presence: Option<&'a RawValue>,
         }
         let bad = |reference: &Option<Box<str>>, message: &str| ClientFault {
             reference: reference.clone(),
@@ -264,7 +267,13 @@ impl<'a> ClientMessage<'a> {
             ("ack", None) => Err(bad(&reference, "ack needs the id of the message")),
             ("subscribe" | "unsubscribe", _) => {
                 let joins = fields.r#type == "subscribe";
-                let what = subscription(joins, fields.topic.as_deref(), fields.since.as_deref());
+                let watches = match fields.presence.map(RawValue::get) {
+                    None | Some("null" | "false") => false,
+                    Some("true") => true,
+                    Some(_) => return Err(bad(&reference, "presence must be true or false")),
+                };
+                let (topic, since) = (fields.topic.as_deref(), fields.since.as_deref());
+                let what = subscription(joins, topic, since, watches);
                 let what = what.map_err(|words| bad(&reference, &words))?;
                 Ok(Self::Request(Request { reference, what }))
             }
@@ -286,7 +295,12 @@ impl<'a> ClientMessage<'a> {
     }
 }
 
-fn subscription(joins: bool, topic: Option<&str>, since: Option<&str>) -> Result<Wanted, String> {
+fn subscription(
+    joins: bool,
+    topic: Option<&str>,
+    since: Option<&str>,
+    watches: bool,
+) -> Result<Wanted, String> {
     let topic = topic.ok_or("a topic is needed")?;
     let topic = topic.parse().map_err(|error| format!("{error}"))?;
     if !joins {
@@ -294,7 +308,11 @@ fn subscription(joins: bool, topic: Option<&str>, since: Option<&str>) -> Result
     }
     let since = since.map(str::parse).transpose();
     let since = since.map_err(|error| format!("since {error}"))?;
-    Ok(Wanted::Subscribe { topic, since })
+    Ok(Wanted::Subscribe {
+        topic,
+        since,
+        watches,
+    })
 }
 
 /// Whether this JSON may be sent back as a `ref`.

@@ -12,12 +12,12 @@ use super::call::present;
 use super::request::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
 use super::upstream::reply_push;
 use super::{
-    Except, Fault, Kind, Message, NodeAnswer, Policy, Push, Question, Receipt, Reply, Status,
-    Target, VERSION,
+    Except, Fault, Kind, Message, NodeAnswer, Policy, PresenceLine, Push, Question, Receipt, Reply,
+    Status, Target, Told, VERSION,
 };
 use crate::auth::SessionId;
 use crate::close::CloseReason;
-use crate::names::{NodeId, Topic};
+use crate::names::{NodeId, Topic, UserId};
 
 /// One line of a payload on a channel.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub enum Line {
     Ask(Result<Question, Fault>, Reply),
     /// What a node says to our question.
     Answer(NodeAnswer),
+    /// Who comes and goes in a topic, or who wants to hear of it.
+    Presence(PresenceLine),
 }
 
 /// All fields a line may have. Unknown ones are ignored, so that nodes of two versions can
@@ -110,6 +112,14 @@ struct LineFields<'a> {
     reason: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     session: Option<Cow<'a, str>>,
+    #[serde(default)]
+    here: Vec<UserId>,
+    #[serde(default)]
+    gone: Vec<UserId>,
+    #[serde(default)]
+    begin: bool,
+    #[serde(default)]
+    end: bool,
 }
 
 impl LineFields<'_> {
@@ -220,6 +230,23 @@ impl Line {
                     return Err(Fault::new("answer without ref, node or body"));
                 };
                 return NodeAnswer::new(reference, node, body).map(Self::Answer);
+            }
+            Some(cmd @ ("watch" | "presence")) => {
+                let (Some(topic), Some(node)) = (fields.topic, fields.node) else {
+                    return Err(Fault::new(format!("{cmd} without topic or node")));
+                };
+                let told = Told {
+                    topic,
+                    node,
+                    begin: fields.begin,
+                    end: fields.end,
+                    here: fields.here,
+                    gone: fields.gone,
+                };
+                return Ok(Self::Presence(match cmd {
+                    "watch" => PresenceLine::Watch(told.into()),
+                    _ => PresenceLine::Told(told),
+                }));
             }
             Some(_) => return Err(Fault::new("unknown cmd")),
         }

@@ -1,4 +1,4 @@
-//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`, `trace`.
+//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`, `trace`, `members`.
 //!
 //! A question goes to the channel of each node that is asked, the answer to the channel of the
 //! node that asks:
@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 use super::line::write_target;
 use super::request::{ToFields, check_id, check_timeout};
 use super::{Call, Fault, MAX_USERS, Reply, Target, one_line};
-use crate::names::{ConnectionId, NodeId, UserId};
+use crate::names::{ConnectionId, NodeId, Topic, UserId};
 
 /// Largest answer of one node. A larger one is replaced by an error that says so.
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -47,6 +47,8 @@ pub enum Question {
         /// Which message.
         id: Option<Box<str>>,
     },
+    /// Who of it is in a topic: [`NodeMembers`](super::NodeMembers).
+    Members(Topic),
 }
 
 impl Question {
@@ -59,6 +61,7 @@ impl Question {
             Self::Drain => "drain",
             Self::Call(_) => "call",
             Self::Trace { .. } => "trace",
+            Self::Members(_) => "members",
         }
     }
 
@@ -80,6 +83,7 @@ impl Question {
                 let id = check_id(id)?;
                 Ok(Self::Trace { user, id })
             }
+            "members" => Ok(Self::Members(read::<MembersArgs>(args)?.topic)),
             _ => Err(Fault::new("this node does not know this question")),
         }
     }
@@ -101,6 +105,9 @@ impl Question {
                 let id = serde_json::to_string(id).expect("text becomes JSON");
                 let _ = write!(out, r#","args":{{"user":"{user}","id":{id}}}"#);
             }
+            Self::Members(topic) => {
+                let _ = write!(out, r#","args":{{"topic":"{topic}"}}"#);
+            }
         }
     }
 }
@@ -116,6 +123,11 @@ struct TraceArgs<'a> {
     user: UserId,
     #[serde(default, borrow)]
     id: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct MembersArgs {
+    topic: Topic,
 }
 
 /// Reads arguments. Unknown fields are ignored: a newer node may say more than we know.

@@ -284,6 +284,7 @@ fn what_a_client_may_say() {
         r#"{"type":"subscribe","topic":"a b"}"#,
         r#"{"type":"subscribe","topic":"a","since":"x"}"#,
         r#"{"type":"unsubscribe","topic":""}"#,
+        r#"{"type":"subscribe","topic":"a","presence":1}"#,
     ] {
         assert_eq!(code(bad), "bad_message", "{bad}");
     }
@@ -293,6 +294,7 @@ fn what_a_client_may_say() {
         what: Wanted::Subscribe {
             topic: "a".parse().unwrap(),
             since: Some(crate::inbox::Since::Beginning),
+            watches: false,
         },
     };
     assert_eq!(request, Ok(ClientMessage::Request(expected)));

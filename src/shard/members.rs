@@ -14,7 +14,23 @@ pub(super) struct Members {
     pub(super) topics: Arc<Topics>,
     /// Which shard this is.
     shard: usize,
-    slots: HashMap<Topic, HashSet<usize, ahash::RandomState>, ahash::RandomState>,
+    slots: Slots,
+    /// Of those, the ones that hear who comes and goes.
+    watchers: Slots,
+}
+
+type Slots = HashMap<Topic, HashSet<usize, ahash::RandomState>, ahash::RandomState>;
+
+/// Takes a slot out; answers whether it was there.
+fn remove(slots: &mut Slots, topic: &Topic, slot: usize) -> bool {
+    let Some(of_topic) = slots.get_mut(topic) else {
+        return false;
+    };
+    let was_there = of_topic.remove(&slot);
+    if of_topic.is_empty() {
+        slots.remove(topic);
+    }
+    was_there
 }
 
 impl Members {
@@ -23,6 +39,7 @@ impl Members {
             topics,
             shard,
             slots: HashMap::default(),
+            watchers: HashMap::default(),
         }
     }
 
@@ -38,16 +55,34 @@ impl Members {
     }
 
     pub(super) fn leave(&mut self, topic: &Topic, slot: usize) {
-        let Some(slots) = self.slots.get_mut(topic) else {
-            return;
-        };
-        if !slots.remove(&slot) {
-            return;
+        if remove(&mut self.slots, topic, slot) {
+            self.unwatch(topic, slot);
+            self.topics.left(topic, self.shard);
         }
-        if slots.is_empty() {
-            self.slots.remove(topic);
+    }
+
+    /// The hub has counted this watcher already. Answers whether the slot may watch the topic.
+    pub(super) fn watch(&mut self, topic: &Topic, slot: Option<usize>) -> bool {
+        let member =
+            slot.filter(|slot| (self.slots.get(topic)).is_some_and(|of| of.contains(slot)));
+        let is_new = member.is_some_and(|slot| {
+            let topic = self.shared(topic);
+            self.watchers.entry(topic).or_default().insert(slot)
+        });
+        if !is_new {
+            self.topics.unwatched(topic, self.shard);
         }
-        self.topics.left(topic, self.shard);
+        member.is_some()
+    }
+
+    pub(super) fn unwatch(&mut self, topic: &Topic, slot: usize) {
+        if remove(&mut self.watchers, topic, slot) {
+            self.topics.unwatched(topic, self.shard);
+        }
+    }
+
+    pub(super) fn watchers(&self, topic: &Topic) -> impl Iterator<Item = usize> {
+        self.watchers.get(topic).into_iter().flatten().copied()
     }
 
     pub(super) fn of(&self, topic: &Topic) -> impl Iterator<Item = usize> {

@@ -119,6 +119,22 @@ pub enum Command {
         /// Hears when it is done.
         done: oneshot::Sender<()>,
     },
+    /// Let a connection hear who comes and goes in a topic that it is in.
+    Watch {
+        /// Which.
+        fd: Fd,
+        /// The topic.
+        topic: Topic,
+        /// What it hears first.
+        object: Arc<str>,
+    },
+    /// Tell the connections that watch a topic.
+    TellWatchers {
+        /// The topic.
+        topic: Topic,
+        /// What they hear.
+        object: Arc<str>,
+    },
     /// Tell which connections are in a topic.
     Members {
         /// The topic.
@@ -276,6 +292,8 @@ pub struct Arrival {
     pub grants: Option<Arc<Grants>>,
     /// What it is subscribed to from its beginning.
     pub topics: Vec<Topic>,
+    /// It wants to hear who comes and goes there.
+    pub watches: bool,
     /// Hears of each topic.
     pub done: oneshot::Sender<Vec<Subscribed>>,
 }

@@ -6,6 +6,7 @@ mod deliver;
 mod io;
 mod kept;
 mod topics;
+mod watchers;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -228,6 +229,8 @@ impl Owner {
                 self.on_unsubscribe(fd, &topic, by);
                 let _ = done.send(());
             }
+            Command::Watch { fd, topic, object } => self.watch(fd, &topic, &object),
+            Command::TellWatchers { topic, object } => self.tell_watchers(&topic, &object),
             Command::Members { topic, answer } => {
                 let _ = answer.send(self.members_of(&topic));
             }

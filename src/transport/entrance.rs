@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use tokio::time::Instant;
 use warp::http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use warp::http::{HeaderMap, StatusCode};
@@ -38,6 +39,8 @@ pub(crate) struct Wish {
     /// What it wants to be subscribed to from its beginning, comma-separated.
     #[serde(deserialize_with = "comma_separated")]
     pub(crate) topics: Option<String>,
+    /// To hear who comes and goes in those topics: `true` or `false`, as text in a query.
+    pub(crate) presence: Option<Value>,
 }
 
 /// A text as in a query, or a list as is natural in JSON. No topic has a comma.
@@ -82,6 +85,7 @@ impl Wish {
                 "device" => wish.device = value,
                 "since" => wish.since = value,
                 "topics" => wish.topics = value,
+                "presence" => wish.presence = value.map(Into::into),
                 _ => {}
             }
         }
@@ -202,6 +206,13 @@ pub(crate) async fn enter(
     let since = wish.since.map(|text| text.parse()).transpose();
     let since = since.map_err(|error| ApiError::bad_request(&format!("since {error}")))?;
 
+    let watches = match wish.presence {
+        None | Some(Value::Bool(false)) => false,
+        Some(Value::Bool(true)) => true,
+        Some(Value::String(text)) if text == "true" => true,
+        Some(Value::String(text)) if text == "false" => false,
+        Some(_) => return Err(ApiError::bad_request("presence must be true or false")),
+    };
     let most = app.hub.topics().most();
     let granted = grants.as_ref().unwrap_or(app.hub.topics().grants());
     let topics = check_topics(wish.topics.as_deref(), &user, granted, most)?;
@@ -226,6 +237,7 @@ pub(crate) async fn enter(
         expires: expires.filter(|_| session.is_none()),
         session,
         ordinal: ordinal.unwrap_or_default(),
+        watches: watches && dialect.has_objects(),
     };
     let (membership, rows) = app.hub.join(newcomer).await;
     // Sent away while it was on its way: too late for the look-up, too early for the close.

@@ -29,6 +29,7 @@ mod losses;
 mod mangled;
 mod openapi;
 mod passes;
+mod presence;
 mod publishers;
 mod redis_faults;
 mod registry;

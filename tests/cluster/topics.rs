@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::common::topics::{
     a_push_can_leave_out_some_and_name_many, a_push_reaches_who_is_subscribed,
-    a_sender_subscribes_others, ask, call, counts, hears, push, subscribe,
+    a_sender_subscribes_others, ask, counts, hears, push, subscribe,
     topics_come_with_the_connection, unsubscribe, what_is_not_allowed_is_refused,
 };
 use crate::common::{Client, Node, Redis, eventually, node_on, node_with, post, send_signal};
@@ -419,6 +419,4 @@ async fn a_subscription_by_redis_alone() {
         json!({"type": "unsubscribed", "topic": "news"})
     );
     assert_eq!(node.metric("bad_envelopes_total").await, 3.0);
-    let (status, answer) = call(&node, "GET", "/v1/topics/news?members=true").await;
-    assert_eq!(status, 400, "{answer}");
 }

@@ -19,6 +19,7 @@ pub mod keep;
 pub mod logs;
 pub mod openapi;
 pub mod passes;
+pub mod presence;
 mod redis;
 pub mod tokens;
 pub mod topics;

@@ -19,6 +19,7 @@ mod commands;
 mod doors;
 mod keep;
 mod passes;
+mod presence;
 mod push;
 mod slow;
 mod tokens;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Node, eventually, node};
-use crate::raw::{CLOSE, FIN, Raw, frame};
+use crate::common::presence::{joins, member};
+use crate::common::{Client, Node, PATIENCE, eventually, node};
+use crate::raw::{CLOSE, FIN, Raw, TEXT, frame};
 use crate::sender::{push, summary};
 
 /// More than the kernel's buffers for one socket hold, in pushes of this size.
@@ -244,4 +245,42 @@ async fn a_message_larger_than_the_queue_still_reaches_a_client_that_reads() {
         .await
         .expect("closed in time")
         .expect("closed");
+}
+
+/// Who has no room for news of who comes and goes does not go on with a list that is not true.
+#[tokio::test]
+async fn a_slow_watcher_is_told_once_that_its_list_is_lost() {
+    let (node, mut slow) = node_and_slow_client("Sec-WebSocket-Protocol: pushnode.v1\r\n").await;
+    let watch = json!({"type": "subscribe", "topic": "room", "presence": true, "ref": 1});
+    let watch = frame(FIN | TEXT, watch.to_string().as_bytes());
+    slow.send(&watch).await;
+    let list = json!({"type": "presence", "topic": "room", "members": ["slow"]});
+    while slow.frame().await.json() != list {}
+    fill(&node, "drop", "slow").await;
+    // Names that together are more than a queue holds.
+    let long = |i: u32| format!("{i:0>128}");
+    let mut members = Vec::new();
+    for i in 0..1_200 {
+        members.push(member(&node, &long(i), "room").await);
+    }
+    let lost = json!({"type": "presence", "topic": "room", "status": "lost"});
+    // Its pings would go on for ever.
+    let told = async { while slow.frame().await.json() != lost {} };
+    let told = tokio::time::timeout(PATIENCE, told).await;
+    told.expect("to hear that it is lost");
+    // It has caught up and asks again: all of them, and then what is new.
+    slow.send(&watch).await;
+    let list = loop {
+        let frame = slow.frame().await.json();
+        assert_ne!(frame, lost, "only once");
+        if frame["type"] == "presence" {
+            break frame;
+        }
+    };
+    assert_eq!(
+        (list["members"].as_array().map(Vec::len), &list["more"]),
+        (Some(1_000), &json!(true))
+    );
+    let _late = member(&node, "late", "room").await;
+    assert_eq!(slow.frame().await.json(), joins("late"));
 }

@@ -69,6 +69,8 @@ const SUBSCRIPTION_BUFFER: usize = 32_768;
 const LEAVE: Duration = Duration::from_secs(5);
 /// A row's time in Redis: only a broom for what nobody swept. Rows are put again long before.
 const ROW_TTL_SECONDS: i64 = 24 * 3600;
+/// Behind the number in a topic's row: clients of that node watch who comes and goes.
+const WATCHED: &str = "watch";
 
 const AWAY: Unavailable = Unavailable("Redis does not answer");
 

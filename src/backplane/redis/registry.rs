@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use super::link::{Link, asking, multi, queue};
 use super::refusal::shown;
-use super::{Keys, ROW_TTL_SECONDS};
+use super::{Keys, ROW_TTL_SECONDS, WATCHED};
 use crate::backplane::About;
 use crate::backplane::embedded::about;
 use crate::changes::Change;
@@ -60,22 +60,25 @@ type Rows = Vec<((Subject, Change), Here)>;
 enum Here {
     /// A user's seats.
     Seats(Seats),
-    /// How many connections are in a topic.
-    Members(u32),
+    /// How many connections are in a topic, and whether clients here watch it.
+    Members(u32, bool),
 }
 
 impl Here {
     fn of(hub: &Hub, subject: &Subject) -> Self {
         match subject {
             Subject::User(user) => Self::Seats(hub.seats(user)),
-            Subject::Topic(topic) => Self::Members(hub.topics().count(topic)),
+            Subject::Topic(topic) => {
+                let topics = hub.topics();
+                Self::Members(topics.count(topic), topics.is_watched(topic))
+            }
         }
     }
 
     fn is_empty(&self) -> bool {
         match self {
             Self::Seats(seats) => seats.is_empty(),
-            Self::Members(count) => *count == 0,
+            Self::Members(count, _) => *count == 0,
         }
     }
 }
@@ -298,7 +301,9 @@ impl Registry {
         let key = self.keys.row(subject);
         match here {
             Here::Seats(seats) => self.queue_seats(pipeline, &key, change, seats).await,
-            Here::Members(count) => self.queue_members(pipeline, &key, *count).await,
+            Here::Members(count, watched) => {
+                self.queue_members(pipeline, &key, *count, *watched).await
+            }
         }
     }
 
@@ -307,13 +312,18 @@ impl Registry {
         pipeline: &Pipeline<Client>,
         key: &str,
         count: u32,
+        watched: bool,
     ) -> FredResult<usize> {
         let node = self.hub.node().to_string();
         if count == 0 {
             let _: () = pipeline.hdel(key, node).await?;
             return Ok(1);
         }
-        let _: () = pipeline.hset(key, (node, count.to_string())).await?;
+        let value = match watched {
+            true => format!("{count},{WATCHED}"),
+            false => count.to_string(),
+        };
+        let _: () = pipeline.hset(key, (node, value)).await?;
         let _: () = pipeline.expire(key, ROW_TTL_SECONDS, None).await?;
         Ok(2)
     }

@@ -4,11 +4,13 @@
 //! although somebody is there, right after Redis has lost it. Neither is taken for the truth
 //! without asking.
 
+use std::collections::HashMap;
+
 use fred::prelude::HashesInterface;
 use fred::types::Value;
 
-use super::{AWAY, Redis};
-use crate::backplane::{About, Locations, Population, Row, Unavailable, parse_field};
+use super::{AWAY, Redis, WATCHED};
+use crate::backplane::{About, Locations, Parties, Population, Row, Unavailable, parse_field};
 use crate::names::{NodeId, Subject, Topic, UserId};
 
 /// Rows looked up in one pipeline.
@@ -88,56 +90,83 @@ impl Redis {
 
     pub(in crate::backplane) async fn members(
         &self,
-        topic: &Topic,
-    ) -> Result<Vec<Population>, Unavailable> {
-        let key = self.keys.topic(topic);
-        let answer = self.link.call("HGETALL", &key, &[]).await;
-        let fields = flat(answer.map_err(|error| self.away(&error))?).ok_or(AWAY)?;
-        if fields.is_empty() && !self.lease.vouches_for_rows().await? {
-            return Err(Unavailable("the registry is being rebuilt"));
-        }
-        let mut members = Vec::new();
-        for (node, connections) in populations(fields) {
-            if self.is_live(&node).await? {
-                members.push(Population { node, connections });
+        topics: &[Topic],
+    ) -> Result<Vec<Vec<Population>>, Unavailable> {
+        let keys: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
+        let mut judged = Judged::default();
+        let mut all = Vec::with_capacity(topics.len());
+        for fields in self.read_whole(&keys).await? {
+            let mut members = Vec::new();
+            for (node, connections) in populations(fields) {
+                if judged.is_live(self, &node).await? {
+                    members.push(Population { node, connections });
+                }
             }
+            members.sort_unstable();
+            all.push(members);
         }
-        members.sort_unstable();
-        Ok(members)
+        Ok(all)
     }
 
-    pub(in crate::backplane) async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
-        let key = self.keys.user(user);
-        let fields: Vec<(String, String)> = self
-            .link
-            .call("HGETALL", &key, &[])
-            .await
-            .and_then(Value::convert)
-            .map_err(|error| self.away(&error))?;
-        if fields.is_empty() && !self.lease.vouches_for_rows().await? {
-            return Err(Unavailable("the registry is being rebuilt"));
+    pub(in crate::backplane) async fn parties(
+        &self,
+        topics: &[Topic],
+    ) -> Result<Vec<Parties>, Unavailable> {
+        let subjects: Vec<Subject> = topics.iter().cloned().map(Subject::Topic).collect();
+        let rows = self.read_rows(&subjects).await?;
+        let others = |fields| {
+            let parties = parties(fields).filter(|(node, ..)| node != self.lease.node());
+            parties.map(|(node, _, watches)| (node, watches)).collect()
+        };
+        Ok(rows.into_iter().map(others).collect())
+    }
+
+    pub(in crate::backplane) async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        Ok(self.lease.vouches_for_rows().await?
+            && self.is_dead(node).await?
+            && self.lease.is_deaf(node).await.map_err(|_| AWAY)?)
+    }
+
+    pub(in crate::backplane) async fn rows(
+        &self,
+        users: &[UserId],
+    ) -> Result<Vec<Vec<Row>>, Unavailable> {
+        let keys: Vec<String> = users.iter().map(|user| self.keys.user(user)).collect();
+        let mut judged = Judged::default();
+        let mut all = Vec::with_capacity(users.len());
+        for fields in self.read_whole(&keys).await? {
+            let mut rows = Vec::new();
+            for (field, about) in pairs(fields) {
+                let Some(id) = parse_field(&field) else {
+                    continue;
+                };
+                if judged.is_live(self, &id.node).await? {
+                    let about: About = serde_json::from_str(&about).unwrap_or_default();
+                    rows.push(Row {
+                        node: id.node,
+                        fd: id.fd.0,
+                        about,
+                    });
+                }
+            }
+            rows.sort_by(|a, b| (&a.node, a.fd).cmp(&(&b.node, b.fd)));
+            all.push(rows);
         }
-        let mut rows = Vec::new();
-        let mut known: Vec<(NodeId, bool)> = Vec::new();
-        for (field, about) in fields {
-            let Some(id) = parse_field(&field) else {
-                continue;
-            };
-            let is_live = match known.iter().find(|(node, _)| *node == id.node) {
-                Some((_, is_live)) => *is_live,
-                None => self.is_live(&id.node).await?,
-            };
-            known.push((id.node.clone(), is_live));
-            if is_live {
-                let about: About = serde_json::from_str(&about).unwrap_or_default();
-                rows.push(Row {
-                    node: id.node,
-                    fd: id.fd.0,
-                    about,
-                });
+        Ok(all)
+    }
+
+    /// Whole rows, as fields and values in turn, of which none is missing by mistake.
+    async fn read_whole(&self, keys: &[String]) -> Result<Vec<Fields>, Unavailable> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(LOOKUPS) {
+            let answers = self.link.read_each("HGETALL", keys).await;
+            for answer in answers.map_err(|error| self.away(&error))? {
+                rows.push(flat(answer).ok_or(AWAY)?);
             }
         }
-        rows.sort_by(|a, b| (&a.node, a.fd).cmp(&(&b.node, b.fd)));
+        if rows.iter().any(Vec::is_empty) && !self.lease.vouches_for_rows().await? {
+            return Err(Unavailable("the registry is being rebuilt"));
+        }
         Ok(rows)
     }
 
@@ -192,10 +221,34 @@ fn flat(answer: Value) -> Option<Vec<String>> {
 
 /// The fields of a topic's row that are nodes and numbers.
 fn populations(fields: Vec<String>) -> impl Iterator<Item = (NodeId, u32)> {
-    let mut fields = fields.into_iter();
-    let pairs = std::iter::from_fn(move || fields.next().zip(fields.next()));
-    pairs.filter_map(|(node, count)| {
+    parties(fields).map(|(node, count, _)| (node, count))
+}
+
+/// As [`populations`], and whether clients of the node watch the topic.
+fn parties(fields: Vec<String>) -> impl Iterator<Item = (NodeId, u32, bool)> {
+    pairs(fields).filter_map(|(node, value)| {
+        let (count, mark) = value.split_once(',').unwrap_or((&value, ""));
         let count = count.parse().ok().filter(|count| *count > 0)?;
-        Some((node.parse().ok()?, count))
+        Some((node.parse().ok()?, count, mark == WATCHED))
     })
+}
+
+fn pairs(fields: Vec<String>) -> impl Iterator<Item = (String, String)> {
+    let mut fields = fields.into_iter();
+    std::iter::from_fn(move || fields.next().zip(fields.next()))
+}
+
+/// Nodes that were judged in the course of one request: each is asked after once.
+#[derive(Default)]
+struct Judged(HashMap<NodeId, bool>);
+
+impl Judged {
+    async fn is_live(&mut self, redis: &Redis, node: &NodeId) -> Result<bool, Unavailable> {
+        if let Some(is_live) = self.0.get(node) {
+            return Ok(*is_live);
+        }
+        let is_live = redis.is_live(node).await?;
+        self.0.insert(node.clone(), is_live);
+        Ok(is_live)
+    }
 }

@@ -19,8 +19,15 @@ impl Owner {
         let topics = arrival.topics.iter();
         let subscribed =
             topics.filter_map(|topic| self.subscribe(slot, topic, None, Asker::Client).ok());
+        let subscribed = subscribed.collect();
+        if arrival.watches {
+            let fd = self.places[slot].connection.fd;
+            for topic in &arrival.topics {
+                self.members.topics.notices().ask(fd, topic.clone());
+            }
+        }
         // Gone if nobody waits for them.
-        let _ = arrival.done.send(subscribed.collect());
+        let _ = arrival.done.send(subscribed);
     }
 
     /// A connection has a new token: it leaves what it chose itself and may no longer have.

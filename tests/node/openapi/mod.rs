@@ -191,6 +191,13 @@ async fn users_and_nodes(seen: &mut Seen) {
 async fn topics(seen: &mut Seen) {
     let node = node(&[]);
     let client = Client::v1(&format!("{}&topics=a,b", node.ws_url("42"))).await;
+    for body in [
+        r#"{"users":["42","nobody"],"topics":null}"#,
+        r#"{"topics":["a","none"]}"#,
+    ] {
+        let url = node.url("/v1/presence");
+        seen.expect("presence 200", "POST", &url, &[], body).await;
+    }
     let connection = client.connection();
     let of_connection = format!("/v1/topics/news/connections/{connection}");
     for (name, method, path) in [
@@ -260,6 +267,7 @@ async fn without_redis(seen: &mut Seen) {
     let push = r#"{"to":{"user":"42"},"data":1,"timeout_ms":100}"#;
     let reply = r#"{"to":{"fd":"x.1/1"},"data":1,"timeout_ms":100}"#;
     let (user, connection) = ("/v1/users/42", "/v1/connections/x.1/1");
+    let presence = r#"{"users":["42"]}"#;
     let (topic, of_user) = ("/v1/topics/news", "/v1/topics/news/users/42");
     let of_connection = "/v1/topics/news/connections/x.1/1";
     for (name, method, path, body) in [
@@ -269,6 +277,7 @@ async fn without_redis(seen: &mut Seen) {
         ("getUser 503 unavailable", "GET", user, ""),
         ("kickUser 503 unrouted", "DELETE", user, ""),
         ("kickConnection 503 unrouted", "DELETE", connection, ""),
+        ("presence 503 unavailable", "POST", "/v1/presence", presence),
         ("getTopic 503 unavailable", "GET", topic, ""),
         ("subscribeUser 503 unavailable", "PUT", of_user, ""),
         ("unsubscribeUser 503 unavailable", "DELETE", of_user, ""),
