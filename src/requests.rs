@@ -15,7 +15,7 @@ use crate::auth::Denial;
 use crate::config::Secret;
 use crate::gate::Gate;
 use crate::hub::{Hub, ROW_PATIENCE};
-use crate::inbox::{Page, Since};
+use crate::inbox::Since;
 use crate::names::{Fd, Subject, Topic, UserId};
 use crate::protocol::{self, Request, Wanted};
 use crate::sessions::Sessions;
@@ -171,7 +171,7 @@ impl Desk {
             return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
         }
         let from = since.unwrap_or(Since::Now);
-        let page = self.first_page(fd, &topic, from, deadline).await;
+        let page = self.hub.first_page(fd, &topic, from, deadline).await;
         degraded |= page.is_none();
         let resume = page.as_ref().map(|page| page.start);
         let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
@@ -188,26 +188,6 @@ impl Desk {
             then,
             ..fields.into()
         })
-    }
-
-    /// The first page of a log; none if it does not come in time, and then it goes to the
-    /// connection when it comes.
-    async fn first_page(
-        &self,
-        fd: Fd,
-        topic: &Topic,
-        since: Since,
-        deadline: Instant,
-    ) -> Option<Arc<Page>> {
-        let mut page = self.hub.read_log(fd, topic, since);
-        match tokio::time::timeout_at(deadline, &mut page).await {
-            Ok(page) => page.ok(),
-            Err(_) => {
-                page.close();
-                // Given to us at the last moment.
-                page.try_recv().ok()
-            }
-        }
     }
 
     /// Lets a connection stay by a new token of the same user.

@@ -186,7 +186,7 @@ impl Hub {
     }
 
     /// Subscribes a connection. If that has it [follow](Subscribed::follows) the topic's log, the
-    /// caller owes a [`Hub::read_log`] from `since`, or from now.
+    /// caller owes a [`Hub::first_page`] from `since`, or from now.
     ///
     /// # Errors
     /// Why it is not subscribed.
@@ -202,12 +202,19 @@ impl Hub {
         subscribed.await.unwrap_or(Err(NotSubscribed::Gone))
     }
 
-    /// Has the first page of a log read for a connection that has just been subscribed. To be
-    /// called when the row is there: then what is kept behind the page finds the connection.
-    /// The page goes to the connection if the answer is dropped.
-    #[must_use]
-    pub fn read_log(&self, fd: Fd, topic: &Topic, since: Since) -> oneshot::Receiver<Arc<Page>> {
-        let (told, page) = oneshot::channel();
+    /// Reads the first page of a log for a connection that has just been subscribed. To be called
+    /// when the row is there: then what is kept behind the page finds the connection. Nobody may
+    /// be told of the subscription before: a message that is kept before the page is read, and
+    /// handed over behind it, counts as old. `None` if the page does not come in time; then it
+    /// goes to the connection when it comes.
+    pub(crate) async fn first_page(
+        &self,
+        fd: Fd,
+        topic: &Topic,
+        since: Since,
+        deadline: Instant,
+    ) -> Option<Arc<Page>> {
+        let (told, mut page) = oneshot::channel();
         let ask = Ask {
             fd,
             subject: Subject::Topic(topic.clone()),
@@ -216,7 +223,30 @@ impl Hub {
         };
         // Closed only when the node is ending.
         let _ = self.asks.send(ask);
-        page
+        match tokio::time::timeout_at(deadline, &mut page).await {
+            Ok(page) => page.ok(),
+            Err(_) => {
+                page.close();
+                // Given to us at the last moment.
+                page.try_recv().ok()
+            }
+        }
+    }
+
+    /// Has a connection follow the log of a topic from now on. To be called, and waited for, as
+    /// [`Hub::first_page`]; answers whether that came in time.
+    pub(crate) async fn follow_log(&self, fd: Fd, topic: &Topic, deadline: Instant) -> bool {
+        let page = self.first_page(fd, topic, Since::Now, deadline).await;
+        let Some(page) = page else { return false };
+        let command = Command::Page {
+            fd,
+            subject: Subject::Topic(topic.clone()),
+            since: Since::Now,
+            page,
+            is_told: false,
+        };
+        self.tell(fd, command).await;
+        true
     }
 
     async fn send_subscribe(
@@ -257,7 +287,7 @@ impl Hub {
     }
 
     /// Subscribes the local connections of `target` on behalf of a sender, or takes that back;
-    /// answers how many there are. Receipts are written once the row is.
+    /// answers how many there are. Receipts are written once the row is, and the log is followed.
     pub async fn enroll(
         self: &Arc<Self>,
         target: &Target,
@@ -279,9 +309,9 @@ impl Hub {
                         return;
                     };
                     let deadline = Instant::now() + ROW_PATIENCE;
-                    let in_time = hub.await_rows(fd, row.into(), deadline).await;
+                    let mut in_time = hub.await_rows(fd, row.into(), deadline).await;
                     if follows {
-                        drop(hub.read_log(fd, &topic, Since::Now));
+                        in_time &= hub.follow_log(fd, &topic, deadline).await;
                     }
                     if let Some(receipt) = receipt.filter(|_| in_time) {
                         receipt.written();

@@ -250,7 +250,7 @@ pub(crate) async fn enter(
     }
     let fd = membership.fd();
     let late = settle_late(app.clone(), user.clone(), fd);
-    let in_time = app.hub.await_rows_or(fd, rows, deadline, late).await;
+    let mut in_time = app.hub.await_rows_or(fd, rows, deadline, late).await;
     if in_time && !app.places.settle(&app.router, &user, fd).await {
         let (code, words) = (
             "too_many_connections",
@@ -259,10 +259,10 @@ pub(crate) async fn enter(
         return Err(ApiError::new(StatusCode::CONFLICT, code, words));
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
-        for topic in topics {
-            // Nobody waits for it: the page goes to the connection.
-            drop(app.hub.read_log(fd, &topic, Since::Now));
-        }
+        let logs = topics.iter();
+        let logs = logs.map(|topic| app.hub.follow_log(fd, topic, deadline));
+        let followed = futures::future::join_all(logs).await;
+        in_time &= followed.into_iter().all(|in_time| in_time);
     }
     Ok(Entered {
         membership,

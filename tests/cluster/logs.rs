@@ -4,7 +4,8 @@ use futures::future::join_all;
 use serde_json::json;
 
 use crate::common::logs::{
-    a_client_goes_on_where_it_was, a_kept_push_to_many_topics, follower, hears, keep,
+    a_client_goes_on_where_it_was, a_kept_push_to_many_topics, a_newcomer_misses_nothing, follower,
+    hears, keep,
 };
 use crate::common::{Client, Redis, node_on, node_with, post};
 use crate::keep::is_bounded;
@@ -14,6 +15,13 @@ async fn a_client_goes_on_in_a_log_at_another_node() {
     let redis = Redis::start();
     let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
     a_client_goes_on_where_it_was(&a, &b, &a).await;
+}
+
+#[tokio::test]
+async fn a_newcomer_misses_nothing_at_another_node() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    a_newcomer_misses_nothing(&a, &b).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What holds of topics' logs on every backplane: kept pushes to topics. Each takes the node that
 //! is pushed to and those that clients connect to; with one node by itself they are the same.
 
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::topics::{ask, push_as};
@@ -120,4 +121,20 @@ pub async fn a_kept_push_to_many_topics(sender: &Node, node: &Node) {
     keep(sender, "b", 4).await;
     hears(&mut v1, "b", 4..=4).await;
     hears(&mut client, "a", 3..=3).await;
+}
+
+/// Who is told that it is subscribed hears whatever is kept from then on, at once or not.
+pub async fn a_newcomer_misses_nothing(sender: &Node, node: &Node) {
+    const ROUNDS: i32 = 200;
+    let rounds = (0..ROUNDS).map(|round| async move {
+        let topic = format!("t{round}");
+        let url = format!("{}&topics={topic}", node.ws_url(&format!("u{round}")));
+        let mut client = Client::v1(&url).await;
+        keep(sender, &topic, 1).await;
+        hears(&mut client, &topic, 1..=1).await;
+    });
+    futures::stream::iter(rounds)
+        .buffer_unordered(20)
+        .collect::<()>()
+        .await;
 }

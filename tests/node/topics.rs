@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::common::logs::{a_client_goes_on_where_it_was, a_kept_push_to_many_topics};
+use crate::common::logs::{
+    a_client_goes_on_where_it_was, a_kept_push_to_many_topics, a_newcomer_misses_nothing,
+};
 use crate::common::topics::{
     a_push_can_leave_out_some_and_name_many, a_push_reaches_who_is_subscribed,
     a_sender_subscribes_others, ask, call, topics_come_with_the_connection,
@@ -53,6 +55,12 @@ async fn a_client_goes_on_in_a_log_where_it_was_here() {
 async fn a_kept_push_to_many_topics_here() {
     let node = node(&[]);
     a_kept_push_to_many_topics(&node, &node).await;
+}
+
+#[tokio::test]
+async fn a_newcomer_misses_nothing_here() {
+    let node = node(&[]);
+    a_newcomer_misses_nothing(&node, &node).await;
 }
 
 #[tokio::test]
