@@ -7,7 +7,9 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::common::books::{ACCOUNTS, sum};
-use crate::history::{Cause, EVERYBODY, Event, FINAL, Field, Micros, Phase, SECOND};
+use crate::history::{
+    Cause, EVERYBODY, Event, FINAL, Field, Micros, Phase, SECOND, TopicRows, topic,
+};
 use crate::index::{Conn, Index, Recv};
 use crate::kept;
 
@@ -32,7 +34,10 @@ pub(crate) const RULES: [(&str, &str); 13] = [
         "H0",
         "no node ends by itself; all are ready again after the last fault",
     ),
-    ("H1", "nothing reaches another user"),
+    (
+        "H1",
+        "nothing reaches another user, or who is not in the topic",
+    ),
     ("H2", "nothing arrives that nobody published"),
     ("H3", "order by publisher and node, on each connection"),
     ("H4", "no duplicate unless the publisher repeated itself"),
@@ -108,14 +113,13 @@ fn lives(index: &Index<'_>) -> Verdict {
 /// H1 and H2.
 fn addressees(index: &Index<'_>) -> (Verdict, Verdict) {
     let (mut others, mut unknown) = (Verdict::default(), Verdict::default());
-    let names = |to: &[String], user: &str| to.iter().any(|one| one == user || one == EVERYBODY);
     for conn in index.conns.values() {
         for Recv { id, to, at, .. } in &conn.recvs {
             let push = index.messages.get(id).map(|attempts| attempts[0]);
             unknown.expect(push.is_some(), || {
                 format!("{} got {id}, which nobody published, at {at}", conn.name)
             });
-            let meant = names(to, conn.user) && push.is_none_or(|push| names(&push.to, conn.user));
+            let meant = conn.is_among(to) && push.is_none_or(|push| conn.is_among(&push.to));
             others.expect(meant, || {
                 format!("{} of {} got {id} for {to:?} at {at}", conn.name, conn.user)
             });
@@ -128,17 +132,19 @@ fn addressees(index: &Index<'_>) -> (Verdict, Verdict) {
 fn order(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for conn in index.conns.values() {
-        // Kept messages may come behind others, but not behind each other.
-        let mut last: HashMap<(&str, &str, bool), u64> = HashMap::new();
+        // Kept messages may come behind others, but not behind each other in an inbox or log.
+        let mut last: HashMap<(&str, &str, Option<&str>), u64> = HashMap::new();
         let mut seen = HashSet::new();
-        for Recv { id, kept, at, .. } in &conn.recvs {
+        for recv in &conn.recvs {
+            let Recv { id, kept, at, .. } = recv;
+            let log = kept.then(|| recv.log(conn.user));
             let Some([push]) = index.messages.get(id).map(Vec::as_slice) else {
                 continue;
             };
             if push.status == "unknown" || !seen.insert(*id) {
                 continue;
             }
-            let before = last.insert((&push.by, &push.via, *kept), push.seq);
+            let before = last.insert((&push.by, &push.via, log), push.seq);
             verdict.expect(before.is_none_or(|before| before < push.seq), || {
                 format!("{} got {id} after number {before:?} at {at}", conn.name)
             });
@@ -170,7 +176,9 @@ fn losses(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     let mut by_user: HashMap<&str, Vec<&Conn<'_>>> = HashMap::new();
     for conn in index.conns.values() {
-        by_user.entry(conn.user).or_default().push(conn);
+        for seat in &conn.seats {
+            by_user.entry(seat.of).or_default().push(conn);
+        }
         by_user.entry(EVERYBODY).or_default().push(conn);
     }
     for (id, attempts) in &index.messages {
@@ -179,7 +187,7 @@ fn losses(index: &Index<'_>) -> Verdict {
             let taken = matches!(&*part.status, "routed" | "written" | "acked") && !last.partial;
             let denied = part.status == "offline" && attempts.len() == 1;
             for conn in by_user.get(&*part.user).into_iter().flatten() {
-                let settled = conn.opened + if taken { 0 } else { SETTLED };
+                let settled = conn.since(&part.user) + if taken { 0 } else { SETTLED };
                 if settled >= first.sent || conn.closed() < last.sent {
                     continue;
                 }
@@ -194,16 +202,15 @@ fn losses(index: &Index<'_>) -> Verdict {
                 let limit = index
                     .after(conn.node, last.answered, WINDOW)
                     .min(index.end.max(last.answered));
-                let told = |at: &Micros| (first.sent..=limit).contains(at);
                 let holds = conn.ids.contains(id)
                     || conn.closed() <= limit
-                    || conn.resyncs.iter().any(told)
+                    || conn.told(&part.user, first.sent, limit)
                     || denied && conn.degraded
                     || !conn.v1 && index.counted_loss(conn.node, first.sent, limit);
                 verdict.expect(holds, || {
                     format!(
-                        "{} ({}, on {} since {}) did not get {id}, sent {} by {} via {}, answered {} ({}), and was told nothing until {limit}",
-                        conn.name, if conn.v1 { "v1" } else { "plain" }, conn.node, conn.opened, first.sent, first.by, last.via, part.status, part.connections,
+                        "{} ({}, on {} since {}) did not get {id} to {}, sent {} by {} via {}, answered {} ({}), and was told nothing until {limit}",
+                        conn.name, if conn.v1 { "v1" } else { "plain" }, conn.node, conn.since(&part.user), part.user, first.sent, first.by, last.via, part.status, part.connections,
                     )
                 });
             }
@@ -236,9 +243,13 @@ fn lateness(index: &Index<'_>) -> Verdict {
 fn registry(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for event in index.events {
-        let Event::Registry { fields, at } = event else {
+        let Event::Registry { fields, topics, at } = event else {
             continue;
         };
+        let there = members(index, *at);
+        verdict.expect(*topics == there, || {
+            format!("the rows of topics say {topics:?}; connected are {there:?}")
+        });
         let mut rows: HashMap<&str, Vec<&Field>> = HashMap::new();
         for field in fields {
             rows.entry(&field.device).or_default().push(field);
@@ -268,6 +279,18 @@ fn registry(index: &Index<'_>) -> Verdict {
         }
     }
     verdict
+}
+
+/// Who is in which topic then.
+fn members(index: &Index<'_>, at: Micros) -> TopicRows {
+    let mut rows = TopicRows::new();
+    for conn in index.conns.values().filter(|conn| conn.closed() > at) {
+        for seat in conn.seats.iter().filter(|seat| topic(seat.of).is_some()) {
+            let row = rows.entry(seat.of.to_owned()).or_default();
+            *row.entry(conn.node.to_owned()).or_default() += 1;
+        }
+    }
+    rows
 }
 
 fn counters(index: &Index<'_>) -> Verdict {

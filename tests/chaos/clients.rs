@@ -1,17 +1,19 @@
 //! Clients: users' devices that connect to any node, listen, and come back when cut off.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::history::{Cause, EVERYBODY, Event, Inbox, Recorder};
+use crate::history::{Cause, EVERYBODY, Event, Inbox, Recorder, topic};
 use crate::views::{View, Views};
 
 /// Longest wait for a handshake, and for `ready`.
@@ -34,6 +36,10 @@ pub(crate) struct Device {
     pub(crate) resumes: bool,
     /// The last one it saw.
     pub(crate) token: Option<String>,
+    /// As [`Event::Open`] has them. It names them when it connects or, if it resumes, asks for each then.
+    pub(crate) topics: Vec<String>,
+    /// The last one it saw of each.
+    pub(crate) tokens: HashMap<String, String>,
     pub(crate) rng: Rng,
 }
 
@@ -52,6 +58,8 @@ struct Object {
     node: Option<String>,
     fd: Option<u64>,
     id: Option<String>,
+    topic: Option<String>,
+    degraded: Option<bool>,
     data: Option<serde_json::Value>,
     code: Option<u16>,
     resume: Option<String>,
@@ -67,7 +75,7 @@ impl Device {
         for round in 0.. {
             let name = format!("d{}r{round}", self.number);
             if let Some(view) = views.any(&mut self.rng)
-                && let Some((socket, ready)) = self.connect(&name, &view).await
+                && let Some((mut socket, ready)) = self.connect(&name, &view).await
             {
                 let inbox = self.inbox(ready.as_ref());
                 recorder.write(Event::Open {
@@ -80,8 +88,10 @@ impl Device {
                         .unwrap_or(view.id),
                     fd: ready.and_then(|ready| ready.fd),
                     inbox,
+                    topics: self.topics.clone(),
                     at: recorder.now(),
                 });
+                self.subscribe(&name, &mut socket, &recorder).await;
                 views.client_came();
                 let (cause, code) = self.listen(&name, socket, &views, &recorder).await;
                 views.client_went();
@@ -113,11 +123,69 @@ impl Device {
         }
     }
 
+    /// Notes the topics that it came with, or asks for them.
+    async fn subscribe(&self, conn: &str, socket: &mut Socket, recorder: &Recorder) {
+        for named in &self.topics {
+            if self.resumes {
+                let topic = topic(named);
+                let mut ask = json!({"type": "subscribe", "topic": topic, "ref": topic});
+                if let Some(token) = self.tokens.get(named) {
+                    ask["since"] = json!(token);
+                }
+                // A connection that just ended says so to the next read.
+                let _ = socket.send(Message::text(ask.to_string())).await;
+            } else {
+                recorder.write(Event::Subscribed {
+                    conn: conn.to_owned(),
+                    topic: named.clone(),
+                    inbox: Inbox::Unknown,
+                    at: recorder.now(),
+                });
+            }
+        }
+    }
+
+    /// What the node says of a topic that it was asked for.
+    fn subscribed(&mut self, conn: String, object: Object, recorder: &Recorder) {
+        let (Some(topic), at) = (object.topic, recorder.now()) else {
+            return;
+        };
+        let (topic, device) = (format!("#{topic}"), format!("d{}", self.number));
+        if object.degraded == Some(true) {
+            let conn = conn.clone();
+            recorder.write(Event::Degraded { conn, at });
+        }
+        let inbox = match object.resume {
+            None => Inbox::Unknown,
+            Some(token) => {
+                self.tokens.insert(topic.clone(), token);
+                match object.recovered {
+                    Some(true) => Inbox::Continues(device),
+                    _ => Inbox::Begins(device),
+                }
+            }
+        };
+        recorder.write(Event::Subscribed {
+            conn,
+            topic,
+            inbox,
+            at,
+        });
+    }
+
     async fn connect(&self, name: &str, view: &View) -> Option<(Socket, Option<Object>)> {
         let mut url = format!("ws://{}/ws?user={}&device={name}", view.clients, self.user);
         if let Some(token) = &self.token {
             let escaped: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
             url += &format!("&since={escaped}");
+        }
+        if !self.resumes && !self.topics.is_empty() {
+            let topics: Vec<&str> = self
+                .topics
+                .iter()
+                .filter_map(|named| topic(named))
+                .collect();
+            url += &format!("&topics={}", topics.join(","));
         }
         let mut request = url.into_client_request().ok()?;
         if self.v1 {
@@ -214,20 +282,27 @@ impl Device {
         match &*object.kind {
             "message" => {
                 let kept = object.resume.is_some();
-                if self.resumes && kept {
-                    self.token.clone_from(&object.resume);
+                if let Some(token) = object.resume.filter(|_| self.resumes) {
+                    match object.topic {
+                        Some(topic) => drop(self.tokens.insert(format!("#{topic}"), token)),
+                        None => self.token = Some(token),
+                    }
                 }
                 let data = object
                     .data
                     .and_then(|data| serde_json::from_value::<Data>(data).ok());
                 recorder.write(received(conn, object.id.as_deref(), data, kept, at));
                 if let Some(id) = object.id.filter(|_| self.acks) {
-                    let ack = serde_json::json!({"type": "ack", "id": id});
+                    let ack = json!({"type": "ack", "id": id});
                     // A connection that just ended says so to the next read.
                     let _ = socket.send(Message::text(ack.to_string())).await;
                 }
             }
-            "resync" => recorder.write(Event::Resync { conn, at }),
+            "reply" => self.subscribed(conn, object, recorder),
+            "resync" => {
+                let topic = object.topic.map(|topic| format!("#{topic}"));
+                recorder.write(Event::Resync { conn, topic, at });
+            }
             "degraded" => recorder.write(Event::Degraded { conn, at }),
             "bye" => recorder.write(Event::Bye {
                 conn,

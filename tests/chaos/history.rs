@@ -19,7 +19,16 @@ pub(crate) const SECOND: Micros = 1_000_000;
 /// The name that stands for everybody in [`Push::to`] and [`Part::user`].
 pub(crate) const EVERYBODY: &str = "*";
 
-/// The publisher of the last round: when all is quiet, a push to each user that must arrive.
+/// The topics, as [`Push::to`] and [`Part::user`] name them; no user's name begins so. The first is the
+/// largest.
+pub(crate) const TOPICS: [&str; 4] = ["#t0", "#t1", "#t2", "#t3"];
+
+/// The name of the topic, if it is one.
+pub(crate) fn topic(name: &str) -> Option<&str> {
+    name.strip_prefix('#')
+}
+
+/// The publisher of the last round: when all is quiet, a push to each user and topic that must arrive.
 pub(crate) const FINAL: &str = "final";
 
 /// One attempt to publish a message.
@@ -32,7 +41,7 @@ pub(crate) struct Push {
     pub(crate) via: String,
     /// Counts this publisher's messages; a repeat has the number of the first attempt.
     pub(crate) seq: u64,
-    /// Users, or [`EVERYBODY`] alone.
+    /// Users, one of the [`TOPICS`] alone, or [`EVERYBODY`] alone.
     pub(crate) to: Vec<String>,
     /// Counted from 1: attempts of one message share id and number.
     pub(crate) attempt: u32,
@@ -43,14 +52,14 @@ pub(crate) struct Push {
     /// Whether the answer gave a reason why some part of it is not through.
     #[serde(default)]
     pub(crate) partial: bool,
-    /// Whether it was to be kept in the inboxes of its users.
+    /// Whether it was to be kept in the inboxes of its users, or the topic's log.
     #[serde(default)]
     pub(crate) kept: bool,
-    /// What it was told of each user.
+    /// What it was told of each user, or of the topic.
     pub(crate) parts: Vec<Part>,
 }
 
-/// What a publisher was told of one user.
+/// What a publisher was told of one user or topic.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) user: String,
@@ -67,6 +76,9 @@ pub(crate) struct Field {
     /// The device named at the connect: in this harness the connection's own name.
     pub(crate) device: String,
 }
+
+/// By topic and node, how many connections are in it, as the registry has it.
+pub(crate) type TopicRows = BTreeMap<String, BTreeMap<String, u64>>;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -89,6 +101,17 @@ pub(crate) enum Event {
         /// How it follows its user's inbox.
         #[serde(default)]
         inbox: Inbox,
+        /// The topics that it is in, or asks for next.
+        #[serde(default)]
+        topics: Vec<String>,
+        at: Micros,
+    },
+    /// The connection was told that it is in the topic.
+    Subscribed {
+        conn: String,
+        topic: String,
+        /// How it follows the topic's log.
+        inbox: Inbox,
         at: Micros,
     },
     Recv {
@@ -103,6 +126,9 @@ pub(crate) enum Event {
     },
     Resync {
         conn: String,
+        /// Whose messages only.
+        #[serde(default)]
+        topic: Option<String>,
         at: Micros,
     },
     Degraded {
@@ -148,6 +174,8 @@ pub(crate) enum Event {
     /// The registry at the end.
     Registry {
         fields: Vec<Field>,
+        #[serde(default)]
+        topics: TopicRows,
         at: Micros,
     },
     /// All metrics of a node at the end.
@@ -171,7 +199,8 @@ pub(crate) enum Event {
     },
 }
 
-/// Whether a connection goes on where an earlier one of its device stopped.
+/// Whether a connection goes on where an earlier one of its device stopped, in its user's inbox or a
+/// topic's log.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) enum Inbox {
     /// It has no token, or Redis was away: kept messages are pushes like any other.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::history::{Cause, Event, Inbox, Micros, Push, SECOND};
+use crate::history::{Cause, EVERYBODY, Event, Inbox, Micros, Push, SECOND, topic};
 
 /// A message that a connection got.
 #[derive(Clone, Copy)]
@@ -11,6 +11,21 @@ pub(crate) struct Recv<'a> {
     pub(crate) to: &'a [String],
     pub(crate) kept: bool,
     pub(crate) at: Micros,
+}
+
+impl<'a> Recv<'a> {
+    /// Where it lies if it is kept: in the topic's log, or the inbox of this user.
+    pub(crate) fn log(&self, user: &'a str) -> &'a str {
+        let topic = self.to.iter().find(|one| topic(one).is_some());
+        topic.map_or(user, |topic| topic)
+    }
+}
+
+/// Its user, or a topic: from when on a connection must get what is for them.
+pub(crate) struct Seat<'a> {
+    pub(crate) of: &'a str,
+    pub(crate) inbox: &'a Inbox,
+    pub(crate) since: Micros,
 }
 
 /// A connection's life.
@@ -24,15 +39,38 @@ pub(crate) struct Conn<'a> {
     pub(crate) closes: Vec<(Cause, Option<u16>, Micros)>,
     pub(crate) byes: Vec<u16>,
     pub(crate) recvs: Vec<Recv<'a>>,
-    pub(crate) inbox: &'a Inbox,
+    /// Those it may get something of, the user aside.
+    topics: &'a [String],
+    /// Its user's first.
+    pub(crate) seats: Vec<Seat<'a>>,
     pub(crate) ids: HashSet<&'a str>,
-    pub(crate) resyncs: Vec<Micros>,
+    /// Of which topic, if not of everything.
+    resyncs: Vec<(Option<&'a str>, Micros)>,
     pub(crate) degraded: bool,
 }
 
 impl Conn<'_> {
     pub(crate) fn closed(&self) -> Micros {
         self.closes.first().map_or(Micros::MAX, |close| close.2)
+    }
+
+    /// Whether it is one of these.
+    pub(crate) fn is_among(&self, to: &[String]) -> bool {
+        to.iter()
+            .any(|one| one == self.user || one == EVERYBODY || self.topics.contains(one))
+    }
+
+    /// Since when it must get what is for this user, topic or everybody.
+    pub(crate) fn since(&self, of: &str) -> Micros {
+        let seat = self.seats.iter().find(|seat| seat.of == of);
+        seat.map_or(self.opened, |seat| seat.since)
+    }
+
+    /// Whether it was told between these times that it may lack something that was for them.
+    pub(crate) fn told(&self, of: &str, from: Micros, until: Micros) -> bool {
+        self.resyncs
+            .iter()
+            .any(|(topic, at)| topic.is_none_or(|topic| topic == of) && (from..=until).contains(at))
     }
 }
 
@@ -88,6 +126,7 @@ impl<'a> Index<'a> {
                 node,
                 fd,
                 inbox,
+                topics,
                 at,
             } => {
                 let (v1, fd, opened) = (*v1, *fd, *at);
@@ -101,12 +140,29 @@ impl<'a> Index<'a> {
                     closes: Vec::new(),
                     byes: Vec::new(),
                     recvs: Vec::new(),
-                    inbox,
+                    topics,
+                    seats: vec![Seat {
+                        of: user,
+                        inbox,
+                        since: opened,
+                    }],
                     ids: HashSet::new(),
                     resyncs: Vec::new(),
                     degraded: false,
                 });
             }
+            Event::Subscribed {
+                conn: name,
+                topic,
+                inbox,
+                at,
+            } => conn(self, name, &mut |conn| {
+                conn.seats.push(Seat {
+                    of: topic,
+                    inbox,
+                    since: *at,
+                });
+            }),
             Event::Recv {
                 conn: name,
                 id,
@@ -122,9 +178,13 @@ impl<'a> Index<'a> {
                 });
                 conn.ids.insert(id);
             }),
-            Event::Resync { conn: name, at } => {
-                conn(self, name, &mut |conn| conn.resyncs.push(*at));
-            }
+            Event::Resync {
+                conn: name,
+                topic,
+                at,
+            } => conn(self, name, &mut |conn| {
+                conn.resyncs.push((topic.as_deref(), *at));
+            }),
             Event::Degraded { conn: name, .. } => {
                 conn(self, name, &mut |conn| conn.degraded = true);
             }

@@ -6,42 +6,52 @@ use crate::checker::{Verdict, WINDOW};
 use crate::history::{Inbox, Micros, Part};
 use crate::index::{Conn, Index, Recv};
 
-/// A device that follows its user's inbox over its connections: from the one that begins to the
-/// last that continues, each kept message comes once and in order; and if it is there to the end,
-/// none is missing. What Redis lost with everything else may be, if it was told.
+/// Connections of a device that follow one inbox or log, and since when.
+type Chain<'a> = Vec<(&'a Conn<'a>, Micros)>;
+
+/// A device that follows its user's inbox, or a topic's log, over its connections: from the one that
+/// begins to the last that continues, each kept message comes once and in order; and if it is there to
+/// the end, none is missing. What Redis lost with everything else may be, if it was told.
 pub(crate) fn check(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut chains: BTreeMap<&str, Vec<&Conn<'_>>> = BTreeMap::new();
+    let mut chains: BTreeMap<(&str, &str), Chain<'_>> = BTreeMap::new();
     let mut conns: Vec<&Conn<'_>> = index.conns.values().collect();
     conns.sort_by_key(|conn| conn.opened);
-    for conn in conns {
-        match conn.inbox {
+    for (conn, seat) in conns
+        .into_iter()
+        .flat_map(|conn| conn.seats.iter().map(move |seat| (conn, seat)))
+    {
+        let link = (conn, seat.since);
+        match seat.inbox {
             Inbox::Unknown => {}
             Inbox::Begins(device) => {
-                if let Some(chain) = chains.insert(device, vec![conn]) {
-                    once_in_order(index, &chain, &mut verdict);
+                if let Some(chain) = chains.insert((device, seat.of), vec![link]) {
+                    once_in_order(index, seat.of, &chain, &mut verdict);
                 }
             }
-            Inbox::Continues(device) => chains.entry(device).or_default().push(conn),
+            Inbox::Continues(device) => {
+                chains.entry((device, seat.of)).or_default().push(link);
+            }
         }
     }
-    for (device, chain) in &chains {
-        once_in_order(index, chain, &mut verdict);
+    for ((device, of), chain) in &chains {
+        once_in_order(index, of, chain, &mut verdict);
         if chain
             .last()
-            .is_some_and(|conn| conn.closed() == Micros::MAX)
+            .is_some_and(|(conn, _)| conn.closed() == Micros::MAX)
         {
-            all_there(index, device, chain, &mut verdict);
+            all_there(index, device, of, chain, &mut verdict);
         }
     }
     verdict
 }
 
-fn once_in_order(index: &Index<'_>, chain: &[&Conn<'_>], verdict: &mut Verdict) {
+fn once_in_order(index: &Index<'_>, of: &str, chain: &Chain<'_>, verdict: &mut Verdict) {
     let mut seen = HashSet::new();
     let mut last: HashMap<(&str, &str), u64> = HashMap::new();
-    for conn in chain {
-        for Recv { id, at, .. } in conn.recvs.iter().filter(|recv| recv.kept) {
+    for (conn, _) in chain {
+        let ours = |recv: &&Recv<'_>| recv.kept && recv.log(conn.user) == of;
+        for Recv { id, at, .. } in conn.recvs.iter().filter(ours) {
             let attempts = index.messages.get(id);
             let repeated = attempts.is_some_and(|attempts| attempts.len() > 1);
             verdict.expect(seen.insert(*id) || repeated, || {
@@ -62,7 +72,7 @@ fn once_in_order(index: &Index<'_>, chain: &[&Conn<'_>], verdict: &mut Verdict) 
     }
 }
 
-fn all_there(index: &Index<'_>, device: &str, chain: &[&Conn<'_>], verdict: &mut Verdict) {
+fn all_there(index: &Index<'_>, device: &str, of: &str, chain: &Chain<'_>, verdict: &mut Verdict) {
     // One that came while Redis was away has no token at first, and gets them with its messages.
     let ours = |conn: &&Conn<'_>| {
         conn.name
@@ -71,25 +81,24 @@ fn all_there(index: &Index<'_>, device: &str, chain: &[&Conn<'_>], verdict: &mut
     };
     let ids = index.conns.values().filter(ours);
     let heard: HashSet<&str> = ids.flat_map(|conn| &conn.ids).copied().collect();
-    let (user, from) = (chain[0].user, chain[0].opened);
+    let (from, Conn { name, node, .. }) = (chain[0].1, chain[chain.len() - 1].0);
     for (id, attempts) in &index.messages {
         let (first, last) = (attempts[0], attempts[attempts.len() - 1]);
-        let of_user = |part: &&Part| part.user == user;
-        let Some(part) = last.parts.iter().find(of_user) else {
+        let ours = |part: &&Part| part.user == of;
+        let Some(part) = last.parts.iter().find(ours) else {
             continue;
         };
         let stored = matches!(&*part.status, "routed" | "written" | "acked" | "stored");
         if !first.kept || !stored || last.partial || first.sent <= from {
             continue;
         }
-        let node = chain[chain.len() - 1].node;
         let limit = index.after(node, last.answered, WINDOW).min(index.end);
-        let told = |at: &Micros| (first.sent..=limit).contains(at);
-        let resynced = chain.iter().any(|conn| conn.resyncs.iter().any(told));
+        let resynced = chain
+            .iter()
+            .any(|(conn, _)| conn.told(of, first.sent, limit));
         verdict.expect(heard.contains(id) || index.forgets && resynced, || {
-            let name = chain[chain.len() - 1].name;
             format!(
-                "{name} and those before it never got the kept {id}, sent {}, answered {}",
+                "{name} and those before it never got the kept {id} to {of}, sent {}, answered {}",
                 first.sent, part.status
             )
         });

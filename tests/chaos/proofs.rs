@@ -1,10 +1,12 @@
 //! The checker held against histories made by hand: a clean one must pass, and each with one
 //! planted fault must be found, by exactly the rule that is meant.
 
+mod topics;
+
 use std::collections::BTreeMap;
 
 use crate::checker::{self, RULES, WINDOW};
-use crate::history::{Cause, Event, Field, Inbox, Part, Phase, Push, SECOND};
+use crate::history::{Cause, Event, Field, Inbox, Part, Phase, Push, SECOND, TopicRows};
 
 const NODE: &str = "n0.aaaaaaaaaaaa";
 
@@ -37,7 +39,16 @@ fn open(conn: &str, user: &str, fd: Option<u64>) -> Event {
         node: NODE.to_owned(),
         fd,
         inbox: Inbox::Unknown,
+        topics: Vec::new(),
         at: SECOND,
+    }
+}
+
+fn resync(conn: &str, topic: Option<&str>, at: u64) -> Event {
+    Event::Resync {
+        conn: conn.to_owned(),
+        topic: topic.map(str::to_owned),
+        at,
     }
 }
 
@@ -85,6 +96,7 @@ struct History {
     pushes: Vec<Push>,
     events: Vec<Event>,
     fields: Vec<Field>,
+    topics: TopicRows,
     values: BTreeMap<String, f64>,
     processes: [Event; 2],
 }
@@ -123,6 +135,7 @@ impl History {
                 close("z1", Cause::Node, Some(4001), 6 * SECOND),
             ],
             fields: vec![field("a1", "a", 1), field("p1", "p", 2)],
+            topics: TopicRows::new(),
             values: values.map(|(name, value)| (name.to_owned(), value)).into(),
             processes: [
                 process(Phase::Warm, 40, 30_000),
@@ -156,6 +169,7 @@ impl History {
         let at = 100 * SECOND;
         events.push(Event::Registry {
             fields: self.fields,
+            topics: self.topics,
             at,
         });
         events.push(Event::Metrics {
@@ -187,10 +201,7 @@ const ALLOWED: &[(&str, Change)] = &[
     }),
     ("a loss that the client was told of", |history| {
         history.unheard("m2");
-        history.events.push(Event::Resync {
-            conn: "a1".to_owned(),
-            at: 3 * SECOND + WINDOW,
-        });
+        history.events.push(resync("a1", None, 3 * SECOND + WINDOW));
     }),
     ("a loss told late because the node was frozen", |history| {
         history.unheard("m2");
@@ -201,10 +212,7 @@ const ALLOWED: &[(&str, Change)] = &[
             at,
             until: 19 * SECOND,
         });
-        history.events.push(Event::Resync {
-            conn: "a1".to_owned(),
-            at: 25 * SECOND,
-        });
+        history.events.push(resync("a1", None, 25 * SECOND));
     }),
     (
         "a loss on a plain connection that its node counted",
@@ -289,17 +297,11 @@ const PLANTED: &[(&str, &str, Change)] = &[
     ),
     ("H5", "resync comes too late", |history| {
         history.unheard("m2");
-        history.events.push(Event::Resync {
-            conn: "a1".to_owned(),
-            at: 4 * SECOND + WINDOW,
-        });
+        history.events.push(resync("a1", None, 4 * SECOND + WINDOW));
     }),
     ("H5", "resync came before the loss", |history| {
         history.unheard("m2");
-        history.events.push(Event::Resync {
-            conn: "a1".to_owned(),
-            at: 2 * SECOND,
-        });
+        history.events.push(resync("a1", None, 2 * SECOND));
     }),
     (
         "H5",
@@ -315,10 +317,7 @@ const PLANTED: &[(&str, &str, Change)] = &[
             at,
             until: 19 * SECOND,
         });
-        history.events.push(Event::Resync {
-            conn: "a1".to_owned(),
-            at: 25 * SECOND,
-        });
+        history.events.push(resync("a1", None, 25 * SECOND));
     }),
     ("H5", "offline, although connected", |history| {
         history.unheard("m3");
@@ -407,16 +406,16 @@ const PLANTED: &[(&str, &str, Change)] = &[
     ),
     ("H11", "a kept message again after coming back", |history| {
         resume(history);
-        let again = kept("d7r2", "k0", 12 * SECOND + 500);
+        let again = kept("d7r2", "k0", "r", 12 * SECOND + 500);
         history.events.insert(history.events.len() - 1, again);
     }),
 ];
 
-fn kept(conn: &str, id: &str, at: u64) -> Event {
+fn kept(conn: &str, id: &str, to: &str, at: u64) -> Event {
     Event::Recv {
         conn: conn.to_owned(),
         id: id.to_owned(),
-        to: vec!["r".to_owned()],
+        to: vec![to.to_owned()],
         kept: true,
         at,
     }
@@ -431,6 +430,7 @@ fn resume(history: &mut History) {
         node: NODE.to_owned(),
         fd: Some(fd),
         inbox,
+        topics: Vec::new(),
         at,
     };
     let device = || "d7".to_owned();
@@ -441,10 +441,10 @@ fn resume(history: &mut History) {
     }
     history.events.extend([
         connection("d7r1", 4, Inbox::Begins(device()), SECOND),
-        kept("d7r1", "k0", 8 * SECOND),
+        kept("d7r1", "k0", "r", 8 * SECOND),
         close("d7r1", Cause::Client, None, 10 * SECOND),
         connection("d7r2", 5, Inbox::Continues(device()), 12 * SECOND),
-        kept("d7r2", "k1", 13 * SECOND),
+        kept("d7r2", "k1", "r", 13 * SECOND),
     ]);
     history.fields.push(field("d7r2", "r", 5));
     history.count("pushes_total{status=\"routed\"}", 6.0);
@@ -459,9 +459,11 @@ pub(crate) fn run() -> bool {
     let mut well = true;
     let allowed = ALLOWED
         .iter()
+        .chain(topics::ALLOWED)
         .map(|(words, change)| (None, *words, *change));
     let planted = PLANTED
         .iter()
+        .chain(topics::PLANTED)
         .map(|(rule, words, change)| (Some(*rule), *words, *change));
     for (rule, words, change) in allowed.chain(planted) {
         let mut history = History::clean();
@@ -474,8 +476,8 @@ pub(crate) fn run() -> bool {
     }
     println!(
         "checker: {} histories that are well, {} with a planted fault: {}",
-        ALLOWED.len(),
-        PLANTED.len(),
+        ALLOWED.len() + topics::ALLOWED.len(),
+        PLANTED.len() + topics::PLANTED.len(),
         if well { "ok" } else { "FAILED" }
     );
     well

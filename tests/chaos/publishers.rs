@@ -10,7 +10,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::access::{Access, Doors};
-use crate::history::{EVERYBODY, Event, FINAL, Part, Push, Recorder};
+use crate::history::{EVERYBODY, Event, FINAL, Part, Push, Recorder, TOPICS, topic};
 use crate::views::Views;
 
 /// Longest wait for an answer over HTTP.
@@ -30,7 +30,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// One to a user, several users, or everybody.
+    /// One to a user, several users, a topic, or everybody.
     fn addressees(&self, rng: &mut Rng) -> Vec<String> {
         match rng.u8(..100) {
             0..3 => vec![EVERYBODY.to_owned()],
@@ -39,8 +39,13 @@ impl World {
                 .into_iter()
                 .cloned()
                 .collect(),
+            20..35 => vec![Self::topic(rng)],
             _ => vec![self.users[rng.usize(..self.users.len())].clone()],
         }
+    }
+
+    fn topic(rng: &mut Rng) -> String {
+        TOPICS[rng.usize(..TOPICS.len())].to_owned()
     }
 
     fn pause(rng: &mut Rng) -> Duration {
@@ -56,7 +61,7 @@ struct Draft {
     padding: usize,
     /// Without an `id` in the envelope: no node knows a repeat, so it is sent once only.
     anonymous: bool,
-    /// To be kept in the inboxes of its users.
+    /// To be kept in the inboxes of its users, or the topic's log.
     kept: bool,
 }
 
@@ -64,7 +69,10 @@ impl Draft {
     fn target(&self) -> Value {
         match &self.to[..] {
             [all] if all == EVERYBODY => json!({"all": true}),
-            [user] => json!({"user": user}),
+            [one] => match topic(one) {
+                Some(topic) => json!({"topic": topic}),
+                None => json!({"user": one}),
+            },
             users => json!({"users": users}),
         }
     }
@@ -121,16 +129,18 @@ impl Sender {
         }
     }
 
-    /// One message to each user; each must be taken. Gives up between two when it takes too long.
+    /// One message to each user and topic; each must be taken. Gives up between two when it takes too
+    /// long.
     pub(crate) async fn publish_last(mut self, patience: Duration) {
         let start = std::time::Instant::now();
         FINAL.clone_into(&mut self.name);
-        for user in self.world.users.clone().iter() {
+        let users = self.world.users.clone();
+        for to in users.iter().map(|user| &**user).chain(TOPICS) {
             if start.elapsed() > patience {
                 return;
             }
             let draft = Draft {
-                to: vec![user.clone()],
+                to: vec![to.to_owned()],
                 ..self.draft()
             };
             self.deliver(vec![draft]).await;
@@ -244,7 +254,8 @@ fn parts(to: &[String], status: &str, answer: &Value) -> Vec<Part> {
     }
 }
 
-/// Publishes with a Redis client: looks up the row and publishes to its nodes, or to all nodes.
+/// Publishes with a Redis client: looks up the user's or topic's row and publishes to its nodes, or to
+/// all nodes.
 pub(crate) struct RedisPublisher {
     world: World,
     name: String,
@@ -257,7 +268,7 @@ pub(crate) struct RedisPublisher {
 /// How a publisher over Redis reaches a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// By the row: the user, on the channel of each of its nodes.
+    /// By the row: the user or topic, on the channel of each of its nodes.
     Row,
     /// By the row: each connection by its name.
     Fields,
@@ -288,17 +299,22 @@ impl RedisPublisher {
             if !self.world.views.is_publishing() {
                 return;
             }
-            let user = self.world.users[self.rng.usize(..self.world.users.len())].clone();
+            let to = match self.rng.u8(..8) {
+                0 => World::topic(&mut self.rng),
+                _ => self.world.users[self.rng.usize(..self.world.users.len())].clone(),
+            };
             let mut draft = Draft {
                 id: format!("{}-{seq}", self.name),
                 seq,
-                to: vec![user],
+                to: vec![to],
                 padding: self.rng.usize(..300),
                 anonymous: self.rng.u8(..4) == 0,
                 kept: false,
             };
             let way = match self.rng.u8(..10) {
                 0 | 1 => Way::Everywhere,
+                // A topic has no connections to name.
+                _ if topic(&draft.to[0]).is_some() => Way::Row,
                 2 => Way::Late,
                 3 => Way::Crossed,
                 4..6 => Way::Fields,
@@ -366,18 +382,24 @@ impl RedisPublisher {
         draft: &Draft,
         way: Way,
     ) -> std::io::Result<(&'static str, u32)> {
-        let user = &draft.to[0];
+        let to = &draft.to[0];
         let mut taken: Vec<String> = Vec::new();
         for _ in 0..TRIES {
-            let key = format!("pn:user:{{{user}}}");
+            let key = match topic(to) {
+                Some(topic) => format!("pn:topic:{{{topic}}}"),
+                None => format!("pn:user:{{{to}}}"),
+            };
             let row = self.redis.call(&key, &["HKEYS", &key]).await?;
             let fields: Vec<&str> = row.list().iter().map(|field| field.text()).collect();
-            self.remember(user, &fields);
+            if topic(to).is_none() {
+                self.remember(to, &fields);
+            }
             let mut open = fields.is_empty();
             for field in fields {
-                let node = field.rsplit_once('/').map_or("", |split| split.0);
+                // Of a topic's row, the node is all.
+                let node = field.rsplit_once('/').map_or(field, |split| split.0);
                 let (whom, fields) = match way {
-                    Way::Fields => (field, json!({"to": {"fd": field, "user": user}})),
+                    Way::Fields => (field, json!({"to": {"fd": field, "user": to}})),
                     _ => (node, json!({})),
                 };
                 if taken.iter().any(|one| one == whom) {

@@ -1,5 +1,6 @@
 //! One run: a stage, its actors, the faults of a seed, quiet, and the history of all that.
 
+use std::collections::HashMap;
 use std::io::Result;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use crate::checker::{self, Verdict};
 use crate::clients::Device;
 use crate::common::books::{self, Values};
 use crate::common::{self, PATIENCE};
-use crate::history::{Event, Phase, Recorder};
+use crate::history::{Event, Phase, Recorder, TOPICS};
 use crate::publishers::{RedisPublisher, Sender, World};
 use crate::schedule::Scenario;
 use crate::stage::Stage;
@@ -162,12 +163,15 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
     })
 }
 
-/// Each user has one to four devices; most speak `pushnode.v1`.
+/// Each user has one to four devices; most speak `pushnode.v1`, and many are in topics.
 fn devices(users: &[String], rng: &mut Rng) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     for user in users {
         for _ in 0..rng.usize(1..=4) {
             let v1 = rng.u8(..3) > 0;
+            let topics = TOPICS.iter().enumerate();
+            let topics = topics.filter(|(i, _)| rng.u8(..2 << i) == 0);
+            let topics = topics.map(|(_, topic)| (*topic).to_owned()).collect();
             devices.push(Device {
                 number: devices.len(),
                 user: user.clone(),
@@ -176,6 +180,8 @@ fn devices(users: &[String], rng: &mut Rng) -> Vec<Device> {
                 churns: rng.u8(..3) == 0,
                 resumes: v1 && rng.bool(),
                 token: None,
+                topics,
+                tokens: HashMap::new(),
                 rng: rng.fork(),
             });
         }
@@ -186,9 +192,10 @@ fn devices(users: &[String], rng: &mut Rng) -> Vec<Device> {
 /// What can be seen now: registry, counters, processes. Written to a copy of the history.
 async fn take_stock(stage: &Stage, recorder: &Recorder, history: &mut Vec<Event>) -> Result<()> {
     let views = stage.views.all();
-    let fields = stage.registry().await?;
+    let (fields, topics) = stage.registry().await?;
     history.push(Event::Registry {
         fields,
+        topics,
         at: recorder.now(),
     });
     for view in &views {

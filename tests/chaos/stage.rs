@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use crate::access::Doors;
 use crate::common::{self, Node};
-use crate::history::{Event, Field, Recorder};
+use crate::history::{Event, Field, Recorder, TOPICS, TopicRows, topic};
 use crate::proxy::Proxy;
 use crate::resp::{Answer, Resp};
 use crate::schedule::{Fault, Scenario};
@@ -138,13 +138,15 @@ impl Stage {
         self.with_redis(move |redis| redis.mend(failed, time)).await
     }
 
-    /// Moves the slots of a node's channel and of some users' rows and inboxes.
+    /// Moves the slots of a node's channel and of some users' and topics' rows, inboxes and logs.
     async fn move_slots(&self, node: usize, draw: u64, pause: Duration) -> Result<()> {
         let at = self.recorder.now();
         let mut rng = Rng::with_seed(draw);
         let mut keys = vec![self.channel(node).await, "pn:nodes".to_owned()];
         let users = rng.choose_multiple(self.users.iter(), 4);
         keys.extend(users.into_iter().map(|user| format!("pn:user:{{{user}}}")));
+        let topics = TOPICS.into_iter().filter_map(topic);
+        keys.extend(topics.map(|topic| format!("pn:topic:{{{topic}}}")));
         rng.shuffle(&mut keys);
         keys.truncate(rng.usize(1..=keys.len()));
         self.with_redis(move |redis| redis.move_slots(&keys, &mut rng, pause))
@@ -387,34 +389,43 @@ impl Stage {
     }
 
     /// All rows of the registry.
-    pub(crate) async fn registry(&self) -> Result<Vec<Field>> {
-        let mut fields = Vec::new();
+    pub(crate) async fn registry(&self) -> Result<(Vec<Field>, TopicRows)> {
+        let (mut fields, mut topics) = (Vec::new(), TopicRows::new());
         for port in self.doors.masters().await? {
-            rows(port, &mut fields).await?;
+            rows(port, "pn:user", &mut |user, row| {
+                fields.extend(row.map(|pair| field(user, pair)));
+            })
+            .await?;
+            rows(port, "pn:topic", &mut |topic, row| {
+                let row = row.map(|pair| (pair[0].text().to_owned(), count(&pair[1])));
+                topics.insert(format!("#{topic}"), row.collect());
+            })
+            .await?;
         }
         // SCAN may show a key twice.
         fields.sort_by(|a, b| (&a.user, &a.field).cmp(&(&b.user, &b.field)));
         fields.dedup_by(|a, b| (&a.user, &a.field) == (&b.user, &b.field));
-        Ok(fields)
+        Ok((fields, topics))
     }
 }
 
-/// Those of one server.
-async fn rows(port: u16, fields: &mut Vec<Field>) -> Result<()> {
+/// Fields of a row with their values.
+type Pairs<'a> = std::slice::ChunksExact<'a, Answer>;
+
+/// Those of one server, of users or of topics.
+async fn rows(port: u16, kind: &str, take: &mut dyn FnMut(&str, Pairs<'_>)) -> Result<()> {
+    let pattern = format!("{kind}:{{*}}");
     let mut redis = Resp::connect(port).await?;
     let mut cursor = "0".to_owned();
     loop {
         let page = redis
-            .call(&["SCAN", &cursor, "MATCH", "pn:user:*", "COUNT", "1000"])
+            .call(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"])
             .await?;
         let [next, keys] = page.list() else { break };
         for key in keys.list() {
-            let user = key
-                .text()
-                .trim_start_matches("pn:user:{")
-                .trim_end_matches('}');
+            let name = &key.text()[pattern.len() - 2..key.text().len() - 1];
             let row = redis.call(&["HGETALL", key.text()]).await?;
-            fields.extend(row.list().chunks_exact(2).map(|pair| field(user, pair)));
+            take(name, row.list().chunks_exact(2));
         }
         next.text().clone_into(&mut cursor);
         if cursor == "0" {
@@ -422,6 +433,10 @@ async fn rows(port: u16, fields: &mut Vec<Field>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn count(value: &Answer) -> u64 {
+    value.text().parse().unwrap_or_default()
 }
 
 fn field(user: &str, pair: &[Answer]) -> Field {

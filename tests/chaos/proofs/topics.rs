@@ -1,0 +1,111 @@
+//! Histories in which connections are in a topic, and follow its log.
+
+use super::{Change, History, NODE, kept, push, recv, resume, resync};
+use crate::history::{Event, Inbox, SECOND, TOPICS};
+
+const TOPIC: &str = TOPICS[0];
+
+pub(super) const ALLOWED: &[(&str, Change)] = &[
+    ("messages to a topic", enrol),
+    ("a loss that a topic's member was told of", |history| {
+        enrol(history);
+        history.unheard("t1");
+        let told = resync("a1", Some(TOPIC), 8 * SECOND);
+        history.events.push(told);
+    }),
+    ("a push to a topic before the subscription", |history| {
+        enrol(history);
+        history.pushes.push(push("t0", 4, TOPIC, 6 * SECOND));
+        history.count("pushes_total{status=\"routed\"}", 6.0);
+    }),
+    ("a topic's kept message that comes later", come_back),
+];
+
+pub(super) const PLANTED: &[(&str, &str, Change)] = &[
+    (
+        "H1",
+        "a topic's message reaches who is not in it",
+        |history| {
+            enrol(history);
+            history.events.push(recv("p1", "t1", TOPIC, 8 * SECOND));
+            history.wrote(7.0);
+        },
+    ),
+    ("H5", "a topic's message is missing", |history| {
+        enrol(history);
+        history.unheard("t1");
+    }),
+    ("H5", "another topic's resync is no sign", |history| {
+        enrol(history);
+        history.unheard("t1");
+        let told = resync("a1", Some(TOPICS[1]), 8 * SECOND);
+        history.events.push(told);
+    }),
+    ("H7", "a topic's row counts who has left", |history| {
+        enrol(history);
+        let row = [(NODE.to_owned(), 2)];
+        history.topics.insert(TOPIC.to_owned(), row.into());
+    }),
+    ("H7", "a topic's row outlives its members", |history| {
+        let row = [(NODE.to_owned(), 1)];
+        history.topics.insert(TOPIC.to_owned(), row.into());
+    }),
+    ("H11", "a topic's kept message missed for ever", |history| {
+        come_back(history);
+        history.unheard("t2");
+    }),
+    ("H11", "a topic's kept message again", |history| {
+        come_back(history);
+        history.events.push(kept("d7r1", "t2", TOPIC, 9 * SECOND));
+    }),
+];
+
+fn subscribed(conn: &str, inbox: Inbox, at: u64) -> Event {
+    Event::Subscribed {
+        conn: conn.to_owned(),
+        topic: TOPIC.to_owned(),
+        inbox,
+        at,
+    }
+}
+
+/// They may get the topic's messages.
+fn admit(history: &mut History, members: &[&str]) {
+    for event in &mut history.events {
+        if let Event::Open { conn, topics, .. } = event
+            && members.contains(&&**conn)
+        {
+            topics.push(TOPIC.to_owned());
+        }
+    }
+    let row = [(NODE.to_owned(), 1)];
+    history.topics.insert(TOPIC.to_owned(), row.into());
+}
+
+/// A message to the topic, which one connection is in.
+fn enrol(history: &mut History) {
+    admit(history, &["a1"]);
+    history.pushes.push(push("t1", 5, TOPIC, 7 * SECOND));
+    history.events.extend([
+        subscribed("a1", Inbox::Unknown, 6 * SECOND + 500),
+        recv("a1", "t1", TOPIC, 7 * SECOND + 500),
+    ]);
+    history.count("pushes_total{status=\"routed\"}", 5.0);
+    history.wrote(5.0);
+}
+
+/// A device comes back to the topic with the token it saw last; one is kept for it, which it gets only then.
+fn come_back(history: &mut History) {
+    resume(history);
+    admit(history, &["d7r1", "d7r2"]);
+    let mut missed = push("t2", 7, TOPIC, 8 * SECOND);
+    missed.kept = true;
+    history.pushes.push(missed);
+    let device = || "d7".to_owned();
+    history.events.extend([
+        subscribed("d7r1", Inbox::Begins(device()), 2 * SECOND),
+        subscribed("d7r2", Inbox::Continues(device()), 13 * SECOND),
+        kept("d7r2", "t2", TOPIC, 14 * SECOND),
+    ]);
+    history.count("pushes_total{status=\"routed\"}", 7.0);
+}
