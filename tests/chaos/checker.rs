@@ -128,26 +128,32 @@ fn addressees(index: &Index<'_>) -> (Verdict, Verdict) {
     (others, unknown)
 }
 
-/// One publisher through one node, each push answered before the next: they arrive in order.
+/// One publisher through one node, each request answered before the next: they arrive in order. Of
+/// one batch that is said of what goes to users, or to one topic.
 fn order(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for conn in index.conns.values() {
         // Kept messages may come behind others, but not behind each other in an inbox or log.
-        let mut last: HashMap<(&str, &str, Option<&str>), u64> = HashMap::new();
+        let mut last: HashMap<(&str, &str, Option<&str>, &str), u64> = HashMap::new();
+        let mut latest: HashMap<(&str, &str, Option<&str>), Micros> = HashMap::new();
         let mut seen = HashSet::new();
         for recv in &conn.recvs {
             let Recv { id, kept, at, .. } = recv;
-            let log = kept.then(|| recv.log(conn.user));
             let Some([push]) = index.messages.get(id).map(Vec::as_slice) else {
                 continue;
             };
             if push.status == "unknown" || !seen.insert(*id) {
                 continue;
             }
-            let before = last.insert((&push.by, &push.via, log), push.seq);
-            verdict.expect(before.is_none_or(|before| before < push.seq), || {
-                format!("{} got {id} after number {before:?} at {at}", conn.name)
+            let (by, via, lane) = (&*push.by, &*push.via, recv.log(conn.user));
+            let log = kept.then_some(lane);
+            let before = last.insert((by, via, log, lane), push.seq);
+            let latest = latest.entry((by, via, log)).or_default();
+            let holds = before.is_none_or(|before| before < push.seq) && *latest <= push.sent;
+            verdict.expect(holds, || {
+                format!("{} got {id}, sent {}, after number {before:?} and what was sent {latest}, at {at}", conn.name, push.sent)
             });
+            *latest = push.sent.max(*latest);
         }
     }
     verdict

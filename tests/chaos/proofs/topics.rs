@@ -19,6 +19,17 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
         history.count("pushes_total{status=\"routed\"}", 6.0);
     }),
     ("a topic's kept message that comes later", come_back),
+    (
+        "a batch to a topic and a user, the later first",
+        |history| {
+            enrol(history);
+            let beside = push("m5", 4, "a", 7 * SECOND);
+            history.pushes.push(beside);
+            history.events.push(recv("a1", "m5", "a", 8 * SECOND));
+            history.count("pushes_total{status=\"routed\"}", 6.0);
+            history.wrote(6.0);
+        },
+    ),
 ];
 
 pub(super) const PLANTED: &[(&str, &str, Change)] = &[
@@ -29,6 +40,18 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
             enrol(history);
             history.events.push(recv("p1", "t1", TOPIC, 8 * SECOND));
             history.wrote(7.0);
+        },
+    ),
+    (
+        "H3",
+        "a topic's message behind a later one to a user",
+        |history| {
+            enrol(history);
+            history.pushes.push(push("m5", 6, "a", 8 * SECOND));
+            let early = recv("a1", "m5", "a", 9 * SECOND);
+            history.events.insert(3, early);
+            history.count("pushes_total{status=\"routed\"}", 6.0);
+            history.wrote(6.0);
         },
     ),
     ("H5", "a topic's message is missing", |history| {
