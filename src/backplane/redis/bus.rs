@@ -34,6 +34,9 @@ use crate::shutdown::Shutdown;
 const PROBE: Duration = Duration::from_millis(500);
 /// A probe that Redis has taken must be heard within this time.
 const DEAF: Duration = Duration::from_millis(1_500);
+/// The same for the first one behind a connection for commands that had gone silent: mostly the
+/// subscription has, at the same moment, and this has taken its time already.
+const DEAF_TOO: Duration = Duration::from_millis(400);
 /// A connect that is told within this time of opening is the one that was awaited.
 const SETTLED: Duration = Duration::from_millis(200);
 /// How long a subscription may take to give out what it holds before it is left.
@@ -99,6 +102,8 @@ struct Probing {
     overruns: u64,
     /// The oldest one that Redis has taken and that has not been heard: its number, and when.
     owed: Option<(u64, Instant)>,
+    /// Whether the connection for commands went silent, and none has been heard since.
+    doubtful: bool,
     /// How many probes in a row Redis handed to nobody.
     unheard: u32,
     /// The PUBLISH under way.
@@ -116,6 +121,7 @@ impl Bus {
             heard_number: 0,
             overruns: 0,
             owed: None,
+            doubtful: false,
             unheard: 0,
             task: None,
         };
@@ -144,6 +150,7 @@ impl Bus {
                         tracing::warn!("the subscription is deaf; opening another");
                         self.replace(&mut subscription).await;
                         probing.owed = None;
+                        probing.doubtful = false;
                         probing.unheard = 0;
                     } else {
                         self.move_along(&mut subscription, &mut probing).await;
@@ -226,19 +233,22 @@ impl Bus {
             // Flooded, which is the opposite of deaf; the probe may have been overwritten.
             probing.heard = Some(Instant::now());
             probing.owed = None;
+            probing.doubtful = false;
         }
         if last > probing.heard_number {
             probing.heard_number = last;
             probing.heard = Some(Instant::now());
+            probing.doubtful = false;
         }
         if probing.owed.is_some_and(|(number, _)| number <= last) {
             probing.owed = None;
             probing.unheard = 0;
         }
         // Whatever the publish path does since: Redis said that it passed that one on.
+        let patience = if probing.doubtful { DEAF_TOO } else { DEAF };
         if probing
             .owed
-            .is_some_and(|(_, since)| since.elapsed() > DEAF)
+            .is_some_and(|(_, since)| since.elapsed() > patience)
         {
             return true;
         }
@@ -269,6 +279,7 @@ impl Bus {
                 {
                     tracing::warn!("the connection to Redis is silent; opening another");
                     self.link.replace(self.link.host_of(&self.own).as_ref());
+                    probing.doubtful = true;
                 }
                 _ => {}
             }
