@@ -142,7 +142,9 @@ fn order(index: &Index<'_>) -> Verdict {
             let Some([push]) = index.messages.get(id).map(Vec::as_slice) else {
                 continue;
             };
-            if push.status == "unknown" || !seen.insert(*id) {
+            // Its publisher has been told that it may come, or may not.
+            let is_open = push.status == "unknown" || push.partial && *at > push.answered;
+            if !seen.insert(*id) || is_open {
                 continue;
             }
             let (by, via, lane) = (&*push.by, &*push.via, recv.log(conn.user));

@@ -37,7 +37,7 @@ pub(crate) struct Push {
     pub(crate) id: String,
     /// Who published it.
     pub(crate) by: String,
-    /// Through which node (`<name>.<boot>`), or `redis`.
+    /// Through which node (`<name>.<boot>`), or `redis`; or `pn:g` where that has an order of its own.
     pub(crate) via: String,
     /// Counts this publisher's messages; a repeat has the number of the first attempt.
     pub(crate) seq: u64,

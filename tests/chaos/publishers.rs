@@ -336,6 +336,7 @@ impl RedisPublisher {
             } else {
                 ATTEMPTS
             };
+            let is_to_all = !matches!(way, Way::Row | Way::Fields);
             for attempt in 1..=attempts {
                 let sent = self.world.recorder.now();
                 let told = match (&field, way) {
@@ -352,7 +353,7 @@ impl RedisPublisher {
                 self.world.recorder.write(Event::Push(Push {
                     id: draft.id.clone(),
                     by: self.name.clone(),
-                    via: "redis".to_owned(),
+                    via: self.redis.route(is_to_all).to_owned(),
                     seq,
                     to: draft.to.clone(),
                     attempt,
