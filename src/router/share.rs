@@ -444,9 +444,10 @@ pub(super) fn sum_up(shares: &[Share<'_>]) -> Answer {
             _ => None,
         },
         nodes: nodes.len() as u32,
+        // What is kept and got to nobody is `stored`, which says as much.
         reason: shares
             .iter()
-            .filter(|share| !share.kept)
+            .filter(|share| !share.kept || share.connections > 0)
             .find_map(|share| share.open),
         targets: shares
             .iter()
@@ -457,5 +458,35 @@ pub(super) fn sum_up(shares: &[Share<'_>]) -> Answer {
                 seq_id: share.position(),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::PushRequest;
+
+    #[test]
+    fn a_kept_push_that_has_not_reached_all_says_so() {
+        let body = br#"{"to":{"user":"42"},"keep":true,"data":1}"#;
+        let PushRequest { push, wait, .. } = PushRequest::parse(body).expect("a push");
+        let Target::User(user) = &push.to else {
+            panic!("to a user: {:?}", push.to)
+        };
+        let (subject, cargo) = (Subject::User(user.clone()), Cargo::Push(&push));
+        let answer = |connections, open| {
+            let share = Share::new(cargo, subject.clone(), wait, Instant::now()).kept();
+            let share = Share {
+                connections,
+                open,
+                ..share
+            };
+            let answer = sum_up(&[share]);
+            (answer.status, answer.reason)
+        };
+        let reason = Some("a node in the row does not listen");
+        assert_eq!(answer(1, reason), (Status::Routed, reason));
+        assert_eq!(answer(0, reason), (Status::Stored, None));
+        assert_eq!(answer(1, None), (Status::Routed, None));
     }
 }
