@@ -177,10 +177,15 @@ impl Access {
     /// As the history names the way a message takes. What goes by it is in order; in a cluster the
     /// way to everybody is another one than those to the nodes.
     pub(crate) fn route(&self, is_to_all: bool) -> &'static str {
-        match self.doors {
-            Doors::Cluster(_) if is_to_all => "pn:g",
-            _ => "redis",
+        if is_to_all && self.is_cluster() {
+            "pn:g"
+        } else {
+            "redis"
         }
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.doors, Doors::Cluster(_))
     }
 
     fn name<'a>(&self, key: &'a str) -> &'a str {

@@ -308,7 +308,7 @@ impl RedisPublisher {
                 seq,
                 to: vec![to],
                 padding: self.rng.usize(..300),
-                anonymous: self.rng.u8(..4) == 0,
+                anonymous: self.rng.u8(..4) == 0 && !self.redis.is_cluster(),
                 kept: false,
             };
             let way = match self.rng.u8(..10) {
@@ -377,7 +377,8 @@ impl RedisPublisher {
         }
     }
 
-    /// As PROTOCOL.md says. An answer of 0 proves that nobody took it: the row is read again.
+    /// As PROTOCOL.md says. An answer of 0 proves that nobody took it, or in a cluster that a repeat does
+    /// no harm, if it has an id: the row is read again.
     async fn publish_to_row(
         &mut self,
         draft: &Draft,
