@@ -27,11 +27,16 @@ impl Connection {
 
     /// Pushes may have been lost on the way here: inbox and logs must be read.
     pub(crate) fn distrust_all(&mut self) {
-        if let Some(inbox) = &mut self.inbox {
-            inbox.distrust();
-        }
+        self.distrust_inbox();
         if let Some(subscriptions) = &mut self.subscriptions {
             subscriptions.distrust(|_| true);
+        }
+    }
+
+    /// As [`Connection::distrust_all`], for the inbox alone.
+    pub(crate) fn distrust_inbox(&mut self) {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.distrust();
         }
     }
 

@@ -246,7 +246,7 @@ impl Owner {
                 shard.places[slot].connection.missed();
                 shard.touch(slot);
             }),
-            Command::Look { fd } => self.with_slot(fd, Self::look),
+            Command::Look { fd } => self.with_slot(fd, Self::look_into_inbox),
             Command::Page {
                 fd,
                 subject,

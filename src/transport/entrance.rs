@@ -225,6 +225,7 @@ pub(crate) async fn enter(
     );
     // Whom nobody can look up in time is let in.
     ban.unwrap_or(Ok(())).map_err(ApiError::denied)?;
+    let follows = inbox.is_some();
     let newcomer = Newcomer {
         user: user.clone(),
         dialect,
@@ -257,6 +258,11 @@ pub(crate) async fn enter(
             "this user has as many connections as may be",
         );
         return Err(ApiError::new(StatusCode::CONFLICT, code, words));
+    }
+    if in_time && follows {
+        // What was kept behind the look at the inbox and before the row was pushed past this node.
+        // A row that is late has the inbox read by itself.
+        app.hub.tell(fd, Command::Look { fd }).await;
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
         let logs = topics.iter();

@@ -252,3 +252,37 @@ async fn hears_sometime(client: &mut Client, data: &str) {
         .await
         .expect("the message in time");
 }
+
+/// What is kept while a client is let in, behind the look at its inbox and before its row is there.
+#[tokio::test]
+async fn what_is_kept_while_a_client_comes_is_not_missed() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let mut client = connect(&node, "42", None).await;
+    keep(&node, "42", 1).await;
+    let token = hears(&mut client, 1..=1).await;
+    drop(client);
+    // No row until it is allowed again.
+    redis.cli(&["ACL", "SETUSER", "default", "-hset"]);
+    redis.cli(&["CONFIG", "RESETSTAT"]);
+    let url = format!("{}&since={token}", node.ws_url("42"));
+    let comes = tokio::spawn(async move { Client::v1(&url).await });
+    eventually(async || match redis.cli(&["INFO", "commandstats"]) {
+        stats if stats.contains("cmdstat_xrange") => Ok(()),
+        stats => Err(stats),
+    })
+    .await;
+    // By somebody who finds no row, and so tells no node.
+    redis.cli(&["INCR", "pn:pos:{42}"]);
+    redis.cli(&["XADD", "pn:inbox:{42}", "*", "data", "2"]);
+    redis.cli(&["ACL", "SETUSER", "default", "+hset"]);
+    let mut back = comes.await.expect("let in");
+    // On a slow machine the row is late: then it hears of that too.
+    let message = loop {
+        let frame = back.json().await;
+        if frame["type"] == "message" {
+            break frame;
+        }
+    };
+    assert_eq!(message["data"], 2);
+}

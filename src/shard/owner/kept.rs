@@ -45,6 +45,12 @@ impl Owner {
         self.touch(slot);
     }
 
+    /// As [`Owner::look`], for the inbox alone.
+    pub(super) fn look_into_inbox(&mut self, slot: usize) {
+        self.places[slot].connection.distrust_inbox();
+        self.touch(slot);
+    }
+
     /// As [`Owner::look`], for the members of a topic and its log.
     pub(super) fn look_into(&mut self, topic: &Topic) {
         let slots: Vec<usize> = self.members.of(topic).collect();
