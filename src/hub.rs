@@ -49,14 +49,53 @@ pub struct Seat {
     pub at: u64,
     /// What it speaks, and so over what kind of socket.
     pub dialect: Dialect,
+    /// What many connections have nothing of: apart, so that those do not pay for it.
+    traits: Option<Box<Traits>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Traits {
+    device: Option<Arc<str>>,
+    address: Option<IpAddr>,
+    session: Option<SessionId>,
+    ordinal: Option<u64>,
+}
+
+impl Seat {
     /// The device the client named.
-    pub device: Option<Arc<str>>,
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.traits.as_ref()?.device.as_deref()
+    }
+
     /// Its address, if `PUSH_STORE_ADDRESS` is set.
-    pub address: Option<IpAddr>,
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.traits.as_ref()?.address
+    }
+
     /// The session it rests on, if it does.
-    pub session: Option<Arc<SessionId>>,
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        self.traits.as_ref()?.session
+    }
+
     /// Its place in the order of its user's connections, if these are limited.
-    pub ordinal: Option<u64>,
+    #[must_use]
+    pub fn ordinal(&self) -> Option<u64> {
+        self.traits.as_ref()?.ordinal
+    }
+
+    /// Lets it rest on another session, or none; answers on which it did.
+    fn rest_on(&mut self, session: Option<SessionId>) -> Option<SessionId> {
+        match (&mut self.traits, session) {
+            (None, None) => None,
+            (traits, session) => {
+                let traits = traits.get_or_insert_default();
+                std::mem::replace(&mut traits.session, session)
+            }
+        }
+    }
 }
 
 /// A connection that is to be let in.
@@ -282,14 +321,18 @@ impl Hub {
                 expires,
             })
             .await;
+        let traits = Traits {
+            device,
+            address,
+            session,
+            ordinal,
+        };
+        let traits = (traits != Traits::default()).then(|| Box::new(traits));
         self.users.entry(user.clone()).or_default().push(Seat {
             fd,
             at,
             dialect,
-            device,
-            address,
-            session: session.map(Arc::new),
-            ordinal,
+            traits,
         });
         if let Some(session) = session {
             self.bearers.add(session, fd);
@@ -317,14 +360,14 @@ impl Hub {
         self.users.remove_if_mut(&user, |_, seats| {
             seats.retain(|seat| {
                 if seat.fd == fd {
-                    session = seat.session.take();
+                    session = seat.session();
                 }
                 seat.fd != fd
             });
             seats.is_empty()
         });
         if let Some(session) = session {
-            self.bearers.remove(*session, fd);
+            self.bearers.remove(session, fd);
         }
         self.size.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connections.dec();

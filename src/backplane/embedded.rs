@@ -252,9 +252,9 @@ pub(super) fn about(seat: &Seat) -> About {
     About {
         at: seat.at,
         transport: seat.dialect.transport().to_owned(),
-        device: seat.device.as_deref().map(str::to_owned),
-        addr: seat.address.map(|address| address.to_string()),
-        n: seat.ordinal,
+        device: seat.device().map(str::to_owned),
+        addr: seat.address().map(|address| address.to_string()),
+        n: seat.ordinal(),
         leaving: false,
     }
 }

@@ -6,7 +6,7 @@
 //! remembered for longer than a handshake may take, and looked at again behind the join.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -170,9 +170,8 @@ impl Hub {
             let Some(seat) = seats.iter_mut().find(|seat| seat.fd == fd) else {
                 return;
             };
-            let new = renewed.session.map(Arc::new);
-            if let Some(old) = std::mem::replace(&mut seat.session, new) {
-                self.bearers.remove(*old, fd);
+            if let Some(old) = seat.rest_on(renewed.session) {
+                self.bearers.remove(old, fd);
             }
             if let Some(new) = renewed.session {
                 self.bearers.add(new, fd);

@@ -43,7 +43,7 @@ impl Membership {
         self.is_attached = true;
         self.told(EventKind::Connect, |id, user, seat| {
             let transport = seat.dialect.transport();
-            let device = seat.device.as_deref();
+            let device = seat.device();
             self.hub.events.connected(id, user, transport, device);
         });
     }
@@ -86,7 +86,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         if self.is_attached {
             self.told(EventKind::Disconnect, |id, user, seat| {
-                let (transport, device) = (seat.dialect.transport(), seat.device.as_deref());
+                let (transport, device) = (seat.dialect.transport(), seat.device());
                 let reason = self.reason.label();
                 let events = &self.hub.events;
                 events.disconnected(id, user, transport, device, reason);
