@@ -138,6 +138,7 @@ async fn a_leaving_node_answers_for_all_that_it_has_heard() {
         }
     }
     assert!(a.wait_exit().success(), "{}", a.log());
+    assert!(!a.log().contains("left before"), "{}", a.log());
     publisher
         .call(&["PUBLISH", "pn:n:{billing.1}", "that was all"])
         .await;

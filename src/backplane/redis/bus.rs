@@ -136,7 +136,13 @@ impl Bus {
         loop {
             tokio::select! {
                 biased;
-                // First, or a flood of messages would silence it.
+                // Both before the messages, or a flood of them would silence the probe, and whoever
+                // goes on publishing could keep the node from leaving in time.
+                () = stop.begun() => {
+                    self.retire(&mut subscription).await;
+                    self.inbound.reported(REPORTS).await;
+                    return self.stopped.begin();
+                }
                 _ = beat.tick() => {
                     let gap = std::mem::replace(&mut awake, Instant::now()).elapsed();
                     if gap > LEASE {
@@ -188,11 +194,6 @@ impl Bus {
                         subscription.since = Instant::now();
                         self.inbound.lost("reconnect").await;
                     }
-                }
-                () = stop.begun() => {
-                    self.retire(&mut subscription).await;
-                    self.inbound.reported(REPORTS).await;
-                    return self.stopped.begin();
                 }
             }
         }

@@ -451,7 +451,11 @@ impl Redis {
             self.outboxes.settle(COMMAND_TIMEOUT).await;
             self.link.quit().await;
         };
-        let _ = tokio::time::timeout(LEAVE, left).await;
+        let in_time = tokio::time::timeout(LEAVE, left).await.is_ok();
+        let unsent = self.unanswered();
+        if !in_time || unsent > 0 {
+            tracing::warn!(unsent, "left before all that was heard was dealt with");
+        }
     }
 }
 
