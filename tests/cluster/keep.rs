@@ -169,6 +169,26 @@ async fn what_was_lost_on_the_way_is_read_from_the_inbox() {
     assert!(kinds.iter().all(|kind| kind == "resync"), "{kinds:?}");
 }
 
+/// Redis forgets an id sooner than nodes do. Who follows the inbox passes the second one by; a
+/// page would bring it.
+#[tokio::test]
+async fn an_id_kept_twice_in_an_inbox_is_heard_once_and_nobody_waits_for_it() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let mut client = connect(&a, "42", None).await;
+    let body = json!({"to": {"user": "42"}, "keep": true, "id": "x", "data": 1});
+    post(&a.push_url, &body).await;
+    hears(&mut client, 1..=1).await;
+    for (sender, next) in [(&a, 2), (&b, 3)] {
+        assert_eq!(redis.cli(&["DEL", "pn:kept:{42}:x"]).trim(), "1");
+        let (_, answer) = post(&sender.push_url, &body).await;
+        assert!(answer["seq_id"].is_string(), "{answer}");
+        keep(sender, "42", next).await;
+        hears(&mut client, [next]).await;
+    }
+    assert_eq!(redis.cli(&["XLEN", "pn:inbox:{42}"]).trim(), "5");
+}
+
 /// Inboxes are read several at a time.
 #[tokio::test]
 async fn a_broken_inbox_harms_nobody_who_comes_at_the_same_time() {

@@ -7,6 +7,7 @@ use crate::common::logs::{
     a_client_goes_on_where_it_was, a_kept_push_to_many_topics, a_newcomer_misses_nothing, follower,
     hears, keep,
 };
+use crate::common::topics::push_as;
 use crate::common::{Client, Redis, node_on, node_with, post};
 use crate::keep::is_bounded;
 
@@ -73,6 +74,26 @@ async fn what_was_lost_on_the_way_is_read_from_the_log() {
     let resync = client.json().await;
     assert_eq!(resync, json!({"type": "resync", "topic": "news"}));
     hears(&mut client, "news", 6..=6).await;
+}
+
+/// Redis forgets an id sooner than nodes do. Who follows the log passes the second one by; a page
+/// would bring it.
+#[tokio::test]
+async fn an_id_kept_twice_in_a_log_is_heard_once_and_nobody_waits_for_it() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (mut client, _) = follower(&a, "news", None).await;
+    let body = json!({"to": {"topic": "news"}, "keep": true, "id": "x", "data": 1});
+    push_as(&a, body.clone()).await;
+    hears(&mut client, "news", 1..=1).await;
+    for (sender, next) in [(&a, 2), (&b, 3)] {
+        assert_eq!(redis.cli(&["DEL", "pn:logkept:{news}:x"]).trim(), "1");
+        let answer = push_as(sender, body.clone()).await;
+        assert!(answer["seq_id"].is_string(), "{answer}");
+        keep(sender, "news", next).await;
+        hears(&mut client, "news", [next]).await;
+    }
+    assert_eq!(redis.cli(&["XLEN", "pn:log:{news}"]).trim(), "5");
 }
 
 /// Hundreds of members that must look at the same moment share a few reads.
