@@ -224,3 +224,74 @@ async fn watch_file(ring: std::sync::Weak<Keyring>, path: PathBuf) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    /// A token by a key that is nowhere: `{"alg":"ES256","kid":"x"}` and `{}`.
+    const INVENTED: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IngifQ.e30.AAAA";
+
+    /// The key of RFC 7517, appendix A.1.
+    const JWKS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"1",
+        "x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+        "y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
+
+    /// Serves a JWKS; the URL, and how often it was fetched.
+    fn serve() -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let fetched = Arc::new(AtomicUsize::new(0));
+        let count = fetched.clone();
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let mut socket = socket.expect("a socket");
+                let _ = socket.read(&mut [0; 4096]);
+                count.fetch_add(1, Ordering::SeqCst);
+                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+                let _ = write!(socket, "{head}{JWKS}");
+            }
+        });
+        (format!("http://{address}/"), fetched)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_invented_keys_leads_to_one_fetch_in_each_pause() {
+        let (url, fetched) = serve();
+        let sources = Sources {
+            url: Some(url),
+            refresh: Duration::from_secs(3600),
+            ..Sources::default()
+        };
+        let ring = Keyring::start(sources, Rules::default()).expect("no file to read");
+        let flood = async || {
+            let checks = join_all((0..100).map(|_| ring.check(INVENTED))).await;
+            for checked in checks {
+                let denial = checked.expect_err("its key is nowhere");
+                assert!(matches!(denial, Denial::Invalid(_)), "{denial:?}");
+            }
+        };
+        // The first fetch is the one of the start, however many wait for it.
+        flood().await;
+        for fetches in 1..=3 {
+            // Who comes in the pause is answered without waiting.
+            let began = Instant::now();
+            flood().await;
+            flood().await;
+            assert_eq!(began.elapsed(), Duration::ZERO);
+            tokio::time::sleep(FETCH_PAUSE - Duration::from_millis(1)).await;
+            assert_eq!(fetched.load(Ordering::SeqCst), fetches);
+            // Behind it all wait for one fetch, and not until their patience is at its end.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let began = Instant::now();
+            flood().await;
+            assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+        }
+    }
+}

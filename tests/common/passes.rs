@@ -143,7 +143,8 @@ pub async fn bad_requests(node: &Node) {
 pub async fn session_ends(a: &Node, renew: impl AsyncFnOnce(&Value)) {
     let wish = |seconds: u64| json!({"user": "42", "ttl_seconds": seconds});
     let (_, short) = ask("POST", &a.url("/v1/sessions"), &wish(8)).await;
-    let (_, long) = ask("POST", &a.url("/v1/sessions"), &wish(20)).await;
+    let (_, long) = ask("POST", &a.url("/v1/sessions"), &wish(15)).await;
+    let opened_at = Instant::now();
     let token = |opened: &Value| opened["token"].as_str().expect("a token").to_owned();
     let mut renewed = Client::v1(&url(a, &token(&long))).await;
     let mut ends = Client::v1(&url(a, &token(&short))).await;
@@ -153,8 +154,12 @@ pub async fn session_ends(a: &Node, renew: impl AsyncFnOnce(&Value)) {
     renew(&long).await;
     assert_eq!(ends.json().await["code"], 4004);
     assert_eq!(ends.close_frame().await, (4004, "token expired".to_owned()));
-    renewed.send(r#"{"type":"ping"}"#).await;
-    renewed.hears_next("pong").await;
+    // Beyond its first end.
+    while opened_at.elapsed() < Duration::from_secs(17) {
+        renewed.send(r#"{"type":"ping"}"#).await;
+        renewed.hears_next("pong").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     // In band from one session to another, with the first one's end.
     let (_, other) = ask("POST", &a.url("/v1/sessions"), &wish(300)).await;
     let auth = json!({"type": "auth", "ref": "r", "token": token(&other)});
@@ -177,6 +182,15 @@ pub async fn session_ends(a: &Node, renew: impl AsyncFnOnce(&Value)) {
     .await;
     renewed.send(r#"{"type":"ping"}"#).await;
     renewed.hears_next("pong").await;
+    // From one session to another whose end comes by itself: nobody says a word of it.
+    let mut moved = Client::v1(&url(a, &token(&other))).await;
+    let (_, last) = ask("POST", &a.url("/v1/sessions"), &wish(8)).await;
+    let auth = json!({"type": "auth", "token": token(&last)});
+    moved.send(&auth.to_string()).await;
+    let mut heard = [moved.json().await, moved.json().await];
+    heard.sort_by_key(|object| object["type"].to_string());
+    assert_eq!(heard[0]["type"], "expiring", "{heard:?}");
+    assert_eq!(heard[1]["type"], "reply", "{heard:?}");
     ask(
         "DELETE",
         &a.url("/v1/sessions"),
@@ -184,6 +198,8 @@ pub async fn session_ends(a: &Node, renew: impl AsyncFnOnce(&Value)) {
     )
     .await;
     assert_eq!(renewed.close_frame().await.0, 4004);
+    assert_eq!(moved.json().await["code"], 4004);
+    assert_eq!(moved.close_frame().await.0, 4004);
 }
 
 /// A ban closes everywhere and holds at every door until it is lifted.
