@@ -143,7 +143,7 @@ metrics! {
     accepts_refused: Family<Reason, Counter> = Family::default(), "accepts_refused", "Sockets refused at the listener, by reason";
     accept_errors: Counter = Counter::default(), "accept_errors", "Failed accept calls, such as for want of file descriptors";
     closes: Family<Reason, Counter> = Family::default(), "closes", "Connections ended, by reason";
-    requests_refused: Family<Reason, Counter> = Family::default(), "requests_refused", "Pushes and items of batches that were refused, and requests without a valid key, by reason";
+    requests_refused: Family<Reason, Counter> = Family::default(), "requests_refused", "Requests of senders that were refused, by the code that they were told, and refused items of batches (bad_item); what became of pushes and calls is no refusal";
     pushes: Family<Outcome, Counter> = Family::default(), "pushes", "Pushes of this node's senders, by what became of them";
     calls: Family<Outcome, Counter> = Family::default(), "calls", "Calls of this node's senders, by what became of them";
     calls_put: Counter = Counter::default(), "calls_put", "Calls put to connections of this node";

@@ -14,7 +14,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     body::posted(app, path, Call::parse, async |app, call| {
         let outcome = app.caller.call(&call).await;
         if let Some(error) = refusal(&outcome) {
-            return error.reply();
+            return error.outcome();
         }
         let answer = CallAnswer {
             id: call.id.as_deref(),

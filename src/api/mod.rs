@@ -1,6 +1,7 @@
-//! HTTP: the routes of clients, senders and operators, and the one place that turns errors into
-//! replies. One file per noun. Errors have one shape and never show internals. Which methods a path
-//! takes stands in `openapi.json` only, where `documented` looks.
+//! HTTP: the routes of clients, senders and operators, the one place that turns errors into
+//! replies, and the one that counts what senders are refused. One file per noun. Errors have one
+//! shape and never show internals. Which methods a path takes stands in `openapi.json` only, where
+//! `documented` looks.
 
 mod bans;
 mod body;
@@ -162,6 +163,14 @@ impl ApiError {
     }
 
     pub(crate) fn reply(self) -> Response {
+        let told = Told(self.code);
+        let mut response = self.outcome();
+        response.extensions_mut().insert(told);
+        response
+    }
+
+    /// As [`ApiError::reply`], for what came of a request that was carried out: no refusal.
+    fn outcome(self) -> Response {
         #[derive(Serialize)]
         struct Body<'a> {
             error: ErrorBody<'a>,
@@ -171,6 +180,10 @@ impl ApiError {
         response
     }
 }
+
+/// The code that stands in a refusal, for the count.
+#[derive(Debug, Clone, Copy)]
+struct Told(&'static str);
 
 #[derive(Debug, Serialize)]
 struct ErrorBody<'a> {
@@ -215,26 +228,26 @@ pub fn client_routes(app: &Arc<App>) -> Routes {
     let clients = clients.or(page::route()).unify().boxed();
     let clients = clients.or(route::route(app)).unify().boxed();
     if app.config.api_listen.is_empty() {
-        finish(app, clients.or(senders(app)).unify().boxed())
+        finish(clients.or(senders(app)).unify().boxed())
     } else {
-        finish(app, clients.or(openapi::route()).unify().boxed())
+        finish(clients.or(openapi::route()).unify().boxed())
     }
 }
 
 /// Where senders call.
 #[must_use]
 pub fn sender_routes(app: &Arc<App>) -> Routes {
-    finish(app, senders(app))
+    finish(senders(app))
 }
 
 /// Where operators look.
 #[must_use]
 pub fn admin_routes(app: &Arc<App>) -> Routes {
-    finish(app, operations::routes(app))
+    finish(operations::routes(app))
 }
 
 fn senders(app: &Arc<App>) -> Routes {
-    push::route(app)
+    let routes = push::route(app)
         .or(users::route(app))
         .unify()
         .or(bans::route(app))
@@ -259,6 +272,30 @@ fn senders(app: &Arc<App>) -> Routes {
         .unify()
         .or(openapi::route())
         .unify()
+        .boxed();
+    counted(app, routes)
+}
+
+/// Counts whatever senders are refused, by the code that they are told.
+fn counted(app: &Arc<App>, routes: Routes) -> Routes {
+    let metrics = app.metrics.clone();
+    let refuse = async |rejection: Rejection| {
+        if rejection.is_not_found() {
+            // Somebody else's path, perhaps.
+            Err(rejection)
+        } else {
+            Ok(explain(&rejection))
+        }
+    };
+    routes
+        .recover(refuse)
+        .map(move |reply| {
+            let response = Reply::into_response(reply);
+            if let Some(Told(code)) = response.extensions().get() {
+                metrics.refused(code);
+            }
+            response
+        })
         .boxed()
 }
 
@@ -338,18 +375,13 @@ struct Refused;
 impl warp::reject::Reject for Refused {}
 
 /// Turns what no route took into a reply.
-fn finish(app: &Arc<App>, routes: Routes) -> Routes {
-    let metrics = app.metrics.clone();
-    let answer = move |rejection: Rejection| {
-        if rejection.find::<Refused>().is_some() {
-            metrics.refused("unauthorized");
-        }
-        explain(rejection)
-    };
+fn finish(routes: Routes) -> Routes {
+    let answer =
+        async |rejection: Rejection| Ok::<_, std::convert::Infallible>(explain(&rejection));
     routes.recover(answer).map(Reply::into_response).boxed()
 }
 
-async fn explain(rejection: Rejection) -> Result<Response, std::convert::Infallible> {
+fn explain(rejection: &Rejection) -> Response {
     // The order matters: another route's 404 stands beside this route's own reason.
     let error = if rejection.find::<Refused>().is_some() {
         ApiError::new(
@@ -365,5 +397,5 @@ async fn explain(rejection: Rejection) -> Result<Response, std::convert::Infalli
     } else {
         ApiError::bad_request("the request was not understood")
     };
-    Ok(error.reply())
+    error.reply()
 }

@@ -30,7 +30,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
             async |_method, app: Arc<App>, content_type: Option<String>, stream| {
                 let body = match body::read(stream).await {
                     Ok(body) => body,
-                    Err(error) => return refuse(&app, error),
+                    Err(error) => return error.reply(),
                 };
                 let reply = match media_type(content_type.as_deref()) {
                     Some(Form::Lines) => push_lines(&app, &body).await,
@@ -44,15 +44,10 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                         "send application/json, or application/x-ndjson for one push a line",
                     )),
                 };
-                reply.unwrap_or_else(|error| refuse(&app, error))
+                reply.unwrap_or_else(ApiError::reply)
             },
         )
         .boxed()
-}
-
-fn refuse(app: &App, error: ApiError) -> Response {
-    app.metrics.refused(error.code);
-    error.reply()
 }
 
 /// How the body is to be read.

@@ -21,6 +21,7 @@ mod keep;
 mod passes;
 mod presence;
 mod push;
+mod refusals;
 mod slow;
 mod tokens;
 mod topics;
