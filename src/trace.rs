@@ -363,6 +363,11 @@ impl Trace {
         } else {
             None
         };
+        if entries.len() == entries.capacity() {
+            // By itself it would take twice what it has, and much of that for nothing.
+            let more = (self.most - entries.len()).min(64);
+            entries.reserve_exact(more);
+        }
         entries.push_back(entry);
         drop(entries);
         // Freed outside the lock.
