@@ -258,7 +258,7 @@ settings! {
 
     /// How many events of users and of messages that did not arrive to remember, for
     /// `GET /v1/users/{user}/trace`; about 150 bytes each. 0: none.
-    trace / "TRACE": usize = "10000", number(0, 10_000_000);
+    trace / "TRACE": usize = "2000", number(0, 10_000_000);
 
     /// How much to log: off, error, warn, info, debug or trace.
     log / "LOG": LogLevel = "info", log_level;
