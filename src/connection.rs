@@ -22,15 +22,13 @@ use crate::input::Input;
 use crate::metrics::Metrics;
 use crate::names::{ConnectionId, Fd, Topic, UserId};
 use crate::protocol::{self, ClientMessage, Dialect, Policy};
-use crate::queue::{Queue, Sent};
+use crate::queue::Queue;
 use crate::wheel::{NEVER, Tick};
 
 /// How long the other side has to answer a close frame, or to read the last bytes.
 const CLOSE_TICKS: Tick = 5;
 /// How long a socket may take to come after its handshake was granted.
 const ATTACH_TICKS: Tick = 15;
-/// Most unacknowledged messages remembered for one connection.
-const MAX_UNACKED: usize = 256;
 
 /// What the shard needs to know to run connections; from the configuration.
 #[derive(Debug, Clone)]
@@ -112,7 +110,6 @@ pub(crate) struct Connection {
     /// Dropped when the end begins: that takes the connection out of the hub.
     membership: Option<Membership>,
     input: Input,
-    unacked: Vec<Sent>,
     /// If it follows its user's inbox.
     inbox: Option<Box<Follower>>,
     /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
@@ -144,7 +141,6 @@ impl Connection {
             },
             membership: None,
             input: Input::of(dialect),
-            unacked: Vec::new(),
             inbox: None,
             dialogue: None,
             subscriptions: None,
@@ -329,13 +325,7 @@ impl Connection {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
             Ok(ClientMessage::Pong) => {}
             Ok(ClientMessage::Ack(id)) => {
-                self.unacked.retain(|sent| {
-                    let acked = sent.message.id() == Some(&id);
-                    if acked {
-                        sent.receipt.acked();
-                    }
-                    !acked
-                });
+                self.hear_ack(&id);
             }
             Ok(ClientMessage::Request(request)) => self.hear_request(request, send_rate),
             Ok(ClientMessage::Answer(answer)) => self.hear_answer(answer),
@@ -365,21 +355,6 @@ impl Connection {
         client_rate > 0 && self.rate > client_rate
     }
 
-    /// A message is in the socket and its sender wants to know of the client's acknowledgement.
-    /// Answers whether an older one is forgotten for it.
-    pub(crate) fn await_ack(&mut self, sent: Sent) -> bool {
-        // Neither one that sends no objects nor one that got no id can acknowledge.
-        if !self.dialect.sends_objects() || sent.message.id().is_none() {
-            return false;
-        }
-        let is_full = self.unacked.len() == MAX_UNACKED;
-        if is_full {
-            self.unacked.remove(0);
-        }
-        self.unacked.push(sent);
-        is_full
-    }
-
     /// The socket took `progress` bytes and then no more (`blocked`), or all there were.
     pub(crate) fn wrote(&mut self, progress: usize, blocked: bool, now: Tick, patience: Tick) {
         if !blocked {
@@ -397,7 +372,6 @@ impl Connection {
         }
         self.inbox = None;
         self.dialogue = None;
-        self.unacked = Vec::new();
         self.input = Input::of(self.dialect);
         // Whoever takes nothing will not take what waits. Everybody else still gets it.
         let takes_nothing = matches!(reason, CloseReason::Slow | CloseReason::Heartbeat);

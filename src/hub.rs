@@ -277,7 +277,7 @@ impl Hub {
     /// although its socket may still be in the handshake. The second part of the answer resolves
     /// once the registry knows.
     ///
-    /// If it follows its topics' logs ([`Topics::keeps`]), the caller owes it a [`Hub::follow_log`]
+    /// If it follows its topics' logs ([`Topics::keeps`]), the caller owes it a `Hub::follow_log`
     /// of each.
     pub async fn join(self: &Arc<Self>, newcomer: Newcomer) -> (Membership, Rows) {
         let Newcomer {

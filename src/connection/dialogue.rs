@@ -1,6 +1,6 @@
-//! What a client asks of its node, and what senders ask of the client.
+//! What a client asks of its node, what senders ask of the client, and what it acknowledges.
 //!
-//! Both are bounded for each connection, and cost nothing while nobody asks.
+//! All are bounded for each connection, and cost nothing while nobody waits.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,11 +8,14 @@ use std::time::Duration;
 use super::Connection;
 use crate::calls::Pending;
 use crate::protocol::{self, CallStatus, ClientAnswer, Request, Wanted};
+use crate::queue::Sent;
 
 /// Most requests of a client that wait for those before them.
 const MAX_REQUESTS: usize = 32;
 /// Most calls that wait for an answer of one client.
 const MAX_CALLS: usize = 32;
+/// Most unacknowledged messages remembered for one connection.
+const MAX_UNACKED: usize = 256;
 /// When a client that sent too much may go on: sends are counted by the second.
 const NEXT_SECOND: Duration = Duration::from_secs(1);
 
@@ -22,6 +25,20 @@ pub(super) struct Dialogue {
     is_under_way: bool,
     waiting: VecDeque<Request>,
     calls: Vec<Pending>,
+    /// Messages whose senders wait for the client's word.
+    unacked: Vec<Sent>,
+}
+
+impl Dialogue {
+    fn is_over(&self) -> bool {
+        let Self {
+            is_under_way,
+            waiting,
+            calls,
+            unacked,
+        } = self;
+        !is_under_way && waiting.is_empty() && calls.is_empty() && unacked.is_empty()
+    }
 }
 
 impl Connection {
@@ -59,11 +76,13 @@ impl Connection {
         }
         let request = dialogue.waiting.pop_front();
         dialogue.is_under_way = request.is_some();
-        if request.is_none() && dialogue.calls.is_empty() {
-            // Most clients ask seldom: between requests they should cost nothing.
-            self.dialogue = None;
-        }
+        self.rest();
         request
+    }
+
+    /// Most clients say something seldom: in between it should cost nothing.
+    fn rest(&mut self) {
+        self.dialogue = self.dialogue.take().filter(|dialogue| !dialogue.is_over());
     }
 
     /// What the client asked for is done; it hears this of it.
@@ -106,5 +125,36 @@ impl Connection {
         if let Some(at) = dialogue.calls.iter().position(is_asked) {
             dialogue.calls.swap_remove(at).answer(answer.result);
         }
+    }
+
+    /// A message is in the socket and its sender wants to know of the client's acknowledgement.
+    /// Answers whether an older one is forgotten for it.
+    pub(crate) fn await_ack(&mut self, sent: Sent) -> bool {
+        // Neither one that sends no objects nor one that got no id can acknowledge.
+        if !self.dialect.sends_objects() || sent.message.id().is_none() {
+            return false;
+        }
+        let unacked = &mut self.dialogue.get_or_insert_default().unacked;
+        let is_full = unacked.len() == MAX_UNACKED;
+        if is_full {
+            unacked.remove(0);
+        }
+        unacked.push(sent);
+        is_full
+    }
+
+    /// The client has dealt with the message of this id.
+    pub(super) fn hear_ack(&mut self, id: &str) {
+        let Some(dialogue) = &mut self.dialogue else {
+            return;
+        };
+        dialogue.unacked.retain(|sent| {
+            let acked = sent.message.id() == Some(id);
+            if acked {
+                sent.receipt.acked();
+            }
+            !acked
+        });
+        self.rest();
     }
 }

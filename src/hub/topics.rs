@@ -186,7 +186,7 @@ impl Hub {
     }
 
     /// Subscribes a connection. If that has it [follow](Subscribed::follows) the topic's log, the
-    /// caller owes a [`Hub::first_page`] from `since`, or from now.
+    /// caller owes a `Hub::first_page` from `since`, or from now.
     ///
     /// # Errors
     /// Why it is not subscribed.

@@ -1,7 +1,7 @@
 //! Who joins and leaves a topic, told to the clients that ask for it.
 //!
-//! A node whose clients watch a topic keeps a [`View`] of it and is told by the nodes with members,
-//! each of which keeps a [`Roll`]. Both find each other by the topic's row: whoever watches writes
+//! A node whose clients watch a topic keeps a `View` of it and is told by the nodes with members,
+//! each of which keeps a `Roll`. Both find each other by the topic's row: whoever watches writes
 //! its mark there before it reads who has members, and whoever has its first member writes that
 //! before it reads who watches. So one of them sees the other, and where nobody watches, nothing
 //! is said. All of it is asked and told again where it may have been lost.
