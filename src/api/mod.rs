@@ -228,7 +228,10 @@ pub fn client_routes(app: &Arc<App>) -> Routes {
     let clients = clients.or(page::route()).unify().boxed();
     let clients = clients.or(route::route(app)).unify().boxed();
     if app.config.api_listen.is_empty() {
-        finish(clients.or(senders(app)).unify().boxed())
+        // Routes are tried one after the other: pushes come first, which there are most of.
+        let push = counted(app, push::route(app));
+        let others = counted(app, other_senders(app));
+        finish(push.or(clients).unify().or(others).unify().boxed())
     } else {
         finish(clients.or(openapi::route()).unify().boxed())
     }
@@ -237,7 +240,9 @@ pub fn client_routes(app: &Arc<App>) -> Routes {
 /// Where senders call.
 #[must_use]
 pub fn sender_routes(app: &Arc<App>) -> Routes {
-    finish(senders(app))
+    let push = counted(app, push::route(app));
+    let others = counted(app, other_senders(app));
+    finish(push.or(others).unify().boxed())
 }
 
 /// Where operators look.
@@ -246,10 +251,9 @@ pub fn admin_routes(app: &Arc<App>) -> Routes {
     finish(operations::routes(app))
 }
 
-fn senders(app: &Arc<App>) -> Routes {
-    let routes = push::route(app)
-        .or(users::route(app))
-        .unify()
+/// All that senders call, but for pushes.
+fn other_senders(app: &Arc<App>) -> Routes {
+    users::route(app)
         .or(bans::route(app))
         .unify()
         .or(sessions::route(app))
@@ -272,8 +276,7 @@ fn senders(app: &Arc<App>) -> Routes {
         .unify()
         .or(openapi::route())
         .unify()
-        .boxed();
-    counted(app, routes)
+        .boxed()
 }
 
 /// Counts whatever senders are refused, by the code that they are told.
