@@ -58,6 +58,7 @@ pub mod sessions;
 mod doubts;
 
 pub mod api;
+mod listeners;
 pub mod server;
 pub mod transport;
 
@@ -78,7 +79,7 @@ use crate::caller::Caller;
 use crate::calls::Calls;
 use crate::changes::Changes;
 use crate::close::CloseReason;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::connection::Settings;
 use crate::doubts::Doubts;
 use crate::events::Events;
@@ -87,6 +88,7 @@ use crate::gate::Gate;
 use crate::hub::{Hub, Topics};
 use crate::inbound::{Inbound, Probes};
 use crate::inbox::{Bounds, Reader};
+pub use crate::listeners::{CannotListen, Listeners};
 use crate::metrics::Metrics;
 use crate::names::NodeId;
 use crate::places::Places;
@@ -95,7 +97,7 @@ use crate::replies::{Outbound, Replies};
 use crate::requests::Desk;
 use crate::respond::Respond;
 use crate::router::Router;
-use crate::server::{Door, Listener, Serving};
+use crate::server::{Door, Serving};
 use crate::sessions::Sessions;
 use crate::shard::Outlets;
 use crate::shutdown::Shutdown;
@@ -111,76 +113,6 @@ const MAX_FRAGMENTS: u32 = 64;
 const LAST_WAIT: Duration = Duration::from_secs(6);
 /// Between two rounds of closing connections in a drain.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
-
-/// The listeners of a node, bound before anything else happens.
-#[derive(Debug)]
-pub struct Listeners {
-    clients: Vec<Listener>,
-    lines: Vec<Listener>,
-    senders: Vec<Listener>,
-    admin: Vec<Listener>,
-}
-
-/// A listener that cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {listen} ({variable}): {source}")]
-pub struct CannotListen {
-    listen: Listen,
-    variable: &'static str,
-    source: std::io::Error,
-}
-
-impl Listeners {
-    /// Binds all listeners of the configuration.
-    ///
-    /// # Errors
-    /// The first that cannot be had.
-    pub fn bind(config: &Config) -> Result<Self, CannotListen> {
-        let bind = |listens: &[Listen], variable| {
-            let one = |listen: &Listen| {
-                Listener::bind(listen).map_err(|source| CannotListen {
-                    listen: listen.clone(),
-                    variable,
-                    source,
-                })
-            };
-            listens.iter().map(one).collect::<Result<Vec<_>, _>>()
-        };
-        Ok(Self {
-            clients: bind(&config.listen, "PUSH_LISTEN")?,
-            lines: bind(&config.tcp_listen, "PUSH_TCP_LISTEN")?,
-            senders: bind(&config.api_listen, "PUSH_API_LISTEN")?,
-            admin: bind(&config.admin_listen, "PUSH_ADMIN_LISTEN")?,
-        })
-    }
-
-    /// Where clients connect.
-    #[must_use]
-    pub fn clients(&self) -> Vec<Listen> {
-        self.clients.iter().map(Listener::address).collect()
-    }
-
-    /// Where clients connect by plain TCP.
-    #[must_use]
-    pub fn lines(&self) -> Vec<Listen> {
-        self.lines.iter().map(Listener::address).collect()
-    }
-
-    /// Where senders call.
-    #[must_use]
-    pub fn senders(&self) -> Vec<Listen> {
-        if self.senders.is_empty() {
-            return self.clients();
-        }
-        self.senders.iter().map(Listener::address).collect()
-    }
-
-    /// Where operators look.
-    #[must_use]
-    pub fn admin(&self) -> Vec<Listen> {
-        self.admin.iter().map(Listener::address).collect()
-    }
-}
 
 /// Why a node could not run, or had to stop.
 #[derive(Debug, thiserror::Error)]

@@ -247,6 +247,11 @@ impl Metrics {
         self.requests_refused.get_or_create(&reason.into()).inc();
     }
 
+    /// Counts a client that was not let in, by the code that it was told.
+    pub fn handshake_refused(&self, code: &'static str) {
+        self.handshakes_refused.get_or_create(&code.into()).inc();
+    }
+
     /// Sets how full a queue is.
     pub fn queue(&self, queue: &'static str, length: usize, limit: usize) {
         let gauge = |family: &Family<Queue, Gauge>, value: usize| {

@@ -7,6 +7,7 @@
 //! echoed in a fault.
 
 mod checks;
+mod faults;
 mod identity;
 mod redis_url;
 mod secret;
@@ -25,6 +26,8 @@ use self::checks::{
     log_format, log_level, node_name, number, origins, path, prefix, public_keys, public_url,
     redis_url, seconds, session_policy, topics, trusted_proxies, upstream_routes, words,
 };
+pub use self::faults::Faults;
+use self::faults::nearest;
 pub use self::identity::{AuthMode, SessionPolicy};
 pub use self::redis_url::{Host, RedisUrl, Topology};
 pub use self::secret::Secret;
@@ -321,41 +324,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// All that is wrong with the environment, one sentence a variable.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Faults(Vec<String>);
-
-impl Faults {
-    fn add(&mut self, variable: &str, what: impl fmt::Display) {
-        self.0.push(format!("{variable} {what}"));
-    }
-
-    fn check<T>(
-        &mut self,
-        variable: &str,
-        text: &str,
-        check: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        check(text).map_err(|what| self.add(variable, what)).ok()
-    }
-
-    /// The sentences.
-    #[must_use]
-    pub fn list(&self) -> &[String] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let many = if self.0.len() == 1 { "fault" } else { "faults" };
-        write!(f, "{} {many} in the configuration:", self.0.len())?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
-    }
-}
-
-impl std::error::Error for Faults {}
-
 impl Config {
     /// Reads the process's environment.
     ///
@@ -418,7 +386,7 @@ impl Config {
             config.check_keys(&mut faults);
         }
         match config {
-            Some(config) if faults.0.is_empty() => Ok(config),
+            Some(config) if faults.list().is_empty() => Ok(config),
             _ => Err(faults),
         }
     }
@@ -475,28 +443,6 @@ impl Config {
 /// Ours to judge. `REDIS_URL` is shared with other programs, the prefix is not.
 fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX) || name == "REDIS_URL"
-}
-
-/// The known variable that `name` was probably meant to be.
-fn nearest(name: &str) -> Option<&'static str> {
-    let known = VARIABLES.iter().map(|variable| variable.name);
-    let (distance, nearest) = known.map(|known| (edits(name, known), known)).min()?;
-    (distance <= 3).then_some(nearest)
-}
-
-/// Levenshtein's distance, in bytes.
-fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -367,29 +367,27 @@ pub fn kick_line(to: &Target, reason: CloseReason, reply: Option<&Reply>) -> Str
     if reason != CloseReason::Kicked {
         let _ = write!(out, r#""reason":"{}","#, reason.label());
     }
-    write_reply(&mut out, reply);
-    out.push_str(r#""to":"#);
-    write_target(&mut out, to);
-    out.push('}');
-    out
+    addressed(out, to, reply)
 }
 
 /// A subscription by the server as a line for a channel, or its end.
 #[must_use]
 pub fn subscribe_line(to: &Target, topic: &Topic, joins: bool, reply: Option<&Reply>) -> String {
     let cmd = if joins { "subscribe" } else { "unsubscribe" };
-    let mut out = format!(r#"{{"cmd":"{cmd}","topic":"{topic}","#);
-    write_reply(&mut out, reply);
-    out.push_str(r#""to":"#);
-    write_target(&mut out, to);
-    out.push('}');
-    out
+    let out = format!(r#"{{"cmd":"{cmd}","topic":"{topic}","#);
+    addressed(out, to, reply)
 }
 
 /// The word that there is something in these inboxes or logs, as a line for a channel.
 #[must_use]
 pub fn look_line(to: &Target) -> String {
-    let mut out = String::from(r#"{"keep":true,"to":"#);
+    addressed(r#"{"keep":true,"#.to_owned(), to, None)
+}
+
+/// Ends a line with whom it is for, and who wants to hear of it.
+fn addressed(mut out: String, to: &Target, reply: Option<&Reply>) -> String {
+    write_reply(&mut out, reply);
+    out.push_str(r#""to":"#);
     write_target(&mut out, to);
     out.push('}');
     out

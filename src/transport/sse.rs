@@ -32,10 +32,7 @@ pub(crate) async fn connect(app: Arc<App>, request: Request) -> Response {
     match admit(&app, request).await {
         Ok(response) => response,
         Err(error) => {
-            app.metrics
-                .handshakes_refused
-                .get_or_create(&error.code.into())
-                .inc();
+            app.metrics.handshake_refused(error.code);
             error.reply()
         }
     }

@@ -37,10 +37,7 @@ pub(crate) async fn connect(app: Arc<App>, mut stream: impl Stream, peer: Peer) 
             Err(error) => tracing::warn!(%error, "socket lost behind its first line"),
         },
         Err(Refusal::Error(error)) => {
-            app.metrics
-                .handshakes_refused
-                .get_or_create(&error.code.into())
-                .inc();
+            app.metrics.handshake_refused(error.code);
             last_words(stream, error.object() + "\n").await;
         }
         Err(Refusal::Gone) => {}

@@ -46,10 +46,7 @@ pub(crate) async fn connect(app: Arc<App>, handshake: Handshake) -> Response {
     match admit(&app, handshake, Role::Client).await {
         Ok(response) => response,
         Err(error) => {
-            app.metrics
-                .handshakes_refused
-                .get_or_create(&error.code.into())
-                .inc();
+            app.metrics.handshake_refused(error.code);
             error.reply()
         }
     }

@@ -1,6 +1,6 @@
 //! The backplane over Redis: keys, clients, and the tasks that keep it true.
 //!
-//! Owns the names of keys and channels. Two kinds of connections: for commands, led by `link` to
+//! `keys` has the names of keys and channels. Two kinds of connections: for commands, led by `link` to
 //! the server that has the key, and one for the subscription, which is replaced when it goes deaf
 //! or its channel moves. The `lease` task says that this node lives, `registry` writes the rows
 //! of its users, `bus` listens; `outbox` publishes; `sweep` removes what dead nodes left;
@@ -10,6 +10,7 @@ mod bus;
 mod cluster;
 mod events;
 mod inboxes;
+mod keys;
 mod lease;
 mod link;
 mod outbox;
@@ -37,6 +38,7 @@ use tokio::time::Instant;
 use self::bus::Bus;
 use self::events::EventLog;
 use self::inboxes::Inboxes;
+use self::keys::Keys;
 use self::lease::Lease;
 use self::link::Link;
 use self::outbox::Outboxes;
@@ -45,13 +47,12 @@ use self::pump::{BACKLOG, Pump};
 use self::sweep::Sweeper;
 use self::upstream::Streams;
 use super::{Health, NodeRecord, Published, Unavailable};
-use crate::auth::SessionId;
 use crate::config::{RedisUrl, Topology};
 use crate::hub::Hub;
 use crate::inbound::{Inbound, Probes};
 use crate::inbox::Bounds;
 use crate::metrics::Metrics;
-use crate::names::{NodeId, Subject, Topic, UserId};
+use crate::names::NodeId;
 use crate::protocol;
 use crate::shutdown::Shutdown;
 
@@ -104,121 +105,6 @@ pub enum Fatal {
     },
 }
 
-/// Names of keys and channels.
-#[derive(Debug, Clone)]
-struct Keys {
-    prefix: Arc<str>,
-}
-
-impl Keys {
-    /// Hash: `<node>/<fd>` to what is known of that connection.
-    fn user(&self, user: &UserId) -> String {
-        format!("{}user:{{{user}}}", self.prefix)
-    }
-
-    /// Hash: `<node>` to how many of its connections are in the topic.
-    fn topic(&self, topic: &Topic) -> String {
-        format!("{}topic:{{{topic}}}", self.prefix)
-    }
-
-    /// The row of a user or topic.
-    fn row(&self, subject: &Subject) -> String {
-        match subject {
-            Subject::User(user) => self.user(user),
-            Subject::Topic(topic) => self.topic(topic),
-        }
-    }
-
-    /// Stream: the messages kept for a user or a topic.
-    fn inbox(&self, subject: &Subject) -> String {
-        match subject {
-            Subject::User(user) => format!("{}inbox:{{{user}}}", self.prefix),
-            Subject::Topic(topic) => format!("{}log:{{{topic}}}", self.prefix),
-        }
-    }
-
-    /// String: the number of the newest message ever kept there.
-    fn position(&self, subject: &Subject) -> String {
-        match subject {
-            Subject::User(user) => format!("{}pos:{{{user}}}", self.prefix),
-            Subject::Topic(topic) => format!("{}logpos:{{{topic}}}", self.prefix),
-        }
-    }
-
-    /// String: there for a minute after a message with this id was kept there.
-    fn kept(&self, subject: &Subject, id: &str) -> String {
-        match subject {
-            Subject::User(user) => format!("{}kept:{{{user}}}:{id}", self.prefix),
-            Subject::Topic(topic) => format!("{}logkept:{{{topic}}}:{id}", self.prefix),
-        }
-    }
-
-    /// String: what a session says of its bearer; any application may write it.
-    fn session(&self, id: SessionId) -> String {
-        format!("{}session:{id}", self.prefix)
-    }
-
-    /// String: why a user is banned.
-    fn ban(&self, user: &UserId) -> String {
-        format!("{}ban:{{{user}}}", self.prefix)
-    }
-
-    /// Stream of one entry, whose id is the ordinal of the user's newest connection.
-    fn seat(&self, user: &UserId) -> String {
-        format!("{}seat:{{{user}}}", self.prefix)
-    }
-
-    /// String: the lease of whoever has this node name.
-    fn lease(&self, name: &str) -> String {
-        format!("{}node:{name}", self.prefix)
-    }
-
-    /// Set: names of nodes.
-    fn nodes(&self) -> String {
-        format!("{}nodes", self.prefix)
-    }
-
-    /// Set: users that have a row with a connection of this node. May name too many.
-    fn users(&self, node: &NodeId) -> String {
-        format!("{}users:{{{node}}}", self.prefix)
-    }
-
-    /// Set: topics that have a row with a field of this node. May name too many.
-    fn topics(&self, node: &NodeId) -> String {
-        format!("{}topics:{{{node}}}", self.prefix)
-    }
-
-    /// Set: full ids of nodes whose rows nobody has swept.
-    fn boots(&self) -> String {
-        format!("{}boots", self.prefix)
-    }
-
-    /// String: who sweeps this dead node's rows.
-    fn sweep(&self, node: &NodeId) -> String {
-        format!("{}sweep:{{{node}}}", self.prefix)
-    }
-
-    /// Stream: what became of nodes and users, for whoever wants to know.
-    fn events(&self) -> String {
-        format!("{}events", self.prefix)
-    }
-
-    /// Stream: what clients send to a service.
-    fn upstream(&self, service: &str) -> String {
-        format!("{}upstream:{service}", self.prefix)
-    }
-
-    /// Channel of one node.
-    fn node_channel(&self, node: &NodeId) -> String {
-        format!("{}n:{{{node}}}", self.prefix)
-    }
-
-    /// Channel of all nodes.
-    fn global_channel(&self) -> String {
-        format!("{}g", self.prefix)
-    }
-}
-
 /// One node's part in the cluster.
 #[derive(Debug)]
 pub struct Redis {
@@ -255,9 +141,7 @@ impl Redis {
         fatal: watch::Sender<Option<Fatal>>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
-        let keys = Keys {
-            prefix: settings.prefix.as_str().into(),
-        };
+        let keys = Keys::new(&settings.prefix);
         let own = keys.node_channel(hub.node());
         let global = keys.global_channel();
         let link = Link::new(&settings.url, own.clone(), global, metrics.clone());
