@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use pushnode::config::{AuthMode, Config, Listen, LogFormat};
-use pushnode::names::NodeId;
+use pushnode::protocol::ids::NodeId;
 use pushnode::{Listeners, RunError, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
 

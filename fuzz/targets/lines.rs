@@ -5,7 +5,7 @@
 mod cut;
 
 use libfuzzer_sys::fuzz_target;
-use pushnode::lines::Reader;
+use pushnode::protocol::client::lines::Reader;
 use pushnode::protocol::ClientMessage;
 
 const MOST: usize = 256;

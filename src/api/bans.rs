@@ -9,12 +9,12 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::users::user_of;
-use super::{ApiError, App, Routes, body, documented, json, with_key};
+use crate::api::users::user_of;
+use crate::api::{ApiError, App, Routes, body, documented, json, with_key};
 use crate::backplane::Unavailable;
-use crate::close::CloseReason;
-use crate::names::UserId;
 use crate::protocol::BanRequest;
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::UserId;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "users" / String / "ban")

@@ -10,7 +10,7 @@ use warp::http::{Method, StatusCode};
 use warp::reject::Rejection;
 use warp::reply::Response;
 
-use super::{ApiError, App, Routes, with_key};
+use crate::api::{ApiError, App, Routes, with_key};
 use crate::protocol::Fault;
 
 /// Largest body.
@@ -19,7 +19,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A route whose body senders with a key POST: `parse` reads it, `carry_out` answers it. `path` is
-/// the route's path, [documented](super::documented).
+/// the route's path, [documented](crate::api::documented).
 pub(super) fn posted<P, T, C, F>(
     app: &Arc<App>,
     path: P,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use warp::Filter;
 use warp::http::StatusCode;
 
-use super::{ApiError, App, Routes, body, documented, json};
-use crate::caller::CallOutcome;
+use crate::api::{ApiError, App, Routes, body, documented, json};
+use crate::delivery::call::CallOutcome;
 use crate::protocol::{Call, CallAnswer, CallStatus};
 
 pub(super) fn route(app: &Arc<App>) -> Routes {

@@ -9,9 +9,10 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use super::{App, Routes, body, documented, with_key};
-use crate::names::NodeId;
-use crate::protocol::{self, CommandRequest, DEFAULT_TIMEOUT, Question};
+use crate::api::{App, Routes, body, documented, with_key};
+use crate::protocol;
+use crate::protocol::ids::NodeId;
+use crate::protocol::{CommandRequest, DEFAULT_TIMEOUT, Question};
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
     let stats = warp::path!("v1" / "stats")

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use warp::Filter;
 
-use super::{ApiError, App, Routes, documented, push, with_key};
-use crate::close::CloseReason;
-use crate::names::ConnectionId;
+use crate::api::{ApiError, App, Routes, documented, push, with_key};
 use crate::protocol::Status;
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::ConnectionId;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "connections" / String / String)

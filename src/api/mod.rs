@@ -3,23 +3,24 @@
 //! shape and never show internals. Which methods a path takes stands in `openapi.json` only, where
 //! `documented` looks.
 
-mod bans;
-mod body;
-mod call;
-mod commands;
-mod connections;
-mod nodes;
-mod openapi;
-mod operations;
-mod page;
-mod presence;
-mod push;
-mod reply;
-mod route;
-mod sessions;
-mod topics;
-mod trace;
-mod users;
+pub mod bans;
+pub mod body;
+pub mod call;
+pub mod commands;
+pub mod connections;
+pub mod gauges;
+pub mod node_choice;
+pub mod nodes;
+pub mod openapi;
+pub mod operations;
+pub mod page;
+pub mod presence;
+pub mod push;
+pub mod reply;
+pub mod sessions;
+pub mod topics;
+pub mod trace;
+pub mod users;
 
 use std::sync::Arc;
 
@@ -31,24 +32,25 @@ use warp::reject::Rejection;
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
-use self::openapi::documented;
+use crate::access::authenticator::Gate;
+use crate::access::connection_limits::Places;
+use crate::access::session_watch::Sessions;
+use crate::api::openapi::documented;
 use crate::auth::{ApiKeys, Denial};
 use crate::backplane::Backplane;
-use crate::balance::Balance;
-use crate::caller::Caller;
+use crate::cluster::balance::Balance;
+use crate::cluster::survey::Survey;
 use crate::config::Config;
-use crate::gate::Gate;
-use crate::hub::Hub;
-use crate::metrics::Metrics;
-use crate::places::Places;
+use crate::delivery::call::Caller;
+use crate::delivery::router::Router;
+use crate::edge::acceptor;
+use crate::edge::sse;
+use crate::edge::ws;
+use crate::edge::ws::Handshake;
+use crate::local::hub::Hub;
 use crate::protocol::error_object;
-use crate::router::Router;
-use crate::server;
-use crate::sessions::Sessions;
 use crate::shutdown::Shutdown;
-use crate::survey::Survey;
-use crate::transport::sse;
-use crate::transport::ws::{self, Handshake};
+use crate::telemetry::metrics::Metrics;
 
 /// What routes work with. One for each node.
 pub struct App {
@@ -226,7 +228,7 @@ pub fn client_routes(app: &Arc<App>) -> Routes {
         .boxed();
     let clients = clients.or(events(app)).unify().boxed();
     let clients = clients.or(page::route()).unify().boxed();
-    let clients = clients.or(route::route(app)).unify().boxed();
+    let clients = clients.or(node_choice::route(app)).unify().boxed();
     if app.config.api_listen.is_empty() {
         // Routes are tried one after the other: pushes come first, which there are most of.
         let push = counted(app, push::route(app));
@@ -315,7 +317,7 @@ fn websocket(
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
-        .and(warp::ext::get::<server::Caller>())
+        .and(warp::ext::get::<acceptor::Caller>())
         .then(move |app, method, headers, query, caller| {
             connect(
                 app,
@@ -336,7 +338,7 @@ fn events(app: &Arc<App>) -> Routes {
         .and(with(app))
         .and(warp::header::headers_cloned())
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
-        .and(warp::ext::get::<server::Caller>())
+        .and(warp::ext::get::<acceptor::Caller>())
         .then(|_method, app, headers, query, caller| {
             let request = sse::Request {
                 headers,

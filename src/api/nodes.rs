@@ -6,7 +6,7 @@ use serde::Serialize;
 use warp::Filter;
 use warp::http::StatusCode;
 
-use super::{ApiError, App, Routes, documented, json, with_key};
+use crate::api::{ApiError, App, Routes, documented, json, with_key};
 use crate::backplane::NodeRecord;
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {

@@ -18,7 +18,7 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reject::Rejection;
 use warp::reply::Response;
 
-use super::{NotAllowed, Routes};
+use crate::api::{NotAllowed, Routes};
 
 const DOCUMENT: &str = include_str!("openapi.json");
 

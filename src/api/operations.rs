@@ -8,9 +8,9 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use super::{App, Routes, documented, json, with};
+use crate::api::gauges;
+use crate::api::{App, Routes, documented, json, with};
 use crate::backplane::Health;
-use crate::gauges;
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
     let health = warp::path!("healthz").and(documented("/healthz")).map(|_| {

@@ -8,10 +8,10 @@ use warp::Filter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::{ApiError, App, Routes, body, documented, json};
+use crate::api::{ApiError, App, Routes, body, documented, json};
 use crate::backplane::{Population, Row};
-use crate::names::{NodeId, Topic, UserId};
 use crate::protocol::PresenceRequest;
+use crate::protocol::ids::{NodeId, Topic, UserId};
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     let path = warp::path!("v1" / "presence").and(documented("/v1/presence"));

@@ -12,9 +12,9 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use super::{ApiError, App, ErrorBody, Routes, body, documented, json, with_key};
+use crate::api::{ApiError, App, ErrorBody, Routes, body, documented, json, with_key};
+use crate::delivery::router::Answer;
 use crate::protocol::{Fault, PushRequest, Status};
-use crate::router::Answer;
 
 /// Most pushes in one batch.
 const MAX_BATCH: usize = 10_000;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use warp::Filter;
 
-use super::{App, Routes, body, documented, push};
+use crate::api::{App, Routes, body, documented, push};
 use crate::protocol::PushRequest;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {

@@ -12,9 +12,9 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::{ApiError, App, Routes, body, documented, json, with_key};
+use crate::api::{ApiError, App, Routes, body, documented, json, with_key};
 use crate::auth::{Claims, SessionId};
-use crate::names::UserId;
+use crate::protocol::ids::UserId;
 use crate::protocol::{SessionRequest, session_to_end};
 
 /// Random bytes of a token.

@@ -11,9 +11,9 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::{ApiError, App, Routes, documented, json, with_key};
+use crate::api::{ApiError, App, Routes, documented, json, with_key};
 use crate::backplane::Population;
-use crate::names::{ConnectionId, NodeId, Topic, UserId};
+use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
 use crate::protocol::{DEFAULT_TIMEOUT, MAX_MEMBERS, NodeMembers, Question, Status};
 
 /// Topics in one page, unless `limit` says less.
@@ -63,7 +63,9 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
 }
 
 /// Reads a part of a path. What is no UTF-8 is no name either.
-fn name<T: std::str::FromStr<Err = crate::names::BadName>>(text: &str) -> Result<T, ApiError> {
+fn name<T: std::str::FromStr<Err = crate::protocol::ids::BadName>>(
+    text: &str,
+) -> Result<T, ApiError> {
     let text = percent_decode_str(text).decode_utf8_lossy();
     text.parse()
         .map_err(|error| ApiError::bad_request(&format!("{error}")))

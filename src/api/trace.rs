@@ -10,11 +10,12 @@ use warp::Filter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::{ApiError, App, Routes, documented, json, with_key};
+use crate::api::{ApiError, App, Routes, documented, json, with_key};
 use crate::backplane::Row;
-use crate::names::{NodeId, UserId};
+use crate::protocol::ids::{NodeId, UserId};
 use crate::protocol::{MAX_ID_BYTES, Question};
-use crate::trace::{self, Event, Known};
+use crate::telemetry::trace;
+use crate::telemetry::trace::{Event, Known};
 
 /// How long the other nodes may take to tell what they know.
 const PATIENCE: Duration = Duration::from_secs(2);

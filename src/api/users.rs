@@ -7,11 +7,11 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::presence::Extent;
-use super::{ApiError, App, Routes, documented, json, push, with_key};
+use crate::api::presence::Extent;
+use crate::api::{ApiError, App, Routes, documented, json, push, with_key};
 use crate::backplane::Row;
-use crate::close::CloseReason;
-use crate::names::UserId;
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::UserId;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "users" / String)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Denial, Grants};
-use crate::names::UserId;
+use crate::auth::{Denial, Grants};
+use crate::protocol::ids::UserId;
 
 /// Most patterns of topics in one token.
 const MAX_TOPICS: usize = 1_000;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::Grants;
-use crate::names::UserId;
+use crate::auth::Grants;
+use crate::protocol::ids::UserId;
 
 /// Who a client is, by its token or, under `PUSH_AUTH=none`, by its own word.
 #[derive(Debug, Clone)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::keys::{self, Key};
+use crate::auth::keys;
+use crate::auth::keys::Key;
 
 /// A fetch may take this long.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::claims::Claims;
-use super::keys::{Algorithm, Key};
+use crate::auth::claims::Claims;
+use crate::auth::keys::{Algorithm, Key};
 
 /// Longest token that is looked at: what fits into a request's headers.
 const MAX_BYTES: usize = 16 * 1024;

@@ -12,10 +12,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::claims::{Claims, Rules};
-use super::jwt::{self, Fault};
-use super::keys::{self, Key};
-use super::{Denial, jwks};
+use crate::auth::claims::{Claims, Rules};
+use crate::auth::jwt;
+use crate::auth::jwt::Fault;
+use crate::auth::keys;
+use crate::auth::keys::Key;
+use crate::auth::{Denial, jwks};
 use crate::config::Secret;
 
 /// Between two looks whether the file has changed.

@@ -5,9 +5,9 @@
 //! in that order; an answer of 0 receivers proves that nobody got it, an answer of 1 proves
 //! nothing more than that somebody listens.
 
-mod embedded;
-mod passes;
-mod redis;
+pub mod access;
+pub mod redis;
+pub mod standalone;
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-pub use self::embedded::{Embedded, Exchange};
-pub use self::passes::{Ban, Session};
-pub use self::redis::{Fatal, Redis, RedisSettings};
-use crate::hub::Seat;
-use crate::inbox::{Page, Position, Since};
-use crate::metrics::Metrics;
-use crate::names::{ConnectionId, NodeId, Subject, Topic, UserId};
+pub use crate::backplane::access::{Ban, Session};
+pub use crate::backplane::redis::{Fatal, Redis, RedisSettings};
+pub use crate::backplane::standalone::{Embedded, Exchange};
+use crate::local::hub::Seat;
+use crate::local::replay::page::{Page, Position, Since};
 use crate::protocol::Message;
+use crate::protocol::ids::{ConnectionId, NodeId, Subject, Topic, UserId};
+use crate::telemetry::metrics::Metrics;
 
 /// The way is down: nothing can be said of the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -90,7 +90,7 @@ impl Row {
         Self {
             node: node.clone(),
             fd: seat.fd.0,
-            about: embedded::about(seat),
+            about: standalone::about(seat),
         }
     }
 }

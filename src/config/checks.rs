@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
+use crate::auth::Grants;
+use crate::config::trusted_proxies::TrustedProxies;
+use crate::config::{
     AuthMode, EventKind, Listen, LogFormat, LogLevel, RedisUrl, Secret, SessionPolicy,
     UpstreamRoutes,
 };
-use crate::auth::Grants;
-use crate::names::NodeName;
-use crate::proxies::TrustedProxies;
+use crate::protocol::ids::NodeName;
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::VARIABLES;
+use crate::config::VARIABLES;
 
 /// All that is wrong with the environment, one sentence a variable.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -6,12 +6,12 @@
 //! misspelt limit is worse than none. Values that are secrets are masked in `Debug` and never
 //! echoed in a fault.
 
-mod checks;
-mod faults;
-mod identity;
-mod redis_url;
-mod secret;
-mod upstream_routes;
+pub mod auth;
+pub mod checks;
+pub mod faults;
+pub mod redis_url;
+pub mod trusted_proxies;
+pub mod upstream_routes;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,20 +21,20 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use self::checks::{
+use crate::auth::Grants;
+pub use crate::config::auth::{AuthMode, SessionPolicy};
+use crate::config::checks::{
     api_keys, auth_mode, boolean, events, jwks_url, jwt_secrets, listeners, listeners_required,
     log_format, log_level, node_name, number, origins, path, prefix, public_keys, public_url,
     redis_url, seconds, session_policy, topics, trusted_proxies, upstream_routes, words,
 };
-pub use self::faults::Faults;
-use self::faults::nearest;
-pub use self::identity::{AuthMode, SessionPolicy};
-pub use self::redis_url::{Host, RedisUrl, Topology};
-pub use self::secret::Secret;
-pub use self::upstream_routes::{MAX_ROUTE_BYTES, UpstreamRoutes, is_route};
-use crate::auth::Grants;
-use crate::names::NodeName;
-use crate::proxies::TrustedProxies;
+pub use crate::config::faults::Faults;
+use crate::config::faults::nearest;
+pub use crate::config::redis_url::{Host, RedisUrl, Topology};
+use crate::config::trusted_proxies::TrustedProxies;
+pub use crate::config::upstream_routes::{MAX_ROUTE_BYTES, UpstreamRoutes, is_route};
+use crate::protocol::ids::NodeName;
+pub use crate::protocol::secret::Secret;
 
 /// The prefix of all variables.
 pub const PREFIX: &str = "PUSH_";

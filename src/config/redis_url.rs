@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::Secret;
+use crate::config::Secret;
 
 const LOOKS: &str = "it looks like redis://host:6379";
 const SENTINEL_LOOKS: &str =

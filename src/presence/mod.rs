@@ -9,9 +9,9 @@
 //! What must stay true: nobody is said to have left who may only have lost its node, or we ours:
 //! leaves wait for the grace, for a backplane that is well, and for the lists of all nodes.
 
-mod nodes;
-mod roll;
-mod view;
+pub mod peers;
+pub mod roster;
+pub mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,13 +20,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use self::nodes::{Found, carry};
-use self::roll::{HEARD, Roll};
-use self::view::{Changes, View};
 use crate::backplane::{Backplane, Health};
-use crate::hub::{Hub, Noted, Notices};
-use crate::names::{Fd, NodeId, Topic, UserId};
-use crate::protocol::{self, MAX_NAMES, PresenceLine, Told, Watch};
+use crate::local::hub::{Hub, Noted, Notices};
+use crate::presence::peers::{Found, carry};
+use crate::presence::roster::{HEARD, Roll};
+use crate::presence::view::{Changes, View};
+use crate::protocol;
+use crate::protocol::ids::{Fd, NodeId, Topic, UserId};
+use crate::protocol::{MAX_NAMES, PresenceLine, Told, Watch};
 
 /// Between two looks at what time brings.
 const BEAT: Duration = Duration::from_secs(1);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::names::{Fd, NodeId, UserId};
 use crate::protocol::Told;
+use crate::protocol::ids::{Fd, NodeId, UserId};
 
 /// Before a node that owes its list is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);

@@ -5,16 +5,13 @@
 //! blanks, because on the bus a line is an envelope. Decoding is total: any bytes lead to a
 //! value or to a [`Fault`] that names what is wrong.
 
-mod call;
-mod client;
-mod dialect;
-mod event;
-mod line;
-mod passes;
-mod presence;
-mod question;
-mod request;
-mod upstream;
+pub mod bus;
+pub mod client;
+pub mod close;
+pub mod ids;
+pub mod secret;
+pub mod sender;
+pub mod topic_pattern;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -25,19 +22,19 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-pub use self::call::*;
-pub use self::client::*;
-use self::dialect::Frames;
-pub use self::dialect::{Dialect, GOODBYE_ID};
-pub use self::event::*;
-pub use self::line::*;
-pub use self::passes::*;
-pub use self::presence::*;
-pub use self::question::*;
-pub use self::request::PushRequest;
-pub use self::upstream::*;
-use crate::inbox::Position;
-use crate::names::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
+use crate::local::replay::page::Position;
+pub use crate::protocol::bus::event::*;
+pub use crate::protocol::bus::line::*;
+pub use crate::protocol::bus::presence::*;
+pub use crate::protocol::bus::question::*;
+use crate::protocol::client::dialect::Frames;
+pub use crate::protocol::client::dialect::{Dialect, GOODBYE_ID};
+pub use crate::protocol::client::objects::*;
+pub use crate::protocol::client::send::*;
+use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
+pub use crate::protocol::sender::access::*;
+pub use crate::protocol::sender::call::*;
+pub use crate::protocol::sender::push::PushRequest;
 
 /// The version in the header line of a node's payload.
 pub const VERSION: u32 = 1;

@@ -1,7 +1,7 @@
 //! Envelopes and requests: what is accepted, what is refused and in which words.
 
 use super::*;
-use crate::close::CloseReason;
+use crate::protocol::close::CloseReason;
 
 fn request(body: &str) -> Result<PushRequest, String> {
     PushRequest::parse(body.as_bytes()).map_err(|fault| fault.to_string())
@@ -293,7 +293,7 @@ fn what_a_client_may_say() {
         reference: Some("1".into()),
         what: Wanted::Subscribe {
             topic: "a".parse().unwrap(),
-            since: Some(crate::inbox::Since::Beginning),
+            since: Some(crate::local::replay::page::Since::Beginning),
             watches: false,
         },
     };

@@ -6,7 +6,7 @@
 use std::process::Command;
 
 use futures::StreamExt;
-use pushnode::names::UserId;
+use pushnode::protocol::ids::UserId;
 use pushnode::protocol::{Line, PushRequest};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;

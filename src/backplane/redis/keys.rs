@@ -6,34 +6,34 @@
 use std::sync::Arc;
 
 use crate::auth::SessionId;
-use crate::names::{NodeId, Subject, Topic, UserId};
+use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
 
 /// Names of keys and channels.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     prefix: Arc<str>,
 }
 
 impl Keys {
     /// All of them begin with this.
-    pub(super) fn new(prefix: &str) -> Self {
+    pub(crate) fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.into(),
         }
     }
 
     /// Hash: `<node>/<fd>` to what is known of that connection.
-    pub(super) fn user(&self, user: &UserId) -> String {
+    pub(crate) fn user(&self, user: &UserId) -> String {
         format!("{}user:{{{user}}}", self.prefix)
     }
 
     /// Hash: `<node>` to how many of its connections are in the topic.
-    pub(super) fn topic(&self, topic: &Topic) -> String {
+    pub(crate) fn topic(&self, topic: &Topic) -> String {
         format!("{}topic:{{{topic}}}", self.prefix)
     }
 
     /// The row of a user or topic.
-    pub(super) fn row(&self, subject: &Subject) -> String {
+    pub(crate) fn row(&self, subject: &Subject) -> String {
         match subject {
             Subject::User(user) => self.user(user),
             Subject::Topic(topic) => self.topic(topic),
@@ -41,7 +41,7 @@ impl Keys {
     }
 
     /// Stream: the messages kept for a user or a topic.
-    pub(super) fn inbox(&self, subject: &Subject) -> String {
+    pub(crate) fn inbox(&self, subject: &Subject) -> String {
         match subject {
             Subject::User(user) => format!("{}inbox:{{{user}}}", self.prefix),
             Subject::Topic(topic) => format!("{}log:{{{topic}}}", self.prefix),
@@ -49,7 +49,7 @@ impl Keys {
     }
 
     /// String: the number of the newest message ever kept there.
-    pub(super) fn position(&self, subject: &Subject) -> String {
+    pub(crate) fn position(&self, subject: &Subject) -> String {
         match subject {
             Subject::User(user) => format!("{}pos:{{{user}}}", self.prefix),
             Subject::Topic(topic) => format!("{}logpos:{{{topic}}}", self.prefix),
@@ -57,7 +57,7 @@ impl Keys {
     }
 
     /// String: there for a minute after a message with this id was kept there.
-    pub(super) fn kept(&self, subject: &Subject, id: &str) -> String {
+    pub(crate) fn kept(&self, subject: &Subject, id: &str) -> String {
         match subject {
             Subject::User(user) => format!("{}kept:{{{user}}}:{id}", self.prefix),
             Subject::Topic(topic) => format!("{}logkept:{{{topic}}}:{id}", self.prefix),
@@ -65,67 +65,67 @@ impl Keys {
     }
 
     /// String: what a session says of its bearer; any application may write it.
-    pub(super) fn session(&self, id: SessionId) -> String {
+    pub(crate) fn session(&self, id: SessionId) -> String {
         format!("{}session:{id}", self.prefix)
     }
 
     /// String: why a user is banned.
-    pub(super) fn ban(&self, user: &UserId) -> String {
+    pub(crate) fn ban(&self, user: &UserId) -> String {
         format!("{}ban:{{{user}}}", self.prefix)
     }
 
     /// Stream of one entry, whose id is the ordinal of the user's newest connection.
-    pub(super) fn seat(&self, user: &UserId) -> String {
+    pub(crate) fn seat(&self, user: &UserId) -> String {
         format!("{}seat:{{{user}}}", self.prefix)
     }
 
     /// String: the lease of whoever has this node name.
-    pub(super) fn lease(&self, name: &str) -> String {
+    pub(crate) fn lease(&self, name: &str) -> String {
         format!("{}node:{name}", self.prefix)
     }
 
     /// Set: names of nodes.
-    pub(super) fn nodes(&self) -> String {
+    pub(crate) fn nodes(&self) -> String {
         format!("{}nodes", self.prefix)
     }
 
     /// Set: users that have a row with a connection of this node. May name too many.
-    pub(super) fn users(&self, node: &NodeId) -> String {
+    pub(crate) fn users(&self, node: &NodeId) -> String {
         format!("{}users:{{{node}}}", self.prefix)
     }
 
     /// Set: topics that have a row with a field of this node. May name too many.
-    pub(super) fn topics(&self, node: &NodeId) -> String {
+    pub(crate) fn topics(&self, node: &NodeId) -> String {
         format!("{}topics:{{{node}}}", self.prefix)
     }
 
     /// Set: full ids of nodes whose rows nobody has swept.
-    pub(super) fn boots(&self) -> String {
+    pub(crate) fn boots(&self) -> String {
         format!("{}boots", self.prefix)
     }
 
     /// String: who sweeps this dead node's rows.
-    pub(super) fn sweep(&self, node: &NodeId) -> String {
+    pub(crate) fn sweep(&self, node: &NodeId) -> String {
         format!("{}sweep:{{{node}}}", self.prefix)
     }
 
     /// Stream: what became of nodes and users, for whoever wants to know.
-    pub(super) fn events(&self) -> String {
+    pub(crate) fn events(&self) -> String {
         format!("{}events", self.prefix)
     }
 
     /// Stream: what clients send to a service.
-    pub(super) fn upstream(&self, service: &str) -> String {
+    pub(crate) fn upstream(&self, service: &str) -> String {
         format!("{}upstream:{service}", self.prefix)
     }
 
     /// Channel of one node.
-    pub(super) fn node_channel(&self, node: &NodeId) -> String {
+    pub(crate) fn node_channel(&self, node: &NodeId) -> String {
         format!("{}n:{{{node}}}", self.prefix)
     }
 
     /// Channel of all nodes.
-    pub(super) fn global_channel(&self) -> String {
+    pub(crate) fn global_channel(&self) -> String {
         format!("{}g", self.prefix)
     }
 }

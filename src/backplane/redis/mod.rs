@@ -6,22 +6,11 @@
 //! of its users, `bus` listens; `outbox` publishes; `sweep` removes what dead nodes left;
 //! `sentinel` or `cluster` watches who serves. Redis holds nothing that they could not put back.
 
-mod bus;
-mod cluster;
-mod events;
-mod inboxes;
-mod keys;
-mod lease;
-mod link;
-mod outbox;
-mod passes;
-mod pump;
-mod refusal;
-mod registry;
-mod rows;
-mod sentinel;
-mod sweep;
-mod upstream;
+pub mod bus;
+pub mod keys;
+pub mod registry;
+pub mod servers;
+pub mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,26 +24,27 @@ use fred::types::{RespVersion, Value};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use self::bus::Bus;
-use self::events::EventLog;
-use self::inboxes::Inboxes;
-use self::keys::Keys;
-use self::lease::Lease;
-use self::link::Link;
-use self::outbox::Outboxes;
-use self::passes::Passes;
-use self::pump::{BACKLOG, Pump};
-use self::sweep::Sweeper;
-use self::upstream::Streams;
-use super::{Health, NodeRecord, Published, Unavailable};
+use crate::backplane::redis::bus::outbox::Outboxes;
+use crate::backplane::redis::bus::pump::{BACKLOG, Pump};
+use crate::backplane::redis::bus::subscriber::Bus;
+use crate::backplane::redis::keys::Keys;
+use crate::backplane::redis::registry::lease::Lease;
+use crate::backplane::redis::registry::sweep::Sweeper;
+use crate::backplane::redis::registry::write::Registry;
+use crate::backplane::redis::servers::Link;
+use crate::backplane::redis::store::access::Passes;
+use crate::backplane::redis::store::events::EventLog;
+use crate::backplane::redis::store::kept::Inboxes;
+use crate::backplane::redis::store::upstream::Streams;
+use crate::backplane::{Health, NodeRecord, Published, Unavailable};
+use crate::cluster::inbound::{Inbound, Probes};
 use crate::config::{RedisUrl, Topology};
-use crate::hub::Hub;
-use crate::inbound::{Inbound, Probes};
-use crate::inbox::Bounds;
-use crate::metrics::Metrics;
-use crate::names::NodeId;
+use crate::local::hub::Hub;
+use crate::local::replay::page::Bounds;
 use crate::protocol;
+use crate::protocol::ids::NodeId;
 use crate::shutdown::Shutdown;
+use crate::telemetry::metrics::Metrics;
 
 /// Longest wait for an answer to one command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -113,10 +103,10 @@ pub struct Redis {
     keys: Keys,
     lease: Arc<Lease>,
     outboxes: Outboxes,
-    registry: registry::Registry,
-    pub(super) inboxes: Inboxes,
-    pub(super) streams: Streams,
-    pub(super) passes: Passes,
+    registry: Registry,
+    pub(crate) inboxes: Inboxes,
+    pub(crate) streams: Streams,
+    pub(crate) passes: Passes,
     /// How many bytes more may wait to be heard.
     backlog: Arc<Semaphore>,
     health: watch::Receiver<Health>,
@@ -155,8 +145,7 @@ impl Redis {
             fatal,
         ));
         let outboxes = Outboxes::new(link.clone(), hub.node().clone(), metrics.clone());
-        let registry =
-            registry::Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
+        let registry = Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
         let inboxes = Inboxes::new(link.clone(), keys.clone(), settings.inboxes);
         let streams = Streams::new(link.clone(), keys.clone(), settings.upstream_length);
         let passes = Passes::new(link.clone(), keys.clone());
@@ -197,11 +186,11 @@ impl Redis {
         match settings.url.topology().clone() {
             Topology::One => {}
             Topology::Sentinel { sentinels, master } => {
-                let follow = sentinel::follow(link.clone(), sentinels, master);
+                let follow = servers::sentinel::follow(link.clone(), sentinels, master);
                 tasks.push(tokio::spawn(follow));
             }
             Topology::Cluster { seeds } => {
-                tasks.push(tokio::spawn(cluster::follow(link.clone(), seeds)));
+                tasks.push(tokio::spawn(servers::cluster::follow(link.clone(), seeds)));
             }
         }
         Ok(Self {
@@ -222,7 +211,7 @@ impl Redis {
         })
     }
 
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         &self,
         node: &NodeId,
         line: String,
@@ -233,7 +222,7 @@ impl Redis {
             .await
     }
 
-    pub(super) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
+    pub(crate) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
         if self.link.is_clustered() {
             return Published::now(self.publish_to_each(line, deadline).await);
         }
@@ -276,7 +265,7 @@ impl Redis {
         Ok(served.len() as u32 + 1)
     }
 
-    pub(super) async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
+    pub(crate) async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
         if self.lease.is_buried(node) {
             return Ok(true);
         }
@@ -291,29 +280,29 @@ impl Redis {
         AWAY
     }
 
-    pub(super) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
+    pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
         self.lease.nodes()
     }
 
-    pub(super) fn unanswered(&self) -> usize {
+    pub(crate) fn unanswered(&self) -> usize {
         self.outboxes.unanswered()
     }
 
-    pub(super) fn health(&self) -> watch::Receiver<Health> {
+    pub(crate) fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }
 
-    pub(super) fn gauge(&self, metrics: &Metrics) {
+    pub(crate) fn gauge(&self, metrics: &Metrics) {
         let (lines, fullest) = self.outboxes.load();
         metrics.lines_under_way.set(lines as i64);
-        metrics.queue("outbox", fullest, outbox::QUEUE);
+        metrics.queue("outbox", fullest, bus::outbox::QUEUE);
         metrics.queue("bus", BACKLOG - self.backlog.available_permits(), BACKLOG);
         self.link.gauge();
         metrics.lease_age.set(self.lease.age().as_secs_f64());
         metrics.nodes.set(self.lease.nodes().len() as i64);
     }
 
-    pub(super) async fn announce_draining(&self) {
+    pub(crate) async fn announce_draining(&self) {
         let announced = async {
             self.lease.announce_draining().await;
             self.registry.mark_leaving();
@@ -325,7 +314,7 @@ impl Redis {
 
     /// In this order: who looks a user up finds no row of ours before our channel falls silent,
     /// and what was published until then is still heard and answered.
-    pub(super) async fn leave(&self) {
+    pub(crate) async fn leave(&self) {
         let left = async {
             let clean = self.registry.settle(COMMAND_TIMEOUT).await;
             EventLog::settle(&self.hub, COMMAND_TIMEOUT).await;

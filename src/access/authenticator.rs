@@ -1,0 +1,161 @@
+//! Who may come in: from a token, or a client's own word, to an identity.
+//!
+//! Every transport and the in-band `auth` ask here, so that a token means the same everywhere.
+//! Tokens stand in no log, no metric and no error: what was wrong with one is said in fixed words.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::auth::{Claims, Denial, Identity, Keyring, Rules, SessionId, Sources, looks_like_jwt};
+use crate::backplane::{Backplane, Session};
+use crate::config::{AuthMode, Config};
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::UserId;
+
+/// What identities are found with. One for each node.
+#[derive(Debug)]
+pub struct Gate {
+    mode: AuthMode,
+    /// Where tokens can be JWTs.
+    keyring: Option<Arc<Keyring>>,
+    backplane: Arc<Backplane>,
+    /// Whether bans are looked at.
+    bans: bool,
+}
+
+impl Gate {
+    /// Reads the keys of the configuration, and starts to fetch those that are elsewhere.
+    ///
+    /// # Errors
+    /// What is wrong with a key.
+    pub(crate) fn start(config: &Config, backplane: Arc<Backplane>) -> Result<Self, String> {
+        let sources = Sources {
+            secrets: config.jwt_secrets.clone(),
+            keys: config.jwt_keys.clone(),
+            file: config.jwt_keys_file.clone(),
+            url: Some(config.jwks_url.clone()).filter(|url| !url.is_empty()),
+            refresh: config.jwks_seconds,
+        };
+        let rules = Rules {
+            audiences: config.jwt_audience.clone(),
+            issuers: config.jwt_issuer.clone(),
+            leeway: config.jwt_leeway_seconds,
+        };
+        let keyring = config.auth.takes_jwt();
+        let keyring = keyring
+            .then(|| Keyring::start(sources, rules))
+            .transpose()?;
+        Ok(Self {
+            mode: config.auth,
+            keyring,
+            backplane,
+            bans: config.bans,
+        })
+    }
+
+    /// Whether clients must show a token.
+    #[must_use]
+    pub fn wants_tokens(&self) -> bool {
+        self.mode != AuthMode::None
+    }
+
+    /// Whether tokens of sessions let clients in.
+    #[must_use]
+    pub fn takes_sessions(&self) -> bool {
+        self.mode.takes_sessions()
+    }
+
+    /// Who shows this token.
+    pub(crate) async fn identify(&self, token: Option<&str>) -> Result<Identity, Denial> {
+        let token = token.filter(|token| !token.is_empty());
+        let token = token.ok_or(Denial::Missing)?;
+        let identity = match &self.keyring {
+            Some(keyring) if !self.takes_sessions() || looks_like_jwt(token) => {
+                identify_jwt(keyring, token).await
+            }
+            _ => self.identify_session(SessionId::of(token)).await,
+        };
+        identity.inspect_err(|denial| tracing::debug!(?denial, "token refused"))
+    }
+
+    async fn identify_session(&self, id: SessionId) -> Result<Identity, Denial> {
+        let sessions = self.backplane.sessions(&[id]).await;
+        let mut sessions = sessions.map_err(|_| Denial::SessionsUnavailable)?;
+        match sessions.pop().flatten() {
+            Some(session) => bearer(id, &session),
+            None => Err(Denial::Invalid("no such session")),
+        }
+    }
+
+    /// Refuses the banned. Whoever cannot be looked up is let in: a ban is no reason to shut
+    /// everybody out while Redis is away.
+    pub(crate) async fn check_ban(&self, user: &UserId) -> Result<(), Denial> {
+        if self.bans && self.backplane.is_banned(user).await.unwrap_or(false) {
+            return Err(Denial::Banned);
+        }
+        Ok(())
+    }
+
+    /// Looks again at who was sent away a moment ago: a ban may be lifted since.
+    pub(crate) async fn check_again(
+        &self,
+        barred: Option<CloseReason>,
+        user: &UserId,
+    ) -> Result<(), Denial> {
+        match barred {
+            None => Ok(()),
+            Some(CloseReason::Banned) => match self.backplane.is_banned(user).await {
+                Ok(false) => Ok(()),
+                Ok(true) | Err(_) => Err(Denial::Banned),
+            },
+            Some(_) => Err(Denial::Invalid("revoked a moment ago")),
+        }
+    }
+}
+
+async fn identify_jwt(keyring: &Keyring, token: &str) -> Result<Identity, Denial> {
+    let (claims, left) = keyring.check(token).await?;
+    identity(claims.user()?, claims, Some(left), None)
+}
+
+/// Whom a session is about: a user id, or claims as JSON.
+pub(crate) fn bearer(id: SessionId, session: &Session) -> Result<Identity, Denial> {
+    let text = session.claims.trim();
+    if !text.starts_with('{') {
+        let user = text.parse();
+        let user = user.map_err(|_| Denial::Invalid("the session names no user"))?;
+        return Ok(Identity {
+            expires: session.left.map(|left| Instant::now() + left),
+            session: Some(id),
+            ..Identity::claimed(user)
+        });
+    }
+    let claims = Claims::parse(text.as_bytes()).map_err(Denial::Invalid)?;
+    let user = claims.user()?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let left = match (session.left, claims.check_session(now.as_secs_f64())?) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    };
+    identity(user, claims, left, Some(id))
+}
+
+fn identity(
+    user: UserId,
+    claims: Claims,
+    left: Option<Duration>,
+    session: Option<SessionId>,
+) -> Result<Identity, Denial> {
+    let grants = claims.grants().map_err(Denial::Invalid)?;
+    Ok(Identity {
+        user,
+        grants: grants.map(Arc::new),
+        device: claims.device.map(Into::into),
+        expires: left.map(|left| Instant::now() + left),
+        session,
+    })
+}

@@ -1,0 +1,201 @@
+//! How many connections a user may have, in the whole cluster.
+//!
+//! Each connection has an ordinal, given out by Redis, in its row. Whoever has written its row
+//! reads those of its user and sends away all but the right ones, itself maybe. Of several that
+//! come at the same moment on several nodes, the last to read sees the rows of all, and what is
+//! missing to the others makes them only more lenient: so at most as many as allowed stay, and
+//! always the same ones. No clock decides. While Redis is away everybody is let in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backplane::{Backplane, Row};
+use crate::config::{Config, SessionPolicy};
+use crate::delivery::router::Router;
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::{ConnectionId, Fd, UserId};
+
+/// Before a newcomer is refused for others that may just be leaving.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
+
+/// The limits; 0 is none.
+#[derive(Debug, Clone, Copy)]
+pub struct Places {
+    per_user: u32,
+    /// For each device that the user's connections name.
+    per_device: u32,
+    policy: SessionPolicy,
+}
+
+impl Places {
+    pub(crate) const fn new(config: &Config) -> Self {
+        Self {
+            per_user: config.max_connections_per_user,
+            per_device: config.max_connections_per_device,
+            policy: config.session_policy,
+        }
+    }
+
+    const fn is_limited(&self) -> bool {
+        self.per_user > 0 || self.per_device > 0
+    }
+
+    /// A newcomer's place in the order of its user's connections, where that matters and can be
+    /// had.
+    pub(crate) async fn ordinal(&self, backplane: &Backplane, user: &UserId) -> Option<u64> {
+        if !self.is_limited() {
+            return None;
+        }
+        backplane.next_ordinal(user).await.ok()
+    }
+
+    /// Sends away whoever has no place, now that the row of `own` is written; answers whether
+    /// that one may stay.
+    pub(crate) async fn settle(&self, router: &Arc<Router>, user: &UserId, own: Fd) -> bool {
+        if !self.is_limited() {
+            return true;
+        }
+        let own = ConnectionId {
+            node: router.node().clone(),
+            fd: own,
+        };
+        let Some(mut losers) = self.losers(router, user).await else {
+            return true;
+        };
+        if self.policy == SessionPolicy::Oldest && losers.contains(&own) {
+            tokio::time::sleep(SECOND_LOOK).await;
+            losers = self.losers(router, user).await.unwrap_or_default();
+        }
+        let stays = !losers.contains(&own);
+        for loser in losers.into_iter().filter(|loser| *loser != own) {
+            let router = router.clone();
+            // Not waited for: its node may be frozen.
+            tokio::spawn(async move {
+                router.kick_connection(&loser, CloseReason::Replaced).await;
+            });
+        }
+        stays
+    }
+
+    async fn losers(&self, router: &Router, user: &UserId) -> Option<Vec<ConnectionId>> {
+        let rows = router.rows(user).await.ok()?;
+        Some(self.choose(rows))
+    }
+
+    /// Those of these connections that have no place.
+    fn choose(&self, mut rows: Vec<Row>) -> Vec<ConnectionId> {
+        // Who is about to be sent to another node keeps nobody from coming there.
+        rows.retain(|row| !row.about.leaving);
+        let order = |row: &Row| (row.about.n.unwrap_or(0), row.node.to_string(), row.fd);
+        rows.sort_by_cached_key(order);
+        if self.policy == SessionPolicy::Newest {
+            rows.reverse();
+        }
+        let mut taken = 0;
+        let mut by_device: HashMap<Option<String>, u32> = HashMap::new();
+        let mut losers = Vec::new();
+        for row in rows {
+            let on_device = by_device.entry(row.about.device).or_default();
+            let fits = (self.per_user == 0 || taken < self.per_user)
+                && (self.per_device == 0 || *on_device < self.per_device);
+            if fits {
+                taken += 1;
+                *on_device += 1;
+            } else {
+                losers.push(ConnectionId {
+                    node: row.node,
+                    fd: Fd(row.fd),
+                });
+            }
+        }
+        losers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backplane::About;
+
+    fn row(fd: u64, n: u64, device: &str) -> Row {
+        Row {
+            node: "a.1".parse().unwrap(),
+            fd,
+            about: About {
+                n: (n > 0).then_some(n),
+                device: (!device.is_empty()).then(|| device.to_owned()),
+                ..About::default()
+            },
+        }
+    }
+
+    fn losers(per_user: u32, per_device: u32, policy: SessionPolicy, rows: &[Row]) -> Vec<u64> {
+        let places = Places {
+            per_user,
+            per_device,
+            policy,
+        };
+        let losers = places.choose(rows.to_vec());
+        let mut fds: Vec<u64> = losers.into_iter().map(|id| id.fd.0).collect();
+        fds.sort_unstable();
+        fds
+    }
+
+    #[test]
+    fn the_newest_or_the_oldest_stay() {
+        use SessionPolicy::{Newest, Oldest};
+        let rows = [row(1, 7, ""), row(2, 9, ""), row(3, 8, ""), row(4, 0, "")];
+        assert_eq!(losers(2, 0, Newest, &rows), [1, 4]);
+        assert_eq!(losers(2, 0, Oldest, &rows), [2, 3]);
+        assert_eq!(losers(4, 0, Newest, &rows), [0; 0]);
+        // Equal ordinals: the name decides, everywhere alike.
+        let equal = [row(1, 5, ""), row(2, 5, "")];
+        assert_eq!(losers(1, 0, Newest, &equal), [1]);
+    }
+
+    #[test]
+    fn devices_are_counted_apart() {
+        use SessionPolicy::{Newest, Oldest};
+        let rows = [
+            row(1, 1, "phone"),
+            row(2, 2, "desk"),
+            row(3, 3, "phone"),
+            row(4, 4, ""),
+            row(5, 5, ""),
+        ];
+        assert_eq!(losers(0, 1, Newest, &rows), [1, 4]);
+        assert_eq!(losers(0, 1, Oldest, &rows), [3, 5]);
+        assert_eq!(losers(2, 1, Newest, &rows), [1, 2, 4]);
+    }
+
+    #[test]
+    fn who_leaves_anyway_takes_no_place() {
+        let mut rows = [row(1, 1, ""), row(2, 2, "")];
+        rows[0].about.leaving = true;
+        assert_eq!(losers(1, 0, SessionPolicy::Oldest, &rows), [0; 0]);
+    }
+
+    #[test]
+    fn a_row_that_is_missing_makes_the_choice_only_more_lenient() {
+        use SessionPolicy::{Newest, Oldest};
+        let rng = fastrand::Rng::with_seed(7);
+        let mut rng = rng;
+        for _ in 0..2_000 {
+            let count = rng.u64(1..8);
+            let rows: Vec<Row> = (1..=count)
+                .map(|fd| row(fd, rng.u64(0..20), ["", "a", "b"][rng.usize(0..3)]))
+                .collect();
+            let missing = rng.usize(0..rows.len());
+            let mut seen = rows.clone();
+            seen.remove(missing);
+            let (user, device) = (rng.u32(0..4), rng.u32(0..3));
+            for policy in [Newest, Oldest] {
+                let all = losers(user, device, policy, &rows);
+                for loser in losers(user, device, policy, &seen) {
+                    assert!(all.contains(&loser), "{rows:#?} without {missing}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `GET /v1/route`: which node a client should connect to.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use warp::Filter;
+use warp::http::StatusCode;
+use warp::http::header::CACHE_CONTROL;
+
+use crate::api::{ApiError, App, Routes, documented, json, with};
+use crate::cluster::balance::Strategy;
+use crate::protocol::ids::NodeId;
+
+/// What a client should wait before its first attempt to come back, and at most later on.
+const BACKOFF: Backoff = Backoff {
+    min_ms: 500,
+    max_ms: 30_000,
+};
+
+#[derive(Serialize)]
+struct Backoff {
+    min_ms: u32,
+    max_ms: u32,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    url: &'a str,
+    node: &'a NodeId,
+    strategy: &'a str,
+    backoff: Backoff,
+}
+
+pub(super) fn route(app: &Arc<App>) -> Routes {
+    warp::path!("v1" / "route")
+        .and(documented("/v1/route"))
+        .and(with(app))
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .then(async |_method, app: Arc<App>, query: String| {
+            choose(&app, &query).unwrap_or_else(ApiError::reply)
+        })
+        .boxed()
+}
+
+fn choose(app: &App, query: &str) -> Result<warp::reply::Response, ApiError> {
+    let mut strategy = Strategy::default();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        if name == "strategy" {
+            let unknown = |()| {
+                let names = Strategy::NAMES;
+                ApiError::bad_request(&format!("strategy must be one of {names}"))
+            };
+            strategy = value.parse().map_err(unknown)?;
+        }
+    }
+    let nodes = app.backplane.nodes();
+    let Some(node) = app.balance.choose(&nodes, strategy) else {
+        let words = "no live node says where it can be reached (PUSH_PUBLIC_URL)";
+        return Err(ApiError::unavailable(words));
+    };
+    let answer = Answer {
+        url: &node.url,
+        node: &node.node,
+        strategy: strategy.as_str(),
+        backoff: BACKOFF,
+    };
+    let mut reply = json(StatusCode::OK, &answer);
+    let headers = reply.headers_mut();
+    headers.insert(
+        CACHE_CONTROL,
+        warp::http::HeaderValue::from_static("no-store"),
+    );
+    Ok(reply)
+}

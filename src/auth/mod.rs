@@ -1,0 +1,193 @@
+//! Who may connect as whom, who may subscribe to what, and who may send.
+
+pub mod claims;
+pub mod identity;
+pub mod jwks;
+pub mod jwt;
+pub mod keyring;
+pub mod keys;
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+pub(crate) use crate::auth::claims::{Claims, MAX_DEVICE_BYTES, Rules};
+pub use crate::auth::identity::{BadSessionId, Identity, SessionId};
+pub(crate) use crate::auth::jwt::looks_like_one as looks_like_jwt;
+pub(crate) use crate::auth::keyring::{Keyring, Sources};
+use crate::config::Secret;
+use crate::protocol::ids::UserId;
+pub use crate::protocol::topic_pattern::{BadPattern, Grants};
+
+/// The keys of senders, kept as digests: equal in length, so that comparing them tells nothing.
+#[derive(Debug, Clone)]
+pub struct ApiKeys(Vec<[u8; 32]>);
+
+impl ApiKeys {
+    /// Keys from the configuration; none means that any sender may send.
+    #[must_use]
+    pub fn new(keys: &[Secret]) -> Self {
+        Self(
+            keys.iter()
+                .map(|key| Sha256::digest(key.reveal()).into())
+                .collect(),
+        )
+    }
+
+    /// Whether an `Authorization` header lets its sender in. Takes the same time for any key:
+    /// every valid one is compared, in constant time.
+    #[must_use]
+    pub fn allow(&self, authorization: Option<&str>) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
+        let key = authorization.and_then(bearer).unwrap_or_default();
+        let digest: [u8; 32] = Sha256::digest(key).into();
+        let matches = self.0.iter().map(|valid| valid.ct_eq(&digest));
+        bool::from(matches.fold(subtle::Choice::from(0), |any, one| any | one))
+    }
+}
+
+/// The token of a bearer authorization (RFC 6750, 2.1); the scheme's case does not matter.
+#[must_use]
+pub fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Why a client is not let in, or its new token not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denial {
+    /// It brought no token.
+    Missing,
+    /// Its token is not believed. Why is for the log: it would help whoever forges.
+    Invalid(&'static str),
+    /// Its token has been valid.
+    Expired,
+    /// The keys could never be fetched.
+    KeysUnavailable,
+    /// Sessions cannot be looked up.
+    SessionsUnavailable,
+    /// The token is that of another user than the one it is shown for.
+    WrongUser,
+    /// The user is banned.
+    Banned,
+}
+
+impl Denial {
+    /// For programs.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Missing => "token_missing",
+            Self::Invalid(_) => "token_invalid",
+            Self::Expired => "token_expired",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::SessionsUnavailable => "unavailable",
+            Self::WrongUser => "wrong_user",
+            Self::Banned => "banned",
+        }
+    }
+
+    /// For people.
+    pub(crate) const fn message(self) -> &'static str {
+        match self {
+            Self::Missing => "a token is needed: Authorization: Bearer <token>, or ?token=",
+            Self::Invalid(_) => "the token is not valid",
+            Self::Expired => "the token has expired",
+            Self::KeysUnavailable => "the keys of tokens could not be fetched yet",
+            Self::SessionsUnavailable => "sessions cannot be looked up now",
+            Self::WrongUser => "the token is that of another user",
+            Self::Banned => "this user is banned",
+        }
+    }
+}
+
+/// Reads who a client says it is, under `PUSH_AUTH=none`.
+///
+/// # Errors
+/// What is wrong, for the client to read.
+pub fn claimed_user(user: Option<&str>) -> Result<UserId, String> {
+    let user = user.ok_or("the user is missing")?;
+    user.parse()
+        .map_err(|error: crate::protocol::ids::BadName| error.to_string())
+}
+
+/// Whether a page of this origin may connect to this host.
+///
+/// `allowed` is the exact list of the configuration. If it is empty, a page may connect to the
+/// host it came from. No origin at all means that the client is no browser.
+#[must_use]
+pub fn allows_origin(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
+    let Some(origin) = origin else { return true };
+    if allowed.is_empty() {
+        let host_of_origin = origin.split_once("://").map(|(_, host)| host);
+        return host_of_origin.is_some() && host_of_origin == host;
+    }
+    allowed.iter().any(|one| one == "*" || one == origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn keys(list: &str) -> ApiKeys {
+        ApiKeys::new(
+            &Config::from_pairs([("PUSH_API_KEYS", list)])
+                .unwrap()
+                .api_keys,
+        )
+    }
+
+    #[test]
+    fn any_of_the_keys_will_do_and_nothing_else() {
+        let keys = keys("first-key-0123456789,second-key-0123456789");
+        assert!(keys.allow(Some("Bearer first-key-0123456789")));
+        assert!(keys.allow(Some("bearer second-key-0123456789")));
+        for bad in [
+            None,
+            Some(""),
+            Some("first-key-0123456789"),
+            Some("Basic first-key-0123456789"),
+            Some("Bearer "),
+            Some("Bearer first-key-012345678"),
+            Some("Bearer first-key-01234567890"),
+        ] {
+            assert!(!keys.allow(bad), "{bad:?}");
+        }
+        assert!(crate::auth::ApiKeys::new(&[]).allow(None));
+    }
+
+    #[test]
+    fn origins_are_compared_whole() {
+        let allowed = ["https://app.example.org".to_owned()];
+        assert!(allows_origin(
+            &allowed,
+            Some("https://app.example.org"),
+            None
+        ));
+        assert!(allows_origin(&allowed, None, None));
+        for bad in [
+            "null",
+            "https://app.example.org.evil.net",
+            "http://app.example.org",
+            "",
+        ] {
+            assert!(
+                !allows_origin(&allowed, Some(bad), Some("app.example.org")),
+                "{bad}"
+            );
+        }
+        assert!(allows_origin(
+            &[],
+            Some("http://127.0.0.1:8080"),
+            Some("127.0.0.1:8080")
+        ));
+        assert!(!allows_origin(
+            &[],
+            Some("http://evil.net"),
+            Some("127.0.0.1:8080")
+        ));
+        assert!(!allows_origin(&[], Some("null"), Some("127.0.0.1:8080")));
+        assert!(!allows_origin(&[], Some("null"), None));
+    }
+}

@@ -1,0 +1,172 @@
+//! What the backplane knows of who may connect: sessions, bans, and the order in which a user's
+//! connections came.
+
+use std::time::Duration;
+
+use crate::auth::SessionId;
+use crate::backplane::{Backplane, Unavailable};
+use crate::local::replay::page::EntryId;
+use crate::protocol::ids::UserId;
+
+/// A session: what it says of its bearer, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// A user id, or claims as JSON; not looked at here.
+    pub claims: String,
+    /// Until it ends, if it does.
+    pub left: Option<Duration>,
+}
+
+/// A ban.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ban {
+    /// In the words of whoever banned; may be empty.
+    pub reason: String,
+    /// Until it ends, if it does.
+    pub left: Option<Duration>,
+}
+
+/// Ordinals of one millisecond; more are equal, and then the connection's name decides.
+const PER_MS: u64 = 1_000;
+
+/// An entry id as one number that still is exact where all numbers are doubles.
+pub(super) fn ordinal(id: EntryId) -> u64 {
+    id.ms * PER_MS + id.seq.min(PER_MS - 1)
+}
+
+impl Backplane {
+    /// These sessions, in this order; none where there is none of that name.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn sessions(&self, ids: &[SessionId]) -> Result<Vec<Option<Session>>, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.passes().sessions(ids)),
+            Self::Redis(redis) => redis.passes.sessions(ids).await,
+        }
+    }
+
+    /// Writes a session.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be there.
+    pub async fn open_session(
+        &self,
+        id: SessionId,
+        claims: String,
+        lasts: Duration,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Self::Embedded(embedded) => {
+                embedded.passes().open_session(id, claims, lasts);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.passes.open_session(id, claims, lasts).await,
+        }
+    }
+
+    /// Removes a session; answers whether it was there.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be there.
+    pub async fn close_session(&self, id: SessionId) -> Result<bool, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.passes().close_session(id)),
+            Self::Redis(redis) => redis.passes.close_session(id).await,
+        }
+    }
+
+    /// The user's ban.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn ban(&self, user: &UserId) -> Result<Option<Ban>, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.passes().ban(user)),
+            Self::Redis(redis) => redis.passes.ban(user).await,
+        }
+    }
+
+    /// Whether the user is banned.
+    ///
+    /// # Errors
+    /// When nobody can tell.
+    pub async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.passes().ban(user).is_some()),
+            Self::Redis(redis) => redis.passes.is_banned(user).await,
+        }
+    }
+
+    /// Which of these users are banned, in this order.
+    ///
+    /// # Errors
+    /// When nobody can tell.
+    pub async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => {
+                let banned = |user| embedded.passes().ban(user).is_some();
+                Ok(users.iter().map(banned).collect())
+            }
+            Self::Redis(redis) => redis.passes.banned(users).await,
+        }
+    }
+
+    /// Bans a user from now on, for a while. Whoever is connected stays.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the user may or may not be banned.
+    pub async fn put_ban(
+        &self,
+        user: &UserId,
+        reason: String,
+        lasts: Duration,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Self::Embedded(embedded) => {
+                embedded.passes().put_ban(user, reason, lasts);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.passes.put_ban(user, reason, lasts).await,
+        }
+    }
+
+    /// Lifts a ban; answers whether there was one.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may or may not be lifted.
+    pub async fn lift_ban(&self, user: &UserId) -> Result<bool, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.passes().lift_ban(user)),
+            Self::Redis(redis) => redis.passes.lift_ban(user).await,
+        }
+    }
+
+    /// The next place in the order of a user's connections: higher than all before, on whatever
+    /// node.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub async fn next_ordinal(&self, user: &UserId) -> Result<u64, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.passes().next_ordinal()),
+            Self::Redis(redis) => redis.passes.next_ordinal(user).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinals_are_exact_as_doubles_and_grow() {
+        let year_2100 = EntryId {
+            ms: 4_102_444_800_000,
+            seq: u64::MAX,
+        };
+        assert!(ordinal(year_2100) < 1 << 53);
+        let ids = [(5, 0), (5, 1), (5, 999), (6, 0)].map(|(ms, seq)| ordinal(EntryId { ms, seq }));
+        assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    }
+}

@@ -1,0 +1,7 @@
+//! PUBLISH and SUBSCRIBE: lines to other nodes, and lines from them.
+
+pub mod outbox;
+
+pub mod pump;
+
+pub mod subscriber;

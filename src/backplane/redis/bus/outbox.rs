@@ -1,0 +1,330 @@
+//! Publishing: one outbox for each channel, batched by availability.
+//!
+//! A lone line leaves at once. While publishes are under way, what comes in the meantime goes
+//! together into the next one. Payloads of one outbox are numbered from 1. When an answer
+//! fails to come, nobody knows whether Redis published: the payload is sent again under the
+//! same number, and its receivers drop what they had. Receivers see a loss by the number that
+//! follows; where nothing follows, a tail repeats the last one. What must stay true: lines of
+//! one channel keep their order, and each gets exactly one answer.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use futures::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::backplane::redis::AWAY;
+use crate::backplane::redis::servers::Link;
+use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::{Published, Unavailable};
+use crate::protocol;
+use crate::protocol::ids::NodeId;
+use crate::telemetry::metrics::Metrics;
+
+/// Lines that may wait in one outbox; whoever has more waits.
+pub(crate) const QUEUE: usize = 4_096;
+/// Most lines in one payload.
+const LINES: usize = 64;
+/// A payload takes no further line once it has this many bytes.
+const BYTES: usize = 32 * 1024;
+/// Publishes under way at once.
+const IN_FLIGHT: usize = 8;
+/// Before a failed payload is sent again.
+const RETRY: Duration = Duration::from_millis(50);
+/// An outbox without a new payload for this long sends a tail.
+const TAIL: Duration = Duration::from_millis(500);
+/// How often a tail is tried. It may come late: receivers ignore one that says nothing new.
+const TAIL_ATTEMPTS: u32 = 10;
+/// Between two looks whether all is answered.
+const SETTLE_STEP: Duration = Duration::from_millis(10);
+/// An outbox without work ends after this time; the next line starts another.
+const IDLE: Duration = Duration::from_secs(60);
+
+struct Line {
+    text: String,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<u32, Unavailable>>,
+}
+
+struct Payload {
+    text: Bytes,
+    deadline: Instant,
+    /// It may have been published by an attempt that got no answer. Then an answer of 0 to another
+    /// attempt does not prove that nobody has it.
+    doubtful: bool,
+    answers: Vec<oneshot::Sender<Result<u32, Unavailable>>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Outboxes {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    link: Link,
+    node: NodeId,
+    open: DashMap<String, mpsc::Sender<Line>>,
+    /// The last number used for a channel. Outlives the outbox: a number must not come twice.
+    numbers: Mutex<HashMap<String, u64>>,
+    /// Lines without an answer yet.
+    unanswered: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line")
+            .field("bytes", &self.text.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outboxes {
+    pub(crate) fn new(link: Link, node: NodeId, metrics: Arc<Metrics>) -> Self {
+        let (open, numbers) = (DashMap::new(), Mutex::default());
+        Self {
+            shared: Arc::new(Shared {
+                link,
+                node,
+                open,
+                numbers,
+                unanswered: AtomicUsize::new(0),
+                metrics,
+            }),
+        }
+    }
+
+    /// Puts a line into its channel's outbox, waiting for room there.
+    pub(crate) async fn publish(
+        &self,
+        channel: String,
+        text: String,
+        deadline: Instant,
+    ) -> Published {
+        let (answer, published) = oneshot::channel();
+        let outbox = self.shared.outbox(channel);
+        // Counted once there is room: whoever waits for it may be dropped meanwhile. Refused only
+        // when the runtime is ending; the dropped `answer` says so.
+        if let Ok(place) = outbox.reserve().await {
+            self.shared.unanswered.fetch_add(1, Ordering::Relaxed);
+            self.shared.metrics.lines.inc();
+            place.send(Line {
+                text,
+                deadline,
+                answer,
+            });
+        }
+        Published(published)
+    }
+
+    /// How many lines have no answer yet.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.shared.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// How many lines wait for an answer, and how many wait in the fullest outbox.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        let waiting = |outbox: &mpsc::Sender<Line>| QUEUE - outbox.capacity();
+        let fullest = self.shared.open.iter().map(|entry| waiting(entry.value()));
+        (
+            self.shared.unanswered.load(Ordering::Relaxed),
+            fullest.max().unwrap_or(0),
+        )
+    }
+
+    /// Waits until all that was handed over is answered, for the given time at most.
+    pub(crate) async fn settle(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.shared.unanswered.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            tokio::time::sleep(SETTLE_STEP).await;
+        }
+    }
+}
+
+impl Shared {
+    fn outbox(self: &Arc<Self>, channel: String) -> mpsc::Sender<Line> {
+        if let Some(outbox) = self.open.get(&channel) {
+            return outbox.clone();
+        }
+        let entry = self.open.entry(channel.clone());
+        let outbox = entry.or_insert_with(|| {
+            let (outbox, lines) = mpsc::channel(QUEUE);
+            tokio::spawn(self.clone().serve(channel, lines));
+            outbox
+        });
+        outbox.clone()
+    }
+
+    /// Serves one channel until there has been no work for a while.
+    async fn serve(self: Arc<Self>, channel: String, mut lines: mpsc::Receiver<Line>) {
+        let mut number = self.numbers().get(&channel).copied().unwrap_or(0);
+        let mut waiting: VecDeque<Line> = VecDeque::new();
+        let mut under_way = FuturesOrdered::new();
+        let mut taken = Vec::with_capacity(LINES);
+        // When a tail is due; none if nobody can have missed anything since the last one.
+        let mut tail: Option<Instant> = None;
+        loop {
+            while under_way.len() < IN_FLIGHT && !waiting.is_empty() {
+                number += 1;
+                let payload = self.pack(number, &mut waiting);
+                under_way.push_back(self.send(&channel, payload));
+            }
+            tokio::select! {
+                biased;
+                Some((payload, result)) = under_way.next(), if !under_way.is_empty() => {
+                    // Where nobody listened, the sender knows.
+                    let mut heard = result.as_ref().is_ok_and(|receivers| *receivers > 0);
+                    if let Err(failed) = self.finish(payload, result) {
+                        heard = true;
+                        // Those behind it must wait to keep their order.
+                        let mut again = VecDeque::from([failed]);
+                        while let Some((payload, result)) = under_way.next().await {
+                            again.extend(self.finish(payload, result).err());
+                        }
+                        self.repeat(&channel, again).await;
+                    }
+                    if heard || tail.is_some() {
+                        tail = Some(Instant::now() + TAIL);
+                    }
+                }
+                _ = lines.recv_many(&mut taken, LINES), if waiting.len() < LINES => {
+                    waiting.extend(taken.drain(..));
+                }
+                // Not while a payload is under way: it would be taken for lost.
+                () = tokio::time::sleep_until(tail.unwrap_or_else(Instant::now)),
+                    if tail.is_some() && under_way.is_empty() && waiting.is_empty() =>
+                {
+                    tail = None;
+                    tokio::spawn(self.clone().publish_tail(channel.clone(), number));
+                }
+                () = tokio::time::sleep(IDLE), if under_way.is_empty() && waiting.is_empty() => {
+                    // Only when nobody holds a sender can no line be on its way to us.
+                    let is_idle = |outbox: &mpsc::Sender<Line>| outbox.strong_count() == 1 && lines.is_empty();
+                    let closed = self.open.remove_if(&channel, |channel, outbox| {
+                        let idle = is_idle(outbox);
+                        if idle {
+                            self.numbers().insert(channel.clone(), number);
+                        }
+                        idle
+                    });
+                    if closed.is_some() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn numbers(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pack(&self, number: u64, waiting: &mut VecDeque<Line>) -> Payload {
+        let mut text = protocol::header_line(&self.node, number);
+        let mut answers = Vec::with_capacity(waiting.len().min(LINES));
+        let mut deadline = Instant::now();
+        while answers.len() < LINES && (answers.is_empty() || text.len() < BYTES) {
+            let Some(line) = waiting.pop_front() else {
+                break;
+            };
+            if !answers.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&line.text);
+            deadline = deadline.max(line.deadline);
+            answers.push(line.answer);
+        }
+        self.metrics.batch_size.observe(answers.len() as f64);
+        Payload {
+            text: text.into(),
+            deadline,
+            doubtful: false,
+            answers,
+        }
+    }
+
+    fn send(
+        &self,
+        channel: &str,
+        payload: Payload,
+    ) -> impl Future<Output = (Payload, Result<u32, fred::error::Error>)> + use<> {
+        let (link, channel) = (self.link.clone(), channel.to_owned());
+        async move {
+            let result = link.publish(&channel, payload.text.clone()).await;
+            (payload, result)
+        }
+    }
+
+    /// Sends failed payloads again, one after the other, until each has an answer or its
+    /// deadline has passed.
+    async fn repeat(&self, channel: &str, failed: VecDeque<Payload>) {
+        for mut payload in failed {
+            loop {
+                if Instant::now() + RETRY >= payload.deadline {
+                    self.answer(payload, Err(AWAY));
+                    break;
+                }
+                tokio::time::sleep(RETRY).await;
+                self.metrics.publish_retries.inc();
+                let (back, result) = self.send(channel, payload).await;
+                match self.finish(back, result) {
+                    Ok(()) => break,
+                    Err(back) => payload = back,
+                }
+            }
+        }
+    }
+    /// Hands out the answer, or the payload back if there is none.
+    fn finish(
+        &self,
+        mut payload: Payload,
+        result: Result<u32, fred::error::Error>,
+    ) -> Result<(), Payload> {
+        match result {
+            Ok(0) if payload.doubtful => Err(payload),
+            Ok(receivers) => {
+                self.answer(payload, Ok(receivers));
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(error = %shown(&error), "publish failed");
+                // A server that names another one has published nothing.
+                payload.doubtful |= !error.is_cluster();
+                Err(payload)
+            }
+        }
+    }
+
+    fn answer(&self, payload: Payload, result: Result<u32, Unavailable>) {
+        let lines = payload.answers.len();
+        let outcome = match result {
+            Ok(0) => "nobody",
+            Ok(_) => "taken",
+            Err(_) => "failed",
+        };
+        self.metrics.published(outcome, lines as u64);
+        for answer in payload.answers {
+            // Gone if the sender has stopped waiting.
+            let _ = answer.send(result);
+        }
+        self.unanswered.fetch_sub(lines, Ordering::Relaxed);
+    }
+
+    /// Tells the listeners the last number once more. What has been published since does no harm
+    /// to it, nor it to that: a lower number says nothing new.
+    async fn publish_tail(self: Arc<Self>, channel: String, number: u64) {
+        let tail = Bytes::from(protocol::tail_payload(&self.node, number));
+        for _ in 0..TAIL_ATTEMPTS {
+            if self.link.publish(&channel, tail.clone()).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(TAIL).await;
+        }
+    }
+}

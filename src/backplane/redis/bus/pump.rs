@@ -1,0 +1,86 @@
+//! Taking what a subscription brings out of fred's buffer.
+
+use std::sync::Arc;
+
+use fred::types::Message;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::cluster::inbound::Probes;
+use crate::protocol;
+use crate::shutdown::Shutdown;
+use crate::telemetry::metrics::Metrics;
+
+/// Bytes of messages that may wait for the reader. Beyond that fred's own buffer fills up, and
+/// then messages are lost, which is noticed.
+pub(crate) const BACKLOG: usize = 16 * 1024 * 1024;
+/// Charged for each message beside its bytes.
+const OVERHEAD: usize = 256;
+
+/// What a subscription brings.
+pub(crate) enum Heard {
+    /// A message; its permit is its share of the backlog.
+    Message(Message, OwnedSemaphorePermit),
+    /// So many messages are lost.
+    Lagged(u64),
+}
+
+/// What the pumps of a node share.
+#[derive(Debug, Clone)]
+pub(crate) struct Pump {
+    /// How many bytes more may wait.
+    pub(crate) backlog: Arc<Semaphore>,
+    pub(crate) probes: Arc<Probes>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Pump {
+    /// Moves messages from fred's buffer, which overwrites what is not taken in time, to ours, which
+    /// holds by bytes. Does nothing else, so that it keeps up however busy the reader is.
+    ///
+    /// It hears the probes itself: they ask whether the subscription works, and not how far behind
+    /// the reader is. Under load that would be mistaken for deafness.
+    pub(crate) async fn run(
+        self,
+        mut messages: Receiver<Message>,
+        heard: mpsc::UnboundedSender<Heard>,
+        last: Shutdown,
+    ) {
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = messages.recv() => next,
+                // Only when nothing is left.
+                () = last.begun() => return,
+            };
+            let next = match next {
+                Ok(message) => {
+                    if let Some(n) =
+                        protocol::as_probe(message.value.as_bytes().unwrap_or_default())
+                    {
+                        if let Some(lag) = self.probes.note(n) {
+                            self.metrics.bus_lag.observe(lag.as_secs_f64());
+                        }
+                        continue;
+                    }
+                    let bytes = message.value.as_bytes().map_or(0, <[u8]>::len) + OVERHEAD;
+                    let charge = bytes.min(BACKLOG) as u32;
+                    // Never closed.
+                    let Ok(permit) = self.backlog.clone().acquire_many_owned(charge).await else {
+                        return;
+                    };
+                    Heard::Message(message, permit)
+                }
+                Err(RecvError::Lagged(count)) => {
+                    self.probes.note_overrun();
+                    self.metrics.payloads_overrun.inc_by(count);
+                    Heard::Lagged(count)
+                }
+                Err(RecvError::Closed) => return,
+            };
+            if heard.send(next).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The lease: a node's sign of life, and the table of the others.
+//!
+//! Each beat looks at the own lease before it is put again. Missing means that Redis forgot, so
+//! every row is written again. Somebody else's means that the name is taken: by a dead boot,
+//! which is overwritten, or by a live one, and then this process must end. "Live" is decided by
+//! publishing to the other's channel, where 0 receivers is proof. No clock decides anything.
+//! A node that was taken for dead finds itself missing in `pn:boots`, or its sweep under way, and
+//! writes every row again too.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use fred::error::ErrorKind;
+use fred::prelude::{Expiration, KeysInterface, SetOptions, SetsInterface};
+use fred::types::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::backplane::redis::servers::Link;
+use crate::backplane::redis::servers::errors::{Refusal, shown};
+use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
+use crate::backplane::{NodeRecord, NodeState, Unavailable};
+use crate::local::hub::Hub;
+use crate::protocol;
+use crate::protocol::ids::NodeId;
+
+/// Between two beats.
+pub(crate) const BEAT: Duration = Duration::from_secs(3);
+/// Between two looks whether Redis still has it: how long a loss can go unnoticed.
+const LOOK: Duration = Duration::from_secs(1);
+/// After Redis forgot everything, the other nodes need up to this long to notice and to put
+/// their rows back. Until then a missing row says nothing of its user.
+const REBUILD: Duration = Duration::from_secs(5);
+/// Between two attempts while the beat fails.
+const RETRY: Duration = Duration::from_millis(250);
+/// How long a lease lasts without a beat.
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
+/// After this long all rows are put again, well before their day in Redis is over.
+const REFRESH: Duration = Duration::from_secs(6 * 3600);
+/// Beats without a lease after which a node counts as dead. One may be Redis's own pause.
+pub(crate) const MISSING_BEATS: u32 = 2;
+/// Dead nodes remembered as such.
+const GRAVES: usize = 10_000;
+
+#[derive(Debug, Default)]
+struct Table {
+    nodes: Arc<Vec<NodeRecord>>,
+    /// Names in the set without a lease, and for how many beats.
+    missing: HashMap<String, u32>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lease {
+    link: Link,
+    keys: Keys,
+    record: NodeRecord,
+    hub: Arc<Hub>,
+    draining: AtomicBool,
+    /// When the lease was last known to be ours.
+    held: RwLock<Option<Instant>>,
+    /// When it was last found missing, after it had been held.
+    forgotten: RwLock<Option<Instant>>,
+    /// The time of `forgotten` after which all rows were marked to be written again.
+    marked: RwLock<Option<Instant>>,
+    table: RwLock<Table>,
+    refusal: Refusal,
+    /// Nodes that were proven dead, which the table may not show yet.
+    dead: RwLock<HashSet<NodeId>>,
+    /// Given up for good. Held during a beat, so that none comes behind the end.
+    left: tokio::sync::Mutex<bool>,
+    fatal: watch::Sender<Option<Fatal>>,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        link: Link,
+        keys: Keys,
+        record: NodeRecord,
+        hub: Arc<Hub>,
+        fatal: watch::Sender<Option<Fatal>>,
+    ) -> Self {
+        Self {
+            link,
+            keys,
+            record,
+            hub,
+            draining: AtomicBool::new(false),
+            held: RwLock::default(),
+            forgotten: RwLock::default(),
+            marked: RwLock::default(),
+            table: RwLock::default(),
+            refusal: Refusal::default(),
+            dead: RwLock::default(),
+            left: tokio::sync::Mutex::default(),
+            fatal,
+        }
+    }
+
+    pub(crate) fn node(&self) -> &NodeId {
+        &self.record.node
+    }
+
+    /// Whether the lease is ours for all we know.
+    pub(crate) fn is_held(&self) -> bool {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.is_some_and(|at| at.elapsed() < LEASE)
+    }
+
+    /// Since when it was last known to be ours; none as long as it never was.
+    pub(crate) fn age(&self) -> Duration {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// Why Redis does not do what a beat needs.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        self.refusal.reason()
+    }
+
+    pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
+        self.table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .nodes
+            .clone()
+    }
+
+    /// Whether the name has been without a lease for two beats.
+    pub(crate) fn is_missing(&self, name: &str) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        // A name that is not even in the set was removed from it after just that.
+        match table.missing.get(name) {
+            Some(beats) => *beats >= MISSING_BEATS,
+            None => !table.nodes.iter().any(|record| record.name == name),
+        }
+    }
+
+    /// Notes that a node was proven dead.
+    pub(crate) fn bury(&self, node: &NodeId) {
+        let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
+        if dead.len() >= GRAVES {
+            dead.clear();
+        }
+        dead.insert(node.clone());
+    }
+
+    /// Whether a node was proven dead and has not come back.
+    pub(crate) fn is_buried(&self, node: &NodeId) -> bool {
+        let dead = self.dead.read().unwrap_or_else(PoisonError::into_inner);
+        dead.contains(node)
+    }
+
+    /// Whether nobody listens on a node's channel: proof that no message can reach it now.
+    pub(crate) async fn is_deaf(&self, node: &NodeId) -> Result<bool, fred::error::Error> {
+        let channel = self.keys.node_channel(node);
+        let line = protocol::probe_line(0);
+        let listeners = self.link.publish(&channel, line.into()).await?;
+        Ok(listeners == 0)
+    }
+
+    /// When Redis was last found to have forgotten this node; told once all rows are marked to
+    /// be written again.
+    pub(crate) fn forgotten(&self) -> Option<Instant> {
+        *self.marked.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lease of whoever has this name now.
+    pub(crate) async fn read(&self, name: &str) -> Result<Option<NodeRecord>, Unavailable> {
+        let key = self.keys.lease(name);
+        let value = self.link.call("GET", &key, &[]).await;
+        let value: Option<String> = value.and_then(Value::convert).map_err(|_| AWAY)?;
+        Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
+    }
+
+    /// Whether a missing row proves that its user is nowhere. Not when Redis has just forgotten
+    /// everything, which the own lease shows.
+    pub(crate) async fn vouches_for_rows(&self) -> Result<bool, Unavailable> {
+        let forgotten = *self
+            .forgotten
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
+            // A new master may lack the newest rows though it has our lease.
+            || self.link.has_turned_within(REBUILD)
+        {
+            return Ok(false);
+        }
+        let holder = self.read(&self.record.name).await?;
+        Ok(holder.is_some_and(|record| record.node == self.record.node))
+    }
+
+    /// Keeps the lease until the node ends.
+    pub(crate) async fn keep(self: Arc<Self>) {
+        let mut breaks = self.link.breaks();
+        let mut refreshed = Instant::now();
+        let mut trusted = false;
+        loop {
+            let left = self.left.lock().await;
+            if *left {
+                return;
+            }
+            let beat = self.beat().await;
+            drop(left);
+            match beat {
+                Ok(intact) => {
+                    self.refusal.clear();
+                    if !(intact && trusted) {
+                        // A master that was deposed may have taken removals that nobody else has.
+                        self.hub.changes().mark_removed();
+                    }
+                    if !(intact && trusted && refreshed.elapsed() < REFRESH) {
+                        refreshed = Instant::now();
+                        self.hub.changes().mark(self.hub.subjects());
+                        self.note_marked();
+                    }
+                    trusted = self.watch(&mut breaks).await;
+                }
+                Err(error) => {
+                    tracing::debug!(error = %shown(&error), "beat failed");
+                    self.refusal.note(&error);
+                    self.link.note(&error);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for the next beat, which comes early when Redis forgets the lease or was away:
+    /// then it may have lost anything. Answers whether the rows can still be trusted.
+    async fn watch(&self, breaks: &mut watch::Receiver<u64>) -> bool {
+        let next = Instant::now() + BEAT;
+        while Instant::now() < next {
+            match tokio::time::timeout(LOOK, breaks.changed()).await {
+                Ok(Ok(())) => return false,
+                // The link is gone, and so is the node in a moment.
+                Ok(Err(_)) => tokio::time::sleep(LOOK).await,
+                Err(_) => {
+                    if let Ok(None) = self.read(&self.record.name).await {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// One beat. Answers whether the lease was still ours and nobody took us for dead, so that
+    /// the rows can be trusted.
+    async fn beat(&self) -> Result<bool, fred::error::Error> {
+        let key = self.keys.lease(&self.record.name);
+        let value = self.link.call("GET", &key, &[]).await?;
+        let value: Option<String> = value.convert()?;
+        let holder: Option<NodeRecord> = value.and_then(|value| serde_json::from_str(&value).ok());
+        let ours = holder
+            .as_ref()
+            .is_some_and(|record| record.node == self.record.node);
+        if !ours && let Some(other) = holder {
+            if !self.is_deaf(&other.node).await? {
+                let name = self.record.name.clone();
+                self.fatal.send_replace(Some(Fatal::NameTaken {
+                    name,
+                    by: other.node,
+                }));
+                return Ok(true);
+            }
+            self.put(None).await?;
+        } else if ours {
+            self.put(None).await?;
+        } else {
+            self.note_forgotten();
+            if !self.put(Some(SetOptions::NX)).await? {
+                // Somebody was faster; look again at once.
+                let words = "lost the race for the lease";
+                return Err(fred::error::Error::new(ErrorKind::Unknown, words));
+            }
+        }
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let swept = self.enlist().await?;
+        if ours && swept {
+            tracing::warn!("this node was taken for dead; putting its rows back");
+        }
+        self.look_around().await?;
+        Ok(ours && !swept)
+    }
+
+    /// Puts the node into the sets of nodes and keeps the indexes of its rows alive. Answers
+    /// whether somebody sweeps its rows away, or has: whoever does holds a lock meanwhile and
+    /// ends by taking the node out of the set.
+    async fn enlist(&self) -> Result<bool, fred::error::Error> {
+        let node = &self.record.node;
+        let nodes = self.keys.nodes();
+        let _: () = self.link.at(&nodes).sadd(&nodes, &self.record.name).await?;
+        let (sweep, boots) = (self.keys.sweep(node), self.keys.boots());
+        let sweeping: bool = self.link.at(&sweep).exists(&sweep).await?;
+        // Behind the look at the lock: one that went in between has left its mark here.
+        let added: i64 = self.link.at(&boots).sadd(&boots, node.to_string()).await?;
+        for index in [self.keys.users(node), self.keys.topics(node)] {
+            let client = self.link.at(&index);
+            let _: () = client.expire(&index, ROW_TTL_SECONDS, None).await?;
+        }
+        Ok(sweeping || added > 0)
+    }
+
+    fn note_forgotten(&self) {
+        let held = self
+            .held
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        if held {
+            tracing::warn!("Redis has forgotten this node; putting everything back");
+            let mut forgotten = self
+                .forgotten
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            *forgotten = Some(Instant::now());
+        }
+    }
+
+    fn note_marked(&self) {
+        let forgotten = *self
+            .forgotten
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        *self.marked.write().unwrap_or_else(PoisonError::into_inner) = forgotten;
+    }
+
+    async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
+        let mut record = self.record.clone();
+        record.connections = self.hub.len();
+        if self.draining.load(Ordering::Relaxed) {
+            record.state = NodeState::Draining;
+        }
+        let value = serde_json::to_string(&record).expect("plain fields");
+        let expire = Expiration::PX(LEASE.as_millis() as i64);
+        let key = self.keys.lease(&self.record.name);
+        let answer: Value = self
+            .link
+            .at(&key)
+            .set(key, value, Some(expire), options, false)
+            .await?;
+        Ok(!answer.is_null())
+    }
+
+    /// Reads the leases of all nodes; takes names out of the set that have had none for long.
+    async fn look_around(&self) -> Result<(), fred::error::Error> {
+        let key = self.keys.nodes();
+        let names: HashSet<String> = self.link.at(&key).smembers(&key).await?;
+        let names: Vec<String> = names.into_iter().collect();
+        let leases: Vec<String> = names.iter().map(|name| self.keys.lease(name)).collect();
+        let values = self.link.read_each("GET", &leases).await?;
+        let mut nodes = Vec::new();
+        let mut missing = HashMap::new();
+        let mut gone = Vec::new();
+        {
+            let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+            for (name, value) in names.into_iter().zip(values) {
+                let value: Option<String> = value.convert().ok();
+                match value.and_then(|value| serde_json::from_str::<NodeRecord>(&value).ok()) {
+                    Some(record) => nodes.push(record),
+                    None => {
+                        let beats = table.missing.get(&name).copied().unwrap_or(0) + 1;
+                        if beats > MISSING_BEATS {
+                            gone.push(name.clone());
+                        }
+                        missing.insert(name, beats);
+                    }
+                }
+            }
+        }
+        self.link.note_population(nodes.len());
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        {
+            // Taken for dead and back again.
+            let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
+            nodes
+                .iter()
+                .for_each(|record| _ = dead.remove(&record.node));
+        }
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Table {
+            nodes: Arc::new(nodes),
+            missing,
+        };
+        if !gone.is_empty() {
+            let _: () = self.link.at(&key).srem(&key, gone).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn announce_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        // If it fails, the next beat says so.
+        let _ = self.put(None).await;
+    }
+
+    /// Takes the lease away, so that everybody knows at once. With `clean`, no row is left, and
+    /// so nothing for others to sweep.
+    pub(crate) async fn give_up(&self, clean: bool) {
+        // A beat under way ends first, or it would put back what is taken away here.
+        *self.left.lock().await = true;
+        let node = &self.record.node;
+        if clean {
+            for index in [self.keys.users(node), self.keys.topics(node)] {
+                let _: Result<(), _> = self.link.at(&index).del(&index).await;
+            }
+            let boots = self.keys.boots();
+            let _: Result<(), _> = self.link.at(&boots).srem(&boots, node.to_string()).await;
+        }
+        let (key, nodes) = (self.keys.lease(&self.record.name), self.keys.nodes());
+        let _: Result<(), _> = self.link.at(&key).del(&key).await;
+        let _: Result<(), _> = self.link.at(&nodes).srem(&nodes, &self.record.name).await;
+    }
+}

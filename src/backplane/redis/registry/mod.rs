@@ -1,0 +1,9 @@
+//! Rows and leases: which node holds which user, and which nodes live.
+
+pub mod read;
+
+pub mod write;
+
+pub mod lease;
+
+pub mod sweep;

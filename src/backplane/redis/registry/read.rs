@@ -1,0 +1,248 @@
+//! Reading rows: where a user's or a topic's connections are.
+//!
+//! A row may name nodes that are dead, for it outlives them for a while, and may be missing
+//! although somebody is there, right after Redis has lost it. Neither is taken for the truth
+//! without asking.
+
+use std::collections::HashMap;
+
+use fred::prelude::HashesInterface;
+use fred::types::Value;
+
+use crate::backplane::redis::{AWAY, Redis, WATCHED};
+use crate::backplane::{About, Locations, Parties, Population, Row, Unavailable, parse_field};
+use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
+
+/// Rows looked up in one pipeline.
+pub(crate) const LOOKUPS: usize = 512;
+
+/// A row as it is read: of a user the field names, of a topic the values too.
+type Fields = Vec<String>;
+
+impl Redis {
+    pub(crate) async fn locate(
+        &self,
+        subjects: &[Subject],
+    ) -> Result<Vec<Option<Locations>>, Unavailable> {
+        let rows = match subjects {
+            // The one look-up of a single push: fred pipelines it with those of others.
+            [Subject::User(user)] => vec![self.row_of(user).await?],
+            subjects => self.read_rows(subjects).await?,
+        };
+        let doubtful = rows.iter().any(Vec::is_empty) && !self.lease.vouches_for_rows().await?;
+        let located = subjects.iter().zip(rows).map(|(subject, fields)| {
+            let unknown = fields.is_empty() && doubtful;
+            (!unknown).then(|| match subject {
+                Subject::User(_) => self.others(&fields),
+                Subject::Topic(_) => populations(fields)
+                    .filter(|(node, _)| node != self.lease.node())
+                    .collect(),
+            })
+        });
+        Ok(located.collect())
+    }
+
+    async fn row_of(&self, user: &UserId) -> Result<Fields, Unavailable> {
+        let key = self.keys.user(user);
+        let fields = match self.link.at(&key).hkeys(&key).await {
+            Err(error) if error.is_cluster() => {
+                self.link.note(&error);
+                self.link.call("HKEYS", &key, &[]).await.map(Value::convert)
+            }
+            fields => fields.map(Ok),
+        };
+        fields.flatten().map_err(|error| self.away(&error))
+    }
+
+    /// The rows in the order of their subjects. Those of users and of topics are read apart,
+    /// because a pipeline asks one thing of all its keys.
+    async fn read_rows(&self, subjects: &[Subject]) -> Result<Vec<Fields>, Unavailable> {
+        let mut rows = vec![Fields::new(); subjects.len()];
+        for (command, of_topics) in [("HKEYS", false), ("HGETALL", true)] {
+            let is_one = |&place: &usize| matches!(subjects[place], Subject::Topic(_)) == of_topics;
+            let places: Vec<usize> = (0..subjects.len()).filter(is_one).collect();
+            for places in places.chunks(LOOKUPS) {
+                let keys = places.iter().map(|&place| self.keys.row(&subjects[place]));
+                let keys: Vec<String> = keys.collect();
+                let answers = self.link.read_each(command, &keys).await;
+                for (&place, answer) in places.iter().zip(answers.map_err(|_| AWAY)?) {
+                    rows[place] = flat(answer).ok_or(AWAY)?;
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The nodes in a user's row, by its field names, this one left out.
+    fn others(&self, fields: &[String]) -> Locations {
+        let mut locations = Locations::new();
+        for id in fields.iter().filter_map(|field| parse_field(field)) {
+            if id.node == *self.lease.node() {
+                continue;
+            }
+            match locations.iter_mut().find(|(node, _)| *node == id.node) {
+                Some((_, count)) => *count += 1,
+                None => locations.push((id.node, 1)),
+            }
+        }
+        locations
+    }
+
+    pub(crate) async fn members(
+        &self,
+        topics: &[Topic],
+    ) -> Result<Vec<Vec<Population>>, Unavailable> {
+        let keys: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
+        let mut judged = Judged::default();
+        let mut all = Vec::with_capacity(topics.len());
+        for fields in self.read_whole(&keys).await? {
+            let mut members = Vec::new();
+            for (node, connections) in populations(fields) {
+                if judged.is_live(self, &node).await? {
+                    members.push(Population { node, connections });
+                }
+            }
+            members.sort_unstable();
+            all.push(members);
+        }
+        Ok(all)
+    }
+
+    pub(crate) async fn parties(&self, topics: &[Topic]) -> Result<Vec<Parties>, Unavailable> {
+        let subjects: Vec<Subject> = topics.iter().cloned().map(Subject::Topic).collect();
+        let rows = self.read_rows(&subjects).await?;
+        let others = |fields| {
+            let parties = parties(fields).filter(|(node, ..)| node != self.lease.node());
+            parties.map(|(node, _, watches)| (node, watches)).collect()
+        };
+        Ok(rows.into_iter().map(others).collect())
+    }
+
+    pub(crate) async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        Ok(self.lease.vouches_for_rows().await?
+            && self.is_dead(node).await?
+            && self.lease.is_deaf(node).await.map_err(|_| AWAY)?)
+    }
+
+    pub(crate) async fn rows(&self, users: &[UserId]) -> Result<Vec<Vec<Row>>, Unavailable> {
+        let keys: Vec<String> = users.iter().map(|user| self.keys.user(user)).collect();
+        let mut judged = Judged::default();
+        let mut all = Vec::with_capacity(users.len());
+        for fields in self.read_whole(&keys).await? {
+            let mut rows = Vec::new();
+            for (field, about) in pairs(fields) {
+                let Some(id) = parse_field(&field) else {
+                    continue;
+                };
+                if judged.is_live(self, &id.node).await? {
+                    let about: About = serde_json::from_str(&about).unwrap_or_default();
+                    rows.push(Row {
+                        node: id.node,
+                        fd: id.fd.0,
+                        about,
+                    });
+                }
+            }
+            rows.sort_by(|a, b| (&a.node, a.fd).cmp(&(&b.node, b.fd)));
+            all.push(rows);
+        }
+        Ok(all)
+    }
+
+    /// Whole rows, as fields and values in turn, of which none is missing by mistake.
+    async fn read_whole(&self, keys: &[String]) -> Result<Vec<Fields>, Unavailable> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(LOOKUPS) {
+            let answers = self.link.read_each("HGETALL", keys).await;
+            for answer in answers.map_err(|error| self.away(&error))? {
+                rows.push(flat(answer).ok_or(AWAY)?);
+            }
+        }
+        if rows.iter().any(Vec::is_empty) && !self.lease.vouches_for_rows().await? {
+            return Err(Unavailable("the registry is being rebuilt"));
+        }
+        Ok(rows)
+    }
+
+    /// Whether a node that a row names is there. A lease proves it, and so does somebody who
+    /// listens on its channel: a lease may be missing because Redis takes no writes.
+    async fn is_live(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        if node == self.lease.node() {
+            return Ok(true);
+        }
+        match self.lease.read(node.name()).await? {
+            Some(record) if record.node == *node => Ok(true),
+            _ if self.lease.is_buried(node) => Ok(false),
+            _ => Ok(!self.lease.is_deaf(node).await.map_err(|_| AWAY)?),
+        }
+    }
+
+    pub(crate) async fn forget(&self, subject: &Subject, node: &NodeId) {
+        let key = self.keys.row(subject);
+        let client = self.link.at(&key);
+        let fields = match subject {
+            Subject::User(_) => {
+                let fields: Result<Vec<String>, _> = client.hkeys(&key).await;
+                let mut fields = fields.unwrap_or_default();
+                fields.retain(|field| parse_field(field).is_some_and(|id| id.node == *node));
+                fields
+            }
+            Subject::Topic(_) => vec![node.to_string()],
+        };
+        if !fields.is_empty() {
+            // If it fails, the next push there tries again.
+            let _: Result<(), _> = client.hdel(&key, fields).await;
+        }
+    }
+}
+
+/// The texts of a list, or of a map as fields and values in turn.
+fn flat(answer: Value) -> Option<Vec<String>> {
+    let values = match answer {
+        Value::Map(map) => map
+            .inner()
+            .into_iter()
+            .flat_map(|(field, value)| [Value::from(field), value])
+            .collect(),
+        Value::Null => Vec::new(),
+        list => list.into_array(),
+    };
+    values
+        .into_iter()
+        .map(|value| value.into_string())
+        .collect()
+}
+
+/// The fields of a topic's row that are nodes and numbers.
+fn populations(fields: Vec<String>) -> impl Iterator<Item = (NodeId, u32)> {
+    parties(fields).map(|(node, count, _)| (node, count))
+}
+
+/// As [`populations`], and whether clients of the node watch the topic.
+fn parties(fields: Vec<String>) -> impl Iterator<Item = (NodeId, u32, bool)> {
+    pairs(fields).filter_map(|(node, value)| {
+        let (count, mark) = value.split_once(',').unwrap_or((&value, ""));
+        let count = count.parse().ok().filter(|count| *count > 0)?;
+        Some((node.parse().ok()?, count, mark == WATCHED))
+    })
+}
+
+fn pairs(fields: Vec<String>) -> impl Iterator<Item = (String, String)> {
+    let mut fields = fields.into_iter();
+    std::iter::from_fn(move || fields.next().zip(fields.next()))
+}
+
+/// Nodes that were judged in the course of one request: each is asked after once.
+#[derive(Default)]
+struct Judged(HashMap<NodeId, bool>);
+
+impl Judged {
+    async fn is_live(&mut self, redis: &Redis, node: &NodeId) -> Result<bool, Unavailable> {
+        if let Some(is_live) = self.0.get(node) {
+            return Ok(*is_live);
+        }
+        let is_live = redis.is_live(node).await?;
+        self.0.insert(node.clone(), is_live);
+        Ok(is_live)
+    }
+}

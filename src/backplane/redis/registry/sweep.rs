@@ -1,0 +1,296 @@
+//! Sweeping: what a dead node left in Redis is removed by those that live, and told of.
+//!
+//! By level: each node looks at each beat which entries of `pn:boots` are dead, and a sweep that
+//! was cut short is taken up by whoever looks next. Dead is whose lease is missing for some beats
+//! or held by another boot, *and* on whose channel nobody listens: a missing lease alone may be
+//! Redis's own pause.
+//!
+//! A node may be taken for dead and come back while its rows are being removed. So a sweep holds
+//! `pn:sweep:{<node>}` for longer than any command of it can take, and whatever it found, it ends
+//! by taking the node out of `pn:boots`. A node that sees either at its beat writes all its rows
+//! again. What must stay true: no row is removed behind that last step.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{
+    ClientLike, Expiration, HashesInterface, KeysInterface, SetOptions, SetsInterface,
+};
+use fred::types::{ClusterHash, CustomCommand, Value};
+use futures::future::try_join_all;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::backplane::parse_field;
+use crate::backplane::redis::Keys;
+use crate::backplane::redis::registry::lease::{BEAT, Lease, MISSING_BEATS};
+use crate::backplane::redis::servers::Link;
+use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::store::events::EventLog;
+use crate::protocol;
+use crate::protocol::ids::{NodeId, Subject, UserId};
+use crate::telemetry::metrics::Metrics;
+
+/// How long a sweeper keeps the others away. One that crashed does so for no longer.
+const LOCK: Duration = Duration::from_secs(30);
+/// A portion that took longer may have outlived the lock: the sweep ends there.
+const PORTION_LIMIT: Duration = Duration::from_secs(15);
+/// About how many rows are looked at in one portion.
+const PORTION: usize = 256;
+/// Users of a dead node have this long to connect elsewhere before they are said to have left.
+const GRACE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Sweeper {
+    link: Link,
+    keys: Keys,
+    lease: Arc<Lease>,
+    log: EventLog,
+    /// Nodes without a lease, and for how many beats in a row.
+    missing: HashMap<NodeId, u32>,
+    metrics: Arc<Metrics>,
+}
+
+impl Sweeper {
+    pub(crate) fn new(
+        link: Link,
+        keys: Keys,
+        lease: Arc<Lease>,
+        log: EventLog,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            link,
+            keys,
+            lease,
+            log,
+            missing: HashMap::new(),
+            metrics,
+        }
+    }
+
+    /// Looks for dead nodes at each beat until the node ends.
+    pub(crate) async fn watch(mut self) {
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            if let Err(error) = self.look().await {
+                tracing::debug!(error = %shown(&error), "no look for dead nodes; the next beat tries again");
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), Error> {
+        if !self.lease.is_held() {
+            // Without a lease of our own, that of others says nothing.
+            self.missing.clear();
+            return Ok(());
+        }
+        let key = self.keys.boots();
+        let boots: Vec<String> = self.link.at(&key).smembers(&key).await?;
+        let mut missing = HashMap::new();
+        let mut suspects = Vec::new();
+        for boot in boots {
+            let Ok(node) = boot.parse::<NodeId>() else {
+                continue;
+            };
+            match self.holder(&node).await? {
+                Holder::Itself => {}
+                Holder::Another => suspects.push(node),
+                Holder::Nobody => {
+                    let beats = self.missing.get(&node).copied().unwrap_or(0) + 1;
+                    missing.insert(node.clone(), beats);
+                    if beats >= MISSING_BEATS {
+                        suspects.push(node);
+                    }
+                }
+            }
+        }
+        self.missing = missing;
+        for node in suspects {
+            if self.lease.is_deaf(&node).await? {
+                self.lease.bury(&node);
+                self.sweep(&node).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Who has the lease of this node's name.
+    async fn holder(&self, node: &NodeId) -> Result<Holder, Error> {
+        if node == self.lease.node() {
+            return Ok(Holder::Itself);
+        }
+        let record = self.lease.read(node.name()).await;
+        let record = record.map_err(|error| Error::new(ErrorKind::IO, error.to_string()))?;
+        Ok(match record {
+            Some(record) if record.node == *node => Holder::Itself,
+            Some(_) => Holder::Another,
+            None => Holder::Nobody,
+        })
+    }
+
+    /// Removes a dead node's rows, unless somebody is at it.
+    async fn sweep(&self, node: &NodeId) -> Result<(), Error> {
+        if !self.lock(node).await? {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let (users, is_dead) = self.remove_rows(node).await?;
+        let lock = self.keys.sweep(node);
+        if is_dead {
+            for index in [self.keys.users(node), self.keys.topics(node)] {
+                let _: () = self.link.at(&index).del(&index).await?;
+            }
+        }
+        let boots = self.keys.boots();
+        let last: i64 = self.link.at(&boots).srem(&boots, node.to_string()).await?;
+        let _: () = self.link.at(&lock).del(&lock).await?;
+        if !is_dead {
+            tracing::warn!(%node, "a node that seemed dead is back; it puts its rows again");
+        } else if last > 0 {
+            let (users, took) = (users.len(), started.elapsed());
+            self.metrics.nodes_swept.inc();
+            tracing::warn!(%node, users, ?took, "a node is dead; its rows are removed");
+            self.log.append(&protocol::node_lost_event(node)).await?;
+        }
+        if is_dead && last > 0 {
+            let (link, keys, node) = (self.link.clone(), self.keys.clone(), node.clone());
+            let log = self.log.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(GRACE).await;
+                if let Err(error) = tell_who_left(&link, &keys, &log, &node, &users).await {
+                    tracing::warn!(%node, error = %shown(&error), "not all who left with the node are told of");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the lock of a sweep. It may be ours from one that was cut short.
+    async fn lock(&self, node: &NodeId) -> Result<bool, Error> {
+        let (key, me) = (self.keys.sweep(node), self.lease.node().to_string());
+        let expire = Some(Expiration::PX(LOCK.as_millis() as i64));
+        let options = Some(SetOptions::NX);
+        let client = self.link.at(&key);
+        let taken: Value = client.set(&key, &me, expire, options, false).await?;
+        if !taken.is_null() {
+            return Ok(true);
+        }
+        let holder: Option<String> = client.get(&key).await?;
+        Ok(holder == Some(me) && self.renew(node).await?)
+    }
+
+    async fn renew(&self, node: &NodeId) -> Result<bool, Error> {
+        let milliseconds = LOCK.as_millis() as i64;
+        let key = self.keys.sweep(node);
+        self.link.at(&key).pexpire(&key, milliseconds, None).await
+    }
+
+    /// Removes the dead node's fields from the rows of all users and topics in its indexes, which
+    /// are left as they are: who takes up the work sees all of it. Answers those users, and
+    /// whether the node is still dead; if not, part of its rows may be gone.
+    async fn remove_rows(&self, node: &NodeId) -> Result<(Vec<UserId>, bool), Error> {
+        let topic = |name: &str| name.parse().ok().map(Subject::Topic);
+        let user = |name: &str| name.parse().ok().map(Subject::User);
+        let (_, is_dead) = self
+            .remove_index(node, self.keys.topics(node), topic)
+            .await?;
+        if !is_dead {
+            return Ok((Vec::new(), false));
+        }
+        let (subjects, is_dead) = self.remove_index(node, self.keys.users(node), user).await?;
+        let users = subjects.into_iter().filter_map(|subject| match subject {
+            Subject::User(user) => Some(user),
+            Subject::Topic(_) => None,
+        });
+        Ok((users.collect(), is_dead))
+    }
+
+    async fn remove_index(
+        &self,
+        node: &NodeId,
+        index: String,
+        read: fn(&str) -> Option<Subject>,
+    ) -> Result<(Vec<Subject>, bool), Error> {
+        let mut all = Vec::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let began = Instant::now();
+            let renewed = self.renew(node).await?;
+            let names;
+            (cursor, names) = self.scan(&index, cursor).await?;
+            let portion: Vec<Subject> = names.iter().filter_map(|name| read(name)).collect();
+            if !renewed || self.holder(node).await? == Holder::Itself {
+                return Ok((all, false));
+            }
+            try_join_all(portion.iter().map(|one| self.remove_row(one, node))).await?;
+            all.extend(portion);
+            if began.elapsed() > PORTION_LIMIT {
+                return Ok((all, false));
+            }
+            if cursor == "0" {
+                let is_dead = self.holder(node).await? != Holder::Itself;
+                return Ok((all, is_dead));
+            }
+        }
+    }
+
+    /// Some names of the index, and where to go on. A name may come twice.
+    async fn scan(&self, index: &str, cursor: String) -> Result<(String, Vec<String>), Error> {
+        let command = CustomCommand::new_static("SSCAN", ClusterHash::FirstKey, false);
+        let key = index.to_owned();
+        let client = self.link.at(&key);
+        let arguments = vec![key, cursor, "COUNT".to_owned(), PORTION.to_string()];
+        let answer: Vec<Value> = client.custom(command, arguments).await?;
+        let [cursor, names] = <[Value; 2]>::try_from(answer)
+            .map_err(|_| Error::new(ErrorKind::Parse, "SSCAN answered no pair"))?;
+        Ok((cursor.convert()?, names.convert()?))
+    }
+
+    async fn remove_row(&self, subject: &Subject, node: &NodeId) -> Result<(), Error> {
+        let key = self.keys.row(subject);
+        let client = self.link.at(&key);
+        if matches!(subject, Subject::Topic(_)) {
+            return client.hdel(&key, node.to_string()).await;
+        }
+        let mut fields: Vec<String> = client.hkeys(&key).await?;
+        fields.retain(|field| parse_field(field).is_some_and(|id| id.node == *node));
+        if !fields.is_empty() {
+            let _: () = client.hdel(&key, fields).await?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Holder {
+    Itself,
+    Another,
+    Nobody,
+}
+
+/// Tells of those users of a dead node who have no connection left anywhere.
+async fn tell_who_left(
+    link: &Link,
+    keys: &Keys,
+    log: &EventLog,
+    node: &NodeId,
+    users: &[UserId],
+) -> Result<(), Error> {
+    let mut users: Vec<&UserId> = users.iter().collect();
+    users.sort_unstable();
+    users.dedup();
+    for portion in users.chunks(PORTION) {
+        let looks = portion.iter().map(async |user| {
+            let key = keys.user(user);
+            link.at(&key).exists(&key).await
+        });
+        let are_there: Vec<bool> = try_join_all(looks).await?;
+        let left = portion.iter().zip(are_there).filter(|(_, there)| !there);
+        let events = left.map(|(user, _)| protocol::leave_event(user, node));
+        try_join_all(events.map(async |event| log.append(&event).await)).await?;
+    }
+    Ok(())
+}

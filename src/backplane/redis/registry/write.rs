@@ -1,0 +1,421 @@
+//! Writes the rows `pn:user:{<user>}` of this node's users and `pn:topic:{<topic>}` of its topics.
+//!
+//! By level, not by edge: for each dirty row the hub is asked what is true now, and that is
+//! written, together with the removal of fields that are gone. A row is changed only by naming
+//! this node's own fields, so no script is needed and nobody's fresh login is erased. HSET and
+//! EXPIRE stand in one MULTI: a row without an end can not come to be. The
+//! MULTI travels as a pipeline, as `link` tells.
+//!
+//! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list whose they are, for whoever sweeps them when this
+//! node is dead. It is added to before the row is written and taken from behind it: a crash in
+//! between leaves a name too many there, never one too few.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fred::clients::Pipeline;
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{
+    Client, ClientLike, FredResult, HashesInterface, KeysInterface, SetsInterface,
+};
+use fred::types::Value;
+use futures::stream::{self, StreamExt};
+use tokio::time::Instant;
+
+use crate::backplane::About;
+use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::{Link, asking, multi, queue};
+use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
+use crate::backplane::standalone::about;
+use crate::local::dirty_rows::Change;
+use crate::local::hub::{Hub, Seats};
+use crate::protocol::ids::{ConnectionId, NodeId, Subject};
+use crate::telemetry::metrics::Metrics;
+
+/// Rows in one MULTI.
+const ROWS: usize = 256;
+/// Transactions on their way at once.
+const IN_FLIGHT: usize = 8;
+/// Between two attempts while Redis fails.
+const RETRY: Duration = Duration::from_millis(100);
+/// Between two looks whether all is written.
+const SETTLE_STEP: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    link: Link,
+    keys: Keys,
+    hub: Arc<Hub>,
+    /// Rows say that the node is going.
+    leaving: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+}
+
+type Changes = Vec<(Subject, Change)>;
+/// Changes, each with what is true now.
+type Rows = Vec<((Subject, Change), Here)>;
+
+/// Who is here of a row.
+enum Here {
+    /// A user's seats.
+    Seats(Seats),
+    /// How many connections are in a topic, and whether clients here watch it.
+    Members(u32, bool),
+}
+
+impl Here {
+    fn of(hub: &Hub, subject: &Subject) -> Self {
+        match subject {
+            Subject::User(user) => Self::Seats(hub.seats(user)),
+            Subject::Topic(topic) => {
+                let topics = hub.topics();
+                Self::Members(topics.count(topic), topics.is_watched(topic))
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Seats(seats) => seats.is_empty(),
+            Self::Members(count, _) => *count == 0,
+        }
+    }
+}
+
+impl Registry {
+    pub(crate) fn new(link: Link, keys: Keys, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            link,
+            keys,
+            hub,
+            leaving: Arc::default(),
+            metrics,
+        }
+    }
+
+    /// Has every row say that this node is leaving, as soon as may be.
+    pub(crate) fn mark_leaving(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.hub.changes().mark(self.hub.subjects());
+    }
+
+    /// Writes whatever is dirty, for ever. What comes while a write is under way goes into the
+    /// next one: batching by availability.
+    pub(crate) async fn write(self) {
+        loop {
+            let changes = self.hub.changes().take().await;
+            if !self.write_all(changes).await {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// Waits until all is written, for the given time at most; answers whether it is.
+    pub(crate) async fn settle(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while !self.hub.changes().is_settled() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(SETTLE_STEP).await;
+        }
+        true
+    }
+
+    /// Answers whether all went well; what did not is dirty again.
+    async fn write_all(&self, changes: Changes) -> bool {
+        let mut parts = Vec::with_capacity(changes.len().div_ceil(ROWS));
+        let by_server = self
+            .link
+            .by_server(changes, |(subject, _)| self.keys.row(subject));
+        for (client, changes) in by_server {
+            let mut rest = changes.into_iter().peekable();
+            while rest.peek().is_some() {
+                parts.push((
+                    client.clone(),
+                    rest.by_ref().take(ROWS).collect::<Changes>(),
+                ));
+            }
+        }
+        // Different parts are different rows: their order does not matter.
+        let writes = parts
+            .into_iter()
+            .map(|(client, part)| self.write_part(client, part));
+        stream::iter(writes)
+            .buffer_unordered(IN_FLIGHT)
+            // Not `all`, which would drop the rest, and what they carry, at the first failure.
+            .fold(true, async |all, well| all && well)
+            .await
+    }
+
+    async fn write_part(&self, client: Client, changes: Changes) -> bool {
+        // Read once, for rows and index alike. Whoever comes or goes from here on is dirty again.
+        self.metrics
+            .registry_batch_size
+            .observe(changes.len() as f64);
+        let rows = changes.into_iter().map(|change| {
+            let here = Here::of(&self.hub, &change.0);
+            (change, here)
+        });
+        let (written, failed) = self.write_rows(&client, rows.collect()).await;
+        self.metrics.registry_writes.inc_by(written.len() as u64);
+        self.hub.changes().written(written);
+        let well = failed.is_empty();
+        if !well {
+            self.metrics.registry_errors.inc();
+            self.hub.changes().put_back(failed);
+        }
+        well
+    }
+
+    /// Rows and index, in that order of adding and the other of taking away; answers which
+    /// changes are written and which are not.
+    async fn write_rows(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
+        let here = Indexes::of(&rows, |here| !here.is_empty());
+        let gone = Indexes::of(&rows, Here::is_empty);
+        if let Err(error) = self.add_to_indexes(here).await {
+            self.note(&error, rows.len());
+            return (Changes::new(), changes(rows));
+        }
+        let (written, mut failed) = if self.link.is_clustered() {
+            self.write_each(client, rows).await
+        } else {
+            match self.transact(client, &rows).await {
+                Ok(()) => (changes(rows), Changes::new()),
+                Err(error) => {
+                    self.note(&error, rows.len());
+                    (Changes::new(), changes(rows))
+                }
+            }
+        };
+        let taken: FredResult<()> = match failed.is_empty() {
+            true => self.take_from_indexes(gone).await,
+            // What has failed comes again, and with it those whose names are left for now.
+            false => Ok(()),
+        };
+        match taken {
+            Ok(()) if failed.is_empty() => (written, failed),
+            Ok(()) => {
+                // Only those that stay need no second look at the index.
+                let (stay, again) = written
+                    .into_iter()
+                    .partition::<Changes, _>(|(_, change)| !change.removes());
+                failed.extend(again);
+                (stay, failed)
+            }
+            Err(error) => {
+                self.note(&error, written.len());
+                (Changes::new(), written)
+            }
+        }
+    }
+
+    async fn add_to_indexes(&self, names: Indexes) -> FredResult<()> {
+        for (index, names) in names.keyed(&self.keys, self.hub.node()) {
+            let _: () = self.link.at(&index).sadd(&index, names).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_from_indexes(&self, names: Indexes) -> FredResult<()> {
+        for (index, names) in names.keyed(&self.keys, self.hub.node()) {
+            let _: () = self.link.at(&index).srem(&index, names).await?;
+        }
+        Ok(())
+    }
+
+    fn note(&self, error: &Error, rows: usize) {
+        tracing::debug!(error = %shown(error), rows, "rows not written; trying on");
+        self.link.note(error);
+    }
+
+    /// All of these in one MULTI.
+    async fn transact(&self, client: &Client, rows: &Rows) -> FredResult<()> {
+        let pipeline = multi(client).await?;
+        for row in rows {
+            self.queue(&pipeline, row).await?;
+        }
+        queue(&pipeline, "EXEC").await?;
+        outcome(
+            &mut pipeline.try_all::<Value>().await.into_iter(),
+            usize::MAX,
+        )
+    }
+
+    /// Each of these in a MULTI of its own, for in a cluster none may span slots; answers which
+    /// are written and which are not.
+    async fn write_each(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
+        let pipeline = client.pipeline();
+        let mut queued = Vec::with_capacity(rows.len());
+        for row in &rows {
+            queued.push(self.queue_alone(&pipeline, row).await);
+        }
+        let mut answers = pipeline.try_all::<Value>().await.into_iter();
+        let (mut written, mut failed) = (Changes::new(), Changes::new());
+        for (row, count) in rows.into_iter().zip(queued) {
+            let mut result = outcome(&mut answers, count);
+            if let Err(error) = &result
+                && let Some(server) = self.link.asked(error)
+            {
+                // The row is on its way to another server, and is written there.
+                let pipeline = server.client.pipeline();
+                let _: Result<(), _> = pipeline.custom(asking(), Vec::<String>::new()).await;
+                let count = self.queue_alone(&pipeline, &row).await + 1;
+                let answers = pipeline.try_all::<Value>().await;
+                result = outcome(&mut answers.into_iter(), count);
+            }
+            match result {
+                Ok(()) => written.push(row.0),
+                Err(error) => {
+                    self.note(&error, 1);
+                    failed.push(row.0);
+                }
+            }
+        }
+        (written, failed)
+    }
+
+    /// A whole MULTI; answers how many commands it has.
+    async fn queue_alone(
+        &self,
+        pipeline: &Pipeline<Client>,
+        row: &((Subject, Change), Here),
+    ) -> usize {
+        let queue = async {
+            queue(pipeline, "MULTI").await?;
+            let count = self.queue(pipeline, row).await?;
+            queue(pipeline, "EXEC").await?;
+            Ok::<_, Error>(count + 2)
+        };
+        // Queued in memory only, which cannot fail.
+        queue.await.unwrap_or_default()
+    }
+
+    /// What makes a row true; answers how many commands that takes.
+    async fn queue(
+        &self,
+        pipeline: &Pipeline<Client>,
+        ((subject, change), here): &((Subject, Change), Here),
+    ) -> FredResult<usize> {
+        let key = self.keys.row(subject);
+        match here {
+            Here::Seats(seats) => self.queue_seats(pipeline, &key, change, seats).await,
+            Here::Members(count, watched) => {
+                self.queue_members(pipeline, &key, *count, *watched).await
+            }
+        }
+    }
+
+    async fn queue_members(
+        &self,
+        pipeline: &Pipeline<Client>,
+        key: &str,
+        count: u32,
+        watched: bool,
+    ) -> FredResult<usize> {
+        let node = self.hub.node().to_string();
+        if count == 0 {
+            let _: () = pipeline.hdel(key, node).await?;
+            return Ok(1);
+        }
+        let value = match watched {
+            true => format!("{count},{WATCHED}"),
+            false => count.to_string(),
+        };
+        let _: () = pipeline.hset(key, (node, value)).await?;
+        let _: () = pipeline.expire(key, ROW_TTL_SECONDS, None).await?;
+        Ok(2)
+    }
+
+    async fn queue_seats(
+        &self,
+        pipeline: &Pipeline<Client>,
+        key: &str,
+        change: &Change,
+        seats: &Seats,
+    ) -> FredResult<usize> {
+        let node = self.hub.node();
+        let leaving = self.leaving.load(Ordering::Relaxed);
+        let field = |fd| {
+            ConnectionId {
+                node: node.clone(),
+                fd,
+            }
+            .to_string()
+        };
+        let mut count = 0;
+        if !change.gone.is_empty() {
+            let gone: Vec<String> = change.gone.iter().map(|fd| field(*fd)).collect();
+            let _: () = pipeline.hdel(key, gone).await?;
+            count += 1;
+        }
+        if !seats.is_empty() {
+            let rows: Vec<(String, String)> = seats
+                .iter()
+                .map(|seat| {
+                    let about = About {
+                        leaving,
+                        ..about(seat)
+                    };
+                    let about = serde_json::to_string(&about).expect("plain fields");
+                    (field(seat.fd), about)
+                })
+                .collect();
+            let _: () = pipeline.hset(key, rows).await?;
+            let _: () = pipeline.expire(key, ROW_TTL_SECONDS, None).await?;
+            count += 2;
+        }
+        Ok(count)
+    }
+}
+
+/// Names for the node's indexes of its rows.
+struct Indexes {
+    users: Vec<String>,
+    topics: Vec<String>,
+}
+
+impl Indexes {
+    fn of(rows: &Rows, chosen: impl Fn(&Here) -> bool) -> Self {
+        let (mut users, mut topics) = (Vec::new(), Vec::new());
+        for ((subject, _), here) in rows {
+            match subject {
+                _ if !chosen(here) => {}
+                Subject::User(user) => users.push(user.to_string()),
+                Subject::Topic(topic) => topics.push(topic.to_string()),
+            }
+        }
+        Self { users, topics }
+    }
+
+    /// Those that have something, by the index's key.
+    fn keyed(self, keys: &Keys, node: &NodeId) -> impl Iterator<Item = (String, Vec<String>)> {
+        let all = [
+            (keys.users(node), self.users),
+            (keys.topics(node), self.topics),
+        ];
+        all.into_iter().filter(|(_, names)| !names.is_empty())
+    }
+}
+
+fn changes(rows: Rows) -> Changes {
+    rows.into_iter().map(|(change, _)| change).collect()
+}
+
+/// Takes this many answers; the first error among them, if there is one. No answer at all is one
+/// too: then the pipeline has failed as a whole, and what it answers is that.
+fn outcome(answers: &mut impl Iterator<Item = FredResult<Value>>, count: usize) -> FredResult<()> {
+    let mut seen = false;
+    let mut first = Ok(());
+    for answer in answers.take(count) {
+        seen = true;
+        // An error inside EXEC's answer is one of the whole answer, too.
+        first = first.and(answer.map(drop));
+    }
+    if seen {
+        first
+    } else {
+        Err(Error::new(ErrorKind::Unknown, "no answer to the pipeline"))
+    }
+}

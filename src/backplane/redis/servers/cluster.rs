@@ -1,0 +1,220 @@
+//! Which node of a cluster serves which slot.
+//!
+//! All known nodes are asked and for each slot the claim with the highest epoch counts, as it
+//! does among the nodes themselves; so one that was frozen or cut off leads nobody astray. What
+//! must stay true: a node that does not answer delays nobody for long.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{Client, ClientLike, FredResult};
+use fred::types::CustomCommand;
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::backplane::redis::servers::{Link, NOBODY, SLOTS};
+use crate::backplane::redis::{COMMAND_BUFFER, build};
+use crate::config::Host;
+
+/// Between two questions while all is well, and while a node does not answer.
+const CALM: Duration = Duration::from_millis(500);
+const TROUBLED: Duration = Duration::from_millis(150);
+/// Within this time a node answers.
+const ANSWER: Duration = Duration::from_millis(200);
+/// A connection on which so many questions in a row stay without an answer is replaced.
+const SILENT: u32 = 10;
+/// For so long nobody may answer before that is said: at the start connections take a moment.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The servers, and for each slot the index of its own.
+type Routing = (Vec<Host>, Box<[u16]>);
+
+/// Who serves each slot: the epoch of the claim, and the claimant.
+struct Owners(Vec<Option<(u64, Host)>>);
+
+/// Follows the cluster until the node ends.
+pub(crate) async fn follow(link: Link, seeds: Vec<Host>) {
+    let mut asked = Vec::new();
+    for seed in seeds {
+        let url = link.url().reveal_server(&seed);
+        let client = url.and_then(|url| build(&url, 16, COMMAND_BUFFER).ok());
+        let Some(client) = client else {
+            tracing::error!(host = seed.0, "no cluster node can be at this address");
+            continue;
+        };
+        let connection = client.connect();
+        asked.push((seed, client, connection));
+    }
+    let mut current = Routing::default();
+    let mut unanswered: HashMap<Host, u32> = HashMap::new();
+    let (mut answered, mut complained) = (Instant::now(), false);
+    loop {
+        let servers = link.servers();
+        let seeds = asked.iter().map(|(seed, client, _)| (seed, client));
+        let masters = servers
+            .iter()
+            .filter_map(|server| Some((server.host.as_ref()?, &server.client)));
+        let masters: Vec<_> = masters.collect();
+        let questions = masters
+            .iter()
+            .copied()
+            .chain(seeds)
+            .map(async |(host, client)| {
+                let answer = tokio::time::timeout(ANSWER, ask(client)).await;
+                (host, client, answer.is_err(), answer)
+            });
+        let mut owners = Owners(vec![None; SLOTS]);
+        let (mut views, mut troubled) = (0, false);
+        let answers = join_all(questions).await;
+        for (number, (host, client, silent, answer)) in answers.into_iter().enumerate() {
+            if let Ok(Ok(view)) = answer {
+                views += 1;
+                owners.add(&view, host);
+            } else {
+                // A dead seed is no trouble as long as the masters are well.
+                troubled |= number < masters.len();
+            }
+            if number < masters.len() {
+                let count = unanswered.entry(host.clone()).or_default();
+                *count = if silent { *count + 1 } else { 0 };
+                if *count >= SILENT && client.is_connected() {
+                    tracing::warn!(
+                        "the connection to Redis at {}:{} is silent; opening another",
+                        host.0,
+                        host.1
+                    );
+                    *count = 0;
+                    link.replace(Some(host));
+                }
+            }
+        }
+        if views == 0 {
+            if answered.elapsed() > PATIENCE && !std::mem::replace(&mut complained, true) {
+                tracing::warn!("no node of the cluster answers; asking on");
+            }
+        } else if let Some(routes) = owners.routes() {
+            answered = Instant::now();
+            if std::mem::take(&mut complained) {
+                tracing::info!("the cluster answers again");
+            }
+            if routes != current {
+                current = routes.clone();
+                link.lead(routes.0, routes.1).await;
+                unanswered.clear();
+            }
+        }
+        let pause = if troubled || views == 0 {
+            TROUBLED
+        } else {
+            CALM
+        };
+        let _ = tokio::time::timeout(pause, link.doubted()).await;
+        // However many doubt: not more than twenty questions in a second.
+        tokio::time::sleep(TROUBLED / 3).await;
+    }
+}
+
+async fn ask(client: &Client) -> FredResult<String> {
+    if !client.is_connected() {
+        // Else the question would wait for a connection, and others behind it.
+        return Err(Error::new(ErrorKind::IO, "not connected"));
+    }
+    let command = CustomCommand::new_static("CLUSTER", None, false);
+    client.custom(command, vec!["NODES"]).await
+}
+
+impl Owners {
+    /// Adds what one node says (`CLUSTER NODES`), which was asked at this host.
+    fn add(&mut self, view: &str, asked: &Host) {
+        for line in view.lines() {
+            // id address flags master ping pong epoch link slot slot ...
+            let words: Vec<&str> = line.split(' ').collect();
+            let [_, address, flags, _, _, _, epoch, _, slots @ ..] = &words[..] else {
+                continue;
+            };
+            let (Some(host), Ok(epoch)) = (host(address, asked), epoch.parse::<u64>()) else {
+                continue;
+            };
+            if !flags.split(',').any(|flag| flag == "master") {
+                continue;
+            }
+            // A slot on its way stands in brackets, once more.
+            for slots in slots.iter().filter(|slots| !slots.starts_with('[')) {
+                let (first, last) = slots.split_once('-').unwrap_or((slots, slots));
+                let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
+                    continue;
+                };
+                for owner in self.0.iter_mut().take(last + 1).skip(first) {
+                    if owner.as_ref().is_none_or(|(other, _)| *other < epoch) {
+                        *owner = Some((epoch, host.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The servers, sorted, and for each slot the index of its own. `None` if nobody serves any.
+    fn routes(&self) -> Option<Routing> {
+        let mut hosts: Vec<Host> = Vec::new();
+        for (_, host) in self.0.iter().flatten() {
+            if hosts.last() != Some(host) && !hosts.contains(host) {
+                hosts.push(host.clone());
+            }
+        }
+        hosts.sort();
+        let index = |owner: &Option<(u64, Host)>| {
+            let (_, host) = owner.as_ref()?;
+            u16::try_from(hosts.binary_search(host).ok()?).ok()
+        };
+        let slots = self.0.iter().map(|owner| index(owner).unwrap_or(NOBODY));
+        let slots: Box<[u16]> = slots.collect();
+        (!hosts.is_empty()).then_some((hosts, slots))
+    }
+}
+
+/// `ip:port@bus[,name]`. A node that does not know its own address yet leaves it out.
+fn host(address: &str, asked: &Host) -> Option<Host> {
+    let (address, rest) = address.split_once('@')?;
+    let name = rest.split(',').nth(1).filter(|name| !name.is_empty());
+    let (ip, port) = address.rsplit_once(':')?;
+    let host = match (name, ip) {
+        (Some(name), _) => name,
+        (None, "") => &asked.0,
+        (None, ip) => ip,
+    };
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> Host {
+        ("10.0.0.1".to_owned(), port)
+    }
+
+    #[test]
+    fn the_newest_claim_to_a_slot_counts() {
+        let mut owners = Owners(vec![None; SLOTS]);
+        let old = "\
+a 10.0.0.1:1@11 myself,master - 0 0 1 connected 0-8191\n\
+b 10.0.0.1:2@12,name.example master - 0 0 2 connected 8192-16382 [3->-b]\n\
+c 10.0.0.1:3@13 slave a 0 0 1 connected\n";
+        let new = "\
+a :1@11 master,fail - 0 0 1 connected\n\
+c :3@13 myself,master - 0 0 3 connected 0-8190 8191\n";
+        owners.add(old, &at(1));
+        owners.add(new, &at(3));
+        owners.add(old, &at(1));
+        let (hosts, slots) = owners.routes().expect("somebody serves");
+        assert_eq!(hosts, [at(3), ("name.example".to_owned(), 2)]);
+        assert_eq!((slots[0], slots[8191], slots[8192]), (0, 0, 1));
+        assert_eq!(slots[16383], NOBODY);
+    }
+
+    #[test]
+    fn no_slots_are_no_routes() {
+        assert!(Owners(vec![None; SLOTS]).routes().is_none());
+    }
+}

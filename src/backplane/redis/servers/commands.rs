@@ -1,0 +1,233 @@
+//! Commands by key: to one server where there is one, and in a cluster to the server of each slot.
+//!
+//! What must stay true: with one server nothing is hashed and nothing is sorted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use fred::clients::Pipeline;
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{Client, ClientLike, FredResult, PubsubInterface};
+use fred::types::{CustomCommand, Value};
+use futures::future::join_all;
+
+use crate::backplane::redis::servers::{Link, Server};
+
+impl Link {
+    /// Publishes to a channel; answers how many subscribers got it.
+    ///
+    /// In a cluster a node's channel is a sharded one, whose count is true. The channel of all
+    /// nodes is a classic one, where the server counts its own subscribers only; the answer is
+    /// then the number of live nodes, and never 0, which would have it published again.
+    pub(crate) async fn publish(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
+        let answer = if !self.is_clustered() {
+            self.at(channel).publish(channel.to_owned(), payload).await
+        } else if channel == self.0.global {
+            let here = self
+                .at(&self.0.own)
+                .publish(channel.to_owned(), payload)
+                .await;
+            let nodes = self.0.population.load(Ordering::Relaxed).max(1);
+            here.map(|here: u32| here.max(nodes))
+        } else {
+            self.publish_sharded(channel, payload).await
+        };
+        answer.inspect_err(|error| self.note(error))
+    }
+
+    /// A replica, such as a master that has just been deposed, answers 0 to SPUBLISH and yet
+    /// delivers, and the line would be sent again as if nobody had it. Asked for a key it says
+    /// MOVED: then nothing is known, and the payload is sent again under its number.
+    async fn publish_sharded(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
+        let pipeline = self.at(channel).pipeline();
+        // A key of the same node, and so of the same slot.
+        let key = channel.replacen("n:{", "users:{", 1);
+        let exists = CustomCommand::new_static("EXISTS", None, false);
+        let _: () = pipeline.custom(exists, vec![key]).await?;
+        let _: () = pipeline.spublish(channel.to_owned(), payload).await?;
+        let mut answers = pipeline.try_all::<Value>().await.into_iter();
+        let (Some(exists), Some(receivers)) = (answers.next(), answers.next()) else {
+            return Err(Error::new(ErrorKind::Unknown, "no answer to the pipeline"));
+        };
+        let receivers = receivers?.convert()?;
+        match exists {
+            // Its key has gone before the rest of a slot that is on its way to another server.
+            Err(error) if error.is_ask() => Ok(receivers),
+            Err(error) => {
+                self.note(&error);
+                let words = format!("published by a server that says {error}");
+                Err(Error::new(ErrorKind::Unknown, words))
+            }
+            Ok(_) => Ok(receivers),
+        }
+    }
+
+    /// Subscribes a connection of its own to this node's channel and to that of all.
+    pub(crate) async fn subscribe(&self, client: &Client) -> FredResult<()> {
+        let (own, global) = (self.0.own.clone(), self.0.global.clone());
+        if self.is_clustered() {
+            client.ssubscribe(own).await?;
+            client.subscribe(global).await
+        } else {
+            client.subscribe(vec![own, global]).await
+        }
+    }
+
+    /// Takes both subscriptions back.
+    pub(crate) async fn unsubscribe(&self, client: &Client) -> FredResult<()> {
+        let (own, global) = (self.0.own.clone(), self.0.global.clone());
+        if self.is_clustered() {
+            client.sunsubscribe(own).await?;
+            client.unsubscribe(global).await
+        } else {
+            client.unsubscribe(vec![own, global]).await
+        }
+    }
+
+    /// Reads one thing of each key, such as `HKEYS`; the answers in the order of the keys.
+    pub(crate) async fn read_each(
+        &self,
+        command: &'static str,
+        keys: &[String],
+    ) -> FredResult<Vec<Value>> {
+        let command = CustomCommand::new_static(command, None, false);
+        let routes = self.routes();
+        if routes.slots.is_none() {
+            return read_all(&routes.servers[0].client, &command, keys).await;
+        }
+        let mut parts = vec![Vec::new(); routes.servers.len()];
+        for (place, key) in keys.iter().enumerate() {
+            parts[routes.index(key)].push(place);
+        }
+        let reads = parts
+            .iter()
+            .zip(&routes.servers)
+            .map(async |(part, server)| {
+                let keys: Vec<String> = part.iter().map(|&place| keys[place].clone()).collect();
+                read_all(&server.client, &command, &keys).await
+            });
+        let mut all = vec![Value::Null; keys.len()];
+        for (part, answers) in parts.iter().zip(join_all(reads).await) {
+            match answers {
+                Ok(answers) => {
+                    for (&place, answer) in part.iter().zip(answers) {
+                        all[place] = answer;
+                    }
+                }
+                // One key may be on its way to another server: each by itself then.
+                Err(error) if error.is_cluster() => {
+                    self.note(&error);
+                    for &place in part {
+                        all[place] = self.call(&command.cmd, &keys[place], &[]).await?;
+                    }
+                }
+                Err(error) => {
+                    self.note(&error);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// One command on one key, which is followed to where the key is on its way to.
+    pub(crate) async fn call(
+        &self,
+        command: &str,
+        key: &str,
+        arguments: &[String],
+    ) -> FredResult<Value> {
+        let mut words = vec![key.to_owned()];
+        words.extend_from_slice(arguments);
+        let custom = CustomCommand::new(command.to_owned(), None, false);
+        match self.at(key).custom(custom.clone(), words.clone()).await {
+            Err(error) if error.is_ask() => {
+                let server = self.asked(&error).ok_or(error)?;
+                let pipeline = server.client.pipeline();
+                let _: () = pipeline.custom(asking(), Vec::<String>::new()).await?;
+                let _: () = pipeline.custom(custom, words).await?;
+                pipeline.last().await
+            }
+            answer => answer.inspect_err(|error| self.note(error)),
+        }
+    }
+
+    /// The server to which an ASK leads, if we have a connection to it.
+    pub(crate) fn asked(&self, error: &Error) -> Option<Arc<Server>> {
+        let (host, port) = error.details().rsplit_once(' ')?.1.rsplit_once(':')?;
+        let host = (host.to_owned(), port.parse().ok()?);
+        let routes = self.routes();
+        let server = routes
+            .servers
+            .iter()
+            .find(|server| server.host.as_ref() == Some(&host));
+        if server.is_none() {
+            self.note(error);
+        }
+        server.cloned()
+    }
+
+    /// Groups what is to be written by the server that has its key.
+    pub(crate) fn by_server<T>(
+        &self,
+        items: Vec<T>,
+        key: impl Fn(&T) -> String,
+    ) -> Vec<(Client, Vec<T>)> {
+        let routes = self.routes();
+        if routes.slots.is_none() {
+            return vec![(routes.servers[0].client.clone(), items)];
+        }
+        let mut parts: Vec<Vec<T>> = routes.servers.iter().map(|_| Vec::new()).collect();
+        for item in items {
+            parts[routes.index(&key(&item))].push(item);
+        }
+        let clients = routes.servers.iter().map(|server| server.client.clone());
+        clients
+            .zip(parts)
+            .filter(|(_, part)| !part.is_empty())
+            .collect()
+    }
+}
+
+pub(crate) fn asking() -> CustomCommand {
+    CustomCommand::new_static("ASKING", None, false)
+}
+
+async fn read_all(
+    client: &Client,
+    command: &CustomCommand,
+    keys: &[String],
+) -> FredResult<Vec<Value>> {
+    let pipeline = client.pipeline();
+    for key in keys {
+        // Queued in memory only; the answer comes with `all`.
+        let _: () = pipeline.custom(command.clone(), vec![key.as_str()]).await?;
+    }
+    pipeline.all().await
+}
+
+/// Begins a MULTI. It is a pipeline, whose commands fred writes together: its own transactions
+/// wait for all other commands first, without end if the server is frozen, and answer MOVED by
+/// connecting again.
+pub(crate) async fn multi(client: &Client) -> FredResult<Pipeline<Client>> {
+    let pipeline = client.pipeline();
+    queue(&pipeline, "MULTI").await?;
+    Ok(pipeline)
+}
+
+/// Ends a MULTI and sends it. Answers what EXEC does, or the first error.
+pub(crate) async fn exec(pipeline: &Pipeline<Client>) -> FredResult<Vec<Value>> {
+    queue(pipeline, "EXEC").await?;
+    let answers: Vec<Value> = pipeline.all().await?;
+    match answers.into_iter().next_back() {
+        Some(Value::Array(answers)) => Ok(answers),
+        _ => Err(Error::new(ErrorKind::Protocol, "EXEC gave no list")),
+    }
+}
+
+/// Queues a command without arguments.
+pub(crate) async fn queue(pipeline: &Pipeline<Client>, command: &'static str) -> FredResult<()> {
+    let command = CustomCommand::new_static(command, None, false);
+    pipeline.custom(command, Vec::<String>::new()).await
+}

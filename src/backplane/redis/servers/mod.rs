@@ -1,0 +1,417 @@
+//! Which server takes which command, and the connections to all of them.
+//!
+//! With one server there is one route; Sentinels and clusters keep theirs true from outside
+//! (`sentinel`, `cluster`); `commands` sends. Each server has a client of its own that knows nothing of others:
+//! fred's own cluster mode takes the next answer on a busy connection for that to ASKING, and its
+//! transactions wait without end on a server that is frozen, so neither is used. What must stay
+//! true: whoever sends asks for the route again each time, so that nothing is sent to a server
+//! that has been replaced.
+
+pub mod cluster;
+pub mod commands;
+pub mod errors;
+pub mod sentinel;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::MetricsInterface;
+use fred::prelude::{Client, ClientLike, EventInterface};
+use fred::util::redis_keyslot;
+use futures::future::join_all;
+use tokio::sync::{Notify, broadcast::error::RecvError, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+pub(crate) use crate::backplane::redis::servers::commands::{asking, exec, multi, queue};
+use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
+use crate::config::{Host, RedisUrl, Topology};
+use crate::telemetry::metrics::Metrics;
+
+/// Hash slots of a cluster.
+pub(crate) const SLOTS: usize = 16_384;
+/// A slot that nobody serves.
+pub(crate) const NOBODY: u16 = u16::MAX;
+/// How long a new server may take to let us in before commands are led there.
+const WELCOME: Duration = Duration::from_millis(700);
+/// Payloads that fred may hold for a connection that publishes: it hears none.
+const NO_MESSAGES: usize = 512;
+
+/// A handle; clones share the connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Link(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    url: RedisUrl,
+    /// This node's channel: the server that has it is also told broadcasts.
+    own: String,
+    global: String,
+    routes: RwLock<Arc<Routes>>,
+    /// Counts what may have cost Redis its memory of us: reconnects and new servers.
+    breaks: watch::Sender<u64>,
+    /// Counts changes of the routes.
+    turns: watch::Sender<u64>,
+    /// Woken by errors that may mean that the routes are out of date.
+    doubt: Notify,
+    /// When a server was last replaced by one that may know less.
+    turned: RwLock<Option<Instant>>,
+    /// Live nodes, as of the last beat.
+    population: AtomicU32,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Routes {
+    servers: Vec<Arc<Server>>,
+    /// For each slot an index into `servers`, or [`NOBODY`]. `None`: all keys are at the first.
+    slots: Option<Box<[u16]>>,
+}
+
+/// One connection for commands. Dropping it closes the connection without a goodbye: a frozen
+/// server would not hear one.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// `None`: the one whose URL is the whole configuration.
+    pub(crate) host: Option<Host>,
+    pub(crate) client: Client,
+    connection: JoinHandle<Result<(), Error>>,
+    watch: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.connection.abort();
+        self.watch.abort();
+    }
+}
+
+impl Routes {
+    fn index(&self, key: &str) -> usize {
+        let owner = |slots: &[u16]| slots[usize::from(redis_keyslot(key.as_bytes()))];
+        match self.slots.as_deref().map_or(0, owner) {
+            // Any server will say what is wrong.
+            NOBODY => 0,
+            index => usize::from(index),
+        }
+    }
+
+    fn server(&self, key: &str) -> &Arc<Server> {
+        &self.servers[self.index(key)]
+    }
+}
+
+impl Link {
+    /// Starts connecting if there is but one server. Otherwise somebody has to
+    /// [`Link::lead`] the way, and commands fail until then.
+    pub(crate) fn new(
+        url: &RedisUrl,
+        own: String,
+        global: String,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        let (breaks, _) = watch::channel(0);
+        let one = *url.topology() == Topology::One;
+        // Until the routes are known a client without a connection refuses what is sent.
+        let (waiting, doubt) = (if one { COMMAND_BUFFER } else { 1 }, Notify::new());
+        let client = build(url.reveal(), NO_MESSAGES, waiting)?;
+        let server = if one {
+            started(client, None, breaks.clone(), metrics.clone())
+        } else {
+            let (connection, watch) = (
+                tokio::spawn(std::future::ready(Ok(()))),
+                tokio::spawn(async {}),
+            );
+            Server {
+                host: None,
+                client,
+                connection,
+                watch,
+            }
+        };
+        let routes = Routes {
+            servers: vec![Arc::new(server)],
+            slots: None,
+        };
+        Ok(Self(Arc::new(Shared {
+            url: url.clone(),
+            own,
+            global,
+            routes: RwLock::new(Arc::new(routes)),
+            breaks,
+            turns: watch::channel(0).0,
+            doubt,
+            turned: RwLock::default(),
+            population: AtomicU32::new(0),
+            metrics,
+        })))
+    }
+
+    pub(crate) fn url(&self) -> &RedisUrl {
+        &self.0.url
+    }
+
+    pub(crate) fn is_clustered(&self) -> bool {
+        matches!(self.0.url.topology(), Topology::Cluster { .. })
+    }
+
+    fn routes(&self) -> Arc<Routes> {
+        let routes = self.0.routes.read();
+        routes.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The connection to the server that has this key now.
+    pub(crate) fn at(&self, key: &str) -> Client {
+        let routes = self.0.routes.read();
+        let routes = routes.unwrap_or_else(PoisonError::into_inner);
+        routes.server(key).client.clone()
+    }
+
+    /// Where a key is now, to see whether that has changed.
+    pub(crate) fn host_of(&self, key: &str) -> Option<Host> {
+        self.routes().server(key).host.clone()
+    }
+
+    /// The URL, with its password, of the server that has this key now.
+    pub(crate) fn url_of(&self, key: &str) -> Option<String> {
+        match self.host_of(key) {
+            Some(host) => self.0.url.reveal_server(&host),
+            None if *self.0.url.topology() == Topology::One => Some(self.0.url.reveal().to_owned()),
+            // Nobody knows yet.
+            None => None,
+        }
+    }
+
+    /// All servers, to be asked what they know.
+    pub(crate) fn servers(&self) -> Vec<Arc<Server>> {
+        self.routes().servers.clone()
+    }
+
+    /// Sets the gauges of connections and of what waits for them.
+    pub(crate) fn gauge(&self) {
+        let (servers, metrics) = (self.servers(), &self.0.metrics);
+        let connected = servers.iter().filter(|server| server.client.is_connected());
+        metrics.redis_connected.set(connected.count() as i64);
+        metrics.redis_servers.set(servers.len() as i64);
+        let waiting = servers
+            .iter()
+            .map(|server| server.client.command_queue_len());
+        metrics.queue("redis", waiting.max().unwrap_or(0), COMMAND_BUFFER);
+    }
+
+    /// Wakes at each change of the routes.
+    pub(crate) fn turns(&self) -> watch::Receiver<u64> {
+        self.0.turns.subscribe()
+    }
+
+    /// Wakes whenever Redis may have lost what it knew of us.
+    pub(crate) fn breaks(&self) -> watch::Receiver<u64> {
+        self.0.breaks.subscribe()
+    }
+
+    /// Whether a server was replaced in this time: others are still writing their rows to it.
+    pub(crate) fn has_turned_within(&self, time: Duration) -> bool {
+        let turned = self.0.turned.read();
+        let turned = *turned.unwrap_or_else(PoisonError::into_inner);
+        turned.is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// Tells how many nodes live.
+    pub(crate) fn note_population(&self, nodes: usize) {
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+        self.0.population.store(nodes, Ordering::Relaxed);
+    }
+
+    /// Hears of a failure. If it may mean that the routes are out of date they are looked at.
+    pub(crate) fn note(&self, error: &Error) {
+        let kind = errors::kind(error);
+        self.0
+            .metrics
+            .redis_errors
+            .get_or_create(&kind.into())
+            .inc();
+        let stale = matches!(
+            error.kind(),
+            ErrorKind::Cluster | ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled
+        ) || ["READONLY", "MASTERDOWN", "LOADING"]
+            .iter()
+            .any(|word| error.details().starts_with(word));
+        if stale {
+            self.0.doubt.notify_one();
+        }
+    }
+
+    /// Waits until somebody doubts the routes.
+    pub(crate) async fn doubted(&self) {
+        self.0.doubt.notified().await;
+    }
+
+    /// Leads commands to these servers from now on. Connections that stay are kept, those to
+    /// others end; new ones get a moment to connect first.
+    pub(crate) async fn lead(&self, hosts: Vec<Host>, slots: Box<[u16]>) {
+        let old = self.routes();
+        let mut servers = Vec::with_capacity(hosts.len());
+        let mut new = Vec::new();
+        for host in hosts {
+            let kept = old
+                .servers
+                .iter()
+                .find(|server| server.host.as_ref() == Some(&host));
+            let server = match kept {
+                Some(server) => server.clone(),
+                None => match self.dial(host).map(Arc::new) {
+                    Some(server) => {
+                        new.push(server.clone());
+                        server
+                    }
+                    // Its name is nothing that can be connected to.
+                    None => return,
+                },
+            };
+            servers.push(server);
+        }
+        let welcomes = new.iter().map(|server| server.client.wait_for_connect());
+        let _ = tokio::time::timeout(WELCOME, join_all(welcomes)).await;
+        let slots = Some(slots);
+        if !new.is_empty() {
+            self.note_turn();
+        }
+        self.install(Routes { servers, slots });
+        if !new.is_empty() {
+            self.0.breaks.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Leads all commands to this one server.
+    pub(crate) fn lead_to(&self, server: Server) {
+        self.note_turn();
+        self.install(Routes {
+            servers: vec![Arc::new(server)],
+            slots: None,
+        });
+        self.0.breaks.send_modify(|count| *count += 1);
+    }
+
+    /// A connection to a server, not yet part of the routes.
+    pub(crate) fn dial(&self, host: Host) -> Option<Server> {
+        let url = self.0.url.reveal_server(&host)?;
+        let client = build(&url, NO_MESSAGES, COMMAND_BUFFER)
+            .inspect_err(|error| tracing::error!(error = %shown(error), "cannot connect to Redis"))
+            .ok()?;
+        let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
+        Some(started(client, Some(host), breaks, metrics))
+    }
+
+    /// Gives a server that answers nothing, though its connection is up, a new connection. The
+    /// old one ends with all that waits on it, and that is told to those who wait.
+    pub(crate) fn replace(&self, silent: Option<&Host>) {
+        let routes = self.routes();
+        let Some(index) = routes
+            .servers
+            .iter()
+            .position(|server| server.host.as_ref() == silent)
+        else {
+            return;
+        };
+        let server = match silent {
+            Some(host) => self.dial(host.clone()),
+            None => build(self.0.url.reveal(), NO_MESSAGES, COMMAND_BUFFER)
+                .ok()
+                .map(|client| {
+                    let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
+                    started(client, None, breaks, metrics)
+                }),
+        };
+        let Some(server) = server else {
+            return;
+        };
+        let mut servers = routes.servers.clone();
+        servers[index] = Arc::new(server);
+        let slots = routes.slots.clone();
+        self.install(Routes { servers, slots });
+    }
+
+    /// Said before the new routes are, so that nobody believes what is missing there.
+    fn note_turn(&self) {
+        // The first server that is found replaces nobody.
+        if self.routes().servers[0].host.is_some() {
+            let mut turned = self
+                .0
+                .turned
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            *turned = Some(Instant::now());
+        }
+    }
+
+    fn install(&self, routes: Routes) {
+        *self
+            .0
+            .routes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        self.0.turns.send_modify(|count| *count += 1);
+        self.0.metrics.redis_turns.inc();
+    }
+
+    /// Says goodbye to all.
+    pub(crate) async fn quit(&self) {
+        let servers = self.servers();
+        let goodbyes = servers.iter().map(|server| server.client.quit());
+        let _ = tokio::time::timeout(COMMAND_TIMEOUT, join_all(goodbyes)).await;
+    }
+}
+
+fn started(
+    client: Client,
+    host: Option<Host>,
+    breaks: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+) -> Server {
+    let watch = watch_connection(client.clone(), host.clone(), breaks, metrics);
+    let watch = tokio::spawn(watch);
+    Server {
+        connection: client.connect(),
+        host,
+        client,
+        watch,
+    }
+}
+
+/// Says once that the connection broke and once that it is back, not at each attempt.
+async fn watch_connection(
+    client: Client,
+    host: Option<Host>,
+    breaks: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+) {
+    let mut errors = client.error_rx();
+    let mut connects = client.reconnect_rx();
+    let mut down = false;
+    let server = host.map_or(String::new(), |(host, port)| format!(" at {host}:{port}"));
+    loop {
+        tokio::select! {
+            error = errors.recv() => match error {
+                Ok((error, _)) if !down => {
+                    down = true;
+                    tracing::warn!(error = %shown(&error), "no connection to Redis{server}; trying on");
+                }
+                Err(RecvError::Closed) => return,
+                _ => {}
+            },
+            connected = connects.recv() => match connected {
+                Ok(_) => {
+                    down = false;
+                    metrics.redis_connects.inc();
+                    tracing::info!("connected to Redis{server}");
+                    breaks.send_modify(|count| *count += 1);
+                }
+                Err(RecvError::Closed) => return,
+                Err(_) => {}
+            },
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Who the master is, by the word of Sentinels.
+//!
+//! They are asked all the time rather than after an error: the connection to a frozen master
+//! shows none. Each answers with the epoch of its knowledge, and the highest is believed, so that
+//! one that is behind leads nobody back. What must stay true: commands are led to a server only
+//! if it says itself that it is a master.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{Client, ClientLike, FredResult};
+use fred::types::{CustomCommand, Value};
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::backplane::redis::servers::Link;
+use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::{COMMAND_BUFFER, build};
+use crate::config::Host;
+
+/// Between two questions.
+const ASK: Duration = Duration::from_millis(250);
+/// Within this time Sentinels answer and a new master lets us in.
+const ANSWER: Duration = Duration::from_millis(700);
+/// For so long no Sentinel may answer before that is said: at the start connections take a moment.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Follows the master until the node ends.
+pub(crate) async fn follow(link: Link, sentinels: Vec<Host>, master: String) {
+    let mut asked = Vec::new();
+    for sentinel in &sentinels {
+        let url = link.url().reveal_sentinel(sentinel);
+        let client = url.and_then(|url| build(&url, 16, COMMAND_BUFFER).ok());
+        let Some(client) = client else {
+            tracing::error!(host = sentinel.0, "no Sentinel can be at this address");
+            continue;
+        };
+        let connection = client.connect();
+        asked.push((client, connection));
+    }
+    let mut current: Option<Host> = None;
+    let (mut answered, mut complained) = (Instant::now(), false);
+    loop {
+        let questions = asked
+            .iter()
+            .map(|(client, _)| tokio::time::timeout(ANSWER, ask(client, &master)));
+        let answers = join_all(questions).await;
+        let told = answers
+            .into_iter()
+            .filter_map(|answer| answer.ok()?.ok())
+            .max_by_key(|(epoch, _)| *epoch);
+        match told {
+            None if !complained && answered.elapsed() > PATIENCE => {
+                complained = true;
+                tracing::warn!(master, "no Sentinel says who the master is; asking on");
+            }
+            Some((_, host)) => {
+                answered = Instant::now();
+                if std::mem::take(&mut complained) {
+                    tracing::info!(master, "a Sentinel says again who the master is");
+                }
+                if current.as_ref() != Some(&host) {
+                    match turn_to(&link, host.clone()).await {
+                        Ok(()) => {
+                            let (host, port) = &host;
+                            tracing::info!("the master is {host}:{port}");
+                        }
+                        Err(error) => {
+                            tracing::debug!(error = %shown(&error), "not yet a master");
+                            tokio::time::sleep(ASK).await;
+                            continue;
+                        }
+                    }
+                    current = Some(host);
+                }
+            }
+            None => {}
+        }
+        let _ = tokio::time::timeout(ASK, link.doubted()).await;
+        // However many doubt: not more than twenty questions in a second.
+        tokio::time::sleep(ASK / 5).await;
+    }
+}
+
+/// The master's address, and how new the knowledge is.
+async fn ask(sentinel: &Client, master: &str) -> FredResult<(u64, Host)> {
+    if !sentinel.is_connected() {
+        // Else the question would wait for a connection, and others behind it.
+        return Err(Error::new(ErrorKind::IO, "not connected"));
+    }
+    let command = CustomCommand::new_static("SENTINEL", None, false);
+    let pipeline = sentinel.pipeline();
+    // While a fail-over is under way, which with many replicas takes a while, only the first
+    // tells the new address, and only the second the epoch.
+    for question in ["GET-MASTER-ADDR-BY-NAME", "MASTER"] {
+        let _: () = pipeline
+            .custom(command.clone(), vec![question, master])
+            .await?;
+    }
+    let answers: Vec<Value> = pipeline.all().await?;
+    let [address, fields] = answers.try_into().map_err(|_| odd())?;
+    let (host, port) = address.convert()?;
+    let fields: HashMap<String, String> = fields.convert()?;
+    let epoch = fields.get("config-epoch").ok_or_else(odd)?;
+    Ok((epoch.parse()?, (host, port)))
+}
+
+fn odd() -> Error {
+    Error::new(ErrorKind::Protocol, "a Sentinel's answer lacks a part")
+}
+
+async fn turn_to(link: &Link, host: Host) -> FredResult<()> {
+    let words = "no server can be at the master's address";
+    let server = link
+        .dial(host)
+        .ok_or_else(|| Error::new(ErrorKind::Config, words))?;
+    let role = async {
+        server.client.wait_for_connect().await?;
+        let role = CustomCommand::new_static("ROLE", None, false);
+        server
+            .client
+            .custom::<Vec<Value>, &str>(role, Vec::new())
+            .await
+    };
+    let role = tokio::time::timeout(ANSWER, role)
+        .await
+        .map_err(|_| Error::new(ErrorKind::Timeout, "no answer to ROLE"))??;
+    if role.first().and_then(Value::as_str).as_deref() != Some("master") {
+        return Err(Error::new(ErrorKind::Sentinel, "it is no master yet"));
+    }
+    link.lead_to(server);
+    Ok(())
+}

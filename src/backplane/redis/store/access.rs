@@ -1,0 +1,168 @@
+//! What Redis says of who may connect: sessions, bans, and the order in which a user's
+//! connections came. One key each: `pn:session:<digest>`, `pn:ban:{<user>}`, `pn:seat:{<user>}`.
+
+use std::time::Duration;
+
+use fred::error::Error;
+use fred::prelude::{Expiration, KeysInterface, StreamsInterface};
+use fred::types::Value;
+
+use crate::auth::SessionId;
+use crate::backplane::Unavailable;
+use crate::backplane::access::{Ban, Session, ordinal};
+use crate::backplane::redis::registry::read::LOOKUPS;
+use crate::backplane::redis::servers::{Link, exec, multi};
+use crate::backplane::redis::{AWAY, Keys, ROW_TTL_SECONDS};
+use crate::local::replay::page::EntryId;
+use crate::protocol::ids::UserId;
+
+#[derive(Debug)]
+pub(crate) struct Passes {
+    link: Link,
+    keys: Keys,
+}
+
+impl Passes {
+    pub(crate) fn new(link: Link, keys: Keys) -> Self {
+        Self { link, keys }
+    }
+
+    fn away(&self, error: &Error) -> Unavailable {
+        tracing::debug!(%error, "not read or written");
+        self.link.note(error);
+        AWAY
+    }
+
+    pub(crate) async fn sessions(
+        &self,
+        ids: &[SessionId],
+    ) -> Result<Vec<Option<Session>>, Unavailable> {
+        let mut sessions = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(LOOKUPS) {
+            let keys: Vec<String> = ids.iter().map(|id| self.keys.session(*id)).collect();
+            // Together on their way: both are pipelined.
+            let (claims, left) = futures::join!(
+                self.link.read_each("GET", &keys),
+                self.link.read_each("PTTL", &keys)
+            );
+            let claims = claims.map_err(|error| self.away(&error))?;
+            let left = left.map_err(|error| self.away(&error))?;
+            for (claims, left) in claims.into_iter().zip(left) {
+                let claims: Option<String> = claims.convert().map_err(|error| self.away(&error))?;
+                let left = time_left(left).map_err(|error| self.away(&error))?;
+                sessions.push(match (claims, left) {
+                    (Some(claims), Left::Stays(left)) => Some(Session { claims, left }),
+                    _ => None,
+                });
+            }
+        }
+        Ok(sessions)
+    }
+
+    pub(crate) async fn open_session(
+        &self,
+        id: SessionId,
+        claims: String,
+        lasts: Duration,
+    ) -> Result<(), Unavailable> {
+        let expire = Expiration::PX(lasts.as_millis() as i64);
+        self.set(self.keys.session(id), claims, expire).await
+    }
+
+    pub(crate) async fn close_session(&self, id: SessionId) -> Result<bool, Unavailable> {
+        self.delete(self.keys.session(id)).await
+    }
+
+    pub(crate) async fn ban(&self, user: &UserId) -> Result<Option<Ban>, Unavailable> {
+        let key = self.keys.ban(user);
+        let reason = self.link.call("GET", &key, &[]).await;
+        let reason = reason.and_then(Value::convert::<Option<String>>);
+        let Some(reason) = reason.map_err(|error| self.away(&error))? else {
+            return Ok(None);
+        };
+        let left = self.link.call("PTTL", &key, &[]).await;
+        let left = left
+            .and_then(time_left)
+            .map_err(|error| self.away(&error))?;
+        Ok(match left {
+            Left::Gone => None,
+            Left::Stays(left) => Some(Ban { reason, left }),
+        })
+    }
+
+    pub(crate) async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
+        let exists = self.link.call("EXISTS", &self.keys.ban(user), &[]).await;
+        let exists = exists.and_then(Value::convert::<i64>);
+        Ok(exists.map_err(|error| self.away(&error))? > 0)
+    }
+
+    pub(crate) async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
+        let keys: Vec<String> = users.iter().map(|user| self.keys.ban(user)).collect();
+        let banned = self.link.read_each("EXISTS", &keys).await;
+        let banned = banned.and_then(|all| all.into_iter().map(Value::convert::<i64>).collect());
+        let banned: Vec<i64> = banned.map_err(|error| self.away(&error))?;
+        Ok(banned.into_iter().map(|count| count > 0).collect())
+    }
+
+    pub(crate) async fn put_ban(
+        &self,
+        user: &UserId,
+        reason: String,
+        lasts: Duration,
+    ) -> Result<(), Unavailable> {
+        let expire = Expiration::PX(lasts.as_millis() as i64);
+        self.set(self.keys.ban(user), reason, expire).await
+    }
+
+    pub(crate) async fn lift_ban(&self, user: &UserId) -> Result<bool, Unavailable> {
+        self.delete(self.keys.ban(user)).await
+    }
+
+    /// The next place in the order of a user's connections.
+    ///
+    /// By a stream's entry id, and not by a counter: when Redis has lost the key, a counter would
+    /// begin again at 1, below all who are here. An entry id begins with the time of Redis.
+    pub(crate) async fn next_ordinal(&self, user: &UserId) -> Result<u64, Unavailable> {
+        let key = self.keys.seat(user);
+        let next = async {
+            let transaction = multi(&self.link.at(&key)).await?;
+            let _: () = transaction
+                .xadd(&key, false, ("MAXLEN", "=", 1), "*", ("n", ""))
+                .await?;
+            let _: () = transaction.expire(&key, ROW_TTL_SECONDS, None).await?;
+            let answers = exec(&transaction).await?;
+            let id = answers.into_iter().next().unwrap_or(Value::Null);
+            id.convert::<String>()
+        };
+        let id = next.await.map_err(|error| self.away(&error))?;
+        let id: EntryId = id.parse().map_err(|_| AWAY)?;
+        Ok(ordinal(id))
+    }
+
+    async fn set(&self, key: String, value: String, expire: Expiration) -> Result<(), Unavailable> {
+        let client = self.link.at(&key);
+        let set: Result<(), Error> = client.set(&key, value, Some(expire), None, false).await;
+        set.map_err(|error| self.away(&error))
+    }
+
+    async fn delete(&self, key: String) -> Result<bool, Unavailable> {
+        let deleted = self.link.call("DEL", &key, &[]).await;
+        let deleted = deleted.and_then(Value::convert::<i64>);
+        Ok(deleted.map_err(|error| self.away(&error))? > 0)
+    }
+}
+
+/// What PTTL says of a key.
+enum Left {
+    /// It has gone, maybe since it was read.
+    Gone,
+    /// It stays so long; none is for ever.
+    Stays(Option<Duration>),
+}
+
+fn time_left(answer: Value) -> Result<Left, Error> {
+    Ok(match answer.convert::<i64>()? {
+        -2 => Left::Gone,
+        ms => Left::Stays(u64::try_from(ms).ok().map(Duration::from_millis)),
+    })
+}

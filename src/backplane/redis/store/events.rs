@@ -1,0 +1,89 @@
+//! The stream of events, `pn:events`: what became of nodes and of connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::error::Error;
+use fred::prelude::{ClientLike, StreamsInterface};
+use fred::types::Value;
+use fred::types::streams::{XCapKind, XCapTrim};
+use tokio::time::Instant;
+
+use crate::backplane::redis::Keys;
+use crate::backplane::redis::servers::Link;
+use crate::backplane::redis::servers::errors::shown;
+use crate::local::hub::Hub;
+
+/// Between two looks whether Redis is there.
+const RETRY: Duration = Duration::from_millis(100);
+/// Between two looks whether all is written.
+const SETTLE_STEP: Duration = Duration::from_millis(10);
+
+/// Appends to the stream. Clones are cheap.
+#[derive(Debug, Clone)]
+pub(crate) struct EventLog {
+    link: Link,
+    key: Arc<str>,
+    /// About how many events Redis keeps.
+    length: i64,
+}
+
+impl EventLog {
+    pub(crate) fn new(link: Link, keys: &Keys, length: i64) -> Self {
+        let key = keys.events().into();
+        Self { link, key, length }
+    }
+
+    /// Appends one event.
+    pub(crate) async fn append(&self, event: &str) -> Result<(), Error> {
+        let mut words = vec!["MAXLEN".to_owned(), "~".to_owned(), self.length.to_string()];
+        words.extend(["*", "event", event].map(str::to_owned));
+        self.link.call("XADD", &self.key, &words).await.map(drop)
+    }
+
+    /// Writes what the hub tells, until the node ends.
+    pub(crate) async fn write(self, hub: Arc<Hub>) {
+        loop {
+            let events = hub.events().take().await;
+            // What fred would keep until it has a connection would only fill its memory.
+            while !self.link.at(&self.key).is_connected() {
+                tokio::time::sleep(RETRY).await;
+            }
+            let failed = self.append_all(&events).await;
+            hub.events().written(events.len(), failed);
+        }
+    }
+
+    /// Appends many in one go; answers how many were not, or may not have been.
+    async fn append_all(&self, events: &[String]) -> usize {
+        let pipeline = self.link.at(&self.key).pipeline();
+        for event in events {
+            let cap = (XCapKind::MaxLen, XCapTrim::AlmostExact, self.length);
+            let entry = vec![("event", event.as_str())];
+            // Queued in memory only; the answers come with `try_all`.
+            let queued: Result<(), Error> = pipeline.xadd(&*self.key, false, cap, "*", entry).await;
+            if queued.is_err() {
+                return events.len();
+            }
+        }
+        let mut failed = 0;
+        for (event, answer) in events.iter().zip(pipeline.try_all::<Value>().await) {
+            let Err(error) = answer else { continue };
+            self.link.note(&error);
+            // The stream may be on its way to another server, which `append` follows.
+            if !error.is_cluster() || self.append(event).await.is_err() {
+                tracing::debug!(error = %shown(&error), "event dropped");
+                failed += 1;
+            }
+        }
+        failed
+    }
+
+    /// Waits until all that was told is written, for the given time at most.
+    pub(crate) async fn settle(hub: &Hub, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !hub.events().is_settled() && Instant::now() < deadline {
+            tokio::time::sleep(SETTLE_STEP).await;
+        }
+    }
+}

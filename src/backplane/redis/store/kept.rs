@@ -1,0 +1,269 @@
+//! Inboxes in Redis: `pn:inbox:{<user>}` (a stream), `pn:pos:{<user>}` (the number of its newest
+//! message) and `pn:kept:{<user>}:<id>` (ids of the last minute); and topics' logs, which are the
+//! same under `pn:log:{<topic>}`, `pn:logpos:{<topic>}` and `pn:logkept:{<topic>}:<id>`.
+//!
+//! Number and entry come to be in one MULTI, so their order is the same. Who has an id claims it
+//! first, and the MULTI turns the claim into the mark that it is kept: so of several nodes that
+//! send one id at the same moment one keeps it, and whoever got no answer learns from the mark
+//! whether Redis has it. Nothing here trusts a
+//! node's clock: ages are measured by entry ids, which carry the time of Redis. What must stay
+//! true: where it is not known whether Redis has a message, it is put in again only if its id
+//! can tell.
+
+use std::time::Duration;
+
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{Expiration, KeysInterface, MemoryInterface, SetOptions, StreamsInterface};
+use fred::types::Value;
+use tokio::time::Instant;
+
+use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::{Link, exec, multi};
+use crate::backplane::redis::{AWAY, Keys};
+use crate::backplane::{Kept, Unavailable};
+use crate::local::replay::page::{
+    Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number,
+};
+use crate::protocol::Message;
+use crate::protocol::ids::Subject;
+
+/// How long others wait for whoever claimed an id. Longer than a push waits by default.
+const CLAIM: Duration = Duration::from_secs(5);
+/// In the place of a claim: the message is in the inbox.
+const IS_KEPT: &str = "kept";
+/// Before another attempt.
+const RETRY: Duration = Duration::from_millis(50);
+/// Age and bytes are looked after with every so manieth message of an inbox.
+const SWEEP: u64 = 16;
+/// A counter outlives its inbox by this long at least, so that a client that comes back late
+/// still learns that something is missing.
+const COUNTER_SECONDS: i64 = 24 * 3600;
+/// Why a push is not kept while another one is about to keep the same id.
+const IS_CLAIMED: &str = "another push with this id is under way";
+/// The field of an entry that holds the message.
+const DATA: &str = "data";
+/// The field that holds its id, if it has one.
+const ID: &str = "id";
+
+#[derive(Debug)]
+pub(crate) struct Inboxes {
+    link: Link,
+    keys: Keys,
+    bounds: Bounds,
+}
+
+impl Inboxes {
+    pub(crate) fn new(link: Link, keys: Keys, bounds: Bounds) -> Self {
+        Self { link, keys, bounds }
+    }
+
+    /// Puts a message into an inbox or log, trying until the deadline as long as that is safe.
+    pub(crate) async fn keep(
+        &self,
+        subject: &Subject,
+        message: &Message,
+        deadline: Instant,
+    ) -> Result<Kept, Unavailable> {
+        let claim = format!("{:016x}", fastrand::u64(..));
+        loop {
+            let attempt = self.keep_once(subject, message, &claim);
+            let attempt = tokio::time::timeout_at(deadline, attempt).await;
+            let error = match attempt {
+                Ok(Ok(kept)) => return Ok(kept),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(Unavailable("no answer from Redis in time")),
+            };
+            tracing::debug!(error = %shown(&error), "message not kept");
+            self.link.note(&error);
+            let unknown = matches!(
+                error.kind(),
+                ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
+            );
+            if unknown && message.id().is_none() {
+                let words = "Redis broke off: the message may have been kept; send it with an id";
+                return Err(Unavailable(words));
+            }
+            if Instant::now() + RETRY >= deadline {
+                let is_claimed = error.details() == IS_CLAIMED;
+                return Err(if is_claimed {
+                    Unavailable(IS_CLAIMED)
+                } else {
+                    AWAY
+                });
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Whether this id is ours to keep; not if the message is kept already.
+    ///
+    /// # Errors
+    /// Also while somebody else has claimed it.
+    async fn claim(&self, key: &str, claim: &str) -> Result<bool, Error> {
+        let expire = Expiration::PX(CLAIM.as_millis() as i64);
+        let options = Some(SetOptions::NX);
+        let client = self.link.at(key);
+        let taken: Value = client.set(key, claim, Some(expire), options, false).await?;
+        if !taken.is_null() {
+            return Ok(true);
+        }
+        let holder: Option<String> = client.get(key).await?;
+        match holder.as_deref() {
+            Some(IS_KEPT) => Ok(false),
+            Some(holder) if holder == claim => Ok(true),
+            _ => Err(Error::new(ErrorKind::Unknown, IS_CLAIMED)),
+        }
+    }
+
+    async fn keep_once(
+        &self,
+        subject: &Subject,
+        message: &Message,
+        claim: &str,
+    ) -> Result<Kept, Error> {
+        // Everything of one user or topic is in one slot.
+        let client = self.link.at(&self.keys.inbox(subject));
+        let id_key = message.id().map(|id| self.keys.kept(subject, id));
+        if let Some(key) = &id_key
+            && !self.claim(key, claim).await?
+        {
+            return Ok(Kept::Before);
+        }
+        let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
+        let mut fields = Vec::with_capacity(2);
+        if let Some(id) = message.id() {
+            fields.push((ID, id));
+        }
+        fields.push((DATA, message.data()));
+        let bounds = &self.bounds;
+        let age = bounds.age.as_secs() as i64;
+
+        let transaction = multi(&client).await?;
+        let _: () = self.first_number(&transaction, &counter).await?;
+        let _: () = transaction.incr(&counter).await?;
+        let cap = ("MAXLEN", "~", bounds.messages as i64);
+        let _: () = transaction.xadd(&inbox, false, cap, "*", fields).await?;
+        let _: () = transaction.expire(&inbox, age, None).await?;
+        let _: () = transaction
+            .expire(&counter, age + COUNTER_SECONDS, None)
+            .await?;
+        if let Some(key) = &id_key {
+            let expire = Expiration::EX(REPEAT.as_secs() as i64);
+            let _: () = transaction
+                .set(key, IS_KEPT, Some(expire), None, false)
+                .await?;
+        }
+        let answers: Vec<Value> = exec(&transaction).await?;
+        let position = match &answers[..] {
+            [_, n, entry, ..] => n.as_u64().zip(entry_id(entry)),
+            _ => None,
+        };
+        let Some((n, entry)) = position else {
+            return Err(Error::new(ErrorKind::Unknown, "EXEC gave no position"));
+        };
+        if n % SWEEP == 0 || message.data().len() > bounds.bytes / SWEEP as usize {
+            self.sweep(inbox, entry);
+        }
+        Ok(Kept::At(Position { n, entry }))
+    }
+
+    /// A new inbox begins with a number that no other begins with.
+    async fn first_number(
+        &self,
+        transaction: &fred::clients::Pipeline<fred::prelude::Client>,
+        counter: &str,
+    ) -> Result<(), Error> {
+        let first = first_number() as i64;
+        let expire = Expiration::EX(self.bounds.age.as_secs() as i64 + COUNTER_SECONDS);
+        transaction
+            .set(counter, first, Some(expire), Some(SetOptions::NX), false)
+            .await
+    }
+
+    /// Throws out what is too old or too much. Nobody waits for it; if it fails, a later one
+    /// does it.
+    fn sweep(&self, inbox: String, newest: EntryId) {
+        let (client, bounds) = (self.link.at(&inbox), self.bounds);
+        tokio::spawn(async move {
+            let oldest = newest.ms.saturating_sub(bounds.age.as_millis() as u64);
+            let _: i64 = client
+                .xtrim(&inbox, ("MINID", "~", oldest.to_string()))
+                .await?;
+            let bytes: Option<u64> = client.memory_usage(&inbox, None).await?;
+            let bytes = bytes.unwrap_or(0) as usize;
+            if bytes > bounds.bytes {
+                let length: u64 = client.xlen(&inbox).await?;
+                // Messages of one user are mostly alike; the next sweep corrects what is not.
+                let fit = length.saturating_mul(bounds.bytes as u64) / bytes as u64;
+                let _: i64 = client
+                    .xtrim(&inbox, ("MAXLEN", "=", fit.max(1) as i64))
+                    .await?;
+            }
+            Ok::<_, Error>(())
+        });
+    }
+
+    /// The page behind `since`, read in one MULTI: what it says of the whole inbox is true of
+    /// one moment.
+    pub(crate) async fn read(&self, subject: &Subject, since: Since) -> Result<Page, Unavailable> {
+        let read = self.read_once(subject, since).await;
+        read.map_err(|error| {
+            tracing::debug!(error = %shown(&error), "inbox not read");
+            self.link.note(&error);
+            AWAY
+        })
+    }
+
+    async fn read_once(&self, subject: &Subject, since: Since) -> Result<Page, Error> {
+        let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
+        let transaction = multi(&self.link.at(&inbox)).await?;
+        let _: () = self.first_number(&transaction, &counter).await?;
+        let _: () = transaction.get(&counter).await?;
+        let _: () = transaction.xlen(&inbox).await?;
+        let _: Value = match since {
+            Since::Now => transaction.xrevrange(&inbox, "+", "-", Some(1)).await?,
+            since => {
+                let from = format!("({}", since.entry());
+                let count = PAGE as u64 + 1;
+                transaction.xrange(&inbox, from, "+", Some(count)).await?
+            }
+        };
+        let mut answers: Vec<Value> = exec(&transaction).await?;
+        let entries = answers.pop().map(entries).unwrap_or_default();
+        let (newest, length) = match &answers[..] {
+            [_, newest, length] => (newest.as_u64(), length.as_u64()),
+            _ => (None, None),
+        };
+        let (Some(newest), Some(length)) = (newest, length) else {
+            return Err(Error::new(ErrorKind::Unknown, "EXEC gave no inbox"));
+        };
+        Ok(Page::new(&since, newest, length, entries))
+    }
+}
+
+fn entry_id(value: &Value) -> Option<EntryId> {
+    value.as_str()?.parse().ok()
+}
+
+/// The answer to XRANGE: pairs of an id and a list of fields and values.
+fn entries(answer: Value) -> Vec<Entry> {
+    answer
+        .into_array()
+        .into_iter()
+        .filter_map(|entry| {
+            let mut parts = entry.into_array().into_iter();
+            let entry = entry_id(&parts.next()?)?;
+            let fields: Vec<(String, String)> = parts.next()?.convert().unwrap_or_default();
+            let field = |name: &str| {
+                let found = fields.iter().find(|(field, _)| field == name);
+                found.map(|(_, value)| value.clone())
+            };
+            Some(Entry {
+                entry,
+                id: field(ID),
+                // Without it the entry is not one of ours; it is told of when it is read.
+                data: field(DATA).unwrap_or_default(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! The streams of services: `pn:upstream:<service>`.
+//!
+//! What clients send is added by one XADD, in the order of each client. A service reads by a
+//! consumer group. What must stay true: an entry is added at most once, so an XADD that got no
+//! answer is not repeated.
+
+use std::time::Duration;
+
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{ClientLike, StreamsInterface};
+use fred::types::{CustomCommand, Value};
+use tokio::time::Instant;
+
+use crate::backplane::redis::servers::Link;
+use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::{AWAY, Keys};
+use crate::backplane::{Unavailable, Unsent, UpstreamEntry};
+
+/// Before another attempt, where it is certain that nothing was added.
+const RETRY: Duration = Duration::from_millis(50);
+/// Entries counted at once where Redis cannot tell how far a group is behind.
+const PAGE: u64 = 500;
+
+#[derive(Debug)]
+pub(crate) struct Streams {
+    link: Link,
+    keys: Keys,
+    /// `MAXLEN ~` of each stream.
+    length: u64,
+}
+
+/// How far one consumer group is behind.
+#[derive(Debug, Default)]
+struct Group {
+    pending: u64,
+    /// Unknown to Redis before 7, and after some deletions.
+    lag: Option<u64>,
+    last_delivered: String,
+}
+
+impl Streams {
+    pub(crate) fn new(link: Link, keys: Keys, length: u64) -> Self {
+        Self { link, keys, length }
+    }
+
+    /// Adds an entry, trying until the deadline as long as that is safe.
+    pub(crate) async fn add(
+        &self,
+        service: &str,
+        entry: &UpstreamEntry<'_>,
+        deadline: Instant,
+    ) -> Result<(), Unsent> {
+        let key = self.keys.upstream(service);
+        let mut words = vec!["MAXLEN".to_owned(), "~".to_owned(), self.length.to_string()];
+        words.push("*".to_owned());
+        let mut field = |name: &str, value: String| words.extend([name.to_owned(), value]);
+        field("route", entry.route.to_owned());
+        field("user", entry.user.to_string());
+        field("from", entry.from.to_string());
+        if let Some(reference) = entry.reference {
+            field("ref", reference.to_owned());
+        }
+        field("data", entry.data.to_owned());
+        loop {
+            // What fred would keep until it has a connection again may be sent after we gave up.
+            let error = if self.link.at(&key).is_connected() {
+                match self.link.call("XADD", &key, &words).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) if is_unknown(&error) => {
+                        tracing::debug!(error = %shown(&error), service, "nobody knows whether it was added");
+                        return Err(Unsent::Unknown);
+                    }
+                    Err(error) => error,
+                }
+            } else {
+                Error::new(ErrorKind::IO, "no connection")
+            };
+            tracing::debug!(error = %shown(&error), service, "not added");
+            if Instant::now() + RETRY >= deadline || !may_pass(&error) {
+                return Err(Unsent::Refused(AWAY));
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// How many entries of a service's stream nobody has finished: what waits for its slowest
+    /// group, or all of them while there is no group. Counted no further than beyond `most`.
+    pub(crate) async fn backlog(&self, service: &str, most: u64) -> Result<u64, Unavailable> {
+        let counted = self.count(&self.keys.upstream(service), most).await;
+        counted.map_err(|error| {
+            tracing::debug!(error = %shown(&error), service, "no look at the backlog");
+            self.link.note(&error);
+            AWAY
+        })
+    }
+
+    async fn count(&self, key: &str, most: u64) -> Result<u64, Error> {
+        let client = self.link.at(key);
+        if !client.is_connected() {
+            return Err(Error::new(ErrorKind::IO, "no connection"));
+        }
+        let command = CustomCommand::new_static("XINFO", None, false);
+        let groups: Result<Value, Error> = client.custom(command, vec!["GROUPS", key]).await;
+        let groups = match groups {
+            Err(error) if error.details().contains("no such key") => return Ok(0),
+            groups => groups?.into_array(),
+        };
+        let groups: Vec<Group> = groups.into_iter().map(group).collect();
+        let is_known = !groups.is_empty() && groups.iter().all(|group| group.lag.is_some());
+        let length = if is_known { 0 } else { client.xlen(key).await? };
+        if groups.is_empty() {
+            return Ok(length);
+        }
+        let mut backlog = 0;
+        for group in groups {
+            let behind = match group.lag {
+                Some(lag) => lag + group.pending,
+                // Pending ones are in the stream too, so there cannot be more than that.
+                None if length < most => length,
+                None => group.pending + self.count_behind(key, group.last_delivered, most).await?,
+            };
+            backlog = backlog.max(behind);
+        }
+        Ok(backlog)
+    }
+
+    /// Counts the entries behind one, by pages.
+    async fn count_behind(&self, key: &str, mut last: String, most: u64) -> Result<u64, Error> {
+        let mut count = 0;
+        while count <= most {
+            let from = format!("({last}");
+            let page: Value = self.link.at(key).xrange(key, from, "+", Some(PAGE)).await?;
+            let page = page.into_array();
+            count += page.len() as u64;
+            let newest = page.into_iter().next_back().and_then(|entry| {
+                let id = entry.into_array().into_iter().next()?;
+                id.as_str().map(|id| id.into_owned())
+            });
+            match newest {
+                Some(id) if count.is_multiple_of(PAGE) => last = id,
+                _ => break,
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Whether Redis may have done it.
+fn is_unknown(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
+    )
+}
+
+/// Whether another attempt may do better soon.
+fn may_pass(error: &Error) -> bool {
+    error.is_cluster()
+        || [
+            "READONLY",
+            "MASTERDOWN",
+            "LOADING",
+            "CLUSTERDOWN",
+            "TRYAGAIN",
+        ]
+        .iter()
+        .any(|word| error.details().starts_with(word))
+}
+
+/// One group as XINFO shows it: a map, or names and values in turn.
+fn group(value: Value) -> Group {
+    let mut group = Group::default();
+    let pairs: Vec<(String, Value)> = match value {
+        Value::Map(map) => map
+            .inner()
+            .into_iter()
+            .map(|(name, value)| (name.into_string().unwrap_or_default(), value))
+            .collect(),
+        other => {
+            let mut words = other.into_array().into_iter();
+            std::iter::from_fn(|| Some((words.next()?.into_string()?, words.next()?))).collect()
+        }
+    };
+    for (name, value) in pairs {
+        match &*name {
+            "pending" => group.pending = value.as_u64().unwrap_or(0),
+            "lag" => group.lag = value.as_u64(),
+            "last-delivered-id" => group.last_delivered = value.into_string().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    group
+}

@@ -1,0 +1,98 @@
+//! Sessions, bans and ordinals in memory, for nodes that share a process. They end with it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::auth::SessionId;
+use crate::backplane::access::{Ban, Session};
+use crate::protocol::ids::UserId;
+
+/// What has ended is looked for once in so many writes.
+const SWEEP: u32 = 256;
+
+#[derive(Debug, Default)]
+pub(crate) struct Passes {
+    sessions: Ending<SessionId>,
+    bans: Ending<UserId>,
+    ordinals: AtomicU64,
+}
+
+impl Passes {
+    pub(crate) fn sessions(&self, ids: &[SessionId]) -> Vec<Option<Session>> {
+        let session = |id| {
+            let (claims, left) = self.sessions.get(id)?;
+            let left = Some(left);
+            Some(Session { claims, left })
+        };
+        ids.iter().map(session).collect()
+    }
+
+    pub(crate) fn open_session(&self, id: SessionId, claims: String, lasts: Duration) {
+        self.sessions.put(id, claims, lasts);
+    }
+
+    pub(crate) fn close_session(&self, id: SessionId) -> bool {
+        self.sessions.remove(&id)
+    }
+
+    pub(crate) fn ban(&self, user: &UserId) -> Option<Ban> {
+        let (reason, left) = self.bans.get(user)?;
+        let left = Some(left);
+        Some(Ban { reason, left })
+    }
+
+    pub(crate) fn put_ban(&self, user: &UserId, reason: String, lasts: Duration) {
+        self.bans.put(user.clone(), reason, lasts);
+    }
+
+    pub(crate) fn lift_ban(&self, user: &UserId) -> bool {
+        self.bans.remove(user)
+    }
+
+    pub(crate) fn next_ordinal(&self) -> u64 {
+        self.ordinals.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Texts that end.
+#[derive(Debug)]
+struct Ending<K>(Mutex<Texts<K>>);
+
+/// The texts, and how many were written since the last sweep.
+type Texts<K> = (HashMap<K, (String, Instant)>, u32);
+
+impl<K> Default for Ending<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Ending<K> {
+    fn get(&self, key: &K) -> Option<(String, Duration)> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (text, ends) = state.0.get(key)?;
+        let left = ends.checked_duration_since(Instant::now())?;
+        (!left.is_zero()).then(|| (text.clone(), left))
+    }
+
+    fn put(&self, key: K, text: String, lasts: Duration) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        state.0.insert(key, (text, now + lasts));
+        state.1 = (state.1 + 1) % SWEEP;
+        if state.1 == 0 {
+            state.0.retain(|_, (_, ends)| *ends > now);
+        }
+    }
+
+    fn remove(&self, key: &K) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state
+            .0
+            .remove(key)
+            .is_some_and(|(_, ends)| ends > Instant::now())
+    }
+}

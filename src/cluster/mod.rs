@@ -1,0 +1,11 @@
+//! What nodes say to each other: what this one hears, asks, answers and waits for.
+
+pub mod pending;
+
+pub mod questions;
+
+pub mod inbound;
+
+pub mod survey;
+
+pub mod balance;

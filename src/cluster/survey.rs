@@ -1,0 +1,188 @@
+//! Asking nodes something and collecting their answers, by a deadline; who gave none is named.
+//!
+//! Each node is asked on its own channel: lines for one node keep their order, and Redis tells at
+//! once where nobody listens. This node answers itself without a detour, so it does also while
+//! Redis is away.
+//!
+//! ```ignore
+//! let collected = survey.ask(&survey.all_nodes(), &Question::Stats, deadline).await;
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::backplane::{Backplane, Unavailable};
+use crate::cluster::pending::{Expected, Replies};
+use crate::cluster::questions::Respond;
+use crate::protocol;
+use crate::protocol::ids::NodeId;
+use crate::protocol::{NodeAnswer, Question, Reply, Wait};
+
+/// Before a node that does not listen is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+/// A node may be subscribing anew; one that does not listen for this long is missing.
+const DEAF: Duration = Duration::from_millis(500);
+
+/// What nodes said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Who answered, and a JSON object from each; in the order in which they were asked.
+    pub answers: Vec<(NodeId, Box<str>)>,
+    /// Who did not, or not in time.
+    pub missing: Vec<NodeId>,
+}
+
+/// What came of asking one node.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Its answer, a JSON object.
+    Body(Box<str>),
+    /// Nothing by the deadline.
+    Nothing,
+    /// Nobody listens on its channel, so it has not heard the question.
+    Deaf,
+    /// Redis does not say whether it has.
+    Away(&'static str),
+}
+
+/// Asks on behalf of this node.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    node: NodeId,
+    backplane: Arc<Backplane>,
+    replies: Arc<Replies>,
+    respond: Arc<Respond>,
+}
+
+impl Survey {
+    /// For the node that `respond` answers for.
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        backplane: Arc<Backplane>,
+        replies: Arc<Replies>,
+        respond: Arc<Respond>,
+    ) -> Self {
+        Self {
+            node,
+            backplane,
+            replies,
+            respond,
+        }
+    }
+
+    /// Who waits for receipts and answers.
+    #[must_use]
+    pub fn replies(&self) -> &Replies {
+        &self.replies
+    }
+
+    /// All live nodes, as of the last beat, and this one in any case.
+    #[must_use]
+    pub fn all_nodes(&self) -> Vec<NodeId> {
+        let records = self.backplane.nodes();
+        let mut nodes: Vec<NodeId> = records.iter().map(|record| record.node.clone()).collect();
+        if !nodes.contains(&self.node) {
+            nodes.push(self.node.clone());
+        }
+        nodes
+    }
+
+    /// Asks these nodes, and waits for their answers until the deadline at most.
+    pub async fn ask(&self, nodes: &[NodeId], question: &Question, deadline: Instant) -> Collected {
+        let here = async {
+            if nodes.contains(&self.node) {
+                Some(self.respond.answer(question).await.into())
+            } else {
+                None
+            }
+        };
+        let (here, mut there) = tokio::join!(here, self.ask_others(nodes, question, deadline));
+        there.extend(here.map(|body| (self.node.clone(), body)));
+        let mut collected = Collected::default();
+        for node in nodes {
+            match there.iter().position(|(answered, _)| answered == node) {
+                Some(at) => collected.answers.push(there.swap_remove(at)),
+                None => collected.missing.push(node.clone()),
+            }
+        }
+        collected
+    }
+
+    /// Asks one other node, once.
+    pub async fn ask_one(&self, node: &NodeId, question: &Question, deadline: Instant) -> Said {
+        let mut expected = self.replies.expect_answers(1);
+        let line = self.line(question, &expected, deadline);
+        let published = self.backplane.publish(node, line, deadline).await;
+        match published.receivers(deadline).await {
+            Ok(0) => return Said::Deaf,
+            Ok(_) => {}
+            Err(Unavailable(reason)) => return Said::Away(reason),
+        }
+        match tokio::time::timeout_at(deadline, expected.receipts.recv()).await {
+            Ok(Some(answer)) => Said::Body(answer.body),
+            _ => Said::Nothing,
+        }
+    }
+
+    fn line(
+        &self,
+        question: &Question,
+        expected: &Expected<NodeAnswer>,
+        deadline: Instant,
+    ) -> String {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let reply = Reply {
+            node: self.node.clone(),
+            reference: expected.reference.clone(),
+            wait: Wait::Written,
+            timeout_ms: left.as_millis() as u64,
+        };
+        protocol::ask_line(question, &reply)
+    }
+
+    async fn ask_others(
+        &self,
+        nodes: &[NodeId],
+        question: &Question,
+        deadline: Instant,
+    ) -> Vec<(NodeId, Box<str>)> {
+        let others: Vec<&NodeId> = nodes.iter().filter(|node| **node != self.node).collect();
+        let mut expected = self.replies.expect_answers(others.len());
+        let line = self.line(question, &expected, deadline);
+        let asked = others.iter().map(async |node| {
+            let reached = self.reach(node, &line, deadline).await;
+            reached.then_some(*node)
+        });
+        let mut open: Vec<&NodeId> = join_all(asked).await.into_iter().flatten().collect();
+        let mut answers = Vec::with_capacity(open.len());
+        while !open.is_empty() {
+            let answer = tokio::time::timeout_at(deadline, expected.receipts.recv()).await;
+            let Ok(Some(answer)) = answer else { break };
+            if let Some(at) = open.iter().position(|node| **node == answer.node) {
+                open.swap_remove(at);
+                answers.push((answer.node, answer.body));
+            }
+        }
+        answers
+    }
+
+    /// Whether the question may have got to the node.
+    async fn reach(&self, node: &NodeId, line: &str, deadline: Instant) -> bool {
+        let patience = deadline.min(Instant::now() + DEAF);
+        loop {
+            let published = self
+                .backplane
+                .publish(node, line.to_owned(), deadline)
+                .await;
+            match published.receivers(deadline).await {
+                Ok(0) if Instant::now() + RETRY < patience => tokio::time::sleep(RETRY).await,
+                // Without an answer of Redis it may have been published all the same.
+                answer => return answer != Ok(0),
+            }
+        }
+    }
+}

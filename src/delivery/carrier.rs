@@ -1,0 +1,493 @@
+//! Carrying pushes to users and topics: one share for each of them and push, in rounds.
+//!
+//! A share is open until every node in the row has taken it or is known to be dead. Many
+//! shares go through a round together: one pipelined look-up, one line for each node.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::backplane::Unavailable;
+use crate::cluster::pending::Expected;
+use crate::delivery::router::{Answer, PartAnswer, RETRY, Router, further};
+use crate::local::hub::{Delivered, Hub};
+use crate::local::receipt::{Receipt, Waiter};
+use crate::local::replay::page::Position;
+use crate::protocol;
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::{NodeId, Subject, Topic};
+use crate::protocol::{Push, Reply, Status, Target, Wait};
+use crate::telemetry::trace::Trace;
+
+/// What is carried to users and topics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Cargo<'a> {
+    Push(&'a Push),
+    Kick(CloseReason),
+    /// A subscription to a topic, or (if not) its end.
+    Enroll(&'a Topic, bool),
+    /// Nothing but the word that there is something in the inbox.
+    Look,
+}
+
+impl Cargo<'_> {
+    /// As a line for a channel.
+    pub(crate) fn line(self, to: &Target, reply: Option<&Reply>) -> String {
+        match self {
+            Self::Push(push) => {
+                protocol::push_line(to, push.except.as_deref(), &push.message, reply)
+            }
+            Self::Kick(reason) => protocol::kick_line(to, reason, reply),
+            Self::Enroll(topic, joins) => protocol::subscribe_line(to, topic, joins, reply),
+            Self::Look => protocol::look_line(to),
+        }
+    }
+
+    /// Does on this node what it is about.
+    pub(crate) async fn carry_out(
+        self,
+        hub: &Arc<Hub>,
+        to: &Target,
+        receipt: Option<&Receipt>,
+    ) -> Delivered {
+        match self {
+            Self::Push(push) => hub.deliver_to(to, push, receipt).await,
+            Self::Kick(reason) => Delivered::To(hub.kick(to, reason, receipt).await),
+            Self::Enroll(topic, joins) => {
+                Delivered::To(hub.enroll(to, topic, joins, receipt).await)
+            }
+            Self::Look => {
+                hub.look(to).await;
+                Delivered::To(0)
+            }
+        }
+    }
+}
+
+/// One user's or topic's part of one push on its way.
+#[derive(Debug)]
+pub(crate) struct Share<'a> {
+    cargo: Cargo<'a>,
+    subject: Subject,
+    wait: Wait,
+    deadline: Instant,
+    /// Nodes that need nothing (any more): they took it, or they are dead.
+    served: SmallVec<[NodeId; 2]>,
+    connections: u32,
+    /// Nodes that took it for at least one connection.
+    reached: SmallVec<[NodeId; 1]>,
+    duplicate: bool,
+    /// It is in the inbox or log.
+    kept: bool,
+    /// It could not be put there, and so goes nowhere.
+    refused: bool,
+    /// Why it is not through yet; none once it is.
+    open: Option<&'static str>,
+    local: Option<Waiter>,
+    receipts: Option<Expected>,
+    /// How many nodes owe a receipt.
+    owed: u32,
+    /// The furthest that receipts prove.
+    proven: Option<Status>,
+}
+
+impl<'a> Share<'a> {
+    pub(crate) fn new(cargo: Cargo<'a>, subject: Subject, wait: Wait, deadline: Instant) -> Self {
+        Self {
+            cargo,
+            subject,
+            wait,
+            deadline,
+            served: SmallVec::new(),
+            connections: 0,
+            reached: SmallVec::new(),
+            duplicate: false,
+            kept: false,
+            refused: false,
+            open: Some("the row could not be looked up"),
+            local: None,
+            receipts: None,
+            owed: 0,
+            proven: None,
+        }
+    }
+
+    /// It is in the inbox or log.
+    pub(crate) fn kept(self) -> Self {
+        Self { kept: true, ..self }
+    }
+
+    /// It was to be put into the inbox or log, and could not.
+    pub(crate) fn refused(self, reason: &'static str) -> Self {
+        Self {
+            refused: true,
+            open: Some(reason),
+            ..self
+        }
+    }
+
+    /// Whether nodes are to report what became of it.
+    fn wants_receipts(&self) -> bool {
+        self.wait > Wait::Routed && !matches!(self.cargo, Cargo::Look)
+    }
+
+    /// Whether it still has to get somewhere.
+    fn is_open(&self) -> bool {
+        self.open.is_some() && !self.refused
+    }
+
+    /// Has the trace remember what its sender is answered.
+    pub(crate) fn trace(&self, id: Option<&str>, trace: &Trace) {
+        trace.pushed(&self.subject, id, self.status(), self.open);
+    }
+
+    fn position(&self) -> Option<Position> {
+        match self.cargo {
+            Cargo::Push(push) => push.message.position(),
+            Cargo::Kick(_) | Cargo::Enroll(..) | Cargo::Look => None,
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self.open {
+            // Sent before: the connections have it, or get it now.
+            _ if matches!(self.cargo, Cargo::Look) => Status::Duplicate,
+            _ if self.connections > 0 && self.proven.is_some() => self.proven.expect("checked"),
+            // Something arrived, although not everywhere: that much is proven.
+            Some(_) if self.connections == 0 && !self.kept => Status::Unrouted,
+            _ if self.connections > 0 => Status::Routed,
+            _ if self.duplicate => Status::Duplicate,
+            _ if self.kept => Status::Stored,
+            _ => Status::Offline,
+        }
+    }
+}
+
+impl Router {
+    pub(crate) async fn carry_and_settle(&self, shares: &mut [Share<'_>]) {
+        self.carry_all(shares).await;
+        self.settle_all(shares).await;
+    }
+
+    /// Here and to other nodes.
+    pub(crate) async fn carry_all(&self, shares: &mut [Share<'_>]) {
+        for share in shares.iter_mut().filter(|share| !share.refused) {
+            self.deliver_here(share).await;
+        }
+        if self.backplane.is_shared() {
+            self.carry(shares).await;
+        } else {
+            let carried = shares.iter_mut().filter(|share| !share.refused);
+            carried.for_each(|share| share.open = None);
+        }
+    }
+
+    /// Waits for what was asked to be reported.
+    pub(crate) async fn settle_all(&self, shares: &mut [Share<'_>]) {
+        for share in shares.iter_mut().filter(|share| share.wants_receipts()) {
+            self.settle(share).await;
+        }
+    }
+
+    /// Its connections on this very node.
+    async fn deliver_here(&self, share: &mut Share<'_>) {
+        let to = Target::from(share.subject.clone());
+        let (receipt, waiter) = match share.wait {
+            Wait::Routed => (None, None),
+            wait => {
+                let (receipt, waiter) = Receipt::new(wait);
+                (Some(receipt), Some(waiter))
+            }
+        };
+        let cargo = share.cargo;
+        let (is_push, is_look) = (
+            matches!(cargo, Cargo::Push(_)),
+            matches!(cargo, Cargo::Look),
+        );
+        self.metrics
+            .shares_here
+            .inc_by(u64::from(is_push || is_look));
+        self.metrics.looks.inc_by(u64::from(is_look));
+        match cargo.carry_out(&self.hub, &to, receipt.as_ref()).await {
+            Delivered::To(0) => {}
+            Delivered::To(count) => {
+                share.connections += count;
+                share.reached.push(self.hub.node().clone());
+                share.local = waiter;
+            }
+            Delivered::Duplicate => share.duplicate = true,
+        }
+    }
+
+    /// Connections on other nodes: rounds of look-up and publishing.
+    async fn carry(&self, shares: &mut [Share<'_>]) {
+        loop {
+            let round = self.carry_once(shares).await;
+            if let Err(Unavailable(reason)) = round {
+                for share in shares.iter_mut().filter(|share| share.is_open()) {
+                    share.open = Some(reason);
+                }
+            }
+            let now = Instant::now();
+            let waits = |share: &Share<'_>| share.is_open() && share.deadline > now + RETRY;
+            if !shares.iter().any(waits) {
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// One round for every share that is still open.
+    async fn carry_once(&self, shares: &mut [Share<'_>]) -> Result<(), Unavailable> {
+        let now = Instant::now();
+        let open: Vec<usize> = (0..shares.len())
+            .filter(|&i| shares[i].is_open() && shares[i].deadline > now)
+            .collect();
+        let subjects: Vec<Subject> = open.iter().map(|&i| shares[i].subject.clone()).collect();
+        let last = open
+            .iter()
+            .map(|&i| shares[i].deadline)
+            .max()
+            .unwrap_or(now);
+        let rows = tokio::time::timeout_at(last, self.backplane.locate(&subjects))
+            .await
+            .map_err(|_| Unavailable("no answer from Redis in time"))??;
+
+        let mut parcels = Vec::new();
+        for (&i, locations) in open.iter().zip(rows) {
+            let Some(locations) = locations else {
+                shares[i].open = Some("the registry is being rebuilt");
+                continue;
+            };
+            shares[i].open = None;
+            for (node, connections) in locations {
+                if !shares[i].served.contains(&node) {
+                    add_parcel(&mut parcels, shares, i, node, connections);
+                }
+            }
+        }
+        for parcel in &mut parcels {
+            let line = self.line(shares, parcel);
+            let deadline = shares[parcel.shares[0].0].deadline;
+            parcel.published = Some(self.backplane.publish(&parcel.node, line, deadline).await);
+        }
+        for parcel in parcels {
+            self.finish(shares, parcel).await;
+        }
+        Ok(())
+    }
+
+    /// What is published for a parcel. Whoever waits for more than routing gets a receipt.
+    fn line(&self, shares: &mut [Share<'_>], parcel: &Parcel) -> String {
+        let share = &mut shares[parcel.shares[0].0];
+        let (wait, deadline) = (share.wait, share.deadline);
+        let reply = share.wants_receipts().then(|| {
+            let expected = share.receipts.get_or_insert_with(|| self.replies.expect());
+            self.reply(expected, wait, deadline)
+        });
+        let cargo = share.cargo;
+        let to = match &parcel.shares[..] {
+            [(only, _)] => shares[*only].subject.clone().into(),
+            many => {
+                let subjects = many.iter().map(|(i, _)| &shares[*i].subject);
+                let users = subjects.filter_map(|subject| match subject {
+                    Subject::User(user) => Some(user.clone()),
+                    Subject::Topic(_) => None,
+                });
+                Target::Users(users.collect())
+            }
+        };
+        cargo.line(&to, reply.as_ref())
+    }
+
+    /// Notes what Redis answered for a parcel.
+    async fn finish(&self, shares: &mut [Share<'_>], parcel: Parcel) {
+        let Parcel {
+            node,
+            shares: parts,
+            published,
+        } = parcel;
+        let deadline = shares[parts[0].0].deadline;
+        let published = published.expect("published above");
+        let dead = match published.receivers(deadline).await {
+            Ok(0) => self.is_dead(&node, deadline).await,
+            Ok(_) => {
+                for (i, connections) in parts {
+                    let share = &mut shares[i];
+                    share.served.push(node.clone());
+                    share.connections += connections;
+                    share.reached.push(node.clone());
+                    share.owed += u32::from(share.wants_receipts());
+                }
+                return;
+            }
+            Err(unavailable) => Err(unavailable),
+        };
+        for (i, _) in parts {
+            match dead {
+                Ok(true) => {
+                    shares[i].served.push(node.clone());
+                    // Tidying up is not what the sender waits for.
+                    let backplane = self.backplane.clone();
+                    let (subject, node) = (shares[i].subject.clone(), node.clone());
+                    tokio::spawn(async move { backplane.forget(&subject, &node).await });
+                }
+                Ok(false) => shares[i].open = Some("a node in the row does not listen"),
+                Err(Unavailable(reason)) => shares[i].open = Some(reason),
+            }
+        }
+    }
+
+    /// Waits for receipts, here and from other nodes. A node that no longer has the user is
+    /// taken for moved: the row is read once more.
+    async fn settle(&self, share: &mut Share<'_>) {
+        let mut proven = (Status::Routed, 0);
+        if let Some(local) = share.local.take() {
+            proven = further(proven, local.settle(share.deadline).await);
+        }
+        let mut moved = false;
+        while share.owed > 0 {
+            let Some(expected) = &mut share.receipts else {
+                break;
+            };
+            let receipt = tokio::time::timeout_at(share.deadline, expected.receipts.recv()).await;
+            let Ok(Some(receipt)) = receipt else { break };
+            share.owed -= 1;
+            match receipt.status {
+                Status::Stale if !moved => {
+                    moved = true;
+                    share.reached.retain(|node| *node != receipt.node);
+                    share.connections = 0;
+                    share.open = Some("the user has moved");
+                    if proven.1 == 0 {
+                        self.deliver_here(share).await;
+                        if let Some(local) = share.local.take() {
+                            proven = further(proven, local.settle(share.deadline).await);
+                        }
+                    }
+                    self.carry(std::slice::from_mut(share)).await;
+                }
+                Status::Stale => share.reached.retain(|node| *node != receipt.node),
+                Status::Duplicate => share.duplicate = true,
+                status => proven = further(proven, (status, receipt.connections)),
+            }
+        }
+        if moved && share.owed == 0 && proven.1 == 0 {
+            // Every node has said that it holds nobody by this name.
+            share.connections = 0;
+        }
+        if proven.1 > 0 {
+            share.connections = proven.1;
+            share.proven = Some(proven.0);
+        }
+    }
+}
+
+/// What goes to one node in one line: a push, for one user or several.
+struct Parcel {
+    node: NodeId,
+    /// Index of the share, and how many connections its row names there.
+    shares: SmallVec<[(usize, u32); 1]>,
+    published: Option<crate::backplane::Published>,
+}
+
+/// Adds a share to the parcels, joining it with the one before where both are the same push to
+/// the same node and nobody asked for a receipt.
+fn add_parcel(
+    parcels: &mut Vec<Parcel>,
+    shares: &[Share<'_>],
+    i: usize,
+    node: NodeId,
+    connections: u32,
+) {
+    let share = &shares[i];
+    if share.wait == Wait::Routed
+        && let Cargo::Push(push) = share.cargo
+        && matches!(push.to, Target::Users(_))
+        && let Some(parcel) = parcels.iter_mut().rev().find(|parcel| {
+            parcel.node == node
+                && matches!(shares[parcel.shares[0].0].cargo, Cargo::Push(other) if std::ptr::eq(other, push))
+        })
+    {
+        return parcel.shares.push((i, connections));
+    }
+    parcels.push(Parcel {
+        node,
+        shares: SmallVec::from_elem((i, connections), 1),
+        published: None,
+    });
+}
+/// One answer for the shares of one push.
+pub(crate) fn sum_up(shares: &[Share<'_>]) -> Answer {
+    let status_of = |status| shares.iter().any(|share| share.status() == status);
+    let order = [
+        Status::Acked,
+        Status::Written,
+        Status::Routed,
+        Status::Unrouted,
+        Status::Stored,
+        Status::Duplicate,
+    ];
+    let status = order
+        .into_iter()
+        .find(|status| status_of(*status))
+        .unwrap_or(Status::Offline);
+    // Several users' connections may be on one node.
+    let nodes: HashSet<&NodeId> = shares.iter().flat_map(|share| &share.reached).collect();
+    Answer {
+        id: None,
+        status,
+        connections: shares.iter().map(|share| share.connections).sum(),
+        seq_id: match shares {
+            [only] => only.position(),
+            _ => None,
+        },
+        nodes: nodes.len() as u32,
+        // What is kept and got to nobody is `stored`, which says as much.
+        reason: shares
+            .iter()
+            .filter(|share| !share.kept || share.connections > 0)
+            .find_map(|share| share.open),
+        targets: shares
+            .iter()
+            .map(|share| PartAnswer {
+                subject: share.subject.clone(),
+                status: share.status(),
+                connections: share.connections,
+                seq_id: share.position(),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::PushRequest;
+
+    #[test]
+    fn a_kept_push_that_has_not_reached_all_says_so() {
+        let body = br#"{"to":{"user":"42"},"keep":true,"data":1}"#;
+        let PushRequest { push, wait, .. } = PushRequest::parse(body).expect("a push");
+        let Target::User(user) = &push.to else {
+            panic!("to a user: {:?}", push.to)
+        };
+        let (subject, cargo) = (Subject::User(user.clone()), Cargo::Push(&push));
+        let answer = |connections, open| {
+            let share = Share::new(cargo, subject.clone(), wait, Instant::now()).kept();
+            let share = Share {
+                connections,
+                open,
+                ..share
+            };
+            let answer = sum_up(&[share]);
+            (answer.status, answer.reason)
+        };
+        let reason = Some("a node in the row does not listen");
+        assert_eq!(answer(1, reason), (Status::Routed, reason));
+        assert_eq!(answer(0, reason), (Status::Stored, None));
+        assert_eq!(answer(1, None), (Status::Routed, None));
+    }
+}

@@ -1,0 +1,107 @@
+//! Putting messages into inboxes and logs before they are pushed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::backplane::{Kept, Unavailable};
+use crate::delivery::router::{Part, Router};
+use crate::protocol::ids::Subject;
+use crate::protocol::{Message, Push, PushRequest};
+
+/// Inboxes and logs that are written at a time.
+const AT_ONCE: usize = 64;
+
+/// What became of one user's or topic's part of a push that is to be kept.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    /// It is kept; this goes to the connections.
+    At(Push),
+    /// It had been put there before.
+    Before,
+}
+
+/// A message on its way into one inbox or log.
+#[derive(Debug)]
+struct Pending<'a> {
+    /// Its place in the answer.
+    place: usize,
+    message: &'a Message,
+    deadline: Instant,
+}
+
+impl Router {
+    /// Keeps whatever asks for it, one inbox's messages in the order in which they stand here.
+    /// `parts` are those of each request. Answers for each part of each request that is kept, in
+    /// order.
+    pub(crate) async fn keep_all(
+        &self,
+        requests: &[PushRequest],
+        parts: &[Vec<Part<'_>>],
+        now: Instant,
+    ) -> Vec<Result<Stored, Unavailable>> {
+        if !requests.iter().any(|request| request.keep) {
+            return Vec::new();
+        }
+        let mut by_subject: HashMap<&Subject, Vec<Pending<'_>>> = HashMap::new();
+        let mut count = 0;
+        let kept = requests.iter().zip(parts).filter(|(one, _)| one.keep);
+        for (request, parts) in kept {
+            for (subject, push) in parts {
+                by_subject.entry(subject).or_default().push(Pending {
+                    place: count,
+                    message: &push.message,
+                    deadline: now + request.timeout,
+                });
+                count += 1;
+            }
+        }
+        let by_subject: Vec<_> = by_subject.into_iter().collect();
+        let mut stored = Vec::with_capacity(count);
+        for part in by_subject.chunks(AT_ONCE) {
+            let keeping = part
+                .iter()
+                .map(|(subject, pending)| self.keep_in_order(subject, pending));
+            stored.extend(join_all(keeping).await.into_iter().flatten());
+        }
+        stored.sort_unstable_by_key(|(place, _)| *place);
+        stored.into_iter().map(|(_, stored)| stored).collect()
+    }
+
+    async fn keep_in_order(
+        &self,
+        subject: &Subject,
+        pending: &[Pending<'_>],
+    ) -> Vec<(usize, Result<Stored, Unavailable>)> {
+        let mut stored = Vec::with_capacity(pending.len());
+        for one in pending {
+            let kept = self.keep(subject, one.message, one.deadline).await;
+            stored.push((one.place, kept));
+        }
+        stored
+    }
+
+    async fn keep(
+        &self,
+        subject: &Subject,
+        message: &Message,
+        deadline: Instant,
+    ) -> Result<Stored, Unavailable> {
+        match self.backplane.keep(subject, message, deadline).await? {
+            Kept::Before => {
+                self.metrics.kept_before.inc();
+                Ok(Stored::Before)
+            }
+            Kept::At(position) => {
+                self.metrics.kept.inc();
+                Ok(Stored::At(Push {
+                    to: subject.clone().into(),
+                    except: None,
+                    message: Arc::new(message.kept_at(position)),
+                }))
+            }
+        }
+    }
+}

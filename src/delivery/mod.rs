@@ -1,0 +1,15 @@
+//! What senders ask for: pushes, kicks and calls, carried to whichever nodes hold the user.
+
+pub mod router;
+
+pub mod carrier;
+
+pub mod keep;
+
+pub mod kick;
+
+pub mod ledger;
+
+pub mod call;
+
+pub mod replay_reader;

@@ -1,0 +1,161 @@
+//! Reads inboxes and logs for connections that are behind.
+//!
+//! So many reads at a time and no more, so that ten thousand clients that must look do not keep
+//! Redis from anything else. Those that want the same page share one read, and it is one that
+//! begins after they have asked: a page read before might lack what they ask for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::backplane::Backplane;
+use crate::local::hub::Hub;
+use crate::local::replay::page::{Page, Since};
+use crate::local::shard::Command;
+use crate::protocol::ids::{Fd, Subject};
+use crate::telemetry::metrics::Metrics;
+
+/// Reads at a time.
+const AT_ONCE: usize = 64;
+/// Between two attempts while the inbox cannot be read.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// A connection wants the next page.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) fd: Fd,
+    /// Whose inbox, or which topic's log.
+    pub(crate) subject: Subject,
+    pub(crate) since: Since,
+    /// Gets the page instead of the connection, if it still waits then.
+    pub(crate) told: Option<oneshot::Sender<Arc<Page>>>,
+}
+
+/// What is read: everybody who asks for the same gets the same.
+type Key = (Subject, Since);
+
+/// Those who ask for one page while it is being read, and so wait for the next read of it.
+type Waiting = HashMap<Key, Vec<Ask>, ahash::RandomState>;
+
+/// The one who reads for all connections of a node.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    hub: Arc<Hub>,
+    backplane: Arc<Backplane>,
+    metrics: Arc<Metrics>,
+    /// An entry for each read under way.
+    waiting: Mutex<Waiting>,
+    slots: Semaphore,
+}
+
+impl Reader {
+    pub(crate) fn new(hub: Arc<Hub>, backplane: Arc<Backplane>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            hub,
+            backplane,
+            metrics,
+            waiting: Mutex::default(),
+            slots: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    /// Serves what shards ask for, until they are gone. A connection has one ask for each inbox
+    /// or log open at most.
+    pub(crate) async fn serve(self, mut asks: mpsc::UnboundedReceiver<Ask>) {
+        let reader = Arc::new(self);
+        while let Some(ask) = asks.recv().await {
+            reader.metrics.inbox_asks.inc();
+            let key = (ask.subject.clone(), ask.since);
+            if let Some(ask) = reader.begin(&key, ask) {
+                tokio::spawn(reader.clone().read(key, vec![ask]));
+            }
+        }
+    }
+
+    /// Answers the ask if nobody is reading what it wants; if somebody is, it waits there.
+    fn begin(&self, key: &Key, ask: Ask) -> Option<Ask> {
+        let mut waiting = self.lock();
+        match waiting.get_mut(key) {
+            Some(those) => {
+                those.push(ask);
+                None
+            }
+            None => {
+                waiting.insert(key.clone(), Vec::new());
+                Some(ask)
+            }
+        }
+    }
+
+    /// Reads until nobody asks for this any more.
+    async fn read(self: Arc<Self>, key: Key, mut asks: Vec<Ask>) {
+        while !asks.is_empty() {
+            let page = self.read_once(&key, &asks).await;
+            self.metrics.inbox_asks.dec_by(asks.len() as i64);
+            if let Some(page) = page {
+                for ask in asks {
+                    self.tell(ask, &page).await;
+                }
+            }
+            let mut waiting = self.lock();
+            asks = waiting.remove(&key).unwrap_or_default();
+            if !asks.is_empty() {
+                waiting.insert(key.clone(), Vec::new());
+            }
+        }
+    }
+
+    /// Tries until it works, or nobody who asked is here any more.
+    async fn read_once(&self, (subject, since): &Key, asks: &[Ask]) -> Option<Arc<Page>> {
+        self.metrics.catch_ups.inc();
+        while asks.iter().any(|ask| self.hub.holds(ask.fd)) {
+            // Never closed.
+            let slot = self.slots.acquire().await;
+            let page = self.backplane.read_inbox(subject, *since).await;
+            drop(slot);
+            match page {
+                Ok(page) => return Some(Arc::new(page)),
+                Err(error) => {
+                    tracing::debug!(?subject, %error, "inbox not read; trying on");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        None
+    }
+
+    async fn tell(&self, ask: Ask, page: &Arc<Page>) {
+        let Ask {
+            fd,
+            subject,
+            since,
+            told,
+        } = ask;
+        let mut page = page.clone();
+        if let Some(told) = told {
+            match told.send(page) {
+                Ok(()) => return,
+                Err(back) => page = back,
+            }
+        }
+        if let Subject::User(user) = &subject {
+            let (trace, messages) = (self.hub.trace(), page.messages.len() as u64);
+            trace.caught_up(user, fd, messages, page.is_continuous);
+        }
+        let command = Command::Page {
+            fd,
+            subject,
+            since,
+            page,
+            is_told: false,
+        };
+        self.hub.tell(fd, command).await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        // A poisoned lock still guards a whole map.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,234 @@
+//! What clients ask of their node beyond getting messages.
+//!
+//! A shard hands over one request of a connection at a time, so a client's requests are carried
+//! out in its order, and each costs its own client time and nobody else. What must stay true:
+//! every request is answered by exactly one [`Command::Answered`], or its connection would never
+//! be heard again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::access::authenticator::Gate;
+use crate::access::session_watch::Sessions;
+use crate::auth::Denial;
+use crate::config::Secret;
+use crate::edge::upstream::Upstream;
+use crate::local::hub::{Hub, ROW_PATIENCE};
+use crate::local::replay::page::Since;
+use crate::local::shard::{Asker, Command, NotSubscribed, Subscribed};
+use crate::protocol;
+use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::{Request, Wanted};
+
+/// A request and who makes it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) fd: Fd,
+    pub(crate) user: UserId,
+    pub(crate) request: Request,
+}
+
+/// Why a request is refused: a code for programs and words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+    /// When it may be tried again, if that makes sense.
+    pub(crate) retry: Option<Duration>,
+}
+
+impl Refused {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retry: None,
+        }
+    }
+
+    pub(crate) fn retry_after(self, retry: Duration) -> Self {
+        Self {
+            retry: Some(retry),
+            ..self
+        }
+    }
+
+    fn object(&self, reference: Option<&str>) -> String {
+        match self.retry {
+            None => protocol::error_object(reference, self.code, &self.message),
+            Some(retry) => protocol::later_object(reference, self.code, &self.message, retry),
+        }
+    }
+}
+
+/// What comes of a request.
+struct Done {
+    /// Further fields of the reply.
+    fields: String,
+    /// What is for the connection behind the reply.
+    then: Option<Command>,
+    /// Whose members the connection wants to hear of behind that.
+    watches: Option<Topic>,
+}
+
+impl From<String> for Done {
+    fn from(fields: String) -> Self {
+        Self {
+            fields,
+            then: None,
+            watches: None,
+        }
+    }
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        Self::new(denial.code(), denial.message())
+    }
+}
+
+/// What requests are carried out with.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) upstream: Upstream,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) sessions: Arc<Sessions>,
+}
+
+impl Desk {
+    /// Carries out what clients ask, until the last shard is gone.
+    pub(crate) async fn serve(self, mut asked: mpsc::UnboundedReceiver<Asked>) {
+        let desk = Arc::new(self);
+        while let Some(asked) = asked.recv().await {
+            tokio::spawn(desk.clone().answer(asked));
+        }
+    }
+
+    async fn answer(self: Arc<Self>, asked: Asked) {
+        let (fd, user) = (asked.fd, asked.user.clone());
+        let reference = asked.request.reference.clone();
+        let reference = reference.as_deref();
+        let (mut then, mut watches) = (None, None);
+        let object = match self.carry_out(asked).await {
+            Ok(done) => {
+                (then, watches) = (done.then, done.watches);
+                protocol::reply_object(reference, &done.fields)
+            }
+            Err(refused) => {
+                tracing::debug!(%fd, %user, code = refused.code, "request refused");
+                refused.object(reference)
+            }
+        };
+        let object = Some(object);
+        self.hub.tell(fd, Command::Answered { fd, object }).await;
+        if let Some(then) = then {
+            self.hub.tell(fd, then).await;
+        }
+        if let Some(topic) = watches {
+            self.hub.topics().notices().ask(fd, topic);
+        }
+    }
+
+    async fn carry_out(&self, asked: Asked) -> Result<Done, Refused> {
+        let Asked { fd, user, request } = asked;
+        let reference = request.reference.as_deref();
+        match request.what {
+            Wanted::Subscribe {
+                topic,
+                since,
+                watches,
+            } => {
+                let mut done = self.subscribe(fd, topic.clone(), since).await?;
+                done.watches = watches.then_some(topic);
+                Ok(done)
+            }
+            Wanted::Unsubscribe { topic } => {
+                let fields = protocol::unsubscribed_fields(&topic);
+                self.hub.unsubscribe(fd, topic, Asker::Client).await;
+                Ok(fields.into())
+            }
+            Wanted::Auth(token) => self.renew(fd, &user, &token).await.map(Done::from),
+            Wanted::Send(send) => {
+                let sent = self.upstream.send(fd, &user, reference, &send);
+                sent.await.map(Done::from)
+            }
+        }
+    }
+
+    /// The client hears that it is subscribed when the topic's row is written, so that whoever it
+    /// tells can push to it at once. The log is read only then, so that nothing can be kept
+    /// between the page and the first push that finds the connection.
+    async fn subscribe(&self, fd: Fd, topic: Topic, since: Option<Since>) -> Result<Done, Refused> {
+        let deadline = Instant::now() + ROW_PATIENCE;
+        let subscribed = self.hub.subscribe(fd, topic.clone(), since, Asker::Client);
+        let Subscribed { row, follows } =
+            subscribed.await.map_err(|reason| refusal(&topic, reason))?;
+        let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
+        if !follows {
+            return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
+        }
+        let from = since.unwrap_or(Since::Now);
+        let page = self.hub.first_page(fd, &topic, from, deadline).await;
+        degraded |= page.is_none();
+        let resume = page.as_ref().map(|page| page.start);
+        let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
+        let recovered = since.is_some().then_some(is_proven);
+        let fields = protocol::subscribed_fields(&topic, resume, recovered, degraded);
+        let then = page.map(|page| Command::Page {
+            fd,
+            subject: Subject::Topic(topic),
+            since: from,
+            page,
+            is_told: true,
+        });
+        Ok(Done {
+            then,
+            ..fields.into()
+        })
+    }
+
+    /// Lets a connection stay by a new token of the same user.
+    async fn renew(&self, fd: Fd, user: &UserId, token: &Secret) -> Result<String, Refused> {
+        if !self.gate.wants_tokens() {
+            return Err(Refused::new("no_tokens", "this node asks for no token"));
+        }
+        let identity = self.gate.identify(Some(token.reveal())).await?;
+        if identity.user != *user {
+            return Err(Denial::WrongUser.into());
+        }
+        self.gate.check_ban(user).await?;
+        self.hub.renew(fd, user, &identity).await;
+        // Revoked since it was looked up: whoever revoked did not find this connection.
+        if let Some(reason) = self.hub.barred(user, identity.session)
+            && self.gate.check_again(Some(reason), user).await.is_err()
+        {
+            self.hub.close(fd, reason, None).await;
+        }
+        if let Some(session) = identity.session {
+            self.sessions.watch(session, identity.expires);
+        }
+        let left = (identity.expires).map(|at| at.saturating_duration_since(Instant::now()));
+        Ok(left.map_or(String::new(), |left| {
+            format!(r#""expires_in_ms":{}"#, left.as_millis())
+        }))
+    }
+}
+
+fn refusal(topic: &Topic, reason: NotSubscribed) -> Refused {
+    let (code, message) = match reason {
+        NotSubscribed::Gone => ("gone", "the connection is ending".to_owned()),
+        NotSubscribed::Forbidden => (
+            "forbidden",
+            format!("you may not subscribe to the topic {topic}"),
+        ),
+        NotSubscribed::TooMany(most) => (
+            "too_many_topics",
+            format!("you are subscribed to {most} topics, and that is the limit"),
+        ),
+    };
+    Refused::new(code, message)
+}

@@ -1,0 +1,145 @@
+//! Server-sent events: from an HTTP request to a raw socket in a shard, for `EventSource`
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+//!
+//! The stream is not a body of hyper's, which would cost a task and buffers for each client: the
+//! shard writes the head of the answer, and then the events, into the socket itself. Nobody
+//! counts the bytes or cuts them into chunks, so the end of the stream is the end of the
+//! connection.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use warp::http::header::ORIGIN;
+use warp::http::{HeaderMap, StatusCode};
+use warp::reply::Response;
+
+use crate::api::{ApiError, App};
+use crate::edge::acceptor::Caller;
+use crate::edge::handshake::{Settled, Wish, check_request, enter};
+use crate::local::connection::Role;
+use crate::protocol::{Dialect, GOODBYE_ID};
+
+/// A request that may become a stream of events.
+pub(crate) struct Request {
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: String,
+    pub(crate) caller: Caller,
+}
+
+/// Lets a client in, or answers why not.
+pub(crate) async fn connect(app: Arc<App>, request: Request) -> Response {
+    match admit(&app, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            app.metrics.handshake_refused(error.code);
+            error.reply()
+        }
+    }
+}
+
+async fn admit(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
+    let Request {
+        headers,
+        query,
+        caller: Caller { peer, handover, .. },
+    } = request;
+    check_request(app, &headers)?;
+    let mut wish = Wish::from_request(&query, &headers);
+    match last_event_id(&headers, &query)? {
+        Some(id) if id == GOODBYE_ID => {
+            // Told to go for good. A browser tries all the same, and stops at this answer.
+            let mut stop = Response::default();
+            *stop.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(stop);
+        }
+        // It says where the client is now; `since` stands in the URL from the beginning.
+        Some(id) => wish.since = Some(id),
+        None => {}
+    }
+    let entered = enter(app, wish, Dialect::Sse, &peer).await?;
+    let config = &app.config;
+    let settled = Settled {
+        app: app.clone(),
+        entered,
+        peer,
+        role: Role::Client,
+        head: head(&config.origins, origin(&headers)).into(),
+        // A write that is not taken is found by the write deadline, which should speak first.
+        silence: Some(config.pong_seconds + config.write_seconds),
+    };
+    handover.take(settled).await
+}
+
+/// The id of the last event that the client got: from the header that browsers send, or from
+/// the query, as clients do that cannot set one.
+fn last_event_id(headers: &HeaderMap, query: &str) -> Result<Option<String>, ApiError> {
+    let id = match headers.get("last-event-id") {
+        Some(id) => {
+            let words = "Last-Event-ID must be the id of an event from here";
+            let id = id.to_str().map_err(|_| ApiError::bad_request(words))?;
+            Some(id.to_owned())
+        }
+        None => url::form_urlencoded::parse(query.as_bytes())
+            .find(|(name, _)| name == "lastEventId")
+            .map(|(_, value)| value.into_owned()),
+    };
+    Ok(id.filter(|id| !id.is_empty()))
+}
+
+fn origin(headers: &HeaderMap) -> Option<&str> {
+    headers.get(ORIGIN)?.to_str().ok()
+}
+
+/// The head of the answer. `origin` is allowed to connect.
+fn head(allowed: &[String], origin: Option<&str>) -> String {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let mut head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n\
+         x-accel-buffering: no\r\nconnection: close\r\ndate: {date}\r\n"
+    );
+    if let Some(origin) = origin {
+        // To any page, but without its user's cookies, unless the page is on the list.
+        let _ = if allowed.iter().any(|one| one == "*") {
+            write!(head, "access-control-allow-origin: *\r\n")
+        } else {
+            write!(
+                head,
+                "access-control-allow-origin: {origin}\r\n\
+                 access-control-allow-credentials: true\r\nvary: origin\r\n"
+            )
+        };
+    }
+    head.push_str("\r\n");
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_may_read_the_stream_if_it_may_connect() {
+        let list = ["https://app.example.org".to_owned()];
+        let head = |allowed: &[String], origin| crate::edge::sse::head(allowed, origin);
+        assert!(!head(&list, None).contains("access-control"));
+        let listed = head(&list, Some("https://app.example.org"));
+        assert!(listed.contains("\r\naccess-control-allow-origin: https://app.example.org\r\n"));
+        assert!(listed.contains("\r\naccess-control-allow-credentials: true\r\n"));
+        let any = head(&["*".to_owned()], Some("https://evil.net"));
+        assert!(any.contains("\r\naccess-control-allow-origin: *\r\n"));
+        assert!(!any.contains("credentials"));
+    }
+
+    #[test]
+    fn the_header_counts_before_the_query() {
+        let mut headers = HeaderMap::new();
+        let query = "user=42&lastEventId=1.2-3";
+        let id = |headers: &HeaderMap| last_event_id(headers, query).unwrap();
+        assert_eq!(id(&headers).as_deref(), Some("1.2-3"));
+        headers.insert("last-event-id", "4.5-6".parse().unwrap());
+        assert_eq!(id(&headers).as_deref(), Some("4.5-6"));
+        headers.insert("last-event-id", "".parse().unwrap());
+        assert_eq!(id(&headers), None);
+    }
+}

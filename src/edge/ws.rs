@@ -1,0 +1,234 @@
+//! WebSocket: from an HTTP request to a raw socket in a shard (RFC 6455, 4.2).
+//!
+//! The handshake is ours and not warp's, whose WebSocket costs 137 KiB a socket. The client gets
+//! its 101 when `entrance` has let it in, from its shard, with `ready` and what else waits.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use sha1::{Digest, Sha1};
+use warp::http::header::{
+    CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use warp::http::{HeaderMap, Method, StatusCode, Version};
+use warp::reply::Response;
+
+use crate::api::{ApiError, App};
+use crate::edge::acceptor::Caller;
+use crate::edge::handshake::{Settled, Wish, check_request, enter};
+use crate::local::connection::Role;
+use crate::protocol::{Dialect, SUBPROTOCOL};
+
+/// What the accept key is made of, beside the client's key (RFC 6455, 1.3).
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// The version we speak (RFC 6455, 4.1).
+const VERSION: &str = "13";
+
+/// A request that may become a connection.
+pub(crate) struct Handshake {
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: String,
+    pub(crate) caller: Caller,
+}
+
+/// What the request's headers ask for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    accept: String,
+    dialect: Dialect,
+}
+
+/// Lets a client in: 101 and a connection, or the reason why not.
+pub(crate) async fn connect(app: Arc<App>, handshake: Handshake) -> Response {
+    match admit(&app, handshake, Role::Client).await {
+        Ok(response) => response,
+        Err(error) => {
+            app.metrics.handshake_refused(error.code);
+            error.reply()
+        }
+    }
+}
+
+/// As [`connect`], for a connection that gets back what it sends.
+#[cfg(feature = "echo")]
+pub(crate) async fn echo(app: Arc<App>, mut handshake: Handshake) -> Response {
+    handshake.query = "user=echo".to_owned();
+    admit(&app, handshake, Role::Echo)
+        .await
+        .unwrap_or_else(|error| error.reply())
+}
+
+async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Response, ApiError> {
+    let Handshake {
+        method,
+        headers,
+        query,
+        caller,
+    } = handshake;
+    let Caller {
+        peer,
+        version,
+        handover,
+    } = caller;
+    let asked = check(&method, version, &headers)?;
+    check_request(app, &headers)?;
+    let wish = Wish::from_request(&query, &headers);
+    let entered = enter(app, wish, asked.dialect, &peer).await?;
+    let settled = Settled {
+        app: app.clone(),
+        entered,
+        peer,
+        role,
+        head: asked.head().into(),
+        silence: None,
+    };
+    handover.take(settled).await
+}
+
+impl Asked {
+    /// The head of the answer that makes it a WebSocket (RFC 6455, 4.2.2).
+    fn head(&self) -> String {
+        let accept = &self.accept;
+        let mut head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-accept: {accept}\r\n"
+        );
+        if self.dialect == Dialect::V1 {
+            let _ = write!(head, "sec-websocket-protocol: {SUBPROTOCOL}\r\n");
+        }
+        head.push_str("\r\n");
+        head
+    }
+}
+
+/// Checks the headers of the opening handshake (RFC 6455, 4.2.1).
+fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Asked, ApiError> {
+    if method != Method::GET {
+        return Err(ApiError::method_not_allowed("GET"));
+    }
+    let upgrade_required = |words| {
+        ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", words)
+            .header(UPGRADE, "websocket")
+            .header(CONNECTION, "Upgrade")
+            .header(SEC_WEBSOCKET_VERSION, VERSION)
+    };
+    if version != Version::HTTP_11 {
+        return Err(upgrade_required("WebSocket needs HTTP/1.1"));
+    }
+    if !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
+        return Err(upgrade_required(
+            "this is a WebSocket endpoint: Upgrade: websocket",
+        ));
+    }
+    match headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .map(|version| version.as_bytes())
+    {
+        Some(b"13") => {}
+        _ => return Err(upgrade_required("Sec-WebSocket-Version must be 13")),
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return Err(ApiError::bad_request(
+            "Sec-WebSocket-Key must be there once",
+        ));
+    };
+    let is_16_bytes = key.len() == 24 && BASE64.decode(key).is_ok_and(|key| key.len() == 16);
+    if !is_16_bytes {
+        return Err(ApiError::bad_request(
+            "Sec-WebSocket-Key must be 16 bytes in base64",
+        ));
+    }
+    let mut digest = Sha1::new();
+    digest.update(key);
+    digest.update(GUID);
+    let v1 = has_token(headers, SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    let dialect = if v1 { Dialect::V1 } else { Dialect::Plain };
+    Ok(Asked {
+        accept: BASE64.encode(digest.finalize()),
+        dialect,
+    })
+}
+
+/// Whether a comma-separated header has this token, in any case.
+fn has_token(headers: &HeaderMap, name: warp::http::HeaderName, token: &str) -> bool {
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|one| one.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    const GOOD: [(&str, &str); 4] = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    fn status(pairs: &[(&'static str, &'static str)]) -> u16 {
+        check(&Method::GET, Version::HTTP_11, &headers(pairs))
+            .unwrap_err()
+            .status
+            .as_u16()
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        let asked = check(&Method::GET, Version::HTTP_11, &headers(&GOOD)).unwrap();
+        assert_eq!(asked.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(asked.dialect, Dialect::Plain);
+    }
+
+    #[test]
+    fn the_subprotocol_is_one_of_a_list() {
+        let mut pairs = GOOD.to_vec();
+        pairs.push(("sec-websocket-protocol", "other, pushnode.v1"));
+        let asked = check(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
+        assert_eq!(asked.dialect, Dialect::V1);
+    }
+
+    #[test]
+    fn what_is_no_handshake_gets_its_status() {
+        let without = |name: &str| -> Vec<_> {
+            GOOD.into_iter()
+                .filter(|(header, _)| *header != name)
+                .collect()
+        };
+        let with = |name: &'static str, value: &'static str| -> Vec<_> {
+            without(name).into_iter().chain([(name, value)]).collect()
+        };
+        assert_eq!(status(&without("upgrade")), 426);
+        assert_eq!(status(&with("upgrade", "h2c")), 426);
+        assert_eq!(status(&without("connection")), 426);
+        assert_eq!(status(&with("sec-websocket-version", "8")), 426);
+        assert_eq!(status(&without("sec-websocket-version")), 426);
+        assert_eq!(status(&without("sec-websocket-key")), 400);
+        assert_eq!(status(&with("sec-websocket-key", "")), 400);
+        assert_eq!(status(&with("sec-websocket-key", "YWJj")), 400);
+        assert_eq!(
+            status(&with("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZ!==")),
+            400
+        );
+        let post = check(&Method::POST, Version::HTTP_11, &headers(&GOOD)).unwrap_err();
+        assert_eq!(post.status.as_u16(), 405);
+        let old = check(&Method::GET, Version::HTTP_10, &headers(&GOOD)).unwrap_err();
+        assert_eq!(old.status.as_u16(), 426);
+    }
+}

@@ -1,0 +1,445 @@
+//! One connection: its queue, its parser, its deadlines, its end. No I/O.
+//!
+//! Bytes and ticks go in; frames go into the queue and a wish to end comes out. The shard moves
+//! bytes between this and the socket. What must stay true: a connection ends once, with one
+//! reason; from that moment on nobody finds it in the hub any more.
+
+pub mod expiry;
+pub mod replay;
+pub mod requests;
+pub mod send_queue;
+pub mod subscriptions;
+pub mod timer_wheel;
+
+use std::time::Duration;
+
+use crate::local::connection::expiry::Expiry;
+use crate::local::connection::requests::Dialogue;
+use crate::local::connection::send_queue::Queue;
+use crate::local::connection::subscriptions::Subscriptions;
+use crate::local::connection::timer_wheel::{NEVER, Tick};
+use crate::local::hub::Membership;
+use crate::local::replay::page::{Follower, Page, Start};
+use crate::protocol;
+use crate::protocol::client::decoder::Input;
+use crate::protocol::client::websocket;
+use crate::protocol::client::websocket::{Event, Limits};
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
+use crate::protocol::{ClientMessage, Dialect, Policy};
+use crate::telemetry::metrics::Metrics;
+
+/// How long the other side has to answer a close frame, or to read the last bytes.
+const CLOSE_TICKS: Tick = 5;
+/// How long a socket may take to come after its handshake was granted.
+const ATTACH_TICKS: Tick = 15;
+
+/// What the shard needs to know to run connections; from the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Bytes that may wait for one client.
+    pub queue_bytes: usize,
+    /// Bounds on what a client sends.
+    pub limits: Limits,
+    /// Most messages from a client in a second; 0: no limit.
+    pub client_rate: u32,
+    /// Most things a client sends to services in a second; 0: no limit.
+    pub send_rate: u32,
+    /// Seconds between pings.
+    pub ping: Tick,
+    /// Seconds between comments to SSE clients.
+    pub beat: Tick,
+    /// Seconds for the pong.
+    pub pong: Tick,
+    /// Seconds for which a client may take nothing.
+    pub write: Tick,
+}
+
+impl Settings {
+    /// Seconds between two signs of life for clients of this dialect.
+    fn pause(&self, dialect: Dialect) -> Tick {
+        match dialect {
+            Dialect::Sse => self.beat,
+            _ => self.ping,
+        }
+    }
+}
+
+/// What a connection is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A client: gets pushes.
+    Client,
+    /// Gets back what it sends. Only for conformance suites.
+    #[cfg(feature = "echo")]
+    Echo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Known to the hub, its socket still in the handshake.
+    Reserved {
+        until: Tick,
+    },
+    Open,
+    /// The close frame is in the queue; gone at the tick at the latest. `finished` if nothing
+    /// that the client may still say matters.
+    Closing {
+        until: Tick,
+        finished: bool,
+    },
+}
+
+/// What is left to do with the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing special.
+    Stay,
+    /// Close with this reason.
+    End(CloseReason),
+    /// Both sides have said goodbye: let the socket go once the queue is empty.
+    Hangup,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) fd: Fd,
+    pub(crate) user: UserId,
+    pub(crate) queue: Queue,
+    /// The tick at which the wheel will look at it next.
+    pub(crate) scheduled: Tick,
+    dialect: Dialect,
+    role: Role,
+    state: State,
+    /// Dropped when the end begins: that takes the connection out of the hub.
+    membership: Option<Membership>,
+    input: Input,
+    /// If it follows its user's inbox.
+    inbox: Option<Box<Follower>>,
+    /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
+    subscriptions: Option<Box<Subscriptions>>,
+    /// What it asks of the node and is asked by senders, while there is something.
+    dialogue: Option<Box<Dialogue>>,
+    ping_due: Tick,
+    pong_due: Tick,
+    write_due: Tick,
+    expiry: Expiry,
+    /// Messages received within the tick `rate_tick`.
+    rate: u32,
+    rate_tick: Tick,
+    /// And of those, what it sent to services.
+    sends: u32,
+}
+
+impl Connection {
+    pub(crate) fn reserve(fd: Fd, user: UserId, dialect: Dialect, now: Tick) -> Self {
+        Self {
+            fd,
+            user,
+            queue: Queue::default(),
+            scheduled: NEVER,
+            dialect,
+            role: Role::Client,
+            state: State::Reserved {
+                until: now + ATTACH_TICKS,
+            },
+            membership: None,
+            input: Input::of(dialect),
+            inbox: None,
+            dialogue: None,
+            subscriptions: None,
+            ping_due: NEVER,
+            pong_due: NEVER,
+            write_due: NEVER,
+            expiry: Expiry::new(None),
+            rate: 0,
+            rate_tick: 0,
+            sends: 0,
+        }
+    }
+
+    /// Its token holds until then, or without end.
+    pub(crate) fn hold_until(&mut self, expires: Option<Tick>) {
+        self.expiry = Expiry::new(expires);
+    }
+
+    /// Puts what a client gets first into the queue: who and where it is, and what its inbox
+    /// holds for it. Answers how many messages that are.
+    pub(crate) fn welcome(
+        &mut self,
+        id: &ConnectionId,
+        topics: &[Topic],
+        start: Option<Start>,
+        metrics: &Metrics,
+    ) -> u64 {
+        let (follower, page, recovered) = match start {
+            Some(start) => (Some(start.follower), start.page, start.recovered),
+            None => (None, None, None),
+        };
+        if self.dialect.has_objects() {
+            let resume = page.as_ref().map(|page| page.start);
+            let ready = protocol::ready_object(id, &self.user, topics, resume, recovered);
+            let ready = self.dialect.ready(&ready, resume, retry_after());
+            self.queue.push(ready);
+        }
+        self.inbox = follower.map(Box::new);
+        page.map_or(0, |page| self.queue_page(&page, metrics))
+    }
+
+    /// Puts the messages of a page into the queue; answers how many they are.
+    pub(crate) fn queue_page(&mut self, page: &Page, metrics: &Metrics) -> u64 {
+        for message in &page.messages {
+            self.queue.push_message(message.frame(self.dialect));
+        }
+        metrics
+            .offered
+            .inc_by(page.messages.len() as u64 + page.unreadable);
+        metrics.dropped("unreadable", page.unreadable);
+        metrics.replayed.inc_by(page.messages.len() as u64);
+        page.messages.len() as u64
+    }
+
+    /// The socket is here.
+    pub(crate) fn attach(
+        &mut self,
+        mut membership: Membership,
+        role: Role,
+        now: Tick,
+        settings: &Settings,
+    ) {
+        membership.attached();
+        self.state = State::Open;
+        self.role = role;
+        self.membership = Some(membership);
+        self.tell_of_topics();
+        // Spread: clients that came together should not be pinged together for ever.
+        let pause = settings.pause(self.dialect);
+        self.ping_due = now + 1 + fastrand::u32(pause / 2..=pause);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closing { .. })
+    }
+
+    /// Whether the socket can be closed for writing once the queue is empty.
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.state, State::Closing { finished: true, .. })
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// What a full queue (`Offer::Full`) means for a message of this policy.
+    pub(crate) fn overflow(policy: &Policy) -> Next {
+        match policy {
+            Policy::Close => Next::End(CloseReason::Slow),
+            Policy::Drop | Policy::Latest(_) => Next::Stay,
+        }
+    }
+
+    /// Takes bytes from the client; `count` hears of each frame in them.
+    pub(crate) fn hear(
+        &mut self,
+        bytes: &mut [u8],
+        settings: &Settings,
+        now: Tick,
+        mut count: impl FnMut(),
+    ) -> Next {
+        if self.is_finished() {
+            return Next::Stay;
+        }
+        self.pong_due = NEVER;
+        let mut input = std::mem::take(&mut self.input);
+        let mut next = Next::Stay;
+        let parsed = input.feed(bytes, &self.limits(settings), &mut |event| {
+            count();
+            next = self.hear_event(&event, settings, now);
+            next == Next::Stay
+        });
+        self.input = input;
+        match parsed {
+            // Told to go, it babbles instead of answering.
+            Err(_) if self.is_closing() => Next::Hangup,
+            Err(violation) => {
+                tracing::debug!(fd = %self.fd, rule = violation.rule, "input refused");
+                Next::End(violation.close)
+            }
+            Ok(()) => next,
+        }
+    }
+
+    fn limits(&self, settings: &Settings) -> Limits {
+        match self.role {
+            Role::Client => settings.limits,
+            // Conformance suites send thousands of fragments.
+            #[cfg(feature = "echo")]
+            Role::Echo => Limits {
+                fragments: u32::MAX,
+                ..settings.limits
+            },
+        }
+    }
+
+    fn hear_event(&mut self, event: &Event<'_>, settings: &Settings, now: Tick) -> Next {
+        if self.is_closing() {
+            return match event {
+                Event::Close(_) => Next::Hangup,
+                _ => Next::Stay,
+            };
+        }
+        if let Event::Close(code) = event {
+            // RFC 6455, 5.5.1: answer with the code that came.
+            self.queue.push(match code {
+                Some(code) => websocket::close(*code, ""),
+                None => websocket::close_without_code(),
+            });
+            return Next::End(CloseReason::ByClient);
+        }
+        #[cfg(feature = "echo")]
+        if self.role == Role::Echo {
+            match event {
+                Event::Text(text) => self.queue.push(websocket::text(&[text.as_bytes()])),
+                Event::Binary(payload) => self.queue.push(websocket::binary(payload)),
+                Event::Ping(payload) => self.queue.push(websocket::pong(payload)),
+                Event::Pong | Event::Close(_) => {}
+            }
+            return Next::Stay;
+        }
+        if self.is_too_fast(settings.client_rate, now) {
+            return Next::End(CloseReason::TooFast);
+        }
+        match event {
+            Event::Text(text) if self.dialect.sends_objects() => {
+                self.hear_object(text, settings.send_rate);
+            }
+            Event::Ping(payload) => self.queue.push(websocket::pong(payload)),
+            // Other clients have nothing to say to us.
+            Event::Text(_) | Event::Binary(_) | Event::Pong | Event::Close(_) => {}
+        }
+        Next::Stay
+    }
+
+    fn hear_object(&mut self, text: &str, send_rate: u32) {
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Ping) => self.say(protocol::PONG),
+            Ok(ClientMessage::Pong) => {}
+            Ok(ClientMessage::Ack(id)) => {
+                self.hear_ack(&id);
+            }
+            Ok(ClientMessage::Request(request)) => self.hear_request(request, send_rate),
+            Ok(ClientMessage::Answer(answer)) => self.hear_answer(answer),
+            Err(fault) => {
+                let reference = fault.reference.as_deref();
+                self.say(&protocol::error_object(
+                    reference,
+                    fault.code,
+                    &fault.message,
+                ));
+            }
+        }
+    }
+
+    /// Puts an object of ours into the queue, if the client speaks in objects.
+    pub(crate) fn say(&mut self, object: &str) {
+        if self.dialect.has_objects() {
+            self.queue.push(self.dialect.encode(object));
+        }
+    }
+
+    fn is_too_fast(&mut self, client_rate: u32, now: Tick) -> bool {
+        if self.rate_tick != now {
+            (self.rate_tick, self.rate, self.sends) = (now, 0, 0);
+        }
+        self.rate += 1;
+        client_rate > 0 && self.rate > client_rate
+    }
+
+    /// The socket took `progress` bytes and then no more (`blocked`), or all there were.
+    pub(crate) fn wrote(&mut self, progress: usize, blocked: bool, now: Tick, patience: Tick) {
+        if !blocked {
+            self.write_due = NEVER;
+        } else if progress > 0 || self.write_due == NEVER {
+            self.write_due = now + 1 + patience;
+        }
+    }
+
+    /// Begins the end: out of the hub, goodbye into the queue. Answers how many pushes are
+    /// thrown away. The caller lets the socket go: at once where nobody is left to hear it.
+    pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
+        if let Some(membership) = self.membership.take() {
+            membership.leave(reason);
+        }
+        self.inbox = None;
+        self.dialogue = None;
+        self.input = Input::of(self.dialect);
+        // Whoever takes nothing will not take what waits. Everybody else still gets it.
+        let takes_nothing = matches!(reason, CloseReason::Slow | CloseReason::Heartbeat);
+        // Whom we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1).
+        self.state = State::Closing {
+            until: now + 1 + CLOSE_TICKS,
+            finished: !(reason.asks_to_go() && self.dialect.answers_goodbye()),
+        };
+        let dropped = if takes_nothing {
+            self.queue.clear_unstarted()
+        } else {
+            0
+        };
+        if reason.code().is_some() && reason != CloseReason::ByClient {
+            let retry = reason.retry().then(retry_after);
+            for frame in self.dialect.goodbye(reason, retry) {
+                self.queue.push(frame);
+            }
+        }
+        dropped
+    }
+
+    /// Looks at the deadlines; answers what they ask for.
+    pub(crate) fn look(&mut self, now: Tick, settings: &Settings) -> Next {
+        match self.state {
+            State::Reserved { until } if until <= now => Next::End(CloseReason::NeverAttached),
+            State::Closing { until, .. } if until <= now => Next::Hangup,
+            State::Reserved { .. } | State::Closing { .. } => Next::Stay,
+            State::Open if self.pong_due <= now => Next::End(CloseReason::Heartbeat),
+            State::Open if self.write_due <= now => Next::End(CloseReason::Slow),
+            State::Open if self.expiry.has_come(now) => Next::End(CloseReason::TokenExpired),
+            State::Open => {
+                if let Some(left) = self.expiry.warn(now) {
+                    self.say(&protocol::expiring_object(left));
+                }
+                if self.ping_due <= now {
+                    self.queue.push(self.dialect.ping());
+                    self.ping_due = now + settings.pause(self.dialect);
+                    if self.pong_due == NEVER && self.dialect.answers_pings() {
+                        self.pong_due = now + 1 + settings.pong;
+                    }
+                }
+                Next::Stay
+            }
+        }
+    }
+
+    /// The next tick at which [`Connection::look`] may have something to say.
+    pub(crate) fn due(&self) -> Tick {
+        match self.state {
+            State::Reserved { until } | State::Closing { until, .. } => until,
+            State::Open => self
+                .ping_due
+                .min(self.pong_due)
+                .min(self.write_due)
+                .min(self.expiry.due()),
+        }
+    }
+}
+
+/// When a client that must go may come back: spread, so that they do not come back together.
+fn retry_after() -> Duration {
+    Duration::from_millis(fastrand::u64(100..3000))
+}
+
+#[cfg(test)]
+mod tests;

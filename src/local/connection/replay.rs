@@ -1,0 +1,92 @@
+//! How a connection follows its user's inbox and the logs of its topics.
+
+use smallvec::SmallVec;
+
+use crate::local::connection::Connection;
+use crate::local::replay::page::{Page, Since, Verdict};
+use crate::protocol;
+use crate::protocol::Message;
+use crate::protocol::ids::{Subject, Topic};
+
+impl Connection {
+    /// What to do with a kept message that is pushed; `fits` if the queue has room for it.
+    pub(crate) fn hear_kept(&mut self, message: &Message, fits: bool) -> Verdict {
+        let Some(position) = message.position() else {
+            return Verdict::Take;
+        };
+        if let Some(topic) = message.topic() {
+            let subscriptions = self.subscriptions.as_mut();
+            let verdict = subscriptions.and_then(|all| all.hear(topic, position, fits));
+            return verdict.unwrap_or(Verdict::Take);
+        }
+        match &mut self.inbox {
+            Some(inbox) => inbox.hear(position, fits),
+            // To this one it is a message like any other.
+            None => Verdict::Take,
+        }
+    }
+
+    /// Pushes may have been lost on the way here: inbox and logs must be read.
+    pub(crate) fn distrust_all(&mut self) {
+        self.distrust_inbox();
+        if let Some(subscriptions) = &mut self.subscriptions {
+            subscriptions.distrust(|_| true);
+        }
+    }
+
+    /// As [`Connection::distrust_all`], for the inbox alone.
+    pub(crate) fn distrust_inbox(&mut self) {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.distrust();
+        }
+    }
+
+    /// As [`Connection::distrust_all`], for one topic.
+    pub(crate) fn distrust_log(&mut self, topic: &Topic) {
+        if let Some(subscriptions) = &mut self.subscriptions {
+            subscriptions.distrust(|one| one == topic);
+        }
+    }
+
+    /// Messages may have passed it by: it hears so, and inbox and logs are read.
+    pub(crate) fn missed(&mut self) {
+        if !self.is_closing() {
+            self.say(protocol::RESYNC);
+        }
+        self.distrust_all();
+    }
+
+    /// What to read next and from where, if that is due: the client has taken all that it was
+    /// given. One page of the inbox and one of one log at a time.
+    pub(crate) fn asks(&mut self) -> SmallVec<[(Subject, Since); 2]> {
+        let mut asks = SmallVec::new();
+        if !self.is_open() || !self.queue.is_empty() {
+            return asks;
+        }
+        if let Some(since) = self.inbox.as_mut().and_then(|inbox| inbox.ask()) {
+            asks.push((Subject::User(self.user.clone()), since));
+        }
+        if let Some(subscriptions) = &mut self.subscriptions
+            && let Some((topic, since)) = subscriptions.ask()
+        {
+            asks.push((Subject::Topic(topic), since));
+        }
+        asks
+    }
+
+    /// A page has come. Unless it is of no use any more, the client is to get it; answers what it
+    /// hears first if something is missing before it.
+    pub(crate) fn turn(&mut self, subject: &Subject, since: Since, page: &Page) -> Option<String> {
+        let (follower, resync) = match subject {
+            Subject::User(_) => (self.inbox.as_deref_mut(), protocol::RESYNC.to_owned()),
+            Subject::Topic(topic) => {
+                let subscriptions = self.subscriptions.as_mut();
+                let follower = subscriptions.and_then(|all| all.follower(topic));
+                (follower, protocol::resync_object(topic))
+            }
+        };
+        // Asked for by a subscription that has ended meanwhile, though there may be a new one.
+        let follower = follower.filter(|follower| follower.awaits(since))?;
+        follower.turn(page).then_some(resync)
+    }
+}

@@ -1,0 +1,195 @@
+//! The topics of one connection. Most have none, and then they cost a pointer.
+
+use std::sync::Arc;
+
+use crate::auth::Grants;
+use crate::local::connection::Connection;
+use crate::local::hub::Topics;
+use crate::local::replay::page::{Follower, Position, Since, Verdict};
+use crate::local::shard::{Asker, NotSubscribed};
+use crate::protocol::ids::Topic;
+
+#[derive(Debug)]
+struct Subscription {
+    topic: Topic,
+    /// Whether the client has it by its own wish alone, so that it must be allowed to.
+    is_chosen: bool,
+    /// If the connection follows the topic's log.
+    log: Option<Box<Follower>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    /// What the client may subscribe to, if that is not what the settings say.
+    grants: Option<Arc<Grants>>,
+    list: Vec<Subscription>,
+    /// A follower may have something to ask: else nobody goes through the list at each write.
+    is_behind: bool,
+}
+
+impl Subscriptions {
+    /// What to do with a kept message that is pushed; none if its log is not followed.
+    pub(crate) fn hear(
+        &mut self,
+        topic: &Topic,
+        position: Position,
+        fits: bool,
+    ) -> Option<Verdict> {
+        let verdict = self.log_of(topic)?.hear(position, fits);
+        self.is_behind |= verdict == Verdict::Later;
+        Some(verdict)
+    }
+
+    /// Pushes to these topics may have been lost.
+    pub(crate) fn distrust(&mut self, chosen: impl Fn(&Topic) -> bool) {
+        let chosen = self.list.iter_mut().filter(|one| chosen(&one.topic));
+        for log in chosen.filter_map(|one| one.log.as_mut()) {
+            log.distrust();
+            self.is_behind = true;
+        }
+    }
+
+    /// Which log to read next and from where: one at a time, so that a slow client has one page
+    /// of them in memory.
+    pub(crate) fn ask(&mut self) -> Option<(Topic, Since)> {
+        if !self.is_behind {
+            return None;
+        }
+        let mut logs = self.list.iter().filter_map(|one| one.log.as_ref());
+        if logs.any(|log| log.is_asking()) {
+            return None;
+        }
+        let mut list = self.list.iter_mut();
+        let ask = list.find_map(|one| Some((one.topic.clone(), one.log.as_mut()?.ask()?)));
+        self.is_behind = ask.is_some();
+        ask
+    }
+
+    /// The follower of a topic's log, to be given a page.
+    pub(crate) fn follower(&mut self, topic: &Topic) -> Option<&mut Follower> {
+        // Another page may be due behind it, of this log or of one that waited.
+        self.is_behind = true;
+        self.log_of(topic)
+    }
+
+    fn log_of(&mut self, topic: &Topic) -> Option<&mut Follower> {
+        let one = self.list.iter_mut().find(|one| one.topic == *topic)?;
+        one.log.as_deref_mut()
+    }
+}
+
+impl Connection {
+    /// What the client may subscribe to, if its token says so.
+    pub(crate) fn grant(&mut self, grants: Option<Arc<Grants>>) {
+        if grants.is_some() || self.subscriptions.is_some() {
+            self.subscriptions.get_or_insert_default().grants = grants;
+        }
+    }
+
+    /// The topics that the client chose itself and that are not granted to it (any more).
+    pub(crate) fn not_granted(&self, topics: &Topics) -> Vec<Topic> {
+        let Some(subscriptions) = &self.subscriptions else {
+            return Vec::new();
+        };
+        let grants = subscriptions.grants.as_ref().unwrap_or(topics.grants());
+        let chosen = subscriptions.list.iter().filter(|one| one.is_chosen);
+        chosen
+            .map(|one| &one.topic)
+            .filter(|topic| !grants.allows(topic, &self.user))
+            .cloned()
+            .collect()
+    }
+
+    /// Puts the connection into a topic; answers whether it was not there before.
+    pub(crate) fn subscribe(
+        &mut self,
+        topic: &Topic,
+        by: Asker,
+        topics: &Topics,
+    ) -> Result<bool, NotSubscribed> {
+        if self.is_closing() {
+            return Err(NotSubscribed::Gone);
+        }
+        let subscriptions = self.subscriptions.as_deref();
+        if by == Asker::Client {
+            let own = subscriptions.and_then(|subscriptions| subscriptions.grants.as_ref());
+            if !own.unwrap_or(topics.grants()).allows(topic, &self.user) {
+                return Err(NotSubscribed::Forbidden);
+            }
+        }
+        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        if let Some(one) = list.find(|one| one.topic == *topic) {
+            // What a sender put it into, it does not lose with its own right to it.
+            one.is_chosen &= by == Asker::Client;
+            return Ok(false);
+        }
+        let subscriptions = self.subscriptions.as_deref();
+        if subscriptions.map_or(0, |subscriptions| subscriptions.list.len()) >= topics.most() {
+            return Err(NotSubscribed::TooMany(topics.most()));
+        }
+        let subscriptions = self.subscriptions.get_or_insert_default();
+        subscriptions.list.push(Subscription {
+            topic: topic.clone(),
+            is_chosen: by == Asker::Client,
+            log: None,
+        });
+        if let Some(membership) = &self.membership {
+            membership.subscribed(topic);
+        }
+        Ok(true)
+    }
+
+    /// The topics it has been in since before its socket was here, told of only now that it is.
+    pub(crate) fn tell_of_topics(&self) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        for one in self.subscriptions.iter().flat_map(|all| &all.list) {
+            membership.subscribed(&one.topic);
+        }
+    }
+
+    /// Begins to follow the log of a topic it is in; answers whether it can. Then somebody owes it
+    /// the page from `since`.
+    pub(crate) fn follow(&mut self, topic: &Topic, since: Since) -> bool {
+        // A plain client cannot tell what is kept from what is not.
+        if !self.dialect.has_objects() {
+            return false;
+        }
+        let list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        for one in list.filter(|one| one.topic == *topic) {
+            one.log = Some(Box::new(Follower::asking(since)));
+        }
+        true
+    }
+
+    /// Takes the connection out of a topic; answers whether it was there.
+    pub(crate) fn unsubscribe(&mut self, topic: &Topic) -> bool {
+        let Some(subscriptions) = &mut self.subscriptions else {
+            return false;
+        };
+        let place = subscriptions
+            .list
+            .iter()
+            .position(|one| one.topic == *topic);
+        if let Some(place) = place {
+            if let Some(membership) = &self.membership {
+                membership.unsubscribed(topic);
+            }
+            subscriptions.list.swap_remove(place);
+            // Its page may have been what others waited for.
+            subscriptions.is_behind = true;
+        }
+        if subscriptions.list.is_empty() && subscriptions.grants.is_none() {
+            self.subscriptions = None;
+        }
+        place.is_some()
+    }
+
+    /// Takes the connection out of all its topics; answers which those were.
+    pub(crate) fn take_topics(&mut self) -> Vec<Topic> {
+        let list = self.subscriptions.take().map(|all| all.list);
+        let topics = list.into_iter().flatten().map(|one| one.topic);
+        topics.collect()
+    }
+}

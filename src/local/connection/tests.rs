@@ -1,0 +1,203 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::auth::Grants;
+use crate::local::dirty_rows::Changes;
+use crate::local::hub::Topics;
+use crate::local::replay::page::Since;
+use crate::local::shard::{Asker, NotSubscribed};
+use crate::protocol::ids::Subject;
+
+const SETTINGS: Settings = Settings {
+    queue_bytes: 4096,
+    limits: Limits {
+        message_bytes: 1000,
+        fragments: 8,
+    },
+    client_rate: 3,
+    send_rate: 0,
+    ping: 25,
+    beat: 15,
+    pong: 8,
+    write: 10,
+};
+
+fn open() -> Connection {
+    let mut connection = Connection::reserve(Fd(1), "a".parse().unwrap(), Dialect::V1, 0);
+    connection.state = State::Open;
+    connection.ping_due = 25;
+    connection
+}
+
+fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+}
+
+#[test]
+fn a_silent_client_is_pinged_and_then_given_up() {
+    let mut connection = open();
+    assert_eq!(connection.due(), 25);
+    assert_eq!(connection.look(25, &SETTINGS), Next::Stay);
+    assert_eq!(connection.queue.only(), Some(&websocket::ping()[..]));
+    assert_eq!(connection.due(), 34);
+    assert_eq!(
+        connection.look(34, &SETTINGS),
+        Next::End(CloseReason::Heartbeat)
+    );
+}
+
+#[test]
+fn any_byte_is_a_sign_of_life() {
+    let mut connection = open();
+    connection.look(25, &SETTINGS);
+    connection.hear(&mut client_frame(0x8A, b""), &SETTINGS, 26, || ());
+    assert_eq!(connection.look(34, &SETTINGS), Next::Stay);
+    assert_eq!(connection.due(), 50);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_slow() {
+    let mut connection = open();
+    connection.wrote(10, true, 1, SETTINGS.write);
+    connection.wrote(0, true, 5, SETTINGS.write);
+    assert_eq!(connection.due(), 12);
+    connection.wrote(1, true, 6, SETTINGS.write);
+    assert_eq!(connection.due(), 17);
+    assert_eq!(connection.look(17, &SETTINGS), Next::End(CloseReason::Slow));
+}
+
+#[test]
+fn too_many_messages_in_a_second_end_it() {
+    let mut connection = open();
+    for _ in 0..3 {
+        let next = connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 7, || ());
+        assert_eq!(next, Next::Stay);
+    }
+    assert_eq!(
+        connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8, || ()),
+        Next::Stay
+    );
+    for expected in [Next::Stay, Next::Stay, Next::End(CloseReason::TooFast)] {
+        assert_eq!(
+            connection.hear(&mut client_frame(0x89, b""), &SETTINGS, 8, || ()),
+            expected
+        );
+    }
+}
+
+#[test]
+fn a_socket_that_never_comes_is_given_up() {
+    let mut connection = Connection::reserve(Fd(1), "a".parse().unwrap(), Dialect::Plain, 3);
+    assert_eq!(connection.look(17, &SETTINGS), Next::Stay);
+    assert_eq!(
+        connection.look(18, &SETTINGS),
+        Next::End(CloseReason::NeverAttached)
+    );
+}
+
+#[test]
+fn goodbye_is_answered_with_its_own_code_and_what_follows_is_ignored() {
+    let mut connection = open();
+    let mut input = client_frame(0x88, &3000u16.to_be_bytes());
+    input.extend(client_frame(0x81, b"late"));
+    assert_eq!(
+        connection.hear(&mut input, &SETTINGS, 1, || ()),
+        Next::End(CloseReason::ByClient)
+    );
+    connection.end(CloseReason::ByClient, 1);
+    assert_eq!(
+        connection.queue.only(),
+        Some(&websocket::close(3000, "")[..])
+    );
+    assert_eq!(
+        connection.hear(&mut client_frame(0x81, b"late"), &SETTINGS, 1, || ()),
+        Next::Stay
+    );
+}
+
+#[test]
+fn a_client_subscribes_within_its_grants_and_a_sender_without() {
+    let config = crate::config::Config::from_pairs([("PUSH_MAX_TOPICS", "2")]).unwrap();
+    let topics = Topics::new(1, Changes::ignored().into(), &config);
+    let [news, chat, more]: [Topic; 3] = ["news", "chat.a", "more"].map(|one| one.parse().unwrap());
+    let mut connection = open();
+    assert_eq!(
+        connection.subscribe(&news, Asker::Client, &topics),
+        Ok(true)
+    );
+    assert_eq!(
+        connection.subscribe(&news, Asker::Client, &topics),
+        Ok(false)
+    );
+    let grants = Grants::from_patterns(["chat.{user}"]).unwrap();
+    connection.grant(Some(Arc::new(grants)));
+    let refused = connection.subscribe(&more, Asker::Client, &topics);
+    assert_eq!(refused, Err(NotSubscribed::Forbidden));
+    assert_eq!(
+        connection.subscribe(&chat, Asker::Client, &topics),
+        Ok(true)
+    );
+    let refused = connection.subscribe(&more, Asker::Server, &topics);
+    assert_eq!(refused, Err(NotSubscribed::TooMany(2)));
+    assert!(connection.unsubscribe(&chat) && !connection.unsubscribe(&chat));
+    assert_eq!(
+        connection.subscribe(&more, Asker::Server, &topics),
+        Ok(true)
+    );
+    assert_eq!(connection.take_topics(), [news, more]);
+    assert!(connection.subscriptions.is_none());
+    connection.end(CloseReason::Drain, 1);
+    let refused = connection.subscribe(&chat, Asker::Server, &topics);
+    assert_eq!(refused, Err(NotSubscribed::Gone));
+}
+
+#[test]
+fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
+    let config = crate::config::Config::from_pairs([]).unwrap();
+    let topics = Topics::new(1, Changes::ignored().into(), &config);
+    let mut connection = open();
+    let names: [Topic; 2] = ["a", "b"].map(|one| one.parse().unwrap());
+    let page = |since| Page::new(&since, 5, 0, Vec::new());
+    for topic in &names {
+        connection.subscribe(topic, Asker::Client, &topics).unwrap();
+        assert!(connection.follow(topic, Since::Now));
+        let subject = Subject::Topic(topic.clone());
+        assert!(
+            connection
+                .turn(&subject, Since::Now, &page(Since::Now))
+                .is_some()
+        );
+        // Nobody asked for a second one.
+        assert!(
+            connection
+                .turn(&subject, Since::Now, &page(Since::Now))
+                .is_none()
+        );
+    }
+    assert!(connection.asks().is_empty());
+    connection.distrust_all();
+    connection.queue.push(websocket::ping());
+    assert!(
+        connection.asks().is_empty(),
+        "the client has something to take"
+    );
+    connection.queue.advance(usize::MAX, drop);
+    let asked = connection.asks();
+    let [(first, since)] = &asked[..] else {
+        panic!("{asked:?}");
+    };
+    assert!(connection.asks().is_empty(), "one at a time");
+    connection.turn(first, *since, &page(*since));
+    let asked = connection.asks();
+    assert!(
+        matches!(&asked[..], [(second, _)] if second != first),
+        "{asked:?}"
+    );
+    // The one that is read ends, and with it what the others would wait for.
+    let Subject::Topic(topic) = &asked[0].0 else {
+        panic!("{asked:?}");
+    };
+    connection.unsubscribe(topic);
+    connection.distrust_all();
+    assert_eq!(connection.asks()[0].0, *first);
+}

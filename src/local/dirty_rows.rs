@@ -1,0 +1,336 @@
+//! Which rows of users and topics in the registry no longer tell the truth.
+//!
+//! The registry works by level: an entry here says only *that* a row must be written;
+//! what is written is read from the hub at that moment. So no order of joins and leaves can
+//! leave a wrong row behind, and a failed write is repaired by putting the entry back. Fields
+//! that were removed are remembered for a while, for what a master has answered may be unknown to
+//! the next one; what stands in the hub can be written again at any time, what is gone could not.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+
+/// How long a removal is remembered: longer than a fail-over takes.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// And so many at most, the newest.
+const MOST_REMEMBERED: usize = 1 << 16;
+
+/// What is known of one dirty row.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Fields that may stand in a user's row and should not.
+    pub gone: SmallVec<[Fd; 1]>,
+    /// For a topic: at some time nobody was left, so this node's field may stand there in vain.
+    pub emptied: bool,
+    /// Who waits for the row to be written.
+    pub waiting: SmallVec<[oneshot::Sender<()>; 1]>,
+}
+
+impl Change {
+    /// Whether something may have to be removed from the row.
+    #[must_use]
+    pub fn removes(&self) -> bool {
+        self.emptied || !self.gone.is_empty()
+    }
+}
+
+/// The set of dirty rows. Disabled without a registry: then nothing is kept.
+#[derive(Debug)]
+pub struct Changes {
+    state: Option<Mutex<State>>,
+    notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    dirty: HashMap<Subject, Change, ahash::RandomState>,
+    /// How many were taken and are being written.
+    under_way: usize,
+    /// When the oldest that is dirty came to be, and the oldest that is being written.
+    dirty_since: Option<Instant>,
+    taken_since: Option<Instant>,
+    /// Fields that were removed, the oldest first. A topic has only one, without an fd.
+    removed: VecDeque<(Instant, Subject, Option<Fd>)>,
+}
+
+impl State {
+    fn give_back(&mut self, changes: usize) {
+        self.under_way -= changes;
+        if self.under_way == 0 {
+            self.taken_since = None;
+        }
+    }
+
+    fn remember(&mut self, subject: &Subject, change: &Change, now: Instant) {
+        for fd in &change.gone {
+            self.removed.push_back((now, subject.clone(), Some(*fd)));
+        }
+        if change.emptied {
+            self.removed.push_back((now, subject.clone(), None));
+        }
+        while self.removed.len() > MOST_REMEMBERED
+            || (self.removed.front()).is_some_and(|(at, ..)| now - *at > REMEMBERED)
+        {
+            self.removed.pop_front();
+        }
+    }
+}
+
+impl Changes {
+    /// For a backplane with a registry to write.
+    #[must_use]
+    pub fn tracked() -> Self {
+        Self {
+            state: Some(Mutex::default()),
+            notify: Notify::new(),
+        }
+    }
+
+    /// For a backplane without one.
+    #[must_use]
+    pub fn ignored() -> Self {
+        Self {
+            state: None,
+            notify: Notify::new(),
+        }
+    }
+
+    /// There is one connection more. Resolves once the row has been written; at once, with an
+    /// error, if there is none to write.
+    pub fn joined(&self, subject: Subject) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.with(|state| {
+            state.dirty.entry(subject).or_default().waiting.push(sender);
+        });
+        receiver
+    }
+
+    pub(crate) fn left(&self, user: &UserId, fd: Fd) {
+        let user = Subject::User(user.clone());
+        self.with(|state| state.dirty.entry(user).or_default().gone.push(fd));
+    }
+
+    /// The topic has another number of connections; none if it is `emptied`.
+    pub(crate) fn counted(&self, topic: &Topic, emptied: bool) {
+        let topic = Subject::Topic(topic.clone());
+        self.with(|state| state.dirty.entry(topic).or_default().emptied |= emptied);
+    }
+
+    /// All of these must be written again.
+    pub fn mark(&self, subjects: impl IntoIterator<Item = Subject>) {
+        self.with(|state| {
+            for subject in subjects {
+                state.dirty.entry(subject).or_default();
+            }
+        });
+    }
+
+    /// What was removed lately must be removed again: Redis may have forgotten that.
+    pub fn mark_removed(&self) {
+        self.with(|state| {
+            for (at, subject, fd) in std::mem::take(&mut state.removed) {
+                if at.elapsed() <= REMEMBERED {
+                    let change = state.dirty.entry(subject).or_default();
+                    match fd {
+                        Some(fd) => change.gone.push(fd),
+                        None => change.emptied = true,
+                    }
+                }
+            }
+        });
+    }
+
+    /// Waits until there is something to write and takes all of it. Each must come back through
+    /// [`Changes::written`] or [`Changes::put_back`].
+    pub async fn take(&self) -> Vec<(Subject, Change)> {
+        loop {
+            let mut taken = Vec::new();
+            if let Some(state) = &self.state {
+                let mut state = lock(state);
+                taken.extend(state.dirty.drain());
+                state.under_way += taken.len();
+                let oldest = state.dirty_since.take();
+                state.taken_since = earlier(state.taken_since, oldest);
+                // After a rebuild of many rows the table would stay large for ever.
+                state.dirty.shrink_to(1024);
+            }
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    /// These have been written: whoever waits for them may go on.
+    pub fn written(&self, changes: Vec<(Subject, Change)>) {
+        let now = Instant::now();
+        self.with(|state| {
+            state.give_back(changes.len());
+            for (subject, change) in &changes {
+                state.remember(subject, change, now);
+            }
+        });
+        for waiting in changes.into_iter().flat_map(|(_, change)| change.waiting) {
+            // Gone if the client did not wait for its row.
+            let _ = waiting.send(());
+        }
+    }
+
+    /// These could not be written and are dirty again.
+    pub fn put_back(&self, changes: Vec<(Subject, Change)>) {
+        self.with(|state| {
+            state.dirty_since = earlier(state.dirty_since, state.taken_since);
+            state.give_back(changes.len());
+            for (subject, change) in changes {
+                let entry = state.dirty.entry(subject).or_default();
+                entry.gone.extend(change.gone);
+                entry.emptied |= change.emptied;
+                entry.waiting.extend(change.waiting);
+            }
+        });
+    }
+
+    /// How many users' rows are still to be written.
+    #[must_use]
+    pub fn unwritten(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| {
+            let state = lock(state);
+            state.dirty.len() + state.under_way
+        })
+    }
+
+    /// Whether every row tells the truth, as far as this node knows.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.state.as_ref().is_none_or(|state| {
+            let state = lock(state);
+            state.dirty.is_empty() && state.under_way == 0
+        })
+    }
+
+    /// How many users' rows wait to be written, and for how long the oldest has.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, Duration) {
+        let Some(state) = &self.state else {
+            return Default::default();
+        };
+        let state = lock(state);
+        let oldest = earlier(state.dirty_since, state.taken_since);
+        let lag = oldest.map_or(Duration::ZERO, |at| at.elapsed());
+        (state.dirty.len() + state.under_way, lag)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut State)) {
+        if let Some(state) = &self.state {
+            let mut state = lock(state);
+            change(&mut state);
+            if state.dirty_since.is_none() && !state.dirty.is_empty() {
+                state.dirty_since = Some(Instant::now());
+            }
+            drop(state);
+            self.notify.notify_one();
+        }
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}
+
+/// A poisoned lock still guards a whole map: no statement above leaves it half changed.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn changes_of_one_user_come_out_together() {
+        let changes = Changes::tracked();
+        let user: UserId = "a".parse().unwrap();
+        let row = changes.joined(Subject::User(user.clone()));
+        changes.left(&user, Fd(1));
+        changes.left(&user, Fd(2));
+        let taken = changes.take().await;
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[0].1.gone[..], [Fd(1), Fd(2)]);
+        assert!(!changes.is_settled(), "it is being written");
+        changes.put_back(taken);
+        let again = changes.take().await;
+        assert_eq!(again[0].1.gone.len(), 2);
+        changes.written(again);
+        assert!(changes.is_settled());
+        assert_eq!(row.await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_removed_lately_can_be_removed_again() {
+        let changes = Changes::tracked();
+        let [early, late]: [UserId; 2] = ["early", "late"].map(|user| user.parse().unwrap());
+        changes.left(&early, Fd(1));
+        changes.written(changes.take().await);
+        tokio::time::advance(REMEMBERED).await;
+        changes.left(&late, Fd(2));
+        changes.written(changes.take().await);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        changes.mark_removed();
+        let taken = changes.take().await;
+        assert_eq!(taken.len(), 1);
+        let late = Subject::User(late);
+        assert_eq!((&taken[0].0, &taken[0].1.gone[..]), (&late, &[Fd(2)][..]));
+        // It is remembered anew: the next master may not know of it either.
+        changes.written(taken);
+        changes.mark_removed();
+        assert_eq!(changes.take().await.len(), 1);
+        changes.mark_removed();
+        assert_eq!(lock(changes.state.as_ref().unwrap()).dirty.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_topic_that_was_emptied_lately_is_looked_at_again() {
+        let changes = Changes::tracked();
+        let topic: Topic = "news".parse().unwrap();
+        changes.counted(&topic, true);
+        changes.counted(&topic, false);
+        let taken = changes.take().await;
+        assert!(taken[0].1.removes());
+        changes.put_back(taken);
+        changes.written(changes.take().await);
+        changes.mark_removed();
+        let taken = changes.take().await;
+        assert_eq!(taken[0].0, Subject::Topic(topic));
+        assert!(taken[0].1.removes());
+    }
+
+    #[tokio::test]
+    async fn only_so_many_removals_are_remembered() {
+        let changes = Changes::tracked();
+        let user: UserId = "a".parse().unwrap();
+        for fd in 0..MOST_REMEMBERED as u64 + 2 {
+            changes.left(&user, Fd(fd));
+        }
+        changes.written(changes.take().await);
+        changes.mark_removed();
+        let taken = changes.take().await;
+        assert_eq!(taken[0].1.gone.len(), MOST_REMEMBERED);
+        assert_eq!(taken[0].1.gone[0], Fd(2));
+    }
+
+    #[tokio::test]
+    async fn without_a_registry_nobody_waits() {
+        let changes = Changes::ignored();
+        let user = Subject::User("a".parse().unwrap());
+        assert!(changes.joined(user).await.is_err());
+        assert!(changes.is_settled());
+    }
+}

@@ -1,0 +1,136 @@
+//! Pushes to the connections of this node, each counted once by what became of it on arrival.
+
+use smallvec::SmallVec;
+
+use crate::local::hub::{Delivered, Hub};
+use crate::local::receipt::Receipt;
+use crate::local::shard::Command;
+use crate::protocol::ids::{Fd, UserId};
+use crate::protocol::{Push, Target};
+use crate::telemetry::trace::Outcome;
+
+/// As [`Delivered`], as the ledger counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    /// To so many connections; to everybody or a topic, 0 is possible.
+    Handed(u32),
+    /// Nobody it is for is here.
+    Nobody,
+    /// `except` names all of them.
+    LeftOut,
+    /// Its id was seen.
+    Repeat,
+}
+
+impl From<Arrived> for Delivered {
+    fn from(arrived: Arrived) -> Self {
+        match arrived {
+            Arrived::Handed(count) => Self::To(count),
+            Arrived::Nobody | Arrived::LeftOut => Self::To(0),
+            Arrived::Repeat => Self::Duplicate,
+        }
+    }
+}
+
+impl Hub {
+    /// Hands a push to the local connections it is for.
+    pub async fn deliver(&self, push: &Push, receipt: Option<&Receipt>) -> Delivered {
+        self.deliver_to(&push.to, push, receipt).await
+    }
+
+    /// As [`Hub::deliver`], for a part of the push's targets.
+    pub async fn deliver_to(
+        &self,
+        to: &Target,
+        push: &Push,
+        receipt: Option<&Receipt>,
+    ) -> Delivered {
+        let arrived = self.hand_on(to, push, receipt).await;
+        // One outcome for what came, however many topics it names.
+        let (metrics, id) = (&self.metrics, push.message.id());
+        match arrived {
+            Arrived::Handed(_) => metrics.arrivals_matched.inc(),
+            Arrived::Nobody => metrics.arrivals_unmatched.inc(),
+            Arrived::LeftOut => {
+                self.trace.arrived(to, id, Outcome::LeftOut);
+                metrics.arrivals_left_out.inc()
+            }
+            Arrived::Repeat => {
+                self.trace.arrived(to, id, Outcome::Duplicate);
+                metrics.duplicates.inc()
+            }
+        };
+        arrived.into()
+    }
+
+    async fn hand_on(&self, to: &Target, push: &Push, receipt: Option<&Receipt>) -> Arrived {
+        match to {
+            Target::All => self.broadcast(push, receipt).await,
+            Target::Topic(topic) => self.publish(topic, push, receipt).await,
+            Target::Topics(topics) => self.publish_to_each(topics, push, receipt).await,
+            to => self.hand_to(to, push, receipt).await,
+        }
+    }
+
+    /// To connections one by one.
+    async fn hand_to(&self, to: &Target, push: &Push, receipt: Option<&Receipt>) -> Arrived {
+        let fds = self.matching(to);
+        let is_wanted = |(fd, user): &(Fd, UserId)| {
+            push.except
+                .as_ref()
+                .is_none_or(|except| !except.has(&self.node, *fd, user))
+        };
+        let matched = fds.len();
+        let wanted: SmallVec<[(Fd, UserId); 2]> = fds.into_iter().filter(is_wanted).collect();
+        if wanted.is_empty() {
+            // Left out on purpose is not the same as not here.
+            return match matched {
+                0 => Arrived::Nobody,
+                _ => Arrived::LeftOut,
+            };
+        }
+        if self.is_repeat(to, push) {
+            if push.message.position().is_some() {
+                // Stored twice: who follows the inbox must not wait for the second one.
+                for (fd, _) in wanted {
+                    let message = push.message.clone();
+                    self.tell(fd, Command::Pass { fd, message }).await;
+                }
+            }
+            return Arrived::Repeat;
+        }
+        let count = wanted.len() as u32;
+        for (fd, _) in wanted {
+            let (message, receipt) = (push.message.clone(), receipt.cloned());
+            self.shard(fd)
+                .send(Command::Deliver {
+                    fd,
+                    message,
+                    receipt,
+                })
+                .await;
+            // Here and not in the shard: so what is lost between the two is missed.
+            self.metrics.offered.inc();
+        }
+        Arrived::Handed(count)
+    }
+
+    async fn broadcast(&self, push: &Push, receipt: Option<&Receipt>) -> Arrived {
+        if self.is_repeat(&push.to, push) {
+            return Arrived::Repeat;
+        }
+        self.tell_all(|| Command::Broadcast {
+            message: push.message.clone(),
+            except: push.except.clone(),
+            receipt: receipt.cloned(),
+        })
+        .await;
+        Arrived::Handed(self.len() as u32)
+    }
+
+    pub(crate) fn is_repeat(&self, to: &Target, push: &Push) -> bool {
+        push.message
+            .id()
+            .is_some_and(|id| self.recent.is_repeat(id, to))
+    }
+}

@@ -1,0 +1,142 @@
+//! What the [presence task](crate::presence) must hear of, noted by whoever sees it.
+//!
+//! Noting never waits. Changes are noted by level: which topics have changed, not how. What must
+//! stay true: while nobody watches a topic, whoever joins or leaves it pays one look at a number.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::local::hub::Map;
+use crate::protocol::PresenceLine;
+use crate::protocol::ids::{Fd, Topic};
+
+/// Lines that may wait for the task, which works at processor speed. Beyond, it is told that
+/// some are lost, and asks anew.
+const LINES: usize = 8_192;
+
+/// Kept by the hub; what is noted is taken by the presence task.
+#[derive(Debug, Default)]
+pub struct Notices {
+    /// Topics of whose members somebody, on whichever node, wants to hear.
+    told: Map<Topic, ()>,
+    /// How many those are.
+    telling: AtomicUsize,
+    /// Topics that clients of this node watch, as the rows say.
+    watched: Map<Topic, ()>,
+    noted: Mutex<Noted>,
+    wake: Notify,
+}
+
+/// All that was noted since the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    /// Told-of topics that may have other members here.
+    pub(crate) changed: HashSet<Topic>,
+    /// Topics that have their first member here; each with what resolves when the row says so.
+    pub(crate) appeared: HashMap<Topic, oneshot::Receiver<()>>,
+    /// Connections that want to watch a topic.
+    pub(crate) asked: HashSet<(Fd, Topic)>,
+    /// What other nodes said, in order.
+    pub(crate) lines: Vec<PresenceLine>,
+    /// Lines of others may be lost.
+    pub(crate) lost: bool,
+}
+
+impl Noted {
+    fn is_empty(&self) -> bool {
+        self.changed.is_empty()
+            && self.appeared.is_empty()
+            && self.asked.is_empty()
+            && self.lines.is_empty()
+            && !self.lost
+    }
+}
+
+impl Notices {
+    /// The topic has other members than before.
+    pub(crate) fn changed(&self, topic: &Topic) {
+        if self.telling.load(Ordering::Relaxed) > 0 && self.told.contains_key(topic) {
+            self.note(|noted| noted.changed.extend([topic.clone()]));
+        }
+    }
+
+    /// The topic has its first member here; `row` resolves when its row says so.
+    pub(crate) fn appeared(&self, topic: &Topic, row: oneshot::Receiver<()>) {
+        self.note(|noted| drop(noted.appeared.insert(topic.clone(), row)));
+    }
+
+    /// A connection wants to watch a topic that it is subscribed to.
+    pub(crate) fn ask(&self, fd: Fd, topic: Topic) {
+        self.note(|noted| noted.asked.extend([(fd, topic)]));
+    }
+
+    /// Another node says something.
+    pub(crate) fn hear(&self, line: PresenceLine) {
+        self.note(|noted| match noted.lines.len() < LINES {
+            true => noted.lines.push(line),
+            false => noted.lost = true,
+        });
+    }
+
+    /// Something that other nodes said may be lost.
+    pub(crate) fn lost(&self) {
+        self.note(|noted| noted.lost = true);
+    }
+
+    /// Waits until there is something and takes it.
+    pub(crate) async fn take(&self) -> Noted {
+        loop {
+            let noted = self.take_now();
+            if !noted.is_empty() {
+                return noted;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// Takes what there is, be it nothing.
+    pub(crate) fn take_now(&self) -> Noted {
+        std::mem::take(&mut *self.noted())
+    }
+
+    /// From now on changes of this topic are noted, or no longer.
+    pub(crate) fn tell_of(&self, topic: &Topic, tells: bool) {
+        // Counted up before and down behind, so that the number is never too low.
+        if tells {
+            self.telling.fetch_add(1, Ordering::Relaxed);
+            if self.told.insert(topic.clone(), ()).is_none() {
+                return;
+            }
+        } else if self.told.remove(topic).is_none() {
+            return;
+        }
+        self.telling.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Clients of this node watch this topic, or no longer. The row is to be written then.
+    pub(crate) fn watch(&self, topic: &Topic, watches: bool) {
+        match watches {
+            true => self.watched.insert(topic.clone(), ()),
+            false => self.watched.remove(topic).map(drop),
+        };
+    }
+
+    /// Whether clients of this node watch the topic.
+    #[must_use]
+    pub fn is_watched(&self, topic: &Topic) -> bool {
+        self.watched.contains_key(topic)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Noted)) {
+        change(&mut self.noted());
+        self.wake.notify_one();
+    }
+
+    /// A poisoned lock still guards whole sets: no statement above leaves them half changed.
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

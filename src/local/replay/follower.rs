@@ -1,0 +1,259 @@
+//! How a connection follows its user's inbox or a topic's log. No I/O.
+//!
+//! Pushed messages are taken as long as each is the next one. Whatever else comes, the inbox
+//! itself is read from where the connection stands, a page at a time and only when the client
+//! has taken what it was given. So a message that was lost on the way, came too early or found
+//! the client's queue full is not lost for it, and none comes twice.
+
+use crate::local::replay::page::{EntryId, Page, Position, Since};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// All that is in the inbox has been given to the client, as far as we know.
+    Live,
+    /// There is something to read, once the client has taken what it has.
+    Behind,
+    /// A page has been asked for.
+    Asking,
+}
+
+#[derive(Debug)]
+pub(crate) struct Follower {
+    since: Since,
+    state: State,
+    /// The newest entry that was pushed to us while we could not take it.
+    seen: EntryId,
+    /// What that was when the page under way was asked for.
+    sought: EntryId,
+    /// From where the page under way was asked for.
+    asked: Since,
+}
+
+/// What to do with a pushed message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Give it to the client.
+    Take,
+    /// The client has it.
+    Old,
+    /// It comes with a page.
+    Later,
+}
+
+impl Follower {
+    /// The client gets this page.
+    pub(crate) fn behind(page: &Page) -> Self {
+        let mut follower = Self::unread(Since::After(page.end));
+        follower.turn(page);
+        follower
+    }
+
+    /// Nothing has been read yet.
+    pub(crate) fn unread(since: Since) -> Self {
+        Self {
+            since,
+            state: State::Behind,
+            seen: EntryId::default(),
+            sought: EntryId::default(),
+            asked: since,
+        }
+    }
+
+    /// The first page is being read, for whoever is told of it.
+    pub(crate) fn asking(since: Since) -> Self {
+        Self {
+            state: State::Asking,
+            ..Self::unread(since)
+        }
+    }
+
+    /// Whether a page from here was asked for and has not come.
+    pub(crate) fn awaits(&self, since: Since) -> bool {
+        self.is_asking() && self.asked == since
+    }
+
+    /// Whether a page was asked for and has not come.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.state == State::Asking
+    }
+
+    /// A message was pushed; `fits` if the client's queue has room for it.
+    pub(crate) fn hear(&mut self, position: Position, fits: bool) -> Verdict {
+        if self.since == Since::Now {
+            // Nobody could say yet where the inbox stood when the client came. Then it begins
+            // with this message; a page that is under way may have been read behind it.
+            self.since = Since::After(position.before());
+        }
+        if let Since::After(here) = self.since {
+            if position.entry <= here.entry {
+                return Verdict::Old;
+            }
+            if fits && self.state == State::Live && position.follows(&here) {
+                self.since = Since::After(position);
+                return Verdict::Take;
+            }
+        }
+        self.seen = self.seen.max(position.entry);
+        if self.state == State::Live {
+            self.state = State::Behind;
+        }
+        Verdict::Later
+    }
+
+    /// Something may have been lost on the way to us: the inbox must be looked at.
+    pub(crate) fn distrust(&mut self) {
+        match self.state {
+            State::Live => self.state = State::Behind,
+            State::Behind => {}
+            // The page under way may have been read before.
+            State::Asking => {
+                self.seen = EntryId {
+                    ms: u64::MAX,
+                    seq: u64::MAX,
+                }
+            }
+        }
+    }
+
+    /// From where to read, if that is due. To be asked when the client has taken all it was
+    /// given; whoever gets an answer owes a [`Follower::turn`].
+    pub(crate) fn ask(&mut self) -> Option<Since> {
+        (self.state == State::Behind).then(|| {
+            self.state = State::Asking;
+            self.sought = self.seen;
+            self.asked = self.since;
+            self.since
+        })
+    }
+
+    /// The client gets this page, if the answer is yes; else it is of no use any more.
+    pub(crate) fn turn(&mut self, page: &Page) -> bool {
+        if self.asked != self.since {
+            self.state = State::Behind;
+            return false;
+        }
+        self.since = Since::After(page.end);
+        // What was pushed before we asked and is not there was thrown out again, or never there:
+        // looking for it once more would not bring it back.
+        let in_vain = page.messages.is_empty() && self.seen == self.sought;
+        let all = self.seen <= page.end.entry || in_vain;
+        self.state = if page.is_last && all {
+            self.seen = EntryId::default();
+            State::Live
+        } else {
+            State::Behind
+        };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(n: u64) -> Position {
+        let entry = EntryId { ms: n, seq: 0 };
+        Position { n, entry }
+    }
+
+    fn page(end: u64, is_last: bool) -> Page {
+        let since = Since::After(at(end - 1));
+        let (id, data) = (None, "1".to_owned());
+        let entry = at(end).entry;
+        let mut page = Page::new(
+            &since,
+            end,
+            5,
+            vec![crate::local::replay::page::Entry { entry, id, data }],
+        );
+        page.is_last = is_last;
+        page
+    }
+
+    fn live(n: u64) -> Follower {
+        let follower = Follower::behind(&page(n, true));
+        assert_eq!(follower.state, State::Live);
+        follower
+    }
+
+    #[test]
+    fn the_next_one_is_taken_and_no_other() {
+        let mut follower = live(5);
+        assert_eq!(follower.hear(at(5), true), Verdict::Old);
+        assert_eq!(follower.hear(at(6), true), Verdict::Take);
+        assert_eq!(follower.hear(at(6), true), Verdict::Old);
+        assert_eq!(follower.ask(), None);
+        assert_eq!(follower.hear(at(8), true), Verdict::Later);
+        assert_eq!(follower.hear(at(7), true), Verdict::Later);
+        assert_eq!(follower.ask(), Some(Since::After(at(6))));
+        assert_eq!(follower.ask(), None, "one page at a time");
+    }
+
+    #[test]
+    fn what_finds_no_room_comes_with_a_page() {
+        let mut follower = live(5);
+        assert_eq!(follower.hear(at(6), false), Verdict::Later);
+        assert_eq!(follower.ask(), Some(Since::After(at(5))));
+        follower.turn(&page(6, true));
+        assert_eq!(follower.hear(at(6), true), Verdict::Old);
+        assert_eq!(follower.hear(at(7), true), Verdict::Take);
+    }
+
+    #[test]
+    fn what_came_while_a_page_was_read_is_read_too() {
+        let mut follower = live(5);
+        follower.distrust();
+        assert!(follower.ask().is_some());
+        assert_eq!(follower.hear(at(7), true), Verdict::Later);
+        follower.turn(&page(6, true));
+        assert_eq!(follower.ask(), Some(Since::After(at(6))));
+        follower.turn(&page(7, true));
+        assert_eq!(follower.hear(at(8), true), Verdict::Take);
+    }
+
+    #[test]
+    fn a_second_doubt_while_asking_means_another_look() {
+        let mut follower = live(5);
+        follower.distrust();
+        assert!(follower.ask().is_some());
+        follower.distrust();
+        follower.turn(&page(6, true));
+        assert!(follower.ask().is_some());
+    }
+
+    #[test]
+    fn what_was_kept_behind_an_empty_page_is_looked_for_again() {
+        let nothing = Page::new(&Since::After(at(5)), 5, 5, Vec::new());
+        let mut follower = live(5);
+        follower.distrust();
+        assert!(follower.ask().is_some());
+        assert_eq!(follower.hear(at(6), true), Verdict::Later);
+        follower.turn(&nothing);
+        assert_eq!(follower.ask(), Some(Since::After(at(5))));
+        follower.turn(&page(6, true));
+        assert_eq!(follower.hear(at(7), true), Verdict::Take);
+    }
+
+    #[test]
+    fn the_first_message_of_who_came_without_redis_is_not_taken_for_old() {
+        let mut follower = Follower::unread(Since::Now);
+        assert_eq!(follower.ask(), Some(Since::Now));
+        assert_eq!(follower.hear(at(6), true), Verdict::Later);
+        // Read behind it.
+        follower.turn(&Page::new(&Since::Now, 6, 5, Vec::new()));
+        assert_eq!(follower.ask(), Some(Since::After(at(6).before())));
+        follower.turn(&page(6, true));
+        assert_eq!(follower.hear(at(6), true), Verdict::Old);
+        assert_eq!(follower.hear(at(7), true), Verdict::Take);
+    }
+
+    #[test]
+    fn what_is_not_in_the_inbox_is_not_looked_for_for_ever() {
+        let mut follower = live(5);
+        assert_eq!(follower.hear(at(9), true), Verdict::Later);
+        assert!(follower.ask().is_some());
+        follower.turn(&Page::new(&Since::After(at(5)), 5, 5, Vec::new()));
+        assert_eq!(follower.ask(), None);
+        assert_eq!(follower.state, State::Live);
+    }
+}

@@ -1,0 +1,396 @@
+//! The task that owns a shard's sockets: its loop, and what each input does.
+
+pub mod attach;
+pub mod deliver;
+pub mod io;
+pub mod replay;
+pub mod tick;
+pub mod topics;
+pub mod watchers;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use mio::{Events, Poll, Registry};
+use slab::Slab;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::local::admission::Permit;
+use crate::local::connection::timer_wheel::{NEVER, Tick, Wheel};
+use crate::local::connection::{Connection, Next, Settings};
+use crate::local::shard::members::Members;
+use crate::local::shard::resync::Resync;
+use crate::local::shard::{
+    Arrival, Asker, Command, Load, NotSubscribed, Outlets, Socket, Subscribed,
+};
+use crate::protocol;
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::{Fd, NodeId};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Trace;
+
+/// Most commands taken before their connections are flushed.
+const BATCH: usize = 1_024;
+/// Messages put into queues before those are flushed: a broadcast to many is one command, and a
+/// thousand of them must not pile up.
+const UNFLUSHED: u64 = 64 * 1024;
+/// Sockets served before other tasks get their turn: about a millisecond of writes.
+const TURN: usize = 256;
+/// Reads of one socket before the others get their turn.
+const READS: usize = 16;
+/// What one read may give.
+const SCRATCH: usize = 64 * 1024;
+
+/// A connection, its socket once it has come, and what its end must give back.
+#[derive(Debug)]
+struct Place {
+    connection: Connection,
+    socket: Option<Socket>,
+    _permit: Option<Arc<Permit>>,
+    /// The socket took no more; wait for the kernel.
+    blocked: bool,
+    /// The kernel has said that the other side closed: behind what is there to read is the end.
+    ended: bool,
+    /// In the list of connections to flush.
+    dirty: bool,
+}
+
+pub(crate) struct Owner {
+    inbox: mpsc::Receiver<Command>,
+    node: NodeId,
+    poll: AsyncFd<Poll>,
+    registry: Registry,
+    places: Slab<Place>,
+    /// Their number, for others to see.
+    pub(crate) count: Arc<AtomicUsize>,
+    slots: HashMap<Fd, usize, ahash::RandomState>,
+    /// Which slots are in which topic.
+    members: Members,
+    /// Slots with something to write.
+    dirty: Vec<usize>,
+    /// Fds with more to read than one turn gave.
+    unread: Vec<Fd>,
+    scratch: Box<[u8]>,
+    wheel: Wheel,
+    started: Instant,
+    now: Tick,
+    /// Messages of broadcasts, messages put into queues and written to sockets since the last
+    /// flush. Counted here and added to the node's counters once a flush: shards share those.
+    offered: u64,
+    delivered: u64,
+    written: u64,
+    /// Which clients are still to be told to resync.
+    resync: Resync,
+    settings: Arc<Settings>,
+    outlets: Outlets,
+    trace: Arc<Trace>,
+    metrics: Arc<Metrics>,
+}
+
+impl Owner {
+    pub(crate) fn new(
+        inbox: mpsc::Receiver<Command>,
+        node: NodeId,
+        members: Members,
+        settings: Arc<Settings>,
+        outlets: Outlets,
+        trace: Arc<Trace>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        // Its successor is an unsafe function, because a type could hand out a file descriptor
+        // that it closes behind tokio's back. Mio's Poll owns its own until it is dropped.
+        #[allow(deprecated)]
+        let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
+        Ok(Self {
+            inbox,
+            node,
+            poll,
+            registry,
+            places: Slab::new(),
+            count: Arc::default(),
+            slots: HashMap::default(),
+            members,
+            dirty: Vec::new(),
+            unread: Vec::new(),
+            scratch: vec![0; SCRATCH].into(),
+            wheel: Wheel::new(),
+            started: Instant::now(),
+            now: 0,
+            offered: 0,
+            delivered: 0,
+            written: 0,
+            resync: Resync::default(),
+            settings,
+            outlets,
+            trace,
+            metrics,
+        })
+    }
+
+    /// Serves until the inbox is closed. Inputs: commands (from the hub and the handshake),
+    /// readiness of sockets (from the kernel), and a beat each second.
+    pub(crate) async fn run(mut self) {
+        let mut commands = Vec::with_capacity(BATCH);
+        let mut events = Events::with_capacity(BATCH);
+        let mut beat = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                count = self.inbox.recv_many(&mut commands, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.metrics.shard_batch_size.observe(count as f64);
+                    for command in commands.drain(..) {
+                        self.apply(command);
+                        if self.delivered > UNFLUSHED {
+                            self.flush().await;
+                        }
+                    }
+                }
+                ready = self.poll.readable_mut() => {
+                    // Only an ending runtime fails here.
+                    let Ok(mut guard) = ready else { return };
+                    let polled = guard.get_inner_mut().poll(&mut events, Some(Duration::ZERO));
+                    if polled.is_ok() && events.iter().count() < BATCH {
+                        // All taken. An event that came meanwhile is not forgotten: the guard
+                        // clears only what it saw.
+                        guard.clear_ready();
+                    }
+                    drop(guard);
+                    for event in &events {
+                        self.on_ready(event);
+                    }
+                }
+                _ = beat.tick() => self.on_beat(),
+                () = std::future::ready(()), if !self.unread.is_empty() => {
+                    for fd in std::mem::take(&mut self.unread) {
+                        self.with_slot(fd, Self::read);
+                    }
+                }
+            }
+            self.flush().await;
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Reserve {
+                fd,
+                user,
+                dialect,
+                inbox,
+                arrival,
+                expires,
+            } => {
+                let expires = expires.map(|at| self.tick(at));
+                self.reserve(fd, user, dialect, inbox, arrival, expires);
+            }
+            Command::Attach(attach) => self.attach(*attach),
+            Command::Deliver {
+                fd,
+                message,
+                receipt,
+            } => self.deliver(fd, &message, receipt.as_ref()),
+            Command::Broadcast {
+                message,
+                except,
+                receipt,
+            } => {
+                self.broadcast(&message, except.as_deref(), receipt.as_ref());
+            }
+            Command::Publish {
+                topic,
+                message,
+                except,
+                receipt,
+            } => {
+                self.publish(&topic, &message, except.as_deref(), receipt.as_ref());
+            }
+            Command::Subscribe {
+                fd,
+                topic,
+                since,
+                by,
+                done,
+            } => {
+                // Whoever asked may be gone.
+                let _ = done.send(self.on_subscribe(fd, &topic, since, by));
+            }
+            Command::Unsubscribe {
+                fd,
+                topic,
+                by,
+                done,
+            } => {
+                self.on_unsubscribe(fd, &topic, by);
+                let _ = done.send(());
+            }
+            Command::Watch { fd, topic, object } => self.watch(fd, &topic, &object),
+            Command::TellWatchers { topic, object } => self.tell_watchers(&topic, &object),
+            Command::Members { topic, answer } => {
+                let _ = answer.send(self.members_of(&topic));
+            }
+            Command::Pass { fd, message } => self.with_slot(fd, |shard, slot| {
+                shard.pass(slot, &message);
+            }),
+            Command::PassTopic { topic, message } => {
+                let slots: Vec<usize> = self.members.of(&topic).collect();
+                slots.into_iter().for_each(|slot| self.pass(slot, &message));
+            }
+            Command::LookInto { topic } => self.look_into(&topic),
+            Command::Missed { fd } => self.with_slot(fd, |shard, slot| {
+                shard.places[slot].connection.missed();
+                shard.touch(slot);
+            }),
+            Command::Look { fd } => self.with_slot(fd, Self::look_into_inbox),
+            Command::Page {
+                fd,
+                subject,
+                since,
+                page,
+                is_told,
+            } => self.with_slot(fd, |shard, slot| {
+                shard.turn(slot, &subject, since, &page, is_told);
+            }),
+            Command::Close {
+                fd,
+                reason,
+                receipt,
+            } => {
+                if let Some(&slot) = self.slots.get(&fd)
+                    && !self.places[slot].connection.is_closing()
+                {
+                    if let Some(receipt) = receipt {
+                        receipt.written();
+                    }
+                    self.end(slot, reason);
+                }
+            }
+            Command::Resync => {
+                self.metrics.resyncs.inc();
+                self.resync.begin();
+            }
+            Command::Renew {
+                fd,
+                expires,
+                grants,
+            } => self.with_slot(fd, |shard, slot| {
+                let expires = expires.map(|at| shard.tick(at));
+                shard.places[slot].connection.hold_until(expires);
+                shard.arm(slot);
+                shard.regrant(slot, grants);
+            }),
+            Command::Say { fd, object } => self.with_slot(fd, |shard, slot| {
+                let connection = &mut shard.places[slot].connection;
+                if !connection.is_closing() {
+                    connection.say(&object);
+                    shard.touch(slot);
+                }
+            }),
+            Command::Call {
+                fd,
+                object,
+                pending,
+            } => self.with_slot(fd, |shard, slot| {
+                let bound = shard.settings.queue_bytes;
+                shard.places[slot].connection.call(&object, pending, bound);
+                shard.touch(slot);
+            }),
+            Command::Answered { fd, object } => self.with_slot(fd, |shard, slot| {
+                let connection = &mut shard.places[slot].connection;
+                connection.answered(object.as_deref());
+                shard.touch(slot);
+                shard.pass_request(slot);
+            }),
+            Command::Degraded => self.tell_all(protocol::DEGRADED, |_| true),
+            Command::Count(answer) => {
+                self.account();
+                // Gone if whoever asked has given up.
+                let _ = answer.send(self.load());
+            }
+        }
+    }
+
+    /// The first beat at or behind this moment.
+    fn tick(&self, at: Instant) -> Tick {
+        let since = at.saturating_duration_since(self.started);
+        let beats = since.as_secs() + u64::from(since.subsec_nanos() > 0);
+        Tick::try_from(beats).unwrap_or(NEVER).min(NEVER - 1)
+    }
+
+    /// The other side has closed its half: whatever waits cannot reach it.
+    fn hung_up(&mut self, slot: usize) {
+        if self.places[slot].connection.is_closing() {
+            self.remove(slot);
+        } else {
+            self.end(slot, CloseReason::Gone);
+        }
+    }
+
+    fn follow(&mut self, slot: usize, next: Next) {
+        match next {
+            Next::Stay => self.arm(slot),
+            Next::End(reason) => self.end(slot, reason),
+            Next::Hangup => self.remove(slot),
+        }
+    }
+
+    /// Begins the end of a connection: counted, out of the hub, goodbye sent.
+    fn end(&mut self, slot: usize, reason: CloseReason) {
+        self.leave_topics(slot);
+        let place = &mut self.places[slot];
+        let dropped = place.connection.end(reason, self.now);
+        self.metrics.closed(reason);
+        self.metrics.dropped(reason.label(), dropped);
+        let (user, fd) = (&place.connection.user, place.connection.fd);
+        self.trace.closed(user, fd, reason);
+        self.trace
+            .dropped(Some(user), fd, None, reason.label(), dropped);
+        tracing::debug!(%fd, reason = reason.label(), "closed");
+        if reason.code().is_none() {
+            return self.remove(slot);
+        }
+        // Without its socket yet, the goodbye waits for that: the client has its 101, or soon will.
+        self.write(slot);
+        self.arm_if_here(slot);
+    }
+
+    /// Lets the socket go.
+    fn remove(&mut self, slot: usize) {
+        let place = self.places.remove(slot);
+        self.slots.remove(&place.connection.fd);
+        let (user, fd) = (&place.connection.user, place.connection.fd);
+        let dropped = place.connection.queue.pushes();
+        self.metrics.dropped("gone", dropped);
+        self.trace.dropped(Some(user), fd, None, "gone", dropped);
+    }
+
+    fn touch(&mut self, slot: usize) {
+        let place = &mut self.places[slot];
+        if !place.dirty && !place.blocked {
+            place.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    fn arm_if_here(&mut self, slot: usize) {
+        if self.places.contains(slot) {
+            self.arm(slot);
+        }
+    }
+
+    /// Makes sure that the wheel looks at the connection by its next deadline.
+    fn arm(&mut self, slot: usize) {
+        let connection = &mut self.places[slot].connection;
+        let due = connection.due();
+        if due < connection.scheduled {
+            connection.scheduled = self.wheel.put(due, connection.fd);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A connection comes: its place first, its socket once the handshake is through.
+
+use mio::Token;
+
+use crate::local::connection::Connection;
+use crate::local::connection::timer_wheel::Tick;
+use crate::local::replay::page::Start;
+use crate::local::shard::task::{Owner, Place};
+use crate::local::shard::{Arrival, Attach};
+use crate::protocol;
+use crate::protocol::Dialect;
+use crate::protocol::ids::{ConnectionId, Fd, UserId};
+
+impl Owner {
+    /// Makes a place in which messages gather from now on.
+    pub(crate) fn reserve(
+        &mut self,
+        fd: Fd,
+        user: UserId,
+        dialect: Dialect,
+        inbox: Option<Box<Start>>,
+        arrival: Option<Box<Arrival>>,
+        expires: Option<Tick>,
+    ) {
+        let mut connection = Connection::reserve(fd, user, dialect, self.now);
+        connection.hold_until(expires);
+        let id = ConnectionId {
+            node: self.node.clone(),
+            fd,
+        };
+        // First in the queue, before any message that comes during the handshake.
+        let start = inbox.map(|start| *start);
+        let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
+        self.delivered += connection.welcome(&id, topics, start, &self.metrics);
+        let place = Place {
+            connection,
+            socket: None,
+            _permit: None,
+            blocked: false,
+            ended: false,
+            dirty: false,
+        };
+        let slot = self.places.insert(place);
+        self.slots.insert(fd, slot);
+        if let Some(arrival) = arrival {
+            self.arrive(slot, *arrival);
+        }
+        self.arm(slot);
+    }
+
+    /// The socket of a connection is here.
+    pub(crate) fn attach(&mut self, attach: Attach) {
+        let Attach {
+            mut socket,
+            head,
+            leftover,
+            membership,
+            permit,
+            role,
+            degraded,
+        } = attach;
+        let fd = membership.fd();
+        // Absent if the handshake took longer than the reservation lasted.
+        let Some(&slot) = self.slots.get(&fd) else {
+            return;
+        };
+        let place = &mut self.places[slot];
+        if !head.is_empty() {
+            place.connection.queue.push_first(head);
+        }
+        if let Err(error) = socket.register(&self.registry, Token(fd.0 as usize)) {
+            tracing::warn!(%fd, %error, "socket refused by epoll");
+            return self.hung_up(slot);
+        }
+        if place.connection.is_closing() {
+            // Told to go before its socket was here: it still hears why.
+            place.socket = Some(socket);
+            place._permit = Some(permit);
+            return self.touch(slot);
+        }
+        if degraded {
+            place.connection.say(protocol::DEGRADED);
+        }
+        place
+            .connection
+            .attach(membership, role, self.now, &self.settings);
+        place.socket = Some(socket);
+        place._permit = Some(permit);
+        self.touch(slot);
+        self.arm(slot);
+        if !leftover.is_empty() {
+            self.hear(slot, &mut Vec::from(leftover));
+        }
+    }
+}

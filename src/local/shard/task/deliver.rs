@@ -1,0 +1,136 @@
+//! Messages into the queues of connections, each accounted for: it is in, or it is lost with a
+//! reason, or it is left to an inbox or log.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::local::connection::Connection;
+use crate::local::connection::send_queue::Offer;
+use crate::local::receipt::Receipt;
+use crate::local::shard::encoded::Encoded;
+use crate::local::shard::task::Owner;
+use crate::protocol::ids::{Fd, UserId};
+use crate::protocol::{Except, Message};
+
+impl Owner {
+    /// A message for one connection.
+    pub(crate) fn deliver(&mut self, fd: Fd, message: &Arc<Message>, receipt: Option<&Receipt>) {
+        match self.slots.get(&fd) {
+            Some(&slot) if message.position().is_some() => self.offer_kept(slot, message, receipt),
+            Some(&slot) => {
+                let frame = message.frame(self.places[slot].connection.dialect());
+                self.offer(slot, frame, message, receipt);
+            }
+            None => self.lose(None, fd, "gone", message.id()),
+        }
+    }
+
+    pub(crate) fn broadcast(
+        &mut self,
+        message: &Arc<Message>,
+        except: Option<&Except>,
+        receipt: Option<&Receipt>,
+    ) {
+        // By number: ending a slow connection on the way changes the slab.
+        self.spread(0..self.places.capacity(), message, except, receipt);
+    }
+
+    /// Offers a message to many.
+    pub(crate) fn spread(
+        &mut self,
+        slots: impl IntoIterator<Item = usize>,
+        message: &Arc<Message>,
+        except: Option<&Except>,
+        receipt: Option<&Receipt>,
+    ) {
+        let frames = Encoded::default();
+        for slot in slots {
+            let Some(place) = self.places.get(slot) else {
+                continue;
+            };
+            let connection = &place.connection;
+            if except.is_some_and(|except| except.has(&self.node, connection.fd, &connection.user))
+            {
+                continue;
+            }
+            self.offered += 1;
+            if message.position().is_some() {
+                self.offer_kept(slot, message, receipt);
+                continue;
+            }
+            // A copy for this shard: thousands of clones would fight with those of the other
+            // shards for the cache line of one reference count.
+            let copy = |dialect| Bytes::copy_from_slice(&message.frame(dialect));
+            let frame = frames.get(connection.dialect(), copy);
+            self.offer(slot, frame, message, receipt);
+        }
+    }
+
+    /// Offers a message to one connection.
+    pub(crate) fn offer(
+        &mut self,
+        slot: usize,
+        frame: Bytes,
+        message: &Arc<Message>,
+        receipt: Option<&Receipt>,
+    ) {
+        let bound = self.settings.queue_bytes;
+        let place = &mut self.places[slot];
+        let fd = place.connection.fd;
+        if place.connection.is_closing() {
+            return self.lose_one(slot, "gone", message);
+        }
+        if place.connection.queue.is_full(&frame, bound) && !place.blocked && place.socket.is_some()
+        {
+            // Filled by this batch of commands, not by a client that takes nothing.
+            self.write(slot);
+        }
+        // Writing may have shown that the client is gone.
+        let Some(place) = self.places.get_mut(slot) else {
+            return self.lose(None, fd, "gone", message.id());
+        };
+        match place.connection.queue.offer(frame, message, receipt, bound) {
+            Offer::Queued => {}
+            Offer::Replaced(older) => {
+                let older = older.as_deref().and_then(Message::id);
+                let user = &self.places[slot].connection.user;
+                self.lose(Some(user), fd, "replaced", older);
+            }
+            Offer::Full => {
+                self.lose_one(slot, "slow", message);
+                return self.follow(slot, Connection::overflow(message.policy()));
+            }
+        }
+        self.delivered += 1;
+        self.touch(slot);
+    }
+
+    /// Puts an object of ours into the queue of every open connection chosen that gets such.
+    pub(crate) fn tell_all(&mut self, object: &str, chosen: impl Fn(Fd) -> bool) {
+        let frames = Encoded::default();
+        for slot in 0..self.places.capacity() {
+            let Some(place) = self.places.get_mut(slot) else {
+                continue;
+            };
+            let connection = &mut place.connection;
+            let dialect = connection.dialect();
+            if connection.is_open() && dialect.has_objects() && chosen(connection.fd) {
+                let frame = frames.get(dialect, |dialect| dialect.encode(object));
+                connection.queue.push(frame);
+                self.touch(slot);
+            }
+        }
+    }
+
+    /// Counts a message that a connection does not get.
+    fn lose_one(&self, slot: usize, reason: &'static str, message: &Message) {
+        let connection = &self.places[slot].connection;
+        self.lose(Some(&connection.user), connection.fd, reason, message.id());
+    }
+
+    fn lose(&self, user: Option<&UserId>, fd: Fd, reason: &'static str, id: Option<&str>) {
+        self.metrics.dropped(reason, 1);
+        self.trace.dropped(user, fd, id, reason, 1);
+    }
+}

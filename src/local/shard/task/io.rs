@@ -1,0 +1,175 @@
+//! Moving bytes between sockets and connections.
+
+use std::io::ErrorKind;
+use std::sync::atomic::Ordering;
+
+use crate::edge::requests::Asked;
+use crate::local::replay::page::Ask;
+use crate::local::shard::task::{Owner, Place, READS, SCRATCH, TURN};
+use crate::protocol::ids::Fd;
+
+impl Owner {
+    pub(crate) fn on_ready(&mut self, event: &mio::event::Event) {
+        // A token is an fd, never reused: an event of a closed socket finds nobody.
+        let fd = Fd(event.token().0 as u64);
+        let Some(&slot) = self.slots.get(&fd) else {
+            return;
+        };
+        if event.is_writable() {
+            self.places[slot].blocked = false;
+            if !self.places[slot].connection.queue.is_empty() {
+                self.touch(slot);
+            }
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.places[slot].ended |= event.is_read_closed() || event.is_error();
+            self.read(slot);
+        }
+    }
+
+    pub(crate) fn with_slot(&mut self, fd: Fd, act: impl FnOnce(&mut Self, usize)) {
+        if let Some(&slot) = self.slots.get(&fd) {
+            act(self, slot);
+        }
+    }
+
+    pub(crate) fn read(&mut self, slot: usize) {
+        let fd = self.places[slot].connection.fd;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for turn in 1.. {
+            // Gone since the last round, by what it said.
+            if self.slots.get(&fd) != Some(&slot) {
+                break;
+            }
+            let Some(socket) = &mut self.places[slot].socket else {
+                break;
+            };
+            match socket.read(&mut scratch) {
+                Ok(0) => {
+                    self.hung_up(slot);
+                    break;
+                }
+                Ok(count) => {
+                    self.hear(slot, &mut scratch[..count]);
+                    // A short read: the kernel has no more, and will say when it has. If it has
+                    // already said that the other side closed, it says no more: read on to it.
+                    let ended = self.places.get(slot).is_some_and(|place| place.ended);
+                    if count < SCRATCH && !ended {
+                        break;
+                    }
+                    if turn == READS {
+                        self.unread.push(fd);
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.hung_up(slot);
+                    break;
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    pub(crate) fn hear(&mut self, slot: usize, bytes: &mut [u8]) {
+        let Place { connection, .. } = &mut self.places[slot];
+        let received = &self.metrics.received;
+        let next = connection.hear(bytes, &self.settings, self.now, || {
+            received.inc();
+        });
+        if !self.places[slot].connection.queue.is_empty() {
+            self.touch(slot);
+        }
+        self.pass_request(slot);
+        self.follow(slot, next);
+    }
+
+    /// Hands on what a client asks of the node, if its turn has come.
+    pub(crate) fn pass_request(&mut self, slot: usize) {
+        let connection = &mut self.places[slot].connection;
+        if let Some(request) = connection.next_request() {
+            let (fd, user) = (connection.fd, connection.user.clone());
+            // Closed only when the node is ending.
+            let _ = self.outlets.requests.send(Asked { fd, user, request });
+        }
+    }
+
+    /// Writes what waits, connection by connection, giving way to other tasks now and then.
+    pub(crate) async fn flush(&mut self) {
+        let mut written = 0;
+        while let Some(slot) = self.dirty.pop() {
+            // The slot may be empty by now, or somebody else's: then it has nothing to write
+            // or writes it now instead of a little later.
+            if self.places.get(slot).is_some() {
+                self.write(slot);
+            }
+            written += 1;
+            if written % TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.account();
+        self.count.store(self.places.len(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn write(&mut self, slot: usize) {
+        let Place {
+            connection,
+            socket,
+            blocked,
+            dirty,
+            ..
+        } = &mut self.places[slot];
+        *dirty = false;
+        let Some(socket) = socket else { return };
+        let mut progress = 0;
+        let mut failed = false;
+        let mut messages = 0;
+        while !connection.queue.is_empty() {
+            let result = match connection.queue.only() {
+                Some(frame) => socket.write(frame),
+                None => socket.write_vectored(&connection.queue.slices()),
+            };
+            match result {
+                Ok(count) => {
+                    progress += count;
+                    let mut sent = smallvec::SmallVec::<[_; 2]>::new();
+                    messages += connection.queue.advance(count, |one| sent.push(one));
+                    for one in sent {
+                        let forgotten = connection.await_ack(one);
+                        self.metrics.acks_forgotten.inc_by(u64::from(forgotten));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    *blocked = error.kind() == ErrorKind::WouldBlock;
+                    failed = !*blocked;
+                    break;
+                }
+            }
+        }
+        self.written += messages;
+        connection.wrote(progress, *blocked, self.now, self.settings.write);
+        if failed {
+            return self.hung_up(slot);
+        }
+        if *blocked {
+            self.arm(slot);
+        } else if connection.is_finished() {
+            socket.finish();
+        } else {
+            let fd = connection.fd;
+            for (subject, since) in connection.asks() {
+                // Closed only when the node is ending.
+                let _ = self.outlets.asks.send(Ask {
+                    fd,
+                    subject,
+                    since,
+                    told: None,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Kept messages: what connections do that follow an inbox or a log.
+
+use std::sync::Arc;
+
+use crate::local::receipt::Receipt;
+use crate::local::replay::page::{Page, Since, Verdict};
+use crate::local::shard::task::Owner;
+use crate::protocol::Message;
+use crate::protocol::ids::{Subject, Topic};
+
+impl Owner {
+    /// As `offer`, for a message that is kept: whoever follows its inbox or log gets it in its
+    /// turn, and a full queue is no harm.
+    pub(crate) fn offer_kept(
+        &mut self,
+        slot: usize,
+        message: &Arc<Message>,
+        receipt: Option<&Receipt>,
+    ) {
+        let bound = self.settings.queue_bytes;
+        let connection = &mut self.places[slot].connection;
+        let frame = message.frame(connection.dialect());
+        let fits = !connection.queue.is_full(&frame, bound);
+        match connection.hear_kept(message, fits) {
+            Verdict::Take => self.offer(slot, frame, message, receipt),
+            Verdict::Old => self.metrics.left_to_inbox("old"),
+            Verdict::Later => {
+                self.metrics.left_to_inbox("later");
+                self.touch(slot);
+            }
+        }
+    }
+
+    /// Counts a kept message as given, although it is not.
+    pub(crate) fn pass(&mut self, slot: usize, message: &Message) {
+        let connection = &mut self.places[slot].connection;
+        if connection.hear_kept(message, true) == Verdict::Later {
+            self.touch(slot);
+        }
+    }
+
+    /// Looks into inbox and logs as soon as the client has taken what waits for it.
+    pub(crate) fn look(&mut self, slot: usize) {
+        self.places[slot].connection.distrust_all();
+        self.touch(slot);
+    }
+
+    /// As [`Owner::look`], for the inbox alone.
+    pub(crate) fn look_into_inbox(&mut self, slot: usize) {
+        self.places[slot].connection.distrust_inbox();
+        self.touch(slot);
+    }
+
+    /// As [`Owner::look`], for the members of a topic and its log.
+    pub(crate) fn look_into(&mut self, topic: &Topic) {
+        let slots: Vec<usize> = self.members.of(topic).collect();
+        for slot in slots {
+            self.places[slot].connection.distrust_log(topic);
+            self.touch(slot);
+        }
+    }
+
+    /// The page that a connection asked for.
+    pub(crate) fn turn(
+        &mut self,
+        slot: usize,
+        subject: &Subject,
+        since: Since,
+        page: &Page,
+        is_told: bool,
+    ) {
+        let connection = &mut self.places[slot].connection;
+        if let Some(resync) = connection.turn(subject, since, page) {
+            if !(page.is_continuous || is_told) {
+                connection.say(&resync);
+            }
+            self.delivered += connection.queue_page(page, &self.metrics);
+        }
+        self.touch(slot);
+    }
+}

@@ -1,0 +1,69 @@
+//! What a shard does each second, and what it counts.
+
+use crate::local::connection::timer_wheel::{NEVER, Tick};
+use crate::local::shard::task::{Load, Owner};
+use crate::protocol;
+
+impl Owner {
+    pub(crate) fn on_beat(&mut self) {
+        self.now = self.started.elapsed().as_secs() as Tick;
+        let mut due = Vec::new();
+        self.wheel.advance(self.now, |fd| due.push(fd));
+        for fd in due {
+            let Some(&slot) = self.slots.get(&fd) else {
+                continue;
+            };
+            let connection = &mut self.places[slot].connection;
+            if connection.scheduled > self.now {
+                // An older hint; a later one stands.
+                continue;
+            }
+            connection.scheduled = NEVER;
+            let next = connection.look(self.now, &self.settings);
+            if !connection.queue.is_empty() {
+                self.touch(slot);
+            }
+            self.follow(slot, next);
+        }
+        if let Some(chosen) = self.resync.next() {
+            self.tell_all(protocol::RESYNC, &chosen);
+            for slot in 0..self.places.capacity() {
+                // Kept messages are not asked of the client's own backend, but read anew.
+                if self
+                    .places
+                    .get(slot)
+                    .is_some_and(|place| chosen(place.connection.fd))
+                {
+                    self.look(slot);
+                }
+            }
+        }
+    }
+
+    /// Adds what was counted since the last time to the node's counters.
+    pub(crate) fn account(&mut self) {
+        let counters = [
+            (&self.metrics.offered, &mut self.offered),
+            (&self.metrics.deliveries, &mut self.delivered),
+            (&self.metrics.written, &mut self.written),
+        ];
+        for (counter, counted) in counters {
+            counter.inc_by(std::mem::take(counted));
+        }
+    }
+
+    /// What waits in the queues, counted one by one: no sum is kept that could go wrong.
+    pub(crate) fn load(&self) -> Load {
+        let mut load = Load::default();
+        for (_, place) in &self.places {
+            let queue = &place.connection.queue;
+            load.add(&Load {
+                messages: queue.pushes(),
+                bytes: queue.bytes(),
+                fullest: queue.bytes(),
+                blocked: usize::from(place.blocked),
+            });
+        }
+        load
+    }
+}

@@ -1,0 +1,130 @@
+//! Subscriptions of a shard's connections, and pushes to topics.
+
+use std::sync::Arc;
+
+use crate::auth::Grants;
+use crate::local::hub::Member;
+use crate::local::receipt::Receipt;
+use crate::local::replay::page::Since;
+use crate::local::shard::task::{Arrival, Asker, NotSubscribed, Owner, Subscribed};
+use crate::protocol;
+use crate::protocol::ids::{Fd, Topic};
+use crate::protocol::{Except, Message};
+
+impl Owner {
+    /// A new connection names the topics it wants. Whether it may was checked at the door.
+    pub(crate) fn arrive(&mut self, slot: usize, arrival: Arrival) {
+        if let Some(grants) = arrival.grants {
+            self.places[slot].connection.grant(Some(grants));
+        }
+        let topics = arrival.topics.iter();
+        let subscribed =
+            topics.filter_map(|topic| self.subscribe(slot, topic, None, Asker::Client).ok());
+        let subscribed = subscribed.collect();
+        if arrival.watches {
+            let fd = self.places[slot].connection.fd;
+            for topic in &arrival.topics {
+                self.members.topics.notices().ask(fd, topic.clone());
+            }
+        }
+        // Gone if nobody waits for them.
+        let _ = arrival.done.send(subscribed);
+    }
+
+    /// A connection has a new token: it leaves what it chose itself and may no longer have.
+    pub(crate) fn regrant(&mut self, slot: usize, grants: Option<Arc<Grants>>) {
+        let connection = &mut self.places[slot].connection;
+        connection.grant(grants);
+        for topic in connection.not_granted(&self.members.topics) {
+            self.drop_topic(slot, &topic, Asker::Server);
+        }
+    }
+
+    /// Puts a connection into a topic.
+    pub(crate) fn subscribe(
+        &mut self,
+        slot: usize,
+        topic: &Topic,
+        since: Option<Since>,
+        by: Asker,
+    ) -> Result<Subscribed, NotSubscribed> {
+        let topic = self.members.shared(topic);
+        let connection = &mut self.places[slot].connection;
+        let is_new = connection.subscribe(&topic, by, &self.members.topics)?;
+        let follows = (is_new || since.is_some())
+            && self.members.topics.keeps()
+            && connection.follow(&topic, since.unwrap_or(Since::Now));
+        let row = match is_new {
+            true => self.members.join(&topic, slot),
+            false => self.members.topics.row(&topic),
+        };
+        Ok(Subscribed { row, follows })
+    }
+
+    /// As a sender or the client itself asks for it, told of to whoever has not asked.
+    pub(crate) fn on_subscribe(
+        &mut self,
+        fd: Fd,
+        topic: &Topic,
+        since: Option<Since>,
+        by: Asker,
+    ) -> Result<Subscribed, NotSubscribed> {
+        let slot = *self.slots.get(&fd).ok_or(NotSubscribed::Gone)?;
+        let subscribed = self.subscribe(slot, topic, since, by)?;
+        if by == Asker::Server {
+            self.tell_enrolled(slot, topic, true);
+        }
+        Ok(subscribed)
+    }
+
+    pub(crate) fn on_unsubscribe(&mut self, fd: Fd, topic: &Topic, by: Asker) {
+        if let Some(&slot) = self.slots.get(&fd) {
+            self.drop_topic(slot, topic, by);
+        }
+    }
+
+    fn drop_topic(&mut self, slot: usize, topic: &Topic, by: Asker) {
+        if self.places[slot].connection.unsubscribe(topic) {
+            self.members.leave(topic, slot);
+            if by == Asker::Server {
+                self.tell_enrolled(slot, topic, false);
+            }
+        }
+    }
+
+    fn tell_enrolled(&mut self, slot: usize, topic: &Topic, joins: bool) {
+        let object = protocol::enrolled_object(topic, joins);
+        self.places[slot].connection.say(&object);
+        self.touch(slot);
+    }
+
+    /// Whatever ends a connection also ends its subscriptions.
+    pub(crate) fn leave_topics(&mut self, slot: usize) {
+        for topic in self.places[slot].connection.take_topics() {
+            self.members.leave(&topic, slot);
+        }
+    }
+
+    pub(crate) fn publish(
+        &mut self,
+        topic: &Topic,
+        message: &Arc<Message>,
+        except: Option<&Except>,
+        receipt: Option<&Receipt>,
+    ) {
+        // Copied: ending a slow connection on the way changes the set.
+        let slots: Vec<usize> = self.members.of(topic).collect();
+        self.spread(slots, message, except, receipt);
+    }
+
+    pub(crate) fn members_of(&self, topic: &Topic) -> Vec<Member> {
+        let member = |slot: usize| {
+            let connection = &self.places[slot].connection;
+            Member {
+                user: connection.user.clone(),
+                fd: connection.fd,
+            }
+        };
+        self.members.of(topic).map(member).collect()
+    }
+}

@@ -1,0 +1,200 @@
+//! What a node asks the others and Redis about topics: who has members, who watches, who is dead.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::backplane::{Backplane, Health, Parties};
+use crate::presence::Presence;
+use crate::presence::roster::HEARD;
+use crate::presence::view::{Changes, View};
+use crate::protocol;
+use crate::protocol::ids::{NodeId, Topic};
+use crate::protocol::{PresenceLine, Watch};
+
+/// Looks, a beat apart, that must find a node dead.
+const DEAD_LOOKS: u32 = 2;
+/// Nodes asked in one beat for their lists, beyond those that are new: after a loss all are asked.
+const ASKS: usize = 2_000;
+/// How long the rows of new topics may take to be written.
+const ROWS: Duration = Duration::from_secs(10);
+
+/// What was found out beside the task.
+pub(super) enum Found {
+    /// Who is in the rows of these topics; none if they could not be read.
+    Rows(Vec<Topic>, Option<Vec<Parties>>),
+    /// Of these nodes, which are dead.
+    Dead(Vec<NodeId>),
+}
+
+impl Presence {
+    pub(super) fn send(&mut self, node: &NodeId, line: &PresenceLine) {
+        if self.lines.try_send((node.clone(), line.to_line())).is_ok() {
+            return;
+        }
+        // It would go on with a gap that it cannot see. As it is, it begins anew when it asks next.
+        if let PresenceLine::Told(told) = line
+            && let Some(roll) = self.rolls.get_mut(&told.topic)
+        {
+            roll.forget(node);
+        }
+    }
+
+    pub(super) fn ask(&mut self, topic: &Topic, node: &NodeId, begin: bool, end: bool) {
+        let watch = Watch {
+            topic: topic.clone(),
+            node: self.hub.node().clone(),
+            begin,
+            end,
+        };
+        self.send(node, &PresenceLine::Watch(watch));
+    }
+
+    /// Something that others said may be lost: all of them are asked anew.
+    pub(super) fn doubt(&mut self) {
+        let (here, now) = (self.hub.node().clone(), Instant::now());
+        for view in self.views.values_mut() {
+            view.doubt(&here, now);
+        }
+        self.ask_all(now);
+    }
+
+    pub(super) fn ask_all(&mut self, now: Instant) {
+        let mut asks: Vec<(Topic, NodeId)> = Vec::new();
+        let here = self.hub.node();
+        for (topic, view) in &mut self.views {
+            if asks.len() >= ASKS {
+                break;
+            }
+            let nodes = view.next_asked(now).into_iter();
+            asks.extend(
+                nodes
+                    .filter(|node| node != here)
+                    .map(|node| (topic.clone(), node)),
+            );
+        }
+        for (topic, node) in asks {
+            self.ask(&topic, &node, true, false);
+        }
+    }
+
+    /// Reads the rows that are to be read, in one go and one at a time.
+    pub(super) fn read_rows(&mut self) {
+        if self.is_reading || self.unread.is_empty() {
+            return;
+        }
+        self.is_reading = true;
+        let (topics, rows): (Vec<Topic>, Vec<_>) = self.unread.drain().unzip();
+        let (backplane, finds) = (self.backplane.clone(), self.finds.clone());
+        tokio::spawn(async move {
+            let written = futures::future::join_all(rows);
+            let parties = match tokio::time::timeout(ROWS, written).await {
+                Ok(_) => backplane.parties(&topics).await.ok(),
+                Err(_) => None,
+            };
+            let _ = finds.send(Found::Rows(topics, parties));
+        });
+    }
+
+    /// What the rows say: who has members that we want to hear of, and who wants to hear of ours.
+    pub(super) fn locate(&mut self, topics: &[Topic], parties: Option<Vec<Parties>>) {
+        self.is_reading = false;
+        let now = Instant::now();
+        let Some(parties) = parties else {
+            // Views are refreshed until it works; whoever watches elsewhere reads the row, too.
+            for topic in topics {
+                if let Some(view) = self.views.get_mut(topic) {
+                    view.refresh = now;
+                }
+            }
+            return;
+        };
+        for (topic, parties) in topics.iter().zip(parties) {
+            for (node, watches) in &parties {
+                if *watches {
+                    self.listen(topic, node, false, Some(now + HEARD));
+                }
+            }
+            let here = self.hub.node().clone();
+            let Some(view) = self.views.get_mut(topic) else {
+                continue;
+            };
+            view.is_located = true;
+            view.add(&here, now);
+            for (node, _) in &parties {
+                view.add(node, now);
+            }
+            view.drop_idle(|node| *node == here || parties.iter().any(|(one, _)| one == node));
+            let asked = view
+                .next_asked(now)
+                .into_iter()
+                .filter(|node| *node != here);
+            for node in asked.collect::<Vec<_>>() {
+                self.ask(topic, &node, true, false);
+            }
+            // Whoever waits is given the list with the first node's answer, which is ours.
+            self.listen(topic, &here, true, None);
+        }
+    }
+
+    /// Finds out whether nodes that have members in our eyes, and no lease, are dead.
+    pub(super) fn judge(&mut self) {
+        if self.is_judging || *self.health.borrow() != Health::Ready {
+            return;
+        }
+        let records = self.backplane.nodes();
+        let live: HashSet<&NodeId> = records.iter().map(|record| &record.node).collect();
+        let sources = self.views.values().flat_map(View::sources);
+        let silent = sources.filter(|node| *node != self.hub.node() && !live.contains(node));
+        let silent: HashSet<NodeId> = silent.cloned().collect();
+        self.suspects.retain(|node, _| silent.contains(node));
+        if silent.is_empty() {
+            return;
+        }
+        self.is_judging = true;
+        let (backplane, finds) = (self.backplane.clone(), self.finds.clone());
+        tokio::spawn(async move {
+            let mut dead = Vec::new();
+            for node in silent {
+                if backplane.is_gone(&node).await == Ok(true) {
+                    dead.push(node);
+                }
+            }
+            let _ = finds.send(Found::Dead(dead));
+        });
+    }
+
+    pub(super) fn bury(&mut self, dead: Vec<NodeId>) {
+        self.is_judging = false;
+        let now = Instant::now();
+        self.suspects.retain(|node, _| dead.contains(node));
+        for node in dead {
+            let looks = self.suspects.entry(node.clone()).or_default();
+            *looks += 1;
+            if *looks < DEAD_LOOKS {
+                continue;
+            }
+            self.suspects.remove(&node);
+            let views = self.views.iter_mut();
+            let changes: Vec<(Topic, Changes)> = views
+                .map(|(topic, view)| (topic.clone(), view.bury(&node, now, self.grace)))
+                .collect();
+            for (topic, changes) in changes {
+                // Nobody joins by a death.
+                self.note(&topic, changes);
+            }
+        }
+    }
+}
+
+/// Hands lines to the backplane, in order; a slow one holds up nothing but them.
+pub(super) async fn carry(backplane: Arc<Backplane>, mut lines: mpsc::Receiver<(NodeId, String)>) {
+    while let Some((node, line)) = lines.recv().await {
+        let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
+        // What does not get through shows in the numbers of what comes behind it.
+        drop(backplane.publish(&node, line, deadline).await);
+    }
+}

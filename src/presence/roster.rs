@@ -1,0 +1,184 @@
+//! Who of this node is in a topic, and which nodes are told.
+//!
+//! By level: what is told is the difference between who is there now and who was when it was
+//! last told. So it does not matter how many came and went in between, or in which order.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::protocol::ids::{NodeId, Topic, UserId};
+use crate::protocol::{MAX_NAMES, Told};
+
+/// How long a node is told without asking again: three times what it takes to ask again.
+pub(super) const HEARD: Duration = Duration::from_secs(90);
+/// Between two looks at who is there, and more for each member: a look asks the shards for all.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_PER_MEMBER: Duration = Duration::from_micros(20);
+
+/// What this node tells of one topic.
+#[derive(Debug, Default)]
+pub(super) struct Roll {
+    /// By name, as told last.
+    users: Vec<UserId>,
+    /// Who is told, and until when.
+    listeners: HashMap<NodeId, Listener>,
+    /// When they will be looked at.
+    pub(super) due: Option<Instant>,
+    /// When they may be looked at again.
+    rested: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    until: Option<Instant>,
+    /// It has not got the whole list yet.
+    is_new: bool,
+}
+
+impl Roll {
+    /// A node wants to hear: until it is forgotten, or for ever without a time. Answers whether it
+    /// must get the whole list.
+    pub(super) fn listen(&mut self, node: &NodeId, until: Option<Instant>, begin: bool) -> bool {
+        let listener = self.listeners.entry(node.clone()).or_insert(Listener {
+            until,
+            is_new: true,
+        });
+        listener.until = until;
+        listener.is_new |= begin;
+        listener.is_new
+    }
+
+    /// A node wants to hear no more.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        self.listeners.remove(node);
+    }
+
+    /// Forgets who has not asked for long; answers whether nobody is left.
+    pub(super) fn is_over(&mut self, now: Instant) -> bool {
+        (self.listeners).retain(|_, listener| listener.until.is_none_or(|until| until > now));
+        self.listeners.is_empty()
+    }
+
+    /// When to look at the members next, if that is not settled.
+    pub(super) fn arrange(&mut self, now: Instant) -> Option<Instant> {
+        if self.due.is_some() {
+            return None;
+        }
+        self.due = Some(self.rested.map_or(now, |rested| rested.max(now)));
+        self.due
+    }
+
+    /// These are there now, by name. Answers who is to be told what.
+    pub(super) fn tell(
+        &mut self,
+        topic: &Topic,
+        here: &NodeId,
+        users: Vec<UserId>,
+        now: Instant,
+    ) -> Vec<(NodeId, Told)> {
+        self.due = None;
+        let pause = PAUSE + PAUSE_PER_MEMBER * users.len() as u32;
+        self.rested = Some(now + pause);
+        let (joined, left) = differences(&self.users, &users);
+        self.users = users;
+        let told = |here_users: &[UserId], gone: &[UserId]| Told {
+            topic: topic.clone(),
+            node: here.clone(),
+            begin: false,
+            end: false,
+            here: here_users.to_vec(),
+            gone: gone.to_vec(),
+        };
+        let mut all = Vec::new();
+        for (node, listener) in &mut self.listeners {
+            let mut parts: Vec<Told> = Vec::new();
+            if std::mem::take(&mut listener.is_new) {
+                parts.extend(self.users.chunks(MAX_NAMES).map(|part| told(part, &[])));
+                if parts.is_empty() {
+                    parts.push(told(&[], &[]));
+                }
+                parts.first_mut().expect("one at least").begin = true;
+                parts.last_mut().expect("one at least").end = true;
+            } else {
+                parts.extend(joined.chunks(MAX_NAMES).map(|part| told(part, &[])));
+                parts.extend(left.chunks(MAX_NAMES).map(|part| told(&[], part)));
+            }
+            all.extend(parts.into_iter().map(|part| (node.clone(), part)));
+        }
+        all
+    }
+}
+
+/// Who is only in the second of two lists, and who only in the first; both by name.
+fn differences(before: &[UserId], now: &[UserId]) -> (Vec<UserId>, Vec<UserId>) {
+    let only = |these: &[UserId], those: &[UserId]| {
+        let missing = |user: &&UserId| those.binary_search(user).is_err();
+        these.iter().filter(missing).cloned().collect()
+    };
+    (only(now, before), only(before, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(users: &[&str]) -> Vec<UserId> {
+        users.iter().map(|user| user.parse().unwrap()).collect()
+    }
+
+    fn node(name: &str) -> NodeId {
+        format!("{name}.0123456789ab").parse().unwrap()
+    }
+
+    #[test]
+    fn who_is_new_hears_all_and_the_others_what_has_changed() {
+        let (topic, here): (Topic, _) = ("t".parse().unwrap(), node("here"));
+        let (a, b) = (node("a"), node("b"));
+        let mut roll = Roll::default();
+        let now = Instant::now();
+        assert!(roll.listen(&a, None, false));
+        let told = roll.tell(&topic, &here, names(&["1", "2"]), now);
+        assert_eq!(told.len(), 1);
+        let (to, first) = &told[0];
+        assert_eq!((to, &first.here), (&a, &names(&["1", "2"])));
+        assert!(first.begin && first.end);
+        assert!(!roll.listen(&a, None, false), "it has all");
+        roll.listen(&b, None, false);
+        let told = roll.tell(&topic, &here, names(&["2", "3"]), now);
+        let of = |node: &NodeId| -> Vec<(Vec<UserId>, Vec<UserId>)> {
+            let of = told.iter().filter(|(to, _)| to == node);
+            of.map(|(_, told)| (told.here.clone(), told.gone.clone()))
+                .collect()
+        };
+        assert_eq!(of(&a), [(names(&["3"]), vec![]), (vec![], names(&["1"]))]);
+        assert_eq!(of(&b), [(names(&["2", "3"]), vec![])]);
+        assert!(roll.tell(&topic, &here, names(&["2", "3"]), now).is_empty());
+        assert!(roll.listen(&a, None, true), "it asks for all");
+    }
+
+    #[test]
+    fn a_long_list_comes_in_parts() {
+        let (topic, here) = ("t".parse().unwrap(), node("here"));
+        let users: Vec<UserId> = (0..2 * MAX_NAMES + 1)
+            .map(|i| format!("{i:05}").parse().unwrap())
+            .collect();
+        let mut roll = Roll::default();
+        roll.listen(&node("a"), None, false);
+        let told = roll.tell(&topic, &here, users, Instant::now());
+        let ends: Vec<_> = told.iter().map(|(_, t)| (t.begin, t.end)).collect();
+        assert_eq!(ends, [(true, false), (false, false), (false, true)]);
+        let nobody = Roll::default().tell(&topic, &here, Vec::new(), Instant::now());
+        assert!(nobody.is_empty());
+    }
+
+    #[test]
+    fn who_does_not_ask_again_is_forgotten() {
+        let now = Instant::now();
+        let mut roll = Roll::default();
+        roll.listen(&node("a"), Some(now + HEARD), false);
+        assert!(!roll.is_over(now));
+        assert!(roll.is_over(now + HEARD));
+    }
+}

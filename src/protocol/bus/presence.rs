@@ -1,0 +1,326 @@
+//! Who is there: what senders ask for, what nodes tell each other of a topic, and what clients
+//! that watch it hear.
+//!
+//! A node whose clients watch a topic says so to the nodes with members, and again before it
+//! is forgotten there:
+//!
+//! ```text
+//! {"cmd":"watch","topic":"room","node":"eu-1.9f86d081884c","begin":true}
+//! ```
+//!
+//! `begin` asks for the whole list, `end` for no more. They tell it who is there and who is no longer:
+//!
+//! ```text
+//! {"cmd":"presence","topic":"room","node":"eu-2.60303ae22b99","begin":true,"end":true,"here":["ann"]}
+//! {"cmd":"presence","topic":"room","node":"eu-2.60303ae22b99","gone":["ann"]}
+//! ```
+//!
+//! From `begin` to `end` it is the whole list, on as many lines as it takes.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::bus::line::Names;
+use crate::protocol::ids::{NodeId, Topic, UserId};
+use crate::protocol::{Fault, MAX_ANSWER_BYTES, MAX_TOPICS, MAX_USERS};
+
+/// Most users of one topic that are listed.
+pub const MAX_MEMBERS: usize = 10_000;
+/// Room in an answer for what is not a user.
+const MARGIN: usize = 1_024;
+/// What a listed user takes beside the name, at most: quotes, brackets, commas, the number.
+const PER_MEMBER: usize = 16;
+
+/// Whose presence a sender asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PresenceRequest {
+    /// Where each of these users is.
+    Users(Vec<UserId>),
+    /// How many are in each of these topics.
+    Topics(Vec<Topic>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PresenceBody {
+    #[serde(default)]
+    users: Option<Vec<UserId>>,
+    #[serde(default)]
+    topics: Option<Vec<Topic>>,
+}
+
+impl PresenceRequest {
+    /// Reads a request, strictly.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+        let body: PresenceBody = serde_json::from_slice(body)?;
+        match (body.users, body.topics) {
+            (Some(users), None) => {
+                check_count("users", users.len(), MAX_USERS)?;
+                Ok(Self::Users(users))
+            }
+            (None, Some(topics)) => {
+                check_count("topics", topics.len(), MAX_TOPICS)?;
+                Ok(Self::Topics(topics))
+            }
+            _ => Err(Fault::new("one of users and topics is needed")),
+        }
+    }
+}
+
+fn check_count(what: &str, count: usize, most: usize) -> Result<(), Fault> {
+    match count {
+        0 => Err(Fault::new(format!("{what} must not be empty"))),
+        count if count > most => Err(Fault::new(format!("{count} {what}; {most} at most"))),
+        _ => Ok(()),
+    }
+}
+
+/// Who of a node is in a topic, as it answers.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeMembers {
+    /// By name: each user, and with how many connections.
+    pub users: Vec<(UserId, u32)>,
+    /// There are more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+}
+
+impl NodeMembers {
+    /// Takes as many of these as an answer may have.
+    #[must_use]
+    pub fn new(mut users: Vec<(UserId, u32)>) -> Self {
+        let all = users.len();
+        let mut room = MAX_ANSWER_BYTES - MARGIN;
+        let fits = users.iter().take(MAX_MEMBERS).take_while(|(user, _)| {
+            let bytes = user.as_str().len() + PER_MEMBER;
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        });
+        let fits = fits.count();
+        users.truncate(fits);
+        Self {
+            users,
+            truncated: fits < all,
+        }
+    }
+
+    /// As the body of an answer.
+    #[must_use]
+    pub fn to_body(&self) -> String {
+        serde_json::to_string(self).expect("plain fields")
+    }
+
+    /// Reads the body of an answer; none if the node could not tell.
+    #[must_use]
+    pub fn parse(body: &str) -> Option<Self> {
+        serde_json::from_str(body).ok()
+    }
+}
+
+/// Most names in one line or in one object.
+pub const MAX_NAMES: usize = 1_000;
+
+/// What nodes say to each other of who is in a topic.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PresenceLine {
+    /// A node wants to hear.
+    Watch(Watch),
+    /// A node tells.
+    Told(Told),
+}
+
+/// A node's wish to hear who of another node is in a topic.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The topic.
+    pub topic: Topic,
+    /// Who wants to hear.
+    pub node: NodeId,
+    /// From the beginning, whatever it was told before.
+    pub begin: bool,
+    /// No longer.
+    pub end: bool,
+}
+
+/// Who of a node is in a topic, or a part of that.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The topic.
+    pub topic: Topic,
+    /// Whose members these are.
+    pub node: NodeId,
+    /// A whole list begins.
+    pub begin: bool,
+    /// It ends: who was not in it is not there.
+    pub end: bool,
+    /// Who is there.
+    pub here: Vec<UserId>,
+    /// Who was, and is no longer.
+    pub gone: Vec<UserId>,
+}
+
+/// Both are written alike, but for the names.
+impl From<Told> for Watch {
+    fn from(told: Told) -> Self {
+        let (begin, end) = (told.begin, told.end);
+        Self {
+            topic: told.topic,
+            node: told.node,
+            begin,
+            end,
+        }
+    }
+}
+
+impl PresenceLine {
+    /// As a line for a channel.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let (cmd, topic, node, begin, end) = match self {
+            Self::Watch(one) => ("watch", &one.topic, &one.node, one.begin, one.end),
+            Self::Told(one) => ("presence", &one.topic, &one.node, one.begin, one.end),
+        };
+        let mut text = format!(r#"{{"cmd":"{cmd}","topic":"{topic}","node":"{node}""#);
+        for (name, is_set) in [("begin", begin), ("end", end)] {
+            if is_set {
+                let _ = write!(text, r#","{name}":true"#);
+            }
+        }
+        if let Self::Told(told) = self {
+            write_names(&mut text, "here", &told.here);
+            write_names(&mut text, "gone", &told.gone);
+        }
+        text.push('}');
+        text
+    }
+}
+
+fn write_names(out: &mut String, field: &str, users: &[UserId]) {
+    if !users.is_empty() {
+        let _ = write!(out, r#","{field}":{}"#, Names(users.iter()));
+    }
+}
+
+fn presence_head(topic: &Topic) -> String {
+    format!(r#"{{"type":"presence","topic":"{topic}""#)
+}
+
+/// `presence`: who is in a topic that the client watches from here on. `more`: and others.
+#[must_use]
+pub fn presence_members_object(topic: &Topic, members: &[UserId], more: bool) -> String {
+    let mut text = presence_head(topic);
+    let _ = write!(text, r#","members":{}"#, Names(members.iter()));
+    if more {
+        text.push_str(r#","more":true"#);
+    }
+    text.push('}');
+    text
+}
+
+/// `presence`: who has come and who has gone.
+#[must_use]
+pub fn presence_change_object(topic: &Topic, join: &[UserId], leave: &[UserId]) -> String {
+    let mut text = presence_head(topic);
+    write_names(&mut text, "join", join);
+    write_names(&mut text, "leave", leave);
+    text.push('}');
+    text
+}
+
+/// `presence`: the client read too slowly, and hears no more of this topic until it asks again.
+#[must_use]
+pub fn presence_lost_object(topic: &Topic) -> String {
+    presence_head(topic) + r#","status":"lost"}"#
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Line;
+
+    #[test]
+    fn what_nodes_say_is_read_as_it_was_written() {
+        let (topic, node): (Topic, NodeId) = (
+            "room".parse().unwrap(),
+            "eu-1.9f86d081884c".parse().unwrap(),
+        );
+        let names = |users: &[&str]| users.iter().map(|user| user.parse().unwrap()).collect();
+        let watch = |begin, end| {
+            PresenceLine::Watch(Watch {
+                topic: topic.clone(),
+                node: node.clone(),
+                begin,
+                end,
+            })
+        };
+        let told = |begin, end, here, gone| {
+            PresenceLine::Told(Told {
+                topic: topic.clone(),
+                node: node.clone(),
+                begin,
+                end,
+                here: names(here),
+                gone: names(gone),
+            })
+        };
+        for line in [
+            watch(false, false),
+            watch(true, false),
+            watch(false, true),
+            told(true, true, &[], &[]),
+            told(false, true, &["a", "b:c@d"], &["e"]),
+        ] {
+            let text = line.to_line();
+            let Ok(Line::Presence(read)) = Line::parse(text.as_bytes()) else {
+                panic!("{text}");
+            };
+            assert_eq!(read, line, "{text}");
+        }
+        for bad in [
+            r#"{"cmd":"watch","topic":"room"}"#,
+            r#"{"cmd":"presence","node":"eu-1.9f86d081884c"}"#,
+            r#"{"cmd":"presence","topic":"room","node":"eu-1.9f86d081884c","here":["a b"]}"#,
+        ] {
+            assert!(Line::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_answer_lists_what_fits_and_says_so() {
+        let long = |i: usize| format!("{i:0>128}").parse().unwrap();
+        let few = NodeMembers::new((0..10).map(|i| (long(i), 1)).collect());
+        assert_eq!((few.users.len(), few.truncated), (10, false));
+        let many = NodeMembers::new((0..MAX_MEMBERS).map(|i| (long(i), u32::MAX)).collect());
+        assert!(many.truncated && many.users.len() > 5_000);
+        let body = many.to_body();
+        assert!(body.len() <= MAX_ANSWER_BYTES);
+        assert_eq!(NodeMembers::parse(&body), Some(many));
+        let short = (0..=MAX_MEMBERS).map(|i| (i.to_string().parse().unwrap(), 1));
+        let short = NodeMembers::new(short.collect());
+        assert_eq!((short.users.len(), short.truncated), (MAX_MEMBERS, true));
+    }
+
+    #[test]
+    fn a_bad_request_is_told_what_is_wrong() {
+        let many = format!(r#"{{"users":{:?}}}"#, vec!["a"; MAX_USERS + 1]);
+        for (body, words) in [
+            (r#"{"users":[]}"#, "users must not be empty"),
+            (&many, "1001 users; 1000 at most"),
+            (r#"{"users":["a b"]}"#, "user id must be"),
+            (
+                r#"{"users":["a"],"topics":["b"]}"#,
+                "one of users and topics",
+            ),
+            (r#"{}"#, "one of users and topics"),
+            (r#"{"user":"a"}"#, "unknown field"),
+        ] {
+            let fault = PresenceRequest::parse(body.as_bytes()).unwrap_err();
+            assert!(fault.to_string().contains(words), "{fault}");
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`, `trace`, `members`.
+//!
+//! A question goes to the channel of each node that is asked, the answer to the channel of the
+//! node that asks:
+//!
+//! ```text
+//! {"cmd":"ask","what":"kick","reply":{"node":"<asker>","ref":"7","timeout_ms":3000},"args":{"to":{"user":"42"}}}
+//! {"cmd":"answer","ref":"7","node":"<asked>","body":{"connections":1}}
+//! ```
+//!
+//! To add a question: a variant of [`Question`] with its arguments as types, its name in
+//! [`Question::name`], its arguments in [`Question::parse`] and `write_args`, and what a node does
+//! about it in [`Respond::answer`](crate::cluster::questions::Respond::answer). Asking is then
+//! [`Survey::ask`](crate::cluster::survey::Survey::ask), which collects the answers and names the missing.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::protocol::bus::line::write_target;
+use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
+use crate::protocol::sender::push::{ToFields, check_id, check_timeout};
+use crate::protocol::{Call, Fault, MAX_USERS, Reply, Target, one_line};
+
+/// Largest answer of one node. A larger one is replaced by an error that says so.
+pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// What a node can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// How it is: [`NodeStats`].
+    Stats,
+    /// To end its connections of this target; it answers how many.
+    Kick(Target),
+    /// To send its clients away and leave.
+    Drain,
+    /// To ask its clients something: [`Called`](crate::protocol::Called).
+    Call(Call),
+    /// What did not get to this user, or only of the message with this id:
+    /// [`Known`](crate::telemetry::trace::Known).
+    Trace {
+        /// Whose messages.
+        user: UserId,
+        /// Which message.
+        id: Option<Box<str>>,
+    },
+    /// Who of it is in a topic: [`NodeMembers`](crate::protocol::NodeMembers).
+    Members(Topic),
+}
+
+impl Question {
+    /// As in `what`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Stats => "stats",
+            Self::Kick(_) => "kick",
+            Self::Drain => "drain",
+            Self::Call(_) => "call",
+            Self::Trace { .. } => "trace",
+            Self::Members(_) => "members",
+        }
+    }
+
+    /// Reads a question of the bus.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(what: &str, args: Option<&RawValue>) -> Result<Self, Fault> {
+        match what {
+            "stats" => Ok(Self::Stats),
+            "kick" => Ok(Self::Kick(read::<KickArgs<'_>>(args)?.to.check()?)),
+            "drain" => Ok(Self::Drain),
+            "call" => {
+                let args = args.ok_or_else(|| Fault::new("missing field `args`"))?;
+                Call::parse(args.get().as_bytes()).map(Self::Call)
+            }
+            "trace" => {
+                let TraceArgs { user, id } = read(args)?;
+                let id = check_id(id)?;
+                Ok(Self::Trace { user, id })
+            }
+            "members" => Ok(Self::Members(read::<MembersArgs>(args)?.topic)),
+            _ => Err(Fault::new("this node does not know this question")),
+        }
+    }
+
+    /// Appends `,"args":{...}` if there are any.
+    fn write_args(&self, out: &mut String) {
+        match self {
+            Self::Stats | Self::Drain => {}
+            Self::Kick(to) => {
+                out.push_str(r#","args":{"to":"#);
+                write_target(out, to);
+                out.push('}');
+            }
+            Self::Call(call) => {
+                out.push_str(r#","args":"#);
+                call.write(out);
+            }
+            Self::Trace { user, id } => {
+                let id = serde_json::to_string(id).expect("text becomes JSON");
+                let _ = write!(out, r#","args":{{"user":"{user}","id":{id}}}"#);
+            }
+            Self::Members(topic) => {
+                let _ = write!(out, r#","args":{{"topic":"{topic}"}}"#);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct KickArgs<'a> {
+    #[serde(borrow)]
+    to: ToFields<'a>,
+}
+
+#[derive(Deserialize)]
+struct TraceArgs<'a> {
+    user: UserId,
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct MembersArgs {
+    topic: Topic,
+}
+
+/// Reads arguments. Unknown fields are ignored: a newer node may say more than we know.
+fn read<'a, T: Deserialize<'a>>(args: Option<&'a RawValue>) -> Result<T, Fault> {
+    let args = args.ok_or_else(|| Fault::new("missing field `args`"))?;
+    Ok(serde_json::from_str(args.get())?)
+}
+
+/// A question as a line for a channel.
+#[must_use]
+pub fn ask_line(question: &Question, reply: &Reply) -> String {
+    let Reply {
+        node,
+        reference,
+        timeout_ms,
+        ..
+    } = reply;
+    let reference = serde_json::to_string(reference).expect("text becomes JSON");
+    let mut out = format!(
+        r#"{{"cmd":"ask","what":"{}","reply":{{"node":"{node}","ref":{reference},"timeout_ms":{timeout_ms}}}"#,
+        question.name()
+    );
+    question.write_args(&mut out);
+    out.push('}');
+    out
+}
+
+/// What a node says to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAnswer {
+    /// From the question's `reply`.
+    pub reference: String,
+    /// Who answers.
+    pub node: NodeId,
+    /// A JSON object in one line.
+    pub body: Box<str>,
+}
+
+impl NodeAnswer {
+    pub(crate) fn new(reference: String, node: NodeId, body: &RawValue) -> Result<Self, Fault> {
+        if !body.get().starts_with('{') {
+            return Err(Fault::new("the body of an answer must be an object"));
+        }
+        let body = one_line(body);
+        Ok(Self {
+            reference,
+            node,
+            body,
+        })
+    }
+}
+
+/// A node's answer as a line for a channel.
+#[must_use]
+pub fn answer_line(answer: &NodeAnswer) -> String {
+    let NodeAnswer {
+        reference,
+        node,
+        body,
+    } = answer;
+    let reference = serde_json::to_string(reference).expect("text becomes JSON");
+    format!(r#"{{"cmd":"answer","ref":{reference},"node":"{node}","body":{body}}}"#)
+}
+
+/// An answer that says why there is none.
+#[must_use]
+pub fn error_body(code: &str, message: &str) -> String {
+    let message = serde_json::to_string(message).expect("text becomes JSON");
+    format!(r#"{{"error":{{"code":"{code}","message":{message}}}}}"#)
+}
+
+/// The answer to a kick.
+#[must_use]
+pub fn kicked_body(connections: u32) -> String {
+    format!(r#"{{"connections":{connections}}}"#)
+}
+
+/// The answer of a node that is about to leave.
+pub const DRAINING_BODY: &str = r#"{"state":"draining"}"#;
+
+/// The answers of nodes as a sender gets them: each body with `node` in front.
+#[must_use]
+pub fn collected_body(answers: &[(NodeId, Box<str>)], missing: &[String]) -> String {
+    let mut out = String::from(r#"{"answers":["#);
+    for (i, (node, body)) in answers.iter().enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        let inside = body.trim().trim_start_matches('{').trim_start();
+        let between = if inside == "}" { "" } else { "," };
+        let _ = write!(out, r#"{comma}{{"node":"{node}"{between}{inside}"#);
+    }
+    let missing = serde_json::to_string(missing).expect("texts become JSON");
+    let _ = write!(out, r#"],"missing":{missing}}}"#);
+    out
+}
+
+/// How a node is.
+#[derive(Debug, Serialize)]
+pub struct NodeStats<'a> {
+    /// Its version of this program.
+    pub version: &'static str,
+    /// `up` or `draining`.
+    pub state: &'static str,
+    /// For how long it has run.
+    pub uptime_ms: u64,
+    /// Clients connected now.
+    pub connections: usize,
+    /// Users they are.
+    pub users: usize,
+    /// Whether it can serve, and if not, why.
+    pub ready: bool,
+    /// Why it is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// `redis`, or `embedded` for one node by itself.
+    pub backplane: &'static str,
+    /// What waits inside it.
+    pub queues: QueueStats,
+    /// Counted since its start.
+    pub totals: TotalStats,
+}
+
+/// What waits inside a node.
+#[derive(Debug, Serialize)]
+pub struct QueueStats {
+    /// Commands that wait for shards.
+    pub shards: usize,
+    /// Lines for other nodes that Redis has not answered.
+    pub outbox: usize,
+    /// Users whose row is still to be written.
+    pub rows: usize,
+    /// Calls that wait for an answer of a client here.
+    pub calls: usize,
+}
+
+/// What a node has counted since its start.
+#[derive(Debug, Serialize)]
+pub struct TotalStats {
+    /// Clients let in.
+    pub connects: u64,
+    /// Messages accepted into the queues of connections.
+    pub deliveries: u64,
+    /// Messages written to sockets.
+    pub written: u64,
+    /// Messages from clients.
+    pub received: u64,
+    /// Envelopes taken from the bus.
+    pub envelopes: u64,
+}
+
+/// A command to nodes as a sender asks for it.
+#[derive(Debug)]
+pub struct CommandRequest {
+    /// What is asked of each node.
+    pub question: Question,
+    /// Names or full ids of the nodes; none: all.
+    pub nodes: Option<Vec<String>>,
+    /// When to answer at the latest.
+    pub timeout: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CommandBody {
+    cmd: String,
+    #[serde(default)]
+    nodes: Option<Vec<String>>,
+    #[serde(default)]
+    user: Option<UserId>,
+    #[serde(default)]
+    fd: Option<ConnectionId>,
+    #[serde(default)]
+    timeout_ms: Option<f64>,
+}
+
+impl CommandRequest {
+    /// Reads a command, strictly.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+        let body: CommandBody = serde_json::from_slice(body)?;
+        let mut nodes = body.nodes;
+        match &nodes {
+            Some(nodes) if nodes.is_empty() => {
+                return Err(Fault::new("nodes must not be empty"));
+            }
+            Some(nodes) if nodes.len() > MAX_USERS => {
+                return Err(Fault::new(format!("nodes names over {MAX_USERS}")));
+            }
+            _ => {}
+        }
+        let question = match (&*body.cmd, body.user, body.fd) {
+            ("kick", Some(user), None) => Question::Kick(Target::User(user)),
+            ("kick", user, Some(id)) => {
+                // Nobody else can have it.
+                nodes.get_or_insert_with(|| vec![id.node.to_string()]);
+                Question::Kick(Target::Connection(id, user))
+            }
+            ("kick", None, None) => return Err(Fault::new("kick needs user or fd")),
+            ("stats" | "drain", Some(_), _) | ("stats" | "drain", _, Some(_)) => {
+                return Err(Fault::new("only kick goes with user or fd"));
+            }
+            ("stats", ..) => Question::Stats,
+            ("drain", ..) if nodes.is_none() => {
+                return Err(Fault::new("drain needs nodes: all of them must be meant"));
+            }
+            ("drain", ..) => Question::Drain,
+            _ => return Err(Fault::new("cmd must be stats, kick or drain")),
+        };
+        Ok(Self {
+            question,
+            nodes,
+            timeout: check_timeout(body.timeout_ms)?,
+        })
+    }
+}

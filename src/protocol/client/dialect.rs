@@ -1,0 +1,262 @@
+//! What is said to clients, in the form of each kind of client: the one place that knows how.
+//!
+//! All kinds get the same things: messages, objects of ours, a sign of life now and then, a
+//! goodbye. What must stay true: an object of ours begins with its `type` and holds no line
+//! break, because that is where SSE finds the event's name and where a line ends.
+
+use std::fmt::{Display, Write as _};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::local::replay::page::Position;
+use crate::protocol::client::objects::bye_object;
+use crate::protocol::client::websocket;
+use crate::protocol::close::CloseReason;
+
+/// The dialect a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// WebSocket without subprotocol: a frame is exactly `data`.
+    Plain,
+    /// WebSocket with `pushnode.v1`: objects with a `type`.
+    V1,
+    /// Server-sent events: an event without a name is exactly `data`, objects of ours have one.
+    Sse,
+    /// TCP: the objects of `pushnode.v1`, one a line.
+    Lines,
+}
+
+/// The id of an SSE event that says goodbye for good. An `EventSource` comes back whatever it is
+/// told, but hands in the last id it saw; whoever hands in this one is answered 204, and that
+/// makes it stop.
+pub const GOODBYE_ID: &str = "bye";
+
+/// A sign of life for a client of lines.
+const PING: &[u8] = b"{\"type\":\"ping\"}\n";
+/// A comment, which every reader of SSE skips.
+const BEAT: &[u8] = b":\n\n";
+
+impl Dialect {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 4;
+
+    /// Whether clients of it get objects of ours beside messages.
+    #[must_use]
+    pub const fn has_objects(self) -> bool {
+        !matches!(self, Self::Plain)
+    }
+
+    /// Whether clients of it can send objects: acknowledge, and ask for something.
+    #[must_use]
+    pub const fn sends_objects(self) -> bool {
+        matches!(self, Self::V1 | Self::Lines)
+    }
+
+    /// Whether clients of it show life after a ping.
+    #[must_use]
+    pub const fn answers_pings(self) -> bool {
+        !matches!(self, Self::Sse)
+    }
+
+    /// Whether a client of it says goodbye in its turn, before the socket is closed.
+    #[must_use]
+    pub const fn answers_goodbye(self) -> bool {
+        matches!(self, Self::Plain | Self::V1)
+    }
+
+    /// The kind of socket, as rows name it.
+    #[must_use]
+    pub const fn transport(self) -> &'static str {
+        match self {
+            Self::Plain | Self::V1 => "ws",
+            Self::Sse => "sse",
+            Self::Lines => "tcp",
+        }
+    }
+
+    /// An object of ours as the bytes that go to a client of this dialect.
+    #[must_use]
+    pub fn encode(self, object: &str) -> Bytes {
+        match self {
+            Self::Plain | Self::V1 => websocket::text(&[object.as_bytes()]),
+            Self::Sse => event(object, None::<&str>, None),
+            Self::Lines => [object, "\n"].concat().into(),
+        }
+    }
+
+    /// The `ready` object. SSE also says where the inbox is and when to come back if the
+    /// connection breaks off.
+    #[must_use]
+    pub fn ready(self, object: &str, resume: Option<Position>, retry: Duration) -> Bytes {
+        match self {
+            Self::Sse => event(object, resume, Some(retry)),
+            _ => self.encode(object),
+        }
+    }
+
+    /// The frames of a goodbye; without `retry` it is for good.
+    pub fn goodbye(
+        self,
+        reason: CloseReason,
+        retry: Option<Duration>,
+    ) -> impl Iterator<Item = Bytes> {
+        let bye = || bye_object(reason, retry);
+        let close = || Some(websocket::close(reason.code()?, reason.text()));
+        let frames = match self {
+            Self::Plain => [None, close()],
+            Self::V1 => [Some(self.encode(&bye())), close()],
+            Self::Sse => {
+                let id = retry.is_none().then_some(GOODBYE_ID);
+                [Some(event(&bye(), id, retry)), None]
+            }
+            Self::Lines => [Some(self.encode(&bye())), None],
+        };
+        frames.into_iter().flatten()
+    }
+
+    /// A sign of life that a client answers (not over SSE).
+    #[must_use]
+    pub fn ping(self) -> Bytes {
+        match self {
+            Self::Plain | Self::V1 => websocket::ping(),
+            Self::Sse => Bytes::from_static(BEAT),
+            Self::Lines => Bytes::from_static(PING),
+        }
+    }
+
+    /// A push: its data, and the object it is in for those who get objects.
+    pub(crate) fn message(
+        self,
+        head: impl FnOnce() -> String,
+        data: &str,
+        position: Option<Position>,
+    ) -> Bytes {
+        match self {
+            Self::Plain => websocket::text(&[data.as_bytes()]),
+            Self::V1 => websocket::text(&[head().as_bytes(), data.as_bytes(), b"}"]),
+            Self::Lines => [&*head(), data, "}\n"].concat().into(),
+            Self::Sse => {
+                let mut id = String::new();
+                write_id(&mut id, position);
+                [&*id, "data: ", data, "\n\n"].concat().into()
+            }
+        }
+    }
+}
+
+/// An event named by the type of an object of ours.
+fn event(object: &str, id: Option<impl Display>, retry: Option<Duration>) -> Bytes {
+    let kind = object.strip_prefix(r#"{"type":""#).unwrap_or_default();
+    let (kind, _) = kind.split_once('"').unwrap_or_default();
+    debug_assert!(!kind.is_empty(), "{object} does not begin with its type");
+    let mut text = format!("event: {kind}\n");
+    write_id(&mut text, id);
+    if let Some(retry) = retry {
+        let _ = writeln!(text, "retry: {}", retry.as_millis());
+    }
+    let _ = write!(text, "data: {object}\n\n");
+    text.into()
+}
+
+fn write_id(out: &mut String, id: Option<impl Display>) {
+    if let Some(id) = id {
+        let _ = writeln!(out, "id: {id}");
+    }
+}
+
+/// One message as the bytes for each dialect, made when they are first needed.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    plain: OnceLock<Bytes>,
+    v1: OnceLock<Bytes>,
+    /// SSE and lines; apart, so that a message without such receivers is no larger for them.
+    others: OnceLock<Box<[OnceLock<Bytes>; 2]>>,
+}
+
+impl Frames {
+    pub(crate) fn get(&self, dialect: Dialect, encode: impl FnOnce() -> Bytes) -> Bytes {
+        let frame = match dialect {
+            Dialect::Plain => &self.plain,
+            Dialect::V1 => &self.v1,
+            Dialect::Sse => &self.others.get_or_init(Box::default)[0],
+            Dialect::Lines => &self.others.get_or_init(Box::default)[1],
+        };
+        frame.get_or_init(encode).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{DEGRADED, PONG, PushRequest, RESYNC, error_object, reply_object};
+
+    fn text(bytes: &Bytes) -> &str {
+        std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn every_object_of_ours_has_an_events_name() {
+        let bye = bye_object(CloseReason::Kicked, None);
+        let (error, reply) = (error_object(None, "busy", "x"), reply_object(None, ""));
+        for (object, name) in [
+            (RESYNC, "resync"),
+            (DEGRADED, "degraded"),
+            (PONG, "pong"),
+            (&*bye, "bye"),
+            (&*error, "error"),
+            (&*reply, "reply"),
+        ] {
+            let expected = format!("event: {name}\ndata: {object}\n\n");
+            assert_eq!(text(&Dialect::Sse.encode(object)), expected);
+            assert_eq!(
+                text(&Dialect::Lines.encode(object)),
+                format!("{object}\n"),
+                "a line"
+            );
+        }
+    }
+
+    #[test]
+    fn a_goodbye_over_sse_says_when_to_come_back_or_that_there_is_no_coming_back() {
+        let goodbye = |reason, retry| {
+            let frames: Vec<Bytes> = Dialect::Sse.goodbye(reason, retry).collect();
+            assert_eq!(frames.len(), 1);
+            text(&frames[0]).to_owned()
+        };
+        let retry = Some(Duration::from_millis(250));
+        let drain = goodbye(CloseReason::Drain, retry);
+        assert!(
+            drain.starts_with("event: bye\nretry: 250\ndata: {"),
+            "{drain}"
+        );
+        let kicked = goodbye(CloseReason::Kicked, None);
+        assert!(
+            kicked.starts_with("event: bye\nid: bye\ndata: {"),
+            "{kicked}"
+        );
+    }
+
+    #[test]
+    fn a_message_is_one_event_or_one_line_whatever_is_in_it() {
+        let body = "{\"to\":{\"all\":true},\"id\":\"m\",\"data\":{\n\"a\":\r\n\"b\\nc\"}}";
+        let message = PushRequest::parse(body.as_bytes()).unwrap().push.message;
+        let data = r#"{ "a":  "b\nc"}"#;
+        assert_eq!(
+            text(&message.frame(Dialect::Sse)),
+            format!("data: {data}\n\n")
+        );
+        let line = format!("{{\"type\":\"message\",\"id\":\"m\",\"data\":{data}}}\n");
+        assert_eq!(text(&message.frame(Dialect::Lines)), line);
+        let kept = message.kept_at("7.1-2".parse().unwrap());
+        let event = format!("id: 7.1-2\ndata: {data}\n\n");
+        assert_eq!(text(&kept.frame(Dialect::Sse)), event);
+    }
+
+    #[test]
+    fn a_message_without_such_receivers_pays_little_for_the_further_dialects() {
+        let two = 2 * size_of::<OnceLock<Bytes>>();
+        assert!(size_of::<Frames>() <= two + 16);
+    }
+}

@@ -1,0 +1,7 @@
+//! Said by senders over HTTP. Read strictly: a misspelt field fails at once.
+
+pub mod push;
+
+pub mod call;
+
+pub mod access;

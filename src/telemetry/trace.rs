@@ -1,0 +1,461 @@
+//! What did not arrive lately at users of this node and why, and when they came and went: for the
+//! question "why did this user not get it".
+//!
+//! A bounded ring in memory: `PUSH_TRACE` entries, the oldest go first. Only what went another way
+//! than planned is noted (drops, losses, repeats, nobody there), and a push that is delivered
+//! touches nothing here, so it costs nothing. The ring is cut into stripes by whom an entry is
+//! about, each with a lock of its own. No payloads and no tokens are here: ids, users, counts and
+//! words. What must stay true: nothing here decides anything.
+
+pub mod verdict;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::{Fd, NodeId, Subject, Topic, UserId};
+use crate::protocol::{Status, Target};
+pub use crate::telemetry::trace::verdict::verdict;
+
+/// Parts of the ring; the first is for what concerns everybody.
+const STRIPES: usize = 16;
+/// Most events in one answer, the newest: it must fit into a line between nodes.
+const MOST_SHOWN: usize = 1_000;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in milliseconds since 1970, by the clock of the node; for people to read.
+    pub at: u64,
+    /// Where.
+    pub node: NodeId,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened. `topic` or `all` stand with what was for more than this user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum What {
+    /// A connection of the user came.
+    Connected {
+        /// Its number.
+        fd: u64,
+        /// The device it named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+    },
+    /// A connection of the user ended.
+    Closed {
+        /// Its number.
+        fd: u64,
+        /// As in `pushnode_closes_total`.
+        reason: String,
+    },
+    /// A sender of this node was answered that its push did not get to a connection, or not to
+    /// all of them.
+    Pushed {
+        /// The push's id, if it had one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// What it was answered.
+        status: Status,
+        /// Why not all of it is through.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The topic it was for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        topic: Option<Topic>,
+        /// It was for everybody.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        all: bool,
+    },
+    /// A push came to this node and went to nobody.
+    Arrived {
+        /// The push's id, if it had one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// Why.
+        outcome: Outcome,
+        /// The topic it was for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        topic: Option<Topic>,
+        /// It was for everybody.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        all: bool,
+    },
+    /// Messages for one connection were thrown away.
+    Dropped {
+        /// Its number.
+        fd: u64,
+        /// The message's id; none if it had none, or if these waited when the connection ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// As in `pushnode_drops_total`.
+        reason: String,
+        /// How many.
+        messages: u64,
+    },
+    /// Messages may have been lost on the way to this node; its clients are told to resync.
+    Lost {
+        /// As in `pushnode_losses_total`.
+        sign: String,
+    },
+    /// A connection of the user was behind and got a page of the inbox.
+    CaughtUp {
+        /// Its number.
+        fd: u64,
+        /// How many messages.
+        messages: u64,
+        /// Whether nothing was missing before them.
+        continuous: bool,
+    },
+}
+
+/// Why a push that came to a node went to nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its id had been seen within a minute.
+    Duplicate,
+    /// All of the user's connections here were left out.
+    LeftOut,
+    /// Nobody it was for was here any more.
+    Stale,
+}
+
+/// What one node knows of a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Older events may be missing, from before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// The oldest first.
+    pub events: Vec<Event>,
+}
+
+type Id = Option<Box<str>>;
+
+/// Whom an entry is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum About {
+    Subject(Subject),
+    Everybody,
+    /// A connection whose user is not known any more.
+    Nobody,
+}
+
+impl About {
+    fn of(target: &Target) -> Option<Self> {
+        Some(match target {
+            Target::User(user) | Target::Connection(_, Some(user)) => Self::user(user),
+            Target::Topic(topic) => Self::Subject(Subject::Topic(topic.clone())),
+            Target::All => Self::Everybody,
+            Target::Connection(_, None) => Self::Nobody,
+            Target::Users(_) | Target::Topics(_) => return None,
+        })
+    }
+
+    fn user(user: &UserId) -> Self {
+        Self::Subject(Subject::User(user.clone()))
+    }
+
+    fn topic(&self) -> Option<Topic> {
+        match self {
+            Self::Subject(Subject::Topic(topic)) => Some(topic.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// An entry, small: most are never looked at.
+#[derive(Debug)]
+enum Note {
+    Connected(Fd, Option<Arc<str>>),
+    Closed(Fd, CloseReason),
+    Pushed(Id, Status, Option<&'static str>),
+    Arrived(Id, Outcome),
+    Dropped(Fd, Id, &'static str, u64),
+    Lost(&'static str),
+    CaughtUp(Fd, u64, bool),
+}
+
+#[derive(Debug)]
+struct Entry {
+    at: u64,
+    about: About,
+    note: Note,
+}
+
+/// The ring of one node.
+#[derive(Debug)]
+pub struct Trace {
+    node: NodeId,
+    /// Entries in one stripe; 0: nothing is traced.
+    most: usize,
+    hasher: ahash::RandomState,
+    stripes: Box<[Mutex<VecDeque<Entry>>]>,
+}
+
+impl Trace {
+    /// A ring of about so many entries.
+    #[must_use]
+    pub fn new(node: NodeId, entries: usize) -> Self {
+        Self {
+            node,
+            most: entries.div_ceil(STRIPES),
+            hasher: ahash::RandomState::new(),
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Whether anything is traced.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.most > 0
+    }
+
+    /// A connection came.
+    pub fn connected(&self, user: &UserId, fd: Fd, device: Option<&Arc<str>>) {
+        let note = || Note::Connected(fd, device.cloned());
+        self.note(|| About::user(user), note);
+    }
+
+    /// A connection ended.
+    pub fn closed(&self, user: &UserId, fd: Fd, reason: CloseReason) {
+        self.note(|| About::user(user), || Note::Closed(fd, reason));
+    }
+
+    /// A sender was answered about one part of its push. Nothing is noted of what is through.
+    pub fn pushed(
+        &self,
+        to: &Subject,
+        id: Option<&str>,
+        status: Status,
+        why: Option<&'static str>,
+    ) {
+        if is_through(status) && why.is_none() {
+            return;
+        }
+        let note = || Note::Pushed(id.map(Into::into), status, why);
+        self.note(|| About::Subject(to.clone()), note);
+    }
+
+    /// As [`Trace::pushed`], for a push to a connection or to everybody.
+    pub fn pushed_elsewhere(
+        &self,
+        to: &Target,
+        id: Option<&str>,
+        status: Status,
+        why: Option<&'static str>,
+    ) {
+        if is_through(status) && why.is_none() {
+            return;
+        }
+        if let Some(about) = About::of(to) {
+            let note = || Note::Pushed(id.map(Into::into), status, why);
+            self.note(|| about, note);
+        }
+    }
+
+    /// A push came and was handed to nobody.
+    pub fn arrived(&self, to: &Target, id: Option<&str>, outcome: Outcome) {
+        let note = || Note::Arrived(id.map(Into::into), outcome);
+        match to {
+            Target::Users(users) => {
+                for user in users {
+                    self.note(|| About::user(user), note);
+                }
+            }
+            Target::Topics(topics) => {
+                for topic in topics {
+                    let about = || About::Subject(Subject::Topic(topic.clone()));
+                    self.note(about, note);
+                }
+            }
+            one => {
+                if let Some(about) = About::of(one) {
+                    self.note(|| about, note);
+                }
+            }
+        }
+    }
+
+    /// Messages for a connection were thrown away. The user may not be known any more.
+    pub fn dropped(
+        &self,
+        user: Option<&UserId>,
+        fd: Fd,
+        id: Option<&str>,
+        reason: &'static str,
+        messages: u64,
+    ) {
+        // Nobody could find one of which neither is known.
+        if messages > 0 && (user.is_some() || id.is_some()) {
+            let about = || user.map_or(About::Nobody, About::user);
+            let note = || Note::Dropped(fd, id.map(Into::into), reason, messages);
+            self.note(about, note);
+        }
+    }
+
+    /// Something may have been lost on the way to this node.
+    pub fn lost(&self, sign: &'static str) {
+        self.note(|| About::Everybody, || Note::Lost(sign));
+    }
+
+    /// A connection got a page of its user's inbox; an empty one with nothing missing is no news.
+    pub fn caught_up(&self, user: &UserId, fd: Fd, messages: u64, continuous: bool) {
+        if messages > 0 || !continuous {
+            let note = || Note::CaughtUp(fd, messages, continuous);
+            self.note(|| About::user(user), note);
+        }
+    }
+
+    /// What is known of a user, the newest thousand events. With an id other messages are left
+    /// out, and what befell it on its way to topics is there too.
+    #[must_use]
+    pub fn collect(&self, user: &UserId, id: Option<&str>) -> Known {
+        let theirs = About::user(user);
+        let own = [0, self.stripe(&theirs)];
+        let (mut events, mut since) = (Vec::new(), None);
+        for (place, stripe) in self.stripes.iter().enumerate() {
+            if id.is_none() && !own.contains(&place) {
+                continue;
+            }
+            let entries = lock(stripe);
+            let chosen = |entry: &&Entry| match (&entry.about, entry.note.is_about(id)) {
+                (About::Everybody, about) => about || id.is_none(),
+                // It is for those who ask for this very message: who is in a topic changes.
+                (About::Subject(Subject::Topic(_)) | About::Nobody, about) => about && id.is_some(),
+                (one, about) => *one == theirs && (about || id.is_none()),
+            };
+            let found = entries.iter().filter(chosen);
+            events.extend(found.map(|entry| entry.event(&self.node)));
+            if entries.len() >= self.most {
+                since = since.max(entries.front().map(|entry| entry.at));
+            }
+        }
+        events.sort_by_key(|event| event.at);
+        let surplus = events.len().saturating_sub(MOST_SHOWN);
+        events.drain(..surplus);
+        if surplus > 0 {
+            since = since.max(events.first().map(|event: &Event| event.at));
+        }
+        Known { since, events }
+    }
+
+    fn note(&self, about: impl FnOnce() -> About, note: impl FnOnce() -> Note) {
+        if self.most == 0 {
+            return;
+        }
+        let entry = Entry {
+            at: now(),
+            about: about(),
+            note: note(),
+        };
+        let mut entries = lock(&self.stripes[self.stripe(&entry.about)]);
+        let oldest = if entries.len() >= self.most {
+            entries.pop_front()
+        } else {
+            None
+        };
+        if entries.len() == entries.capacity() {
+            // By itself it would take twice what it has, and much of that for nothing.
+            let more = (self.most - entries.len()).min(64);
+            entries.reserve_exact(more);
+        }
+        entries.push_back(entry);
+        drop(entries);
+        // Freed outside the lock.
+        drop(oldest);
+    }
+
+    fn stripe(&self, about: &About) -> usize {
+        match about {
+            About::Everybody | About::Nobody => 0,
+            About::Subject(subject) => 1 + self.hasher.hash_one(subject) as usize % (STRIPES - 1),
+        }
+    }
+}
+
+/// Whether it is with all the connections that it was for.
+fn is_through(status: Status) -> bool {
+    matches!(status, Status::Routed | Status::Written | Status::Acked)
+}
+
+impl Note {
+    /// Whether it is about this message, or about the user's connections.
+    fn is_about(&self, id: Option<&str>) -> bool {
+        match self {
+            Self::Pushed(theirs, ..) | Self::Arrived(theirs, _) => theirs.as_deref() == id,
+            Self::Dropped(_, theirs, ..) => theirs.is_none() || theirs.as_deref() == id,
+            _ => true,
+        }
+    }
+}
+
+impl Entry {
+    fn event(&self, node: &NodeId) -> Event {
+        let text = |id: &Id| id.as_deref().map(str::to_owned);
+        let (topic, all) = (self.about.topic(), self.about == About::Everybody);
+        let what = match &self.note {
+            Note::Connected(fd, device) => What::Connected {
+                fd: fd.0,
+                device: device.as_deref().map(str::to_owned),
+            },
+            Note::Closed(fd, reason) => What::Closed {
+                fd: fd.0,
+                reason: reason.label().to_owned(),
+            },
+            Note::Pushed(id, status, reason) => What::Pushed {
+                id: text(id),
+                status: *status,
+                reason: reason.map(str::to_owned),
+                topic,
+                all,
+            },
+            Note::Arrived(id, outcome) => What::Arrived {
+                id: text(id),
+                outcome: *outcome,
+                topic,
+                all,
+            },
+            Note::Dropped(fd, id, reason, messages) => What::Dropped {
+                fd: fd.0,
+                id: text(id),
+                reason: (*reason).to_owned(),
+                messages: *messages,
+            },
+            Note::Lost(sign) => What::Lost {
+                sign: (*sign).to_owned(),
+            },
+            Note::CaughtUp(fd, messages, continuous) => What::CaughtUp {
+                fd: fd.0,
+                messages: *messages,
+                continuous: *continuous,
+            },
+        };
+        Event {
+            at: self.at,
+            node: node.clone(),
+            what,
+        }
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A poisoned lock still guards whole entries.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
