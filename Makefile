@@ -1,8 +1,8 @@
-# The commands of the desk and of continuous integration. `make` lists them.
+# The commands of developers and of continuous integration. `make` lists them.
 
 tools    := target/test-tools
 k6       := $(or $(K6),$(tools)/venv/bin/k6)
-# What the integration tests drive: every feature, dev profile.
+# The binary of the integration tests: all features, dev profile.
 binary   := $(or $(CARGO_TARGET_DIR),target)/debug/pushnode
 features := --locked --all-features
 compose  := docker compose -f deploy/compose.yaml
@@ -15,10 +15,10 @@ export PATH := $(PATH):/usr/sbin:/sbin
         unit fuzz k6-smoke schemathesis run bench image compose-up compose-down clean
 .NOTPARALLEL:
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: setup fmt-check lint unit fuzz k6-smoke schemathesis ## all of it, as in CI: the cheap checks first
+test: setup fmt-check lint unit fuzz k6-smoke schemathesis ## run everything that CI runs, cheap checks first
 
 setup: ## install what the tests need (Redis, nginx, Chromium, k6, ...)
 	@scripts/setup
@@ -31,64 +31,64 @@ fmt-check:
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
-lint: hadolint nginx-check clippy doc ## Dockerfile, nginx.conf, clippy, rustdoc; a warning fails
+lint: hadolint nginx-check clippy doc ## check Dockerfile, nginx.conf, clippy and rustdoc; warnings fail
 
 hadolint: setup
 	$(tools)/venv/bin/hadolint Dockerfile
 
-# The real nginx reads the real file; only the names of the nodes, which exist in
-# the compose network alone, and the place of its files are others.
+# nginx itself checks the file. Only the nodes' names, which exist in the compose
+# network alone, and the paths are replaced.
 nginx-check: setup
 	@mkdir -p $(nginx)
 	@sed -e 's#node-[ab]:8080#127.0.0.1:8080#' -e 's#/tmp/#$(nginx)/#' deploy/nginx.conf > $(nginx)/nginx.conf
 	nginx -t -q -p $(nginx) -c $(nginx)/nginx.conf > /dev/null
 
-# Clippy, rustdoc and the tests share one profile and one set of features, so
-# the dependencies are checked once and built once.
+# Clippy, rustdoc and the tests share one profile and one set of features, so the
+# dependencies are checked once and built once.
 clippy:
 	cargo clippy $(features) --all-targets -- -D warnings
 
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc $(features) --no-deps
 
-unit: setup ## cargo test: unit and integration tests, with a real Redis
+unit: setup ## run unit and integration tests, with a real Redis
 	cargo test $(features)
 
-k6-smoke: setup ## a short k6 run against one node
-	@# As the tests build it: `cargo build` would leave out what dev-dependencies
-	@# switch on in shared crates, and so build half of the tree once more.
+k6-smoke: setup ## run the k6 scripts briefly against two nodes
+	@# Built as the tests build it. `cargo build` would omit features that
+	@# dev-dependencies enable in shared crates, and rebuild half of the tree.
 	cargo test $(features) --no-run
 	K6=$(k6) scripts/k6-smoke $(binary)
 
-schemathesis: setup ## made-up requests by /openapi.json; every answer must be as that says
+schemathesis: setup ## check a node's answers to generated requests against /openapi.json
 	cargo test $(features) --no-run
 	SCHEMATHESIS=$(tools)/venv/bin/schemathesis scripts/schemathesis $(binary)
 
-fuzz: setup ## what comes from outside, with made-up bytes, 10 s each (longer: scripts/fuzz 600)
+fuzz: setup ## fuzz all external input, 10 s per target (longer: scripts/fuzz 600)
 	scripts/fuzz 10
 
-deny: ## licences, sources and advisories of the dependencies (cargo install cargo-deny)
+deny: ## check licences, sources and advisories of dependencies (cargo install cargo-deny)
 	cargo deny check
 
-run: ## one node on http://127.0.0.1:8080/, without Redis unless PUSH_REDIS_URL is set
+run: ## run one node on http://127.0.0.1:8080/, without Redis unless PUSH_REDIS_URL is set
 	cargo run --locked
 
-bench: ## the benchmarks, in the release profile
+bench: ## run the benchmarks in the release profile
 	cargo bench --locked
 
 image: ## build the container image `pushnode`
 	docker build -t pushnode .
 
-# A key of 256 random bits, once, readable by its owner only.
+# Created once: a key of 256 random bits, readable by its owner only.
 deploy/.env:
 	@umask 077 && printf 'PUSH_API_KEYS=%s\n' "$$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" > $@
-	@echo "made an API key for senders in $@"
+	@echo "created an API key for senders in $@"
 
-compose-up: deploy/.env ## two nodes, Redis and nginx on http://127.0.0.1:8080/
+compose-up: deploy/.env ## start two nodes, Redis and nginx on http://127.0.0.1:8080/
 	$(compose) up --build --detach --wait
 
-compose-down: deploy/.env ## stop and remove them
+compose-down: deploy/.env ## stop and remove their containers
 	$(compose) down
 
-clean: ## remove all that was built, the test tools too
+clean: ## remove all build output, test tools included
 	cargo clean

@@ -1,45 +1,45 @@
-//! Settings of who may come in, and which of them go together.
+//! Settings of client authentication, and which of them require each other.
 
 use crate::config::{Config, Faults};
 
-/// How clients prove who they are.
+/// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMode {
-    /// They do not: `?user=` is believed.
+    /// Not at all: `?user=` is trusted.
     None,
     /// By a JSON Web Token.
     Jwt,
-    /// By the token of a session in the backplane.
+    /// By the token of a session in Redis.
     Session,
-    /// By either.
+    /// By either of them.
     JwtOrSession,
 }
 
 impl AuthMode {
-    /// Whether a JSON Web Token lets a client in.
+    /// Whether clients may authenticate by a JSON Web Token.
     #[must_use]
     pub const fn takes_jwt(self) -> bool {
         matches!(self, Self::Jwt | Self::JwtOrSession)
     }
 
-    /// Whether the token of a session does.
+    /// Whether clients may authenticate by a session token.
     #[must_use]
     pub const fn takes_sessions(self) -> bool {
         matches!(self, Self::Session | Self::JwtOrSession)
     }
 }
 
-/// Who stays where a user has too many connections.
+/// Which connections stay when a user has too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionPolicy {
-    /// Those that came last.
+    /// The newest; older ones are closed.
     Newest,
-    /// Those that came first.
+    /// The oldest; new ones are refused.
     Oldest,
 }
 
 impl Config {
-    /// Tokens need keys, and keys need tokens: one without the other was meant otherwise.
+    /// Refuses `jwt` without keys, and keys without `jwt`: either is a mistake.
     pub(super) fn check_keys(&self, faults: &mut Faults) {
         let sources = [
             ("PUSH_JWT_SECRETS", !self.jwt_secrets.is_empty()),
@@ -51,11 +51,14 @@ impl Config {
         if self.auth.takes_jwt() && set.peek().is_none() {
             faults.add(
                 "PUSH_AUTH",
-                "=jwt needs keys: set PUSH_JWT_SECRETS, PUSH_JWT_KEYS, PUSH_JWT_KEYS_FILE or PUSH_JWKS_URL",
+                "=jwt needs keys: set PUSH_JWT_SECRETS, PUSH_JWT_KEYS, PUSH_JWT_KEYS_FILE \
+                or PUSH_JWKS_URL",
             );
         }
         if !self.auth.takes_jwt() {
-            set.for_each(|(name, _)| faults.add(name, "is set, and PUSH_AUTH does not have jwt"));
+            for (name, _) in set {
+                faults.add(name, "is set, but PUSH_AUTH does not include jwt");
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The check of each setting: from text to a value, or to what is wrong with the text.
+//! The check of each setting: it turns the text into a value, or returns what is wrong with it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,11 +38,14 @@ fn listener(text: &str) -> Result<Listen, String> {
         }
         return Ok(Listen::Unix(path.into()));
     }
-    // Names other than localhost are not resolved: what a name means may change, and with it
+    // Names other than localhost are not resolved: the address of a name may change, and with it
     // whether the listener is on loopback.
     let address = text.replace("localhost:", "127.0.0.1:");
     let address = address.parse().map_err(|_| {
-        format!("has {text:?}: must be an IP address and port, such as 127.0.0.1:8080 or [::1]:8080, or unix:/path")
+        format!(
+            "has {text:?}: must be an IP address and port, such as 127.0.0.1:8080 or [::1]:8080, \
+            or unix:/path"
+        )
     })?;
     Ok(Listen::Tcp(address))
 }
@@ -73,8 +76,9 @@ pub(super) fn node_name(text: &str) -> Result<NodeName, String> {
     }
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
-    host.parse()
-        .map_err(|_| format!("is empty and the host name {host:?} will not do; set a name"))
+    host.parse().map_err(|_| {
+        format!("is empty, and the host name {host:?} is not a valid node name; set one")
+    })
 }
 
 pub(super) fn public_url(text: &str) -> Result<String, String> {
@@ -99,7 +103,7 @@ pub(super) fn auth_mode(text: &str) -> Result<AuthMode, String> {
     }
 }
 
-/// Shortest secret: HS256 wants as many bits as its hash has (RFC 7518, 3.2).
+/// Shortest secret: HS256 needs at least as many bits as its hash has (RFC 7518, 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
 pub(super) fn jwt_secrets(text: &str) -> Result<Vec<Secret>, String> {
@@ -116,19 +120,21 @@ pub(super) fn jwt_secrets(text: &str) -> Result<Vec<Secret>, String> {
     }
 }
 
-/// What is inside is looked at when it is read: then the fault says which key.
+/// The keys are parsed later, when they are read: then the fault names the key.
 pub(super) fn public_keys(text: &str) -> Result<String, String> {
     let text = text.replace("\\n", "\n");
     if text.is_empty() || text.starts_with("-----BEGIN ") {
         Ok(text)
     } else {
-        Err("must be public keys as PEM: -----BEGIN PUBLIC KEY-----".to_owned())
+        Err("must hold public keys as PEM: -----BEGIN PUBLIC KEY-----".to_owned())
     }
 }
 
 pub(super) fn path(text: &str) -> Result<Option<PathBuf>, String> {
     if text.contains(char::is_control) {
-        return Err(format!("has {text:?}: is no path"));
+        return Err(format!(
+            "has {text:?}: must be a path without control characters"
+        ));
     }
     Ok((!text.is_empty()).then(|| text.into()))
 }
@@ -137,7 +143,7 @@ pub(super) fn jwks_url(text: &str) -> Result<String, String> {
     match url::Url::parse(text) {
         _ if text.is_empty() => Ok(String::new()),
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            Err("must have no user and no password: they would be shown in logs".to_owned())
+            Err("must not contain a user or password: logs would show them".to_owned())
         }
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
             Ok(text.to_owned())
@@ -146,10 +152,10 @@ pub(super) fn jwks_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// A list of what stands in tokens.
+/// A list of values of token claims.
 pub(super) fn words(text: &str) -> Result<Vec<String>, String> {
     if text.contains(char::is_control) {
-        return Err(format!("has {text:?}: must be text"));
+        return Err(format!("has {text:?}: must not contain control characters"));
     }
     Ok(list(text).map(str::to_owned).collect())
 }
@@ -162,7 +168,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Shortest API key: 16 bytes of a random base64 text are 96 bits.
+/// Shortest API key: 16 bytes of random base64 text are 96 bits.
 const MIN_KEY_BYTES: usize = 16;
 
 pub(super) fn api_keys(text: &str) -> Result<Vec<Secret>, String> {
@@ -178,7 +184,7 @@ pub(super) fn api_keys(text: &str) -> Result<Vec<Secret>, String> {
         .position(|key| !key.bytes().all(|b| b.is_ascii_graphic()))
     {
         return Err(format!(
-            "key number {} has bytes that cannot stand in a header",
+            "key number {} has bytes that an HTTP header cannot carry",
             odd + 1
         ));
     }
@@ -195,7 +201,7 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
             Ok(text.to_owned())
         }
         _ => Err(format!(
-            "has {text:?}: an origin looks like https://app.example.org, with nothing behind"
+            "has {text:?}: must be an origin such as https://app.example.org, without a path"
         )),
     };
     list(text).map(origin).collect()

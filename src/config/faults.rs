@@ -1,10 +1,10 @@
-//! What is wrong with the environment, and what may have been meant.
+//! The faults of the configuration, and suggestions for misspelt names.
 
 use std::fmt;
 
 use crate::config::VARIABLES;
 
-/// All that is wrong with the environment, one sentence a variable.
+/// All faults of the configuration, one sentence each.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Faults(pub(super) Vec<String>);
 
@@ -22,7 +22,7 @@ impl Faults {
         check(text).map_err(|what| self.add(variable, what)).ok()
     }
 
-    /// The sentences.
+    /// The faults as sentences.
     #[must_use]
     pub fn list(&self) -> &[String] {
         &self.0
@@ -39,14 +39,14 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// The known variable that `name` was probably meant to be.
+/// The known variable that is closest to `name`, if one is close.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let known = VARIABLES.iter().map(|variable| variable.name);
     let (distance, nearest) = known.map(|known| (edits(name, known), known)).min()?;
     (distance <= 3).then_some(nearest)
 }
 
-/// Levenshtein's distance, in bytes.
+/// The Levenshtein distance, in bytes.
 fn edits(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

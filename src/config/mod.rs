@@ -1,10 +1,9 @@
 //! Every setting: name, unit, default, check, in one table.
 //!
-//! Configuration comes from environment variables with the prefix `PUSH_`, by way of pairs of
-//! strings, so tests never touch the process environment. All faults are found in one pass and
-//! reported together by variable name; an unknown `PUSH_` variable is a fault, because a
-//! misspelt limit is worse than none. Values that are secrets are masked in `Debug` and never
-//! echoed in a fault.
+//! Configuration comes from environment variables with the prefix `PUSH_`. It is loaded from pairs
+//! of strings, so tests never touch the process environment. All faults are found in one pass and
+//! reported together by variable name. An unknown `PUSH_` variable is a fault, because a misspelt
+//! limit is worse than none. Secrets are masked in `Debug` and never quoted in a fault.
 
 pub mod auth;
 pub mod checks;
@@ -44,18 +43,21 @@ pub const PREFIX: &str = "PUSH_";
 pub struct Variable {
     /// Full name, `PUSH_...`.
     pub name: &'static str,
-    /// What it has when unset.
+    /// The value when unset.
     pub default: &'static str,
-    /// Its documentation: what it does, unit, effect. One line each.
+    /// Its documentation: effect and unit, line by line.
     pub doc: &'static [&'static str],
 }
 
-/// Declares the settings once: the typed [`Config`], the strings envy reads, and the table of
-/// [`VARIABLES`]. Each line is `field: Type = "default", check;` where `check` turns the text
-/// into the type or says what is wrong with it.
+/// Declares the settings once: the typed [`Config`], the strings that envy reads, and the table of
+/// [`VARIABLES`]. Each entry is `field / "NAME": Type = "default", check;`, where `check` turns the
+/// text into the type or returns what is wrong with it.
 macro_rules! settings {
-    ($($(#[doc = $doc:literal])+ $field:ident / $name:literal : $type:ty = $default:literal, $check:expr;)+) => {
-        /// How a node is set up. See `.env.example` for the variable behind each field.
+    ($(
+        $(#[doc = $doc:literal])+
+        $field:ident / $name:literal : $type:ty = $default:literal, $check:expr;
+    )+) => {
+        /// The settings of a node. See `.env.example` for the variable of each field.
         #[derive(Debug, Clone)]
         pub struct Config {
             $($(#[doc = $doc])+ pub $field: $type,)+
@@ -66,8 +68,8 @@ macro_rules! settings {
             $(Variable { name: concat!("PUSH_", $name), default: $default, doc: &[$($doc),+] },)+
         ];
 
-        /// The variables as text: envy stops at the first bad number, so every field is a
-        /// string here and is checked below, where all faults can be gathered.
+        /// The variables as text. envy stops at the first invalid number, so every field is a
+        /// string here and is checked below, where all faults are collected.
         #[derive(Deserialize)]
         struct Texts {
             $($field: Option<String>,)+
@@ -87,193 +89,196 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Where clients connect: a comma-separated list of `host:port` and `unix:/path`.
-    /// Port 0 takes a free port, shown at the start.
+    /// Listeners for clients: a comma-separated list of `host:port` and `unix:/path`. Port 0 takes
+    /// a free port, which the node prints at the start.
     listen / "LISTEN": Vec<Listen> = "127.0.0.1:8080", listeners_required;
 
-    /// Where senders call (`/v1/...`). Empty: on the listeners of PUSH_LISTEN. Otherwise a list
-    /// of the same form, and clients' listeners answer 404 to senders.
+    /// Listeners for senders (`/v1/...`), a list of the same form. Empty: senders use the listeners
+    /// of PUSH_LISTEN. Otherwise those answer 404 to senders.
     api_listen / "API_LISTEN": Vec<Listen> = "", listeners;
 
-    /// Where clients connect by plain TCP, one JSON object a line. A list of the same form.
+    /// Listeners for clients over plain TCP, one JSON object per line. A list of the same form.
+    /// Empty: none.
     tcp_listen / "TCP_LISTEN": Vec<Listen> = "", listeners;
 
-    /// Where operators look: `/healthz`, `/readyz`, `/metrics`. A list of the same form.
+    /// Listeners for operators: `/healthz`, `/readyz`, `/metrics`. A list of the same form.
     admin_listen / "ADMIN_LISTEN": Vec<Listen> = "127.0.0.1:8081", listeners;
 
-    /// The Redis that all nodes share: `redis://`, `rediss://` (TLS) or `redis+unix://`, with
-    /// user, password and database; `redis-sentinel://host:26379,host:26379/0?master=mymaster`
-    /// or `redis-cluster://host:6379,host:6379`, with `rediss-` for TLS. REDIS_URL is read when
-    /// this is unset. Empty: no Redis, one node by itself.
+    /// URL of the Redis that all nodes share: `redis://`, `rediss://` (TLS) or `redis+unix://`,
+    /// with user, password and database; `redis-sentinel://host:26379,host:26379/0?master=mymaster`
+    /// or `redis-cluster://host:6379,host:6379`, with `rediss-` for TLS. If unset, REDIS_URL is
+    /// used. Empty: a single node without Redis.
     redis_url / "REDIS_URL": Option<RedisUrl> = "", redis_url;
 
-    /// What every key and channel in Redis begins with.
+    /// Prefix of every key and channel in Redis.
     prefix / "PREFIX": String = "pn:", prefix;
 
-    /// The node's name: 1 to 64 bytes of A-Z a-z 0-9 . _ - and different on each node. Empty:
-    /// the host name.
+    /// Name of the node: 1 to 64 bytes of A-Z a-z 0-9 . _ - and different on each node. Empty: the
+    /// host name.
     node_name / "NODE_NAME": NodeName = "", node_name;
 
-    /// The URL at which clients can reach this very node, for `GET /v1/route`. Empty: it is not
-    /// named there.
+    /// URL at which clients reach this particular node, for `GET /v1/route`. Empty: the route does
+    /// not return this node.
     public_url / "PUBLIC_URL": String = "", public_url;
 
-    /// How many clients this node should hold compared to others (1 to 1000), for `GET /v1/route`.
+    /// Share of clients for this node relative to other nodes, 1 to 1000, for `GET /v1/route`.
     weight / "WEIGHT": u32 = "1", number(1, 1000);
 
-    /// How clients say who they are. `none`: by `?user=`, believed as it stands, so only for
-    /// loopback and Unix listeners. `jwt`, `session` or `jwt,session`: by a token.
+    /// How clients authenticate. `none`: by `?user=`, which is not verified, so only for loopback
+    /// and Unix listeners. `jwt`, `session` or `jwt,session`: by a token.
     auth / "AUTH": AuthMode = "none", auth_mode;
 
-    /// Secrets of tokens signed with HS256, comma-separated, each at least 32 bytes. Several are
-    /// valid at once, so that one can be replaced without a gap.
+    /// Secrets for tokens signed with HS256, comma-separated, at least 32 bytes each. All are valid
+    /// at once, so that one can be replaced without downtime.
     jwt_secrets / "JWT_SECRETS": Vec<Secret> = "", jwt_secrets;
 
-    /// Public keys of tokens signed with RS256, ES256 or EdDSA, as PEM; line breaks may be
-    /// written as `\n`.
+    /// Public keys for tokens signed with RS256, ES256 or EdDSA, as PEM. Line breaks may be written
+    /// as `\n`.
     jwt_keys / "JWT_KEYS": String = "", public_keys;
 
-    /// A file with such keys, as PEM or as a JWKS. It is read again when it changes.
+    /// File with such keys, as PEM or as a JWKS. The node reads it again when it changes.
     jwt_keys_file / "JWT_KEYS_FILE": Option<PathBuf> = "", path;
 
-    /// Where a JWKS is, `https://` or `http://`. The last good one stays valid when it cannot be had.
+    /// URL of a JWKS, `https://` or `http://`. While a fetch fails, the last good one stays valid.
     jwks_url / "JWKS_URL": String = "", jwks_url;
 
-    /// Seconds between two fetches of it. A token with an unknown key leads to one at once.
+    /// Seconds between two fetches of the JWKS. A token with an unknown key causes a fetch at once.
     jwks_seconds / "JWKS_SECONDS": Duration = "300", seconds(1, 86_400);
 
-    /// Whom tokens must be meant for (`aud`): one of these, comma-separated. Empty: not checked.
+    /// Accepted audiences of tokens (`aud`), comma-separated; one must match. Empty: not checked.
     jwt_audience / "JWT_AUDIENCE": Vec<String> = "", words;
 
-    /// Who must have issued tokens (`iss`): one of these, comma-separated. Empty: not checked.
+    /// Accepted issuers of tokens (`iss`), comma-separated; one must match. Empty: not checked.
     jwt_issuer / "JWT_ISSUER": Vec<String> = "", words;
 
     /// Seconds by which the clocks of issuer and node may differ.
     jwt_leeway_seconds / "JWT_LEEWAY_SECONDS": Duration = "10", seconds(0, 300);
 
-    /// Accept PUSH_AUTH=none, and senders without a key, on listeners that others can reach.
+    /// Allow PUSH_AUTH=none, and senders without a key, on listeners that other machines can reach.
     allow_insecure / "ALLOW_INSECURE": bool = "false", boolean;
 
-    /// Keys of senders, comma-separated, each at least 16 bytes. Several are valid at once, so
-    /// that a key can be replaced without a gap. Empty: senders need none, which is accepted on
+    /// API keys of senders, comma-separated, at least 16 bytes each. All are valid at once, so that
+    /// one can be replaced without downtime. Empty: senders need no key, which is allowed on
     /// loopback and Unix listeners only.
     api_keys / "API_KEYS": Vec<Secret> = "", api_keys;
 
-    /// Look whether a user is banned whenever one connects.
+    /// Check on every connect whether the user is banned.
     bans / "BANS": bool = "true", boolean;
 
-    /// Which web pages may connect, by exact `Origin`, comma-separated. Empty: pages of this
-    /// host only. `*`: any. Clients that send no Origin (not browsers) always may.
+    /// Web pages that may connect, by exact `Origin`, comma-separated. Empty: pages of this host
+    /// only. `*`: any. Clients that send no Origin (not browsers) are always allowed.
     origins / "ORIGINS": Vec<String> = "", origins;
 
-    /// Most clients at once. 0: nine tenths of the process's limit on open files.
+    /// Maximum clients at once. 0: nine tenths of the process's limit on open files.
     max_connections / "MAX_CONNECTIONS": usize = "0", number(0, 100_000_000);
 
-    /// Most clients at once from one address. 0: no limit, right behind a proxy that is not in
-    /// PUSH_TRUSTED_PROXIES.
+    /// Maximum clients at once from one address. 0: no limit, which is right if clients come
+    /// through a proxy that is not in PUSH_TRUSTED_PROXIES.
     max_connections_per_address / "MAX_CONNECTIONS_PER_ADDRESS": u32 = "0", number(0, 1_000_000);
 
-    /// Proxies whose `X-Forwarded-For` tells a client's address: a comma-separated list of
-    /// addresses, blocks such as 10.0.0.0/8, and `unix` for whoever comes over a Unix socket.
-    /// Empty: nobody's word counts.
+    /// Proxies whose `X-Forwarded-For` gives a client's address: a comma-separated list of
+    /// addresses, blocks such as 10.0.0.0/8, and `unix` for connections over a Unix socket. Empty:
+    /// the header is ignored.
     trusted_proxies / "TRUSTED_PROXIES": TrustedProxies = "", trusted_proxies;
 
-    /// Most connections of one user, in the whole cluster. 0: no limit.
+    /// Maximum connections of one user, across all nodes. 0: no limit.
     max_connections_per_user / "MAX_CONNECTIONS_PER_USER": u32 = "0", number(0, 10_000);
 
-    /// Most connections of one user that name the same device. 0: no limit.
+    /// Maximum connections of one user with the same device name. 0: no limit.
     max_connections_per_device / "MAX_CONNECTIONS_PER_DEVICE": u32 = "0", number(0, 10_000);
 
-    /// Who stays where a user has too many connections: the `newest`, and older ones are closed; or
-    /// the `oldest`, and newcomers are refused.
+    /// Which connections stay when a user has too many. `newest`: older ones are closed. `oldest`:
+    /// new ones are refused.
     session_policy / "SESSION_POLICY": SessionPolicy = "newest", session_policy;
 
     /// Seconds between two pings to a client.
     ping_seconds / "PING_SECONDS": Duration = "25", seconds(1, 3600);
 
-    /// Seconds between two comments to an SSE client, for proxies and for finding out who is gone.
+    /// Seconds between two comments to an SSE client, which keep proxies from closing the stream
+    /// and reveal clients that are gone.
     sse_beat_seconds / "SSE_BEAT_SECONDS": Duration = "15", seconds(1, 3600);
 
-    /// Seconds within which a client must show life after a ping.
+    /// Seconds allowed to answer a ping.
     pong_seconds / "PONG_SECONDS": Duration = "8", seconds(1, 3600);
 
-    /// Seconds for which a client may take no byte of what waits for it.
+    /// Seconds for which a client may accept no byte of its queue before it is closed.
     write_seconds / "WRITE_SECONDS": Duration = "10", seconds(1, 3600);
 
-    /// Bytes that may wait for one client before its push's policy decides.
+    /// Maximum bytes queued per client. Beyond that, the push's policy decides.
     queue_bytes / "QUEUE_BYTES": usize = "262144", number(4096, 1_073_741_824);
 
-    /// Largest message a client may send, in bytes.
+    /// Maximum bytes of one message from a client.
     max_message_bytes / "MAX_MESSAGE_BYTES": usize = "65536", number(125, 1_073_741_824);
 
-    /// Most messages, pings included, a client may send in one second. 0: no limit.
+    /// Maximum messages per second from one client, pings included. 0: no limit.
     client_rate / "CLIENT_RATE": u32 = "100", number(0, 1_000_000);
 
-    /// Which service gets what clients send (`"type":"send"`): a comma-separated list of
-    /// `pattern=service`, of which the first that fits the client's `route` counts; `*` in a pattern
-    /// is any text. Such as `chat.*=chat,*=default`. Needs Redis. Empty: clients cannot send.
+    /// Services that receive what clients send (`"type":"send"`): a comma-separated list of
+    /// `pattern=service`, such as `chat.*=chat,*=default`. The first pattern that matches the
+    /// client's `route` decides; `*` matches any text. Needs Redis. Empty: clients cannot send.
     upstream_routes / "UPSTREAM_ROUTES": UpstreamRoutes = "", upstream_routes;
 
-    /// About how many entries the stream of a service holds before the oldest are thrown out.
+    /// Approximate maximum of entries in a service's stream. Redis discards the oldest beyond it.
     upstream_length / "UPSTREAM_LENGTH": u64 = "100000", number(2, 1_000_000_000);
 
-    /// Most entries that may wait for a service, unread or unfinished; clients hear `busy` beyond.
-    /// At most half of PUSH_UPSTREAM_LENGTH, and better a part of it for each node and one more.
+    /// Maximum entries unread or unfinished by a service; beyond that, clients are told `busy`. At
+    /// most half of PUSH_UPSTREAM_LENGTH. Safer: PUSH_UPSTREAM_LENGTH divided by the number of
+    /// nodes plus one.
     upstream_backlog / "UPSTREAM_BACKLOG": u64 = "10000", number(1, 1_000_000_000);
 
-    /// Most messages a client may send to services in one second; more are refused. 0: no limit.
+    /// Maximum messages per second from one client to services; more are refused. 0: no limit.
     send_rate / "SEND_RATE": u32 = "20", number(0, 1_000_000);
 
-    /// Most messages kept for one user or topic (`"keep": true`). 0: none, and senders who ask for
-    /// it are refused.
+    /// Maximum messages kept per user and per topic (`"keep": true`). 0: none, and pushes with
+    /// `keep` are refused.
     keep_messages / "KEEP_MESSAGES": usize = "1000", number(0, 1_000_000);
 
     /// Seconds for which a message is kept.
     keep_seconds / "KEEP_SECONDS": Duration = "86400", seconds(1, 31_536_000);
 
-    /// Bytes of Redis's memory (or the node's, without Redis) for what one user or topic keeps, about.
+    /// Approximate maximum of bytes kept per user and per topic, in Redis (or in the node without
+    /// Redis).
     keep_bytes / "KEEP_BYTES": usize = "1048576", number(4096, 1_073_741_824);
 
-    /// Which topics clients may subscribe to: patterns, comma-separated, in which `*` stands for
-    /// anything and `{user}` for the client's user. Empty: none.
+    /// Topics that clients may subscribe to: comma-separated patterns, in which `*` matches any
+    /// text and `{user}` is the client's user. Empty: none.
     topics / "TOPICS": Arc<Grants> = "*", topics;
 
-    /// Most topics that one client may be subscribed to.
+    /// Maximum topics per client.
     max_topics / "MAX_TOPICS": usize = "100", number(0, 10_000);
 
-    /// Which events of connections are appended to the stream `pn:events`: any of connect,
-    /// disconnect, subscribe, unsubscribe, comma-separated. Needs Redis. What becomes of nodes is
-    /// told there in any case.
+    /// Connection events to append to the stream `pn:events`: any of connect, disconnect,
+    /// subscribe, unsubscribe, comma-separated. Needs Redis. Node events are always appended.
     events / "EVENTS": Vec<EventKind> = "", events;
 
-    /// About how many events Redis keeps.
+    /// Approximate maximum of events that Redis keeps.
     events_length / "EVENTS_LENGTH": i64 = "10000", number(100, 1_000_000_000);
 
-    /// Seconds after which a user who is gone from a topic is said to have left it. Who comes back
-    /// before, to whatever node, makes no noise.
+    /// Seconds between the moment a user's last connection leaves a topic and the leave event. A
+    /// user who returns before that, on any node, causes no event.
     presence_grace_seconds / "PRESENCE_GRACE_SECONDS": Duration = "5", seconds(0, 3600);
 
     /// Store each client's address in its row in Redis.
     store_address / "STORE_ADDRESS": bool = "false", boolean;
 
-    /// Seconds over which a leaving node sends its clients away.
+    /// Seconds over which a node that shuts down closes its clients' connections.
     drain_seconds / "DRAIN_SECONDS": Duration = "10", seconds(0, 3600);
 
-    /// How many events of users and of messages that did not arrive to remember, for
-    /// `GET /v1/users/{user}/trace`; about 150 bytes each. 0: none.
+    /// Maximum events remembered for `GET /v1/users/{user}/trace`: connects, disconnects and
+    /// messages that were not delivered; about 150 bytes each. 0: none.
     trace / "TRACE": usize = "2000", number(0, 10_000_000);
 
-    /// How much to log: off, error, warn, info, debug or trace.
+    /// Log level: off, error, warn, info, debug or trace.
     log / "LOG": LogLevel = "info", log_level;
 
-    /// How to log, on standard error: text, or json (one object a line).
+    /// Format of the log on standard error: text, or json (one object per line).
     log_format / "LOG_FORMAT": LogFormat = "text", log_format;
 }
 
-/// A place to listen at.
+/// The address of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// An address and port; port 0 is any free one.
+    /// An address and port; port 0 is any free port.
     Tcp(SocketAddr),
     /// The path of a Unix socket.
     Unix(PathBuf),
@@ -299,28 +304,28 @@ impl fmt::Display for Listen {
     }
 }
 
-/// What may be told of a connection.
+/// An event of a connection, for the event stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
-    /// A client is connected.
+    /// A client has connected.
     Connect,
     /// A connection has ended.
     Disconnect,
-    /// A connection gets what is sent to a topic.
+    /// A connection has subscribed to a topic.
     Subscribe,
-    /// It does no more.
+    /// A connection has unsubscribed from a topic.
     Unsubscribe,
 }
 
-/// Least severe level that is logged.
+/// The least severe level that is logged.
 pub type LogLevel = tracing_subscriber::filter::LevelFilter;
 
-/// Form of the log.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -332,14 +337,14 @@ impl Config {
     pub fn from_env() -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let mut pairs = Vec::new();
-        // Not `std::env::vars`, which panics at a variable of another program that is not UTF-8.
+        // Not `std::env::vars`: it panics if another program's variable is not UTF-8.
         for (name, value) in std::env::vars_os() {
             let Ok(name) = name.into_string() else {
                 continue;
             };
             match value.into_string() {
                 Ok(value) => pairs.push((name, value)),
-                Err(_) if is_ours(&name) => faults.add(&name, "is not UTF-8"),
+                Err(_) if is_ours(&name) => faults.add(&name, "is not valid UTF-8"),
                 Err(_) => {}
             }
         }
@@ -370,8 +375,8 @@ impl Config {
         for (name, _) in &pairs {
             if !VARIABLES.iter().any(|variable| variable.name == name) {
                 match nearest(name) {
-                    Some(known) => faults.add(name, format!("is not known; did you mean {known}?")),
-                    None => faults.add(name, "is not known; .env.example lists all variables"),
+                    Some(known) => faults.add(name, format!("is unknown; did you mean {known}?")),
+                    None => faults.add(name, "is unknown; .env.example lists all variables"),
                 }
             }
         }
@@ -391,7 +396,7 @@ impl Config {
         }
     }
 
-    /// Refuses what would do nothing, or lose what clients were told is accepted.
+    /// Refuses streams without Redis, and limits by which accepted messages could be lost.
     fn check_streams(&self, faults: &mut Faults) {
         if self.redis_url.is_none() && !self.upstream_routes.is_empty() {
             faults.add("PUSH_UPSTREAM_ROUTES", "needs PUSH_REDIS_URL");
@@ -403,14 +408,15 @@ impl Config {
             faults.add(
                 "PUSH_UPSTREAM_BACKLOG",
                 format!(
-                    "is {}: over half of PUSH_UPSTREAM_LENGTH ({}), entries could be thrown out unread",
+                    "is {}, over half of PUSH_UPSTREAM_LENGTH ({}): \
+                    Redis could discard entries that no service has read",
                     self.upstream_backlog, self.upstream_length
                 ),
             );
         }
     }
 
-    /// Refuses what would let strangers in unnoticed.
+    /// Refuses settings that would let strangers in unnoticed.
     fn check_exposure(&self, faults: &mut Faults) {
         if self.allow_insecure {
             return;
@@ -421,7 +427,10 @@ impl Config {
         {
             faults.add(
                 "PUSH_AUTH",
-                format!("=none believes any client, and {listener} can be reached by others; set PUSH_ALLOW_INSECURE=true if that is meant"),
+                format!(
+                    "=none trusts any client, and other machines can reach {listener}; \
+                    set PUSH_AUTH=jwt or session, or PUSH_ALLOW_INSECURE=true to allow this"
+                ),
             );
         }
         let (variable, senders) = if self.api_listen.is_empty() {
@@ -434,13 +443,16 @@ impl Config {
         {
             faults.add(
                 "PUSH_API_KEYS",
-                format!("is empty, and senders on {listener} ({variable}) can be anybody; set a key, or PUSH_ALLOW_INSECURE=true if that is meant"),
+                format!(
+                    "is empty, so anyone who reaches {listener} ({variable}) can push; \
+                    set a key, or PUSH_ALLOW_INSECURE=true to allow this"
+                ),
             );
         }
     }
 }
 
-/// Ours to judge. `REDIS_URL` is shared with other programs, the prefix is not.
+/// Whether the variable is read by pushnode. Other programs read `REDIS_URL` too.
 fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX) || name == "REDIS_URL"
 }

@@ -1,47 +1,46 @@
 //! The URL of Redis: one server, Sentinels that know the master, or a cluster.
 //!
-//! The `url` crate knows no URL with several hosts, so the list of hosts is taken out first and
-//! the rest is parsed with one of them in its place. What must stay true: no fault and no
-//! `Debug` shows a password.
+//! The `url` crate does not support several hosts. So the list of hosts is taken out first, and the
+//! rest is parsed with one host in its place. Invariant: no fault and no `Debug` output shows a
+//! password.
 
 use std::fmt;
 
 use crate::config::Secret;
 
-const LOOKS: &str = "it looks like redis://host:6379";
-const SENTINEL_LOOKS: &str =
-    "it looks like redis-sentinel://host:26379,host:26379/0?master=mymaster";
-const CLUSTER_LOOKS: &str = "it looks like redis-cluster://host:6379,host:6379";
+const LOOKS: &str = "expected redis://host:6379";
+const SENTINEL_LOOKS: &str = "expected redis-sentinel://host:26379,host:26379/0?master=mymaster";
+const CLUSTER_LOOKS: &str = "expected redis-cluster://host:6379,host:6379";
 
 /// Name and port of a server.
 pub type Host = (String, u16);
 
-/// How the servers behind a URL stand to each other.
+/// How the servers of a URL are organised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topology {
-    /// One address, whoever answers there.
+    /// One server at one address.
     One,
-    /// Sentinels, which are asked for the master.
+    /// Sentinels, which name the current master.
     Sentinel {
-        /// All that are known.
+        /// Addresses of all known Sentinels.
         sentinels: Vec<Host>,
-        /// The name under which they watch the master.
+        /// The name of the master in the Sentinels' configuration.
         master: String,
     },
-    /// A cluster, of which these are some nodes.
+    /// A Redis Cluster.
     Cluster {
-        /// Any of them will do.
+        /// Addresses of some of its nodes; any of them is enough.
         seeds: Vec<Host>,
     },
 }
 
-/// A Redis URL, shown without its password.
+/// A Redis URL; `Display` and `Debug` mask its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    /// For several hosts: with the first in their place, and the scheme for one server.
+    /// With several hosts: the URL of the first one, with the scheme for a single server.
     url: url::Url,
     topology: Topology,
-    /// What Sentinels want to hear.
+    /// Credentials for the Sentinels.
     sentinel_user: Option<String>,
     sentinel_password: Option<Secret>,
 }
@@ -50,7 +49,7 @@ impl RedisUrl {
     /// Parses and checks.
     ///
     /// # Errors
-    /// What is wrong, without any part of the text that could be secret.
+    /// The fault, without any part of the text that could be secret.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
         match scheme.rsplit_once('-') {
@@ -71,12 +70,14 @@ impl RedisUrl {
             }
             "redis" | "rediss" | "valkey" | "valkeys" => check_database(&url)?,
             "redis+unix" | "valkey+unix" if url.path().len() < 2 => {
-                return Err("has no path; it looks like redis+unix:///run/redis.sock".to_owned());
+                return Err("has no path; expected redis+unix:///run/redis.sock".to_owned());
             }
             "redis+unix" | "valkey+unix" => {}
             scheme => {
                 return Err(format!(
-                    "has scheme {scheme:?}; this version speaks redis://, rediss://, redis+unix://, redis-sentinel:// and redis-cluster:// (with TLS rediss-sentinel:// and rediss-cluster://)"
+                    "has scheme {scheme:?}; supported are redis://, rediss://, redis+unix://, \
+                    redis-sentinel:// and redis-cluster:// \
+                    (with TLS rediss-sentinel:// and rediss-cluster://)"
                 ));
             }
         }
@@ -102,7 +103,7 @@ impl RedisUrl {
             *place = Some(value.into_owned()).filter(|value| !value.is_empty());
         }
         if user.is_some() && password.is_none() {
-            return Err("has a sentinel_user without sentinel_password".to_owned());
+            return Err("has a sentinel_user without a sentinel_password".to_owned());
         }
         let master = master.ok_or_else(|| format!("does not name the master; {SENTINEL_LOOKS}"))?;
         url.set_query(None);
@@ -116,7 +117,7 @@ impl RedisUrl {
     fn parse_cluster(text: &str) -> Result<Self, String> {
         let (url, seeds) = several(text, 6379, CLUSTER_LOOKS)?;
         if !matches!(url.path(), "" | "/" | "/0") {
-            return Err("names a database; a cluster has only number 0".to_owned());
+            return Err("names a database; a cluster has only database 0".to_owned());
         }
         if url.query().is_some() {
             return Err(format!("has a parameter; {CLUSTER_LOOKS}"));
@@ -133,20 +134,20 @@ impl RedisUrl {
         }
     }
 
-    /// How many servers there are, and who knows them.
+    /// How the servers are organised.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
 
-    /// The whole URL of the one server, with its password.
+    /// The whole URL of a single server, with its password.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.url.as_str()
     }
 
-    /// The whole URL of one server of several, with its password. `None` if the host's name is
-    /// nothing that can stand in a URL.
+    /// The whole URL of one of several servers, with its password. `None` if a URL cannot contain
+    /// the host's name.
     #[must_use]
     pub fn reveal_server(&self, (host, port): &Host) -> Option<String> {
         let mut url = self.url.clone();
@@ -155,7 +156,7 @@ impl RedisUrl {
         Some(url.into())
     }
 
-    /// As [`RedisUrl::reveal_server`], of a Sentinel.
+    /// As [`RedisUrl::reveal_server`], for a Sentinel.
     #[must_use]
     pub fn reveal_sentinel(&self, (host, port): &Host) -> Option<String> {
         let mut url = self.url.clone();
@@ -205,7 +206,7 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// Servers tell IPv6 addresses without the brackets that a URL wants.
+/// Servers announce IPv6 addresses without the brackets that a URL needs.
 fn bracketed(host: &str) -> std::borrow::Cow<'_, str> {
     if host.contains(':') && !host.starts_with('[') {
         format!("[{host}]").into()
@@ -222,8 +223,8 @@ fn check_database(url: &url::Url) -> Result<(), String> {
     Ok(())
 }
 
-/// Takes `scheme-kind://[user:password@]host[:port],...[/path][?query]` apart: the URL of one
-/// server, and all hosts.
+/// Splits `scheme-kind://[user:password@]host[:port],...[/path][?query]` into the URL of one server
+/// and the list of hosts.
 fn several(text: &str, default_port: u16, looks: &str) -> Result<(url::Url, Vec<Host>), String> {
     let malformed = || format!("is not a URL; {looks}");
     let (scheme, rest) = text.split_once("://").ok_or_else(malformed)?;
@@ -243,7 +244,7 @@ fn several(text: &str, default_port: u16, looks: &str) -> Result<(url::Url, Vec<
         .split(',')
         .map(|text| host(text.trim()))
         .collect::<Option<_>>()
-        .ok_or_else(|| format!("has a host that is none; {looks}"))?;
+        .ok_or_else(|| format!("has an invalid host; {looks}"))?;
     let (first, port) = &hosts[0];
     let url = url::Url::parse(&format!("{scheme}://{login}{first}:{port}{tail}"))
         .map_err(|error| format!("is not a URL ({error}); {looks}"))?;

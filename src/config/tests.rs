@@ -1,4 +1,4 @@
-//! What the environment may and may not say.
+//! Which settings are accepted, which are refused, and with which words.
 
 use super::*;
 
@@ -35,13 +35,13 @@ fn all_faults_are_named_at_once() {
     assert!(
         faults
             .iter()
-            .any(|f| f == "PUSH_LISTNE is not known; did you mean PUSH_LISTEN?")
+            .any(|f| f == "PUSH_LISTNE is unknown; did you mean PUSH_LISTEN?")
     );
 }
 
 #[test]
 fn every_variable_reaches_its_check() {
-    // A key is too short, a number no number, a name no name: nothing takes this text.
+    // Too short for a key, and neither a number nor a name: no check accepts this text.
     let bad = "\u{1}";
     for variable in VARIABLES {
         let faults = Config::from_pairs([(variable.name, bad)])
@@ -208,22 +208,19 @@ fn several_redis_hosts_stand_in_one_url() {
     for (bad, fault) in [
         ("redis-sentinel://:hunter2@a", "does not name the master"),
         ("redis-sentinel://:hunter2@a/x?master=m", "database number"),
-        (
-            "redis-sentinel://:hunter2@a,,b?master=m",
-            "a host that is none",
-        ),
-        ("redis-sentinel://:hunter2@?master=m", "a host that is none"),
+        ("redis-sentinel://:hunter2@a,,b?master=m", "an invalid host"),
+        ("redis-sentinel://:hunter2@?master=m", "an invalid host"),
         (
             "redis-sentinel://a?master=m&hunter2=1",
             "a parameter other than",
         ),
         (
             "redis-sentinel://a?master=m&sentinel_user=hunter2",
-            "without sentinel_password",
+            "without a sentinel_password",
         ),
-        ("redis-cluster://:hunter2@a/1", "only number 0"),
+        ("redis-cluster://:hunter2@a/1", "only database 0"),
         ("redis-cluster://:hunter2@a?master=m", "has a parameter"),
-        ("redis-cluster://:hunter2@a:99999", "a host that is none"),
+        ("redis-cluster://:hunter2@a:99999", "an invalid host"),
         ("redis-swarm://:hunter2@a", "has scheme"),
     ] {
         let faults = url(bad).expect_err(bad);

@@ -1,8 +1,8 @@
-//! Which service gets what clients send: `pattern=service`, the first that fits.
+//! Routes from clients to services: `pattern=service`; the first matching pattern decides.
 
 use std::sync::Arc;
 
-/// Longest pattern and longest route of a client, in bytes.
+/// Longest pattern, and longest route of a client, in bytes.
 pub const MAX_ROUTE_BYTES: usize = 128;
 
 /// The table of routes. Empty: clients cannot send.
@@ -24,12 +24,12 @@ impl UpstreamRoutes {
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
             if !is_pattern {
                 return Err(format!(
-                    "has {item:?}: a pattern is 1 to 128 bytes of A-Z a-z 0-9 . _ : / - and *"
+                    "has {item:?}: the pattern must be 1 to 128 bytes of A-Z a-z 0-9 . _ : / - and *"
                 ));
             }
             if !is_service {
                 return Err(format!(
-                    "has {item:?}: a service is 1 to 64 bytes of A-Z a-z 0-9 . _ -"
+                    "has {item:?}: the service must be 1 to 64 bytes of A-Z a-z 0-9 . _ -"
                 ));
             }
             Ok((pattern.into(), service.into()))
@@ -37,20 +37,20 @@ impl UpstreamRoutes {
         items.map(route).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether clients cannot send at all.
+    /// Whether there is no route, so that clients cannot send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The service that gets what is sent on this route.
+    /// The service that receives messages on this route.
     #[must_use]
     pub fn service(&self, route: &str) -> Option<&Arc<str>> {
         let fits = |(pattern, _): &&(Box<str>, Arc<str>)| is_match(pattern, route);
         self.0.iter().find(fits).map(|(_, service)| service)
     }
 
-    /// Every service, each once.
+    /// All services, each once.
     pub fn services(&self) -> impl Iterator<Item = &Arc<str>> {
         let is_first =
             |i: usize, service: &Arc<str>| !self.0[..i].iter().any(|(_, before)| before == service);
@@ -59,7 +59,7 @@ impl UpstreamRoutes {
     }
 }
 
-/// Whether this may be a client's route; it may be empty.
+/// Whether this is a valid route of a client; it may be empty.
 #[must_use]
 pub fn is_route(route: &str) -> bool {
     route.len() <= MAX_ROUTE_BYTES && route.bytes().all(is_route_byte)
@@ -69,8 +69,8 @@ const fn is_route_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'/' | b'-')
 }
 
-/// Each `*` stands for any text, also for none. The first part must begin the route and the last
-/// must end it; those between are taken where they come first, which leaves the most to the rest.
+/// Each `*` matches any text, also none. The route must begin with the first part and end with the
+/// last. Each part between them is matched at its first occurrence, which leaves the longest rest.
 fn is_match(pattern: &str, route: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

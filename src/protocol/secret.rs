@@ -1,4 +1,4 @@
-//! Text that stands in no log.
+//! Text that never appears in a log.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ impl Secret {
         Self(text)
     }
 
-    /// The text, for the one place that needs it.
+    /// The text itself, for the one place that uses it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

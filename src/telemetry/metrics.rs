@@ -1,7 +1,7 @@
 //! The table of counters and gauges, in the Prometheus text format.
 //!
-//! Hot counters are fields, bumped without a look-up; labelled ones are for what happens to a
-//! connection or a push once. No user id is ever a label.
+//! Hot counters are fields, incremented without a look-up. Labelled ones count what happens once
+//! per connection or push. No user id is ever a label.
 
 use std::sync::atomic::AtomicU64;
 
@@ -44,13 +44,13 @@ macro_rules! labels {
 labels! {
     /// Why something was dropped, closed or refused.
     Reason { reason }
-    /// What became of a push, a share of one, a line or a call.
+    /// The outcome of a push, a share of one, a line or a call.
     Outcome { status }
-    /// How a loss was noticed.
+    /// How a loss was detected.
     Sign { sign }
-    /// Which queue.
+    /// The kind of queue.
     Queue { queue }
-    /// What kind of error.
+    /// The kind of error.
     Kind { kind }
 }
 
@@ -59,7 +59,7 @@ labels! {
 pub struct Metric {
     name: &'static str,
     form: &'static str,
-    /// What it says.
+    /// What is counted, as operators read it.
     pub help: &'static str,
 }
 
@@ -99,7 +99,7 @@ impl Metric {
 /// Declares the table: field, type, name in Prometheus, help.
 macro_rules! metrics {
     ($($field:ident: $type:ty = $make:expr, $name:literal, $help:literal;)+) => {
-        /// All of them. One for each node.
+        /// All metrics of one node.
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
@@ -129,87 +129,160 @@ macro_rules! metrics {
 /// A gauge of seconds.
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// Buckets for how many of something go together.
+/// Buckets for the size of small batches.
 const BATCH_SIZES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
-/// Buckets for what goes together by the hundred.
+/// Buckets for batches of up to about a thousand.
 const LARGE_BATCHES: [f64; 6] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0];
-/// Buckets for the way over the bus and back, in seconds. A subscription is deaf after 1.5.
+/// Buckets for the round trip over the bus, in seconds. After 1.5 a subscription counts as deaf.
 const LAGS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.5];
 
 metrics! {
-    connections: Gauge = Gauge::default(), "connections", "Clients connected now";
-    connects: Counter = Counter::default(), "connects", "Clients that were let in";
-    handshakes_refused: Family<Reason, Counter> = Family::default(), "handshakes_refused", "Clients that were not let in, by reason";
-    accepts_refused: Family<Reason, Counter> = Family::default(), "accepts_refused", "Sockets refused at the listener, by reason";
-    accept_errors: Counter = Counter::default(), "accept_errors", "Failed accept calls, such as for want of file descriptors";
-    closes: Family<Reason, Counter> = Family::default(), "closes", "Connections ended, by reason";
-    requests_refused: Family<Reason, Counter> = Family::default(), "requests_refused", "Requests of senders that were refused, by the code that they were told, and refused items of batches (bad_item); what became of pushes and calls is no refusal";
-    pushes: Family<Outcome, Counter> = Family::default(), "pushes", "Pushes of this node's senders, by what became of them";
-    calls: Family<Outcome, Counter> = Family::default(), "calls", "Calls of this node's senders, by what became of them";
-    calls_put: Counter = Counter::default(), "calls_put", "Calls put to connections of this node";
-    upstream: Family<Outcome, Counter> = Family::default(), "upstream", "What clients sent to services, by what became of it";
-    events_dropped: Counter = Counter::default(), "events_dropped", "Events that are not, or may not be, in the stream of events";
-    shares: Counter = Counter::default(), "shares", "Shares of pushes accepted from this node's senders: one for each user or topic, or for a connection or everybody";
-    share_outcomes: Family<Outcome, Counter> = Family::default(), "share_outcomes", "Shares of pushes, by what became of them";
-    shares_under_way: Gauge = Gauge::default(), "shares_under_way", "Shares of pushes that have no outcome yet";
-    lines: Counter = Counter::default(), "lines", "Lines handed over to be published to other nodes or to all";
-    line_outcomes: Family<Outcome, Counter> = Family::default(), "line_outcomes", "Lines by what became of them: taken, nobody listened, failed";
-    lines_under_way: Gauge = Gauge::default(), "lines_under_way", "Lines that wait for Redis to answer";
-    shares_here: Counter = Counter::default(), "shares_here", "Shares of this node's senders that were looked for among its own connections";
-    arrivals_matched: Counter = Counter::default(), "arrivals_matched", "Envelopes and own shares that were handed to connections here";
-    arrivals_unmatched: Counter = Counter::default(), "arrivals_unmatched", "Envelopes and own shares for whom nobody is here";
-    arrivals_left_out: Counter = Counter::default(), "arrivals_left_out", "Envelopes and own shares all of whose connections here are left out by except";
-    looks: Counter = Counter::default(), "looks", "Envelopes and own shares that only tell of something in an inbox or log";
-    offered: Counter = Counter::default(), "offered", "Messages meant for a connection here, counted for each connection; pages of inboxes and logs included";
-    deliveries: Counter = Counter::default(), "deliveries", "Messages accepted into the queue of a connection";
-    written: Counter = Counter::default(), "written", "Messages written to a socket in full";
-    drops: Family<Reason, Counter> = Family::default(), "drops", "Messages left out or thrown away, by reason";
-    left_to_inbox: Family<Reason, Counter> = Family::default(), "left_to_inbox", "Kept messages not put into a queue: old (the client has it) or later (it comes with a page of the inbox or log)";
-    waiting_messages: Gauge = Gauge::default(), "waiting_messages", "Messages in the queues of clients";
-    waiting_bytes: Gauge = Gauge::default(), "waiting_bytes", "Bytes in the queues of clients";
-    blocked_connections: Gauge = Gauge::default(), "blocked_connections", "Clients whose socket takes no more";
-    queue_length: Family<Queue, Gauge> = Family::default(), "queue_length", "How full the fullest queue of each kind is";
-    queue_limit: Family<Queue, Gauge> = Family::default(), "queue_limit", "What such a queue holds at most";
-    acks_forgotten: Counter = Counter::default(), "acks_forgotten", "Messages whose acknowledgement is no longer waited for: too many were open";
-    receipts_owed: Gauge = Gauge::default(), "receipts_owed", "Receipts that this node owes to others";
-    receipts_awaited: Gauge = Gauge::default(), "receipts_awaited", "Senders here that wait for receipts";
-    receipts_unclaimed: Counter = Counter::default(), "receipts_unclaimed", "Receipts that came when nobody waited for them any more";
-    received: Counter = Counter::default(), "received", "Messages from clients, pings and pongs included";
-    kept: Counter = Counter::default(), "kept", "Messages put into inboxes and logs by this node's senders";
-    kept_before: Counter = Counter::default(), "kept_before", "Messages not put into an inbox or log because their id was kept there within a minute";
-    replayed: Counter = Counter::default(), "replayed", "Messages read from inboxes and logs for clients that came back or were behind";
-    catch_ups: Counter = Counter::default(), "catch_ups", "Reads of inboxes and logs for connections that were behind";
-    inbox_asks: Gauge = Gauge::default(), "inbox_asks", "Connections that wait for a page of an inbox or log";
-    envelopes: Counter = Counter::default(), "envelopes", "Envelopes taken from the bus";
-    bad_envelopes: Counter = Counter::default(), "bad_envelopes", "Lines on the bus that are no envelope";
-    stale: Counter = Counter::default(), "stale", "Envelopes on this node's own channel for whom nobody is here any more";
-    duplicates: Counter = Counter::default(), "duplicates", "Envelopes and own shares dropped because their id was seen within a minute";
-    losses: Family<Sign, Counter> = Family::default(), "losses", "Signs that messages may have been lost on the way to this node";
-    payloads_missed: Counter = Counter::default(), "payloads_missed", "Payloads that by their senders' numbers had not come when they should";
-    payloads_late: Counter = Counter::default(), "payloads_late", "Payloads that came after all, behind later ones";
-    payloads_repeated: Counter = Counter::default(), "payloads_repeated", "Payloads dropped because their number was heard before";
-    payloads_overrun: Counter = Counter::default(), "payloads_overrun", "Payloads overwritten because this node did not take them in time";
-    resyncs: Counter = Counter::default(), "resyncs", "Times that clients were told to resync";
-    batch_size: Histogram = Histogram::new(BATCH_SIZES), "publish_batch_size", "Envelopes in one PUBLISH to a node";
-    heard_batch_size: Histogram = Histogram::new(BATCH_SIZES), "heard_batch_size", "Lines in one payload that was heard, header left out";
-    shard_batch_size: Histogram = Histogram::new(LARGE_BATCHES), "shard_batch_size", "Commands that a shard found waiting when it woke";
-    bus_lag: Histogram = Histogram::new(LAGS), "bus_lag_seconds", "From PUBLISH of a probe until it was heard";
-    publish_retries: Counter = Counter::default(), "publish_retries", "Payloads published again after an error";
-    registry_writes: Counter = Counter::default(), "registry_writes", "Users and topics whose row was written";
-    registry_batch_size: Histogram = Histogram::new(LARGE_BATCHES), "registry_batch_size", "Rows written together";
-    registry_lag: Seconds = Gauge::default(), "registry_lag_seconds", "How long the oldest change has waited to be written to Redis";
-    registry_waiting: Gauge = Gauge::default(), "registry_waiting", "Users and topics whose row is to be written";
-    registry_errors: Counter = Counter::default(), "registry_errors", "Failed writes of rows, to be repeated";
-    redis_up: Gauge = Gauge::default(), "redis_up", "1 if the subscription works and the lease is held; always 1 without Redis";
-    redis_servers: Gauge = Gauge::default(), "redis_servers", "Redis servers that commands go to";
-    redis_connected: Gauge = Gauge::default(), "redis_connected", "Redis servers to which the connection is up";
-    redis_connects: Counter = Counter::default(), "redis_connects", "Connections made to Redis servers, for commands";
-    redis_turns: Counter = Counter::default(), "redis_turns", "Times that commands were led to other servers: a fail-over, slots that moved, a silent connection";
-    redis_errors: Family<Kind, Counter> = Family::default(), "redis_errors", "Commands that failed, by kind";
-    lease_age: Seconds = Gauge::default(), "lease_age_seconds", "Since the lease was last known to be ours; it lasts 10 s";
-    nodes: Gauge = Gauge::default(), "nodes", "Live nodes at the last beat, this one included";
-    nodes_swept: Counter = Counter::default(), "nodes_swept", "Dead nodes whose rows this node removed";
-    subscriptions: Counter = Counter::default(), "subscriptions", "Times that this node subscribed to its channels";
+    connections: Gauge = Gauge::default(), "connections",
+        "Clients connected now";
+    connects: Counter = Counter::default(), "connects",
+        "Client handshakes accepted";
+    handshakes_refused: Family<Reason, Counter> = Family::default(), "handshakes_refused",
+        "Client handshakes refused, by error code";
+    accepts_refused: Family<Reason, Counter> = Family::default(), "accepts_refused",
+        "Connections refused at a connection limit: node_full or address_full";
+    accept_errors: Counter = Counter::default(), "accept_errors",
+        "Failed accept calls, usually for lack of file descriptors";
+    closes: Family<Reason, Counter> = Family::default(), "closes",
+        "Client connections closed, by reason";
+    requests_refused: Family<Reason, Counter> = Family::default(), "requests_refused",
+        "API requests refused, by error code; an invalid item of a batch counts as bad_item";
+    pushes: Family<Outcome, Counter> = Family::default(), "pushes",
+        "Pushes of this node's senders, by resulting status";
+    calls: Family<Outcome, Counter> = Family::default(), "calls",
+        "Calls of this node's senders, by resulting status";
+    calls_put: Counter = Counter::default(), "calls_put",
+        "Calls handed to connections on this node";
+    upstream: Family<Outcome, Counter> = Family::default(), "upstream",
+        "Messages from clients to services: accepted, or the error code";
+    events_dropped: Counter = Counter::default(), "events_dropped",
+        "Events that were not, or may not have been, written to the event stream";
+    shares: Counter = Counter::default(), "shares",
+        "Push shares accepted: one per target user or topic, one for any other push or reply";
+    share_outcomes: Family<Outcome, Counter> = Family::default(), "share_outcomes",
+        "Push shares completed, by outcome";
+    shares_under_way: Gauge = Gauge::default(), "shares_under_way",
+        "Push shares without an outcome yet";
+    lines: Counter = Counter::default(), "lines",
+        "Lines queued for publishing to one node or to all nodes";
+    line_outcomes: Family<Outcome, Counter> = Family::default(), "line_outcomes",
+        "Lines by publish result: taken, nobody (no subscriber) or failed";
+    lines_under_way: Gauge = Gauge::default(), "lines_under_way",
+        "Lines that Redis has not answered yet";
+    shares_here: Counter = Counter::default(), "shares_here",
+        "Local push shares matched against this node's own connections";
+    arrivals_matched: Counter = Counter::default(), "arrivals_matched",
+        "Envelopes and local shares handed to connections here, every broadcast included";
+    arrivals_unmatched: Counter = Counter::default(), "arrivals_unmatched",
+        "Envelopes and local shares without a recipient on this node";
+    arrivals_left_out: Counter = Counter::default(), "arrivals_left_out",
+        "Envelopes and local shares whose recipients here were all excluded by `except`";
+    looks: Counter = Counter::default(), "looks",
+        "Envelopes and local shares that only announce a new inbox or log entry";
+    offered: Counter = Counter::default(), "offered",
+        "Messages for connections here, counted per connection, inbox and log pages included";
+    deliveries: Counter = Counter::default(), "deliveries",
+        "Messages accepted into the queue of a connection";
+    written: Counter = Counter::default(), "written",
+        "Messages written to a socket in full";
+    drops: Family<Reason, Counter> = Family::default(), "drops",
+        "Messages dropped before they were written, by reason";
+    left_to_inbox: Family<Reason, Counter> = Family::default(), "left_to_inbox",
+        "Kept messages not queued: old (client has it) or later (comes by inbox or log page)";
+    waiting_messages: Gauge = Gauge::default(), "waiting_messages",
+        "Messages waiting in client queues";
+    waiting_bytes: Gauge = Gauge::default(), "waiting_bytes",
+        "Bytes waiting in client queues";
+    blocked_connections: Gauge = Gauge::default(), "blocked_connections",
+        "Clients whose socket accepts no more data";
+    queue_length: Family<Queue, Gauge> = Family::default(), "queue_length",
+        "Fill level of the fullest queue of each kind";
+    queue_limit: Family<Queue, Gauge> = Family::default(), "queue_limit",
+        "Capacity of one queue of each kind";
+    acks_forgotten: Counter = Counter::default(), "acks_forgotten",
+        "Messages whose ack is no longer awaited because too many were outstanding";
+    receipts_owed: Gauge = Gauge::default(), "receipts_owed",
+        "Receipts that this node still has to send";
+    receipts_awaited: Gauge = Gauge::default(), "receipts_awaited",
+        "Local senders waiting for receipts";
+    receipts_unclaimed: Counter = Counter::default(), "receipts_unclaimed",
+        "Receipts that arrived after their sender had stopped waiting";
+    received: Counter = Counter::default(), "received",
+        "Messages received from clients, pings and pongs included";
+    kept: Counter = Counter::default(), "kept",
+        "Messages stored in inboxes and logs for this node's senders";
+    kept_before: Counter = Counter::default(), "kept_before",
+        "Messages not stored again because their id was stored within the last minute";
+    replayed: Counter = Counter::default(), "replayed",
+        "Messages read from inboxes and logs for clients that resumed or fell behind";
+    catch_ups: Counter = Counter::default(), "catch_ups",
+        "Reads of inboxes and logs for connections that fell behind";
+    inbox_asks: Gauge = Gauge::default(), "inbox_asks",
+        "Connections waiting for a page of an inbox or log";
+    envelopes: Counter = Counter::default(), "envelopes",
+        "Envelopes received from the bus";
+    bad_envelopes: Counter = Counter::default(), "bad_envelopes",
+        "Lines received from the bus that are not valid envelopes";
+    stale: Counter = Counter::default(), "stale",
+        "Envelopes on this node's own channel whose recipients are no longer here";
+    duplicates: Counter = Counter::default(), "duplicates",
+        "Envelopes and local shares dropped because their id was seen within the last minute";
+    losses: Family<Sign, Counter> = Family::default(), "losses",
+        "Signs that messages to this node may have been lost, by sign";
+    payloads_missed: Counter = Counter::default(), "payloads_missed",
+        "Payloads missing when later sequence numbers of their sender arrived";
+    payloads_late: Counter = Counter::default(), "payloads_late",
+        "Payloads that arrived after later ones of the same sender";
+    payloads_repeated: Counter = Counter::default(), "payloads_repeated",
+        "Payloads dropped because their sequence number had already arrived";
+    payloads_overrun: Counter = Counter::default(), "payloads_overrun",
+        "Payloads overwritten because this node did not read them in time";
+    resyncs: Counter = Counter::default(), "resyncs",
+        "Rounds of `resync` notices to clients, counted once per shard";
+    batch_size: Histogram = Histogram::new(BATCH_SIZES), "publish_batch_size",
+        "Lines per published payload";
+    heard_batch_size: Histogram = Histogram::new(BATCH_SIZES), "heard_batch_size",
+        "Lines per received payload, header excluded";
+    shard_batch_size: Histogram = Histogram::new(LARGE_BATCHES), "shard_batch_size",
+        "Commands waiting when a shard woke";
+    bus_lag: Histogram = Histogram::new(LAGS), "bus_lag_seconds",
+        "Seconds from publishing a probe to receiving it";
+    publish_retries: Counter = Counter::default(), "publish_retries",
+        "Publish attempts repeated after an error";
+    registry_writes: Counter = Counter::default(), "registry_writes",
+        "User and topic rows written to Redis";
+    registry_batch_size: Histogram = Histogram::new(LARGE_BATCHES), "registry_batch_size",
+        "Rows written together";
+    registry_lag: Seconds = Gauge::default(), "registry_lag_seconds",
+        "Seconds that the oldest change has waited to be written to Redis";
+    registry_waiting: Gauge = Gauge::default(), "registry_waiting",
+        "User and topic rows waiting to be written";
+    registry_errors: Counter = Counter::default(), "registry_errors",
+        "Row writes that failed and will be repeated";
+    redis_up: Gauge = Gauge::default(), "redis_up",
+        "1 if the subscription works and the lease is held; always 1 without Redis";
+    redis_servers: Gauge = Gauge::default(), "redis_servers",
+        "Redis servers that receive commands";
+    redis_connected: Gauge = Gauge::default(), "redis_connected",
+        "Redis servers with an open command connection";
+    redis_connects: Counter = Counter::default(), "redis_connects",
+        "Command connections opened to Redis servers";
+    redis_turns: Counter = Counter::default(), "redis_turns",
+        "Switches to other Redis servers: fail-over, moved slots or a silent connection";
+    redis_errors: Family<Kind, Counter> = Family::default(), "redis_errors",
+        "Redis commands that failed, by kind";
+    lease_age: Seconds = Gauge::default(), "lease_age_seconds",
+        "Seconds since the lease was last confirmed; it lasts 10 s";
+    nodes: Gauge = Gauge::default(), "nodes",
+        "Live nodes at the last heartbeat, this one included";
+    nodes_swept: Counter = Counter::default(), "nodes_swept",
+        "Dead nodes whose rows this node removed";
+    subscriptions: Counter = Counter::default(), "subscriptions",
+        "Times this node subscribed to its channels";
 }
 
 impl Metrics {
@@ -237,7 +310,7 @@ impl Metrics {
         outcomes.inc_by(lines);
     }
 
-    /// Counts a kept message that its connection gets, or got, from the inbox.
+    /// Counts a kept message that its connection gets, or already got, from the inbox.
     pub fn left_to_inbox(&self, reason: &'static str) {
         self.left_to_inbox.get_or_create(&reason.into()).inc();
     }
@@ -247,7 +320,7 @@ impl Metrics {
         self.requests_refused.get_or_create(&reason.into()).inc();
     }
 
-    /// Counts a client that was not let in, by the code that it was told.
+    /// Counts a refused handshake, by the error code in the answer.
     pub fn handshake_refused(&self, code: &'static str) {
         self.handshakes_refused.get_or_create(&code.into()).inc();
     }
@@ -262,7 +335,7 @@ impl Metrics {
         gauge(&self.queue_limit, limit);
     }
 
-    /// Counts messages that a connection will not get.
+    /// Counts messages that a connection will not receive.
     pub fn dropped(&self, reason: &'static str, messages: u64) {
         if messages > 0 {
             self.drops.get_or_create(&reason.into()).inc_by(messages);
@@ -274,7 +347,7 @@ impl Metrics {
         self.losses.get_or_create(&sign.into()).inc();
     }
 
-    /// The whole table as text.
+    /// All metrics in the OpenMetrics text format.
     #[must_use]
     pub fn render(&self) -> String {
         let mut out = String::new();

@@ -30,7 +30,7 @@ fn env_example_lists_every_variable_with_its_words_and_default() {
     let expected = expected.trim_end();
     assert!(
         listed.trim_end() == expected,
-        ".env.example is not what src/config.rs says; below its first paragraph it should read:\n\n{expected}\n"
+        ".env.example differs from src/config/mod.rs; after its first paragraph it should read:\n\n{expected}\n"
     );
 }
 

@@ -77,7 +77,7 @@ fn all_faults_are_named_at_once_and_before_a_port_is_bound() {
     assert_eq!(ended.code, Some(64), "{ended:#?}");
     for part in [
         "4 faults",
-        "PUSH_LISTNE is not known; did you mean PUSH_LISTEN?",
+        "PUSH_LISTNE is unknown; did you mean PUSH_LISTEN?",
         "PUSH_PING_SECONDS has \"soon\"",
         "PUSH_QUEUE_BYTES has \"1\": must be a whole number from 4096",
         "PUSH_REDIS_URL has scheme \"http\"",

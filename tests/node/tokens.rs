@@ -424,5 +424,5 @@ fn bad_keys_stop_the_start_and_are_not_shown() {
     assert!(words.contains("PUSH_JWKS_URL must be a URL"), "{words}");
     let (code, words) = refused_node(&[("PUSH_JWT_SECRETS", SECRET)]);
     assert_eq!(code, 64);
-    assert!(words.contains("PUSH_AUTH does not have jwt"), "{words}");
+    assert!(words.contains("PUSH_AUTH does not include jwt"), "{words}");
 }
