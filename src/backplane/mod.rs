@@ -373,6 +373,18 @@ impl Backplane {
         }
     }
 
+    /// Whether nothing can reach a node now: nobody listens on its channel. It may be subscribing
+    /// again.
+    ///
+    /// # Errors
+    /// When the way there is down.
+    pub async fn is_deaf(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.is_dead(node)),
+            Self::Redis(redis) => redis.is_deaf(node).await,
+        }
+    }
+
     /// Takes a dead node's fields out of a row.
     pub async fn forget(&self, subject: &Subject, node: &NodeId) {
         if let Self::Redis(redis) = self {

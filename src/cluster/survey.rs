@@ -25,6 +25,10 @@ use crate::protocol::{NodeAnswer, Question, Reply, Wait};
 const RETRY: Duration = Duration::from_millis(50);
 /// A node may be subscribing anew; one that does not listen for this long is missing.
 const DEAF: Duration = Duration::from_millis(500);
+/// Between two looks whether a node that owes an answer still listens.
+const LOOK: Duration = Duration::from_millis(500);
+/// Looks in a row that must find it deaf. A subscription that Redis dropped is back before that.
+const DEAF_LOOKS: u32 = 3;
 
 /// What nodes said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub enum Said {
     Nothing,
     /// Nobody listens on its channel, so it has not heard the question.
     Deaf,
+    /// Redis took the question for it, and then nobody listened on its channel any more.
+    Lost,
     /// Redis does not say whether it has.
     Away(&'static str),
 }
@@ -122,9 +128,27 @@ impl Survey {
             Ok(_) => {}
             Err(Unavailable(reason)) => return Said::Away(reason),
         }
-        match tokio::time::timeout_at(deadline, expected.receipts.recv()).await {
-            Ok(Some(answer)) => Said::Body(answer.body),
-            _ => Said::Nothing,
+        tokio::select! {
+            biased;
+            answer = tokio::time::timeout_at(deadline, expected.receipts.recv()) => match answer {
+                Ok(Some(answer)) => Said::Body(answer.body),
+                _ => Said::Nothing,
+            },
+            () = self.until_lost(node) => Said::Lost,
+        }
+    }
+
+    /// Until a node has stopped listening. Redis counts a process as a receiver for a moment after
+    /// its death, and a question taken in that moment gets no answer.
+    async fn until_lost(&self, node: &NodeId) {
+        let mut deaf = 0;
+        while deaf < DEAF_LOOKS {
+            tokio::time::sleep(LOOK).await;
+            match self.backplane.is_deaf(node).await {
+                Ok(true) => deaf += 1,
+                // While Redis does not answer, nothing is known.
+                Ok(false) | Err(_) => deaf = 0,
+            }
         }
     }
 

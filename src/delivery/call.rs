@@ -221,6 +221,8 @@ impl Caller {
             },
             Said::Nothing => course.status = course.status.max(CallStatus::Timeout),
             Said::Away(reason) => course.open = Some(reason),
+            // Its client may have been asked, so nobody else is.
+            Said::Lost => course.status = course.status.max(CallStatus::Unrouted),
             Said::Deaf => {
                 let dead = tokio::time::timeout_at(deadline, self.backplane.is_dead(node)).await;
                 if let (Ok(Ok(true)), Target::User(user)) = (&dead, &call.to) {
@@ -243,10 +245,14 @@ impl Caller {
 impl Course {
     /// What to say when no client has answered.
     fn conclude(self) -> CallOutcome {
-        match self.open {
+        match (self.open, self.status) {
             // Somebody who could not be asked may be there.
-            Some(reason) => outcome(CallStatus::Unrouted, reason),
-            None => outcome(self.status, "the node or the client has too many calls"),
+            (Some(reason), _) => outcome(CallStatus::Unrouted, reason),
+            (None, CallStatus::Unrouted) => outcome(
+                CallStatus::Unrouted,
+                "the user's node stopped listening before it answered",
+            ),
+            (None, status) => outcome(status, "the node or the client has too many calls"),
         }
     }
 }

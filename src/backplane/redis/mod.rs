@@ -275,6 +275,10 @@ impl Redis {
         }
     }
 
+    pub(super) async fn is_deaf(&self, node: &NodeId) -> Result<bool, Unavailable> {
+        self.lease.is_deaf(node).await.map_err(|_| AWAY)
+    }
+
     fn away(&self, error: &fred::error::Error) -> Unavailable {
         self.link.note(error);
         AWAY
