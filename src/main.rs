@@ -91,7 +91,7 @@ async fn run(config: Config) -> ExitCode {
         }
     };
     greet(&config, &node, &listeners);
-    match pushnode::run(config, node, listeners, None, shutdown).await {
+    match pushnode::run(config, node, listeners, shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pushnode: {error}");

@@ -12,16 +12,19 @@ use crate::access::recheck::Doubts;
 use crate::access::session_watch::Sessions;
 use crate::api::App;
 use crate::auth::ApiKeys;
-use crate::backplane::{
-    Backplane, Embedded, Exchange, Fatal, NodeRecord, NodeState, Redis, RedisSettings,
-};
+use crate::backplane::Backplane;
+use crate::backplane::feed::Feed;
+use crate::backplane::nodes::{NodeRecord, NodeState};
+use crate::backplane::redis::Fatal;
+use crate::backplane::redis::{Redis, RedisSettings};
+use crate::backplane::standalone::Standalone;
 use crate::cluster::balance::Balance;
-use crate::cluster::inbound::{Inbound, Probes};
-use crate::cluster::pending::{Outbound, Replies};
+use crate::cluster::inbound::Inbound;
+use crate::cluster::pending::Replies;
 use crate::cluster::questions::Respond;
 use crate::cluster::survey::Survey;
 use crate::config::Config;
-use crate::delivery::call::Caller;
+use crate::delivery::call::CallService;
 use crate::delivery::router::Router;
 use crate::edge::acceptor::{Door, Serving};
 use crate::edge::listeners::Listeners;
@@ -69,15 +72,12 @@ pub enum RunError {
 
 /// Runs a node until `shutdown` resolves (or it is told to drain), then sends its clients away.
 ///
-/// `exchange` connects several nodes of one process where there is no Redis; tests use it.
-///
 /// # Errors
 /// When the node cannot start or must not go on.
 pub async fn run(
     config: Config,
     node: NodeId,
     listeners: Listeners,
-    exchange: Option<Exchange>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
@@ -88,13 +88,13 @@ pub async fn run(
     let hub = start_hub(&config, &node, &outlets, &metrics)?;
 
     let (fatal, mut must_stop) = watch::channel(None);
-    let (replies, probes) = (Arc::new(Replies::default()), Arc::new(Probes::default()));
-    let outbound = Outbound::default();
+    let (backplane, feed) = start_backplane(&config, &hub, &metrics, fatal)?;
+    let replies = Arc::new(Replies::default());
     let calls = Arc::new(Calls::new(hub.clone(), metrics.clone()));
     let respond = Respond::new(
         hub.clone(),
         calls.clone(),
-        outbound.clone(),
+        backplane.clone(),
         leaving.clone(),
         metrics.clone(),
     );
@@ -102,14 +102,12 @@ pub async fn run(
     let inbound = Inbound::new(
         hub.clone(),
         replies.clone(),
-        outbound.clone(),
+        backplane.clone(),
         respond.clone(),
-        probes.clone(),
         leaving.clone(),
         metrics.clone(),
     );
-    let backplane = start_backplane(&config, &hub, inbound, probes, exchange, &metrics, fatal)?;
-    outbound.connect(&backplane);
+    let inbound = tokio::spawn(inbound.run(feed));
     let survey = Survey::new(node.clone(), backplane.clone(), replies.clone(), respond);
 
     let reader = Reader::new(hub.clone(), backplane.clone(), metrics.clone());
@@ -146,7 +144,7 @@ pub async fn run(
     let app = Arc::new(App {
         api_keys: ApiKeys::new(&config.api_keys),
         router: Arc::new(router),
-        caller: Caller::new(
+        caller: CallService::new(
             hub.clone(),
             backplane.clone(),
             survey.clone(),
@@ -177,6 +175,7 @@ pub async fn run(
     leaving.begin();
     drain(&app, stopped.is_ok()).await;
     ended.begin();
+    inbound.abort();
     reader.abort();
     desk.abort();
     watch.abort();
@@ -228,12 +227,9 @@ fn start_hub(
 fn start_backplane(
     config: &Config,
     hub: &Arc<Hub>,
-    inbound: Inbound,
-    probes: Arc<Probes>,
-    exchange: Option<Exchange>,
     metrics: &Arc<Metrics>,
     fatal: watch::Sender<Option<Fatal>>,
-) -> Result<Arc<Backplane>, RunError> {
+) -> Result<(Arc<Backplane>, Feed), RunError> {
     let node = hub.node();
     let record = NodeRecord {
         node: node.clone(),
@@ -253,12 +249,11 @@ fn start_backplane(
         bytes: config.keep_bytes,
         age: config.keep_seconds,
     };
-    let backplane = match &config.redis_url {
+    let (backplane, feed) = match &config.redis_url {
         None => {
-            let (embedded, feed) = Embedded::join(exchange, hub, record, inboxes);
-            tokio::spawn(feed.read(inbound));
+            let (standalone, feed) = Standalone::start(hub, record, inboxes);
             metrics.redis_up.set(1);
-            Backplane::Embedded(embedded)
+            (Backplane::Standalone(standalone), feed)
         }
         Some(url) => {
             let settings = RedisSettings {
@@ -268,12 +263,12 @@ fn start_backplane(
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,
             };
-            let redis = Redis::start(&settings, hub, inbound, probes, record, fatal, metrics)
-                .map_err(RunError::Redis)?;
-            Backplane::Redis(redis)
+            let (redis, feed) =
+                Redis::start(&settings, hub, record, fatal, metrics).map_err(RunError::Redis)?;
+            (Backplane::Redis(redis), feed)
         }
     };
-    Ok(Arc::new(backplane))
+    Ok((Arc::new(backplane), feed))
 }
 
 fn open_doors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &Shutdown) {

@@ -116,16 +116,16 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backplane::About;
+    use crate::backplane::rows::RowValue;
 
     fn row(fd: u64, n: u64, device: &str) -> Row {
         Row {
             node: "a.1".parse().unwrap(),
             fd,
-            about: About {
+            about: RowValue {
                 n: (n > 0).then_some(n),
                 device: (!device.is_empty()).then(|| device.to_owned()),
-                ..About::default()
+                ..RowValue::default()
             },
         }
     }

@@ -41,7 +41,7 @@ use crate::backplane::Backplane;
 use crate::cluster::balance::Balance;
 use crate::cluster::survey::Survey;
 use crate::config::Config;
-use crate::delivery::call::Caller;
+use crate::delivery::call::CallService;
 use crate::delivery::router::Router;
 use crate::edge::acceptor;
 use crate::edge::sse;
@@ -69,7 +69,7 @@ pub struct App {
     /// Asks nodes and collects their answers.
     pub survey: Survey,
     /// Carries out calls.
-    pub caller: Caller,
+    pub caller: CallService,
     /// Who may come in.
     pub gate: Arc<Gate>,
     /// Sessions that connections here rest on.

@@ -13,7 +13,7 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
 use crate::api::{ApiError, App, ErrorBody, Routes, body, documented, json, with_key};
-use crate::delivery::router::Answer;
+use crate::delivery::answer::Answer;
 use crate::protocol::{Fault, PushRequest, Status};
 
 /// Most pushes in one batch.

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::auth::SessionId;
-use crate::backplane::{Backplane, Unavailable};
+use crate::backplane::Backplane;
+use crate::backplane::answers::Unavailable;
 use crate::local::replay::page::EntryId;
 use crate::protocol::ids::UserId;
 
@@ -41,8 +42,8 @@ impl Backplane {
     /// When they cannot be read.
     pub async fn sessions(&self, ids: &[SessionId]) -> Result<Vec<Option<Session>>, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.passes().sessions(ids)),
-            Self::Redis(redis) => redis.passes.sessions(ids).await,
+            Self::Standalone(standalone) => Ok(standalone.access().sessions(ids)),
+            Self::Redis(redis) => redis.access.sessions(ids).await,
         }
     }
 
@@ -57,11 +58,11 @@ impl Backplane {
         lasts: Duration,
     ) -> Result<(), Unavailable> {
         match self {
-            Self::Embedded(embedded) => {
-                embedded.passes().open_session(id, claims, lasts);
+            Self::Standalone(standalone) => {
+                standalone.access().open_session(id, claims, lasts);
                 Ok(())
             }
-            Self::Redis(redis) => redis.passes.open_session(id, claims, lasts).await,
+            Self::Redis(redis) => redis.access.open_session(id, claims, lasts).await,
         }
     }
 
@@ -71,8 +72,8 @@ impl Backplane {
     /// [`Unavailable`]: it may or may not be there.
     pub async fn close_session(&self, id: SessionId) -> Result<bool, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.passes().close_session(id)),
-            Self::Redis(redis) => redis.passes.close_session(id).await,
+            Self::Standalone(standalone) => Ok(standalone.access().close_session(id)),
+            Self::Redis(redis) => redis.access.close_session(id).await,
         }
     }
 
@@ -82,8 +83,8 @@ impl Backplane {
     /// When it cannot be read.
     pub async fn ban(&self, user: &UserId) -> Result<Option<Ban>, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.passes().ban(user)),
-            Self::Redis(redis) => redis.passes.ban(user).await,
+            Self::Standalone(standalone) => Ok(standalone.access().ban(user)),
+            Self::Redis(redis) => redis.access.ban(user).await,
         }
     }
 
@@ -93,8 +94,8 @@ impl Backplane {
     /// When nobody can tell.
     pub async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.passes().ban(user).is_some()),
-            Self::Redis(redis) => redis.passes.is_banned(user).await,
+            Self::Standalone(standalone) => Ok(standalone.access().ban(user).is_some()),
+            Self::Redis(redis) => redis.access.is_banned(user).await,
         }
     }
 
@@ -104,11 +105,11 @@ impl Backplane {
     /// When nobody can tell.
     pub async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
         match self {
-            Self::Embedded(embedded) => {
-                let banned = |user| embedded.passes().ban(user).is_some();
+            Self::Standalone(standalone) => {
+                let banned = |user| standalone.access().ban(user).is_some();
                 Ok(users.iter().map(banned).collect())
             }
-            Self::Redis(redis) => redis.passes.banned(users).await,
+            Self::Redis(redis) => redis.access.banned(users).await,
         }
     }
 
@@ -123,11 +124,11 @@ impl Backplane {
         lasts: Duration,
     ) -> Result<(), Unavailable> {
         match self {
-            Self::Embedded(embedded) => {
-                embedded.passes().put_ban(user, reason, lasts);
+            Self::Standalone(standalone) => {
+                standalone.access().put_ban(user, reason, lasts);
                 Ok(())
             }
-            Self::Redis(redis) => redis.passes.put_ban(user, reason, lasts).await,
+            Self::Redis(redis) => redis.access.put_ban(user, reason, lasts).await,
         }
     }
 
@@ -137,8 +138,8 @@ impl Backplane {
     /// [`Unavailable`]: it may or may not be lifted.
     pub async fn lift_ban(&self, user: &UserId) -> Result<bool, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.passes().lift_ban(user)),
-            Self::Redis(redis) => redis.passes.lift_ban(user).await,
+            Self::Standalone(standalone) => Ok(standalone.access().lift_ban(user)),
+            Self::Redis(redis) => redis.access.lift_ban(user).await,
         }
     }
 
@@ -149,8 +150,8 @@ impl Backplane {
     /// When there is none to be had.
     pub async fn next_ordinal(&self, user: &UserId) -> Result<u64, Unavailable> {
         match self {
-            Self::Embedded(embedded) => Ok(embedded.passes().next_ordinal()),
-            Self::Redis(redis) => redis.passes.next_ordinal(user).await,
+            Self::Standalone(standalone) => Ok(standalone.access().next_ordinal()),
+            Self::Redis(redis) => redis.access.next_ordinal(user).await,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backplane::{NodeRecord, NodeState};
+use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::protocol::ids::NodeId;
 
 /// How a node is chosen.

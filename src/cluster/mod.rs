@@ -4,7 +4,11 @@ pub mod pending;
 
 pub mod questions;
 
+pub mod sequence;
+
 pub mod inbound;
+
+pub mod reach;
 
 pub mod survey;
 

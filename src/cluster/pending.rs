@@ -2,16 +2,13 @@
 //!
 //! Receipts tell what became of a push, answers what a node says to a question.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
 
 use dashmap::DashMap;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
-use crate::backplane::Backplane;
-use crate::protocol::ids::NodeId;
-use crate::protocol::{DEFAULT_TIMEOUT, NodeAnswer, Receipt};
+use crate::protocol::{NodeAnswer, Receipt};
 
 /// Receipts that may wait to be looked at by one sender.
 const WAITING: usize = 1_024;
@@ -107,30 +104,5 @@ impl<T> Default for Table<T> {
 impl<T> Drop for Expected<T> {
     fn drop(&mut self) {
         self.table.waiting.remove(&self.reference);
-    }
-}
-
-/// A way to publish for those who exist before the backplane does.
-#[derive(Debug, Clone, Default)]
-pub struct Outbound(Arc<OnceLock<Weak<Backplane>>>);
-
-impl Outbound {
-    /// Ties it to the backplane. Weakly: the backplane's reader holds this.
-    pub fn connect(&self, backplane: &Arc<Backplane>) {
-        let _ = self.0.set(Arc::downgrade(backplane));
-    }
-
-    /// The backplane, once it is there and as long as it is.
-    #[must_use]
-    pub fn backplane(&self) -> Option<Arc<Backplane>> {
-        self.0.get().and_then(Weak::upgrade)
-    }
-
-    /// Publishes a line to a node. What cannot be sent is missed by its asker's deadline.
-    pub async fn send(&self, node: &NodeId, line: String) {
-        if let Some(backplane) = self.backplane() {
-            let deadline = Instant::now() + DEFAULT_TIMEOUT;
-            drop(backplane.publish(node, line, deadline).await);
-        }
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::backplane::{Backplane, Health};
-use crate::cluster::pending::Outbound;
+use crate::backplane::Backplane;
+use crate::backplane::nodes::Health;
 use crate::local::hub::Hub;
 use crate::local::hub::calls::Calls;
 use crate::protocol;
@@ -31,7 +31,7 @@ const UNDER_WAY: usize = 4_096;
 pub struct Respond {
     hub: Arc<Hub>,
     calls: Arc<Calls>,
-    outbound: Outbound,
+    backplane: Arc<Backplane>,
     shutdown: Shutdown,
     metrics: Arc<Metrics>,
     started: Instant,
@@ -44,14 +44,14 @@ impl Respond {
     pub fn new(
         hub: Arc<Hub>,
         calls: Arc<Calls>,
-        outbound: Outbound,
+        backplane: Arc<Backplane>,
         shutdown: Shutdown,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             hub,
             calls,
-            outbound,
+            backplane,
             shutdown,
             metrics,
             started: Instant::now(),
@@ -88,7 +88,7 @@ impl Respond {
                 body: body.into(),
             };
             let line = protocol::answer_line(&answer);
-            this.outbound.send(&reply.node, line).await;
+            this.backplane.send(&reply.node, line).await;
             drop(under_way);
         });
     }
@@ -123,14 +123,9 @@ impl Respond {
     }
 
     fn stats(&self) -> String {
-        let backplane = self.outbound.backplane();
-        let health = backplane
-            .as_ref()
-            .map(|backplane| *backplane.health().borrow());
-        let reason = match health {
-            Some(Health::Ready) => None,
-            Some(Health::Down(reason)) => Some(reason),
-            None => Some("the node is starting or ending"),
+        let reason = match *self.backplane.health().borrow() {
+            Health::Ready => None,
+            Health::Down(reason) => Some(reason),
         };
         let metrics = &self.metrics;
         let stats = NodeStats {
@@ -145,13 +140,13 @@ impl Respond {
             users: self.hub.user_count(),
             ready: reason.is_none() && !self.shutdown.has_begun(),
             reason,
-            backplane: match backplane.as_deref() {
-                Some(Backplane::Redis(_)) => "redis",
-                _ => "embedded",
+            backplane: match *self.backplane {
+                Backplane::Redis(_) => "redis",
+                Backplane::Standalone(_) => "embedded",
             },
             queues: QueueStats {
                 shards: self.hub.waiting_commands(),
-                outbox: backplane.map_or(0, |backplane| backplane.unanswered()),
+                outbox: self.backplane.unanswered(),
                 rows: self.hub.changes().unwritten(),
                 calls: self.calls.waiting(),
             },

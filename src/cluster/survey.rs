@@ -14,15 +14,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::backplane::{Backplane, Unavailable};
+use crate::backplane::Backplane;
 use crate::cluster::pending::{Expected, Replies};
 use crate::cluster::questions::Respond;
+use crate::cluster::reach::{Reached, judge, reach};
 use crate::protocol;
 use crate::protocol::ids::NodeId;
 use crate::protocol::{NodeAnswer, Question, Reply, Wait};
 
-/// Before a node that does not listen is tried again.
-const RETRY: Duration = Duration::from_millis(50);
 /// A node may be subscribing anew; one that does not listen for this long is missing.
 const DEAF: Duration = Duration::from_millis(500);
 /// Between two looks whether a node that owes an answer still listens.
@@ -46,8 +45,10 @@ pub enum Said {
     Body(Box<str>),
     /// Nothing by the deadline.
     Nothing,
-    /// Nobody listens on its channel, so it has not heard the question.
+    /// No subscriber on its channel, so it has not heard the question.
     Deaf,
+    /// It is dead, and has not heard the question.
+    Dead,
     /// Redis took the question for it, and then nobody listened on its channel any more.
     Lost,
     /// Redis does not say whether it has.
@@ -123,10 +124,11 @@ impl Survey {
         let mut expected = self.replies.expect_answers(1);
         let line = self.line(question, &expected, deadline);
         let published = self.backplane.publish(node, line, deadline).await;
-        match published.receivers(deadline).await {
-            Ok(0) => return Said::Deaf,
-            Ok(_) => {}
-            Err(Unavailable(reason)) => return Said::Away(reason),
+        match judge(&self.backplane, node, published, deadline).await {
+            Reached::Heard => {}
+            Reached::Dead => return Said::Dead,
+            Reached::Deaf => return Said::Deaf,
+            Reached::Away(reason) => return Said::Away(reason),
         }
         tokio::select! {
             biased;
@@ -197,16 +199,9 @@ impl Survey {
     /// Whether the question may have got to the node.
     async fn reach(&self, node: &NodeId, line: &str, deadline: Instant) -> bool {
         let patience = deadline.min(Instant::now() + DEAF);
-        loop {
-            let published = self
-                .backplane
-                .publish(node, line.to_owned(), deadline)
-                .await;
-            match published.receivers(deadline).await {
-                Ok(0) if Instant::now() + RETRY < patience => tokio::time::sleep(RETRY).await,
-                // Without an answer of Redis it may have been published all the same.
-                answer => return answer != Ok(0),
-            }
-        }
+        // Without an answer of Redis it may have been published all the same.
+        let again = |reached| reached == Reached::Deaf;
+        let reached = reach(&self.backplane, node, line, patience, deadline, again).await;
+        matches!(reached, Reached::Heard | Reached::Away(_))
     }
 }

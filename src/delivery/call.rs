@@ -14,7 +14,9 @@ use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::backplane::{Backplane, Unavailable};
+use crate::backplane::Backplane;
+use crate::backplane::answers::Unavailable;
+use crate::cluster::reach::RETRY;
 use crate::cluster::survey::{Said, Survey};
 use crate::local::hub::Hub;
 use crate::local::hub::calls::Calls;
@@ -22,8 +24,6 @@ use crate::protocol::ids::{NodeId, Subject};
 use crate::protocol::{Call, CallStatus, Called, Question, Target};
 use crate::telemetry::metrics::Metrics;
 
-/// Before the row is read again.
-const RETRY: Duration = Duration::from_millis(50);
 /// Calls of this node's senders under way at once; more are refused.
 const UNDER_WAY: usize = 10_000;
 
@@ -40,7 +40,7 @@ pub struct CallOutcome {
 
 /// Carries out calls of this node's senders.
 #[derive(Debug)]
-pub struct Caller {
+pub struct CallService {
     hub: Arc<Hub>,
     backplane: Arc<Backplane>,
     survey: Survey,
@@ -50,7 +50,7 @@ pub struct Caller {
 }
 
 /// What is known of a call on its way.
-struct Course {
+struct CallProgress {
     /// Nodes that need not be asked (again).
     asked: SmallVec<[NodeId; 2]>,
     /// The best of what nodes said, as long as no client has answered.
@@ -63,7 +63,7 @@ struct Course {
     moved: bool,
 }
 
-impl Caller {
+impl CallService {
     /// For the node of this hub.
     #[must_use]
     pub fn new(
@@ -97,7 +97,7 @@ impl Caller {
     async fn carry_out(&self, call: &Call) -> CallOutcome {
         let deadline = Instant::now() + call.timeout;
         let mut parts = FuturesUnordered::new();
-        let mut course = Course {
+        let mut progress = CallProgress {
             asked: SmallVec::new(),
             status: CallStatus::Offline,
             look: Some(Instant::now()),
@@ -106,31 +106,31 @@ impl Caller {
         };
         if !self.hub.matching(&call.to).is_empty() {
             let here = self.hub.node().clone();
-            course.asked.push(here.clone());
+            progress.asked.push(here.clone());
             parts.push(self.put(here, call, deadline));
         }
         loop {
-            if parts.is_empty() && course.look.is_none() {
-                return course.conclude();
+            if parts.is_empty() && progress.look.is_none() {
+                return progress.conclude();
             }
-            let look = course.look.unwrap_or(deadline);
+            let look = progress.look.unwrap_or(deadline);
             tokio::select! {
                 biased;
                 Some((node, said)) = parts.next(), if !parts.is_empty() => {
-                    if let Some(called) = self.take(&mut course, call, &node, said, deadline).await {
+                    if let Some(called) = self.take(&mut progress, call, &node, said) {
                         return CallOutcome { node: Some(node), called, reason: "" };
                     }
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     if !parts.is_empty() {
-                        course.status = course.status.max(CallStatus::Timeout);
-                        course.open = None;
+                        progress.status = progress.status.max(CallStatus::Timeout);
+                        progress.open = None;
                     }
-                    return course.conclude();
+                    return progress.conclude();
                 }
-                () = tokio::time::sleep_until(look), if course.look.is_some() => {
-                    for node in self.look(&mut course, call, deadline).await {
-                        course.asked.push(node.clone());
+                () = tokio::time::sleep_until(look), if progress.look.is_some() => {
+                    for node in self.look(&mut progress, call, deadline).await {
+                        progress.asked.push(node.clone());
                         parts.push(self.put(node, call, deadline));
                     }
                 }
@@ -139,8 +139,13 @@ impl Caller {
     }
 
     /// Reads where the user is; answers the nodes that have not been asked.
-    async fn look(&self, course: &mut Course, call: &Call, deadline: Instant) -> Vec<NodeId> {
-        course.look = None;
+    async fn look(
+        &self,
+        progress: &mut CallProgress,
+        call: &Call,
+        deadline: Instant,
+    ) -> Vec<NodeId> {
+        progress.look = None;
         let nodes = match &call.to {
             Target::Connection(id, _) => Ok(vec![id.node.clone()]),
             Target::User(user) if self.backplane.is_shared() => {
@@ -159,17 +164,17 @@ impl Caller {
         };
         match nodes {
             Ok(mut nodes) => {
-                course.open = None;
+                progress.open = None;
                 let here = self.hub.node();
-                if course.moved && !self.hub.matching(&call.to).is_empty() {
+                if progress.moved && !self.hub.matching(&call.to).is_empty() {
                     nodes.push(here.clone());
                 }
-                nodes.retain(|node| !course.asked.contains(node));
+                nodes.retain(|node| !progress.asked.contains(node));
                 nodes
             }
             Err(reason) => {
-                course.open = Some(reason);
-                course.look = Some(Instant::now() + RETRY);
+                progress.open = Some(reason);
+                progress.look = Some(Instant::now() + RETRY);
                 Vec::new()
             }
         }
@@ -200,49 +205,47 @@ impl Caller {
     }
 
     /// Notes what one node said; answers what its client did.
-    async fn take(
+    fn take(
         &self,
-        course: &mut Course,
+        progress: &mut CallProgress,
         call: &Call,
         node: &NodeId,
         said: Said,
-        deadline: Instant,
     ) -> Option<Called> {
         match said {
             Said::Body(body) => match Called::parse(&body) {
                 Ok(called) if called.status.is_said() => return Some(called),
-                Ok(called) if called.status == CallStatus::Offline && !course.moved => {
-                    course.moved = true;
-                    course.look = matches!(call.to, Target::User(_)).then(Instant::now);
+                Ok(called) if called.status == CallStatus::Offline && !progress.moved => {
+                    progress.moved = true;
+                    progress.look = matches!(call.to, Target::User(_)).then(Instant::now);
                 }
-                Ok(called) => course.status = course.status.max(called.status),
+                Ok(called) => progress.status = progress.status.max(called.status),
                 // A node of another version, or one that answers too many questions.
-                Err(_) => course.open = Some("the user's node could not take the call"),
+                Err(_) => progress.open = Some("the user's node could not take the call"),
             },
-            Said::Nothing => course.status = course.status.max(CallStatus::Timeout),
-            Said::Away(reason) => course.open = Some(reason),
+            Said::Nothing => progress.status = progress.status.max(CallStatus::Timeout),
+            Said::Away(reason) => progress.open = Some(reason),
             // Its client may have been asked, so nobody else is.
-            Said::Lost => course.status = course.status.max(CallStatus::Unrouted),
-            Said::Deaf => {
-                let dead = tokio::time::timeout_at(deadline, self.backplane.is_dead(node)).await;
-                if let (Ok(Ok(true)), Target::User(user)) = (&dead, &call.to) {
+            Said::Lost => progress.status = progress.status.max(CallStatus::Unrouted),
+            Said::Dead => {
+                if let Target::User(user) = &call.to {
                     // Tidying up is not what the sender waits for.
                     let (backplane, user) = (self.backplane.clone(), Subject::User(user.clone()));
                     let node = node.clone();
                     tokio::spawn(async move { backplane.forget(&user, &node).await });
                 }
-                if !matches!(dead, Ok(Ok(true))) {
-                    course.asked.retain(|asked| asked != node);
-                    course.open = Some("the user's node does not listen");
-                    course.look = Some(Instant::now() + RETRY);
-                }
+            }
+            Said::Deaf => {
+                progress.asked.retain(|asked| asked != node);
+                progress.open = Some("the user's node does not listen");
+                progress.look = Some(Instant::now() + RETRY);
             }
         }
         None
     }
 }
 
-impl Course {
+impl CallProgress {
     /// What to say when no client has answered.
     fn conclude(self) -> CallOutcome {
         match (self.open, self.status) {

@@ -3,27 +3,30 @@
 //! A share is open until every node in the row has taken it or is known to be dead. Many
 //! shares go through a round together: one pipelined look-up, one line for each node.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::backplane::Unavailable;
-use crate::cluster::pending::Expected;
-use crate::delivery::router::{Answer, PartAnswer, RETRY, Router, further};
+use crate::backplane::Backplane;
+use crate::backplane::answers::{Published, Unavailable};
+use crate::cluster::pending::{Expected, Replies};
+use crate::cluster::reach::{RETRY, Reached, judge};
+use crate::delivery::answer::{Answer, PartAnswer, further};
 use crate::local::hub::{Delivered, Hub};
 use crate::local::receipt::{Receipt, Waiter};
 use crate::local::replay::page::Position;
-use crate::protocol;
 use crate::protocol::close::CloseReason;
-use crate::protocol::ids::{NodeId, Subject, Topic};
-use crate::protocol::{Push, Reply, Status, Target, Wait};
+use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
+use crate::protocol::{self, Push, Reply, Status, Target, Wait};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Trace;
 
 /// What is carried to users and topics.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Cargo<'a> {
+pub(crate) enum Operation<'a> {
     Push(&'a Push),
     Kick(CloseReason),
     /// A subscription to a topic, or (if not) its end.
@@ -32,7 +35,7 @@ pub(crate) enum Cargo<'a> {
     Look,
 }
 
-impl Cargo<'_> {
+impl Operation<'_> {
     /// As a line for a channel.
     pub(crate) fn line(self, to: &Target, reply: Option<&Reply>) -> String {
         match self {
@@ -68,8 +71,8 @@ impl Cargo<'_> {
 
 /// One user's or topic's part of one push on its way.
 #[derive(Debug)]
-pub(crate) struct Share<'a> {
-    cargo: Cargo<'a>,
+pub(crate) struct Delivery<'a> {
+    operation: Operation<'a>,
     subject: Subject,
     wait: Wait,
     deadline: Instant,
@@ -93,10 +96,15 @@ pub(crate) struct Share<'a> {
     proven: Option<Status>,
 }
 
-impl<'a> Share<'a> {
-    pub(crate) fn new(cargo: Cargo<'a>, subject: Subject, wait: Wait, deadline: Instant) -> Self {
+impl<'a> Delivery<'a> {
+    pub(crate) fn new(
+        operation: Operation<'a>,
+        subject: Subject,
+        wait: Wait,
+        deadline: Instant,
+    ) -> Self {
         Self {
-            cargo,
+            operation,
             subject,
             wait,
             deadline,
@@ -130,7 +138,7 @@ impl<'a> Share<'a> {
 
     /// Whether nodes are to report what became of it.
     fn wants_receipts(&self) -> bool {
-        self.wait > Wait::Routed && !matches!(self.cargo, Cargo::Look)
+        self.wait > Wait::Routed && !matches!(self.operation, Operation::Look)
     }
 
     /// Whether it still has to get somewhere.
@@ -144,16 +152,16 @@ impl<'a> Share<'a> {
     }
 
     fn position(&self) -> Option<Position> {
-        match self.cargo {
-            Cargo::Push(push) => push.message.position(),
-            Cargo::Kick(_) | Cargo::Enroll(..) | Cargo::Look => None,
+        match self.operation {
+            Operation::Push(push) => push.message.position(),
+            Operation::Kick(_) | Operation::Enroll(..) | Operation::Look => None,
         }
     }
 
     fn status(&self) -> Status {
         match self.open {
             // Sent before: the connections have it, or get it now.
-            _ if matches!(self.cargo, Cargo::Look) => Status::Duplicate,
+            _ if matches!(self.operation, Operation::Look) => Status::Duplicate,
             _ if self.connections > 0 && self.proven.is_some() => self.proven.expect("checked"),
             // Something arrived, although not everywhere: that much is proven.
             Some(_) if self.connections == 0 && !self.kept => Status::Unrouted,
@@ -165,14 +173,34 @@ impl<'a> Share<'a> {
     }
 }
 
-impl Router {
-    pub(crate) async fn carry_and_settle(&self, shares: &mut [Share<'_>]) {
+/// Carries what goes to users and topics, here and to other nodes.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) backplane: Arc<Backplane>,
+    pub(crate) replies: Arc<Replies>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Carrier {
+    /// What a node is told about the receipt it owes.
+    pub(crate) fn reply(&self, expected: &Expected, wait: Wait, deadline: Instant) -> Reply {
+        let left = deadline.saturating_duration_since(Instant::now());
+        Reply {
+            node: self.hub.node().clone(),
+            reference: expected.reference.clone(),
+            wait,
+            timeout_ms: left.as_millis() as u64,
+        }
+    }
+
+    pub(crate) async fn carry_and_settle(&self, shares: &mut [Delivery<'_>]) {
         self.carry_all(shares).await;
         self.settle_all(shares).await;
     }
 
     /// Here and to other nodes.
-    pub(crate) async fn carry_all(&self, shares: &mut [Share<'_>]) {
+    pub(crate) async fn carry_all(&self, shares: &mut [Delivery<'_>]) {
         for share in shares.iter_mut().filter(|share| !share.refused) {
             self.deliver_here(share).await;
         }
@@ -185,14 +213,14 @@ impl Router {
     }
 
     /// Waits for what was asked to be reported.
-    pub(crate) async fn settle_all(&self, shares: &mut [Share<'_>]) {
+    pub(crate) async fn settle_all(&self, shares: &mut [Delivery<'_>]) {
         for share in shares.iter_mut().filter(|share| share.wants_receipts()) {
             self.settle(share).await;
         }
     }
 
     /// Its connections on this very node.
-    async fn deliver_here(&self, share: &mut Share<'_>) {
+    async fn deliver_here(&self, share: &mut Delivery<'_>) {
         let to = Target::from(share.subject.clone());
         let (receipt, waiter) = match share.wait {
             Wait::Routed => (None, None),
@@ -201,16 +229,16 @@ impl Router {
                 (Some(receipt), Some(waiter))
             }
         };
-        let cargo = share.cargo;
+        let operation = share.operation;
         let (is_push, is_look) = (
-            matches!(cargo, Cargo::Push(_)),
-            matches!(cargo, Cargo::Look),
+            matches!(operation, Operation::Push(_)),
+            matches!(operation, Operation::Look),
         );
         self.metrics
             .shares_here
             .inc_by(u64::from(is_push || is_look));
         self.metrics.looks.inc_by(u64::from(is_look));
-        match cargo.carry_out(&self.hub, &to, receipt.as_ref()).await {
+        match operation.carry_out(&self.hub, &to, receipt.as_ref()).await {
             Delivered::To(0) => {}
             Delivered::To(count) => {
                 share.connections += count;
@@ -222,7 +250,7 @@ impl Router {
     }
 
     /// Connections on other nodes: rounds of look-up and publishing.
-    async fn carry(&self, shares: &mut [Share<'_>]) {
+    async fn carry(&self, shares: &mut [Delivery<'_>]) {
         loop {
             let round = self.carry_once(shares).await;
             if let Err(Unavailable(reason)) = round {
@@ -231,7 +259,7 @@ impl Router {
                 }
             }
             let now = Instant::now();
-            let waits = |share: &Share<'_>| share.is_open() && share.deadline > now + RETRY;
+            let waits = |share: &Delivery<'_>| share.is_open() && share.deadline > now + RETRY;
             if !shares.iter().any(waits) {
                 return;
             }
@@ -240,7 +268,7 @@ impl Router {
     }
 
     /// One round for every share that is still open.
-    async fn carry_once(&self, shares: &mut [Share<'_>]) -> Result<(), Unavailable> {
+    async fn carry_once(&self, shares: &mut [Delivery<'_>]) -> Result<(), Unavailable> {
         let now = Instant::now();
         let open: Vec<usize> = (0..shares.len())
             .filter(|&i| shares[i].is_open() && shares[i].deadline > now)
@@ -255,7 +283,7 @@ impl Router {
             .await
             .map_err(|_| Unavailable("no answer from Redis in time"))??;
 
-        let mut parcels = Vec::new();
+        let mut batches = Vec::new();
         for (&i, locations) in open.iter().zip(rows) {
             let Some(locations) = locations else {
                 shares[i].open = Some("the registry is being rebuilt");
@@ -264,31 +292,31 @@ impl Router {
             shares[i].open = None;
             for (node, connections) in locations {
                 if !shares[i].served.contains(&node) {
-                    add_parcel(&mut parcels, shares, i, node, connections);
+                    add_to_batch(&mut batches, shares, i, node, connections);
                 }
             }
         }
-        for parcel in &mut parcels {
-            let line = self.line(shares, parcel);
-            let deadline = shares[parcel.shares[0].0].deadline;
-            parcel.published = Some(self.backplane.publish(&parcel.node, line, deadline).await);
+        for batch in &mut batches {
+            let line = self.line(shares, batch);
+            let deadline = shares[batch.shares[0].0].deadline;
+            batch.published = Some(self.backplane.publish(&batch.node, line, deadline).await);
         }
-        for parcel in parcels {
-            self.finish(shares, parcel).await;
+        for batch in batches {
+            self.finish(shares, batch).await;
         }
         Ok(())
     }
 
-    /// What is published for a parcel. Whoever waits for more than routing gets a receipt.
-    fn line(&self, shares: &mut [Share<'_>], parcel: &Parcel) -> String {
-        let share = &mut shares[parcel.shares[0].0];
+    /// What is published for a batch. Whoever waits for more than routing gets a receipt.
+    fn line(&self, shares: &mut [Delivery<'_>], batch: &NodeBatch) -> String {
+        let share = &mut shares[batch.shares[0].0];
         let (wait, deadline) = (share.wait, share.deadline);
         let reply = share.wants_receipts().then(|| {
             let expected = share.receipts.get_or_insert_with(|| self.replies.expect());
             self.reply(expected, wait, deadline)
         });
-        let cargo = share.cargo;
-        let to = match &parcel.shares[..] {
+        let operation = share.operation;
+        let to = match &batch.shares[..] {
             [(only, _)] => shares[*only].subject.clone().into(),
             many => {
                 let subjects = many.iter().map(|(i, _)| &shares[*i].subject);
@@ -299,50 +327,44 @@ impl Router {
                 Target::Users(users.collect())
             }
         };
-        cargo.line(&to, reply.as_ref())
+        operation.line(&to, reply.as_ref())
     }
 
-    /// Notes what Redis answered for a parcel.
-    async fn finish(&self, shares: &mut [Share<'_>], parcel: Parcel) {
-        let Parcel {
+    /// Notes what Redis answered for a batch.
+    async fn finish(&self, shares: &mut [Delivery<'_>], batch: NodeBatch) {
+        let NodeBatch {
             node,
             shares: parts,
             published,
-        } = parcel;
+        } = batch;
         let deadline = shares[parts[0].0].deadline;
         let published = published.expect("published above");
-        let dead = match published.receivers(deadline).await {
-            Ok(0) => self.is_dead(&node, deadline).await,
-            Ok(_) => {
-                for (i, connections) in parts {
-                    let share = &mut shares[i];
+        let reached = judge(&self.backplane, &node, published, deadline).await;
+        for (i, connections) in parts {
+            let share = &mut shares[i];
+            match reached {
+                Reached::Heard => {
                     share.served.push(node.clone());
                     share.connections += connections;
                     share.reached.push(node.clone());
                     share.owed += u32::from(share.wants_receipts());
                 }
-                return;
-            }
-            Err(unavailable) => Err(unavailable),
-        };
-        for (i, _) in parts {
-            match dead {
-                Ok(true) => {
-                    shares[i].served.push(node.clone());
+                Reached::Dead => {
+                    share.served.push(node.clone());
                     // Tidying up is not what the sender waits for.
                     let backplane = self.backplane.clone();
-                    let (subject, node) = (shares[i].subject.clone(), node.clone());
+                    let (subject, node) = (share.subject.clone(), node.clone());
                     tokio::spawn(async move { backplane.forget(&subject, &node).await });
                 }
-                Ok(false) => shares[i].open = Some("a node in the row does not listen"),
-                Err(Unavailable(reason)) => shares[i].open = Some(reason),
+                Reached::Deaf => share.open = Some("a node in the row does not listen"),
+                Reached::Away(reason) => share.open = Some(reason),
             }
         }
     }
 
     /// Waits for receipts, here and from other nodes. A node that no longer has the user is
     /// taken for moved: the row is read once more.
-    async fn settle(&self, share: &mut Share<'_>) {
+    async fn settle(&self, share: &mut Delivery<'_>) {
         let mut proven = (Status::Routed, 0);
         if let Some(local) = share.local.take() {
             proven = further(proven, local.settle(share.deadline).await);
@@ -386,41 +408,60 @@ impl Router {
 }
 
 /// What goes to one node in one line: a push, for one user or several.
-struct Parcel {
+struct NodeBatch {
     node: NodeId,
     /// Index of the share, and how many connections its row names there.
     shares: SmallVec<[(usize, u32); 1]>,
-    published: Option<crate::backplane::Published>,
+    published: Option<Published>,
 }
 
-/// Adds a share to the parcels, joining it with the one before where both are the same push to
+/// What of a push goes to one user or topic.
+pub(crate) type Part<'a> = (Subject, Cow<'a, Push>);
+
+/// The parts of a push to users or topics. Users share its message; that to a topic names it.
+pub(crate) fn parts_of(push: &Push) -> Vec<Part<'_>> {
+    let user = |user: &UserId| (Subject::User(user.clone()), Cow::Borrowed(push));
+    match &push.to {
+        Target::User(only) => vec![user(only)],
+        Target::Users(users) => users.iter().map(user).collect(),
+        Target::Topic(topic) => vec![(Subject::Topic(topic.clone()), Cow::Borrowed(push))],
+        Target::Topics(topics) => {
+            let subjects = topics.iter().cloned().map(Subject::Topic);
+            let pushes = push.to_each(topics).into_iter().map(Cow::Owned);
+            subjects.zip(pushes).collect()
+        }
+        Target::Connection(..) | Target::All => Vec::new(),
+    }
+}
+
+/// Adds a share to the batches, joining it with the one before where both are the same push to
 /// the same node and nobody asked for a receipt.
-fn add_parcel(
-    parcels: &mut Vec<Parcel>,
-    shares: &[Share<'_>],
+fn add_to_batch(
+    batches: &mut Vec<NodeBatch>,
+    shares: &[Delivery<'_>],
     i: usize,
     node: NodeId,
     connections: u32,
 ) {
     let share = &shares[i];
     if share.wait == Wait::Routed
-        && let Cargo::Push(push) = share.cargo
+        && let Operation::Push(push) = share.operation
         && matches!(push.to, Target::Users(_))
-        && let Some(parcel) = parcels.iter_mut().rev().find(|parcel| {
-            parcel.node == node
-                && matches!(shares[parcel.shares[0].0].cargo, Cargo::Push(other) if std::ptr::eq(other, push))
+        && let Some(batch) = batches.iter_mut().rev().find(|batch| {
+            batch.node == node
+                && matches!(shares[batch.shares[0].0].operation, Operation::Push(other) if std::ptr::eq(other, push))
         })
     {
-        return parcel.shares.push((i, connections));
+        return batch.shares.push((i, connections));
     }
-    parcels.push(Parcel {
+    batches.push(NodeBatch {
         node,
         shares: SmallVec::from_elem((i, connections), 1),
         published: None,
     });
 }
 /// One answer for the shares of one push.
-pub(crate) fn sum_up(shares: &[Share<'_>]) -> Answer {
+pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
     let status_of = |status| shares.iter().any(|share| share.status() == status);
     let order = [
         Status::Acked,
@@ -474,10 +515,10 @@ mod tests {
         let Target::User(user) = &push.to else {
             panic!("to a user: {:?}", push.to)
         };
-        let (subject, cargo) = (Subject::User(user.clone()), Cargo::Push(&push));
+        let (subject, operation) = (Subject::User(user.clone()), Operation::Push(&push));
         let answer = |connections, open| {
-            let share = Share::new(cargo, subject.clone(), wait, Instant::now()).kept();
-            let share = Share {
+            let share = Delivery::new(operation, subject.clone(), wait, Instant::now()).kept();
+            let share = Delivery {
                 connections,
                 open,
                 ..share

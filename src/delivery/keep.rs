@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::backplane::{Kept, Unavailable};
-use crate::delivery::router::{Part, Router};
+use crate::backplane::answers::{Kept, Unavailable};
+use crate::delivery::carrier::{Carrier, Part};
 use crate::protocol::ids::Subject;
 use crate::protocol::{Message, Push, PushRequest};
 
@@ -32,7 +32,7 @@ struct Pending<'a> {
     deadline: Instant,
 }
 
-impl Router {
+impl Carrier {
     /// Keeps whatever asks for it, one inbox's messages in the order in which they stand here.
     /// `parts` are those of each request. Answers for each part of each request that is kept, in
     /// order.

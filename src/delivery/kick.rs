@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::auth::SessionId;
-use crate::backplane::Unavailable;
-use crate::delivery::carrier::{Cargo, Share, sum_up};
-use crate::delivery::router::{Answer, Router};
+use crate::backplane::answers::Unavailable;
+use crate::delivery::answer::Answer;
+use crate::delivery::carrier::{Delivery, Operation, sum_up};
+use crate::delivery::router::Router;
 use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Subject, UserId};
@@ -24,20 +25,20 @@ impl Router {
     pub async fn kick_user(&self, user: &UserId, reason: CloseReason) -> Answer {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let subject = Subject::User(user.clone());
-        let share = Share::new(Cargo::Kick(reason), subject, Wait::Written, deadline);
+        let share = Delivery::new(Operation::Kick(reason), subject, Wait::Written, deadline);
         let mut shares = [share];
         {
-            let mut carried = pin!(self.carry_all(&mut shares));
+            let mut carried = pin!(self.carrier.carry_all(&mut shares));
             let all = tokio::time::timeout(ROWS_FIRST, &mut carried).await;
-            if self.backplane.is_shared() {
+            if self.carrier.backplane.is_shared() {
                 let line = protocol::kick_line(&Target::User(user.clone()), reason, None);
-                self.backplane.publish_all(line, deadline).await;
+                self.carrier.backplane.publish_all(line, deadline).await;
             }
             if all.is_err() {
                 carried.await;
             }
         }
-        self.settle_all(&mut shares).await;
+        self.carrier.settle_all(&mut shares).await;
         Answer {
             targets: Vec::new(),
             ..sum_up(&shares)
@@ -46,7 +47,7 @@ impl Router {
 
     /// Ends one connection, wherever it is.
     pub async fn kick_connection(&self, id: &ConnectionId, reason: CloseReason) -> Answer {
-        self.command_connection(Cargo::Kick(reason), id).await
+        self.command_connection(Operation::Kick(reason), id).await
     }
 
     /// Ends all connections that rest on a session, wherever they are: no row tells where.
@@ -54,13 +55,13 @@ impl Router {
     /// # Errors
     /// When the other nodes could not be told.
     pub async fn revoke(&self, session: SessionId) -> Result<(), Unavailable> {
-        self.hub.revoke(session).await;
-        if !self.backplane.is_shared() {
+        self.carrier.hub.revoke(session).await;
+        if !self.carrier.backplane.is_shared() {
             return Ok(());
         }
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let line = protocol::revoke_line(session);
-        let published = self.backplane.publish_all(line, deadline).await;
+        let published = self.carrier.backplane.publish_all(line, deadline).await;
         published.receivers(deadline).await.map(drop)
     }
 }

@@ -5,7 +5,7 @@
 //! Whoever asked may hang up while its push is under way, which drops everything that works on
 //! it; the shares that have no outcome by then are counted as abandoned.
 
-use crate::delivery::router::Answer;
+use crate::delivery::answer::Answer;
 use crate::protocol::Status;
 use crate::protocol::{PushRequest, Target};
 use crate::telemetry::metrics::Metrics;
@@ -15,12 +15,12 @@ const ABANDONED: &str = "abandoned";
 
 /// Shares under way. Dropping it gives those that are left their outcome.
 #[derive(Debug)]
-pub(crate) struct Tally<'a> {
+pub(crate) struct OutcomeLedger<'a> {
     open: u64,
     metrics: &'a Metrics,
 }
 
-impl<'a> Tally<'a> {
+impl<'a> OutcomeLedger<'a> {
     /// Accepts the shares of these.
     pub(crate) fn open(requests: &[PushRequest], metrics: &'a Metrics) -> Self {
         let open = requests.iter().map(shares).sum();
@@ -51,7 +51,7 @@ impl<'a> Tally<'a> {
     }
 }
 
-impl Drop for Tally<'_> {
+impl Drop for OutcomeLedger<'_> {
     fn drop(&mut self) {
         self.close(ABANDONED, self.open);
     }

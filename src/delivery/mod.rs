@@ -1,14 +1,16 @@
 //! What senders ask for: pushes, kicks and calls, carried to whichever nodes hold the user.
 
-pub mod router;
+pub mod answer;
 
 pub mod carrier;
 
 pub mod keep;
 
-pub mod kick;
-
 pub mod ledger;
+
+pub mod router;
+
+pub mod kick;
 
 pub mod call;
 

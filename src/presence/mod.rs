@@ -20,7 +20,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::backplane::{Backplane, Health};
+use crate::backplane::Backplane;
+use crate::backplane::nodes::Health;
 use crate::local::hub::{Hub, Noted, Notices};
 use crate::presence::peers::{Found, carry};
 use crate::presence::roster::{HEARD, Roll};

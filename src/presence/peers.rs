@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::backplane::{Backplane, Health, Parties};
+use crate::backplane::Backplane;
+use crate::backplane::nodes::Health;
+use crate::backplane::rows::Parties;
 use crate::presence::Presence;
 use crate::presence::roster::HEARD;
 use crate::presence::view::{Changes, View};

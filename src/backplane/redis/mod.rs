@@ -24,20 +24,21 @@ use fred::types::{RespVersion, Value};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::backplane::answers::{Published, Unavailable};
+use crate::backplane::feed::Feed;
+use crate::backplane::nodes::{Health, NodeRecord};
 use crate::backplane::redis::bus::outbox::Outboxes;
 use crate::backplane::redis::bus::pump::{BACKLOG, Pump};
-use crate::backplane::redis::bus::subscriber::Bus;
+use crate::backplane::redis::bus::subscriber::{Bus, Subscriber};
 use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::sweep::Sweeper;
 use crate::backplane::redis::registry::write::Registry;
 use crate::backplane::redis::servers::Link;
-use crate::backplane::redis::store::access::Passes;
+use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
-use crate::backplane::redis::store::kept::Inboxes;
+use crate::backplane::redis::store::kept::KeptStore;
 use crate::backplane::redis::store::upstream::Streams;
-use crate::backplane::{Health, NodeRecord, Published, Unavailable};
-use crate::cluster::inbound::{Inbound, Probes};
 use crate::config::{RedisUrl, Topology};
 use crate::local::hub::Hub;
 use crate::local::replay::page::Bounds;
@@ -74,9 +75,9 @@ pub struct RedisSettings {
     pub prefix: String,
     /// How much inboxes hold.
     pub inboxes: Bounds,
-    /// About how many entries the stream of a service holds.
+    /// RowValue how many entries the stream of a service holds.
     pub upstream_length: u64,
-    /// About how many events the stream of events holds.
+    /// RowValue how many events the stream of events holds.
     pub events_length: i64,
 }
 
@@ -104,9 +105,9 @@ pub struct Redis {
     lease: Arc<Lease>,
     outboxes: Outboxes,
     registry: Registry,
-    pub(crate) inboxes: Inboxes,
+    pub(crate) kept: KeptStore,
     pub(crate) streams: Streams,
-    pub(crate) passes: Passes,
+    pub(crate) access: AccessStore,
     /// How many bytes more may wait to be heard.
     backlog: Arc<Semaphore>,
     health: watch::Receiver<Health>,
@@ -125,12 +126,10 @@ impl Redis {
     pub fn start(
         settings: &RedisSettings,
         hub: &Arc<Hub>,
-        inbound: Inbound,
-        probes: Arc<Probes>,
         record: NodeRecord,
         fatal: watch::Sender<Option<Fatal>>,
         metrics: &Arc<Metrics>,
-    ) -> Result<Self, String> {
+    ) -> Result<(Self, Feed), String> {
         let keys = Keys::new(&settings.prefix);
         let own = keys.node_channel(hub.node());
         let global = keys.global_channel();
@@ -146,20 +145,19 @@ impl Redis {
         ));
         let outboxes = Outboxes::new(link.clone(), hub.node().clone(), metrics.clone());
         let registry = Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
-        let inboxes = Inboxes::new(link.clone(), keys.clone(), settings.inboxes);
+        let kept = KeptStore::new(link.clone(), keys.clone(), settings.inboxes);
         let streams = Streams::new(link.clone(), keys.clone(), settings.upstream_length);
-        let passes = Passes::new(link.clone(), keys.clone());
+        let access = AccessStore::new(link.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let pump = Pump {
             backlog: Arc::new(Semaphore::new(BACKLOG)),
-            probes,
+            probes: Arc::default(),
             metrics: metrics.clone(),
         };
         let bus = Bus {
             link: link.clone(),
             own,
-            inbound,
             pump: pump.clone(),
             hub: hub.clone(),
             lease: lease.clone(),
@@ -179,7 +177,6 @@ impl Redis {
         let mut tasks = vec![
             tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
-            tokio::spawn(bus.listen()),
             tokio::spawn(sweeper.watch()),
             tokio::spawn(log.write(hub.clone())),
         ];
@@ -193,22 +190,24 @@ impl Redis {
                 tasks.push(tokio::spawn(servers::cluster::follow(link.clone(), seeds)));
             }
         }
-        Ok(Self {
+        let feed = Feed::Redis(Box::new(Subscriber::new(bus)));
+        let redis = Self {
             hub: hub.clone(),
             link,
             keys,
             lease,
             outboxes,
             registry,
-            inboxes,
+            kept,
             streams,
-            passes,
+            access,
             backlog: pump.backlog,
             health,
             stop,
             stopped,
             tasks,
-        })
+        };
+        Ok((redis, feed))
     }
 
     pub(crate) async fn publish(

@@ -1,10 +1,11 @@
-//! Sessions, bans and ordinals in memory, for nodes that share a process. They end with it.
+//! Sessions, bans and ordinals in memory, for a node without Redis. They end with the process.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::auth::SessionId;
 use crate::backplane::access::{Ban, Session};
@@ -14,13 +15,13 @@ use crate::protocol::ids::UserId;
 const SWEEP: u32 = 256;
 
 #[derive(Debug, Default)]
-pub(crate) struct Passes {
+pub(crate) struct MemoryAccess {
     sessions: Ending<SessionId>,
     bans: Ending<UserId>,
     ordinals: AtomicU64,
 }
 
-impl Passes {
+impl MemoryAccess {
     pub(crate) fn sessions(&self, ids: &[SessionId]) -> Vec<Option<Session>> {
         let session = |id| {
             let (claims, left) = self.sessions.get(id)?;
@@ -72,14 +73,14 @@ impl<K> Default for Ending<K> {
 
 impl<K: Eq + Hash> Ending<K> {
     fn get(&self, key: &K) -> Option<(String, Duration)> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.lock();
         let (text, ends) = state.0.get(key)?;
         let left = ends.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then(|| (text.clone(), left))
     }
 
     fn put(&self, key: K, text: String, lasts: Duration) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let now = Instant::now();
         state.0.insert(key, (text, now + lasts));
         state.1 = (state.1 + 1) % SWEEP;
@@ -89,7 +90,7 @@ impl<K: Eq + Hash> Ending<K> {
     }
 
     fn remove(&self, key: &K) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state
             .0
             .remove(key)

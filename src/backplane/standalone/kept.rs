@@ -1,11 +1,12 @@
-//! Inboxes and logs in memory, for nodes that share a process. What holds of those in Redis holds here,
-//! but for one thing: they end with the process.
+//! Inboxes and logs in memory, for a node without Redis. They keep what those in Redis keep, and
+//! end with the process.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::backplane::Kept;
+use parking_lot::Mutex;
+
+use crate::backplane::answers::Kept;
 use crate::local::replay::page::{
     Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number,
 };
@@ -18,7 +19,7 @@ const SWEEP: u64 = 1_024;
 const OVERHEAD: usize = 128;
 
 #[derive(Debug, Default)]
-pub(crate) struct Inboxes(Mutex<State>);
+pub(crate) struct MemoryLogs(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -98,10 +99,10 @@ fn charge(entry: &Entry) -> usize {
     entry.data.len() + entry.id.as_ref().map_or(0, String::len) + OVERHEAD
 }
 
-impl Inboxes {
+impl MemoryLogs {
     pub(crate) fn keep(&self, subject: &Subject, message: &Message, bounds: &Bounds) -> Kept {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.kept += 1;
         if state.kept.is_multiple_of(SWEEP) {
             let is_used = |inbox: &Inbox| now.duration_since(inbox.used) < bounds.age;
@@ -118,7 +119,7 @@ impl Inboxes {
 
     pub(crate) fn read(&self, subject: &Subject, since: Since, bounds: &Bounds) -> Page {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let inbox = state.inbox(subject, now);
         inbox.trim(bounds, now);
         let entries: Vec<Entry> = match since {
@@ -135,11 +136,6 @@ impl Inboxes {
             }
         };
         Page::new(&since, inbox.newest, inbox.entries.len() as u64, entries)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // A poisoned lock still guards whole inboxes: a message is in one or it is not.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_read_from_any_position() {
-        let (inboxes, user) = (Inboxes::default(), Subject::User("a".parse().unwrap()));
+        let (inboxes, user) = (MemoryLogs::default(), Subject::User("a".parse().unwrap()));
         let before = inboxes.read(&user, Since::Now, &BOUNDS);
         for id in ["1", "2", "3"] {
             assert!(matches!(
@@ -200,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_repeat_is_not_kept_again() {
-        let (inboxes, user) = (Inboxes::default(), Subject::User("a".parse().unwrap()));
+        let (inboxes, user) = (MemoryLogs::default(), Subject::User("a".parse().unwrap()));
         inboxes.keep(&user, &message("1", "x"), &BOUNDS);
         assert_eq!(
             inboxes.keep(&user, &message("1", "x"), &BOUNDS),
@@ -211,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_bound_in_bytes_holds_but_one_message_always_fits() {
-        let (inboxes, user) = (Inboxes::default(), Subject::User("a".parse().unwrap()));
+        let (inboxes, user) = (MemoryLogs::default(), Subject::User("a".parse().unwrap()));
         for id in ["1", "2"] {
             inboxes.keep(&user, &message(id, &"x".repeat(20_000)), &BOUNDS);
         }

@@ -2,6 +2,8 @@
 
 pub mod outbox;
 
+pub mod probes;
+
 pub mod pump;
 
 pub mod subscriber;

@@ -18,10 +18,10 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::backplane::answers::{Published, Unavailable};
 use crate::backplane::redis::AWAY;
 use crate::backplane::redis::servers::Link;
 use crate::backplane::redis::servers::errors::shown;
-use crate::backplane::{Published, Unavailable};
 use crate::protocol;
 use crate::protocol::ids::NodeId;
 use crate::telemetry::metrics::Metrics;

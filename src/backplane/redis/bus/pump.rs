@@ -6,7 +6,7 @@ use fred::types::Message;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::cluster::inbound::Probes;
+use crate::backplane::redis::bus::probes::Probes;
 use crate::protocol;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;

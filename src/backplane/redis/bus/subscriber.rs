@@ -3,55 +3,47 @@
 //! A subscription can be deaf while its TCP connection is healthy, so it is not believed: twice
 //! a second a probe goes through the real publish path to the own channel. One that is not
 //! heard in time means a new subscription, opened before the old one is closed. Every new one
-//! means that something may have been missed, which is counted and told to the clients.
+//! means that something may have been missed, which is a [`FeedEvent::Lost`] in its place.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::error::ErrorKind;
+use bytes::Bytes;
 use fred::prelude::{Client, ClientLike, EventInterface};
 use fred::types::{Message, Value};
 use tokio::sync::broadcast::Receiver;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::backplane::Health;
+use crate::backplane::feed::{Channel, FeedEvent};
+use crate::backplane::nodes::Health;
+use crate::backplane::redis::bus::probes::{DEAF, PROBE, Probing};
 use crate::backplane::redis::bus::pump::{Heard, Pump};
 use crate::backplane::redis::registry::lease::{LEASE, Lease};
 use crate::backplane::redis::servers::Link;
 use crate::backplane::redis::servers::errors::shown;
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
-use crate::cluster::inbound::{Channel, Inbound};
 use crate::config::Host;
 use crate::local::hub::Hub;
 use crate::local::shard::Command;
-use crate::protocol;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// Between two probes.
-const PROBE: Duration = Duration::from_millis(500);
-/// A probe that Redis has taken must be heard within this time.
-const DEAF: Duration = Duration::from_millis(1_500);
-/// The same for the first one behind a connection for commands that had gone silent: mostly the
-/// subscription has, at the same moment, and this has taken its time already.
-const DEAF_TOO: Duration = Duration::from_millis(400);
 /// A connect that is told within this time of opening is the one that was awaited.
 const SETTLED: Duration = Duration::from_millis(200);
 /// How long a subscription may take to give out what it holds before it is left.
 const RETIRE: Duration = Duration::from_secs(1);
-/// Receipts for what was heard last may take this long.
-const REPORTS: Duration = Duration::from_secs(1);
 /// Rows of which Redis had none are written within this time; a new one may always be on its way.
 const REBUILT: Duration = Duration::from_secs(1);
 /// Clients hear that the node is cut off after it has been for this long.
 const DEGRADED: Duration = Duration::from_secs(10);
 
+/// What the subscription of a node works with.
 pub(crate) struct Bus {
     pub(crate) link: Link,
     pub(crate) own: String,
-    pub(crate) inbound: Inbound,
     pub(crate) pump: Pump,
     pub(crate) hub: Arc<Hub>,
     pub(crate) lease: Arc<Lease>,
@@ -90,281 +82,234 @@ impl Drop for Subscription {
     }
 }
 
-/// The probes on their way.
-struct Probing {
-    /// Number of the last one sent.
-    sent: u64,
-    /// When the subscription last proved to work.
-    heard: Option<Instant>,
-    /// The highest number heard.
-    heard_number: u64,
-    /// How many overruns there had been by then.
-    overruns: u64,
-    /// The oldest one that Redis has taken and that has not been heard: its number, and when.
-    owed: Option<(u64, Instant)>,
-    /// Whether the connection for commands went silent, and none has been heard since.
-    doubtful: bool,
-    /// How many probes in a row Redis handed to nobody.
-    unheard: u32,
-    /// The PUBLISH under way.
-    task: Option<JoinHandle<Result<u32, fred::error::Error>>>,
+/// What is taken from a subscription.
+enum Phase {
+    /// What it brings, as it comes.
+    Listening,
+    /// What it still holds, until the given time: it is unsubscribed. Then the node has left, or
+    /// (if it only stood still) goes on with another.
+    Retiring { until: Instant, is_leaving: bool },
 }
 
-impl Bus {
-    /// Listens until the node ends or `stop` is raised. Inputs: messages and reconnects of the
-    /// subscription (from fred), the beat of the probe, and `stop` (from the drain).
-    pub(crate) async fn listen(mut self) {
-        let mut subscription = self.subscribe_until_it_works().await;
-        let mut probing = Probing {
-            sent: 0,
-            heard: None,
-            heard_number: 0,
-            overruns: 0,
-            owed: None,
-            doubtful: false,
-            unheard: 0,
-            task: None,
+/// The subscription of a node, once it has one.
+struct Live {
+    subscription: Subscription,
+    /// The one before, until what it brought before its end is given out.
+    replaced: Option<Subscription>,
+    phase: Phase,
+    probing: Probing,
+    beat: Interval,
+    turns: watch::Receiver<u64>,
+    beats: watch::Receiver<u64>,
+    /// When the beat was last taken: a gap means that this process stood still.
+    awake: Instant,
+    /// Since when the node is not ready, and whether its clients know.
+    down_since: Option<Instant>,
+    told: bool,
+    /// Which loss of the rows in Redis was made known.
+    forgotten: Option<Instant>,
+}
+
+/// Gives out what a node hears, event by event.
+pub struct Subscriber {
+    bus: Bus,
+    live: Option<Live>,
+    queued: VecDeque<FeedEvent>,
+}
+
+impl Subscriber {
+    pub(crate) fn new(bus: Bus) -> Self {
+        Self {
+            bus,
+            live: None,
+            queued: VecDeque::new(),
+        }
+    }
+
+    /// The next event. The first call waits until Redis can be subscribed to.
+    pub(crate) async fn next(&mut self) -> FeedEvent {
+        let Self { bus, live, queued } = self;
+        let live = match live {
+            Some(live) => live,
+            None => live.insert(Live::new(bus).await),
         };
-        let mut beat = tokio::time::interval(PROBE);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut down_since: Option<Instant> = Some(Instant::now());
-        let mut told = false;
-        let mut turns = self.link.turns();
-        let mut awake = Instant::now();
-        let stop = self.stop.clone();
-        let mut forgotten = None;
         loop {
-            tokio::select! {
-                biased;
-                // Both before the messages, or a flood of them would silence the probe, and whoever
-                // goes on publishing could keep the node from leaving in time.
-                () = stop.begun() => {
-                    self.retire(&mut subscription).await;
-                    self.inbound.reported(REPORTS).await;
-                    return self.stopped.begin();
-                }
-                _ = beat.tick() => {
-                    let gap = std::mem::replace(&mut awake, Instant::now()).elapsed();
-                    if gap > LEASE {
-                        self.wake_up(gap, &mut subscription).await;
-                        probing.owed = None;
-                    }
-                    self.inbound.tell_of_losses().await;
-                    self.notice_forgetting(&mut forgotten).await;
-                    let deaf = self.probe(&mut probing, &subscription).await;
-                    if deaf {
-                        tracing::warn!("the subscription is deaf; opening another");
-                        self.replace(&mut subscription).await;
-                        probing.owed = None;
-                        probing.doubtful = false;
-                        probing.unheard = 0;
-                    } else {
-                        self.move_along(&mut subscription, &mut probing).await;
-                    }
-                    let health = self.judge(&probing);
-                    self.health.send_if_modified(|old| std::mem::replace(old, health) != health);
-                    self.metrics.redis_up.set(i64::from(health == Health::Ready));
-                    if health == Health::Ready {
-                        down_since = None;
-                        told = false;
-                    } else {
-                        let since = *down_since.get_or_insert_with(Instant::now);
-                        if !told && since.elapsed() > DEGRADED {
-                            told = true;
-                            self.hub.tell_all(|| Command::Degraded).await;
+            if let Some(event) = queued.pop_front() {
+                return event;
+            }
+            match live.phase {
+                _ if live.replaced.is_some() => queued.push_back(live.next_of_replaced(bus)),
+                Phase::Retiring { until, is_leaving } => {
+                    let heard = live.subscription.heard.recv();
+                    match tokio::time::timeout_at(until, heard).await {
+                        Ok(Some(heard)) => queued.extend(bus.event(heard)),
+                        _ if is_leaving => return FeedEvent::End,
+                        _ => {
+                            live.phase = Phase::Listening;
+                            live.replace(bus).await;
+                            live.probing.forget();
                         }
                     }
                 }
-                Ok(()) = turns.changed() => {
-                    self.move_along(&mut subscription, &mut probing).await;
-                }
-                heard = subscription.heard.recv() => match heard {
-                    Some(Heard::Message(message, _permit)) => self.hear(&message).await,
-                    Some(Heard::Lagged(count)) => {
-                        tracing::debug!(count, "the node could not keep up with Redis");
-                        self.inbound.lost("lag").await;
-                    }
-                    // The client is gone for good; it should not be.
-                    None => self.replace(&mut subscription).await,
-                },
-                reconnected = subscription.reconnects.recv() => {
-                    // The first connect may be told here too, a moment after it was awaited.
-                    if reconnected.is_ok() && subscription.since.elapsed() > SETTLED {
-                        self.subscribe(&subscription.client).await;
-                        subscription.since = Instant::now();
-                        self.inbound.lost("reconnect").await;
-                    }
+                Phase::Listening => live.listen(bus, queued).await,
+            }
+        }
+    }
+
+    /// All that was heard before the end is dealt with.
+    pub(crate) fn finish(&self) {
+        self.bus.stopped.begin();
+    }
+}
+
+impl Live {
+    async fn new(bus: &Bus) -> Self {
+        let subscription = bus.subscribe_until_it_works().await;
+        let mut beat = tokio::time::interval(PROBE);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            subscription,
+            replaced: None,
+            phase: Phase::Listening,
+            probing: Probing::default(),
+            beat,
+            turns: bus.link.turns(),
+            beats: bus.lease.beats(),
+            awake: Instant::now(),
+            down_since: Some(Instant::now()),
+            told: false,
+            forgotten: None,
+        }
+    }
+
+    /// Waits for one thing. Inputs: `stop` (from the drain), the beat of the probe, probes heard
+    /// and beats of the lease as long as the node is not ready, servers that change their parts,
+    /// messages and reconnects of the subscription (from fred).
+    async fn listen(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
+        tokio::select! {
+            biased;
+            // Both before the messages, or a flood of them would silence the probe, and whoever
+            // goes on publishing could keep the node from leaving in time.
+            () = bus.stop.begun() => self.retire(bus, true).await,
+            _ = self.beat.tick() => self.tick(bus, events).await,
+            // Ready as soon as the last of the two has come, and not only with the next probe.
+            () = bus.pump.probes.news(), if !bus.is_ready() => {
+                self.probing.note_heard(&bus.pump.probes);
+                bus.judge(&self.probing);
+            }
+            Ok(()) = self.beats.changed(), if !bus.is_ready() => {
+                bus.judge(&self.probing);
+            }
+            Ok(()) = self.turns.changed() => self.move_along(bus).await,
+            heard = self.subscription.heard.recv() => match heard {
+                Some(heard) => events.extend(bus.event(heard)),
+                // The client is gone for good; it should not be.
+                None => self.replace(bus).await,
+            },
+            reconnected = self.subscription.reconnects.recv() => {
+                // The first connect may be told here too, a moment after it was awaited.
+                if reconnected.is_ok() && self.subscription.since.elapsed() > SETTLED {
+                    bus.subscribe(&self.subscription.client).await;
+                    self.subscription.since = Instant::now();
+                    events.push_back(FeedEvent::Lost("reconnect"));
                 }
             }
+        }
+    }
+
+    async fn tick(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
+        let gap = std::mem::replace(&mut self.awake, Instant::now()).elapsed();
+        if gap > LEASE {
+            return self.wake_up(bus, gap).await;
+        }
+        events.push_back(FeedEvent::Tick);
+        if self.notices_forgetting(bus) {
+            events.push_back(FeedEvent::Lost("forgotten"));
+        }
+        if self.probing.probe(bus, &self.subscription.client).await {
+            tracing::warn!("the subscription is deaf; opening another");
+            self.replace(bus).await;
+            self.probing.forget();
+        } else {
+            self.move_along(bus).await;
+        }
+        if bus.judge(&self.probing) == Health::Ready {
+            self.down_since = None;
+            self.told = false;
+            return;
+        }
+        let since = *self.down_since.get_or_insert_with(Instant::now);
+        if !self.told && since.elapsed() > DEGRADED {
+            self.told = true;
+            bus.hub.tell_all(|| Command::Degraded).await;
         }
     }
 
     /// While Redis has no row of a user here, or only those of other nodes, publishers pass this
     /// node by and cannot know. Told once the rows are back, or nearly: earlier, more would be
-    /// lost behind the telling.
-    async fn notice_forgetting(&mut self, told: &mut Option<Instant>) {
-        let forgotten = self.lease.forgotten();
-        let is_rebuilt = |at: Instant| self.hub.changes().is_settled() || at.elapsed() > REBUILT;
-        if forgotten != *told && forgotten.is_some_and(is_rebuilt) {
-            *told = forgotten;
-            self.inbound.lost("forgotten").await;
+    /// lost after the telling.
+    fn notices_forgetting(&mut self, bus: &Bus) -> bool {
+        let forgotten = bus.lease.forgotten();
+        let is_rebuilt = |at: Instant| bus.hub.changes().is_settled() || at.elapsed() > REBUILT;
+        let is_new = forgotten != self.forgotten && forgotten.is_some_and(is_rebuilt);
+        if is_new {
+            self.forgotten = forgotten;
         }
-    }
-
-    async fn hear(&mut self, message: &Message) {
-        let channel = if *message.channel == *self.own {
-            Channel::Own
-        } else {
-            Channel::Global
-        };
-        match &message.value {
-            Value::String(text) => self.inbound.hear(channel, text.as_bytes()).await,
-            Value::Bytes(bytes) => self.inbound.hear(channel, bytes).await,
-            _ => {
-                self.metrics.bad_envelopes.inc();
-            }
-        }
-    }
-
-    /// Sends the next probe and looks for those before; answers whether the subscription is deaf.
-    async fn probe(&self, probing: &mut Probing, subscription: &Subscription) -> bool {
-        let last = self.pump.probes.last();
-        let overruns = self.pump.probes.overruns();
-        if overruns > std::mem::replace(&mut probing.overruns, overruns) {
-            // Flooded, which is the opposite of deaf; the probe may have been overwritten.
-            probing.heard = Some(Instant::now());
-            probing.owed = None;
-            probing.doubtful = false;
-        }
-        if last > probing.heard_number {
-            probing.heard_number = last;
-            probing.heard = Some(Instant::now());
-            probing.doubtful = false;
-        }
-        if probing.owed.is_some_and(|(number, _)| number <= last) {
-            probing.owed = None;
-            probing.unheard = 0;
-        }
-        // Whatever the publish path does since: Redis said that it passed that one on.
-        let patience = if probing.doubtful { DEAF_TOO } else { DEAF };
-        if probing
-            .owed
-            .is_some_and(|(_, since)| since.elapsed() > patience)
-        {
-            return true;
-        }
-        if let Some(task) = probing.task.take() {
-            if !task.is_finished() {
-                // The publish path itself hangs; the subscription is not to blame.
-                probing.task = Some(task);
-                return false;
-            }
-            match task.await {
-                // Nobody listens there: Redis has forgotten us, or our subscription is at another
-                // server than our commands.
-                Ok(Ok(0)) => {
-                    probing.unheard += 1;
-                    if probing.unheard > 2 {
-                        return true;
-                    }
-                    self.subscribe(&subscription.client).await;
-                }
-                Ok(Ok(_)) if probing.sent > last => {
-                    probing.owed.get_or_insert((probing.sent, Instant::now()));
-                }
-                // No answer, although the connection is up for all fred knows: it counts from the
-                // last write, so one that is in use would never count as dead.
-                Ok(Err(error))
-                    if *error.kind() == ErrorKind::Timeout
-                        && self.link.at(&self.own).is_connected() =>
-                {
-                    tracing::warn!("the connection to Redis is silent; opening another");
-                    self.link.replace(self.link.host_of(&self.own).as_ref());
-                    probing.doubtful = true;
-                }
-                _ => {}
-            }
-        }
-        probing.sent += 1;
-        self.pump.probes.note_sent(probing.sent);
-        let (link, channel, line) = (
-            self.link.clone(),
-            self.own.clone(),
-            protocol::probe_line(probing.sent),
-        );
-        probing.task = Some(tokio::spawn(async move {
-            link.publish(&channel, line.into()).await
-        }));
-        false
-    }
-
-    fn judge(&self, probing: &Probing) -> Health {
-        if let Some(reason) = self.lease.refusal() {
-            return Health::Down(reason);
-        }
-        let Some(heard) = probing.heard else {
-            return Health::Down("not subscribed yet");
-        };
-        if heard.elapsed() > DEAF + PROBE {
-            Health::Down("the subscription does not answer")
-        } else if !self.lease.is_held() {
-            Health::Down("the lease is not held")
-        } else {
-            Health::Ready
-        }
+        is_new
     }
 
     /// Follows the own channel to the server that has it now. What is heard from the old one
     /// would be the past.
-    async fn move_along(&mut self, subscription: &mut Subscription, probing: &mut Probing) {
-        if self.link.host_of(&self.own) != subscription.host {
+    async fn move_along(&mut self, bus: &Bus) {
+        if bus.link.host_of(&bus.own) != self.subscription.host {
             tracing::info!("the subscription moves to another server");
-            self.replace(subscription).await;
-            probing.owed = None;
-            probing.unheard = 0;
-            // What has not been answered yet was asked of the old server.
-            if let Some(task) = probing.task.take() {
-                task.abort();
-            }
+            self.replace(bus).await;
+            self.probing.forget_answers();
         }
     }
 
     /// Opens a subscription and only then lets the old one go. Something may be missing. If none
     /// can be had, the old one stays, and the next probe will ask again.
-    async fn replace(&mut self, subscription: &mut Subscription) {
-        if let Some(new) = self.open().await {
-            let mut old = std::mem::replace(subscription, new);
-            // What it has brought before it ends.
-            while let Ok(heard) = old.heard.try_recv() {
-                if let Heard::Message(message, _permit) = heard {
-                    self.hear(&message).await;
-                }
-            }
-            drop(old);
-            self.inbound.lost("resubscribed").await;
+    async fn replace(&mut self, bus: &Bus) {
+        if let Some(new) = bus.open().await {
+            self.replaced = Some(std::mem::replace(&mut self.subscription, new));
         }
     }
 
-    /// This process stood still for longer than its lease: meanwhile it was taken for dead.
-    /// Whatever it knew of Redis is void.
-    async fn wake_up(&mut self, gap: Duration, subscription: &mut Subscription) {
-        tracing::warn!(
-            ?gap,
-            "this node stood still; subscribing anew and putting its rows again"
-        );
-        self.hub.changes().mark(self.hub.subjects());
-        // First what gathered meanwhile, or it would be lost. Clients of other nodes are named
-        // by them, so none of it can reach the wrong ones.
-        self.retire(subscription).await;
-        self.replace(subscription).await;
+    /// What the subscription before brought before its end; then that something may be missing.
+    fn next_of_replaced(&mut self, bus: &Bus) -> FeedEvent {
+        while let Some(Ok(heard)) = self.replaced.as_mut().map(|old| old.heard.try_recv()) {
+            // A loss is told in any case.
+            if let Heard::Message(..) = heard
+                && let Some(event) = bus.event(heard)
+            {
+                return event;
+            }
+        }
+        self.replaced = None;
+        FeedEvent::Lost("resubscribed")
     }
 
-    /// Unsubscribes, and takes what had been published until then.
-    async fn retire(&mut self, subscription: &mut Subscription) {
-        let client = subscription.client.clone();
+    /// This process stood still for longer than its lease: meanwhile it was taken for dead.
+    /// What it knew of Redis is void.
+    async fn wake_up(&mut self, bus: &Bus, gap: Duration) {
+        tracing::warn!(
+            ?gap,
+            "this node stood still; subscribing again and putting its rows again"
+        );
+        bus.hub.changes().mark(bus.hub.subjects());
+        // First what gathered meanwhile, or it would be lost. Clients of other nodes are named
+        // by them, so none of it can reach the wrong ones.
+        self.retire(bus, false).await;
+        self.beat.reset_immediately();
+    }
+
+    /// Unsubscribes. What had been published until then is given out next.
+    async fn retire(&mut self, bus: &Bus, is_leaving: bool) {
+        let client = self.subscription.client.clone();
         let unsubscribed = async {
-            self.link.unsubscribe(&client).await?;
-            // The answer to UNSUBSCRIBE is not waited for, and that to PING comes behind it.
+            bus.link.unsubscribe(&client).await?;
+            // The answer to UNSUBSCRIBE is not waited for, and that to PING comes after it.
             client.ping::<()>(None).await
         };
         match tokio::time::timeout(RETIRE, unsubscribed).await {
@@ -372,24 +317,74 @@ impl Bus {
             // It is silent or gone. What has come is there all the same.
             other => tracing::debug!(?other, "no goodbye from a subscription"),
         }
-        subscription.last.begin();
-        let deadline = Instant::now() + RETIRE;
-        while let Ok(Some(heard)) =
-            tokio::time::timeout_at(deadline, subscription.heard.recv()).await
-        {
-            match heard {
-                Heard::Message(message, _permit) => self.hear(&message).await,
-                Heard::Lagged(_) => self.inbound.lost("lag").await,
+        self.subscription.last.begin();
+        let until = Instant::now() + RETIRE;
+        self.phase = Phase::Retiring { until, is_leaving };
+    }
+}
+
+impl Bus {
+    /// What was heard, as an event; none if it is no text.
+    fn event(&self, heard: Heard) -> Option<FeedEvent> {
+        match heard {
+            Heard::Message(message, permit) => self.payload(message, permit),
+            Heard::Lagged(count) => {
+                tracing::debug!(count, "the node could not keep up with Redis");
+                Some(FeedEvent::Lost("lag"))
             }
         }
     }
 
+    fn payload(&self, message: Message, permit: OwnedSemaphorePermit) -> Option<FeedEvent> {
+        let channel = if *message.channel == *self.own {
+            Channel::Own
+        } else {
+            Channel::Global
+        };
+        let bytes: Bytes = match message.value {
+            Value::String(text) => text.into_inner(),
+            Value::Bytes(bytes) => bytes,
+            _ => {
+                self.metrics.bad_envelopes.inc();
+                return None;
+            }
+        };
+        Some(FeedEvent::Payload(channel, bytes, Some(permit)))
+    }
+
+    /// Decides whether the node can serve, and tells.
+    fn judge(&self, probing: &Probing) -> Health {
+        let health = match (self.lease.refusal(), probing.heard()) {
+            (Some(reason), _) => Health::Down(reason),
+            (None, None) => Health::Down("not subscribed yet"),
+            (None, Some(heard)) if heard.elapsed() > DEAF + PROBE => {
+                Health::Down("the subscription does not answer")
+            }
+            _ if !self.lease.is_held() || *self.lease.beats().borrow() == 0 => {
+                Health::Down("the lease is not held")
+            }
+            _ => Health::Ready,
+        };
+        self.health
+            .send_if_modified(|old| std::mem::replace(old, health) != health);
+        self.metrics
+            .redis_up
+            .set(i64::from(health == Health::Ready));
+        health
+    }
+
+    fn is_ready(&self) -> bool {
+        *self.health.borrow() == Health::Ready
+    }
+
     async fn subscribe_until_it_works(&self) -> Subscription {
+        let mut turns = self.link.turns();
         loop {
             if let Some(subscription) = self.open().await {
                 return subscription;
             }
-            tokio::time::sleep(PROBE).await;
+            // Where there are several servers, the first turn tells which has the channel.
+            let _ = tokio::time::timeout(PROBE, turns.changed()).await;
         }
     }
 
@@ -430,7 +425,7 @@ impl Bus {
     }
 
     /// Sends SUBSCRIBE. That it works is for the probe to tell.
-    async fn subscribe(&self, client: &Client) {
+    pub(crate) async fn subscribe(&self, client: &Client) {
         self.metrics.subscriptions.inc();
         if let Err(error) = self.link.subscribe(client).await {
             self.link.note(&error);

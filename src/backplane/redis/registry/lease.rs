@@ -18,10 +18,11 @@ use fred::types::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::backplane::answers::Unavailable;
+use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::backplane::redis::servers::Link;
 use crate::backplane::redis::servers::errors::{Refusal, shown};
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
-use crate::backplane::{NodeRecord, NodeState, Unavailable};
 use crate::local::hub::Hub;
 use crate::protocol;
 use crate::protocol::ids::NodeId;
@@ -65,6 +66,8 @@ pub(crate) struct Lease {
     /// The time of `forgotten` after which all rows were marked to be written again.
     marked: RwLock<Option<Instant>>,
     table: RwLock<Table>,
+    /// Counts the beats that succeeded.
+    beats: watch::Sender<u64>,
     refusal: Refusal,
     /// Nodes that were proven dead, which the table may not show yet.
     dead: RwLock<HashSet<NodeId>>,
@@ -91,6 +94,7 @@ impl Lease {
             forgotten: RwLock::default(),
             marked: RwLock::default(),
             table: RwLock::default(),
+            beats: watch::channel(0).0,
             refusal: Refusal::default(),
             dead: RwLock::default(),
             left: tokio::sync::Mutex::default(),
@@ -106,6 +110,11 @@ impl Lease {
     pub(crate) fn is_held(&self) -> bool {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.is_some_and(|at| at.elapsed() < LEASE)
+    }
+
+    /// Counts the beats that succeeded. The first one makes the node known and tells it the others.
+    pub(crate) fn beats(&self) -> watch::Receiver<u64> {
+        self.beats.subscribe()
     }
 
     /// Since when it was last known to be ours; none as long as it never was.
@@ -206,6 +215,7 @@ impl Lease {
             match beat {
                 Ok(intact) => {
                     self.refusal.clear();
+                    self.beats.send_modify(|count| *count += 1);
                     if !(intact && trusted) {
                         // A master that was deposed may have taken removals that nobody else has.
                         self.hub.changes().mark_removed();

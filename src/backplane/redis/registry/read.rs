@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use fred::prelude::HashesInterface;
 use fred::types::Value;
 
+use crate::backplane::answers::Unavailable;
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
-use crate::backplane::{About, Locations, Parties, Population, Row, Unavailable, parse_field};
+use crate::backplane::rows::{Locations, Parties, Population, Row, RowValue, parse_field};
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
 
 /// Rows looked up in one pipeline.
@@ -135,7 +136,7 @@ impl Redis {
                     continue;
                 };
                 if judged.is_live(self, &id.node).await? {
-                    let about: About = serde_json::from_str(&about).unwrap_or_default();
+                    let about: RowValue = serde_json::from_str(&about).unwrap_or_default();
                     rows.push(Row {
                         node: id.node,
                         fd: id.fd.0,

@@ -22,12 +22,12 @@ use fred::types::{ClusterHash, CustomCommand, Value};
 use futures::future::try_join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::backplane::parse_field;
 use crate::backplane::redis::Keys;
 use crate::backplane::redis::registry::lease::{BEAT, Lease, MISSING_BEATS};
 use crate::backplane::redis::servers::Link;
 use crate::backplane::redis::servers::errors::shown;
 use crate::backplane::redis::store::events::EventLog;
+use crate::backplane::rows::parse_field;
 use crate::protocol;
 use crate::protocol::ids::{NodeId, Subject, UserId};
 use crate::telemetry::metrics::Metrics;
@@ -36,7 +36,7 @@ use crate::telemetry::metrics::Metrics;
 const LOCK: Duration = Duration::from_secs(30);
 /// A portion that took longer may have outlived the lock: the sweep ends there.
 const PORTION_LIMIT: Duration = Duration::from_secs(15);
-/// About how many rows are looked at in one portion.
+/// RowValue how many rows are looked at in one portion.
 const PORTION: usize = 256;
 /// Users of a dead node have this long to connect elsewhere before they are said to have left.
 const GRACE: Duration = Duration::from_secs(5);

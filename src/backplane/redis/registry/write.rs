@@ -23,11 +23,10 @@ use fred::types::Value;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
-use crate::backplane::About;
 use crate::backplane::redis::servers::errors::shown;
 use crate::backplane::redis::servers::{Link, asking, multi, queue};
 use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
-use crate::backplane::standalone::about;
+use crate::backplane::rows::RowValue;
 use crate::local::dirty_rows::Change;
 use crate::local::hub::{Hub, Seats};
 use crate::protocol::ids::{ConnectionId, NodeId, Subject};
@@ -354,9 +353,9 @@ impl Registry {
             let rows: Vec<(String, String)> = seats
                 .iter()
                 .map(|seat| {
-                    let about = About {
+                    let about = RowValue {
                         leaving,
-                        ..about(seat)
+                        ..RowValue::of(seat)
                     };
                     let about = serde_json::to_string(&about).expect("plain fields");
                     (field(seat.fd), about)

@@ -8,8 +8,8 @@ use fred::prelude::{Expiration, KeysInterface, StreamsInterface};
 use fred::types::Value;
 
 use crate::auth::SessionId;
-use crate::backplane::Unavailable;
 use crate::backplane::access::{Ban, Session, ordinal};
+use crate::backplane::answers::Unavailable;
 use crate::backplane::redis::registry::read::LOOKUPS;
 use crate::backplane::redis::servers::{Link, exec, multi};
 use crate::backplane::redis::{AWAY, Keys, ROW_TTL_SECONDS};
@@ -17,12 +17,12 @@ use crate::local::replay::page::EntryId;
 use crate::protocol::ids::UserId;
 
 #[derive(Debug)]
-pub(crate) struct Passes {
+pub(crate) struct AccessStore {
     link: Link,
     keys: Keys,
 }
 
-impl Passes {
+impl AccessStore {
     pub(crate) fn new(link: Link, keys: Keys) -> Self {
         Self { link, keys }
     }

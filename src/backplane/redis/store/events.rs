@@ -24,7 +24,7 @@ const SETTLE_STEP: Duration = Duration::from_millis(10);
 pub(crate) struct EventLog {
     link: Link,
     key: Arc<str>,
-    /// About how many events Redis keeps.
+    /// RowValue how many events Redis keeps.
     length: i64,
 }
 

@@ -17,10 +17,10 @@ use fred::prelude::{Expiration, KeysInterface, MemoryInterface, SetOptions, Stre
 use fred::types::Value;
 use tokio::time::Instant;
 
+use crate::backplane::answers::{Kept, Unavailable};
 use crate::backplane::redis::servers::errors::shown;
 use crate::backplane::redis::servers::{Link, exec, multi};
 use crate::backplane::redis::{AWAY, Keys};
-use crate::backplane::{Kept, Unavailable};
 use crate::local::replay::page::{
     Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number,
 };
@@ -46,13 +46,13 @@ const DATA: &str = "data";
 const ID: &str = "id";
 
 #[derive(Debug)]
-pub(crate) struct Inboxes {
+pub(crate) struct KeptStore {
     link: Link,
     keys: Keys,
     bounds: Bounds,
 }
 
-impl Inboxes {
+impl KeptStore {
     pub(crate) fn new(link: Link, keys: Keys, bounds: Bounds) -> Self {
         Self { link, keys, bounds }
     }

@@ -11,10 +11,10 @@ use fred::prelude::{ClientLike, StreamsInterface};
 use fred::types::{CustomCommand, Value};
 use tokio::time::Instant;
 
+use crate::backplane::answers::{Unavailable, Unsent, UpstreamEntry};
 use crate::backplane::redis::servers::Link;
 use crate::backplane::redis::servers::errors::shown;
 use crate::backplane::redis::{AWAY, Keys};
-use crate::backplane::{Unavailable, Unsent, UpstreamEntry};
 
 /// Before another attempt, where it is certain that nothing was added.
 const RETRY: Duration = Duration::from_millis(50);

@@ -1,0 +1,68 @@
+//! Getting a line to one node: publish it, and tell from the answer whether the node heard it.
+//!
+//! The one place that decides between a node that does not listen for a moment and one that is
+//! dead. What must stay true: `Dead` is said only when the backplane is sure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backplane::Backplane;
+use crate::backplane::answers::{Published, Unavailable};
+use crate::protocol::ids::NodeId;
+
+/// Before a line that was not heard is published again, or a row is read again.
+pub(crate) const RETRY: Duration = Duration::from_millis(50);
+
+/// What became of a line for a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// Redis handed it to a subscriber of the node's channel.
+    Heard,
+    /// The node is dead, so it never will be.
+    Dead,
+    /// No subscriber. The node lives, and may be subscribing again.
+    Deaf,
+    /// Redis does not say, for this reason: the line may have been published.
+    Away(&'static str),
+}
+
+/// What the answer to a published line says.
+pub(crate) async fn judge(
+    backplane: &Backplane,
+    node: &NodeId,
+    published: Published,
+    deadline: Instant,
+) -> Reached {
+    match published.receivers(deadline).await {
+        Ok(0) => {}
+        Ok(_) => return Reached::Heard,
+        Err(Unavailable(reason)) => return Reached::Away(reason),
+    }
+    match tokio::time::timeout_at(deadline, backplane.is_dead(node)).await {
+        Ok(Ok(true)) => Reached::Dead,
+        Ok(Ok(false)) => Reached::Deaf,
+        Ok(Err(Unavailable(reason))) => Reached::Away(reason),
+        Err(_) => Reached::Away("no answer from Redis in time"),
+    }
+}
+
+/// Publishes a line, and publishes it again as long as `again` says so of the outcome and
+/// `patience` is not over. Each time waits for Redis until the deadline at most.
+pub(crate) async fn reach(
+    backplane: &Backplane,
+    node: &NodeId,
+    line: &str,
+    patience: Instant,
+    deadline: Instant,
+    again: fn(Reached) -> bool,
+) -> Reached {
+    loop {
+        let published = backplane.publish(node, line.to_owned(), deadline).await;
+        let reached = judge(backplane, node, published, deadline).await;
+        if !again(reached) || Instant::now() + RETRY >= patience {
+            return reached;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
