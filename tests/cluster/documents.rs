@@ -258,6 +258,7 @@ async fn examples_run_as_they_stand() {
     let settings = [
         ("PUSH_SSE_BEAT_SECONDS", "1"),
         ("PUSH_UPSTREAM_ROUTES", "chat.*=chat"),
+        ("PUSH_PUBLIC_URL", "https://push-1.example.com"),
     ];
     let (a, b) = (node_on(&redis, "a"), node_with(&redis, "b", &settings));
     // And some to one that wants tokens.
@@ -284,14 +285,24 @@ async fn examples_run_as_they_stand() {
             "javascript" => Command::new("node"),
             _ => continue,
         };
+        // In a shell the first line that fails is the end.
+        let flag = match kind.as_str() {
+            "javascript" => "-e",
+            "sh" => "-ec",
+            _ => "-c",
+        };
         command
-            .args([if kind == "javascript" { "-e" } else { "-c" }, &text])
+            .args([flag, &text])
             .env("NODE_PATH", tool("node/node_modules"));
         // In a thread of its own: some examples wait for a client of ours.
         let output = tokio::task::spawn_blocking(move || command.output());
         let output = output.await.expect("a thread");
         let output = output.expect("the example's program is installed");
         assert!(output.status.success(), "{place}:\n{text}\n{output:?}");
+        // `curl` takes a refusal for a success.
+        let shown = String::from_utf8_lossy(&output.stdout);
+        let refused = shown.starts_with(r#"{"error":"#) || shown.contains(r#"}{"error":"#);
+        assert!(!refused, "{place}:\n{text}\n{shown}");
         // Examples that ask something push nothing; the others push "hello", once or more.
         for _ in 0..text.matches("hello").count() {
             let mut message = client.json().await;
