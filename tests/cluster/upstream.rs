@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::common::{Client, Node, PATIENCE, Redis, eventually, node_with, post, send_signal};
-use crate::documents::blocks;
+use crate::documents::block;
 use crate::publishers::tool;
 use crate::raw::{Answer, Resp};
 use crate::redis_groups::RedisCluster;
@@ -478,16 +478,13 @@ async fn streams_are_found_in_a_redis_cluster() {
     }
 }
 
-/// The worker of PROTOCOL.md, with the addresses of the test. Killed when dropped.
+/// The worker of docs/services.md, with the addresses of the test. Killed when dropped.
 struct Worker(Child);
 
 impl Worker {
     fn start(redis: &Redis, name: &str) -> Self {
-        let (_, text) = blocks()
-            .into_iter()
-            .find(|(kind, _)| kind == "python worker")
-            .expect("a worker in PROTOCOL.md");
-        let text = text
+        let text = block("python worker")
+            .text
             .replace("redis://127.0.0.1:6379", &redis.url())
             .replace("30_000", "1000");
         let child = Command::new(tool("venv/bin/python"))
