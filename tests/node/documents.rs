@@ -1,11 +1,14 @@
-//! What documents say of the configuration and the version is what the program does.
+//! What documents say of the configuration and the version is what the program does, and their
+//! pictures are up to date.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 use pushnode::config::{Config, VARIABLES};
 
 fn read(name: &str) -> String {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -96,4 +99,25 @@ fn the_changelog_has_this_version() {
         "CHANGELOG.md has {versions:?}, Cargo.toml has {}",
         pushnode::VERSION
     );
+}
+
+#[test]
+fn the_chart_is_what_its_script_makes_of_the_runs() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bench-chart");
+    let output = Command::new("python3").arg(script).arg("--check").output();
+    let output = output.expect("python3 runs; is it installed? `make setup` does that");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}");
+}
+
+#[test]
+fn the_two_pictures_of_the_shape_differ_in_their_colours_only() {
+    let without_style = |name: &str| {
+        let text = read(name);
+        let (before, rest) = text.split_once("<style>").expect("a style");
+        let (_, after) = rest.split_once("</style>").expect("its end");
+        format!("{before}{after}")
+    };
+    let light = without_style("docs/images/shape-light.svg");
+    assert_eq!(light, without_style("docs/images/shape-dark.svg"));
 }
