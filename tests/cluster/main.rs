@@ -31,6 +31,7 @@ mod openapi;
 mod passes;
 mod presence;
 mod publishers;
+mod quickstarts;
 mod redis_faults;
 mod registry;
 mod repeats;

@@ -1,11 +1,14 @@
-//! What documents say of the configuration and the version is what the program does.
+//! What documents say of the configuration and the version is what the program does, and what
+//! they show and link to is there.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use pushnode::config::{Config, VARIABLES};
 
 fn read(name: &str) -> String {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -96,4 +99,82 @@ fn the_changelog_has_this_version() {
         "CHANGELOG.md has {versions:?}, Cargo.toml has {}",
         pushnode::VERSION
     );
+}
+
+/// The documents in these folders, named from the root of the project.
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["", "docs", "benches", "k6", "tests/conformance"];
+    let entries = folders.iter().flat_map(|folder| {
+        let entries = std::fs::read_dir(root.join(folder)).expect(folder);
+        entries.map(|entry| entry.expect("an entry").path())
+    });
+    let mut documents: Vec<_> = entries
+        .filter(|path| path.extension().is_some_and(|kind| kind == "md"))
+        .collect();
+    documents.sort();
+    documents
+}
+
+/// What a document links to and shows outside its examples: `](target)`, `src="target"`,
+/// `srcset="target"`.
+fn targets(text: &str) -> Vec<&str> {
+    let mut targets = Vec::new();
+    let mut is_example = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_example = !is_example;
+        }
+        if is_example {
+            continue;
+        }
+        for (start, end) in [("](", ')'), ("src=\"", '"'), ("srcset=\"", '"')] {
+            let rests = line.split(start).skip(1);
+            targets.extend(rests.filter_map(|rest| Some(rest.split_once(end)?.0)));
+        }
+    }
+    targets
+}
+
+#[test]
+fn every_link_to_a_file_leads_to_one() {
+    let mut links = 0;
+    let mut broken = Vec::new();
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("a text");
+        let folder = document.parent().expect("a folder");
+        for target in targets(&text) {
+            let (file, _) = target.split_once('#').unwrap_or((target, ""));
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            links += 1;
+            if !folder.join(file).exists() {
+                broken.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(links > 20, "only {links} links were found");
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_chart_is_what_its_script_makes_of_the_runs() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bench-chart");
+    let output = Command::new("python3").arg(script).arg("--check").output();
+    let output = output.expect("python3 runs; is it installed? `make setup` does that");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}");
+}
+
+#[test]
+fn the_two_pictures_of_the_shape_differ_in_their_colours_only() {
+    let without_style = |name: &str| {
+        let text = read(name);
+        let (before, rest) = text.split_once("<style>").expect("a style");
+        let (_, after) = rest.split_once("</style>").expect("its end");
+        format!("{before}{after}")
+    };
+    let light = without_style("docs/images/shape-light.svg");
+    assert_eq!(light, without_style("docs/images/shape-dark.svg"));
 }
