@@ -5,11 +5,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use pkcs1::RsaPublicKeyRef;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::Value;
+use spki::der::Decode as _;
+use spki::{ObjectIdentifier, SubjectPublicKeyInfoRef};
 
 /// Shortest RSA modulus: ring takes nothing below 2048 bits.
 const MIN_MODULUS_BYTES: usize = 256;
@@ -139,60 +142,29 @@ fn from_pem(text: &str) -> Result<Vec<Key>, String> {
 
 /// A `SubjectPublicKeyInfo` (RFC 5280, 4.1.2.7).
 fn from_info(info: &[u8]) -> Option<Key> {
-    const SEQUENCE: u8 = 0x30;
-    const OBJECT: u8 = 0x06;
-    const INTEGER: u8 = 0x02;
-    const BITS: u8 = 0x03;
-    const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
-    const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
-    const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
-    const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
-    let (inner, _) = take(info, SEQUENCE)?;
-    let (algorithm, rest) = take(inner, SEQUENCE)?;
-    let (bits, _) = take(rest, BITS)?;
-    // The first byte says how many bits of the last one are unused.
-    let (0, point) = bits.split_first().map(|(unused, rest)| (*unused, rest))? else {
-        return None;
-    };
-    let (kind, parameters) = take(algorithm, OBJECT)?;
-    let material = match kind {
-        RSA => {
-            let (numbers, _) = take(point, SEQUENCE)?;
-            let (n, rest) = take(numbers, INTEGER)?;
-            let (e, _) = take(rest, INTEGER)?;
-            rsa(n.to_vec(), e.to_vec())?
+    const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+    const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+    const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+    let info = SubjectPublicKeyInfoRef::from_der(info).ok()?;
+    let point = info.subject_public_key.as_bytes()?;
+    let material = match info.algorithm.oids().ok()? {
+        (pkcs1::ALGORITHM_OID, _) => {
+            let key = RsaPublicKeyRef::from_der(point).ok()?;
+            rsa(key.modulus.as_bytes(), key.public_exponent.as_bytes())?
         }
-        EC if take(parameters, OBJECT)?.0 == P256 && is_point(point) => {
-            Material::P256(point.to_vec())
-        }
-        ED25519 if point.len() == 32 => Material::Ed25519(point.to_vec()),
+        (EC, Some(P256)) if is_point(point) => Material::P256(point.to_vec()),
+        (ED25519, _) if point.len() == 32 => Material::Ed25519(point.to_vec()),
         _ => return None,
     };
     Some(Key { id: None, material })
 }
 
-/// The content of the DER value in front, which must have this tag, and what comes behind it.
-fn take(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&first, rest) = der.split_first()?;
-    let (&length, rest) = rest.split_first()?;
-    let (length, rest) = match length {
-        0..=0x7f => (usize::from(length), rest),
-        0x81 | 0x82 => {
-            let (digits, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
-            let length = digits
-                .iter()
-                .fold(0, |sum, digit| sum << 8 | usize::from(*digit));
-            (length, rest)
-        }
-        _ => return None,
-    };
-    (first == tag).then(|| rest.split_at_checked(length))?
-}
-
 /// An RSA key that ring will take: without leading zeros, and long enough.
-fn rsa(n: Vec<u8>, e: Vec<u8>) -> Option<Material> {
-    let trimmed =
-        |bytes: Vec<u8>| -> Vec<u8> { bytes.into_iter().skip_while(|byte| *byte == 0).collect() };
+fn rsa(n: &[u8], e: &[u8]) -> Option<Material> {
+    let trimmed = |bytes: &[u8]| -> Vec<u8> {
+        let digits = bytes.iter().copied();
+        digits.skip_while(|byte| *byte == 0).collect()
+    };
     let (n, e) = (trimmed(n), trimmed(e));
     (n.len() >= MIN_MODULUS_BYTES && !e.is_empty()).then_some(Material::Rsa { n, e })
 }
@@ -244,7 +216,7 @@ fn from_jwk(jwk: Jwk) -> Option<Key> {
     }
     let bytes = |text: Option<String>| BASE64.decode(text?.trim_end_matches('=')).ok();
     let material = match (&*jwk.kty, jwk.crv.as_deref()) {
-        ("RSA", _) => rsa(bytes(jwk.n)?, bytes(jwk.e)?)?,
+        ("RSA", _) => rsa(&bytes(jwk.n)?, &bytes(jwk.e)?)?,
         ("EC", Some("P-256")) => {
             let point = [vec![4], bytes(jwk.x)?, bytes(jwk.y)?].concat();
             is_point(&point).then_some(Material::P256(point))?
@@ -261,4 +233,64 @@ fn from_jwk(jwk: Jwk) -> Option<Key> {
     };
     let is_its = |name: String| Algorithm::named(&name) == Some(key.algorithm());
     jwk.alg.is_none_or(is_its).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    const P256: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEkWkJ1SXplZlQBO0DVz4WaQEot0GM\
+        s7qB/5JWaQ7QzBekZ51xcrd60Udw3lcNeslMIWqVPR0Dj34qrYrEqWPNYg==";
+    const ED25519: &str = "MCowBQYDK2VwAyEAOdjoVUmLZao110gkuZrqAVukI/NE5fFLotLvSXaZv1s=";
+    const RSA_2048: &str = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAqQnd3yz2yi9JnCezMhyh\
+        ghPfo727RugQpl2wRyeAET1+B76oNOaHp6h18TZ/5DgMyzP/sQAzQ9/Eu5RX8DUg\
+        90opeEVhYy9LqMpFLhbsbEgsFzDWP1kgAmSDbbN2mSef2EzJck7mkjd46YhR02+d\
+        bcNuXxhpdENeKbmNwQMiS4l8/t2ACOg/7eCd8x+0PuSdgd9u5P3ZBl1p8BgV3FGw\
+        vY1bCsxd5P0lXGKxdWHY6qpPzmJVGTL4I4VSshbhgGTWA1pwAG1peXGisKlBMlG6\
+        kC4ADQJEwRYWSV6JkQJBHBN8kMu4j3kK5XaFkZltRDH80ECGNz8I2InGaIgNB74+\
+        AwIDAQAB";
+    const RSA_1024: &str = "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCgfwQUro9gRj8j7iZwraC5Ixfl\
+        QnNzgFsGvQWfv0bB0LSWrJOMsZEVnRYMIXLuAKT7cyHoRF7K78thBoY6/6V83kDj\
+        jeU8DrZo+MiDKDWW7Vo9rP0ym/lkSUrF17ynm+GMrNQ7kzBE8Xb3UtcKbwOiJ/yS\
+        vCvjO34o1CFGN/Gl6wIDAQAB";
+    const P384: &str = "MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEpmBsZdZfrX+twQgZeHecufAnk6OQD4xt\
+        9PfVjAzk9Vqywdqo8Rp7rY1vqs0MtB4DfZUt+fDRnCfh2RiVxrzHHyigWXBEXDNi\
+        Ta+1njTjH+wuodGgKwnjdo5I4kcot5JM";
+    /// As long as P-256, on another curve.
+    const SECP256K1: &str = "MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAE7e9HuIjiVkrNmQBCVMcktL7mZeK8ABvE\
+        g7xnmFltW7qLmVpaTPDND4sDlzl5qmCqmaFoHsU7FThdmY9N9o4owA==";
+    /// As long as Ed25519, and no key of signatures.
+    const X25519: &str = "MCowBQYDK2VuAyEA23xKZWPv+KmSJR33D0tNIPEOMOI4fDl+J5asrW9LOT0=";
+
+    fn algorithm(der: &[u8]) -> Option<Algorithm> {
+        from_info(der).map(|key| key.algorithm())
+    }
+
+    #[test]
+    fn a_public_key_tells_its_algorithm() {
+        let of = |text: &str| algorithm(&STANDARD.decode(text).unwrap());
+        assert_eq!(of(P256), Some(Algorithm::Es256));
+        assert_eq!(of(ED25519), Some(Algorithm::EdDsa));
+        assert_eq!(of(RSA_2048), Some(Algorithm::Rs256));
+        for other in [RSA_1024, P384, SECP256K1, X25519] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_that_is_not_whole_is_refused() {
+        for text in [P256, ED25519, RSA_2048] {
+            let der = STANDARD.decode(text).unwrap();
+            for length in 0..der.len() {
+                assert_eq!(algorithm(&der[..length]), None, "{length} bytes of {text}");
+            }
+            assert_eq!(
+                algorithm(&[&der[..], &[0]].concat()),
+                None,
+                "more than {text}"
+            );
+        }
+    }
 }

@@ -6,26 +6,15 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 
-use warp::http::HeaderMap;
-
-/// The header.
-const FORWARDED_FOR: &str = "x-forwarded-for";
+use ipnet::IpNet;
 
 /// Addresses of proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
-    blocks: Vec<Block>,
+    blocks: Vec<IpNet>,
     /// Whoever comes over a Unix socket is one, too.
     unix: bool,
-}
-
-/// Addresses that begin alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Block {
-    first: IpAddr,
-    bits: u8,
 }
 
 /// Not an address or block of addresses.
@@ -42,41 +31,6 @@ impl fmt::Display for BadBlock {
     }
 }
 
-impl FromStr for Block {
-    type Err = BadBlock;
-
-    fn from_str(text: &str) -> Result<Self, BadBlock> {
-        let bad = || BadBlock(text.to_owned());
-        let (first, bits) = match text.split_once('/') {
-            Some((first, bits)) => (first, Some(bits.parse::<u8>().map_err(|_| bad())?)),
-            None => (text, None),
-        };
-        let first: IpAddr = first.parse().map_err(|_| bad())?;
-        let most = if first.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(most);
-        if bits > most {
-            return Err(bad());
-        }
-        Ok(Self { first, bits })
-    }
-}
-
-impl Block {
-    fn has(self, address: IpAddr) -> bool {
-        match (self.first, address) {
-            (IpAddr::V4(first), IpAddr::V4(address)) => {
-                let differ = first.to_bits() ^ address.to_bits();
-                differ.leading_zeros() >= u32::from(self.bits)
-            }
-            (IpAddr::V6(first), IpAddr::V6(address)) => {
-                let differ = first.to_bits() ^ address.to_bits();
-                differ.leading_zeros() >= u32::from(self.bits)
-            }
-            _ => false,
-        }
-    }
-}
-
 impl TrustedProxies {
     /// Reads a list.
     ///
@@ -87,7 +41,10 @@ impl TrustedProxies {
         for text in list {
             match text {
                 "unix" => proxies.unix = true,
-                text => proxies.blocks.push(text.parse()?),
+                text => {
+                    let block = block(text).ok_or_else(|| BadBlock(text.to_owned()))?;
+                    proxies.blocks.push(block);
+                }
             }
         }
         Ok(proxies)
@@ -100,29 +57,37 @@ impl TrustedProxies {
             return self.unix;
         };
         let address = address.to_canonical();
-        self.blocks.iter().any(|block| block.has(address))
+        self.blocks.iter().any(|block| block.contains(&address))
     }
 
-    /// The client's address, by the word of the proxy that this request comes from.
+    /// The client's address, by the word of the proxy that this request comes from: `forwarded`
+    /// is what each `X-Forwarded-For` header says, in the order of the request.
     #[must_use]
-    pub fn client(&self, proxy: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+    pub fn client<'a>(
+        &self,
+        proxy: Option<IpAddr>,
+        forwarded: impl DoubleEndedIterator<Item = &'a str>,
+    ) -> Option<IpAddr> {
         let mut client = proxy;
-        for value in headers.get_all(FORWARDED_FOR).iter().rev() {
-            let Ok(value) = value.to_str() else {
+        for hop in forwarded.rev().flat_map(|value| value.rsplit(',')) {
+            if !self.trusts(client) {
                 return client;
-            };
-            for hop in value.rsplit(',') {
-                if !self.trusts(client) {
-                    return client;
-                }
-                match address(hop.trim()) {
-                    Some(address) => client = Some(address),
-                    // What comes before it was written by nobody knows whom.
-                    None => return client,
-                }
+            }
+            match address(hop.trim()) {
+                Some(address) => client = Some(address),
+                // The hops before it were written by an unknown sender.
+                None => return client,
             }
         }
         client
+    }
+}
+
+/// Not by the parser of `ipnet`: it reads 010.0.0.0 as 10.0.0.0, where other programs read octal.
+fn block(text: &str) -> Option<IpNet> {
+    match text.split_once('/') {
+        Some((first, bits)) => IpNet::new(first.parse().ok()?, bits.parse().ok()?).ok(),
+        None => text.parse().ok().map(IpAddr::into),
     }
 }
 
@@ -141,12 +106,8 @@ mod tests {
 
     fn client(trusted: &str, peer: &str, forwarded: &[&str]) -> String {
         let proxies = TrustedProxies::parse(trusted.split(',')).unwrap();
-        let mut headers = HeaderMap::new();
-        for value in forwarded {
-            headers.append(FORWARDED_FOR, value.parse().unwrap());
-        }
         let peer = peer.parse().ok();
-        match proxies.client(peer, &headers) {
+        match proxies.client(peer, forwarded.iter().copied()) {
             Some(address) => address.to_string(),
             None => "nobody".to_owned(),
         }
@@ -167,6 +128,7 @@ mod tests {
             ("::ffff:10.0.0.1", &["::ffff:1.1.1.1"], "1.1.1.1"),
             ("10.1.2.3", &["10.0.0.1, 10.0.0.2"], "10.0.0.1"),
             ("10.1.2.3", &["1.1.1.1, nonsense, 10.0.0.2"], "10.0.0.2"),
+            ("10.1.2.3", &["1.1.1.1", ""], "10.1.2.3"),
             ("10.1.2.3", &[], "10.1.2.3"),
         ] {
             assert_eq!(
@@ -182,10 +144,8 @@ mod tests {
     #[test]
     fn blocks_end_where_they_say() {
         let has = |block: &str, address: &str| {
-            block
-                .parse::<Block>()
-                .unwrap()
-                .has(address.parse().unwrap())
+            let proxies = TrustedProxies::parse([block].into_iter()).unwrap();
+            proxies.trusts(Some(address.parse().unwrap()))
         };
         assert!(has("10.0.0.0/8", "10.255.255.255"));
         assert!(!has("10.0.0.0/8", "11.0.0.0"));
@@ -201,8 +161,10 @@ mod tests {
             "10.0.0/8",
             "localhost",
             "/8",
+            "010.0.0.0/8",
         ] {
-            assert!(bad.parse::<Block>().is_err(), "{bad}");
+            let proxies = TrustedProxies::parse([bad].into_iter());
+            assert!(proxies.is_err(), "{bad}");
         }
     }
 }

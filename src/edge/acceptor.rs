@@ -45,6 +45,8 @@ const BACKLOG: i32 = 4_096;
 /// Pause after a failed accept. The usual reason is a full table of file descriptors, and what
 /// frees one is somebody else's close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The header that proxies list a request's hops in.
+const FORWARDED_FOR: &str = "x-forwarded-for";
 /// How long a refused client may take to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
@@ -250,7 +252,10 @@ impl Door {
         if !self.proxies.trusts(peer.address) {
             return Ok(peer.clone());
         }
-        let address = self.proxies.client(peer.address, request.headers());
+        let forwarded = request.headers().get_all(FORWARDED_FOR).iter();
+        // A value that is not text ends the list, as one that names no address does.
+        let forwarded = forwarded.map(|value| value.to_str().unwrap_or_default());
+        let address = self.proxies.client(peer.address, forwarded);
         let counted = address.filter(|_| !self.proxies.trusts(address));
         let permit = self.admission.admit_behind(&peer.permit, counted);
         let permit = permit.map_err(|refusal| {
