@@ -1,7 +1,7 @@
 //! Who joins and leaves a topic, told to the clients that ask for it.
 //!
 //! A node whose clients watch a topic keeps a `View` of it and is told by the nodes with members,
-//! each of which keeps a `Roll`. Both find each other by the topic's row: whoever watches writes
+//! each of which keeps a `Roster`. Both find each other by the topic's row: whoever watches writes
 //! its mark there before it reads who has members, and whoever has its first member writes that
 //! before it reads who watches. So one of them sees the other, and where nobody watches, nothing
 //! is said. All of it is asked and told again where it may have been lost.
@@ -24,8 +24,8 @@ use crate::backplane::Backplane;
 use crate::backplane::nodes::Health;
 use crate::local::hub::{Hub, Noted, Notices};
 use crate::presence::peers::{Found, carry};
-use crate::presence::roster::{HEARD, Roll};
-use crate::presence::view::{Changes, View};
+use crate::presence::roster::{HEARD, Roster};
+use crate::presence::view::{PresenceChanges, View};
 use crate::protocol;
 use crate::protocol::ids::{Fd, NodeId, Topic, UserId};
 use crate::protocol::{MAX_NAMES, PresenceLine, Told, Watch};
@@ -60,7 +60,7 @@ pub(crate) struct Presence {
     awake: Instant,
     grace: Duration,
     /// Topics of whose members here somebody is told.
-    rolls: HashMap<Topic, Roll>,
+    rolls: HashMap<Topic, Roster>,
     /// When to look at them.
     looks: BTreeSet<(Instant, Topic)>,
     /// Topics that clients here watch.
@@ -204,8 +204,8 @@ impl Presence {
             PresenceLine::Watch(Watch {
                 topic, node, end, ..
             }) if end => {
-                if let Some(roll) = self.rolls.get_mut(&topic) {
-                    roll.forget(&node);
+                if let Some(roster) = self.rolls.get_mut(&topic) {
+                    roster.forget(&node);
                 }
             }
             PresenceLine::Watch(Watch {
@@ -231,7 +231,7 @@ impl Presence {
     }
 
     /// Notes who will have left; answers who has joined.
-    fn note(&mut self, topic: &Topic, changes: Changes) -> Vec<UserId> {
+    fn note(&mut self, topic: &Topic, changes: PresenceChanges) -> Vec<UserId> {
         for (at, user) in changes.back {
             self.leaves.remove(&(at, topic.clone(), user));
         }
@@ -258,16 +258,16 @@ impl Presence {
             // Before the first look: what changes behind it is noted.
             self.notices().tell_of(topic, true);
         }
-        let roll = self.rolls.entry(topic.clone()).or_default();
-        if roll.listen(node, until, begin) {
+        let roster = self.rolls.entry(topic.clone()).or_default();
+        if roster.listen(node, until, begin) {
             self.arrange(topic);
         }
     }
 
     /// Has the members of a topic looked at, unless nobody is told of them.
     fn arrange(&mut self, topic: &Topic) {
-        if let Some(roll) = self.rolls.get_mut(topic)
-            && let Some(at) = roll.arrange(Instant::now())
+        if let Some(roster) = self.rolls.get_mut(topic)
+            && let Some(at) = roster.arrange(Instant::now())
         {
             self.looks.insert((at, topic.clone()));
         }
@@ -281,10 +281,10 @@ impl Presence {
             let users = self.hub.users_in(&topic).await;
             let users = users.into_iter().map(|(user, _)| user).collect();
             let here = self.hub.node().clone();
-            let Some(roll) = self.rolls.get_mut(&topic) else {
+            let Some(roster) = self.rolls.get_mut(&topic) else {
                 continue;
             };
-            for (node, told) in roll.tell(&topic, &here, users, Instant::now()) {
+            for (node, told) in roster.tell(&topic, &here, users, Instant::now()) {
                 if node == here {
                     self.hear_told(told).await;
                 } else {
@@ -340,10 +340,10 @@ impl Presence {
         let now = Instant::now();
         // Looked at often enough to see that it was not.
         self.is_well(now);
-        self.rolls.retain(|topic, roll| {
-            let is_over = roll.is_over(now);
+        self.rolls.retain(|topic, roster| {
+            let is_over = roster.is_over(now);
             if is_over {
-                if let Some(at) = roll.due {
+                if let Some(at) = roster.due {
                     self.looks.remove(&(at, topic.clone()));
                 }
                 self.hub.topics().notices().tell_of(topic, false);
@@ -398,8 +398,8 @@ impl Presence {
         self.notices().watch(topic, false);
         drop(self.hub.topics().row(topic));
         let here = self.hub.node().clone();
-        if let Some(roll) = self.rolls.get_mut(topic) {
-            roll.forget(&here);
+        if let Some(roster) = self.rolls.get_mut(topic) {
+            roster.forget(&here);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::backplane::nodes::Health;
 use crate::backplane::rows::Parties;
 use crate::presence::Presence;
 use crate::presence::roster::HEARD;
-use crate::presence::view::{Changes, View};
+use crate::presence::view::{PresenceChanges, View};
 use crate::protocol;
 use crate::protocol::ids::{NodeId, Topic};
 use crate::protocol::{PresenceLine, Watch};
@@ -39,9 +39,9 @@ impl Presence {
         }
         // It would go on with a gap that it cannot see. As it is, it begins anew when it asks next.
         if let PresenceLine::Told(told) = line
-            && let Some(roll) = self.rolls.get_mut(&told.topic)
+            && let Some(roster) = self.rolls.get_mut(&told.topic)
         {
-            roll.forget(node);
+            roster.forget(node);
         }
     }
 
@@ -181,7 +181,7 @@ impl Presence {
             }
             self.suspects.remove(&node);
             let views = self.views.iter_mut();
-            let changes: Vec<(Topic, Changes)> = views
+            let changes: Vec<(Topic, PresenceChanges)> = views
                 .map(|(topic, view)| (topic.clone(), view.bury(&node, now, self.grace)))
                 .collect();
             for (topic, changes) in changes {

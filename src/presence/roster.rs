@@ -19,7 +19,7 @@ const PAUSE_PER_MEMBER: Duration = Duration::from_micros(20);
 
 /// What this node tells of one topic.
 #[derive(Debug, Default)]
-pub(super) struct Roll {
+pub(super) struct Roster {
     /// By name, as told last.
     users: Vec<UserId>,
     /// Who is told, and until when.
@@ -37,7 +37,7 @@ struct Listener {
     is_new: bool,
 }
 
-impl Roll {
+impl Roster {
     /// A node wants to hear: until it is forgotten, or for ever without a time. Answers whether it
     /// must get the whole list.
     pub(super) fn listen(&mut self, node: &NodeId, until: Option<Instant>, begin: bool) -> bool {
@@ -136,17 +136,17 @@ mod tests {
     fn who_is_new_hears_all_and_the_others_what_has_changed() {
         let (topic, here): (Topic, _) = ("t".parse().unwrap(), node("here"));
         let (a, b) = (node("a"), node("b"));
-        let mut roll = Roll::default();
+        let mut roster = Roster::default();
         let now = Instant::now();
-        assert!(roll.listen(&a, None, false));
-        let told = roll.tell(&topic, &here, names(&["1", "2"]), now);
+        assert!(roster.listen(&a, None, false));
+        let told = roster.tell(&topic, &here, names(&["1", "2"]), now);
         assert_eq!(told.len(), 1);
         let (to, first) = &told[0];
         assert_eq!((to, &first.here), (&a, &names(&["1", "2"])));
         assert!(first.begin && first.end);
-        assert!(!roll.listen(&a, None, false), "it has all");
-        roll.listen(&b, None, false);
-        let told = roll.tell(&topic, &here, names(&["2", "3"]), now);
+        assert!(!roster.listen(&a, None, false), "it has all");
+        roster.listen(&b, None, false);
+        let told = roster.tell(&topic, &here, names(&["2", "3"]), now);
         let of = |node: &NodeId| -> Vec<(Vec<UserId>, Vec<UserId>)> {
             let of = told.iter().filter(|(to, _)| to == node);
             of.map(|(_, told)| (told.here.clone(), told.gone.clone()))
@@ -154,8 +154,12 @@ mod tests {
         };
         assert_eq!(of(&a), [(names(&["3"]), vec![]), (vec![], names(&["1"]))]);
         assert_eq!(of(&b), [(names(&["2", "3"]), vec![])]);
-        assert!(roll.tell(&topic, &here, names(&["2", "3"]), now).is_empty());
-        assert!(roll.listen(&a, None, true), "it asks for all");
+        assert!(
+            roster
+                .tell(&topic, &here, names(&["2", "3"]), now)
+                .is_empty()
+        );
+        assert!(roster.listen(&a, None, true), "it asks for all");
     }
 
     #[test]
@@ -164,21 +168,21 @@ mod tests {
         let users: Vec<UserId> = (0..2 * MAX_NAMES + 1)
             .map(|i| format!("{i:05}").parse().unwrap())
             .collect();
-        let mut roll = Roll::default();
-        roll.listen(&node("a"), None, false);
-        let told = roll.tell(&topic, &here, users, Instant::now());
+        let mut roster = Roster::default();
+        roster.listen(&node("a"), None, false);
+        let told = roster.tell(&topic, &here, users, Instant::now());
         let ends: Vec<_> = told.iter().map(|(_, t)| (t.begin, t.end)).collect();
         assert_eq!(ends, [(true, false), (false, false), (false, true)]);
-        let nobody = Roll::default().tell(&topic, &here, Vec::new(), Instant::now());
+        let nobody = Roster::default().tell(&topic, &here, Vec::new(), Instant::now());
         assert!(nobody.is_empty());
     }
 
     #[test]
     fn who_does_not_ask_again_is_forgotten() {
         let now = Instant::now();
-        let mut roll = Roll::default();
-        roll.listen(&node("a"), Some(now + HEARD), false);
-        assert!(!roll.is_over(now));
-        assert!(roll.is_over(now + HEARD));
+        let mut roster = Roster::default();
+        roster.listen(&node("a"), Some(now + HEARD), false);
+        assert!(!roster.is_over(now));
+        assert!(roster.is_over(now + HEARD));
     }
 }

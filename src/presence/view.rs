@@ -55,7 +55,7 @@ struct Source {
 
 /// What changes in the eyes of the watchers.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
+pub(super) struct PresenceChanges {
     /// Who has come.
     pub(super) join: Vec<UserId>,
     /// Who will have left at this time, unless it comes back.
@@ -145,8 +145,8 @@ impl View {
     }
 
     /// A node tells who of it is there.
-    pub(super) fn hear(&mut self, told: Told, now: Instant, grace: Duration) -> Changes {
-        let mut changes = Changes::default();
+    pub(super) fn hear(&mut self, told: Told, now: Instant, grace: Duration) -> PresenceChanges {
+        let mut changes = PresenceChanges::default();
         self.add(&told.node, now);
         // Ours, so that all users of a node share one text.
         let (node, _) = self.sources.get_key_value(&told.node).expect("added");
@@ -187,8 +187,8 @@ impl View {
     }
 
     /// A node is dead.
-    pub(super) fn bury(&mut self, node: &NodeId, now: Instant, grace: Duration) -> Changes {
-        let mut changes = Changes::default();
+    pub(super) fn bury(&mut self, node: &NodeId, now: Instant, grace: Duration) -> PresenceChanges {
+        let mut changes = PresenceChanges::default();
         if self.sources.remove(node).is_some() {
             let there = self
                 .users
@@ -202,7 +202,7 @@ impl View {
         changes
     }
 
-    fn come(&mut self, user: UserId, node: &NodeId, changes: &mut Changes) {
+    fn come(&mut self, user: UserId, node: &NodeId, changes: &mut PresenceChanges) {
         let present = self.users.entry(user.clone()).or_default();
         if let Some(at) = present.leaves.take() {
             changes.back.push((at, user));
@@ -214,7 +214,7 @@ impl View {
         }
     }
 
-    fn go(&mut self, user: &UserId, node: &NodeId, at: Instant, changes: &mut Changes) {
+    fn go(&mut self, user: &UserId, node: &NodeId, at: Instant, changes: &mut PresenceChanges) {
         let Some(present) = self.users.get_mut(user) else {
             return;
         };
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    fn joins(changes: &Changes) -> Vec<&str> {
+    fn joins(changes: &PresenceChanges) -> Vec<&str> {
         changes.join.iter().map(UserId::as_str).collect()
     }
 
@@ -289,11 +289,11 @@ mod tests {
         let second = view.hear(told("b", true, &["1", "2"], &[]), now, GRACE);
         assert_eq!(joins(&second), ["2"]);
         let one_gone = view.hear(told("a", false, &[], &["1"]), now, GRACE);
-        assert_eq!(one_gone, Changes::default());
+        assert_eq!(one_gone, PresenceChanges::default());
         let gone = view.hear(told("b", false, &[], &["1"]), now, GRACE);
         assert_eq!(gone.leaving, [(now + GRACE, names(&["1"])[0].clone())]);
         let repeated = view.hear(told("b", false, &[], &["1"]), now, GRACE);
-        assert_eq!(repeated, Changes::default());
+        assert_eq!(repeated, PresenceChanges::default());
         assert_eq!(view.members(10).0, names(&["1", "2"]), "it may come back");
         assert!(view.leave(&names(&["1"])[0], now + GRACE));
         assert_eq!(view.members(10).0, names(&["2"]));
@@ -318,7 +318,7 @@ mod tests {
         view.hear(told("a", true, &["1", "2"], &[]), now, GRACE);
         let mut begin = told("a", false, &["2"], &[]);
         begin.begin = true;
-        assert_eq!(view.hear(begin, now, GRACE), Changes::default());
+        assert_eq!(view.hear(begin, now, GRACE), PresenceChanges::default());
         let mut end = told("a", false, &["3"], &[]);
         end.end = true;
         let changes = view.hear(end, now, GRACE);

@@ -1,6 +1,6 @@
 //! The backplane over Redis: keys, clients, and the tasks that keep it true.
 //!
-//! `keys` has the names of keys and channels. Two kinds of connections: for commands, led by `link` to
+//! `keys` has the names of keys and channels. Two kinds of connections: for commands, led by `servers` to
 //! the server that has the key, and one for the subscription, which is replaced when it goes deaf
 //! or its channel moves. The `lease` task says that this node lives, `registry` writes the rows
 //! of its users, `bus` listens; `outbox` publishes; `sweep` removes what dead nodes left;
@@ -34,7 +34,7 @@ use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::sweep::Sweeper;
 use crate::backplane::redis::registry::write::Registry;
-use crate::backplane::redis::servers::Link;
+use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
@@ -100,7 +100,7 @@ pub enum Fatal {
 #[derive(Debug)]
 pub struct Redis {
     hub: Arc<Hub>,
-    link: Link,
+    servers: Servers,
     keys: Keys,
     lease: Arc<Lease>,
     outboxes: Outboxes,
@@ -133,21 +133,21 @@ impl Redis {
         let keys = Keys::new(&settings.prefix);
         let own = keys.node_channel(hub.node());
         let global = keys.global_channel();
-        let link = Link::new(&settings.url, own.clone(), global, metrics.clone());
-        let link = link.map_err(|error| error.to_string())?;
+        let servers = Servers::new(&settings.url, own.clone(), global, metrics.clone());
+        let servers = servers.map_err(|error| error.to_string())?;
 
         let lease = Arc::new(Lease::new(
-            link.clone(),
+            servers.clone(),
             keys.clone(),
             record,
             hub.clone(),
             fatal,
         ));
-        let outboxes = Outboxes::new(link.clone(), hub.node().clone(), metrics.clone());
-        let registry = Registry::new(link.clone(), keys.clone(), hub.clone(), metrics.clone());
-        let kept = KeptStore::new(link.clone(), keys.clone(), settings.inboxes);
-        let streams = Streams::new(link.clone(), keys.clone(), settings.upstream_length);
-        let access = AccessStore::new(link.clone(), keys.clone());
+        let outboxes = Outboxes::new(servers.clone(), hub.node().clone(), metrics.clone());
+        let registry = Registry::new(servers.clone(), keys.clone(), hub.clone(), metrics.clone());
+        let kept = KeptStore::new(servers.clone(), keys.clone(), settings.inboxes);
+        let streams = Streams::new(servers.clone(), keys.clone(), settings.upstream_length);
+        let access = AccessStore::new(servers.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let pump = Pump {
@@ -156,7 +156,7 @@ impl Redis {
             metrics: metrics.clone(),
         };
         let bus = Bus {
-            link: link.clone(),
+            servers: servers.clone(),
             own,
             pump: pump.clone(),
             hub: hub.clone(),
@@ -166,9 +166,9 @@ impl Redis {
             stopped: stopped.clone(),
             metrics: metrics.clone(),
         };
-        let log = EventLog::new(link.clone(), &keys, settings.events_length);
+        let log = EventLog::new(servers.clone(), &keys, settings.events_length);
         let sweeper = Sweeper::new(
-            link.clone(),
+            servers.clone(),
             keys.clone(),
             lease.clone(),
             log.clone(),
@@ -183,17 +183,20 @@ impl Redis {
         match settings.url.topology().clone() {
             Topology::One => {}
             Topology::Sentinel { sentinels, master } => {
-                let follow = servers::sentinel::follow(link.clone(), sentinels, master);
+                let follow = servers::sentinel::follow(servers.clone(), sentinels, master);
                 tasks.push(tokio::spawn(follow));
             }
             Topology::Cluster { seeds } => {
-                tasks.push(tokio::spawn(servers::cluster::follow(link.clone(), seeds)));
+                tasks.push(tokio::spawn(servers::cluster::follow(
+                    servers.clone(),
+                    seeds,
+                )));
             }
         }
         let feed = Feed::Redis(Box::new(Subscriber::new(bus)));
         let redis = Self {
             hub: hub.clone(),
-            link,
+            servers,
             keys,
             lease,
             outboxes,
@@ -222,7 +225,7 @@ impl Redis {
     }
 
     pub(crate) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
-        if self.link.is_clustered() {
+        if self.servers.is_clustered() {
             return Published::now(self.publish_to_each(line, deadline).await);
         }
         self.outboxes
@@ -235,7 +238,7 @@ impl Redis {
     /// in order with all else. The channel of all nodes is for those that did not listen there.
     async fn publish_to_each(&self, line: String, deadline: Instant) -> Result<u32, Unavailable> {
         // The table of the last beat lacks the newest, Redis those that it has just forgotten.
-        let boots = self.link.call("SMEMBERS", &self.keys.boots(), &[]).await;
+        let boots = self.servers.call("SMEMBERS", &self.keys.boots(), &[]).await;
         let boots: Vec<String> = boots
             .and_then(Value::convert)
             .map_err(|error| self.away(&error))?;
@@ -279,7 +282,7 @@ impl Redis {
     }
 
     fn away(&self, error: &fred::error::Error) -> Unavailable {
-        self.link.note(error);
+        self.servers.note(error);
         AWAY
     }
 
@@ -300,7 +303,7 @@ impl Redis {
         metrics.lines_under_way.set(lines as i64);
         metrics.queue("outbox", fullest, bus::outbox::QUEUE);
         metrics.queue("bus", BACKLOG - self.backlog.available_permits(), BACKLOG);
-        self.link.gauge();
+        self.servers.gauge();
         metrics.lease_age.set(self.lease.age().as_secs_f64());
         metrics.nodes.set(self.lease.nodes().len() as i64);
     }
@@ -325,7 +328,7 @@ impl Redis {
             self.stop.begin();
             self.stopped.begun().await;
             self.outboxes.settle(COMMAND_TIMEOUT).await;
-            self.link.quit().await;
+            self.servers.quit().await;
         };
         let in_time = tokio::time::timeout(LEAVE, left).await.is_ok();
         let unsent = self.unanswered();

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::{Published, Unavailable};
 use crate::backplane::redis::AWAY;
-use crate::backplane::redis::servers::Link;
-use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::errors::redacted;
 use crate::protocol;
 use crate::protocol::ids::NodeId;
 use crate::telemetry::metrics::Metrics;
@@ -67,7 +67,7 @@ pub(crate) struct Outboxes {
 
 #[derive(Debug)]
 struct Shared {
-    link: Link,
+    servers: Servers,
     node: NodeId,
     open: DashMap<String, mpsc::Sender<Line>>,
     /// The last number used for a channel. Outlives the outbox: a number must not come twice.
@@ -86,11 +86,11 @@ impl std::fmt::Debug for Line {
 }
 
 impl Outboxes {
-    pub(crate) fn new(link: Link, node: NodeId, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(servers: Servers, node: NodeId, metrics: Arc<Metrics>) -> Self {
         let (open, numbers) = (DashMap::new(), Mutex::default());
         Self {
             shared: Arc::new(Shared {
-                link,
+                servers,
                 node,
                 open,
                 numbers,
@@ -254,9 +254,9 @@ impl Shared {
         channel: &str,
         payload: Payload,
     ) -> impl Future<Output = (Payload, Result<u32, fred::error::Error>)> + use<> {
-        let (link, channel) = (self.link.clone(), channel.to_owned());
+        let (servers, channel) = (self.servers.clone(), channel.to_owned());
         async move {
-            let result = link.publish(&channel, payload.text.clone()).await;
+            let result = servers.publish(&channel, payload.text.clone()).await;
             (payload, result)
         }
     }
@@ -293,7 +293,7 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
-                tracing::debug!(error = %shown(&error), "publish failed");
+                tracing::debug!(error = %redacted(&error), "publish failed");
                 // A server that names another one has published nothing.
                 payload.doubtful |= !error.is_cluster();
                 Err(payload)
@@ -321,7 +321,7 @@ impl Shared {
     async fn publish_tail(self: Arc<Self>, channel: String, number: u64) {
         let tail = Bytes::from(protocol::tail_payload(&self.node, number));
         for _ in 0..TAIL_ATTEMPTS {
-            if self.link.publish(&channel, tail.clone()).await.is_ok() {
+            if self.servers.publish(&channel, tail.clone()).await.is_ok() {
                 return;
             }
             tokio::time::sleep(TAIL).await;

@@ -171,10 +171,10 @@ impl Probing {
                 // last write, so one that is in use would never count as dead.
                 Ok(Err(error))
                     if *error.kind() == ErrorKind::Timeout
-                        && bus.link.at(&bus.own).is_connected() =>
+                        && bus.servers.at(&bus.own).is_connected() =>
                 {
                     tracing::warn!("the connection to Redis is silent; opening another");
-                    bus.link.replace(bus.link.host_of(&bus.own).as_ref());
+                    bus.servers.replace(bus.servers.host_of(&bus.own).as_ref());
                     self.doubtful = true;
                 }
                 _ => {}
@@ -182,10 +182,10 @@ impl Probing {
         }
         self.sent += 1;
         probes.note_sent(self.sent);
-        let (link, channel) = (bus.link.clone(), bus.own.clone());
+        let (servers, channel) = (bus.servers.clone(), bus.own.clone());
         let line = protocol::probe_line(self.sent);
         self.task = Some(tokio::spawn(async move {
-            link.publish(&channel, line.into()).await
+            servers.publish(&channel, line.into()).await
         }));
         false
     }

@@ -22,8 +22,8 @@ use crate::backplane::nodes::Health;
 use crate::backplane::redis::bus::probes::{DEAF, PROBE, Probing};
 use crate::backplane::redis::bus::pump::{Heard, Pump};
 use crate::backplane::redis::registry::lease::{LEASE, Lease};
-use crate::backplane::redis::servers::Link;
-use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
 use crate::config::Host;
 use crate::local::hub::Hub;
@@ -42,7 +42,7 @@ const DEGRADED: Duration = Duration::from_secs(10);
 
 /// What the subscription of a node works with.
 pub(crate) struct Bus {
-    pub(crate) link: Link,
+    pub(crate) servers: Servers,
     pub(crate) own: String,
     pub(crate) pump: Pump,
     pub(crate) hub: Arc<Hub>,
@@ -173,7 +173,7 @@ impl Live {
             phase: Phase::Listening,
             probing: Probing::default(),
             beat,
-            turns: bus.link.turns(),
+            turns: bus.servers.turns(),
             beats: bus.lease.beats(),
             awake: Instant::now(),
             down_since: Some(Instant::now()),
@@ -261,7 +261,7 @@ impl Live {
     /// Follows the own channel to the server that has it now. What is heard from the old one
     /// would be the past.
     async fn move_along(&mut self, bus: &Bus) {
-        if bus.link.host_of(&bus.own) != self.subscription.host {
+        if bus.servers.host_of(&bus.own) != self.subscription.host {
             tracing::info!("the subscription moves to another server");
             self.replace(bus).await;
             self.probing.forget_answers();
@@ -308,7 +308,7 @@ impl Live {
     async fn retire(&mut self, bus: &Bus, is_leaving: bool) {
         let client = self.subscription.client.clone();
         let unsubscribed = async {
-            bus.link.unsubscribe(&client).await?;
+            bus.servers.unsubscribe(&client).await?;
             // The answer to UNSUBSCRIBE is not waited for, and that to PING comes after it.
             client.ping::<()>(None).await
         };
@@ -378,7 +378,7 @@ impl Bus {
     }
 
     async fn subscribe_until_it_works(&self) -> Subscription {
-        let mut turns = self.link.turns();
+        let mut turns = self.servers.turns();
         loop {
             if let Some(subscription) = self.open().await {
                 return subscription;
@@ -390,13 +390,15 @@ impl Bus {
 
     /// A new connection, subscribed; `None` if Redis does not answer in time.
     async fn open(&self) -> Option<Subscription> {
-        let host = self.link.host_of(&self.own);
+        let host = self.servers.host_of(&self.own);
         let client = build(
-            &self.link.url_of(&self.own)?,
+            &self.servers.url_of(&self.own)?,
             SUBSCRIPTION_BUFFER,
             COMMAND_BUFFER,
         )
-        .inspect_err(|error| tracing::error!(error = %shown(error), "cannot open a subscription"))
+        .inspect_err(
+            |error| tracing::error!(error = %redacted(error), "cannot open a subscription"),
+        )
         .ok()?;
         // Before connecting, so that nothing is missed.
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
@@ -427,9 +429,9 @@ impl Bus {
     /// Sends SUBSCRIBE. That it works is for the probe to tell.
     pub(crate) async fn subscribe(&self, client: &Client) {
         self.metrics.subscriptions.inc();
-        if let Err(error) = self.link.subscribe(client).await {
-            self.link.note(&error);
-            tracing::debug!(error = %shown(&error), "SUBSCRIBE failed");
+        if let Err(error) = self.servers.subscribe(client).await {
+            self.servers.note(&error);
+            tracing::debug!(error = %redacted(&error), "SUBSCRIBE failed");
         }
     }
 }

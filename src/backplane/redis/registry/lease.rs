@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::{NodeRecord, NodeState};
-use crate::backplane::redis::servers::Link;
-use crate::backplane::redis::servers::errors::{Refusal, shown};
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::errors::{RedisHealth, redacted};
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::local::hub::Hub;
 use crate::protocol;
@@ -54,7 +54,7 @@ struct Table {
 
 #[derive(Debug)]
 pub(crate) struct Lease {
-    link: Link,
+    servers: Servers,
     keys: Keys,
     record: NodeRecord,
     hub: Arc<Hub>,
@@ -68,7 +68,7 @@ pub(crate) struct Lease {
     table: RwLock<Table>,
     /// Counts the beats that succeeded.
     beats: watch::Sender<u64>,
-    refusal: Refusal,
+    refusal: RedisHealth,
     /// Nodes that were proven dead, which the table may not show yet.
     dead: RwLock<HashSet<NodeId>>,
     /// Given up for good. Held during a beat, so that none comes behind the end.
@@ -78,14 +78,14 @@ pub(crate) struct Lease {
 
 impl Lease {
     pub(crate) fn new(
-        link: Link,
+        servers: Servers,
         keys: Keys,
         record: NodeRecord,
         hub: Arc<Hub>,
         fatal: watch::Sender<Option<Fatal>>,
     ) -> Self {
         Self {
-            link,
+            servers,
             keys,
             record,
             hub,
@@ -95,7 +95,7 @@ impl Lease {
             marked: RwLock::default(),
             table: RwLock::default(),
             beats: watch::channel(0).0,
-            refusal: Refusal::default(),
+            refusal: RedisHealth::default(),
             dead: RwLock::default(),
             left: tokio::sync::Mutex::default(),
             fatal,
@@ -165,7 +165,7 @@ impl Lease {
     pub(crate) async fn is_deaf(&self, node: &NodeId) -> Result<bool, fred::error::Error> {
         let channel = self.keys.node_channel(node);
         let line = protocol::probe_line(0);
-        let listeners = self.link.publish(&channel, line.into()).await?;
+        let listeners = self.servers.publish(&channel, line.into()).await?;
         Ok(listeners == 0)
     }
 
@@ -178,7 +178,7 @@ impl Lease {
     /// The lease of whoever has this name now.
     pub(crate) async fn read(&self, name: &str) -> Result<Option<NodeRecord>, Unavailable> {
         let key = self.keys.lease(name);
-        let value = self.link.call("GET", &key, &[]).await;
+        let value = self.servers.call("GET", &key, &[]).await;
         let value: Option<String> = value.and_then(Value::convert).map_err(|_| AWAY)?;
         Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
     }
@@ -192,7 +192,7 @@ impl Lease {
             .unwrap_or_else(PoisonError::into_inner);
         if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
             // A new master may lack the newest rows though it has our lease.
-            || self.link.has_turned_within(REBUILD)
+            || self.servers.has_turned_within(REBUILD)
         {
             return Ok(false);
         }
@@ -202,7 +202,7 @@ impl Lease {
 
     /// Keeps the lease until the node ends.
     pub(crate) async fn keep(self: Arc<Self>) {
-        let mut breaks = self.link.breaks();
+        let mut breaks = self.servers.breaks();
         let mut refreshed = Instant::now();
         let mut trusted = false;
         loop {
@@ -228,9 +228,9 @@ impl Lease {
                     trusted = self.watch(&mut breaks).await;
                 }
                 Err(error) => {
-                    tracing::debug!(error = %shown(&error), "beat failed");
+                    tracing::debug!(error = %redacted(&error), "beat failed");
                     self.refusal.note(&error);
-                    self.link.note(&error);
+                    self.servers.note(&error);
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -244,7 +244,7 @@ impl Lease {
         while Instant::now() < next {
             match tokio::time::timeout(LOOK, breaks.changed()).await {
                 Ok(Ok(())) => return false,
-                // The link is gone, and so is the node in a moment.
+                // The servers is gone, and so is the node in a moment.
                 Ok(Err(_)) => tokio::time::sleep(LOOK).await,
                 Err(_) => {
                     if let Ok(None) = self.read(&self.record.name).await {
@@ -260,7 +260,7 @@ impl Lease {
     /// the rows can be trusted.
     async fn beat(&self) -> Result<bool, fred::error::Error> {
         let key = self.keys.lease(&self.record.name);
-        let value = self.link.call("GET", &key, &[]).await?;
+        let value = self.servers.call("GET", &key, &[]).await?;
         let value: Option<String> = value.convert()?;
         let holder: Option<NodeRecord> = value.and_then(|value| serde_json::from_str(&value).ok());
         let ours = holder
@@ -301,13 +301,21 @@ impl Lease {
     async fn enlist(&self) -> Result<bool, fred::error::Error> {
         let node = &self.record.node;
         let nodes = self.keys.nodes();
-        let _: () = self.link.at(&nodes).sadd(&nodes, &self.record.name).await?;
+        let _: () = self
+            .servers
+            .at(&nodes)
+            .sadd(&nodes, &self.record.name)
+            .await?;
         let (sweep, boots) = (self.keys.sweep(node), self.keys.boots());
-        let sweeping: bool = self.link.at(&sweep).exists(&sweep).await?;
+        let sweeping: bool = self.servers.at(&sweep).exists(&sweep).await?;
         // Behind the look at the lock: one that went in between has left its mark here.
-        let added: i64 = self.link.at(&boots).sadd(&boots, node.to_string()).await?;
+        let added: i64 = self
+            .servers
+            .at(&boots)
+            .sadd(&boots, node.to_string())
+            .await?;
         for index in [self.keys.users(node), self.keys.topics(node)] {
-            let client = self.link.at(&index);
+            let client = self.servers.at(&index);
             let _: () = client.expire(&index, ROW_TTL_SECONDS, None).await?;
         }
         Ok(sweeping || added > 0)
@@ -347,7 +355,7 @@ impl Lease {
         let expire = Expiration::PX(LEASE.as_millis() as i64);
         let key = self.keys.lease(&self.record.name);
         let answer: Value = self
-            .link
+            .servers
             .at(&key)
             .set(key, value, Some(expire), options, false)
             .await?;
@@ -357,10 +365,10 @@ impl Lease {
     /// Reads the leases of all nodes; takes names out of the set that have had none for long.
     async fn look_around(&self) -> Result<(), fred::error::Error> {
         let key = self.keys.nodes();
-        let names: HashSet<String> = self.link.at(&key).smembers(&key).await?;
+        let names: HashSet<String> = self.servers.at(&key).smembers(&key).await?;
         let names: Vec<String> = names.into_iter().collect();
         let leases: Vec<String> = names.iter().map(|name| self.keys.lease(name)).collect();
-        let values = self.link.read_each("GET", &leases).await?;
+        let values = self.servers.read_each("GET", &leases).await?;
         let mut nodes = Vec::new();
         let mut missing = HashMap::new();
         let mut gone = Vec::new();
@@ -380,7 +388,7 @@ impl Lease {
                 }
             }
         }
-        self.link.note_population(nodes.len());
+        self.servers.note_population(nodes.len());
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         {
             // Taken for dead and back again.
@@ -394,7 +402,7 @@ impl Lease {
             missing,
         };
         if !gone.is_empty() {
-            let _: () = self.link.at(&key).srem(&key, gone).await?;
+            let _: () = self.servers.at(&key).srem(&key, gone).await?;
         }
         Ok(())
     }
@@ -413,13 +421,17 @@ impl Lease {
         let node = &self.record.node;
         if clean {
             for index in [self.keys.users(node), self.keys.topics(node)] {
-                let _: Result<(), _> = self.link.at(&index).del(&index).await;
+                let _: Result<(), _> = self.servers.at(&index).del(&index).await;
             }
             let boots = self.keys.boots();
-            let _: Result<(), _> = self.link.at(&boots).srem(&boots, node.to_string()).await;
+            let _: Result<(), _> = self.servers.at(&boots).srem(&boots, node.to_string()).await;
         }
         let (key, nodes) = (self.keys.lease(&self.record.name), self.keys.nodes());
-        let _: Result<(), _> = self.link.at(&key).del(&key).await;
-        let _: Result<(), _> = self.link.at(&nodes).srem(&nodes, &self.record.name).await;
+        let _: Result<(), _> = self.servers.at(&key).del(&key).await;
+        let _: Result<(), _> = self
+            .servers
+            .at(&nodes)
+            .srem(&nodes, &self.record.name)
+            .await;
     }
 }

@@ -45,10 +45,13 @@ impl Redis {
 
     async fn row_of(&self, user: &UserId) -> Result<Fields, Unavailable> {
         let key = self.keys.user(user);
-        let fields = match self.link.at(&key).hkeys(&key).await {
+        let fields = match self.servers.at(&key).hkeys(&key).await {
             Err(error) if error.is_cluster() => {
-                self.link.note(&error);
-                self.link.call("HKEYS", &key, &[]).await.map(Value::convert)
+                self.servers.note(&error);
+                self.servers
+                    .call("HKEYS", &key, &[])
+                    .await
+                    .map(Value::convert)
             }
             fields => fields.map(Ok),
         };
@@ -65,7 +68,7 @@ impl Redis {
             for places in places.chunks(LOOKUPS) {
                 let keys = places.iter().map(|&place| self.keys.row(&subjects[place]));
                 let keys: Vec<String> = keys.collect();
-                let answers = self.link.read_each(command, &keys).await;
+                let answers = self.servers.read_each(command, &keys).await;
                 for (&place, answer) in places.iter().zip(answers.map_err(|_| AWAY)?) {
                     rows[place] = flat(answer).ok_or(AWAY)?;
                 }
@@ -154,7 +157,7 @@ impl Redis {
     async fn read_whole(&self, keys: &[String]) -> Result<Vec<Fields>, Unavailable> {
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(LOOKUPS) {
-            let answers = self.link.read_each("HGETALL", keys).await;
+            let answers = self.servers.read_each("HGETALL", keys).await;
             for answer in answers.map_err(|error| self.away(&error))? {
                 rows.push(flat(answer).ok_or(AWAY)?);
             }
@@ -180,7 +183,7 @@ impl Redis {
 
     pub(crate) async fn forget(&self, subject: &Subject, node: &NodeId) {
         let key = self.keys.row(subject);
-        let client = self.link.at(&key);
+        let client = self.servers.at(&key);
         let fields = match subject {
             Subject::User(_) => {
                 let fields: Result<Vec<String>, _> = client.hkeys(&key).await;

@@ -24,8 +24,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backplane::redis::Keys;
 use crate::backplane::redis::registry::lease::{BEAT, Lease, MISSING_BEATS};
-use crate::backplane::redis::servers::Link;
-use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::rows::parse_field;
 use crate::protocol;
@@ -42,7 +42,7 @@ const PORTION: usize = 256;
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Sweeper {
-    link: Link,
+    servers: Servers,
     keys: Keys,
     lease: Arc<Lease>,
     log: EventLog,
@@ -53,14 +53,14 @@ pub(crate) struct Sweeper {
 
 impl Sweeper {
     pub(crate) fn new(
-        link: Link,
+        servers: Servers,
         keys: Keys,
         lease: Arc<Lease>,
         log: EventLog,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            link,
+            servers,
             keys,
             lease,
             log,
@@ -76,7 +76,7 @@ impl Sweeper {
         loop {
             beat.tick().await;
             if let Err(error) = self.look().await {
-                tracing::debug!(error = %shown(&error), "no look for dead nodes; the next beat tries again");
+                tracing::debug!(error = %redacted(&error), "no look for dead nodes; the next beat tries again");
             }
         }
     }
@@ -88,7 +88,7 @@ impl Sweeper {
             return Ok(());
         }
         let key = self.keys.boots();
-        let boots: Vec<String> = self.link.at(&key).smembers(&key).await?;
+        let boots: Vec<String> = self.servers.at(&key).smembers(&key).await?;
         let mut missing = HashMap::new();
         let mut suspects = Vec::new();
         for boot in boots {
@@ -141,12 +141,16 @@ impl Sweeper {
         let lock = self.keys.sweep(node);
         if is_dead {
             for index in [self.keys.users(node), self.keys.topics(node)] {
-                let _: () = self.link.at(&index).del(&index).await?;
+                let _: () = self.servers.at(&index).del(&index).await?;
             }
         }
         let boots = self.keys.boots();
-        let last: i64 = self.link.at(&boots).srem(&boots, node.to_string()).await?;
-        let _: () = self.link.at(&lock).del(&lock).await?;
+        let last: i64 = self
+            .servers
+            .at(&boots)
+            .srem(&boots, node.to_string())
+            .await?;
+        let _: () = self.servers.at(&lock).del(&lock).await?;
         if !is_dead {
             tracing::warn!(%node, "a node that seemed dead is back; it puts its rows again");
         } else if last > 0 {
@@ -156,12 +160,12 @@ impl Sweeper {
             self.log.append(&protocol::node_lost_event(node)).await?;
         }
         if is_dead && last > 0 {
-            let (link, keys, node) = (self.link.clone(), self.keys.clone(), node.clone());
+            let (servers, keys, node) = (self.servers.clone(), self.keys.clone(), node.clone());
             let log = self.log.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(GRACE).await;
-                if let Err(error) = tell_who_left(&link, &keys, &log, &node, &users).await {
-                    tracing::warn!(%node, error = %shown(&error), "not all who left with the node are told of");
+                if let Err(error) = tell_who_left(&servers, &keys, &log, &node, &users).await {
+                    tracing::warn!(%node, error = %redacted(&error), "not all who left with the node are told of");
                 }
             });
         }
@@ -173,7 +177,7 @@ impl Sweeper {
         let (key, me) = (self.keys.sweep(node), self.lease.node().to_string());
         let expire = Some(Expiration::PX(LOCK.as_millis() as i64));
         let options = Some(SetOptions::NX);
-        let client = self.link.at(&key);
+        let client = self.servers.at(&key);
         let taken: Value = client.set(&key, &me, expire, options, false).await?;
         if !taken.is_null() {
             return Ok(true);
@@ -185,7 +189,10 @@ impl Sweeper {
     async fn renew(&self, node: &NodeId) -> Result<bool, Error> {
         let milliseconds = LOCK.as_millis() as i64;
         let key = self.keys.sweep(node);
-        self.link.at(&key).pexpire(&key, milliseconds, None).await
+        self.servers
+            .at(&key)
+            .pexpire(&key, milliseconds, None)
+            .await
     }
 
     /// Removes the dead node's fields from the rows of all users and topics in its indexes, which
@@ -241,7 +248,7 @@ impl Sweeper {
     async fn scan(&self, index: &str, cursor: String) -> Result<(String, Vec<String>), Error> {
         let command = CustomCommand::new_static("SSCAN", ClusterHash::FirstKey, false);
         let key = index.to_owned();
-        let client = self.link.at(&key);
+        let client = self.servers.at(&key);
         let arguments = vec![key, cursor, "COUNT".to_owned(), PORTION.to_string()];
         let answer: Vec<Value> = client.custom(command, arguments).await?;
         let [cursor, names] = <[Value; 2]>::try_from(answer)
@@ -251,7 +258,7 @@ impl Sweeper {
 
     async fn remove_row(&self, subject: &Subject, node: &NodeId) -> Result<(), Error> {
         let key = self.keys.row(subject);
-        let client = self.link.at(&key);
+        let client = self.servers.at(&key);
         if matches!(subject, Subject::Topic(_)) {
             return client.hdel(&key, node.to_string()).await;
         }
@@ -273,7 +280,7 @@ enum Holder {
 
 /// Tells of those users of a dead node who have no connection left anywhere.
 async fn tell_who_left(
-    link: &Link,
+    servers: &Servers,
     keys: &Keys,
     log: &EventLog,
     node: &NodeId,
@@ -285,7 +292,7 @@ async fn tell_who_left(
     for portion in users.chunks(PORTION) {
         let looks = portion.iter().map(async |user| {
             let key = keys.user(user);
-            link.at(&key).exists(&key).await
+            servers.at(&key).exists(&key).await
         });
         let are_there: Vec<bool> = try_join_all(looks).await?;
         let left = portion.iter().zip(are_there).filter(|(_, there)| !there);

@@ -4,7 +4,7 @@
 //! written, together with the removal of fields that are gone. A row is changed only by naming
 //! this node's own fields, so no script is needed and nobody's fresh login is erased. HSET and
 //! EXPIRE stand in one MULTI: a row without an end can not come to be. The
-//! MULTI travels as a pipeline, as `link` tells.
+//! MULTI travels as a pipeline, as `servers` tells.
 //!
 //! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list whose they are, for whoever sweeps them when this
 //! node is dead. It is added to before the row is written and taken from behind it: a crash in
@@ -23,8 +23,8 @@ use fred::types::Value;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::errors::shown;
-use crate::backplane::redis::servers::{Link, asking, multi, queue};
+use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::{Servers, asking, multi, queue};
 use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
 use crate::backplane::rows::RowValue;
 use crate::local::dirty_rows::Change;
@@ -43,7 +43,7 @@ const SETTLE_STEP: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Registry {
-    link: Link,
+    servers: Servers,
     keys: Keys,
     hub: Arc<Hub>,
     /// Rows say that the node is going.
@@ -83,9 +83,9 @@ impl Here {
 }
 
 impl Registry {
-    pub(crate) fn new(link: Link, keys: Keys, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(servers: Servers, keys: Keys, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
         Self {
-            link,
+            servers,
             keys,
             hub,
             leaving: Arc::default(),
@@ -126,7 +126,7 @@ impl Registry {
     async fn write_all(&self, changes: Changes) -> bool {
         let mut parts = Vec::with_capacity(changes.len().div_ceil(ROWS));
         let by_server = self
-            .link
+            .servers
             .by_server(changes, |(subject, _)| self.keys.row(subject));
         for (client, changes) in by_server {
             let mut rest = changes.into_iter().peekable();
@@ -177,7 +177,7 @@ impl Registry {
             self.note(&error, rows.len());
             return (Changes::new(), changes(rows));
         }
-        let (written, mut failed) = if self.link.is_clustered() {
+        let (written, mut failed) = if self.servers.is_clustered() {
             self.write_each(client, rows).await
         } else {
             match self.transact(client, &rows).await {
@@ -212,21 +212,21 @@ impl Registry {
 
     async fn add_to_indexes(&self, names: Indexes) -> FredResult<()> {
         for (index, names) in names.keyed(&self.keys, self.hub.node()) {
-            let _: () = self.link.at(&index).sadd(&index, names).await?;
+            let _: () = self.servers.at(&index).sadd(&index, names).await?;
         }
         Ok(())
     }
 
     async fn take_from_indexes(&self, names: Indexes) -> FredResult<()> {
         for (index, names) in names.keyed(&self.keys, self.hub.node()) {
-            let _: () = self.link.at(&index).srem(&index, names).await?;
+            let _: () = self.servers.at(&index).srem(&index, names).await?;
         }
         Ok(())
     }
 
     fn note(&self, error: &Error, rows: usize) {
-        tracing::debug!(error = %shown(error), rows, "rows not written; trying on");
-        self.link.note(error);
+        tracing::debug!(error = %redacted(error), rows, "rows not written; trying on");
+        self.servers.note(error);
     }
 
     /// All of these in one MULTI.
@@ -255,7 +255,7 @@ impl Registry {
         for (row, count) in rows.into_iter().zip(queued) {
             let mut result = outcome(&mut answers, count);
             if let Err(error) = &result
-                && let Some(server) = self.link.asked(error)
+                && let Some(server) = self.servers.asked(error)
             {
                 // The row is on its way to another server, and is written there.
                 let pipeline = server.client.pipeline();

@@ -13,7 +13,7 @@ use fred::types::CustomCommand;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::{Link, NOBODY, SLOTS};
+use crate::backplane::redis::servers::{NOBODY, SLOTS, Servers};
 use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::Host;
 
@@ -34,10 +34,10 @@ type Routing = (Vec<Host>, Box<[u16]>);
 struct Owners(Vec<Option<(u64, Host)>>);
 
 /// Follows the cluster until the node ends.
-pub(crate) async fn follow(link: Link, seeds: Vec<Host>) {
+pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
     let mut asked = Vec::new();
     for seed in seeds {
-        let url = link.url().reveal_server(&seed);
+        let url = servers.url().reveal_server(&seed);
         let client = url.and_then(|url| build(&url, 16, COMMAND_BUFFER).ok());
         let Some(client) = client else {
             tracing::error!(host = seed.0, "no cluster node can be at this address");
@@ -50,9 +50,9 @@ pub(crate) async fn follow(link: Link, seeds: Vec<Host>) {
     let mut unanswered: HashMap<Host, u32> = HashMap::new();
     let (mut answered, mut complained) = (Instant::now(), false);
     loop {
-        let servers = link.servers();
+        let all = servers.servers();
         let seeds = asked.iter().map(|(seed, client, _)| (seed, client));
-        let masters = servers
+        let masters = all
             .iter()
             .filter_map(|server| Some((server.host.as_ref()?, &server.client)));
         let masters: Vec<_> = masters.collect();
@@ -85,7 +85,7 @@ pub(crate) async fn follow(link: Link, seeds: Vec<Host>) {
                         host.1
                     );
                     *count = 0;
-                    link.replace(Some(host));
+                    servers.replace(Some(host));
                 }
             }
         }
@@ -100,7 +100,7 @@ pub(crate) async fn follow(link: Link, seeds: Vec<Host>) {
             }
             if routes != current {
                 current = routes.clone();
-                link.lead(routes.0, routes.1).await;
+                servers.lead(routes.0, routes.1).await;
                 unanswered.clear();
             }
         }
@@ -109,7 +109,7 @@ pub(crate) async fn follow(link: Link, seeds: Vec<Host>) {
         } else {
             CALM
         };
-        let _ = tokio::time::timeout(pause, link.doubted()).await;
+        let _ = tokio::time::timeout(pause, servers.doubted()).await;
         // However many doubt: not more than twenty questions in a second.
         tokio::time::sleep(TROUBLED / 3).await;
     }
@@ -128,7 +128,7 @@ impl Owners {
     /// Adds what one node says (`CLUSTER NODES`), which was asked at this host.
     fn add(&mut self, view: &str, asked: &Host) {
         for line in view.lines() {
-            // id address flags master ping pong epoch link slot slot ...
+            // id address flags master ping pong epoch servers slot slot ...
             let words: Vec<&str> = line.split(' ').collect();
             let [_, address, flags, _, _, _, epoch, _, slots @ ..] = &words[..] else {
                 continue;

@@ -12,9 +12,9 @@ use fred::prelude::{Client, ClientLike, FredResult, PubsubInterface};
 use fred::types::{CustomCommand, Value};
 use futures::future::join_all;
 
-use crate::backplane::redis::servers::{Link, Server};
+use crate::backplane::redis::servers::{Server, Servers};
 
-impl Link {
+impl Servers {
     /// Publishes to a channel; answers how many subscribers got it.
     ///
     /// In a cluster a node's channel is a sharded one, whose count is true. The channel of all

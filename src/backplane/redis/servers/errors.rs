@@ -22,7 +22,7 @@ const REFUSALS: [(&str, &str); 8] = [
 
 /// An error as it may stand in the log. A server that does not know a command quotes what came
 /// behind it, which may be a message, or the password of a HELLO.
-pub(crate) fn shown(error: &Error) -> String {
+pub(crate) fn redacted(error: &Error) -> String {
     let text = error.to_string();
     let (said, _) = text.split_once(", with args").unwrap_or((&text, ""));
     said.escape_debug().to_string()
@@ -50,9 +50,9 @@ pub(crate) fn kind(error: &Error) -> &'static str {
 
 /// The current refusal, if there is one.
 #[derive(Debug, Default)]
-pub(crate) struct Refusal(RwLock<Option<&'static str>>);
+pub(crate) struct RedisHealth(RwLock<Option<&'static str>>);
 
-impl Refusal {
+impl RedisHealth {
     /// Hears how a beat failed.
     pub(crate) fn note(&self, error: &Error) {
         let Some((_, reason)) = REFUSALS
@@ -62,7 +62,7 @@ impl Refusal {
             return;
         };
         if self.set(Some(reason)) != Some(reason) {
-            tracing::warn!(error = %shown(error), "{reason}; trying on");
+            tracing::warn!(error = %redacted(error), "{reason}; trying on");
         }
     }
 

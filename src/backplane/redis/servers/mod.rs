@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(crate) use crate::backplane::redis::servers::commands::{asking, exec, multi, queue};
-use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::{Host, RedisUrl, Topology};
 use crate::telemetry::metrics::Metrics;
@@ -42,7 +42,7 @@ const NO_MESSAGES: usize = 512;
 
 /// A handle; clones share the connections.
 #[derive(Clone, Debug)]
-pub(crate) struct Link(Arc<Shared>);
+pub(crate) struct Servers(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -50,7 +50,7 @@ struct Shared {
     /// This node's channel: the server that has it is also told broadcasts.
     own: String,
     global: String,
-    routes: RwLock<Arc<Routes>>,
+    routes: RwLock<Arc<SlotMap>>,
     /// Counts what may have cost Redis its memory of us: reconnects and new servers.
     breaks: watch::Sender<u64>,
     /// Counts changes of the routes.
@@ -65,7 +65,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
-pub(crate) struct Routes {
+pub(crate) struct SlotMap {
     servers: Vec<Arc<Server>>,
     /// For each slot an index into `servers`, or [`NOBODY`]. `None`: all keys are at the first.
     slots: Option<Box<[u16]>>,
@@ -89,7 +89,7 @@ impl Drop for Server {
     }
 }
 
-impl Routes {
+impl SlotMap {
     fn index(&self, key: &str) -> usize {
         let owner = |slots: &[u16]| slots[usize::from(redis_keyslot(key.as_bytes()))];
         match self.slots.as_deref().map_or(0, owner) {
@@ -104,9 +104,9 @@ impl Routes {
     }
 }
 
-impl Link {
+impl Servers {
     /// Starts connecting if there is but one server. Otherwise somebody has to
-    /// [`Link::lead`] the way, and commands fail until then.
+    /// [`Servers::lead`] the way, and commands fail until then.
     pub(crate) fn new(
         url: &RedisUrl,
         own: String,
@@ -132,7 +132,7 @@ impl Link {
                 watch,
             }
         };
-        let routes = Routes {
+        let routes = SlotMap {
             servers: vec![Arc::new(server)],
             slots: None,
         };
@@ -158,7 +158,7 @@ impl Link {
         matches!(self.0.url.topology(), Topology::Cluster { .. })
     }
 
-    fn routes(&self) -> Arc<Routes> {
+    fn routes(&self) -> Arc<SlotMap> {
         let routes = self.0.routes.read();
         routes.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -279,7 +279,7 @@ impl Link {
         if !new.is_empty() {
             self.note_turn();
         }
-        self.install(Routes { servers, slots });
+        self.install(SlotMap { servers, slots });
         if !new.is_empty() {
             self.0.breaks.send_modify(|count| *count += 1);
         }
@@ -288,7 +288,7 @@ impl Link {
     /// Leads all commands to this one server.
     pub(crate) fn lead_to(&self, server: Server) {
         self.note_turn();
-        self.install(Routes {
+        self.install(SlotMap {
             servers: vec![Arc::new(server)],
             slots: None,
         });
@@ -299,7 +299,9 @@ impl Link {
     pub(crate) fn dial(&self, host: Host) -> Option<Server> {
         let url = self.0.url.reveal_server(&host)?;
         let client = build(&url, NO_MESSAGES, COMMAND_BUFFER)
-            .inspect_err(|error| tracing::error!(error = %shown(error), "cannot connect to Redis"))
+            .inspect_err(
+                |error| tracing::error!(error = %redacted(error), "cannot connect to Redis"),
+            )
             .ok()?;
         let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
         Some(started(client, Some(host), breaks, metrics))
@@ -331,7 +333,7 @@ impl Link {
         let mut servers = routes.servers.clone();
         servers[index] = Arc::new(server);
         let slots = routes.slots.clone();
-        self.install(Routes { servers, slots });
+        self.install(SlotMap { servers, slots });
     }
 
     /// Said before the new routes are, so that nobody believes what is missing there.
@@ -347,7 +349,7 @@ impl Link {
         }
     }
 
-    fn install(&self, routes: Routes) {
+    fn install(&self, routes: SlotMap) {
         *self
             .0
             .routes
@@ -397,7 +399,7 @@ async fn watch_connection(
             error = errors.recv() => match error {
                 Ok((error, _)) if !down => {
                     down = true;
-                    tracing::warn!(error = %shown(&error), "no connection to Redis{server}; trying on");
+                    tracing::warn!(error = %redacted(&error), "no connection to Redis{server}; trying on");
                 }
                 Err(RecvError::Closed) => return,
                 _ => {}

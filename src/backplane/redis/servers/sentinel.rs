@@ -14,8 +14,8 @@ use fred::types::{CustomCommand, Value};
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::Link;
-use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::Host;
 
@@ -27,10 +27,10 @@ const ANSWER: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Follows the master until the node ends.
-pub(crate) async fn follow(link: Link, sentinels: Vec<Host>, master: String) {
+pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: String) {
     let mut asked = Vec::new();
     for sentinel in &sentinels {
-        let url = link.url().reveal_sentinel(sentinel);
+        let url = servers.url().reveal_sentinel(sentinel);
         let client = url.and_then(|url| build(&url, 16, COMMAND_BUFFER).ok());
         let Some(client) = client else {
             tracing::error!(host = sentinel.0, "no Sentinel can be at this address");
@@ -61,13 +61,13 @@ pub(crate) async fn follow(link: Link, sentinels: Vec<Host>, master: String) {
                     tracing::info!(master, "a Sentinel says again who the master is");
                 }
                 if current.as_ref() != Some(&host) {
-                    match turn_to(&link, host.clone()).await {
+                    match turn_to(&servers, host.clone()).await {
                         Ok(()) => {
                             let (host, port) = &host;
                             tracing::info!("the master is {host}:{port}");
                         }
                         Err(error) => {
-                            tracing::debug!(error = %shown(&error), "not yet a master");
+                            tracing::debug!(error = %redacted(&error), "not yet a master");
                             tokio::time::sleep(ASK).await;
                             continue;
                         }
@@ -77,7 +77,7 @@ pub(crate) async fn follow(link: Link, sentinels: Vec<Host>, master: String) {
             }
             None => {}
         }
-        let _ = tokio::time::timeout(ASK, link.doubted()).await;
+        let _ = tokio::time::timeout(ASK, servers.doubted()).await;
         // However many doubt: not more than twenty questions in a second.
         tokio::time::sleep(ASK / 5).await;
     }
@@ -110,9 +110,9 @@ fn odd() -> Error {
     Error::new(ErrorKind::Protocol, "a Sentinel's answer lacks a part")
 }
 
-async fn turn_to(link: &Link, host: Host) -> FredResult<()> {
+async fn turn_to(servers: &Servers, host: Host) -> FredResult<()> {
     let words = "no server can be at the master's address";
-    let server = link
+    let server = servers
         .dial(host)
         .ok_or_else(|| Error::new(ErrorKind::Config, words))?;
     let role = async {
@@ -129,6 +129,6 @@ async fn turn_to(link: &Link, host: Host) -> FredResult<()> {
     if role.first().and_then(Value::as_str).as_deref() != Some("master") {
         return Err(Error::new(ErrorKind::Sentinel, "it is no master yet"));
     }
-    link.lead_to(server);
+    servers.lead_to(server);
     Ok(())
 }

@@ -11,25 +11,25 @@ use crate::auth::SessionId;
 use crate::backplane::access::{Ban, Session, ordinal};
 use crate::backplane::answers::Unavailable;
 use crate::backplane::redis::registry::read::LOOKUPS;
-use crate::backplane::redis::servers::{Link, exec, multi};
+use crate::backplane::redis::servers::{Servers, exec, multi};
 use crate::backplane::redis::{AWAY, Keys, ROW_TTL_SECONDS};
 use crate::local::replay::page::EntryId;
 use crate::protocol::ids::UserId;
 
 #[derive(Debug)]
 pub(crate) struct AccessStore {
-    link: Link,
+    servers: Servers,
     keys: Keys,
 }
 
 impl AccessStore {
-    pub(crate) fn new(link: Link, keys: Keys) -> Self {
-        Self { link, keys }
+    pub(crate) fn new(servers: Servers, keys: Keys) -> Self {
+        Self { servers, keys }
     }
 
     fn away(&self, error: &Error) -> Unavailable {
         tracing::debug!(%error, "not read or written");
-        self.link.note(error);
+        self.servers.note(error);
         AWAY
     }
 
@@ -42,8 +42,8 @@ impl AccessStore {
             let keys: Vec<String> = ids.iter().map(|id| self.keys.session(*id)).collect();
             // Together on their way: both are pipelined.
             let (claims, left) = futures::join!(
-                self.link.read_each("GET", &keys),
-                self.link.read_each("PTTL", &keys)
+                self.servers.read_each("GET", &keys),
+                self.servers.read_each("PTTL", &keys)
             );
             let claims = claims.map_err(|error| self.away(&error))?;
             let left = left.map_err(|error| self.away(&error))?;
@@ -75,12 +75,12 @@ impl AccessStore {
 
     pub(crate) async fn ban(&self, user: &UserId) -> Result<Option<Ban>, Unavailable> {
         let key = self.keys.ban(user);
-        let reason = self.link.call("GET", &key, &[]).await;
+        let reason = self.servers.call("GET", &key, &[]).await;
         let reason = reason.and_then(Value::convert::<Option<String>>);
         let Some(reason) = reason.map_err(|error| self.away(&error))? else {
             return Ok(None);
         };
-        let left = self.link.call("PTTL", &key, &[]).await;
+        let left = self.servers.call("PTTL", &key, &[]).await;
         let left = left
             .and_then(time_left)
             .map_err(|error| self.away(&error))?;
@@ -91,14 +91,14 @@ impl AccessStore {
     }
 
     pub(crate) async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
-        let exists = self.link.call("EXISTS", &self.keys.ban(user), &[]).await;
+        let exists = self.servers.call("EXISTS", &self.keys.ban(user), &[]).await;
         let exists = exists.and_then(Value::convert::<i64>);
         Ok(exists.map_err(|error| self.away(&error))? > 0)
     }
 
     pub(crate) async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
         let keys: Vec<String> = users.iter().map(|user| self.keys.ban(user)).collect();
-        let banned = self.link.read_each("EXISTS", &keys).await;
+        let banned = self.servers.read_each("EXISTS", &keys).await;
         let banned = banned.and_then(|all| all.into_iter().map(Value::convert::<i64>).collect());
         let banned: Vec<i64> = banned.map_err(|error| self.away(&error))?;
         Ok(banned.into_iter().map(|count| count > 0).collect())
@@ -125,7 +125,7 @@ impl AccessStore {
     pub(crate) async fn next_ordinal(&self, user: &UserId) -> Result<u64, Unavailable> {
         let key = self.keys.seat(user);
         let next = async {
-            let transaction = multi(&self.link.at(&key)).await?;
+            let transaction = multi(&self.servers.at(&key)).await?;
             let _: () = transaction
                 .xadd(&key, false, ("MAXLEN", "=", 1), "*", ("n", ""))
                 .await?;
@@ -140,13 +140,13 @@ impl AccessStore {
     }
 
     async fn set(&self, key: String, value: String, expire: Expiration) -> Result<(), Unavailable> {
-        let client = self.link.at(&key);
+        let client = self.servers.at(&key);
         let set: Result<(), Error> = client.set(&key, value, Some(expire), None, false).await;
         set.map_err(|error| self.away(&error))
     }
 
     async fn delete(&self, key: String) -> Result<bool, Unavailable> {
-        let deleted = self.link.call("DEL", &key, &[]).await;
+        let deleted = self.servers.call("DEL", &key, &[]).await;
         let deleted = deleted.and_then(Value::convert::<i64>);
         Ok(deleted.map_err(|error| self.away(&error))? > 0)
     }

@@ -10,8 +10,8 @@ use fred::types::streams::{XCapKind, XCapTrim};
 use tokio::time::Instant;
 
 use crate::backplane::redis::Keys;
-use crate::backplane::redis::servers::Link;
-use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::errors::redacted;
 use crate::local::hub::Hub;
 
 /// Between two looks whether Redis is there.
@@ -22,23 +22,27 @@ const SETTLE_STEP: Duration = Duration::from_millis(10);
 /// Appends to the stream. Clones are cheap.
 #[derive(Debug, Clone)]
 pub(crate) struct EventLog {
-    link: Link,
+    servers: Servers,
     key: Arc<str>,
     /// RowValue how many events Redis keeps.
     length: i64,
 }
 
 impl EventLog {
-    pub(crate) fn new(link: Link, keys: &Keys, length: i64) -> Self {
+    pub(crate) fn new(servers: Servers, keys: &Keys, length: i64) -> Self {
         let key = keys.events().into();
-        Self { link, key, length }
+        Self {
+            servers,
+            key,
+            length,
+        }
     }
 
     /// Appends one event.
     pub(crate) async fn append(&self, event: &str) -> Result<(), Error> {
         let mut words = vec!["MAXLEN".to_owned(), "~".to_owned(), self.length.to_string()];
         words.extend(["*", "event", event].map(str::to_owned));
-        self.link.call("XADD", &self.key, &words).await.map(drop)
+        self.servers.call("XADD", &self.key, &words).await.map(drop)
     }
 
     /// Writes what the hub tells, until the node ends.
@@ -46,7 +50,7 @@ impl EventLog {
         loop {
             let events = hub.events().take().await;
             // What fred would keep until it has a connection would only fill its memory.
-            while !self.link.at(&self.key).is_connected() {
+            while !self.servers.at(&self.key).is_connected() {
                 tokio::time::sleep(RETRY).await;
             }
             let failed = self.append_all(&events).await;
@@ -56,7 +60,7 @@ impl EventLog {
 
     /// Appends many in one go; answers how many were not, or may not have been.
     async fn append_all(&self, events: &[String]) -> usize {
-        let pipeline = self.link.at(&self.key).pipeline();
+        let pipeline = self.servers.at(&self.key).pipeline();
         for event in events {
             let cap = (XCapKind::MaxLen, XCapTrim::AlmostExact, self.length);
             let entry = vec![("event", event.as_str())];
@@ -69,10 +73,10 @@ impl EventLog {
         let mut failed = 0;
         for (event, answer) in events.iter().zip(pipeline.try_all::<Value>().await) {
             let Err(error) = answer else { continue };
-            self.link.note(&error);
+            self.servers.note(&error);
             // The stream may be on its way to another server, which `append` follows.
             if !error.is_cluster() || self.append(event).await.is_err() {
-                tracing::debug!(error = %shown(&error), "event dropped");
+                tracing::debug!(error = %redacted(&error), "event dropped");
                 failed += 1;
             }
         }

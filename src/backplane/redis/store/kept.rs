@@ -18,8 +18,8 @@ use fred::types::Value;
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, Unavailable};
-use crate::backplane::redis::servers::errors::shown;
-use crate::backplane::redis::servers::{Link, exec, multi};
+use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::{Servers, exec, multi};
 use crate::backplane::redis::{AWAY, Keys};
 use crate::local::replay::page::{
     Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number,
@@ -47,14 +47,18 @@ const ID: &str = "id";
 
 #[derive(Debug)]
 pub(crate) struct KeptStore {
-    link: Link,
+    servers: Servers,
     keys: Keys,
     bounds: Bounds,
 }
 
 impl KeptStore {
-    pub(crate) fn new(link: Link, keys: Keys, bounds: Bounds) -> Self {
-        Self { link, keys, bounds }
+    pub(crate) fn new(servers: Servers, keys: Keys, bounds: Bounds) -> Self {
+        Self {
+            servers,
+            keys,
+            bounds,
+        }
     }
 
     /// Puts a message into an inbox or log, trying until the deadline as long as that is safe.
@@ -73,8 +77,8 @@ impl KeptStore {
                 Ok(Err(error)) => error,
                 Err(_) => return Err(Unavailable("no answer from Redis in time")),
             };
-            tracing::debug!(error = %shown(&error), "message not kept");
-            self.link.note(&error);
+            tracing::debug!(error = %redacted(&error), "message not kept");
+            self.servers.note(&error);
             let unknown = matches!(
                 error.kind(),
                 ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
@@ -102,7 +106,7 @@ impl KeptStore {
     async fn claim(&self, key: &str, claim: &str) -> Result<bool, Error> {
         let expire = Expiration::PX(CLAIM.as_millis() as i64);
         let options = Some(SetOptions::NX);
-        let client = self.link.at(key);
+        let client = self.servers.at(key);
         let taken: Value = client.set(key, claim, Some(expire), options, false).await?;
         if !taken.is_null() {
             return Ok(true);
@@ -122,7 +126,7 @@ impl KeptStore {
         claim: &str,
     ) -> Result<Kept, Error> {
         // Everything of one user or topic is in one slot.
-        let client = self.link.at(&self.keys.inbox(subject));
+        let client = self.servers.at(&self.keys.inbox(subject));
         let id_key = message.id().map(|id| self.keys.kept(subject, id));
         if let Some(key) = &id_key
             && !self.claim(key, claim).await?
@@ -183,7 +187,7 @@ impl KeptStore {
     /// Throws out what is too old or too much. Nobody waits for it; if it fails, a later one
     /// does it.
     fn sweep(&self, inbox: String, newest: EntryId) {
-        let (client, bounds) = (self.link.at(&inbox), self.bounds);
+        let (client, bounds) = (self.servers.at(&inbox), self.bounds);
         tokio::spawn(async move {
             let oldest = newest.ms.saturating_sub(bounds.age.as_millis() as u64);
             let _: i64 = client
@@ -208,15 +212,15 @@ impl KeptStore {
     pub(crate) async fn read(&self, subject: &Subject, since: Since) -> Result<Page, Unavailable> {
         let read = self.read_once(subject, since).await;
         read.map_err(|error| {
-            tracing::debug!(error = %shown(&error), "inbox not read");
-            self.link.note(&error);
+            tracing::debug!(error = %redacted(&error), "inbox not read");
+            self.servers.note(&error);
             AWAY
         })
     }
 
     async fn read_once(&self, subject: &Subject, since: Since) -> Result<Page, Error> {
         let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
-        let transaction = multi(&self.link.at(&inbox)).await?;
+        let transaction = multi(&self.servers.at(&inbox)).await?;
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.get(&counter).await?;
         let _: () = transaction.xlen(&inbox).await?;

@@ -12,8 +12,8 @@ use fred::types::{CustomCommand, Value};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Unavailable, Unsent, UpstreamEntry};
-use crate::backplane::redis::servers::Link;
-use crate::backplane::redis::servers::errors::shown;
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{AWAY, Keys};
 
 /// Before another attempt, where it is certain that nothing was added.
@@ -23,7 +23,7 @@ const PAGE: u64 = 500;
 
 #[derive(Debug)]
 pub(crate) struct Streams {
-    link: Link,
+    servers: Servers,
     keys: Keys,
     /// `MAXLEN ~` of each stream.
     length: u64,
@@ -39,8 +39,12 @@ struct Group {
 }
 
 impl Streams {
-    pub(crate) fn new(link: Link, keys: Keys, length: u64) -> Self {
-        Self { link, keys, length }
+    pub(crate) fn new(servers: Servers, keys: Keys, length: u64) -> Self {
+        Self {
+            servers,
+            keys,
+            length,
+        }
     }
 
     /// Adds an entry, trying until the deadline as long as that is safe.
@@ -63,11 +67,11 @@ impl Streams {
         field("data", entry.data.to_owned());
         loop {
             // What fred would keep until it has a connection again may be sent after we gave up.
-            let error = if self.link.at(&key).is_connected() {
-                match self.link.call("XADD", &key, &words).await {
+            let error = if self.servers.at(&key).is_connected() {
+                match self.servers.call("XADD", &key, &words).await {
                     Ok(_) => return Ok(()),
                     Err(error) if is_unknown(&error) => {
-                        tracing::debug!(error = %shown(&error), service, "nobody knows whether it was added");
+                        tracing::debug!(error = %redacted(&error), service, "nobody knows whether it was added");
                         return Err(Unsent::Unknown);
                     }
                     Err(error) => error,
@@ -75,7 +79,7 @@ impl Streams {
             } else {
                 Error::new(ErrorKind::IO, "no connection")
             };
-            tracing::debug!(error = %shown(&error), service, "not added");
+            tracing::debug!(error = %redacted(&error), service, "not added");
             if Instant::now() + RETRY >= deadline || !may_pass(&error) {
                 return Err(Unsent::Refused(AWAY));
             }
@@ -88,14 +92,14 @@ impl Streams {
     pub(crate) async fn backlog(&self, service: &str, most: u64) -> Result<u64, Unavailable> {
         let counted = self.count(&self.keys.upstream(service), most).await;
         counted.map_err(|error| {
-            tracing::debug!(error = %shown(&error), service, "no look at the backlog");
-            self.link.note(&error);
+            tracing::debug!(error = %redacted(&error), service, "no look at the backlog");
+            self.servers.note(&error);
             AWAY
         })
     }
 
     async fn count(&self, key: &str, most: u64) -> Result<u64, Error> {
-        let client = self.link.at(key);
+        let client = self.servers.at(key);
         if !client.is_connected() {
             return Err(Error::new(ErrorKind::IO, "no connection"));
         }
@@ -129,7 +133,11 @@ impl Streams {
         let mut count = 0;
         while count <= most {
             let from = format!("({last}");
-            let page: Value = self.link.at(key).xrange(key, from, "+", Some(PAGE)).await?;
+            let page: Value = self
+                .servers
+                .at(key)
+                .xrange(key, from, "+", Some(PAGE))
+                .await?;
             let page = page.into_array();
             count += page.len() as u64;
             let newest = page.into_iter().next_back().and_then(|entry| {
