@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::hub::{Delivered, Hub};
@@ -145,6 +146,8 @@ pub struct Probes {
     overruns: AtomicU64,
     /// The last one sent, and when.
     sent: Mutex<Option<(u64, Instant)>>,
+    /// Woken by each one heard.
+    news: Notify,
 }
 
 impl Probes {
@@ -156,9 +159,15 @@ impl Probes {
     /// Notes that this one was heard. Answers how long it was on its way, if it is the last sent.
     pub fn note(&self, n: u64) -> Option<Duration> {
         self.heard.fetch_max(n, Ordering::Relaxed);
+        self.news.notify_one();
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, at) = sent.filter(|(last, _)| *last == n)?;
         Some(at.elapsed())
+    }
+
+    /// Until one has been heard since the last call.
+    pub async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// Notes that messages came faster than they were taken: a probe may be among the lost.

@@ -129,7 +129,7 @@ impl Bus {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut down_since: Option<Instant> = Some(Instant::now());
         let mut told = false;
-        let mut turns = self.link.turns();
+        let (mut turns, mut beats) = (self.link.turns(), self.lease.beats());
         let mut awake = Instant::now();
         let stop = self.stop.clone();
         let mut forgotten = None;
@@ -161,10 +161,7 @@ impl Bus {
                     } else {
                         self.move_along(&mut subscription, &mut probing).await;
                     }
-                    let health = self.judge(&probing);
-                    self.health.send_if_modified(|old| std::mem::replace(old, health) != health);
-                    self.metrics.redis_up.set(i64::from(health == Health::Ready));
-                    if health == Health::Ready {
+                    if self.judge(&probing) == Health::Ready {
                         down_since = None;
                         told = false;
                     } else {
@@ -174,6 +171,14 @@ impl Bus {
                             self.hub.tell_all(|| Command::Degraded).await;
                         }
                     }
+                }
+                // Ready as soon as the last of the two has come, and not only with the next probe.
+                () = self.pump.probes.news(), if !self.is_ready() => {
+                    self.note_heard(&mut probing);
+                    self.judge(&probing);
+                }
+                Ok(()) = beats.changed(), if !self.is_ready() => {
+                    self.judge(&probing);
                 }
                 Ok(()) = turns.changed() => {
                     self.move_along(&mut subscription, &mut probing).await;
@@ -228,7 +233,6 @@ impl Bus {
 
     /// Sends the next probe and looks for those before; answers whether the subscription is deaf.
     async fn probe(&self, probing: &mut Probing, subscription: &Subscription) -> bool {
-        let last = self.pump.probes.last();
         let overruns = self.pump.probes.overruns();
         if overruns > std::mem::replace(&mut probing.overruns, overruns) {
             // Flooded, which is the opposite of deaf; the probe may have been overwritten.
@@ -236,11 +240,7 @@ impl Bus {
             probing.owed = None;
             probing.doubtful = false;
         }
-        if last > probing.heard_number {
-            probing.heard_number = last;
-            probing.heard = Some(Instant::now());
-            probing.doubtful = false;
-        }
+        let last = self.note_heard(probing);
         if probing.owed.is_some_and(|(number, _)| number <= last) {
             probing.owed = None;
             probing.unheard = 0;
@@ -298,20 +298,40 @@ impl Bus {
         false
     }
 
+    /// Looks which probes have been heard; answers the number of the last one.
+    fn note_heard(&self, probing: &mut Probing) -> u64 {
+        let last = self.pump.probes.last();
+        if last > probing.heard_number {
+            probing.heard_number = last;
+            probing.heard = Some(Instant::now());
+            probing.doubtful = false;
+        }
+        last
+    }
+
+    /// Decides whether the node can serve, and tells.
     fn judge(&self, probing: &Probing) -> Health {
-        if let Some(reason) = self.lease.refusal() {
-            return Health::Down(reason);
-        }
-        let Some(heard) = probing.heard else {
-            return Health::Down("not subscribed yet");
+        let health = match (self.lease.refusal(), probing.heard) {
+            (Some(reason), _) => Health::Down(reason),
+            (None, None) => Health::Down("not subscribed yet"),
+            (None, Some(heard)) if heard.elapsed() > DEAF + PROBE => {
+                Health::Down("the subscription does not answer")
+            }
+            _ if !self.lease.is_held() || *self.lease.beats().borrow() == 0 => {
+                Health::Down("the lease is not held")
+            }
+            _ => Health::Ready,
         };
-        if heard.elapsed() > DEAF + PROBE {
-            Health::Down("the subscription does not answer")
-        } else if !self.lease.is_held() {
-            Health::Down("the lease is not held")
-        } else {
-            Health::Ready
-        }
+        self.health
+            .send_if_modified(|old| std::mem::replace(old, health) != health);
+        self.metrics
+            .redis_up
+            .set(i64::from(health == Health::Ready));
+        health
+    }
+
+    fn is_ready(&self) -> bool {
+        *self.health.borrow() == Health::Ready
     }
 
     /// Follows the own channel to the server that has it now. What is heard from the old one
@@ -385,11 +405,13 @@ impl Bus {
     }
 
     async fn subscribe_until_it_works(&self) -> Subscription {
+        let mut turns = self.link.turns();
         loop {
             if let Some(subscription) = self.open().await {
                 return subscription;
             }
-            tokio::time::sleep(PROBE).await;
+            // Where there are several servers, the first turn tells which has the channel.
+            let _ = tokio::time::timeout(PROBE, turns.changed()).await;
         }
     }
 

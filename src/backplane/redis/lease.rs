@@ -65,6 +65,8 @@ pub(super) struct Lease {
     /// The time of `forgotten` after which all rows were marked to be written again.
     marked: RwLock<Option<Instant>>,
     table: RwLock<Table>,
+    /// Counts the beats that succeeded.
+    beats: watch::Sender<u64>,
     refusal: Refusal,
     /// Nodes that were proven dead, which the table may not show yet.
     dead: RwLock<HashSet<NodeId>>,
@@ -91,6 +93,7 @@ impl Lease {
             forgotten: RwLock::default(),
             marked: RwLock::default(),
             table: RwLock::default(),
+            beats: watch::channel(0).0,
             refusal: Refusal::default(),
             dead: RwLock::default(),
             left: tokio::sync::Mutex::default(),
@@ -106,6 +109,11 @@ impl Lease {
     pub(super) fn is_held(&self) -> bool {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.is_some_and(|at| at.elapsed() < LEASE)
+    }
+
+    /// Counts the beats that succeeded. The first one makes the node known and tells it the others.
+    pub(super) fn beats(&self) -> watch::Receiver<u64> {
+        self.beats.subscribe()
     }
 
     /// Since when it was last known to be ours; none as long as it never was.
@@ -206,6 +214,7 @@ impl Lease {
             match beat {
                 Ok(intact) => {
                     self.refusal.clear();
+                    self.beats.send_modify(|count| *count += 1);
                     if !(intact && trusted) {
                         // A master that was deposed may have taken removals that nobody else has.
                         self.hub.changes().mark_removed();
