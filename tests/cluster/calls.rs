@@ -1,5 +1,8 @@
 //! Calls: a sender asks a client on any node and gets its answer, or is told why not.
 
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::common::{Client, Node, Redis, eventually, node_on, post, send_signal};
@@ -259,7 +262,8 @@ async fn a_node_that_dies_is_not_waited_for() {
     let _there = Client::v1(&b.ws_url("42")).await;
     send_signal(b.pid(), "KILL");
     eventually(async || {
-        let body = json!({"to": {"user": "42"}, "data": 1, "timeout_ms": 500});
+        // Ten times what a call takes to find out that the node which took it has died.
+        let body = json!({"to": {"user": "42"}, "data": 1, "timeout_ms": 15_000});
         match call(&a, body).await {
             // The row stands until somebody finds out: unrouted until then, offline after.
             (404, _) => Ok(()),
@@ -270,6 +274,54 @@ async fn a_node_that_dies_is_not_waited_for() {
         }
     })
     .await;
+}
+
+/// Redis has handed the question to a node, which dies before it has read it.
+#[tokio::test]
+async fn a_call_ends_early_when_the_node_that_took_it_dies() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let mut there = Client::v1(&b.ws_url("42")).await;
+    let taken = async || a.labelled("line_outcomes_total", "outcome=\"taken\"").await;
+    let before = taken().await;
+    b.signal("STOP");
+    let called = calling(
+        &a,
+        json!({"to": {"user": "42"}, "data": 1, "timeout_ms": 30_000}),
+    );
+    eventually(async || match taken().await {
+        count if count > before => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    let died = Instant::now();
+    b.kill();
+    let (status, said) = called.await.expect("an answer");
+    let took = died.elapsed();
+    assert_eq!((status, code(&said)), (503, "unrouted"), "{said}");
+    assert!(took < Duration::from_secs(15), "answered after {took:?}");
+    println!("answered {took:.1?} after the death");
+    // The connection of its client ends without a call.
+    assert!(!matches!(there.socket.next().await, Some(Ok(_))));
+}
+
+/// A node that is only slow to answer is waited for.
+#[tokio::test]
+async fn a_node_that_stands_still_is_waited_for() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let mut there = Client::v1(&b.ws_url("42")).await;
+    b.signal("STOP");
+    let body = json!({"to": {"user": "42"}, "data": 1, "timeout_ms": 30_000});
+    let called = calling(&a, body);
+    // Longer than it takes to find out that a node is dead.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!called.is_finished());
+    b.signal("CONT");
+    let (reference, _) = next_call(&mut there).await;
+    answer(&mut there, &reference, json!("late")).await;
+    let (status, said) = called.await.expect("an answer");
+    assert_eq!((status, &said["data"]), (200, &json!("late")), "{said}");
 }
 
 /// A call is a question to the node that has the user, so a service needs nothing but Redis.

@@ -87,6 +87,7 @@ async fn every_node_says_how_it_is_and_a_dead_one_is_named() {
     // Its lease outlives it by some seconds, and until then it counts as a node.
     let dead = c.id.clone();
     c.kill();
+    redis.until_nobody_listens(&dead).await;
     let start = Instant::now();
     let rest = command(&a, json!({"cmd": "stats", "timeout_ms": 20_000})).await;
     assert_eq!(answered(&rest), [&*a.id, &*b.id]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Node, Redis, eventually, http, node_on, post};
+use crate::common::{Client, Node, PATIENCE, Redis, eventually, http, node_on, post};
 use crate::crowd::Crowd;
 use crate::ledger::Ledger;
 use crate::raw::{Api, Resp};
@@ -16,7 +16,7 @@ const USERS: usize = 200;
 /// Of those, how many connect to another node meanwhile.
 const MOVING: usize = 50;
 /// No test fails because a machine is slow; what was measured is printed.
-const GENEROUS: Duration = Duration::from_secs(30);
+const GENEROUS: Duration = PATIENCE;
 const END: &str = "\"end\"";
 
 /// Ready, and not only because nobody has looked yet: subscribed anew, its lease put again.

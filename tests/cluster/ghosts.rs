@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Node, Redis, eventually, http, node_on, post, send_signal};
+use crate::common::{Client, Node, PATIENCE, Redis, eventually, http, node_on, post, send_signal};
 use crate::crowd::Crowd;
 use crate::raw::{Answer, Resp};
 
@@ -15,7 +15,7 @@ const USERS: usize = 3_000;
 /// Of those, how many connect elsewhere at once.
 const MOVED: usize = 50;
 /// No test fails because a machine is slow; what was measured is printed.
-const GENEROUS: Duration = Duration::from_secs(60);
+const GENEROUS: Duration = PATIENCE;
 
 /// All events so far, oldest first.
 async fn events(client: &mut Resp) -> Vec<Value> {
@@ -116,9 +116,11 @@ async fn a_dead_nodes_user_is_offline_once_its_name_lives_again() {
     let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
     let mut client = Resp::connect(redis.port()).await;
     let ghost = Client::v1(&a.ws_url("42")).await;
+    let dead = a.id.clone();
     a.kill();
     drop(ghost);
     let died = Instant::now();
+    redis.until_nobody_listens(&dead).await;
     let new = node_on(&redis, "a");
     for node in [&b, &new] {
         assert!(!is_online(node, "42").await, "asked at {}", node.id);
@@ -145,10 +147,10 @@ async fn a_sweep_that_was_cut_short_is_taken_up() {
         &["SET", "pn:sweep:{dead.1}", "other.1", "PX", "9000"],
         &["SADD", "pn:boots", "no node at all"],
     ];
+    let locked = Instant::now();
     for command in half {
         client.call(command).await;
     }
-    let locked = Instant::now();
     let b = node_on(&redis, "b");
     let both = Client::v1(&b.ws_url("both")).await;
     eventually(async || match events(&mut client).await.len() {

@@ -11,7 +11,7 @@ use crate::crowd::Crowd;
 use crate::raw::{Event, Wire};
 
 /// No test fails because a machine is slow; what was measured is printed.
-const GENEROUS: Duration = Duration::from_secs(15);
+const GENEROUS: Duration = PATIENCE;
 
 async fn losses(node: &Node) -> f64 {
     node.labelled("losses_total", "sign=\"sequence\"").await

@@ -148,6 +148,7 @@ async fn the_name_of_a_dead_node_is_free_at_once() {
     old.kill();
     drop(ghost);
     let start = Instant::now();
+    redis.until_nobody_listens(&old_id).await;
     let new = node_on(&redis, "a");
     println!(
         "ready under the name of the dead node after {:.1?}",
@@ -206,6 +207,7 @@ async fn a_dead_nodes_users_are_unrouted_while_its_lease_stands_and_then_offline
     a.kill();
     drop(client);
     let died = Instant::now();
+    redis.until_nobody_listens(&dead).await;
 
     let push = json!({"to": {"user": "42"}, "data": 1, "timeout_ms": 500});
     let start = Instant::now();
@@ -265,7 +267,9 @@ async fn the_other_devices_of_a_dead_nodes_user_get_their_messages() {
     let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
     let _dead = Client::v1(&a.ws_url("42")).await;
     let mut crowd = Crowd::of(&b, "4", 3).await;
+    let dead = a.id.clone();
     a.kill();
+    redis.until_nobody_listens(&dead).await;
     let push = json!({"to": {"user": "42"}, "data": "once", "timeout_ms": 500});
     let (_, answer) = post(&b.push_url, &push).await;
     assert_eq!(answer["connections"], 1, "{answer}");

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::common::{Client, Node, Redis, eventually, http, node, post};
+use crate::common::{Client, Node, PATIENCE, Redis, eventually, http, node, post};
 use crate::flow::{Flow, until_written};
 use crate::raw::Resp;
 use crate::redis_groups::{Frozen, RedisCluster, Trio, until};
 
 /// No test fails because a machine is slow; what was measured is printed.
-const GENEROUS: Duration = Duration::from_secs(25);
+const GENEROUS: Duration = PATIENCE;
 
 fn node_at(url: &str, name: &str) -> Node {
     node(&[

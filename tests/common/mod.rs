@@ -42,8 +42,9 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 pub use self::redis::Redis;
 
-/// Longest wait for anything that should come soon. Generous: a slow machine is no fault.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for anything that should come soon. Generous: a slow machine is no fault, and the
+/// slowest that a node does by itself, to find another dead, takes up to 20 s.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A pushnode process. Killed when dropped.
 pub struct Node {

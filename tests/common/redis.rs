@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, free_port};
+use super::{PATIENCE, eventually, free_port};
 
 /// A redis-server process without persistence. Killed when dropped.
 pub struct Redis {
@@ -47,6 +47,20 @@ impl Redis {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until Redis knows that nobody listens on a node's channel. For a moment after the
+    /// death of a process it still counts it as a receiver.
+    pub async fn until_nobody_listens(&self, node: &str) {
+        let channel = format!("pn:n:{{{node}}}");
+        eventually(async || {
+            let said = self.cli(&["PUBSUB", "NUMSUB", &channel]);
+            match said.lines().last() {
+                Some("0") => Ok(()),
+                _ => Err(said),
+            }
+        })
+        .await;
     }
 
     /// Kills it.
@@ -104,7 +118,7 @@ fn spawn_redis(port: u16, arguments: &[String]) -> Option<Child> {
         .spawn()
         .expect("redis-server is installed; `make setup` installs it");
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(10) {
+    while start.elapsed() < PATIENCE {
         if let Ok(Some(_)) = child.try_wait() {
             return None;
         }

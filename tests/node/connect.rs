@@ -269,7 +269,8 @@ async fn a_client_that_does_not_finish_its_request_is_let_go_after_ten_seconds()
         ("dripping", dripping),
         ("kept alive", kept_alive),
     ] {
-        let window = Duration::from_secs(9)..Duration::from_secs(14);
+        // A machine may be slow, but no clock runs ahead.
+        let window = Duration::from_secs(9)..Duration::from_secs(29);
         assert!(window.contains(&after), "{name}: closed after {after:?}");
         assert!(
             rest.is_empty() || rest.starts_with("HTTP/1.1 408"),

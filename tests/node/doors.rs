@@ -43,7 +43,7 @@ async fn a_token_lets_in_and_its_end_ends_the_connection() {
     all_refused(&node, &[("token", "a.b.c")], "token_invalid").await;
     let good = token("42", None);
     all_refused(&node, &[("token", &good), ("user", "43")], "wrong_user").await;
-    let end = now() + 4;
+    let end = now() + 8;
     let short = Issuer::secret(SECRET).token(&json!({"sub": "42", "exp": end}));
     let mut clients = one_of_each(&node, &[("token", &short), ("user", "42")]).await;
     for client in &mut clients {

@@ -153,7 +153,7 @@ async fn broken_rules_close_with_the_code_of_the_rfc() {
         raw.end().await;
         let took = begun.elapsed();
         assert!(
-            took < Duration::from_secs(4),
+            took < Duration::from_secs(20),
             "{name}: ended after {took:?}"
         );
     }
@@ -260,7 +260,10 @@ async fn a_client_that_vanishes_is_gone() {
     }
     ended(&node, &[("gone", 22)]).await;
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(5), "noticed only after {took:?}");
+    assert!(
+        took < Duration::from_secs(20),
+        "noticed only after {took:?}"
+    );
     let (_, answer) = post(&node.push_url, &json!({"to": {"user": "42"}, "data": 1})).await;
     assert_eq!(answer["status"], "offline", "{answer}");
 }
@@ -312,7 +315,7 @@ async fn a_v1_client_that_is_not_understood_is_told_and_stays() {
 
 #[tokio::test]
 async fn pings_come_and_a_client_that_answers_none_is_closed() {
-    let node = node(&[("PUSH_PING_SECONDS", "1"), ("PUSH_PONG_SECONDS", "1")]);
+    let node = node(&[("PUSH_PING_SECONDS", "1"), ("PUSH_PONG_SECONDS", "4")]);
     let mut dead = Raw::v1(&node, "dead").await;
     let mut alive = Raw::plain(&node, "alive").await;
     let watch_dead = async {

@@ -157,10 +157,15 @@ async fn a_full_table_of_file_descriptors_is_survived_without_a_busy_loop() {
     }
     let failed = metrics().await - errors;
     let used = processor_ticks(node.pid()) - ticks;
-    assert!(failed <= 40, "{failed} failed accepts in two seconds");
+    // Rates, so that a slow machine may take longer.
+    let seconds = begun.elapsed().as_secs_f64();
     assert!(
-        used <= 60,
-        "{used} hundredths of a second of processor time"
+        failed as f64 <= 20.0 * seconds,
+        "{failed} failed accepts in {seconds:.1} s"
+    );
+    assert!(
+        used as f64 <= 30.0 * seconds,
+        "{used} hundredths of a second of processor time in {seconds:.1} s"
     );
     for n in 0..=n {
         assert_eq!(first.json().await, n);

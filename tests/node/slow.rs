@@ -1,8 +1,6 @@
 //! Clients that take less than is pushed to them: what the policies do, and that nobody else
 //! notices.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::common::presence::{joins, member};
@@ -241,7 +239,7 @@ async fn a_message_larger_than_the_queue_still_reaches_a_client_that_reads() {
     for n in 0..100 {
         assert_eq!(client.json().await, n);
     }
-    tokio::time::timeout(Duration::from_secs(5), client.socket.close(None))
+    tokio::time::timeout(PATIENCE, client.socket.close(None))
         .await
         .expect("closed in time")
         .expect("closed");

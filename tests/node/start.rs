@@ -451,7 +451,7 @@ async fn a_leaving_node_delivers_says_bye_closes_and_ends_well() {
     let (code, reason) = plain.close_frame().await;
     assert_eq!((code, reason.as_str()), (1012, "drain"));
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(4), "closed after {took:?}");
+    assert!(took < Duration::from_secs(20), "closed after {took:?}");
     plain.end().await;
 
     assert_eq!(reader.frame().await.json()["type"], "ready");

@@ -221,7 +221,7 @@ async fn a_token_comes_by_query_header_or_subprotocol() {
 async fn a_token_that_ends_ends_its_connection() {
     let node = jwt_node(&[("PUSH_JWT_SECRETS", SECRET)]);
     let issuer = Issuer::secret(SECRET);
-    let end = now() + 4;
+    let end = now() + 8;
     let token = issuer.token(&json!({"sub": "a", "exp": end}));
     let mut v1 = Client::v1(&url(&node, &token)).await;
     let mut plain = Client::plain(&url(&node, &token)).await;

@@ -149,7 +149,7 @@ async fn a_leaving_node_says_goodbye_and_when_to_come_back_over_each_transport()
 async fn a_client_of_lines_shows_life_or_is_closed_and_sse_gets_comments() {
     let node = node(&[
         ("PUSH_PING_SECONDS", "1"),
-        ("PUSH_PONG_SECONDS", "1"),
+        ("PUSH_PONG_SECONDS", "4"),
         ("PUSH_SSE_BEAT_SECONDS", "1"),
     ]);
     let mut dead = connect(Transport::Tcp, &node, "dead", None).await;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// For one thing to happen. A browser that starts on a busy machine takes seconds.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(25);
 const INSTALL: &str = "the tests of the page need the Debian packages chromium and chromium-driver (or any Chromium or \
                        Chrome with its chromedriver in PATH)";
