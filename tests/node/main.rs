@@ -33,3 +33,4 @@ mod documents;
 mod metrics;
 mod openapi;
 mod operations;
+mod tidy;
