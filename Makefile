@@ -11,14 +11,27 @@ nginx    := $(CURDIR)/target/nginx-check
 # nginx is in /usr/sbin on Debian.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help test setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
-        unit fuzz k6-smoke schemathesis run bench image compose-up compose-down clean
+# Tests mostly wait: for a node to start, for a lease to end.
+cores    := $(shell nproc 2>/dev/null || echo 2)
+export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
+
+.PHONY: help test compile tools setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
+        build unit fuzz k6-smoke schemathesis run bench image compose-up compose-down \
+        clean
 .NOTPARALLEL:
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: setup fmt-check lint unit fuzz k6-smoke schemathesis ## run everything that CI runs, cheap checks first
+# The network is slow while the compiler needs the processors, and the tests wait while the rest
+# has something to do. What takes longest comes first and is shown as it comes.
+test: fmt-check ## run everything that CI runs, cheap checks first
+	@scripts/side-by-side compile tools
+	@scripts/side-by-side unit 'fuzz k6-smoke schemathesis'
+
+compile: clippy doc build
+
+tools: setup hadolint nginx-check
 
 setup: ## install what the tests need (Redis, nginx, Chromium, k6, ...)
 	@scripts/setup
@@ -51,17 +64,18 @@ clippy:
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc $(features) --no-deps
 
+# The binary too: `cargo build` would leave out what dev-dependencies switch on in
+# shared crates, and so build half of the tree once more.
+build:
+	cargo test $(features) --no-run
+
 unit: setup ## run unit and integration tests, with a real Redis
 	cargo test $(features)
 
-k6-smoke: setup ## run the k6 scripts briefly against two nodes
-	@# Built as the tests build it. `cargo build` would omit features that
-	@# dev-dependencies enable in shared crates, and rebuild half of the tree.
-	cargo test $(features) --no-run
+k6-smoke: setup build ## run the k6 scripts briefly against two nodes
 	K6=$(k6) scripts/k6-smoke $(binary)
 
-schemathesis: setup ## check a node's answers to generated requests against /openapi.json
-	cargo test $(features) --no-run
+schemathesis: setup build ## check a node's answers to generated requests against /openapi.json
 	SCHEMATHESIS=$(tools)/venv/bin/schemathesis scripts/schemathesis $(binary)
 
 fuzz: setup ## fuzz all external input, 10 s per target (longer: scripts/fuzz 600)

@@ -277,12 +277,30 @@ impl Drop for Node {
     }
 }
 
+/// Sends a signal. After "STOP" it waits until the process stands still: on a busy machine its
+/// threads go on for a moment, and could still answer.
 pub fn send_signal(pid: u32, signal: &str) {
     let status = Command::new("kill")
         .arg(format!("-{signal}"))
         .arg(pid.to_string())
         .status();
     assert!(status.expect("kill runs").success(), "kill -{signal} {pid}");
+    let start = Instant::now();
+    while signal == "STOP" && !is_stopped(pid) {
+        assert!(start.elapsed() < PATIENCE, "SIGSTOP has no effect");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether every thread of a process is stopped.
+fn is_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // Behind the name, which may hold blanks.
+        let state = stat.rsplit_once(") ").map(|(_, fields)| &fields[..1]);
+        state == Some("T")
+    })
 }
 
 /// Runs a node that is expected to refuse its configuration; answers exit code and stderr.
