@@ -8,30 +8,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::backplane::Backplane;
 use crate::local::hub::Hub;
 use crate::local::replay::page::{Page, Since};
 use crate::local::shard::Command;
-use crate::protocol::ids::{Fd, Subject};
+pub(crate) use crate::local::shard::outlets::Ask;
+use crate::protocol::ids::Subject;
 use crate::telemetry::metrics::Metrics;
 
 /// Reads at a time.
 const AT_ONCE: usize = 64;
 /// Between two attempts while the inbox cannot be read.
 const RETRY: Duration = Duration::from_millis(250);
-
-/// A connection wants the next page.
-#[derive(Debug)]
-pub(crate) struct Ask {
-    pub(crate) fd: Fd,
-    /// Whose inbox, or which topic's log.
-    pub(crate) subject: Subject,
-    pub(crate) since: Since,
-    /// Gets the page instead of the connection, if it still waits then.
-    pub(crate) told: Option<oneshot::Sender<Arc<Page>>>,
-}
 
 /// What is read: everybody who asks for the same gets the same.
 type Key = (Subject, Since);

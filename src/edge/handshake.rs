@@ -151,7 +151,7 @@ impl Settled {
             socket,
             head: self.head,
             leftover,
-            membership,
+            membership: membership.attach(),
             permit: self.peer.permit,
             role: self.role,
             degraded,

@@ -18,18 +18,11 @@ use crate::config::Secret;
 use crate::edge::upstream::Upstream;
 use crate::local::hub::{Hub, ROW_PATIENCE};
 use crate::local::replay::page::Since;
+pub(crate) use crate::local::shard::outlets::Asked;
 use crate::local::shard::{Asker, Command, NotSubscribed, Subscribed};
 use crate::protocol;
+use crate::protocol::Wanted;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
-use crate::protocol::{Request, Wanted};
-
-/// A request and who makes it.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    pub(crate) fd: Fd,
-    pub(crate) user: UserId,
-    pub(crate) request: Request,
-}
 
 /// Why a request is refused: a code for programs and words for people.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,10 +5,10 @@
 //! sender may use one id for one event and many users.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
+use parking_lot::Mutex;
 
 use crate::protocol::{Target, push_target_key};
 
@@ -48,11 +48,7 @@ impl Recent {
     pub(crate) fn is_repeat(&self, id: &str, to: &Target) -> bool {
         let key = (id, push_target_key(to));
         let print = (self.states.0.hash_one(&key), self.states.1.hash_one(&key));
-        // A poisoned lock holds whole sets: nothing is half done between two statements.
-        let mut sets = self
-            .generations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut sets = self.generations.lock();
         if sets.turned.elapsed() >= WINDOW || sets.young.len() >= CAPACITY {
             sets.old = std::mem::take(&mut sets.young);
             sets.turned = Instant::now();

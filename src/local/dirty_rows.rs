@@ -1,15 +1,15 @@
 //! Which rows of users and topics in the registry no longer tell the truth.
 //!
-//! The registry works by level: an entry here says only *that* a row must be written;
-//! what is written is read from the hub at that moment. So no order of joins and leaves can
-//! leave a wrong row behind, and a failed write is repaired by putting the entry back. Fields
-//! that were removed are remembered for a while, for what a master has answered may be unknown to
-//! the next one; what stands in the hub can be written again at any time, what is gone could not.
+//! The registry works by level: an entry here says only *that* a row must be written; what is
+//! written is read from the hub at that moment. So no order of joins and leaves can leave a wrong
+//! row, and a failed write is repaired by putting the entry back. Fields that were removed are
+//! remembered for a while: after a fail-over the next master may not know that they are gone, and
+//! unlike what stands in the hub, they could not be written again.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Mutex;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ const MOST_REMEMBERED: usize = 1 << 16;
 pub struct Change {
     /// Fields that may stand in a user's row and should not.
     pub gone: SmallVec<[Fd; 1]>,
-    /// For a topic: at some time nobody was left, so this node's field may stand there in vain.
+    /// For a topic: at some time it had no connections here, so this node's field may have to go.
     pub emptied: bool,
     /// Who waits for the row to be written.
     pub waiting: SmallVec<[oneshot::Sender<()>; 1]>,
@@ -152,7 +152,7 @@ impl Changes {
         loop {
             let mut taken = Vec::new();
             if let Some(state) = &self.state {
-                let mut state = lock(state);
+                let mut state = state.lock();
                 taken.extend(state.dirty.drain());
                 state.under_way += taken.len();
                 let oldest = state.dirty_since.take();
@@ -167,7 +167,7 @@ impl Changes {
         }
     }
 
-    /// These have been written: whoever waits for them may go on.
+    /// These have been written: those who wait for them may go on.
     pub fn written(&self, changes: Vec<(Subject, Change)>) {
         let now = Instant::now();
         self.with(|state| {
@@ -200,7 +200,7 @@ impl Changes {
     #[must_use]
     pub fn unwritten(&self) -> usize {
         self.state.as_ref().map_or(0, |state| {
-            let state = lock(state);
+            let state = state.lock();
             state.dirty.len() + state.under_way
         })
     }
@@ -209,7 +209,7 @@ impl Changes {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.state.as_ref().is_none_or(|state| {
-            let state = lock(state);
+            let state = state.lock();
             state.dirty.is_empty() && state.under_way == 0
         })
     }
@@ -220,7 +220,7 @@ impl Changes {
         let Some(state) = &self.state else {
             return Default::default();
         };
-        let state = lock(state);
+        let state = state.lock();
         let oldest = earlier(state.dirty_since, state.taken_since);
         let lag = oldest.map_or(Duration::ZERO, |at| at.elapsed());
         (state.dirty.len() + state.under_way, lag)
@@ -228,7 +228,7 @@ impl Changes {
 
     fn with(&self, change: impl FnOnce(&mut State)) {
         if let Some(state) = &self.state {
-            let mut state = lock(state);
+            let mut state = state.lock();
             change(&mut state);
             if state.dirty_since.is_none() && !state.dirty.is_empty() {
                 state.dirty_since = Some(Instant::now());
@@ -241,13 +241,6 @@ impl Changes {
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
-}
-
-/// A poisoned lock still guards a whole map: no statement above leaves it half changed.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -288,12 +281,12 @@ mod tests {
         assert_eq!(taken.len(), 1);
         let late = Subject::User(late);
         assert_eq!((&taken[0].0, &taken[0].1.gone[..]), (&late, &[Fd(2)][..]));
-        // It is remembered anew: the next master may not know of it either.
+        // It is remembered again: the next master may not know of it either.
         changes.written(taken);
         changes.mark_removed();
         assert_eq!(changes.take().await.len(), 1);
         changes.mark_removed();
-        assert_eq!(lock(changes.state.as_ref().unwrap()).dirty.len(), 0);
+        assert_eq!(changes.state.as_ref().unwrap().lock().dirty.len(), 0);
     }
 
     #[tokio::test]

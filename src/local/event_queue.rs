@@ -1,13 +1,14 @@
-//! What becomes of connections, for whoever reads `pn:events`.
+//! What becomes of connections, for the readers of `pn:events`.
 //!
 //! Told at once and written later, by one task of the backplane, as many together as are there. So
 //! no connection waits for it; if Redis cannot keep up, or is away for long, events are dropped and
 //! counted. Events of one connection keep their order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::config::EventKind;
@@ -44,7 +45,7 @@ impl Events {
         }
     }
 
-    /// Whether anybody wants to know.
+    /// Whether events of this kind are wanted.
     #[must_use]
     pub fn wants(&self, kind: EventKind) -> bool {
         self.wanted.contains(&kind)
@@ -96,7 +97,7 @@ impl Events {
             return;
         }
         let event = event();
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if waiting.len() >= QUEUE {
             return self.dropped(1);
         }
@@ -106,12 +107,12 @@ impl Events {
         self.notify.notify_one();
     }
 
-    /// Waits until there is something to write, and takes it. Whoever takes owes a
+    /// Waits until there is something to write, and takes it. The caller owes a
     /// [`Events::written`].
     pub async fn take(&self) -> Vec<String> {
         loop {
             {
-                let mut waiting = self.lock();
+                let mut waiting = self.waiting.lock();
                 let count = waiting.len().min(BATCH);
                 if count > 0 {
                     return waiting.drain(..count).collect();
@@ -130,7 +131,7 @@ impl Events {
     /// How many wait to be taken, and how many may.
     #[must_use]
     pub fn backlog(&self) -> (usize, usize) {
-        (self.lock().len(), QUEUE)
+        (self.waiting.lock().len(), QUEUE)
     }
 
     /// Whether all that was told is written or dropped.
@@ -141,11 +142,6 @@ impl Events {
 
     fn dropped(&self, events: usize) {
         self.metrics.events_dropped.inc_by(events as u64);
-    }
-
-    /// A poisoned lock still guards a whole queue.
-    fn lock(&self) -> MutexGuard<'_, VecDeque<String>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,82 +1,89 @@
-//! Being in the hub's map, and what is told of it in `pn:events`.
+//! Being in the directory, and what `pn:events` says of it.
 //!
-//! What must stay true: whatever ends a connection drops its membership, and so it leaves the
-//! map; `connect` comes first of what is told of a connection, and `disconnect` last.
+//! What must stay true: whatever ends a connection drops its membership, and so the connection
+//! leaves the directory. `connect` is the first event of a connection and `disconnect` the last;
+//! a connection that never got its socket has neither.
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use crate::config::EventKind;
-use crate::local::hub::{Hub, Seat};
-use crate::local::shard::Command;
+use crate::local::directory::{Directory, Seat};
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
 
-/// Being in the map. Held by the handshake, then by the shard's connection; dropping it leaves.
+/// Held by the handshake's reservation, then by the shard's connection; dropping it leaves.
 #[derive(Debug)]
-pub struct Membership {
-    hub: Arc<Hub>,
+pub(crate) struct Membership {
+    directory: Arc<Directory>,
     fd: Fd,
-    /// Its socket is with the shard, which ends what it has for it by itself.
-    is_attached: bool,
-    /// Why it leaves.
-    reason: CloseReason,
+    /// What `disconnect` will name; `None` before `connect`.
+    reason: Option<CloseReason>,
 }
 
 impl Membership {
-    pub(crate) fn new(hub: Arc<Hub>, fd: Fd) -> Self {
-        Self {
-            hub,
+    /// Enters a connection. The second part of the answer resolves once its row is written.
+    pub(in crate::local) fn join(
+        directory: &Arc<Directory>,
+        user: UserId,
+        seat: Seat,
+    ) -> (Self, oneshot::Receiver<()>) {
+        let fd = seat.fd;
+        let row = directory.enter(user, seat);
+        let membership = Self {
+            directory: directory.clone(),
             fd,
-            is_attached: false,
-            reason: CloseReason::NeverAttached,
-        }
+            reason: None,
+        };
+        (membership, row)
     }
 
-    /// The connection's number.
-    #[must_use]
-    pub fn fd(&self) -> Fd {
+    pub(in crate::local) fn fd(&self) -> Fd {
         self.fd
     }
 
     /// The socket is where it belongs: its client is connected.
-    pub(crate) fn attached(&mut self) {
-        self.is_attached = true;
-        self.told(EventKind::Connect, |id, user, seat| {
+    pub(in crate::local) fn connected(&mut self) {
+        // Named only if the end gives no other: when the node's runtime ends.
+        self.reason = Some(CloseReason::NeverAttached);
+        self.tell(EventKind::Connect, |id, user, seat| {
             let transport = seat.dialect.transport();
             let device = seat.device();
-            self.hub.events.connected(id, user, transport, device);
+            self.directory.events.connected(id, user, transport, device);
         });
     }
 
     /// The connection gets what is sent to this topic.
-    pub(crate) fn subscribed(&self, topic: &Topic) {
-        self.told(EventKind::Subscribe, |id, user, _| {
-            self.hub.events.subscribed(id, user, topic);
+    pub(in crate::local) fn subscribed(&self, topic: &Topic) {
+        self.tell(EventKind::Subscribe, |id, user, _| {
+            self.directory.events.subscribed(id, user, topic);
         });
     }
 
-    /// It does no more.
-    pub(crate) fn unsubscribed(&self, topic: &Topic) {
-        self.told(EventKind::Unsubscribe, |id, user, _| {
-            self.hub.events.unsubscribed(id, user, topic);
+    /// The connection no longer gets what is sent to this topic.
+    pub(in crate::local) fn unsubscribed(&self, topic: &Topic) {
+        self.tell(EventKind::Unsubscribe, |id, user, _| {
+            self.directory.events.unsubscribed(id, user, topic);
         });
     }
 
     /// Leaves, for this reason.
-    pub(crate) fn leave(mut self, reason: CloseReason) {
-        self.reason = reason;
+    pub(in crate::local) fn leave(mut self, reason: CloseReason) {
+        self.reason = Some(reason);
     }
 
-    /// Tells what somebody wants to know; else nothing is looked up.
-    fn told(&self, kind: EventKind, tell: impl FnOnce(&ConnectionId, &UserId, &Seat)) {
-        if !self.hub.events.wants(kind) {
+    /// Looks the connection up only if events of this kind are wanted.
+    fn tell(&self, kind: EventKind, tell: impl FnOnce(&ConnectionId, &UserId, &Seat)) {
+        if !self.directory.events.wants(kind) {
             return;
         }
-        let user = self.hub.connections.get(&self.fd).map(|user| user.clone());
-        let Some(user) = user else { return };
-        let seats = self.hub.seats(&user);
+        let Some(user) = self.directory.user_of(self.fd) else {
+            return;
+        };
+        let seats = self.directory.seats(&user);
         if let Some(seat) = seats.iter().find(|seat| seat.fd == self.fd) {
-            let (node, fd) = (self.hub.node.clone(), self.fd);
+            let (node, fd) = (self.directory.node.clone(), self.fd);
             tell(&ConnectionId { node, fd }, &user, seat);
         }
     }
@@ -84,22 +91,13 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        if self.is_attached {
-            self.told(EventKind::Disconnect, |id, user, seat| {
+        if let Some(reason) = self.reason {
+            self.tell(EventKind::Disconnect, |id, user, seat| {
                 let (transport, device) = (seat.dialect.transport(), seat.device());
-                let reason = self.reason.label();
-                let events = &self.hub.events;
-                events.disconnected(id, user, transport, device, reason);
-            });
-        } else {
-            // The handshake came to nothing. Without room in the inbox the shard finds out by the
-            // clock.
-            self.hub.shard(self.fd).try_send(Command::Close {
-                fd: self.fd,
-                reason: CloseReason::NeverAttached,
-                receipt: None,
+                let events = &self.directory.events;
+                events.disconnected(id, user, transport, device, reason.label());
             });
         }
-        self.hub.leave(self.fd);
+        self.directory.leave(self.fd);
     }
 }

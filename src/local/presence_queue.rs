@@ -1,26 +1,27 @@
-//! What the [presence task](crate::presence) must hear of, noted by whoever sees it.
+//! What the presence task must hear of, noted by the code that sees it.
 //!
 //! Noting never waits. Changes are noted by level: which topics have changed, not how. What must
-//! stay true: while nobody watches a topic, whoever joins or leaves it pays one look at a number.
+//! stay true: while no client watches a topic, a connection that joins or leaves it pays one look
+//! at a number.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::local::hub::Map;
+use crate::local::map::Map;
 use crate::protocol::PresenceLine;
 use crate::protocol::ids::{Fd, Topic};
 
 /// Lines that may wait for the task, which works at processor speed. Beyond, it is told that
-/// some are lost, and asks anew.
+/// some are lost, and asks again.
 const LINES: usize = 8_192;
 
 /// Kept by the hub; what is noted is taken by the presence task.
 #[derive(Debug, Default)]
 pub struct Notices {
-    /// Topics of whose members somebody, on whichever node, wants to hear.
+    /// Topics with a watcher on any node: changes of their members are noted.
     told: Map<Topic, ()>,
     /// How many those are.
     telling: AtomicUsize,
@@ -99,12 +100,12 @@ impl Notices {
 
     /// Takes what there is, be it nothing.
     pub(crate) fn take_now(&self) -> Noted {
-        std::mem::take(&mut *self.noted())
+        std::mem::take(&mut *self.noted.lock())
     }
 
     /// From now on changes of this topic are noted, or no longer.
     pub(crate) fn tell_of(&self, topic: &Topic, tells: bool) {
-        // Counted up before and down behind, so that the number is never too low.
+        // Counted up before and down after, so that the number is never too low.
         if tells {
             self.telling.fetch_add(1, Ordering::Relaxed);
             if self.told.insert(topic.clone(), ()).is_none() {
@@ -131,12 +132,7 @@ impl Notices {
     }
 
     fn note(&self, change: impl FnOnce(&mut Noted)) {
-        change(&mut self.noted());
+        change(&mut self.noted.lock());
         self.wake.notify_one();
-    }
-
-    /// A poisoned lock still guards whole sets: no statement above leaves them half changed.
-    fn noted(&self) -> MutexGuard<'_, Noted> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

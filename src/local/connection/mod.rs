@@ -2,14 +2,19 @@
 //!
 //! Bytes and ticks go in; frames go into the queue and a wish to end comes out. The shard moves
 //! bytes between this and the socket. What must stay true: a connection ends once, with one
-//! reason; from that moment on nobody finds it in the hub any more.
+//! reason; from that moment on it is no longer in the directory.
+
+pub mod timer_wheel;
 
 pub mod expiry;
-pub mod replay;
-pub mod requests;
+
 pub mod send_queue;
+
 pub mod subscriptions;
-pub mod timer_wheel;
+
+pub mod requests;
+
+pub mod replay;
 
 use std::time::Duration;
 
@@ -18,8 +23,9 @@ use crate::local::connection::requests::Dialogue;
 use crate::local::connection::send_queue::Queue;
 use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
-use crate::local::hub::Membership;
-use crate::local::replay::page::{Follower, Page, Start};
+use crate::local::membership::Membership;
+use crate::local::replay::follower::{Follower, Start};
+use crate::local::replay::page::Page;
 use crate::protocol;
 use crate::protocol::client::decoder::Input;
 use crate::protocol::client::websocket;
@@ -77,7 +83,7 @@ pub enum Role {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Known to the hub, its socket still in the handshake.
+    /// In the directory, its socket still in the handshake.
     Reserved {
         until: Tick,
     },
@@ -111,7 +117,7 @@ pub(crate) struct Connection {
     dialect: Dialect,
     role: Role,
     state: State,
-    /// Dropped when the end begins: that takes the connection out of the hub.
+    /// Dropped when the end begins: that takes the connection out of the directory.
     membership: Option<Membership>,
     input: Input,
     /// If it follows its user's inbox.
@@ -207,7 +213,7 @@ impl Connection {
         now: Tick,
         settings: &Settings,
     ) {
-        membership.attached();
+        membership.connected();
         self.state = State::Open;
         self.role = role;
         self.membership = Some(membership);
@@ -368,8 +374,8 @@ impl Connection {
         }
     }
 
-    /// Begins the end: out of the hub, goodbye into the queue. Answers how many pushes are
-    /// thrown away. The caller lets the socket go: at once where nobody is left to hear it.
+    /// Begins the end: out of the directory, goodbye into the queue. Answers how many pushes are
+    /// thrown away. The caller lets the socket go: at once where no client is left to hear it.
     pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
         if let Some(membership) = self.membership.take() {
             membership.leave(reason);
@@ -377,9 +383,9 @@ impl Connection {
         self.inbox = None;
         self.dialogue = None;
         self.input = Input::of(self.dialect);
-        // Whoever takes nothing will not take what waits. Everybody else still gets it.
+        // A client that takes nothing will not take what waits. All others still get it.
         let takes_nothing = matches!(reason, CloseReason::Slow | CloseReason::Heartbeat);
-        // Whom we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1).
+        // A client that we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1).
         self.state = State::Closing {
             until: now + 1 + CLOSE_TICKS,
             finished: !(reason.asks_to_go() && self.dialect.answers_goodbye()),

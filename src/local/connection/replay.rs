@@ -3,7 +3,8 @@
 use smallvec::SmallVec;
 
 use crate::local::connection::Connection;
-use crate::local::replay::page::{Page, Since, Verdict};
+use crate::local::replay::follower::Verdict;
+use crate::local::replay::page::{Page, Since};
 use crate::protocol;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};

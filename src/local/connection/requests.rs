@@ -1,13 +1,13 @@
 //! What a client asks of its node, what senders ask of the client, and what it acknowledges.
 //!
-//! All are bounded for each connection, and cost nothing while nobody waits.
+//! All are bounded for each connection, and cost nothing while there are none.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::local::connection::Connection;
 use crate::local::connection::send_queue::Sent;
-use crate::local::hub::calls::Pending;
+use crate::local::pending_call::Pending;
 use crate::protocol;
 use crate::protocol::{CallStatus, ClientAnswer, Request, Wanted};
 
@@ -69,7 +69,7 @@ impl Connection {
     }
 
     /// The next thing that the client asks of the node, once what it asked before is answered.
-    /// Whoever takes it owes a [`Connection::answered`].
+    /// The caller that takes it owes a [`Connection::answered`].
     pub(crate) fn next_request(&mut self) -> Option<Request> {
         let dialogue = self.dialogue.as_mut()?;
         if dialogue.is_under_way {
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     /// The client answers a call. One that is over, or was never put to it, is no harm: it cannot
-    /// know that somebody else was faster.
+    /// know that another client was faster.
     pub(crate) fn hear_answer(&mut self, answer: ClientAnswer) {
         let Some(dialogue) = &mut self.dialogue else {
             return;

@@ -134,7 +134,7 @@ impl Queue {
         })
     }
 
-    /// What to write next: the rest of the first frame, and whole ones behind it.
+    /// What to write next: the rest of the first frame, and whole ones after it.
     pub(crate) fn slices(&self) -> SmallVec<[IoSlice<'_>; MAX_SLICES]> {
         let mut slices = SmallVec::new();
         let mut skip = self.offset;

@@ -4,10 +4,30 @@ use std::sync::Arc;
 
 use crate::auth::Grants;
 use crate::local::connection::Connection;
-use crate::local::hub::Topics;
-use crate::local::replay::page::{Follower, Position, Since, Verdict};
-use crate::local::shard::{Asker, NotSubscribed};
+use crate::local::replay::follower::{Follower, Verdict};
+use crate::local::replay::page::{Position, Since};
+use crate::local::topics::Topics;
 use crate::protocol::ids::Topic;
+
+/// Who asks for a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// The client, within its grants.
+    Client,
+    /// A sender, who may decide as it likes; the client hears of it.
+    Server,
+}
+
+/// Why a connection is not subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotSubscribed {
+    /// The connection is no longer here.
+    Gone,
+    /// Its grants do not have this topic.
+    Forbidden,
+    /// It has this many already, which is the limit.
+    TooMany(usize),
+}
 
 #[derive(Debug)]
 struct Subscription {
@@ -23,7 +43,7 @@ pub(crate) struct Subscriptions {
     /// What the client may subscribe to, if that is not what the settings say.
     grants: Option<Arc<Grants>>,
     list: Vec<Subscription>,
-    /// A follower may have something to ask: else nobody goes through the list at each write.
+    /// A follower may have something to ask: else no write goes through the list.
     is_behind: bool,
 }
 
@@ -67,7 +87,7 @@ impl Subscriptions {
 
     /// The follower of a topic's log, to be given a page.
     pub(crate) fn follower(&mut self, topic: &Topic) -> Option<&mut Follower> {
-        // Another page may be due behind it, of this log or of one that waited.
+        // Another page may be due after it, of this log or of one that waited.
         self.is_behind = true;
         self.log_of(topic)
     }
@@ -149,8 +169,8 @@ impl Connection {
         }
     }
 
-    /// Begins to follow the log of a topic it is in; answers whether it can. Then somebody owes it
-    /// the page from `since`.
+    /// Begins to follow the log of a topic it is in; answers whether it can. Then the caller owes
+    /// it the page from `since`.
     pub(crate) fn follow(&mut self, topic: &Topic, since: Since) -> bool {
         // A plain client cannot tell what is kept from what is not.
         if !self.dialect.has_objects() {

@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::auth::Grants;
+use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::dirty_rows::Changes;
-use crate::local::hub::Topics;
 use crate::local::replay::page::Since;
-use crate::local::shard::{Asker, NotSubscribed};
+use crate::local::topics::Topics;
 use crate::protocol::ids::Subject;
 
 const SETTINGS: Settings = Settings {
@@ -167,7 +167,7 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
                 .turn(&subject, Since::Now, &page(Since::Now))
                 .is_some()
         );
-        // Nobody asked for a second one.
+        // No second one was asked for.
         assert!(
             connection
                 .turn(&subject, Since::Now, &page(Since::Now))

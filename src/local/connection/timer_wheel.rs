@@ -1,7 +1,7 @@
 //! Deadlines of many connections, in whole seconds, without a timer for each.
 //!
-//! A wheel of buckets, one a second. An entry is only a hint: whoever takes it out looks at the
-//! connection's true deadlines and puts it in again, so a deadline that moves costs nothing.
+//! A wheel of buckets, one a second. An entry is only a hint: the shard that takes it out looks at
+//! the connection's true deadlines and puts it in again, so a deadline that moves costs nothing.
 
 use crate::protocol::ids::Fd;
 

@@ -1,45 +1,17 @@
-//! Waiting for rows: nobody is told that something is known to the cluster before it is.
+//! Waiting for rows: a client learns that the cluster knows something only after it does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::local::hub::Hub;
-use crate::local::shard::Command;
+use crate::local::row_wait::Rows;
+use crate::local::shard::command::Command;
 use crate::protocol::ids::Fd;
 
-/// How long whoever is to be told that something is known to the cluster waits for its row.
+/// How long a client waits for a row before it is told that the node is degraded.
 pub(crate) const ROW_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Rows that are being written.
-#[derive(Debug)]
-pub struct Rows(SmallVec<[oneshot::Receiver<()>; 1]>);
-
-impl Rows {
-    /// Waits for all; answers whether they are written, and not given up. Goes on where it was if
-    /// it is called again.
-    pub async fn written(&mut self) -> bool {
-        let mut all = true;
-        while let Some(row) = self.0.last_mut() {
-            all &= row.await.is_ok();
-            self.0.pop();
-        }
-        all
-    }
-
-    pub(crate) fn extend(&mut self, rows: impl Iterator<Item = oneshot::Receiver<()>>) {
-        self.0.extend(rows);
-    }
-}
-
-impl From<oneshot::Receiver<()>> for Rows {
-    fn from(row: oneshot::Receiver<()>) -> Self {
-        Self(SmallVec::from_buf([row]))
-    }
-}
 
 impl Hub {
     /// Waits for rows of a connection until the deadline; answers whether that was enough. If

@@ -1,9 +1,9 @@
-//! Calls that are put to clients of this node, and their answers.
+//! Calls put to clients of this node, and their answers.
 //!
 //! Each connection that is asked holds a [`Pending`] until it answers; whatever ends the
-//! connection drops that, which tells that it is gone. So no call can be forgotten, and nobody but
-//! the connections that were asked can answer: there is no table to look a reference up in. The
-//! first answer is taken, the others find that the call is over.
+//! connection drops that, and the drop says that the connection is gone. So no call is forgotten,
+//! and only the connections that were asked can answer: no table maps references to calls. The
+//! first answer is taken; the others find that the call is over.
 
 use std::sync::Arc;
 
@@ -11,62 +11,14 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::local::hub::Hub;
-use crate::local::shard::Command;
+use crate::local::pending_call::Pending;
+use crate::local::shard::command::Command;
 use crate::protocol;
-use crate::protocol::ids::Fd;
 use crate::protocol::{Call, CallStatus, Called};
 use crate::telemetry::metrics::Metrics;
 
 /// Calls put to clients of this node that wait for an answer; more are refused.
 const UNDER_WAY: usize = 10_000;
-
-/// What one connection says to a call: its answer, or why there is none.
-type Outcome = Result<Result<Box<str>, Box<str>>, CallStatus>;
-
-/// One connection's part in a call. Dropped without an answer, the connection is gone.
-#[derive(Debug)]
-pub struct Pending {
-    fd: Fd,
-    reference: Arc<str>,
-    outcome: Option<mpsc::Sender<(Fd, Outcome)>>,
-}
-
-impl Pending {
-    /// What its answer carries as `ref`.
-    pub(crate) fn reference(&self) -> &str {
-        &self.reference
-    }
-
-    /// Whether nobody waits for the answer any more.
-    pub(crate) fn is_over(&self) -> bool {
-        self.outcome.as_ref().is_none_or(mpsc::Sender::is_closed)
-    }
-
-    /// The client has answered.
-    pub(crate) fn answer(self, result: Result<Box<str>, Box<str>>) {
-        self.settle(Ok(result));
-    }
-
-    /// The client cannot be asked.
-    pub(crate) fn refuse(self, status: CallStatus) {
-        self.settle(Err(status));
-    }
-
-    fn settle(mut self, outcome: Outcome) {
-        if let Some(sender) = self.outcome.take() {
-            // There is room for one of each; closed if another was first.
-            let _ = sender.try_send((self.fd, outcome));
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(sender) = self.outcome.take() {
-            let _ = sender.try_send((self.fd, Err(CallStatus::Gone)));
-        }
-    }
-}
 
 /// Puts calls to the clients of this node.
 #[derive(Debug)]
@@ -107,11 +59,7 @@ impl Calls {
         let object: Arc<str> = protocol::call_object(&reference, call).into();
         let (outcome, mut outcomes) = mpsc::channel(connections.len());
         for (fd, _) in &connections {
-            let pending = Pending {
-                fd: *fd,
-                reference: reference.clone(),
-                outcome: Some(outcome.clone()),
-            };
+            let pending = Pending::new(*fd, reference.clone(), outcome.clone());
             let (fd, object) = (*fd, object.clone());
             self.metrics.calls_put.inc();
             self.hub
@@ -143,7 +91,7 @@ impl Calls {
     }
 }
 
-/// 128 random bits: nobody can guess it.
+/// 128 random bits, so that no client can guess it.
 fn new_reference() -> String {
     let mut random = [0; 16];
     getrandom::fill(&mut random).expect("the operating system gives random bytes");

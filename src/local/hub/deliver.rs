@@ -2,19 +2,28 @@
 
 use smallvec::SmallVec;
 
-use crate::local::hub::{Delivered, Hub};
+use crate::local::hub::Hub;
 use crate::local::receipt::Receipt;
-use crate::local::shard::Command;
+use crate::local::shard::command::Command;
 use crate::protocol::ids::{Fd, UserId};
 use crate::protocol::{Push, Target};
 use crate::telemetry::trace::Outcome;
 
+/// What became of a push on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivered {
+    /// Handed to this many connections; 0 where none matches (any more).
+    To(u32),
+    /// Dropped: its id was seen for this target within a minute.
+    Duplicate,
+}
+
 /// As [`Delivered`], as the ledger counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrived {
-    /// To so many connections; to everybody or a topic, 0 is possible.
+    /// To so many connections; for all connections or a topic, 0 is possible.
     Handed(u32),
-    /// Nobody it is for is here.
+    /// None that it is for is here.
     Nobody,
     /// `except` names all of them.
     LeftOut,
@@ -78,7 +87,7 @@ impl Hub {
         let is_wanted = |(fd, user): &(Fd, UserId)| {
             push.except
                 .as_ref()
-                .is_none_or(|except| !except.has(&self.node, *fd, user))
+                .is_none_or(|except| !except.has(&self.directory.node, *fd, user))
         };
         let matched = fds.len();
         let wanted: SmallVec<[(Fd, UserId); 2]> = fds.into_iter().filter(is_wanted).collect();
@@ -91,7 +100,8 @@ impl Hub {
         }
         if self.is_repeat(to, push) {
             if push.message.position().is_some() {
-                // Stored twice: who follows the inbox must not wait for the second one.
+                // Stored twice: a connection that follows the inbox must not wait for the
+                // second one.
                 for (fd, _) in wanted {
                     let message = push.message.clone();
                     self.tell(fd, Command::Pass { fd, message }).await;
@@ -109,7 +119,7 @@ impl Hub {
                     receipt,
                 })
                 .await;
-            // Here and not in the shard: so what is lost between the two is missed.
+            // Counted here and not in the shard, so that a loss in between unbalances the ledger.
             self.metrics.offered.inc();
         }
         Arrived::Handed(count)

@@ -59,7 +59,7 @@ impl Follower {
         }
     }
 
-    /// The first page is being read, for whoever is told of it.
+    /// The first page is being read, and another will hand it on.
     pub(crate) fn asking(since: Since) -> Self {
         Self {
             state: State::Asking,
@@ -80,8 +80,8 @@ impl Follower {
     /// A message was pushed; `fits` if the client's queue has room for it.
     pub(crate) fn hear(&mut self, position: Position, fits: bool) -> Verdict {
         if self.since == Since::Now {
-            // Nobody could say yet where the inbox stood when the client came. Then it begins
-            // with this message; a page that is under way may have been read behind it.
+            // Where the inbox stood when the client came is not known yet. Then it begins with
+            // this message; a page that is under way may have been read after it.
             self.since = Since::After(position.before());
         }
         if let Since::After(here) = self.since {
@@ -116,7 +116,7 @@ impl Follower {
     }
 
     /// From where to read, if that is due. To be asked when the client has taken all it was
-    /// given; whoever gets an answer owes a [`Follower::turn`].
+    /// given; the caller that gets an answer owes a [`Follower::turn`].
     pub(crate) fn ask(&mut self) -> Option<Since> {
         (self.state == State::Behind).then(|| {
             self.state = State::Asking;
@@ -147,9 +147,35 @@ impl Follower {
     }
 }
 
+/// What a connection starts with that follows its user's inbox.
+#[derive(Debug)]
+pub struct Start {
+    pub(crate) follower: Follower,
+    pub(crate) page: Option<Page>,
+    /// What a client that came back is told: whether it has missed nothing.
+    pub(crate) recovered: Option<bool>,
+}
+
+impl Start {
+    /// `page` is the first after `since`; none if it could not be read yet.
+    #[must_use]
+    pub fn new(since: Since, page: Option<Page>) -> Self {
+        let proven = page.as_ref().is_some_and(|page| page.is_continuous);
+        Self {
+            follower: match &page {
+                Some(page) => Follower::behind(page),
+                None => Follower::unread(since),
+            },
+            page,
+            recovered: (since != Since::Now).then_some(proven),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::replay::page::Entry;
 
     fn at(n: u64) -> Position {
         let entry = EntryId { ms: n, seq: 0 };
@@ -160,12 +186,7 @@ mod tests {
         let since = Since::After(at(end - 1));
         let (id, data) = (None, "1".to_owned());
         let entry = at(end).entry;
-        let mut page = Page::new(
-            &since,
-            end,
-            5,
-            vec![crate::local::replay::page::Entry { entry, id, data }],
-        );
+        let mut page = Page::new(&since, end, 5, vec![Entry { entry, id, data }]);
         page.is_last = is_last;
         page
     }
@@ -239,7 +260,7 @@ mod tests {
         let mut follower = Follower::unread(Since::Now);
         assert_eq!(follower.ask(), Some(Since::Now));
         assert_eq!(follower.hear(at(6), true), Verdict::Later);
-        // Read behind it.
+        // Read after it.
         follower.turn(&Page::new(&Since::Now, 6, 5, Vec::new()));
         assert_eq!(follower.ask(), Some(Since::After(at(6).before())));
         follower.turn(&page(6, true));

@@ -1,4 +1,4 @@
-//! Kept messages on their way to a connection that is behind: pages of a log, and who follows it.
+//! Kept messages on their way to a connection: pages of an inbox or a log, and its place in it.
 
 pub mod page;
 

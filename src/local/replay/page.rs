@@ -1,7 +1,7 @@
-//! Kept messages: a user's inbox or a topic's log, positions in it, and how a connection follows it.
+//! Kept messages: positions in a user's inbox or a topic's log, and pages of it.
 //!
-//! An inbox, and a log no less, is a bounded stream of messages beside a counter. Each message gets the next number
-//! and a stream entry in one step, so of two neighbours everybody can tell that nothing lies
+//! An inbox or a log is a bounded stream of messages beside a counter. Each message gets the next
+//! number and a stream entry in one step, so the numbers of two neighbours prove that nothing lies
 //! between them. A [`Position`] is what a client hands back to go on where it was. What must
 //! stay true: a client is told that nothing is missing only where the numbers prove it.
 
@@ -11,8 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use crate::delivery::replay_reader::{Ask, Reader};
-pub(crate) use crate::local::replay::follower::{Follower, Verdict};
+pub use crate::local::replay::follower::Start;
 use crate::protocol::Message;
 use crate::protocol::ids::Topic;
 
@@ -188,19 +187,19 @@ pub struct Page {
     pub start: Position,
     /// In order.
     pub messages: Vec<Arc<Message>>,
-    /// How many more there were that are no messages: somebody else wrote them.
+    /// How many more there were that are no messages: another program wrote them.
     pub unreadable: u64,
-    /// Where whoever has read these messages stands.
+    /// The position of a reader who has read these messages.
     pub end: Position,
-    /// Whether there was no more behind them.
+    /// Whether there was no more after them.
     pub is_last: bool,
     /// Whether it is proven that nothing is missing before or within this page.
     pub is_continuous: bool,
 }
 
 impl Page {
-    /// The page behind `since`. `newest` is the number of the newest message, `length` how many
-    /// there are; `entries` are those behind `since`, one more than [`PAGE`] if there are so
+    /// The page after `since`. `newest` is the number of the newest message, `length` how many
+    /// there are; `entries` are those after `since`, one more than [`PAGE`] if there are so
     /// many. For [`Since::Now`] it is the newest entry alone.
     pub(crate) fn new(since: &Since, newest: u64, length: u64, mut entries: Vec<Entry>) -> Self {
         let oldest = newest.wrapping_sub(length);
@@ -221,7 +220,7 @@ impl Page {
                 let entry = EntryId::default();
                 (Position { n: oldest, entry }, false)
             }
-            // Everything behind it is still there: its number is one of those that are, or the
+            // Everything after it is still there: its number is one of those that are, or the
             // last before.
             Since::After(position) if newest.wrapping_sub(position.n) <= length => {
                 (*position, true)
@@ -251,7 +250,7 @@ impl Page {
             }
             match Message::from_inbox(id, &data, end) {
                 Ok(message) => messages.push(Arc::new(message)),
-                // Written by somebody else, and not as agreed.
+                // Written by another program, and not as agreed.
                 Err(fault) => {
                     unreadable += 1;
                     let fault = fault.unquoted();
@@ -283,31 +282,6 @@ impl Page {
         Self {
             messages: messages.collect(),
             ..self
-        }
-    }
-}
-
-/// What a connection starts with that follows its user's inbox.
-#[derive(Debug)]
-pub struct Start {
-    pub(crate) follower: Follower,
-    pub(crate) page: Option<Page>,
-    /// What a client that came back is told: whether it has missed nothing.
-    pub(crate) recovered: Option<bool>,
-}
-
-impl Start {
-    /// `page` is the first behind `since`; none if it could not be read yet.
-    #[must_use]
-    pub fn new(since: Since, page: Option<Page>) -> Self {
-        let proven = page.as_ref().is_some_and(|page| page.is_continuous);
-        Self {
-            follower: match &page {
-                Some(page) => Follower::behind(page),
-                None => Follower::unread(since),
-            },
-            page,
-            recovered: (since != Since::Now).then_some(proven),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::local::hub::Topics;
+use crate::local::topics::Topics;
 use crate::protocol::ids::Topic;
 
 /// Slots of connections by topic. The counts that the hub has follow it step by step.

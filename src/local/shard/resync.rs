@@ -1,8 +1,8 @@
-//! Whom to tell next that messages may have been lost: a part of the clients each second, so
+//! Which clients to tell next that messages may have been lost: a part of them each second, so
 //! that they do not all fetch at once.
 //!
-//! The parts take turns, also while one loss follows another. Beginning anew at each would tell
-//! the first parts again and again and the last ones never.
+//! The parts take turns, also while one loss follows another. Starting over at each loss would
+//! tell the first parts again and again and the last ones never.
 
 use crate::protocol::ids::Fd;
 
@@ -23,7 +23,7 @@ impl Resync {
         self.waiting = (1 << PARTS) - 1;
     }
 
-    /// The next second: who is told now, if anybody.
+    /// The next second: which clients are told now, if any.
     pub(crate) fn next(&mut self) -> Option<impl Fn(Fd) -> bool + use<>> {
         if self.waiting == 0 {
             return None;

@@ -1,12 +1,18 @@
 //! The task that owns a shard's sockets: its loop, and what each input does.
 
 pub mod attach;
+
 pub mod deliver;
-pub mod io;
+
 pub mod replay;
-pub mod tick;
+
 pub mod topics;
+
 pub mod watchers;
+
+pub mod io;
+
+pub mod tick;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,14 +25,17 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::auth::Grants;
 use crate::local::admission::Permit;
 use crate::local::connection::timer_wheel::{NEVER, Tick, Wheel};
 use crate::local::connection::{Connection, Next, Settings};
+use crate::local::pending_call::Pending;
+use crate::local::receipt::Receipt;
+use crate::local::shard::command::Command;
 use crate::local::shard::members::Members;
+use crate::local::shard::outlets::Outlets;
 use crate::local::shard::resync::Resync;
-use crate::local::shard::{
-    Arrival, Asker, Command, Load, NotSubscribed, Outlets, Socket, Subscribed,
-};
+use crate::local::shard::socket::Socket;
 use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId};
@@ -53,7 +62,7 @@ struct Place {
     _permit: Option<Arc<Permit>>,
     /// The socket took no more; wait for the kernel.
     blocked: bool,
-    /// The kernel has said that the other side closed: behind what is there to read is the end.
+    /// The kernel has said that the other side closed: after what is there to read is the end.
     ended: bool,
     /// In the list of connections to flush.
     dirty: bool,
@@ -104,7 +113,7 @@ impl Owner {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         // Its successor is an unsafe function, because a type could hand out a file descriptor
-        // that it closes behind tokio's back. Mio's Poll owns its own until it is dropped.
+        // that it closes without tokio's knowledge. Mio's Poll owns its own until it is dropped.
         #[allow(deprecated)]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
         Ok(Self {
@@ -187,10 +196,7 @@ impl Owner {
                 inbox,
                 arrival,
                 expires,
-            } => {
-                let expires = expires.map(|at| self.tick(at));
-                self.reserve(fd, user, dialect, inbox, arrival, expires);
-            }
+            } => self.reserve(fd, user, dialect, inbox, arrival, expires),
             Command::Attach(attach) => self.attach(*attach),
             Command::Deliver {
                 fd,
@@ -201,53 +207,33 @@ impl Owner {
                 message,
                 except,
                 receipt,
-            } => {
-                self.broadcast(&message, except.as_deref(), receipt.as_ref());
-            }
+            } => self.broadcast(&message, except.as_deref(), receipt.as_ref()),
             Command::Publish {
                 topic,
                 message,
                 except,
                 receipt,
-            } => {
-                self.publish(&topic, &message, except.as_deref(), receipt.as_ref());
-            }
+            } => self.publish(&topic, &message, except.as_deref(), receipt.as_ref()),
             Command::Subscribe {
                 fd,
                 topic,
                 since,
                 by,
                 done,
-            } => {
-                // Whoever asked may be gone.
-                let _ = done.send(self.on_subscribe(fd, &topic, since, by));
-            }
+            } => self.on_subscribe(fd, &topic, since, by, done),
             Command::Unsubscribe {
                 fd,
                 topic,
                 by,
                 done,
-            } => {
-                self.on_unsubscribe(fd, &topic, by);
-                let _ = done.send(());
-            }
+            } => self.on_unsubscribe(fd, &topic, by, done),
             Command::Watch { fd, topic, object } => self.watch(fd, &topic, &object),
             Command::TellWatchers { topic, object } => self.tell_watchers(&topic, &object),
-            Command::Members { topic, answer } => {
-                let _ = answer.send(self.members_of(&topic));
-            }
-            Command::Pass { fd, message } => self.with_slot(fd, |shard, slot| {
-                shard.pass(slot, &message);
-            }),
-            Command::PassTopic { topic, message } => {
-                let slots: Vec<usize> = self.members.of(&topic).collect();
-                slots.into_iter().for_each(|slot| self.pass(slot, &message));
-            }
+            Command::Members { topic, answer } => _ = answer.send(self.members_of(&topic)),
+            Command::Pass { fd, message } => self.with_slot(fd, |it, at| it.pass(at, &message)),
+            Command::PassTopic { topic, message } => self.pass_topic(&topic, &message),
             Command::LookInto { topic } => self.look_into(&topic),
-            Command::Missed { fd } => self.with_slot(fd, |shard, slot| {
-                shard.places[slot].connection.missed();
-                shard.touch(slot);
-            }),
+            Command::Missed { fd } => self.with_slot(fd, Self::missed),
             Command::Look { fd } => self.with_slot(fd, Self::look_into_inbox),
             Command::Page {
                 fd,
@@ -255,76 +241,82 @@ impl Owner {
                 since,
                 page,
                 is_told,
-            } => self.with_slot(fd, |shard, slot| {
-                shard.turn(slot, &subject, since, &page, is_told);
-            }),
+            } => self.with_slot(fd, |it, at| it.turn(at, &subject, since, &page, is_told)),
             Command::Close {
                 fd,
                 reason,
                 receipt,
-            } => {
-                if let Some(&slot) = self.slots.get(&fd)
-                    && !self.places[slot].connection.is_closing()
-                {
-                    if let Some(receipt) = receipt {
-                        receipt.written();
-                    }
-                    self.end(slot, reason);
-                }
-            }
-            Command::Resync => {
-                self.metrics.resyncs.inc();
-                self.resync.begin();
-            }
+            } => self.with_slot(fd, |it, at| it.close(at, reason, receipt)),
             Command::Renew {
                 fd,
                 expires,
                 grants,
-            } => self.with_slot(fd, |shard, slot| {
-                let expires = expires.map(|at| shard.tick(at));
-                shard.places[slot].connection.hold_until(expires);
-                shard.arm(slot);
-                shard.regrant(slot, grants);
-            }),
-            Command::Say { fd, object } => self.with_slot(fd, |shard, slot| {
-                let connection = &mut shard.places[slot].connection;
-                if !connection.is_closing() {
-                    connection.say(&object);
-                    shard.touch(slot);
-                }
-            }),
+            } => self.with_slot(fd, |it, at| it.renew(at, expires, grants)),
+            Command::Say { fd, object } => self.with_slot(fd, |it, at| it.say(at, &object)),
             Command::Call {
                 fd,
                 object,
                 pending,
-            } => self.with_slot(fd, |shard, slot| {
-                let bound = shard.settings.queue_bytes;
-                shard.places[slot].connection.call(&object, pending, bound);
-                shard.touch(slot);
-            }),
-            Command::Answered { fd, object } => self.with_slot(fd, |shard, slot| {
-                let connection = &mut shard.places[slot].connection;
-                connection.answered(object.as_deref());
-                shard.touch(slot);
-                shard.pass_request(slot);
-            }),
-            Command::Degraded => self.tell_all(protocol::DEGRADED, |_| true),
-            Command::Count(answer) => {
-                self.account();
-                // Gone if whoever asked has given up.
-                let _ = answer.send(self.load());
+            } => self.with_slot(fd, |it, at| it.call(at, &object, pending)),
+            Command::Answered { fd, object } => {
+                self.with_slot(fd, |it, at| it.answered(at, object.as_deref()));
             }
+            Command::Resync => self.begin_resync(),
+            Command::Degraded => self.tell_all(protocol::DEGRADED, |_| true),
+            Command::Count(answer) => self.count_load(answer),
         }
     }
 
-    /// The first beat at or behind this moment.
+    /// A connection must go. Its end begins once.
+    fn close(&mut self, slot: usize, reason: CloseReason, receipt: Option<Receipt>) {
+        if self.places[slot].connection.is_closing() {
+            return;
+        }
+        if let Some(receipt) = receipt {
+            receipt.written();
+        }
+        self.end(slot, reason);
+    }
+
+    /// A connection has a new token.
+    fn renew(&mut self, slot: usize, expires: Option<Instant>, grants: Option<Arc<Grants>>) {
+        let expires = expires.map(|at| self.tick(at));
+        self.places[slot].connection.hold_until(expires);
+        self.arm(slot);
+        self.regrant(slot, grants);
+    }
+
+    /// Tells a client something that is not an answer.
+    fn say(&mut self, slot: usize, object: &str) {
+        let connection = &mut self.places[slot].connection;
+        if !connection.is_closing() {
+            connection.say(object);
+            self.touch(slot);
+        }
+    }
+
+    /// Puts a sender's call to a client.
+    fn call(&mut self, slot: usize, object: &str, pending: Pending) {
+        let bound = self.settings.queue_bytes;
+        self.places[slot].connection.call(object, pending, bound);
+        self.touch(slot);
+    }
+
+    /// A client's request is done: the next one may be handed on.
+    fn answered(&mut self, slot: usize, object: Option<&str>) {
+        self.places[slot].connection.answered(object);
+        self.touch(slot);
+        self.pass_request(slot);
+    }
+
+    /// The first beat at or after this moment.
     fn tick(&self, at: Instant) -> Tick {
         let since = at.saturating_duration_since(self.started);
         let beats = since.as_secs() + u64::from(since.subsec_nanos() > 0);
         Tick::try_from(beats).unwrap_or(NEVER).min(NEVER - 1)
     }
 
-    /// The other side has closed its half: whatever waits cannot reach it.
+    /// The other side has closed its half: what waits cannot reach it.
     fn hung_up(&mut self, slot: usize) {
         if self.places[slot].connection.is_closing() {
             self.remove(slot);
@@ -341,7 +333,7 @@ impl Owner {
         }
     }
 
-    /// Begins the end of a connection: counted, out of the hub, goodbye sent.
+    /// Begins the end of a connection: counted, out of the directory, goodbye sent.
     fn end(&mut self, slot: usize, reason: CloseReason) {
         self.leave_topics(slot);
         let place = &mut self.places[slot];

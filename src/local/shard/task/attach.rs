@@ -1,12 +1,12 @@
 //! A connection comes: its place first, its socket once the handshake is through.
 
 use mio::Token;
+use tokio::time::Instant;
 
 use crate::local::connection::Connection;
-use crate::local::connection::timer_wheel::Tick;
-use crate::local::replay::page::Start;
+use crate::local::replay::follower::Start;
+use crate::local::shard::command::{Arrival, Attach};
 use crate::local::shard::task::{Owner, Place};
-use crate::local::shard::{Arrival, Attach};
 use crate::protocol;
 use crate::protocol::Dialect;
 use crate::protocol::ids::{ConnectionId, Fd, UserId};
@@ -20,10 +20,10 @@ impl Owner {
         dialect: Dialect,
         inbox: Option<Box<Start>>,
         arrival: Option<Box<Arrival>>,
-        expires: Option<Tick>,
+        expires: Option<Instant>,
     ) {
         let mut connection = Connection::reserve(fd, user, dialect, self.now);
-        connection.hold_until(expires);
+        connection.hold_until(expires.map(|at| self.tick(at)));
         let id = ConnectionId {
             node: self.node.clone(),
             fd,

@@ -3,14 +3,13 @@
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
-use crate::edge::requests::Asked;
-use crate::local::replay::page::Ask;
+use crate::local::shard::outlets::{Ask, Asked};
 use crate::local::shard::task::{Owner, Place, READS, SCRATCH, TURN};
 use crate::protocol::ids::Fd;
 
 impl Owner {
     pub(crate) fn on_ready(&mut self, event: &mio::event::Event) {
-        // A token is an fd, never reused: an event of a closed socket finds nobody.
+        // A token is an fd, never reused: an event of a closed socket finds no slot.
         let fd = Fd(event.token().0 as u64);
         let Some(&slot) = self.slots.get(&fd) else {
             return;
@@ -100,8 +99,8 @@ impl Owner {
     pub(crate) async fn flush(&mut self) {
         let mut written = 0;
         while let Some(slot) = self.dirty.pop() {
-            // The slot may be empty by now, or somebody else's: then it has nothing to write
-            // or writes it now instead of a little later.
+            // The slot may be empty by now, or belong to another connection: then there is nothing
+            // to write, or it is written now instead of a little later.
             if self.places.get(slot).is_some() {
                 self.write(slot);
             }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use crate::local::receipt::Receipt;
-use crate::local::replay::page::{Page, Since, Verdict};
+use crate::local::replay::follower::Verdict;
+use crate::local::replay::page::{Page, Since};
 use crate::local::shard::task::Owner;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
 
 impl Owner {
-    /// As `offer`, for a message that is kept: whoever follows its inbox or log gets it in its
-    /// turn, and a full queue is no harm.
+    /// As `offer`, for a message that is kept: a connection that follows its inbox or log gets
+    /// it in its turn, and a full queue is no harm.
     pub(crate) fn offer_kept(
         &mut self,
         slot: usize,
@@ -37,6 +38,18 @@ impl Owner {
         if connection.hear_kept(message, true) == Verdict::Later {
             self.touch(slot);
         }
+    }
+
+    /// As [`Owner::pass`], for the members of a topic.
+    pub(crate) fn pass_topic(&mut self, topic: &Topic, message: &Message) {
+        let slots: Vec<usize> = self.members.of(topic).collect();
+        slots.into_iter().for_each(|slot| self.pass(slot, message));
+    }
+
+    /// Messages may have passed a connection by.
+    pub(crate) fn missed(&mut self, slot: usize) {
+        self.places[slot].connection.missed();
+        self.touch(slot);
     }
 
     /// Looks into inbox and logs as soon as the client has taken what waits for it.

@@ -1,7 +1,10 @@
 //! What a shard does each second, and what it counts.
 
+use tokio::sync::oneshot;
+
 use crate::local::connection::timer_wheel::{NEVER, Tick};
-use crate::local::shard::task::{Load, Owner};
+use crate::local::shard::command::Load;
+use crate::local::shard::task::Owner;
 use crate::protocol;
 
 impl Owner {
@@ -28,7 +31,7 @@ impl Owner {
         if let Some(chosen) = self.resync.next() {
             self.tell_all(protocol::RESYNC, &chosen);
             for slot in 0..self.places.capacity() {
-                // Kept messages are not asked of the client's own backend, but read anew.
+                // Kept messages are not asked of the client's own backend, but read again.
                 if self
                     .places
                     .get(slot)
@@ -38,6 +41,19 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// All clients are to be told that messages may be lost.
+    pub(crate) fn begin_resync(&mut self) {
+        self.metrics.resyncs.inc();
+        self.resync.begin();
+    }
+
+    /// Answers what waits, with the node's counters brought up to date.
+    pub(crate) fn count_load(&mut self, answer: oneshot::Sender<Load>) {
+        self.account();
+        // Closed if the asker has given up.
+        let _ = answer.send(self.load());
     }
 
     /// Adds what was counted since the last time to the node's counters.
@@ -53,7 +69,7 @@ impl Owner {
     }
 
     /// What waits in the queues, counted one by one: no sum is kept that could go wrong.
-    pub(crate) fn load(&self) -> Load {
+    fn load(&self) -> Load {
         let mut load = Load::default();
         for (_, place) in &self.places {
             let queue = &place.connection.queue;

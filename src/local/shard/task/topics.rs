@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use crate::auth::Grants;
-use crate::local::hub::Member;
+use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::receipt::Receipt;
 use crate::local::replay::page::Since;
-use crate::local::shard::task::{Arrival, Asker, NotSubscribed, Owner, Subscribed};
+use crate::local::shard::command::{Arrival, Subscribed};
+use crate::local::shard::task::Owner;
+use crate::local::topics::Member;
 use crate::protocol;
 use crate::protocol::ids::{Fd, Topic};
 use crate::protocol::{Except, Message};
@@ -27,7 +31,7 @@ impl Owner {
                 self.members.topics.notices().ask(fd, topic.clone());
             }
         }
-        // Gone if nobody waits for them.
+        // Closed if the handshake no longer waits.
         let _ = arrival.done.send(subscribed);
     }
 
@@ -61,26 +65,38 @@ impl Owner {
         Ok(Subscribed { row, follows })
     }
 
-    /// As a sender or the client itself asks for it, told of to whoever has not asked.
+    /// As a sender or the client itself asks for it. If a sender does, the client is told.
     pub(crate) fn on_subscribe(
         &mut self,
         fd: Fd,
         topic: &Topic,
         since: Option<Since>,
         by: Asker,
-    ) -> Result<Subscribed, NotSubscribed> {
-        let slot = *self.slots.get(&fd).ok_or(NotSubscribed::Gone)?;
-        let subscribed = self.subscribe(slot, topic, since, by)?;
-        if by == Asker::Server {
-            self.tell_enrolled(slot, topic, true);
-        }
-        Ok(subscribed)
+        done: oneshot::Sender<Result<Subscribed, NotSubscribed>>,
+    ) {
+        let slot = self.slots.get(&fd).copied().ok_or(NotSubscribed::Gone);
+        let subscribed = slot.and_then(|slot| {
+            let subscribed = self.subscribe(slot, topic, since, by)?;
+            if by == Asker::Server {
+                self.tell_enrolled(slot, topic, true);
+            }
+            Ok(subscribed)
+        });
+        // Closed if the asker is gone.
+        let _ = done.send(subscribed);
     }
 
-    pub(crate) fn on_unsubscribe(&mut self, fd: Fd, topic: &Topic, by: Asker) {
+    pub(crate) fn on_unsubscribe(
+        &mut self,
+        fd: Fd,
+        topic: &Topic,
+        by: Asker,
+        done: oneshot::Sender<()>,
+    ) {
         if let Some(&slot) = self.slots.get(&fd) {
             self.drop_topic(slot, topic, by);
         }
+        let _ = done.send(());
     }
 
     fn drop_topic(&mut self, slot: usize, topic: &Topic, by: Asker) {

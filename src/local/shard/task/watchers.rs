@@ -8,7 +8,7 @@ use crate::protocol;
 use crate::protocol::ids::{Fd, Topic};
 
 impl Owner {
-    /// From now on the connection hears of all changes behind what `object` says.
+    /// From now on the connection hears of all changes after what `object` says.
     pub(crate) fn watch(&mut self, fd: Fd, topic: &Topic, object: &str) {
         let slot = self.slots.get(&fd).copied();
         if self.members.watch(topic, slot)
@@ -21,7 +21,7 @@ impl Owner {
 
     pub(crate) fn tell_watchers(&mut self, topic: &Topic, object: &str) {
         let frames = Encoded::default();
-        // Copied: whoever has no room is taken out on the way.
+        // Copied: a connection without room is taken out on the way.
         let slots: Vec<usize> = self.members.watchers(topic).collect();
         for slot in slots {
             let dialect = self.places[slot].connection.dialect();

@@ -1,0 +1,320 @@
+//! Which connections are here: fd -> user, user -> connections, session -> fds.
+//!
+//! Only a [`Membership`](crate::local::membership::Membership) enters a connection and takes it
+//! out. What must stay true: numbers of connections are never used twice within a boot; leaving
+//! removes only the connection's own seat, so that a late goodbye cannot evict a fresh login; and
+//! the row of a user is marked after the maps have changed, never before.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use crate::auth::SessionId;
+use crate::local::dirty_rows::Changes;
+use crate::local::event_queue::Events;
+use crate::local::map::Map;
+use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, UserId};
+use crate::protocol::{Dialect, Target};
+use crate::telemetry::metrics::Metrics;
+
+/// What a row in the registry says of a connection.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// Its number.
+    pub fd: Fd,
+    /// When it came, in milliseconds since 1970, for people to read; no decision rests on it.
+    pub at: u64,
+    /// What it speaks, and so over what kind of socket.
+    pub dialect: Dialect,
+    /// What many connections have nothing of: apart, so that those do not pay for it.
+    traits: Option<Box<Traits>>,
+}
+
+/// What a connection may bring beside its user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::local) struct Traits {
+    pub(in crate::local) device: Option<Arc<str>>,
+    pub(in crate::local) address: Option<IpAddr>,
+    pub(in crate::local) session: Option<SessionId>,
+    pub(in crate::local) ordinal: Option<u64>,
+}
+
+impl Seat {
+    /// Of a connection that comes now.
+    pub(in crate::local) fn new(fd: Fd, dialect: Dialect, traits: Traits) -> Self {
+        let at = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
+        Self {
+            fd,
+            at,
+            dialect,
+            traits: (traits != Traits::default()).then(|| Box::new(traits)),
+        }
+    }
+
+    /// The device the client named.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.traits.as_ref()?.device.as_deref()
+    }
+
+    /// Its address, if `PUSH_STORE_ADDRESS` is set.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.traits.as_ref()?.address
+    }
+
+    /// The session it rests on, if it does.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        self.traits.as_ref()?.session
+    }
+
+    /// Its place in the order of its user's connections, if these are limited.
+    #[must_use]
+    pub fn ordinal(&self) -> Option<u64> {
+        self.traits.as_ref()?.ordinal
+    }
+
+    /// Lets it rest on another session, or none; answers on which it did.
+    fn rest_on(&mut self, session: Option<SessionId>) -> Option<SessionId> {
+        match (&mut self.traits, session) {
+            (None, None) => None,
+            (traits, session) => {
+                let traits = traits.get_or_insert_default();
+                std::mem::replace(&mut traits.session, session)
+            }
+        }
+    }
+}
+
+/// A user's connections on one node.
+pub type Seats = SmallVec<[Seat; 1]>;
+
+/// Sessions that have connections here.
+#[derive(Debug, Default)]
+struct Bearers(Map<SessionId, SmallVec<[Fd; 1]>>);
+
+impl Bearers {
+    fn add(&self, session: SessionId, fd: Fd) {
+        self.0.entry(session).or_default().push(fd);
+    }
+
+    fn remove(&self, session: SessionId, fd: Fd) {
+        // Under the entry's lock, as in `Directory::leave`.
+        self.0.remove_if_mut(&session, |_, fds| {
+            fds.retain(|one| *one != fd);
+            fds.is_empty()
+        });
+    }
+
+    fn of(&self, session: SessionId) -> SmallVec<[Fd; 1]> {
+        let fds = self.0.get(&session);
+        fds.map(|fds| fds.clone()).unwrap_or_default()
+    }
+}
+
+/// Which connections are here, and who is told when they change.
+#[derive(Debug)]
+pub(in crate::local) struct Directory {
+    pub(in crate::local) node: NodeId,
+    last_fd: AtomicU64,
+    connections: Map<Fd, UserId>,
+    users: Map<UserId, Seats>,
+    sessions: Bearers,
+    size: AtomicUsize,
+    /// Which rows need writing. Taken by the registry writer of the backplane.
+    pub(in crate::local) changes: Arc<Changes>,
+    /// What is told of connections. Taken by the backplane too.
+    pub(in crate::local) events: Events,
+    metrics: Arc<Metrics>,
+}
+
+impl Directory {
+    pub(in crate::local) fn new(
+        node: NodeId,
+        changes: Arc<Changes>,
+        events: Events,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            node,
+            last_fd: AtomicU64::new(0),
+            connections: Map::default(),
+            users: Map::default(),
+            sessions: Bearers::default(),
+            size: AtomicUsize::new(0),
+            changes,
+            events,
+            metrics,
+        }
+    }
+
+    /// A number for the next connection.
+    pub(in crate::local) fn next_fd(&self) -> Fd {
+        Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// A connection is here from now on. Resolves once its user's row says so.
+    pub(in crate::local) fn enter(&self, user: UserId, seat: Seat) -> oneshot::Receiver<()> {
+        let (fd, session) = (seat.fd, seat.session());
+        self.users.entry(user.clone()).or_default().push(seat);
+        if let Some(session) = session {
+            self.sessions.add(session, fd);
+        }
+        self.connections.insert(fd, user.clone());
+        self.size.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connects.inc();
+        self.metrics.connections.inc();
+        self.changes.joined(Subject::User(user))
+    }
+
+    /// It is here no longer. Nothing happens if it was not.
+    pub(in crate::local) fn leave(&self, fd: Fd) {
+        let Some((_, user)) = self.connections.remove(&fd) else {
+            return;
+        };
+        // Under the entry's lock: no join can slip in between emptying and removing it.
+        let mut session = None;
+        self.users.remove_if_mut(&user, |_, seats| {
+            seats.retain(|seat| {
+                if seat.fd == fd {
+                    session = seat.session();
+                }
+                seat.fd != fd
+            });
+            seats.is_empty()
+        });
+        if let Some(session) = session {
+            self.sessions.remove(session, fd);
+        }
+        self.size.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.connections.dec();
+        self.changes.left(&user, fd);
+    }
+
+    /// A connection rests on this session from now on, or on none; answers whether it is here.
+    pub(in crate::local) fn rest_on(
+        &self,
+        fd: Fd,
+        user: &UserId,
+        session: Option<SessionId>,
+    ) -> bool {
+        // Under the user's lock, so that a leave cannot slip in between and leave the session
+        // in the map.
+        let Some(mut seats) = self.users.get_mut(user) else {
+            return false;
+        };
+        let Some(seat) = seats.iter_mut().find(|seat| seat.fd == fd) else {
+            return false;
+        };
+        if let Some(old) = seat.rest_on(session) {
+            self.sessions.remove(old, fd);
+        }
+        if let Some(new) = session {
+            self.sessions.add(new, fd);
+        }
+        true
+    }
+
+    pub(in crate::local) fn len(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::local) fn user_count(&self) -> usize {
+        self.users.len()
+    }
+
+    pub(in crate::local) fn user_of(&self, fd: Fd) -> Option<UserId> {
+        self.connections.get(&fd).map(|user| user.clone())
+    }
+
+    pub(in crate::local) fn holds(&self, fd: Fd) -> bool {
+        self.connections.contains_key(&fd)
+    }
+
+    pub(in crate::local) fn seats(&self, user: &UserId) -> Seats {
+        self.users
+            .get(user)
+            .map(|seats| seats.clone())
+            .unwrap_or_default()
+    }
+
+    /// Every user here. A snapshot: no lock is held while the caller works with it.
+    pub(in crate::local) fn users(&self) -> Vec<UserId> {
+        self.users.iter().map(|entry| entry.key().clone()).collect()
+    }
+
+    /// Every fd here, in the order in which they came.
+    pub(in crate::local) fn fds(&self) -> Vec<Fd> {
+        let mut fds: Vec<Fd> = self.connections.iter().map(|entry| *entry.key()).collect();
+        fds.sort_unstable();
+        fds
+    }
+
+    /// Every connection here and its user. A snapshot.
+    pub(in crate::local) fn everyone(&self) -> SmallVec<[(Fd, UserId); 2]> {
+        let all = self.connections.iter();
+        all.map(|entry| (*entry.key(), entry.value().clone()))
+            .collect()
+    }
+
+    /// The sessions that have connections here. A snapshot.
+    pub(in crate::local) fn sessions(&self) -> Vec<SessionId> {
+        self.sessions.0.iter().map(|entry| *entry.key()).collect()
+    }
+
+    /// The connections that rest on this session.
+    pub(in crate::local) fn bearers(&self, session: SessionId) -> SmallVec<[Fd; 1]> {
+        self.sessions.of(session)
+    }
+
+    /// The local connections a target names. A connection must match in node, boot, fd and,
+    /// where one is named, user: no client gets what was meant for an earlier owner of the fd.
+    pub(in crate::local) fn matching(&self, target: &Target) -> SmallVec<[(Fd, UserId); 2]> {
+        match target {
+            Target::User(user) => self.fds_of(user).map(|fd| (fd, user.clone())).collect(),
+            Target::Users(users) => users
+                .iter()
+                .flat_map(|user| self.fds_of(user).map(|fd| (fd, user.clone())))
+                .collect(),
+            Target::Connection(ConnectionId { node, fd }, user) if *node == self.node => {
+                let seated = self.connections.get(fd).map(|seated| seated.clone());
+                let seated =
+                    seated.filter(|seated| user.as_ref().is_none_or(|user| user == seated));
+                seated.map(|user| (*fd, user)).into_iter().collect()
+            }
+            _ => SmallVec::new(),
+        }
+    }
+
+    fn fds_of(&self, user: &UserId) -> impl Iterator<Item = Fd> + use<> {
+        let fds: SmallVec<[Fd; 4]> = self
+            .users
+            .get(user)
+            .map(|seats| seats.iter().map(|seat| seat.fd).collect())
+            .unwrap_or_default();
+        fds.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_forget_connections_that_left() {
+        let bearers = Bearers::default();
+        let session = SessionId::of("token");
+        bearers.add(session, Fd(1));
+        bearers.add(session, Fd(2));
+        bearers.remove(session, Fd(1));
+        assert_eq!(bearers.of(session)[..], [Fd(2)]);
+        bearers.remove(session, Fd(2));
+        assert!(bearers.of(session).is_empty() && bearers.0.is_empty());
+    }
+}

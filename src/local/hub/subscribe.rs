@@ -1,0 +1,297 @@
+//! Topics: subscriptions of connections here, pushes to them, and who watches them.
+//!
+//! What must stay true: a log is followed only after the topic's row is written, so that what is
+//! kept after the first page finds the connection.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::local::connection::subscriptions::{Asker, NotSubscribed};
+use crate::local::hub::Hub;
+use crate::local::hub::await_rows::ROW_PATIENCE;
+use crate::local::hub::deliver::Arrived;
+use crate::local::receipt::Receipt;
+use crate::local::replay::page::{Page, Since};
+use crate::local::shard::command::{Command, Subscribed};
+use crate::local::shard::outlets::Ask;
+use crate::local::topics::{Member, Topics};
+use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::{Push, Target};
+
+impl Hub {
+    /// What this node knows of topics.
+    #[must_use]
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// Subscribes a connection. If that has it [follow](Subscribed::follows) the topic's log, the
+    /// caller owes a `Hub::first_page` from `since`, or from now.
+    ///
+    /// # Errors
+    /// Why it is not subscribed.
+    pub(crate) async fn subscribe(
+        &self,
+        fd: Fd,
+        topic: Topic,
+        since: Option<Since>,
+        by: Asker,
+    ) -> Result<Subscribed, NotSubscribed> {
+        let subscribed = self.send_subscribe(fd, topic, since, by).await;
+        // Without an answer the node is ending.
+        subscribed.await.unwrap_or(Err(NotSubscribed::Gone))
+    }
+
+    /// Reads the first page of a log for a connection that has just been subscribed. To be called
+    /// when the row is there: then what is kept after the page finds the connection. No sender may
+    /// be told of the subscription before: a message that is kept before the page is read, and
+    /// handed over after it, counts as old. `None` if the page does not come in time; then it
+    /// goes to the connection when it comes.
+    pub(crate) async fn first_page(
+        &self,
+        fd: Fd,
+        topic: &Topic,
+        since: Since,
+        deadline: Instant,
+    ) -> Option<Arc<Page>> {
+        let (told, mut page) = oneshot::channel();
+        let ask = Ask {
+            fd,
+            subject: Subject::Topic(topic.clone()),
+            since,
+            told: Some(told),
+        };
+        // Closed only when the node is ending.
+        let _ = self.asks.send(ask);
+        match tokio::time::timeout_at(deadline, &mut page).await {
+            Ok(page) => page.ok(),
+            Err(_) => {
+                page.close();
+                // Given to us at the last moment.
+                page.try_recv().ok()
+            }
+        }
+    }
+
+    /// Has a connection follow the log of a topic from now on. To be called, and waited for, as
+    /// [`Hub::first_page`]; answers whether that came in time.
+    pub(crate) async fn follow_log(&self, fd: Fd, topic: &Topic, deadline: Instant) -> bool {
+        let page = self.first_page(fd, topic, Since::Now, deadline).await;
+        let Some(page) = page else { return false };
+        let command = Command::Page {
+            fd,
+            subject: Subject::Topic(topic.clone()),
+            since: Since::Now,
+            page,
+            is_told: false,
+        };
+        self.tell(fd, command).await;
+        true
+    }
+
+    async fn send_subscribe(
+        &self,
+        fd: Fd,
+        topic: Topic,
+        since: Option<Since>,
+        by: Asker,
+    ) -> oneshot::Receiver<Result<Subscribed, NotSubscribed>> {
+        let (done, subscribed) = oneshot::channel();
+        let command = Command::Subscribe {
+            fd,
+            topic,
+            since,
+            by,
+            done,
+        };
+        self.tell(fd, command).await;
+        subscribed
+    }
+
+    /// Takes a connection's subscription back: from the answer on it gets nothing of the topic.
+    pub(crate) async fn unsubscribe(&self, fd: Fd, topic: Topic, by: Asker) {
+        // Without an answer the node is ending.
+        let _ = self.send_unsubscribe(fd, topic, by).await.await;
+    }
+
+    async fn send_unsubscribe(&self, fd: Fd, topic: Topic, by: Asker) -> oneshot::Receiver<()> {
+        let (done, unsubscribed) = oneshot::channel();
+        let command = Command::Unsubscribe {
+            fd,
+            topic,
+            by,
+            done,
+        };
+        self.tell(fd, command).await;
+        unsubscribed
+    }
+
+    /// Subscribes the local connections of `target` on behalf of a sender, or takes that back;
+    /// answers how many there are. Receipts are written once the row is, and the log is followed.
+    pub async fn enroll(
+        self: &Arc<Self>,
+        target: &Target,
+        topic: &Topic,
+        joins: bool,
+        receipt: Option<&Receipt>,
+    ) -> u32 {
+        let found = self.matching(target);
+        let count = found.len() as u32;
+        let by = Asker::Server;
+        for (fd, _) in found {
+            let (hub, topic) = (self.clone(), topic.clone());
+            let receipt = receipt.cloned();
+            if joins {
+                // Handed over here and in order; only the row is waited for elsewhere.
+                let subscribed = self.send_subscribe(fd, topic.clone(), None, by).await;
+                tokio::spawn(async move {
+                    let Ok(Ok(Subscribed { row, follows })) = subscribed.await else {
+                        return;
+                    };
+                    let deadline = Instant::now() + ROW_PATIENCE;
+                    let mut in_time = hub.await_rows(fd, row.into(), deadline).await;
+                    if follows {
+                        in_time &= hub.follow_log(fd, &topic, deadline).await;
+                    }
+                    if let Some(receipt) = receipt.filter(|_| in_time) {
+                        receipt.written();
+                    }
+                });
+            } else {
+                let unsubscribed = self.send_unsubscribe(fd, topic, by).await;
+                tokio::spawn(async move {
+                    if unsubscribed.await.is_ok()
+                        && let Some(receipt) = receipt
+                    {
+                        receipt.written();
+                    }
+                });
+            }
+        }
+        count
+    }
+
+    /// As [`Hub::publish`], one topic after the other. It is a repeat if it is one in all of them
+    /// that have members here.
+    pub(crate) async fn publish_to_each(
+        &self,
+        topics: &[Topic],
+        push: &Push,
+        receipt: Option<&Receipt>,
+    ) -> Arrived {
+        let (mut count, mut repeated) = (None, false);
+        for (topic, push) in topics.iter().zip(push.to_each(topics)) {
+            match self.publish(topic, &push, receipt).await {
+                Arrived::Handed(more) => count = Some(count.unwrap_or(0) + more),
+                Arrived::Repeat => repeated = true,
+                Arrived::Nobody | Arrived::LeftOut => {}
+            }
+        }
+        match count {
+            Some(count) => Arrived::Handed(count),
+            None if repeated => Arrived::Repeat,
+            None => Arrived::Nobody,
+        }
+    }
+
+    /// Hands a push to the local connections that are in its topic.
+    pub(crate) async fn publish(
+        &self,
+        topic: &Topic,
+        push: &Push,
+        receipt: Option<&Receipt>,
+    ) -> Arrived {
+        let shards = self.topics.by_shard(topic);
+        if shards.is_empty() {
+            return Arrived::Nobody;
+        }
+        if self.is_repeat(&Target::Topic(topic.clone()), push) {
+            if push.message.position().is_some() {
+                // Kept twice: a connection that follows the log must not wait for the second one.
+                let message = &push.message;
+                self.tell_members(topic, || Command::PassTopic {
+                    topic: topic.clone(),
+                    message: message.clone(),
+                })
+                .await;
+            }
+            return Arrived::Repeat;
+        }
+        for (shard, _) in &shards {
+            let command = Command::Publish {
+                topic: topic.clone(),
+                message: push.message.clone(),
+                except: push.except.clone(),
+                receipt: receipt.cloned(),
+            };
+            self.shards[*shard].send(command).await;
+        }
+        Arrived::Handed(shards.iter().map(|(_, count)| count).sum())
+    }
+
+    /// Makes the connections that are in a topic look into its log.
+    pub(crate) async fn look_into(&self, topic: &Topic) {
+        self.tell_members(topic, || Command::LookInto {
+            topic: topic.clone(),
+        })
+        .await;
+    }
+
+    async fn tell_members(&self, topic: &Topic, command: impl Fn() -> Command) {
+        for (shard, _) in self.topics.by_shard(topic) {
+            self.shards[shard].send(command()).await;
+        }
+    }
+
+    /// The local connections that are in a topic, by user.
+    pub async fn members(&self, topic: &Topic) -> Vec<Member> {
+        let mut answers = Vec::new();
+        for (shard, _) in self.topics.by_shard(topic) {
+            let (answer, members) = oneshot::channel();
+            let topic = topic.clone();
+            let command = Command::Members { topic, answer };
+            self.shards[shard].send(command).await;
+            answers.push(members);
+        }
+        let members = join_all(answers).await;
+        let mut members: Vec<Member> = members.into_iter().flatten().flatten().collect();
+        members.sort_unstable();
+        members
+    }
+
+    /// Has a connection hear who comes and goes in a topic that it is subscribed to, beginning
+    /// with this object.
+    pub(crate) async fn watch(&self, fd: Fd, topic: &Topic, object: Arc<str>) {
+        let (shard, topic) = (self.shard_number(fd), topic.clone());
+        // Counted before the shard hears of it, which counts down if nothing comes of it: so no
+        // connection waits for news without being counted.
+        self.topics.watched(&topic, shard);
+        self.tell(fd, Command::Watch { fd, topic, object }).await;
+    }
+
+    /// Tells the connections that watch a topic here.
+    pub(crate) async fn tell_watchers(&self, topic: &Topic, object: Arc<str>) {
+        for (shard, _) in self.topics.watchers_by_shard(topic) {
+            let command = Command::TellWatchers {
+                topic: topic.clone(),
+                object: object.clone(),
+            };
+            self.shards[shard].send(command).await;
+        }
+    }
+
+    /// The users with local connections in a topic, by name, and how many each has there.
+    pub async fn users_in(&self, topic: &Topic) -> Vec<(UserId, u32)> {
+        let mut users: Vec<(UserId, u32)> = Vec::new();
+        for Member { user, .. } in self.members(topic).await {
+            match users.last_mut() {
+                Some((last, count)) if *last == user => *count += 1,
+                _ => users.push((user, 1)),
+            }
+        }
+        users
+    }
+}
