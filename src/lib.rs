@@ -29,6 +29,8 @@ pub mod delivery;
 
 pub mod access;
 
+pub(crate) mod app;
+
 pub mod edge;
 
 pub mod api;

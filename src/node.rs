@@ -1,16 +1,21 @@
-//! A node: its parts, put together, and its end.
+//! A node: its parts, put together, and its run from start to end.
+//!
+//! The order of the start matters: listeners are bound before this begins, and served only when all
+//! parts run. The order of the end is in `drain`.
+
+mod drain;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::task::JoinSet;
 
-use crate::access::authenticator::Gate;
-use crate::access::connection_limits::Places;
-use crate::access::recheck::Doubts;
+use crate::access::authenticator::Authenticator;
+use crate::access::connection_limits::ConnectionLimits;
+use crate::access::recheck::AccessRecheck;
 use crate::access::session_watch::Sessions;
-use crate::api::App;
+use crate::app::App;
 use crate::auth::ApiKeys;
 use crate::backplane::Backplane;
 use crate::backplane::feed::Feed;
@@ -27,9 +32,9 @@ use crate::config::Config;
 use crate::delivery::call::CallService;
 use crate::delivery::replay_reader::Reader;
 use crate::delivery::router::Router;
-use crate::edge::acceptor::{Door, Serving};
+use crate::edge::acceptor::{Acceptor, Service};
 use crate::edge::listeners::Listeners;
-use crate::edge::requests::Desk;
+use crate::edge::requests::ClientRequests;
 use crate::edge::upstream::Upstream;
 use crate::local::admission::Admission;
 use crate::local::connection::Settings;
@@ -41,7 +46,6 @@ use crate::local::replay::page::Bounds;
 use crate::local::shard::Outlets;
 use crate::presence::Presence;
 use crate::protocol::client::websocket::Limits;
-use crate::protocol::close::CloseReason;
 use crate::protocol::ids::NodeId;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -49,10 +53,6 @@ use crate::telemetry::trace::Trace;
 
 /// Most fragments of one message from a client.
 const MAX_FRAGMENTS: u32 = 64;
-/// Beyond the drain window, the longest wait for the last clients to go.
-const LAST_WAIT: Duration = Duration::from_secs(6);
-/// Between two rounds of closing connections in a drain.
-const DRAIN_STEP: Duration = Duration::from_millis(50);
 
 /// Why a node could not run, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ pub enum RunError {
     /// The operating system refused something a node needs.
     #[error("{0}")]
     System(#[from] std::io::Error),
-    /// The cluster says that this node must not be.
+    /// The cluster says that this node must not run.
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
@@ -81,91 +81,12 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
-    let metrics = Arc::new(Metrics::new());
     let leaving = Shutdown::default();
-    let (asks, asked) = mpsc::unbounded_channel();
-    let (requests, requested) = mpsc::unbounded_channel();
-    let outlets = Outlets { asks, requests };
-    let hub = start_hub(&config, &node, &outlets, &metrics)?;
-
     let (fatal, mut must_stop) = watch::channel(None);
-    let (backplane, feed) = start_backplane(&config, &hub, &metrics, fatal)?;
-    let replies = Arc::new(Replies::default());
-    let calls = Arc::new(Calls::new(hub.clone(), metrics.clone()));
-    let respond = Respond::new(
-        hub.clone(),
-        calls.clone(),
-        backplane.clone(),
-        leaving.clone(),
-        metrics.clone(),
-    );
-    let respond = Arc::new(respond);
-    let inbound = Inbound::new(
-        hub.clone(),
-        replies.clone(),
-        backplane.clone(),
-        respond.clone(),
-        leaving.clone(),
-        metrics.clone(),
-    );
-    let inbound = tokio::spawn(inbound.run(feed));
-    let survey = Survey::new(node.clone(), backplane.clone(), replies.clone(), respond);
-
-    let reader = Reader::new(hub.clone(), backplane.clone(), metrics.clone());
-    let reader = tokio::spawn(reader.serve(asked));
-    let upstream = Upstream::new(
-        node.clone(),
-        config.upstream_routes.clone(),
-        config.upstream_backlog,
-        backplane.clone(),
-        metrics.clone(),
-    );
-    let gate = Gate::start(&config, backplane.clone()).map_err(RunError::Keys)?;
-    let gate = Arc::new(gate);
-    let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
-    let watch = tokio::spawn(sessions.clone().keep());
-    let doubts = Doubts {
-        hub: hub.clone(),
-        backplane: backplane.clone(),
-        sessions: sessions.clone(),
-        bans: config.bans,
-    };
-    let doubts = tokio::spawn(doubts.settle());
-    let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds);
-    let presence = tokio::spawn(presence.serve());
-    let desk = Desk {
-        hub: hub.clone(),
-        upstream,
-        gate: gate.clone(),
-        sessions: sessions.clone(),
-    };
-    let desk = tokio::spawn(desk.serve(requested));
-
-    let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
-    let app = Arc::new(App {
-        api_keys: ApiKeys::new(&config.api_keys),
-        router: Arc::new(router),
-        caller: CallService::new(
-            hub.clone(),
-            backplane.clone(),
-            survey.clone(),
-            calls,
-            metrics.clone(),
-        ),
-        survey,
-        gate,
-        sessions,
-        places: Places::new(&config),
-        hub: hub.clone(),
-        backplane: backplane.clone(),
-        balance: Balance::default(),
-        metrics: metrics.clone(),
-        shutdown: leaving.clone(),
-        config,
-    });
+    let Node { app, mut tasks } = Node::start(config, &node, &leaving, fatal)?;
     // Operators look as long as the node lives, also while it is leaving.
     let ended = Shutdown::default();
-    open_doors(&app, listeners, &leaving, &ended);
+    start_acceptors(&app, listeners, &leaving, &ended);
 
     let stopped = tokio::select! {
         () = shutdown => Ok(()),
@@ -174,15 +95,147 @@ pub async fn run(
         Ok(reason) = must_stop.wait_for(Option::is_some) => Err(reason.clone().expect("some")),
     };
     leaving.begin();
-    drain(&app, stopped.is_ok()).await;
+    drain::drain(&app, stopped.is_ok()).await;
     ended.begin();
-    inbound.abort();
-    reader.abort();
-    desk.abort();
-    watch.abort();
-    doubts.abort();
-    presence.abort();
+    tasks.abort_all();
     Ok(stopped?)
+}
+
+/// A node whose parts run, before its listeners are served.
+struct Node {
+    app: Arc<App>,
+    /// What ends only with the node.
+    tasks: JoinSet<()>,
+}
+
+impl Node {
+    fn start(
+        config: Config,
+        node: &NodeId,
+        leaving: &Shutdown,
+        fatal: watch::Sender<Option<Fatal>>,
+    ) -> Result<Self, RunError> {
+        let metrics = Arc::new(Metrics::new());
+        let (asks, asked) = mpsc::unbounded_channel();
+        let (requests, requested) = mpsc::unbounded_channel();
+        let outlets = Outlets { asks, requests };
+        let hub = start_hub(&config, node, &outlets, &metrics)?;
+        let Cluster {
+            backplane,
+            replies,
+            calls,
+            survey,
+            inbound,
+            feed,
+        } = Cluster::join(&config, &hub, leaving, &metrics, fatal)?;
+
+        let authenticator = Authenticator::start(&config, backplane.clone());
+        let authenticator = Arc::new(authenticator.map_err(RunError::Keys)?);
+        let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
+        let upstream = Upstream::new(
+            node.clone(),
+            config.upstream_routes.clone(),
+            config.upstream_backlog,
+            backplane.clone(),
+            metrics.clone(),
+        );
+        let client_requests = ClientRequests {
+            hub: hub.clone(),
+            upstream,
+            authenticator: authenticator.clone(),
+            sessions: sessions.clone(),
+        };
+        let recheck = AccessRecheck {
+            hub: hub.clone(),
+            backplane: backplane.clone(),
+            sessions: sessions.clone(),
+            bans: config.bans,
+        };
+        let reader = Reader::new(hub.clone(), backplane.clone(), metrics.clone());
+        let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(inbound.run(feed));
+        tasks.spawn(reader.serve(asked));
+        tasks.spawn(sessions.clone().keep());
+        tasks.spawn(recheck.serve());
+        tasks.spawn(presence.serve());
+        tasks.spawn(client_requests.serve(requested));
+
+        let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
+        let call_service = CallService::new(
+            hub.clone(),
+            backplane.clone(),
+            survey.clone(),
+            calls,
+            metrics.clone(),
+        );
+        let app = Arc::new(App {
+            api_keys: ApiKeys::new(&config.api_keys),
+            router: Arc::new(router),
+            call_service,
+            survey,
+            authenticator,
+            sessions,
+            connection_limits: ConnectionLimits::new(&config),
+            hub,
+            backplane,
+            balance: Balance::default(),
+            metrics,
+            shutdown: leaving.clone(),
+            config,
+        });
+        Ok(Self { app, tasks })
+    }
+}
+
+/// The parts by which a node reaches the others and hears them.
+struct Cluster {
+    backplane: Arc<Backplane>,
+    replies: Arc<Replies>,
+    calls: Arc<Calls>,
+    survey: Survey,
+    inbound: Inbound,
+    /// What it acts on.
+    feed: Feed,
+}
+
+impl Cluster {
+    fn join(
+        config: &Config,
+        hub: &Arc<Hub>,
+        leaving: &Shutdown,
+        metrics: &Arc<Metrics>,
+        fatal: watch::Sender<Option<Fatal>>,
+    ) -> Result<Self, RunError> {
+        let (backplane, feed) = start_backplane(config, hub, metrics, fatal)?;
+        let replies = Arc::new(Replies::default());
+        let calls = Arc::new(Calls::new(hub.clone(), metrics.clone()));
+        let respond = Arc::new(Respond::new(
+            hub.clone(),
+            calls.clone(),
+            backplane.clone(),
+            leaving.clone(),
+            metrics.clone(),
+        ));
+        let inbound = Inbound::new(
+            hub.clone(),
+            replies.clone(),
+            backplane.clone(),
+            respond.clone(),
+            leaving.clone(),
+            metrics.clone(),
+        );
+        let node = hub.node().clone();
+        let survey = Survey::new(node, backplane.clone(), replies.clone(), respond);
+        Ok(Self {
+            backplane,
+            replies,
+            calls,
+            survey,
+            inbound,
+            feed,
+        })
+    }
 }
 
 fn start_hub(
@@ -272,13 +325,13 @@ fn start_backplane(
     Ok((Arc::new(backplane), feed))
 }
 
-fn open_doors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &Shutdown) {
+fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &Shutdown) {
     let most = match app.config.max_connections {
         0 => file_limit() / 10 * 9,
         most => most,
     };
     let admission = Arc::new(Admission::new(most, app.config.max_connections_per_address));
-    let public = Door {
+    let public = Acceptor {
         admission,
         shutdown: leaving.clone(),
         proxies: Arc::new(app.config.trusted_proxies.clone()),
@@ -286,29 +339,29 @@ fn open_doors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &
     };
     // Senders and operators are few and trusted: clients must not be able to keep them out.
     let unlimited = Arc::new(Admission::new(usize::MAX, 0));
-    let private = Door {
+    let private = Acceptor {
         admission: unlimited,
         ..public.clone()
     };
-    let admin = Door {
+    let admin = Acceptor {
         shutdown: ended.clone(),
         ..private.clone()
     };
     for listener in listeners.clients {
-        let serving = Serving::Http(crate::api::client_routes(app));
-        tokio::spawn(public.clone().serve(listener, serving));
+        let service = Service::Http(crate::api::client_routes(app));
+        tokio::spawn(public.clone().serve(listener, service));
     }
     for listener in listeners.lines {
-        let serving = Serving::Lines(app.clone());
-        tokio::spawn(public.clone().serve(listener, serving));
+        let service = Service::Lines(app.clone());
+        tokio::spawn(public.clone().serve(listener, service));
     }
     for listener in listeners.senders {
-        let serving = Serving::Http(crate::api::sender_routes(app));
-        tokio::spawn(private.clone().serve(listener, serving));
+        let service = Service::Http(crate::api::sender_routes(app));
+        tokio::spawn(private.clone().serve(listener, service));
     }
     for listener in listeners.admin {
-        let serving = Serving::Http(crate::api::admin_routes(app));
-        tokio::spawn(admin.clone().serve(listener, serving));
+        let service = Service::Http(crate::api::admin_routes(app));
+        tokio::spawn(admin.clone().serve(listener, service));
     }
 }
 
@@ -329,42 +382,4 @@ fn file_limit() -> usize {
         return maximum.map_or(usize::MAX, |limit| limit as usize);
     }
     current.map_or(usize::MAX, |limit| limit as usize)
-}
-
-/// Sends the clients away, spread over the window, and gives up the node's place.
-async fn drain(app: &App, gracefully: bool) {
-    let window = if gracefully {
-        app.config.drain_seconds
-    } else {
-        Duration::ZERO
-    };
-    let hub = &app.hub;
-    tracing::info!(connections = hub.len(), ?window, "leaving");
-    if gracefully {
-        app.backplane.announce_draining().await;
-    }
-    let fds = hub.fds();
-    let steps = (window.as_millis() / DRAIN_STEP.as_millis()).max(1) as usize;
-    let began = Instant::now();
-    for (step, part) in fds.chunks(fds.len().div_ceil(steps).max(1)).enumerate() {
-        tokio::time::sleep_until(began + DRAIN_STEP * step as u32).await;
-        for fd in part {
-            hub.close(*fd, CloseReason::Drain, None).await;
-        }
-    }
-    let last = Instant::now() + LAST_WAIT;
-    loop {
-        // Whoever slipped in during the drain, through a handshake that was under way.
-        for fd in hub.fds() {
-            hub.close(fd, CloseReason::Drain, None).await;
-        }
-        if hub.is_flushed() || Instant::now() > last {
-            break;
-        }
-        tokio::time::sleep(DRAIN_STEP).await;
-    }
-    if gracefully {
-        app.backplane.leave().await;
-    }
-    tracing::info!(connections = hub.len(), "left");
 }

@@ -1,7 +1,7 @@
-//! Who may come in: from a token, or a client's own word, to an identity.
+//! Authentication: from a token to an identity, and whether its user is banned.
 //!
 //! Every transport and the in-band `auth` ask here, so that a token means the same everywhere.
-//! Tokens stand in no log, no metric and no error: what was wrong with one is said in fixed words.
+//! Tokens appear in no log, no metric and no error: fixed words say what was wrong with one.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,22 +14,20 @@ use crate::config::{AuthMode, Config};
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
 
-/// What identities are found with. One for each node.
+/// Finds identities. One for each node.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Authenticator {
     mode: AuthMode,
-    /// Where tokens can be JWTs.
+    /// Present where tokens can be JWTs.
     keyring: Option<Arc<Keyring>>,
     backplane: Arc<Backplane>,
     /// Whether bans are looked at.
     bans: bool,
 }
 
-impl Gate {
-    /// Reads the keys of the configuration, and starts to fetch those that are elsewhere.
-    ///
-    /// # Errors
-    /// What is wrong with a key.
+impl Authenticator {
+    /// Reads the keys of the configuration, and starts to fetch those at a URL. An error says what
+    /// is wrong with a key.
     pub(crate) fn start(config: &Config, backplane: Arc<Backplane>) -> Result<Self, String> {
         let sources = Sources {
             secrets: config.jwt_secrets.clone(),
@@ -56,18 +54,16 @@ impl Gate {
     }
 
     /// Whether clients must show a token.
-    #[must_use]
-    pub fn wants_tokens(&self) -> bool {
+    pub(crate) fn wants_tokens(&self) -> bool {
         self.mode != AuthMode::None
     }
 
     /// Whether tokens of sessions let clients in.
-    #[must_use]
-    pub fn takes_sessions(&self) -> bool {
+    pub(crate) fn takes_sessions(&self) -> bool {
         self.mode.takes_sessions()
     }
 
-    /// Who shows this token.
+    /// The identity of the client that shows this token.
     pub(crate) async fn identify(&self, token: Option<&str>) -> Result<Identity, Denial> {
         let token = token.filter(|token| !token.is_empty());
         let token = token.ok_or(Denial::Missing)?;
@@ -89,8 +85,8 @@ impl Gate {
         }
     }
 
-    /// Refuses the banned. Whoever cannot be looked up is let in: a ban is no reason to shut
-    /// everybody out while Redis is away.
+    /// Refuses a banned user. A user who cannot be looked up is let in: bans must not lock
+    /// everybody out while Redis is unavailable.
     pub(crate) async fn check_ban(&self, user: &UserId) -> Result<(), Denial> {
         if self.bans && self.backplane.is_banned(user).await.unwrap_or(false) {
             return Err(Denial::Banned);
@@ -98,7 +94,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Looks again at who was sent away a moment ago: a ban may be lifted since.
+    /// Looks again at a user who was sent away a moment ago: the ban may be lifted since.
     pub(crate) async fn check_again(
         &self,
         barred: Option<CloseReason>,
@@ -120,7 +116,7 @@ async fn identify_jwt(keyring: &Keyring, token: &str) -> Result<Identity, Denial
     identity(claims.user()?, claims, Some(left), None)
 }
 
-/// Whom a session is about: a user id, or claims as JSON.
+/// The identity that a session stands for. Its value is a user id, or claims as JSON.
 pub(crate) fn bearer(id: SessionId, session: &Session) -> Result<Identity, Denial> {
     let text = session.claims.trim();
     if !text.starts_with('{') {

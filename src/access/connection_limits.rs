@@ -1,10 +1,11 @@
 //! How many connections a user may have, in the whole cluster.
 //!
-//! Each connection has an ordinal, given out by Redis, in its row. Whoever has written its row
-//! reads those of its user and sends away all but the right ones, itself maybe. Of several that
-//! come at the same moment on several nodes, the last to read sees the rows of all, and what is
-//! missing to the others makes them only more lenient: so at most as many as allowed stay, and
-//! always the same ones. No clock decides. While Redis is away everybody is let in.
+//! Each connection has an ordinal from Redis in its row. After a node has written the row of a new
+//! connection, it reads all rows of the user and sends away the connections that have no place, the
+//! new one perhaps. Of several that come at the same moment on several nodes, the last to read sees
+//! the rows of all. A row that the others do not see makes them only more lenient. So at most the
+//! allowed number stays, and always the same ones. No clock decides. While Redis is unavailable
+//! every connection is let in.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,19 +17,19 @@ use crate::delivery::router::Router;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, UserId};
 
-/// Before a newcomer is refused for others that may just be leaving.
+/// Waited before a new connection is refused because of others that may just be leaving.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 
-/// The limits; 0 is none.
+/// The limits; 0 means no limit.
 #[derive(Debug, Clone, Copy)]
-pub struct Places {
+pub(crate) struct ConnectionLimits {
     per_user: u32,
-    /// For each device that the user's connections name.
+    /// For each device that the user's connections name; those that name none count as one device.
     per_device: u32,
     policy: SessionPolicy,
 }
 
-impl Places {
+impl ConnectionLimits {
     pub(crate) const fn new(config: &Config) -> Self {
         Self {
             per_user: config.max_connections_per_user,
@@ -41,8 +42,7 @@ impl Places {
         self.per_user > 0 || self.per_device > 0
     }
 
-    /// A newcomer's place in the order of its user's connections, where that matters and can be
-    /// had.
+    /// The ordinal of a new connection among its user's; none without limits or without Redis.
     pub(crate) async fn ordinal(&self, backplane: &Backplane, user: &UserId) -> Option<u64> {
         if !self.is_limited() {
             return None;
@@ -50,8 +50,8 @@ impl Places {
         backplane.next_ordinal(user).await.ok()
     }
 
-    /// Sends away whoever has no place, now that the row of `own` is written; answers whether
-    /// that one may stay.
+    /// Sends away the connections that have no place, now that the row of `own` is written; answers
+    /// whether `own` may stay.
     pub(crate) async fn settle(&self, router: &Arc<Router>, user: &UserId, own: Fd) -> bool {
         if !self.is_limited() {
             return true;
@@ -70,7 +70,7 @@ impl Places {
         let stays = !losers.contains(&own);
         for loser in losers.into_iter().filter(|loser| *loser != own) {
             let router = router.clone();
-            // Not waited for: its node may be frozen.
+            // Not awaited: its node may be frozen.
             tokio::spawn(async move {
                 router.kick_connection(&loser, CloseReason::Replaced).await;
             });
@@ -85,7 +85,7 @@ impl Places {
 
     /// Those of these connections that have no place.
     fn choose(&self, mut rows: Vec<Row>) -> Vec<ConnectionId> {
-        // Who is about to be sent to another node keeps nobody from coming there.
+        // A connection that is being sent to another node must not take its own place there.
         rows.retain(|row| !row.about.leaving);
         let order = |row: &Row| (row.about.n.unwrap_or(0), row.node.to_string(), row.fd);
         rows.sort_by_cached_key(order);
@@ -131,12 +131,12 @@ mod tests {
     }
 
     fn losers(per_user: u32, per_device: u32, policy: SessionPolicy, rows: &[Row]) -> Vec<u64> {
-        let places = Places {
+        let limits = ConnectionLimits {
             per_user,
             per_device,
             policy,
         };
-        let losers = places.choose(rows.to_vec());
+        let losers = limits.choose(rows.to_vec());
         let mut fds: Vec<u64> = losers.into_iter().map(|id| id.fd.0).collect();
         fds.sort_unstable();
         fds

@@ -1,9 +1,9 @@
-//! Who may be here, and whether they still may.
+//! Which clients may be connected here, and whether they still may: tokens, sessions, bans, limits.
 
-pub mod authenticator;
+pub(crate) mod authenticator;
 
-pub mod session_watch;
+pub(crate) mod session_watch;
 
-pub mod recheck;
+pub(crate) mod recheck;
 
-pub mod connection_limits;
+pub(crate) mod connection_limits;

@@ -1,8 +1,8 @@
-//! Bans and ended sessions that this node may not have been told of.
+//! Bans and ended sessions that this node may not have heard of.
 //!
-//! That somebody is to be sent away is said once, and to whoever listens. So when words may have
-//! been lost on their way here, everybody who is here is looked up again. What must stay true: a
-//! doubt ends only when all who were here have been looked up since it arose.
+//! Other nodes announce a ban or an ended session once, to the nodes that listen at that moment. So
+//! after a possible loss on the way here, every user and session here is looked up again. What must
+//! stay true: a suspicion ends only when all that were here have been looked up since it arose.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,13 @@ use crate::local::hub::Hub;
 use crate::protocol::Target;
 use crate::protocol::close::CloseReason;
 
-/// Looked up together. Between two such lots others get their turn.
-const LOT: usize = 512;
+/// Users looked up together. Between two batches other work gets its turn.
+const BATCH: usize = 512;
 /// After a look-up that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is looked at.
 #[derive(Debug)]
-pub(crate) struct Doubts {
+pub(crate) struct AccessRecheck {
     pub(crate) hub: Arc<Hub>,
     pub(crate) backplane: Arc<Backplane>,
     pub(crate) sessions: Arc<Sessions>,
@@ -28,9 +27,9 @@ pub(crate) struct Doubts {
     pub(crate) bans: bool,
 }
 
-impl Doubts {
-    /// Looks whenever there is a doubt, for ever.
-    pub(crate) async fn settle(self) {
+impl AccessRecheck {
+    /// Looks after each possible loss, for ever.
+    pub(crate) async fn serve(self) {
         loop {
             self.hub.doubted().await;
             self.sessions.look_at_all();
@@ -41,7 +40,7 @@ impl Doubts {
     }
 
     async fn look_for_bans(&self) -> Result<(), Unavailable> {
-        for users in self.hub.users().chunks(LOT) {
+        for users in self.hub.users().chunks(BATCH) {
             let banned = self.backplane.banned(users).await?;
             for (user, _) in users.iter().zip(banned).filter(|(_, banned)| *banned) {
                 let user = Target::User(user.clone());

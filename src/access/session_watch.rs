@@ -1,13 +1,15 @@
-//! Watches the sessions that connections here rest on, until they end.
+//! Watches the sessions of connections here, until they end.
 //!
-//! A session may be renewed or removed by any application that writes its key, without a word to
-//! us. So the key is read again before its end, and now and then: renewed, it goes on; near its
-//! end the client is warned; gone, its connections are closed. While Redis is away they stay.
+//! Any application may renew or remove a session by writing its key, without telling this node. So
+//! the key is read again before its end, and every few minutes. A renewed session goes on; near the
+//! end the client is warned; if the key is gone, its connections are closed. While Redis is
+//! unavailable they stay open.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::access::authenticator;
@@ -20,8 +22,8 @@ use crate::protocol::close::CloseReason;
 
 /// How long before the end of its session a client is told so.
 const WARNING: Duration = Duration::from_secs(30);
-/// Between two looks at a session that is far from its end: so long may a key that was removed
-/// without a word be believed.
+/// Between two looks at a session that is far from its end. A key that was removed without notice
+/// is believed for this long.
 const LOOK: Duration = Duration::from_secs(300);
 /// After a look that failed.
 const RETRY: Duration = Duration::from_secs(5);
@@ -58,9 +60,9 @@ impl Plan {
     }
 }
 
-/// The sessions of one node.
+/// The sessions of one node's connections.
 #[derive(Debug)]
-pub struct Sessions {
+pub(crate) struct Sessions {
     plan: Mutex<Plan>,
     hub: Arc<Hub>,
     backplane: Arc<Backplane>,
@@ -75,21 +77,21 @@ impl Sessions {
         }
     }
 
-    /// A connection rests on this session, which ends then, as far as is known.
+    /// A connection here depends on this session, which ends then, as far as is known.
     pub(crate) fn watch(&self, id: SessionId, expires: Option<Instant>) {
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = self.plan.lock();
         if !plan.known.contains_key(&id) {
             let left = expires.map(|at| at.saturating_duration_since(Instant::now()));
             let (pause, is_near) = until_next(left);
-            // Whose session is near its end already hears so at the next look, which is at once.
+            // A client whose session already nears its end is warned by the next look: at once.
             let pause = if is_near { Duration::ZERO } else { pause };
             plan.put(id, Instant::now() + pause, false);
         }
     }
 
-    /// Has all of them looked at with the next step.
+    /// Has all of them looked at within a second.
     pub(crate) fn look_at_all(&self) {
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = self.plan.lock();
         for id in self.hub.sessions() {
             let warned = plan.known.get(&id).is_some_and(|(_, warned)| *warned);
             plan.put(id, Instant::now(), warned);
@@ -101,10 +103,7 @@ impl Sessions {
         let mut beat = tokio::time::interval(STEP);
         loop {
             beat.tick().await;
-            let due = {
-                let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-                plan.take(Instant::now())
-            };
+            let due = self.plan.lock().take(Instant::now());
             // Sessions whose clients have gone are forgotten.
             let due: Vec<_> = (due.into_iter())
                 .filter(|(id, _)| !self.hub.bearers(*id).is_empty())
@@ -143,7 +142,7 @@ impl Sessions {
         let fds = self.hub.bearers(id);
         for fd in fds {
             if self.hub.user_of(fd).is_some_and(|user| user != bearer.user) {
-                // Its key was given to somebody else.
+                // Its key was given to another user.
                 let reason = CloseReason::TokenExpired;
                 self.hub.close(fd, reason, None).await;
             } else if let Some(left) = left.filter(|_| is_near && !warned) {
@@ -155,7 +154,7 @@ impl Sessions {
     }
 
     fn plan(&self, id: SessionId, pause: Duration, warned: bool) {
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = self.plan.lock();
         let at = Instant::now() + pause;
         // An earlier look may be wanted since this one began.
         let at = plan
@@ -170,7 +169,7 @@ impl Sessions {
 fn until_next(left: Option<Duration>) -> (Duration, bool) {
     match left {
         None => (LOOK, false),
-        // Looked at just behind its end: then it is gone, or was renewed.
+        // Looked at just after its end: then it is gone, or was renewed.
         Some(left) if left <= WARNING => (left, true),
         Some(left) => ((left - WARNING).min(LOOK), false),
     }

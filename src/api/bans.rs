@@ -1,4 +1,4 @@
-//! `/v1/users/{user}/ban`: keeping a user out (PUT), looking (GET), and letting in again (DELETE).
+//! `/v1/users/{user}/ban`: banning a user (PUT), reading the ban (GET), and lifting it (DELETE).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,11 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use crate::api::users::user_of;
-use crate::api::{ApiError, App, Routes, body, documented, json, with_key};
-use crate::backplane::Unavailable;
+use crate::api::body;
+use crate::api::filters::{name, with_key};
+use crate::api::openapi::documented;
+use crate::app::App;
+use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::BanRequest;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
@@ -23,7 +25,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
         .and(warp::body::stream())
         .then(
             async |user: String, method: Method, app: Arc<App>, stream| {
-                // The others have none that matters.
+                // The body of other methods is not read.
                 let body = match method == Method::PUT {
                     true => body::read(stream).await,
                     false => Ok(Bytes::new()),
@@ -32,17 +34,17 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                     Ok(body) => body,
                     Err(error) => return error.reply(),
                 };
-                let reply = match user_of(&user) {
+                let reply = match name(&user) {
                     Err(error) => Err(error),
-                    Ok(_) if !app.config.bans => {
+                    Ok::<UserId, _>(_) if !app.config.bans => {
                         let words = "nobody looks at bans here (PUSH_BANS)";
-                        Err(ApiError::new(StatusCode::CONFLICT, "bans_off", words))
+                        Err(HttpError::new(StatusCode::CONFLICT, "bans_off", words))
                     }
                     Ok(user) if method == Method::PUT => put(&app, user, &body).await,
                     Ok(user) if method == Method::DELETE => lift(&app, user).await,
                     Ok(user) => show(&app, user).await,
                 };
-                reply.unwrap_or_else(ApiError::reply)
+                reply.unwrap_or_else(HttpError::reply)
             },
         )
         .boxed()
@@ -53,33 +55,27 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
 struct Shown {
     user: UserId,
     banned: bool,
-    /// Until it ends; none for one without end, which only Redis can hold.
+    /// Until it ends; none for a ban without end, which only another program can write.
     #[serde(skip_serializing_if = "Option::is_none")]
     seconds: Option<u64>,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
 }
 
-fn away(reason: Unavailable) -> ApiError {
-    ApiError::unavailable(reason.0)
-}
-
-async fn put(app: &App, user: UserId, body: &Bytes) -> Result<Response, ApiError> {
+async fn put(app: &App, user: UserId, body: &Bytes) -> Result<Response, HttpError> {
     #[derive(Serialize)]
     struct Banned {
         #[serde(flatten)]
         ban: Shown,
-        /// How many connections were closed, as far as is proven.
+        /// How many connections are proven to be closed.
         connections: u32,
         nodes: u32,
     }
-    let request = BanRequest::parse(body);
-    let BanRequest { seconds, reason } =
-        request.map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
+    let BanRequest { seconds, reason } = BanRequest::parse(body)?;
     let lasts = Duration::from_secs(seconds);
-    // The ban first: whoever connects behind the kick finds it.
-    let written = app.backplane.put_ban(&user, reason.clone(), lasts).await;
-    written.map_err(away)?;
+    // The ban first: a client that connects after the kick finds it.
+    let written = app.backplane.put_ban(&user, reason.clone(), lasts);
+    written.await?;
     let kicked = app.router.kick_user(&user, CloseReason::Banned).await;
     let ban = Shown {
         user,
@@ -95,7 +91,7 @@ async fn put(app: &App, user: UserId, body: &Bytes) -> Result<Response, ApiError
     Ok(json(StatusCode::OK, &banned))
 }
 
-async fn lift(app: &App, user: UserId) -> Result<Response, ApiError> {
+async fn lift(app: &App, user: UserId) -> Result<Response, HttpError> {
     #[derive(Serialize)]
     struct Lifted {
         user: UserId,
@@ -103,7 +99,7 @@ async fn lift(app: &App, user: UserId) -> Result<Response, ApiError> {
         /// Whether there was one.
         lifted: bool,
     }
-    let lifted = app.backplane.lift_ban(&user).await.map_err(away)?;
+    let lifted = app.backplane.lift_ban(&user).await?;
     let banned = false;
     Ok(json(
         StatusCode::OK,
@@ -115,8 +111,8 @@ async fn lift(app: &App, user: UserId) -> Result<Response, ApiError> {
     ))
 }
 
-async fn show(app: &App, user: UserId) -> Result<Response, ApiError> {
-    let ban = app.backplane.ban(&user).await.map_err(away)?;
+async fn show(app: &App, user: UserId) -> Result<Response, HttpError> {
+    let ban = app.backplane.ban(&user).await?;
     let shown = Shown {
         user,
         banned: ban.is_some(),

@@ -1,4 +1,4 @@
-//! Reading a request's body: bounded in bytes and in time, whatever its headers claim.
+//! Reading a request's body: bounded in bytes and in time, independently of what its headers say.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,9 @@ use warp::http::{Method, StatusCode};
 use warp::reject::Rejection;
 use warp::reply::Response;
 
-use crate::api::{ApiError, App, Routes, with_key};
+use crate::api::filters::with_key;
+use crate::app::App;
+use crate::edge::error::{HttpError, Routes};
 use crate::protocol::Fault;
 
 /// Largest body.
@@ -19,7 +21,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A route whose body senders with a key POST: `parse` reads it, `carry_out` answers it. `path` is
-/// the route's path, [documented](crate::api::documented).
+/// the route's path, [documented](crate::api::openapi::documented).
 pub(super) fn posted<P, T, C, F>(
     app: &Arc<App>,
     path: P,
@@ -41,7 +43,7 @@ where
             };
             match parse(&body) {
                 Ok(request) => carry_out(app, request).await,
-                Err(fault) => ApiError::bad_request(&fault.to_string()).reply(),
+                Err(fault) => HttpError::from(fault).reply(),
             }
         })
         .boxed()
@@ -49,10 +51,10 @@ where
 
 pub(super) async fn read<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
-) -> Result<Bytes, ApiError> {
+) -> Result<Bytes, HttpError> {
     let gathered = tokio::time::timeout(PATIENCE, gather(body)).await;
     gathered.unwrap_or_else(|_| {
-        Err(ApiError::new(
+        Err(HttpError::new(
             StatusCode::REQUEST_TIMEOUT,
             "timeout",
             "the body took over 10 seconds",
@@ -62,14 +64,14 @@ pub(super) async fn read<B: Buf>(
 
 async fn gather<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
-) -> Result<Bytes, ApiError> {
+) -> Result<Bytes, HttpError> {
     let mut body = std::pin::pin!(body);
     let mut whole = BytesMut::new();
     while let Some(chunk) = body.next().await {
-        let mut chunk = chunk.map_err(|_| ApiError::bad_request("the body ended early"))?;
+        let mut chunk = chunk.map_err(|_| HttpError::bad_request("the body ended early"))?;
         if whole.len() + chunk.remaining() > MAX_BYTES {
             let words = "the body has over 1 MiB";
-            return Err(ApiError::new(
+            return Err(HttpError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too_large",
                 words,

@@ -1,18 +1,21 @@
-//! `POST /v1/call`: asking a client something, and getting its answer.
+//! `POST /v1/call`: a request to a client, and its answer.
 
 use std::sync::Arc;
 
 use warp::Filter;
 use warp::http::StatusCode;
 
-use crate::api::{ApiError, App, Routes, body, documented, json};
+use crate::api::body;
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::delivery::call::CallOutcome;
+use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::{Call, CallAnswer, CallStatus};
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     let path = warp::path!("v1" / "call").and(documented("/v1/call"));
     body::posted(app, path, Call::parse, async |app, call| {
-        let outcome = app.caller.call(&call).await;
+        let outcome = app.call_service.call(&call).await;
         if let Some(error) = refusal(&outcome) {
             return error.outcome();
         }
@@ -25,10 +28,10 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     })
 }
 
-/// What the sender is told where no client has said anything.
-fn refusal(outcome: &CallOutcome) -> Option<ApiError> {
+/// What the sender is told where no client has answered.
+fn refusal(outcome: &CallOutcome) -> Option<HttpError> {
     let status = outcome.called.status;
-    let new = |http, words: &str| Some(ApiError::new(http, status.as_str(), words));
+    let new = |http, words: &str| Some(HttpError::new(http, status.as_str(), words));
     match status {
         CallStatus::Answered | CallStatus::Failed => None,
         CallStatus::Offline => new(StatusCode::NOT_FOUND, "nobody of this name is connected"),
@@ -45,7 +48,7 @@ fn refusal(outcome: &CallOutcome) -> Option<ApiError> {
             "no answer in time; the client may still do what it was asked",
         ),
         CallStatus::Busy | CallStatus::Unrouted => {
-            let error = ApiError::new(
+            let error = HttpError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 status.as_str(),
                 outcome.reason,

@@ -1,5 +1,5 @@
-//! `POST /v1/commands`: something that every node is to do or say, with the answers collected.
-//! `GET /v1/stats`: how the nodes are.
+//! `POST /v1/commands`: a command or question to every node, with the answers collected.
+//! `GET /v1/stats`: the same with the question how each node is.
 
 use std::sync::Arc;
 
@@ -9,7 +9,11 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use crate::api::{App, Routes, body, documented, with_key};
+use crate::api::body;
+use crate::api::filters::{query, with_key};
+use crate::api::openapi::documented;
+use crate::app::App;
+use crate::edge::error::Routes;
 use crate::protocol;
 use crate::protocol::ids::NodeId;
 use crate::protocol::{CommandRequest, DEFAULT_TIMEOUT, Question};
@@ -18,7 +22,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
     let stats = warp::path!("v1" / "stats")
         .and(documented("/v1/stats"))
         .and(with_key(app))
-        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(query())
         .then(async |_method, app: Arc<App>, query: String| {
             let named = |(name, value): (_, std::borrow::Cow<'_, str>)| {
                 (name == "node").then(|| value.into_owned())
@@ -40,7 +44,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
     stats.or(commands).unify().boxed()
 }
 
-/// Asks the nodes. 200 whoever is missing: the answer names them.
+/// Asks the nodes. The status is 200 also if some are missing: the answer names them.
 async fn carry_out(app: &App, request: CommandRequest) -> Response {
     let deadline = Instant::now() + request.timeout;
     let (nodes, unknown) = match request.nodes {

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use warp::Filter;
 
-use crate::api::{ApiError, App, Routes, documented, push, with_key};
+use crate::api::filters::with_key;
+use crate::api::openapi::documented;
+use crate::api::push;
+use crate::app::App;
+use crate::edge::error::{HttpError, Routes};
 use crate::protocol::Status;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::ConnectionId;
@@ -16,11 +20,11 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
         .then(async |node: String, fd: String, _method, app: Arc<App>| {
             let id: ConnectionId = match format!("{node}/{fd}").parse() {
                 Ok(id) => id,
-                Err(error) => return ApiError::bad_request(&format!("{error}")).reply(),
+                Err(error) => return HttpError::bad_request(format!("{error}")).reply(),
             };
             let answer = app.router.kick_connection(&id, CloseReason::Kicked).await;
             match answer.status {
-                Status::Offline => ApiError::not_found("no such connection").reply(),
+                Status::Offline => HttpError::not_found("no such connection").reply(),
                 _ => push::reply(&answer),
             }
         })

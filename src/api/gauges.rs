@@ -1,8 +1,7 @@
-//! Gauges that nobody keeps: what waits where, looked at when an operator asks.
+//! Gauges that are not kept up to date: what waits where, counted when an operator asks.
 //!
-//! Counting at that moment costs the hot path nothing, and the numbers are there by counting
-//! and not by adding and taking away, so that the ledger (docs/operations.md) can be held
-//! against them.
+//! Counting at that moment costs the hot path nothing. The numbers are real counts, not sums of
+//! changes, so that the ledger (docs/operations.md) can be checked against them.
 
 use std::time::Duration;
 
@@ -11,11 +10,11 @@ use crate::cluster::pending::Replies;
 use crate::local::hub::Hub;
 use crate::telemetry::metrics::Metrics;
 
-/// How long the shards may take to count. One that is that busy is shown as it was before.
+/// How long the shards may take to count. After that the gauges keep their last values.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Sets all of them. `most` is how many bytes may wait for one client.
-pub async fn read(
+pub(super) async fn read(
     hub: &Hub,
     backplane: &Backplane,
     replies: &Replies,

@@ -7,11 +7,14 @@ use warp::Filter;
 use warp::http::StatusCode;
 use warp::http::header::CACHE_CONTROL;
 
-use crate::api::{ApiError, App, Routes, documented, json, with};
+use crate::api::filters::{query, with};
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::cluster::balance::Strategy;
+use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::NodeId;
 
-/// What a client should wait before its first attempt to come back, and at most later on.
+/// How long a client should wait before its first attempt to reconnect, and at most later.
 const BACKOFF: Backoff = Backoff {
     min_ms: 500,
     max_ms: 30_000,
@@ -24,7 +27,7 @@ struct Backoff {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct NodeChoice<'a> {
     url: &'a str,
     node: &'a NodeId,
     strategy: &'a str,
@@ -35,20 +38,20 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "route")
         .and(documented("/v1/route"))
         .and(with(app))
-        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(query())
         .then(async |_method, app: Arc<App>, query: String| {
-            choose(&app, &query).unwrap_or_else(ApiError::reply)
+            choose(&app, &query).unwrap_or_else(HttpError::reply)
         })
         .boxed()
 }
 
-fn choose(app: &App, query: &str) -> Result<warp::reply::Response, ApiError> {
+fn choose(app: &App, query: &str) -> Result<warp::reply::Response, HttpError> {
     let mut strategy = Strategy::default();
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         if name == "strategy" {
             let unknown = |()| {
                 let names = Strategy::NAMES;
-                ApiError::bad_request(&format!("strategy must be one of {names}"))
+                HttpError::bad_request(format!("strategy must be one of {names}"))
             };
             strategy = value.parse().map_err(unknown)?;
         }
@@ -56,9 +59,9 @@ fn choose(app: &App, query: &str) -> Result<warp::reply::Response, ApiError> {
     let nodes = app.backplane.nodes();
     let Some(node) = app.balance.choose(&nodes, strategy) else {
         let words = "no live node says where it can be reached (PUSH_PUBLIC_URL)";
-        return Err(ApiError::unavailable(words));
+        return Err(HttpError::unavailable(words));
     };
-    let answer = Answer {
+    let answer = NodeChoice {
         url: &node.url,
         node: &node.node,
         strategy: strategy.as_str(),

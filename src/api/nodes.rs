@@ -1,4 +1,4 @@
-//! `GET /v1/nodes`: who is in the cluster. `POST /v1/nodes/{name}/drain`: sending a node away.
+//! `GET /v1/nodes`: the nodes of the cluster. `POST /v1/nodes/{name}/drain`: having one leave.
 
 use std::sync::Arc;
 
@@ -6,8 +6,11 @@ use serde::Serialize;
 use warp::Filter;
 use warp::http::StatusCode;
 
-use crate::api::{ApiError, App, Routes, documented, json, with_key};
+use crate::api::filters::with_key;
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::backplane::NodeRecord;
+use crate::edge::error::{HttpError, Routes, json};
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
     let list = warp::path!("v1" / "nodes")
@@ -31,7 +34,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
         .then(async |name: String, _method, app: Arc<App>| {
             let nodes = app.backplane.nodes();
             let Some(record) = nodes.iter().find(|record| record.name == name) else {
-                return ApiError::not_found("no live node of this name").reply();
+                return HttpError::not_found("no live node of this name").reply();
             };
             #[derive(Serialize)]
             struct Body<'a> {
@@ -46,8 +49,8 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
                     };
                     json(StatusCode::ACCEPTED, &body)
                 }
-                Ok(false) => ApiError::unavailable("the node does not listen").reply(),
-                Err(reason) => ApiError::unavailable(&reason.to_string()).reply(),
+                Ok(false) => HttpError::unavailable("the node does not listen").reply(),
+                Err(reason) => HttpError::from(reason).reply(),
             }
         });
     list.or(drain).unify().boxed()

@@ -1,6 +1,6 @@
 //! `GET /openapi.json`: what the routes are, for programs; and the one table of their methods.
 //!
-//! The document is `openapi.json` beside this file. A route begins with its path and [`documented`],
+//! The document is `openapi.json` in this folder. A route begins with its path and [`documented`],
 //! which takes the path's methods from the document: a route that is not in it cannot be built.
 //! To add one, write its path, statuses and error codes there and provoke each of them in
 //! `tests/node/openapi` (or in `tests/cluster/openapi.rs`, if that takes Redis), which fails until
@@ -18,7 +18,7 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reject::Rejection;
 use warp::reply::Response;
 
-use crate::api::{NotAllowed, Routes};
+use crate::edge::error::Routes;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
@@ -39,10 +39,14 @@ static METHODS: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
     document.paths.into_iter().map(listed).collect()
 });
 
-/// Passes only the methods that the document has for this path; comes behind the path.
-///
-/// # Panics
-/// At the start of the node, if the document does not have it.
+/// A route's path fits, its method does not.
+#[derive(Debug)]
+pub(super) struct NotAllowed(pub(super) &'static str);
+
+impl warp::reject::Reject for NotAllowed {}
+
+/// Passes only the methods that the document has for this path; comes after the path. Panics at the
+/// start of the node if the document does not have the path.
 pub(super) fn documented(
     path: &str,
 ) -> impl Filter<Extract = (Method,), Error = Rejection> + Copy + use<> {

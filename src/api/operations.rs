@@ -1,4 +1,4 @@
-//! For operators: `/healthz` (the process lives), `/readyz` (it should get clients), `/metrics`.
+//! For operators: `/healthz` (the process runs), `/readyz` (it should get clients), `/metrics`.
 
 use std::sync::Arc;
 
@@ -8,9 +8,12 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
+use crate::api::filters::with;
 use crate::api::gauges;
-use crate::api::{App, Routes, documented, json, with};
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::backplane::Health;
+use crate::edge::error::{Routes, json};
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
     let health = warp::path!("healthz").and(documented("/healthz")).map(|_| {

@@ -4,12 +4,14 @@ use warp::Filter;
 use warp::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use crate::api::{Routes, documented};
+use crate::api::openapi::documented;
+use crate::edge::error::Routes;
 
 const PAGE: &str = include_str!("page.html");
 /// Nothing from elsewhere, nothing to elsewhere; the page's own script and style are inline.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-    img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
 
 pub(super) fn route() -> Routes {
     warp::path::end()

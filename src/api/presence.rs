@@ -1,4 +1,5 @@
-//! `POST /v1/presence`: who of many users is online, where and since when; how many are in topics.
+//! `POST /v1/presence`: which of many users are online, where and since when; how many connections
+//! are in topics.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,8 +9,11 @@ use warp::Filter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use crate::api::{ApiError, App, Routes, body, documented, json};
+use crate::api::body;
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::backplane::{Population, Row};
+use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::PresenceRequest;
 use crate::protocol::ids::{NodeId, Topic, UserId};
 
@@ -20,13 +24,13 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
             PresenceRequest::Users(users) => of_users(&app, users).await,
             PresenceRequest::Topics(topics) => of_topics(&app, topics).await,
         };
-        answer.unwrap_or_else(ApiError::reply)
+        answer.unwrap_or_else(HttpError::reply)
     })
 }
 
-async fn of_users(app: &App, users: Vec<UserId>) -> Result<Response, ApiError> {
+async fn of_users(app: &App, users: Vec<UserId>) -> Result<Response, HttpError> {
     #[derive(Serialize)]
-    struct One {
+    struct UserPresence {
         user: UserId,
         online: bool,
         connections: usize,
@@ -36,39 +40,43 @@ async fn of_users(app: &App, users: Vec<UserId>) -> Result<Response, ApiError> {
     }
     #[derive(Serialize)]
     struct Body {
-        users: Vec<One>,
+        users: Vec<UserPresence>,
     }
-    let rows = app.backplane.rows_of(&users).await;
-    let rows = rows.map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
-    let users = users.into_iter().zip(rows).map(|(user, rows)| One {
-        user,
-        online: !rows.is_empty(),
-        connections: rows.len(),
-        extent: Extent::of(&rows),
-        nodes: rows.into_iter().map(|row| row.node).collect(),
-    });
+    let rows = app.backplane.rows_of(&users).await?;
+    let users = users
+        .into_iter()
+        .zip(rows)
+        .map(|(user, rows)| UserPresence {
+            user,
+            online: !rows.is_empty(),
+            connections: rows.len(),
+            extent: Extent::of(&rows),
+            nodes: rows.into_iter().map(|row| row.node).collect(),
+        });
     let users = users.collect();
     Ok(json(StatusCode::OK, &Body { users }))
 }
 
-async fn of_topics(app: &App, topics: Vec<Topic>) -> Result<Response, ApiError> {
+async fn of_topics(app: &App, topics: Vec<Topic>) -> Result<Response, HttpError> {
     #[derive(Serialize)]
-    struct One {
+    struct TopicPresence {
         topic: Topic,
         connections: u32,
         nodes: Vec<Population>,
     }
     #[derive(Serialize)]
     struct Body {
-        topics: Vec<One>,
+        topics: Vec<TopicPresence>,
     }
-    let members = app.backplane.members(&topics).await;
-    let members = members.map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
-    let topics = topics.into_iter().zip(members).map(|(topic, nodes)| One {
-        topic,
-        connections: nodes.iter().map(|node| node.connections).sum(),
-        nodes,
-    });
+    let members = app.backplane.members(&topics).await?;
+    let topics = topics
+        .into_iter()
+        .zip(members)
+        .map(|(topic, nodes)| TopicPresence {
+            topic,
+            connections: nodes.iter().map(|node| node.connections).sum(),
+            nodes,
+        });
     let topics = topics.collect();
     Ok(json(StatusCode::OK, &Body { topics }))
 }

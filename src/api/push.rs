@@ -1,7 +1,7 @@
 //! `POST /v1/push`: one push, a JSON array of them, or one a line (NDJSON).
 //!
-//! A batch is answered in the form it came in, one result for each item, in order. A bad item
-//! is a result of its own and disturbs nobody.
+//! A batch is answered in the form it came in, one result for each item, in order. A bad item gets
+//! a result of its own and does not affect the others.
 
 use std::sync::Arc;
 
@@ -12,8 +12,12 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use crate::api::{ApiError, App, ErrorBody, Routes, body, documented, json, with_key};
+use crate::api::body;
+use crate::api::filters::with_key;
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::delivery::answer::Answer;
+use crate::edge::error::{ErrorBody, HttpError, Routes, json};
 use crate::protocol::{Fault, PushRequest, Status};
 
 /// Most pushes in one batch.
@@ -38,25 +42,25 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                         push_array(&app, &body).await
                     }
                     Some(Form::Json) => push_one(&app, &body).await,
-                    None => Err(ApiError::new(
+                    None => Err(HttpError::new(
                         StatusCode::UNSUPPORTED_MEDIA_TYPE,
                         "content_type",
                         "send application/json, or application/x-ndjson for one push a line",
                     )),
                 };
-                reply.unwrap_or_else(ApiError::reply)
+                reply.unwrap_or_else(HttpError::reply)
             },
         )
         .boxed()
 }
 
-/// How the body is to be read.
+/// The form of a batch.
 enum Form {
     Json,
     Lines,
 }
 
-/// No header is taken for JSON, and so is what curl says when it is told nothing.
+/// A missing header means JSON, and so does the one that curl sends by default.
 fn media_type(content_type: Option<&str>) -> Option<Form> {
     let essence = content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
     match essence.map(str::to_ascii_lowercase).as_deref() {
@@ -76,12 +80,12 @@ fn parse(app: &App, body: &[u8]) -> Result<PushRequest, Fault> {
     Ok(request)
 }
 
-async fn push_one(app: &App, body: &[u8]) -> Result<Response, ApiError> {
-    let request = parse(app, body).map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
+async fn push_one(app: &App, body: &[u8]) -> Result<Response, HttpError> {
+    let request = parse(app, body)?;
     Ok(reply(&app.router.push(&request).await))
 }
 
-/// What became of a push, or of another command to a user's connections.
+/// The outcome of a push, or of another command to a user's connections.
 pub(super) fn reply(answer: &Answer) -> Response {
     if answer.status != Status::Unrouted {
         return json(StatusCode::OK, answer);
@@ -107,23 +111,23 @@ pub(super) fn reply(answer: &Answer) -> Response {
 /// The result of one item of a batch.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Outcome {
+enum ItemOutcome {
     Answer(Answer),
     Refused {
         status: &'static str,
-        error: Refusal,
+        error: ItemError,
     },
 }
 
 #[derive(Serialize)]
-struct Refusal {
+struct ItemError {
     code: &'static str,
     message: String,
 }
 
-async fn push_array(app: &App, body: &[u8]) -> Result<Response, ApiError> {
+async fn push_array(app: &App, body: &[u8]) -> Result<Response, HttpError> {
     let items: Vec<&RawValue> = serde_json::from_slice(body)
-        .map_err(|error| ApiError::bad_request(&format!("the array is not JSON: {error}")))?;
+        .map_err(|error| HttpError::bad_request(format!("the array is not JSON: {error}")))?;
     check_count(items.len())?;
     let items = items
         .into_iter()
@@ -132,7 +136,7 @@ async fn push_array(app: &App, body: &[u8]) -> Result<Response, ApiError> {
     Ok(json(StatusCode::OK, &outcomes))
 }
 
-async fn push_lines(app: &App, body: &[u8]) -> Result<Response, ApiError> {
+async fn push_lines(app: &App, body: &[u8]) -> Result<Response, HttpError> {
     let lines = || {
         body.split(|byte| *byte == b'\n')
             .map(<[u8]>::trim_ascii)
@@ -152,24 +156,24 @@ async fn push_lines(app: &App, body: &[u8]) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-fn check_count(count: usize) -> Result<(), ApiError> {
+fn check_count(count: usize) -> Result<(), HttpError> {
     if count <= MAX_BATCH {
         return Ok(());
     }
     let words = format!("the batch has {count} pushes; {MAX_BATCH} at most");
-    Err(ApiError::new(
+    Err(HttpError::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too_many",
-        &words,
+        words,
     ))
 }
 
 async fn push_batch(
     app: &App,
     items: impl Iterator<Item = Result<PushRequest, Fault>>,
-) -> Vec<Outcome> {
+) -> Vec<ItemOutcome> {
     let mut requests = Vec::new();
-    let mut outcomes: Vec<Option<Outcome>> = Vec::new();
+    let mut outcomes: Vec<Option<ItemOutcome>> = Vec::new();
     for item in items {
         outcomes.push(match item {
             Ok(request) => {
@@ -178,11 +182,11 @@ async fn push_batch(
             }
             Err(fault) => {
                 app.metrics.refused("bad_item");
-                let error = Refusal {
+                let error = ItemError {
                     code: "bad_request",
                     message: fault.to_string(),
                 };
-                Some(Outcome::Refused {
+                Some(ItemOutcome::Refused {
                     status: "error",
                     error,
                 })
@@ -191,7 +195,7 @@ async fn push_batch(
     }
     let mut answers = app.router.push_all(&requests).await.into_iter();
     let answered = outcomes.into_iter().map(|outcome| {
-        outcome.unwrap_or_else(|| Outcome::Answer(answers.next().expect("an answer for each")))
+        outcome.unwrap_or_else(|| ItemOutcome::Answer(answers.next().expect("an answer for each")))
     });
     answered.collect()
 }

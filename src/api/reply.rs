@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use warp::Filter;
 
-use crate::api::{App, Routes, body, documented, push};
+use crate::api::body;
+use crate::api::openapi::documented;
+use crate::api::push;
+use crate::app::App;
+use crate::edge::error::Routes;
 use crate::protocol::PushRequest;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {

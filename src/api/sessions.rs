@@ -1,6 +1,6 @@
 //! `/v1/sessions`: opening a session (POST), and ending it with all its connections (DELETE).
 //!
-//! The token is told once, to whoever opened the session; what is stored is its digest.
+//! The token is told once, to the sender that opened the session; its digest is what is stored.
 
 use std::sync::Arc;
 
@@ -12,8 +12,12 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use crate::api::{ApiError, App, Routes, body, documented, json, with_key};
+use crate::api::body;
+use crate::api::filters::with_key;
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::auth::{Claims, SessionId};
+use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::UserId;
 use crate::protocol::{SessionRequest, session_to_end};
 
@@ -30,20 +34,20 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                 Ok(body) => body,
                 Err(error) => return error.reply(),
             };
-            let reply = if !app.gate.takes_sessions() {
+            let reply = if !app.authenticator.takes_sessions() {
                 let words = "sessions let nobody in here (PUSH_AUTH)";
-                Err(ApiError::new(StatusCode::CONFLICT, "sessions_off", words))
+                Err(HttpError::new(StatusCode::CONFLICT, "sessions_off", words))
             } else if method == Method::POST {
                 open(&app, &body).await
             } else {
                 end(&app, &body).await
             };
-            reply.unwrap_or_else(ApiError::reply)
+            reply.unwrap_or_else(HttpError::reply)
         })
         .boxed()
 }
 
-async fn open(app: &App, body: &Bytes) -> Result<Response, ApiError> {
+async fn open(app: &App, body: &Bytes) -> Result<Response, HttpError> {
     #[derive(Serialize)]
     struct Opened {
         token: String,
@@ -51,20 +55,18 @@ async fn open(app: &App, body: &Bytes) -> Result<Response, ApiError> {
         user: UserId,
         expires_in: u64,
     }
-    let request = SessionRequest::parse(body);
-    let request = request.map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
+    let request = SessionRequest::parse(body)?;
     let claims = request.claims();
     if claims.starts_with('{') {
-        // What would be refused at the door is refused here.
-        Claims::parse(claims.as_bytes()).map_err(ApiError::bad_request)?;
+        // What the handshake would refuse is refused here.
+        Claims::parse(claims.as_bytes()).map_err(HttpError::bad_request)?;
     }
     let mut random = [0; TOKEN_BYTES];
-    getrandom::fill(&mut random).map_err(|_| ApiError::unavailable("no random bytes"))?;
+    getrandom::fill(&mut random).map_err(|_| HttpError::unavailable("no random bytes"))?;
     let token = BASE64.encode(random);
     let id = SessionId::of(&token);
     let written = app.backplane.open_session(id, claims, request.lasts());
-    let away = |reason: crate::backplane::Unavailable| ApiError::unavailable(&reason.to_string());
-    written.await.map_err(away)?;
+    written.await?;
     let opened = Opened {
         token,
         session: id.to_string(),
@@ -74,19 +76,17 @@ async fn open(app: &App, body: &Bytes) -> Result<Response, ApiError> {
     Ok(json(StatusCode::CREATED, &opened))
 }
 
-async fn end(app: &App, body: &Bytes) -> Result<Response, ApiError> {
+async fn end(app: &App, body: &Bytes) -> Result<Response, HttpError> {
     #[derive(Serialize)]
     struct Ended {
         session: String,
-        /// Whether it was there.
+        /// Whether there was one.
         ended: bool,
     }
-    let id = session_to_end(body);
-    let id = id.map_err(|fault| ApiError::bad_request(&fault.to_string()))?;
-    let away = |reason: crate::backplane::Unavailable| ApiError::unavailable(&reason.to_string());
-    let ended = app.backplane.close_session(id).await.map_err(away)?;
-    // Also if it was not: its connections may be there still.
-    app.router.revoke(id).await.map_err(away)?;
+    let id = session_to_end(body)?;
+    let ended = app.backplane.close_session(id).await?;
+    // Also if there was none: its connections may still be open.
+    app.router.revoke(id).await?;
     let session = id.to_string();
     Ok(json(StatusCode::OK, &Ended { session, ended }))
 }

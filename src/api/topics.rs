@@ -4,29 +4,30 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tokio::time::Instant;
 use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use crate::api::{ApiError, App, Routes, documented, json, with_key};
+use crate::api::filters::{name, query, with_key};
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::backplane::Population;
+use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
 use crate::protocol::{DEFAULT_TIMEOUT, MAX_MEMBERS, NodeMembers, Question, Status};
 
-/// Topics in one page, unless `limit` says less.
+/// Topics in one page, unless `limit` is less.
 const PAGE: usize = 1_000;
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
-    let query = || warp::query::raw().or(warp::any().map(String::new)).unify();
     let list = warp::path!("v1" / "topics")
         .and(documented("/v1/topics"))
         .and(with_key(app))
         .and(query())
         .then(async |_method, app: Arc<App>, query: String| {
-            list_here(&app, &query).unwrap_or_else(ApiError::reply)
+            list_here(&app, &query).unwrap_or_else(HttpError::reply)
         });
     let show = warp::path!("v1" / "topics" / String)
         .and(documented("/v1/topics/{topic}"))
@@ -36,7 +37,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
             async |topic: String, _method, app: Arc<App>, query: String| {
                 show(&app, &topic, &query)
                     .await
-                    .unwrap_or_else(ApiError::reply)
+                    .unwrap_or_else(HttpError::reply)
             },
         );
     let user = warp::path!("v1" / "topics" / String / "users" / String)
@@ -45,7 +46,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
         .then(
             async |topic: String, user: String, method: Method, app: Arc<App>| {
                 let reply = enroll_user(&app, &topic, &user, method == Method::PUT).await;
-                reply.unwrap_or_else(ApiError::reply)
+                reply.unwrap_or_else(HttpError::reply)
             },
         );
     let connection = warp::path!("v1" / "topics" / String / "connections" / String / String)
@@ -55,32 +56,23 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
             async |topic: String, node: String, fd: String, method: Method, app: Arc<App>| {
                 let id = format!("{node}/{fd}");
                 let reply = enroll_connection(&app, &topic, &id, method == Method::PUT).await;
-                reply.unwrap_or_else(ApiError::reply)
+                reply.unwrap_or_else(HttpError::reply)
             },
         );
     let routes = list.or(show).unify().or(user).unify();
     routes.or(connection).unify().boxed()
 }
 
-/// Reads a part of a path. What is no UTF-8 is no name either.
-fn name<T: std::str::FromStr<Err = crate::protocol::ids::BadName>>(
-    text: &str,
-) -> Result<T, ApiError> {
-    let text = percent_decode_str(text).decode_utf8_lossy();
-    text.parse()
-        .map_err(|error| ApiError::bad_request(&format!("{error}")))
-}
-
-fn list_here(app: &App, query: &str) -> Result<Response, ApiError> {
+fn list_here(app: &App, query: &str) -> Result<Response, HttpError> {
     #[derive(Serialize)]
-    struct Count {
+    struct TopicCount {
         topic: Topic,
         connections: u32,
     }
     #[derive(Serialize)]
     struct Body<'a> {
         node: &'a NodeId,
-        topics: Vec<Count>,
+        topics: Vec<TopicCount>,
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<Topic>,
     }
@@ -93,7 +85,7 @@ fn list_here(app: &App, query: &str) -> Result<Response, ApiError> {
                     .ok()
                     .filter(|limit| (1..=PAGE).contains(limit));
                 let words = format!("limit must be a whole number from 1 to {PAGE}");
-                limit = number.ok_or_else(|| ApiError::bad_request(&words))?;
+                limit = number.ok_or_else(|| HttpError::bad_request(words))?;
             }
             "after" => after = Some(name::<Topic>(&value)?),
             _ => {}
@@ -105,7 +97,7 @@ fn list_here(app: &App, query: &str) -> Result<Response, ApiError> {
     topics.sort_unstable();
     let next = topics.get(limit).and(topics.get(limit - 1)).cloned();
     topics.truncate(limit);
-    let topics = topics.into_iter().map(|topic| Count {
+    let topics = topics.into_iter().map(|topic| TopicCount {
         connections: here.count(&topic),
         topic,
     });
@@ -117,28 +109,27 @@ fn list_here(app: &App, query: &str) -> Result<Response, ApiError> {
     Ok(json(StatusCode::OK, &body))
 }
 
-async fn show(app: &App, topic: &str, query: &str) -> Result<Response, ApiError> {
+async fn show(app: &App, topic: &str, query: &str) -> Result<Response, HttpError> {
     #[derive(Serialize)]
     struct Body {
         topic: Topic,
         connections: u32,
         nodes: Vec<Population>,
         #[serde(flatten)]
-        members: Option<Members>,
+        members: Option<MemberList>,
     }
     let topic: Topic = name(topic)?;
     let mut wants_members = false;
     for (field, value) in url::form_urlencoded::parse(query.as_bytes()) {
         if field == "members" {
             let words = "members must be true or false";
-            wants_members = value.parse().map_err(|_| ApiError::bad_request(words))?;
+            wants_members = value.parse().map_err(|_| HttpError::bad_request(words))?;
         }
     }
-    let nodes = app.backplane.members(std::slice::from_ref(&topic)).await;
-    let nodes = nodes.map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
+    let nodes = app.backplane.members(std::slice::from_ref(&topic)).await?;
     let nodes: Vec<Population> = nodes.into_iter().flatten().collect();
     let members = match wants_members {
-        true => Some(Members::ask(app, &topic, &nodes).await),
+        true => Some(MemberList::ask(app, &topic, &nodes).await),
         false => None,
     };
     let body = Body {
@@ -150,10 +141,10 @@ async fn show(app: &App, topic: &str, query: &str) -> Result<Response, ApiError>
     Ok(json(StatusCode::OK, &body))
 }
 
-/// Who is in a topic, as its nodes say.
+/// The users in a topic, by the answers of its nodes.
 #[derive(Serialize)]
-struct Members {
-    members: Vec<Present>,
+struct MemberList {
+    members: Vec<TopicMember>,
     /// There are more.
     truncated: bool,
     /// Nodes that did not answer.
@@ -161,13 +152,13 @@ struct Members {
 }
 
 #[derive(Serialize)]
-struct Present {
+struct TopicMember {
     user: UserId,
     connections: u32,
     nodes: Vec<NodeId>,
 }
 
-impl Members {
+impl MemberList {
     async fn ask(app: &App, topic: &Topic, nodes: &[Population]) -> Self {
         let nodes: Vec<NodeId> = nodes.iter().map(|one| one.node.clone()).collect();
         let question = Question::Members(topic.clone());
@@ -189,7 +180,7 @@ impl Members {
         }
         truncated |= users.len() > MAX_MEMBERS;
         let users = users.into_iter().take(MAX_MEMBERS);
-        let members = users.map(|(user, (connections, nodes))| Present {
+        let members = users.map(|(user, (connections, nodes))| TopicMember {
             user,
             connections,
             nodes,
@@ -207,12 +198,12 @@ async fn enroll_user(
     topic: &str,
     user: &str,
     joins: bool,
-) -> Result<Response, ApiError> {
+) -> Result<Response, HttpError> {
     let (topic, user): (Topic, UserId) = (name(topic)?, name(user)?);
     let answer = app.router.enroll_user(&user, &topic, joins).await;
     if answer.status == Status::Unrouted {
         let reason = answer.reason.unwrap_or("no way to the user's node");
-        return Err(ApiError::unavailable(reason));
+        return Err(HttpError::unavailable(reason));
     }
     Ok(json(StatusCode::OK, &answer))
 }
@@ -222,12 +213,12 @@ async fn enroll_connection(
     topic: &str,
     id: &str,
     joins: bool,
-) -> Result<Response, ApiError> {
+) -> Result<Response, HttpError> {
     let (topic, id): (Topic, ConnectionId) = (name(topic)?, name(id)?);
     let answer = app.router.enroll_connection(&id, &topic, joins).await;
     match answer.status {
-        Status::Offline => Err(ApiError::not_found("no such connection")),
-        Status::Unrouted => Err(ApiError::unavailable(
+        Status::Offline => Err(HttpError::not_found("no such connection")),
+        Status::Unrouted => Err(HttpError::unavailable(
             answer.reason.unwrap_or("no way to its node"),
         )),
         _ => Ok(json(StatusCode::OK, &answer)),

@@ -1,5 +1,5 @@
-//! `GET /v1/users/{user}/trace`: which messages did not get to a user lately and why, as far as
-//! any live node knows, and in one sentence what became of one of them.
+//! `GET /v1/users/{user}/trace`: which messages did not reach a user lately and why, as far as any
+//! live node knows, and for one of them its outcome in one sentence.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,29 +10,31 @@ use warp::Filter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use crate::api::{ApiError, App, Routes, documented, json, with_key};
+use crate::api::filters::{name, query, with_key};
+use crate::api::openapi::documented;
+use crate::app::App;
 use crate::backplane::Row;
+use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::{NodeId, UserId};
 use crate::protocol::{MAX_ID_BYTES, Question};
 use crate::telemetry::trace;
 use crate::telemetry::trace::{Event, Known};
 
-/// How long the other nodes may take to tell what they know.
+/// How long the other nodes may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "users" / String / "trace")
         .and(documented("/v1/users/{user}/trace"))
         .and(with_key(app))
-        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(query())
         .then(
             async |user: String, _method, app: Arc<App>, query: String| {
-                let user = percent_encoding::percent_decode_str(&user).decode_utf8_lossy();
-                let reply = match user.parse() {
-                    Err(error) => Err(ApiError::bad_request(&format!("{error}"))),
+                let reply = match name(&user) {
+                    Err(error) => Err(error),
                     Ok(user) => show(&app, user, &query).await,
                 };
-                reply.unwrap_or_else(ApiError::reply)
+                reply.unwrap_or_else(HttpError::reply)
             },
         )
         .boxed()
@@ -58,13 +60,13 @@ struct Body {
     verdict: Option<String>,
 }
 
-async fn show(app: &App, user: UserId, query: &str) -> Result<Response, ApiError> {
+async fn show(app: &App, user: UserId, query: &str) -> Result<Response, HttpError> {
     let id = wanted_id(query)?;
     if !app.hub.trace().is_on() {
-        return Err(ApiError::not_found("nothing is traced (PUSH_TRACE is 0)"));
+        return Err(HttpError::not_found("nothing is traced (PUSH_TRACE is 0)"));
     }
     let (found, rows) = tokio::join!(ask(app, &user, id.as_deref()), app.backplane.rows(&user));
-    let Found {
+    let Gathered {
         nodes,
         missing,
         known: Known { since, events },
@@ -90,14 +92,14 @@ async fn show(app: &App, user: UserId, query: &str) -> Result<Response, ApiError
     ))
 }
 
-/// What the nodes know, in the order of their clocks.
-struct Found {
+/// The answers of the nodes, in the order of their clocks.
+struct Gathered {
     nodes: Vec<NodeId>,
     missing: Vec<NodeId>,
     known: Known,
 }
 
-async fn ask(app: &App, user: &UserId, id: Option<&str>) -> Found {
+async fn ask(app: &App, user: &UserId, id: Option<&str>) -> Gathered {
     let question = Question::Trace {
         user: user.clone(),
         id: id.map(Into::into),
@@ -105,13 +107,13 @@ async fn ask(app: &App, user: &UserId, id: Option<&str>) -> Found {
     let deadline = Instant::now() + PATIENCE;
     let asked = app.survey.all_nodes();
     let collected = app.survey.ask(&asked, &question, deadline).await;
-    let mut found = Found {
+    let mut found = Gathered {
         nodes: Vec::new(),
         missing: collected.missing,
         known: Known::default(),
     };
     for (node, body) in collected.answers {
-        // Another version of this program may not know the question.
+        // A node of another version may not know the question.
         match serde_json::from_str::<Known>(&body) {
             Ok(known) => {
                 found.nodes.push(node);
@@ -126,23 +128,23 @@ async fn ask(app: &App, user: &UserId, id: Option<&str>) -> Found {
 }
 
 /// The message that is asked for.
-fn wanted_id(query: &str) -> Result<Option<String>, ApiError> {
+fn wanted_id(query: &str) -> Result<Option<String>, HttpError> {
     let mut id = None;
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         if name != "id" {
-            return Err(ApiError::bad_request("the only parameter is id"));
+            return Err(HttpError::bad_request("the only parameter is id"));
         }
         let is_text = !value.chars().any(char::is_control);
         if value.is_empty() || value.len() > MAX_ID_BYTES || !is_text {
             let words = "id must be 1 to 128 bytes without control characters";
-            return Err(ApiError::bad_request(words));
+            return Err(HttpError::bad_request(words));
         }
         id = Some(value.into_owned());
     }
     Ok(id)
 }
 
-/// The user's connections on this node, where the registry cannot be asked.
+/// The user's connections on this node, for when the registry cannot be asked.
 fn here(app: &App, user: &UserId) -> Vec<Row> {
     let seats = app.hub.seats(user);
     let rows = seats.iter().map(|seat| Row::of(app.hub.node(), seat));

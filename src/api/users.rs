@@ -1,4 +1,4 @@
-//! `/v1/users/{user}`: where a user is connected (GET), and sending them away (DELETE).
+//! `/v1/users/{user}`: a user's connections (GET), and closing all of them (DELETE).
 
 use std::sync::Arc;
 
@@ -7,9 +7,13 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use crate::api::filters::{name, with_key};
+use crate::api::openapi::documented;
 use crate::api::presence::Extent;
-use crate::api::{ApiError, App, Routes, documented, json, push, with_key};
+use crate::api::push;
+use crate::app::App;
 use crate::backplane::Row;
+use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
 
@@ -18,7 +22,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
         .and(documented("/v1/users/{user}"))
         .and(with_key(app))
         .then(async |user: String, method: Method, app: Arc<App>| {
-            let reply = match user_of(&user) {
+            let reply = match name(&user) {
                 Err(error) => Err(error),
                 Ok(user) if method == Method::DELETE => {
                     let kicked = app.router.kick_user(&user, CloseReason::Kicked).await;
@@ -26,20 +30,12 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                 }
                 Ok(user) => show(&app, user).await,
             };
-            reply.unwrap_or_else(ApiError::reply)
+            reply.unwrap_or_else(HttpError::reply)
         })
         .boxed()
 }
 
-/// The user in a path.
-pub(super) fn user_of(segment: &str) -> Result<UserId, ApiError> {
-    // warp hands out the path as it came. What is no UTF-8 is no user id either.
-    let user = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
-    user.parse()
-        .map_err(|error| ApiError::bad_request(&format!("{error}")))
-}
-
-async fn show(app: &App, user: UserId) -> Result<Response, ApiError> {
+async fn show(app: &App, user: UserId) -> Result<Response, HttpError> {
     #[derive(Serialize)]
     struct Body {
         user: UserId,
@@ -48,8 +44,7 @@ async fn show(app: &App, user: UserId) -> Result<Response, ApiError> {
         extent: Extent,
         connections: Vec<Row>,
     }
-    let connections = app.backplane.rows(&user).await;
-    let connections = connections.map_err(|reason| ApiError::unavailable(&reason.to_string()))?;
+    let connections = app.backplane.rows(&user).await?;
     let online = !connections.is_empty();
     Ok(json(
         StatusCode::OK,

@@ -1,9 +1,22 @@
-//! Where a node listens: bound first of all, so that a port that is taken stops the start.
+//! Where a node listens. All listeners are bound before anything else happens, so that a port that
+//! is taken stops the start.
+//!
+//! A Unix socket's file belongs to its listener: dropping the listener removes the file.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Type};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{Config, Listen};
-use crate::edge::acceptor::Listener;
 
-/// The listeners of a node, bound before anything else happens.
+/// Connections the kernel may hold for us to accept: a connect storm should wait, not fail.
+const BACKLOG: i32 = 4_096;
+
+/// The listeners of a node.
 #[derive(Debug)]
 pub struct Listeners {
     pub(crate) clients: Vec<Listener>,
@@ -12,20 +25,20 @@ pub struct Listeners {
     pub(crate) admin: Vec<Listener>,
 }
 
-/// A listener that cannot be had.
+/// A listener that cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {listen} ({variable}): {source}")]
 pub struct CannotListen {
     listen: Listen,
     variable: &'static str,
-    source: std::io::Error,
+    source: io::Error,
 }
 
 impl Listeners {
     /// Binds all listeners of the configuration.
     ///
     /// # Errors
-    /// The first that cannot be had.
+    /// The first that cannot be bound.
     pub fn bind(config: &Config) -> Result<Self, CannotListen> {
         let bind = |listens: &[Listen], variable| {
             let one = |listen: &Listen| {
@@ -57,7 +70,7 @@ impl Listeners {
         self.lines.iter().map(Listener::address).collect()
     }
 
-    /// Where senders call.
+    /// Where senders call: with clients, unless they have listeners of their own.
     #[must_use]
     pub fn senders(&self) -> Vec<Listen> {
         if self.senders.is_empty() {
@@ -70,5 +83,87 @@ impl Listeners {
     #[must_use]
     pub fn admin(&self) -> Vec<Listen> {
         self.admin.iter().map(Listener::address).collect()
+    }
+}
+
+/// A listener with its port or path taken.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket. Dropping this removes the file.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another program may have removed it already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    fn bind(listen: &Listen) -> io::Result<Self> {
+        match listen {
+            Listen::Tcp(address) => {
+                let domain = Domain::for_address(*address);
+                let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+                // A restarted node takes its port again while old connections still end.
+                socket.set_reuse_address(true)?;
+                socket.set_nonblocking(true)?;
+                socket.bind(&(*address).into())?;
+                socket.listen(BACKLOG)?;
+                let listener = TcpListener::from_std(socket.into())?;
+                let address = listener.local_addr()?;
+                Ok(Self::Tcp(listener, address))
+            }
+            Listen::Unix(path) => {
+                remove_dead_socket(path);
+                Ok(Self::Unix(
+                    UnixListener::bind(path)?,
+                    SocketFile(path.clone()),
+                ))
+            }
+        }
+    }
+
+    /// Where it listens, as a person or a program would write it.
+    fn address(&self) -> Listen {
+        match self {
+            Self::Tcp(_, address) => Listen::Tcp(*address),
+            Self::Unix(_, file) => Listen::Unix(file.0.clone()),
+        }
+    }
+}
+
+/// A killed node leaves its socket file in place. The file is removed if no process answers there;
+/// anything else stays, and then binding says so.
+fn remove_dead_socket(path: &Path) {
+    let is_socket = path
+        .metadata()
+        .is_ok_and(|file| file.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_nodes_socket_file_is_taken_over_and_a_live_ones_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let listen = Listen::Unix(folder.path().join("node.sock"));
+        let dead = std::os::unix::net::UnixListener::bind(folder.path().join("node.sock")).unwrap();
+        drop(dead);
+        let alive = Listener::bind(&listen).unwrap();
+        let error = Listener::bind(&listen).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(alive);
+        assert!(!folder.path().join("node.sock").exists());
     }
 }

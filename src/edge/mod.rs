@@ -1,17 +1,29 @@
-//! Where clients come in: listeners, the accept loop, the handshake of each transport.
+//! Where clients come in: listeners, the accept loop, the handshake of each transport, and what
+//! clients ask for afterwards.
+//!
+//! Only this folder and `api` know warp and hyper. Routes are handed in as a value, so nothing here
+//! knows which there are.
 
 pub mod listeners;
 
-pub mod acceptor;
+pub(crate) mod peer;
 
-pub mod handshake;
+pub(crate) mod error;
 
-pub mod ws;
+pub(crate) mod client_error;
 
-pub mod sse;
+pub(crate) mod handshake;
 
-pub mod tcp;
+pub(crate) mod upgrade;
 
-pub mod requests;
+pub(crate) mod ws;
 
-pub mod upstream;
+pub(crate) mod sse;
+
+pub(crate) mod tcp;
+
+pub(crate) mod acceptor;
+
+pub(crate) mod upstream;
+
+pub(crate) mod requests;

@@ -1,20 +1,19 @@
-//! What clients ask of their node beyond getting messages.
+//! What clients ask of their node beyond getting messages: subscribe, renew a token, send.
 //!
-//! A shard hands over one request of a connection at a time, so a client's requests are carried
-//! out in its order, and each costs its own client time and nobody else. What must stay true:
-//! every request is answered by exactly one [`Command::Answered`], or its connection would never
-//! be heard again.
+//! A shard hands over one request of a connection at a time, so a client's requests are carried out
+//! in its order, and a slow one delays only its own client. What must stay true: every request is
+//! answered by exactly one [`Command::Answered`]. Without it the shard would never again read a
+//! request of that connection.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::access::authenticator::Gate;
+use crate::access::authenticator::Authenticator;
 use crate::access::session_watch::Sessions;
 use crate::auth::Denial;
-use crate::config::Secret;
+use crate::edge::client_error::ClientError;
 use crate::edge::upstream::Upstream;
 use crate::local::hub::{Hub, ROW_PATIENCE};
 use crate::local::replay::page::Since;
@@ -23,47 +22,15 @@ use crate::local::shard::{Asker, Command, NotSubscribed, Subscribed};
 use crate::protocol;
 use crate::protocol::Wanted;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::secret::Secret;
 
-/// Why a request is refused: a code for programs and words for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refused {
-    pub(crate) code: &'static str,
-    pub(crate) message: String,
-    /// When it may be tried again, if that makes sense.
-    pub(crate) retry: Option<Duration>,
-}
-
-impl Refused {
-    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            retry: None,
-        }
-    }
-
-    pub(crate) fn retry_after(self, retry: Duration) -> Self {
-        Self {
-            retry: Some(retry),
-            ..self
-        }
-    }
-
-    fn object(&self, reference: Option<&str>) -> String {
-        match self.retry {
-            None => protocol::error_object(reference, self.code, &self.message),
-            Some(retry) => protocol::later_object(reference, self.code, &self.message, retry),
-        }
-    }
-}
-
-/// What comes of a request.
+/// The outcome of a request that was carried out.
 struct Done {
     /// Further fields of the reply.
     fields: String,
-    /// What is for the connection behind the reply.
+    /// What the connection gets after the reply.
     then: Option<Command>,
-    /// Whose members the connection wants to hear of behind that.
+    /// The topic whose join and leave events the connection wants after that.
     watches: Option<Topic>,
 }
 
@@ -77,27 +44,21 @@ impl From<String> for Done {
     }
 }
 
-impl From<Denial> for Refused {
-    fn from(denial: Denial) -> Self {
-        Self::new(denial.code(), denial.message())
-    }
-}
-
-/// What requests are carried out with.
+/// Carries out the requests of this node's clients.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct ClientRequests {
     pub(crate) hub: Arc<Hub>,
     pub(crate) upstream: Upstream,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) sessions: Arc<Sessions>,
 }
 
-impl Desk {
+impl ClientRequests {
     /// Carries out what clients ask, until the last shard is gone.
     pub(crate) async fn serve(self, mut asked: mpsc::UnboundedReceiver<Asked>) {
-        let desk = Arc::new(self);
+        let requests = Arc::new(self);
         while let Some(asked) = asked.recv().await {
-            tokio::spawn(desk.clone().answer(asked));
+            tokio::spawn(requests.clone().answer(asked));
         }
     }
 
@@ -126,7 +87,7 @@ impl Desk {
         }
     }
 
-    async fn carry_out(&self, asked: Asked) -> Result<Done, Refused> {
+    async fn carry_out(&self, asked: Asked) -> Result<Done, ClientError> {
         let Asked { fd, user, request } = asked;
         let reference = request.reference.as_deref();
         match request.what {
@@ -152,10 +113,15 @@ impl Desk {
         }
     }
 
-    /// The client hears that it is subscribed when the topic's row is written, so that whoever it
-    /// tells can push to it at once. The log is read only then, so that nothing can be kept
-    /// between the page and the first push that finds the connection.
-    async fn subscribe(&self, fd: Fd, topic: Topic, since: Option<Since>) -> Result<Done, Refused> {
+    /// The client hears that it is subscribed when the topic's row is written, so that senders it
+    /// then tells reach it at once. The log is read only then, so that nothing can be kept between
+    /// the page and the first push that finds the connection.
+    async fn subscribe(
+        &self,
+        fd: Fd,
+        topic: Topic,
+        since: Option<Since>,
+    ) -> Result<Done, ClientError> {
         let deadline = Instant::now() + ROW_PATIENCE;
         let subscribed = self.hub.subscribe(fd, topic.clone(), since, Asker::Client);
         let Subscribed { row, follows } =
@@ -184,20 +150,24 @@ impl Desk {
         })
     }
 
-    /// Lets a connection stay by a new token of the same user.
-    async fn renew(&self, fd: Fd, user: &UserId, token: &Secret) -> Result<String, Refused> {
-        if !self.gate.wants_tokens() {
-            return Err(Refused::new("no_tokens", "this node asks for no token"));
+    /// Replaces the token of a connection by a new one of the same user.
+    async fn renew(&self, fd: Fd, user: &UserId, token: &Secret) -> Result<String, ClientError> {
+        if !self.authenticator.wants_tokens() {
+            return Err(ClientError::new("no_tokens", "this node asks for no token"));
         }
-        let identity = self.gate.identify(Some(token.reveal())).await?;
+        let identity = self.authenticator.identify(Some(token.reveal())).await?;
         if identity.user != *user {
             return Err(Denial::WrongUser.into());
         }
-        self.gate.check_ban(user).await?;
+        self.authenticator.check_ban(user).await?;
         self.hub.renew(fd, user, &identity).await;
-        // Revoked since it was looked up: whoever revoked did not find this connection.
+        // Revoked since it was looked up: the one who revoked it did not find this connection.
         if let Some(reason) = self.hub.barred(user, identity.session)
-            && self.gate.check_again(Some(reason), user).await.is_err()
+            && self
+                .authenticator
+                .check_again(Some(reason), user)
+                .await
+                .is_err()
         {
             self.hub.close(fd, reason, None).await;
         }
@@ -211,7 +181,7 @@ impl Desk {
     }
 }
 
-fn refusal(topic: &Topic, reason: NotSubscribed) -> Refused {
+fn refusal(topic: &Topic, reason: NotSubscribed) -> ClientError {
     let (code, message) = match reason {
         NotSubscribed::Gone => ("gone", "the connection is ending".to_owned()),
         NotSubscribed::Forbidden => (
@@ -223,5 +193,5 @@ fn refusal(topic: &Topic, reason: NotSubscribed) -> Refused {
             format!("you are subscribed to {most} topics, and that is the limit"),
         ),
     };
-    Refused::new(code, message)
+    ClientError::new(code, message)
 }

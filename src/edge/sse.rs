@@ -2,9 +2,8 @@
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
 //! The stream is not a body of hyper's, which would cost a task and buffers for each client: the
-//! shard writes the head of the answer, and then the events, into the socket itself. Nobody
-//! counts the bytes or cuts them into chunks, so the end of the stream is the end of the
-//! connection.
+//! shard writes the head of the answer, and then the events, into the socket itself. The answer has
+//! neither a length nor chunks, so the end of the stream is the end of the connection.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -14,21 +13,15 @@ use warp::http::header::ORIGIN;
 use warp::http::{HeaderMap, StatusCode};
 use warp::reply::Response;
 
-use crate::api::{ApiError, App};
-use crate::edge::acceptor::Caller;
-use crate::edge::handshake::{Settled, Wish, check_request, enter};
+use crate::app::App;
+use crate::edge::error::HttpError;
+use crate::edge::handshake::{check_request, enter, read_request};
+use crate::edge::upgrade::{RequestContext, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
 use crate::protocol::{Dialect, GOODBYE_ID};
 
-/// A request that may become a stream of events.
-pub(crate) struct Request {
-    pub(crate) headers: HeaderMap,
-    pub(crate) query: String,
-    pub(crate) caller: Caller,
-}
-
 /// Lets a client in, or answers why not.
-pub(crate) async fn connect(app: Arc<App>, request: Request) -> Response {
+pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response {
     match admit(&app, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -38,46 +31,47 @@ pub(crate) async fn connect(app: Arc<App>, request: Request) -> Response {
     }
 }
 
-async fn admit(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
-    let Request {
+async fn admit(app: &Arc<App>, request: UpgradeRequest) -> Result<Response, HttpError> {
+    let UpgradeRequest {
         headers,
         query,
-        caller: Caller { peer, handover, .. },
+        context: RequestContext { peer, slot, .. },
+        ..
     } = request;
     check_request(app, &headers)?;
-    let mut wish = Wish::from_request(&query, &headers);
+    let mut connect = read_request(&query, &headers);
     match last_event_id(&headers, &query)? {
         Some(id) if id == GOODBYE_ID => {
-            // Told to go for good. A browser tries all the same, and stops at this answer.
+            // It was told not to reconnect. A browser does all the same, and stops at this answer.
             let mut stop = Response::default();
             *stop.status_mut() = StatusCode::NO_CONTENT;
             return Ok(stop);
         }
-        // It says where the client is now; `since` stands in the URL from the beginning.
-        Some(id) => wish.since = Some(id),
+        // It is the client's position now; the URL's `since` is the one it began with.
+        Some(id) => connect.since = Some(id),
         None => {}
     }
-    let entered = enter(app, wish, Dialect::Sse, &peer).await?;
+    let admitted = enter(app, connect, Dialect::Sse, &peer).await?;
     let config = &app.config;
-    let settled = Settled {
-        app: app.clone(),
-        entered,
+    let upgrade = Upgrade {
+        hub: app.hub.clone(),
+        admitted,
         peer,
         role: Role::Client,
         head: head(&config.origins, origin(&headers)).into(),
         // A write that is not taken is found by the write deadline, which should speak first.
         silence: Some(config.pong_seconds + config.write_seconds),
     };
-    handover.take(settled).await
+    slot.fill(upgrade).await
 }
 
 /// The id of the last event that the client got: from the header that browsers send, or from
 /// the query, as clients do that cannot set one.
-fn last_event_id(headers: &HeaderMap, query: &str) -> Result<Option<String>, ApiError> {
+fn last_event_id(headers: &HeaderMap, query: &str) -> Result<Option<String>, HttpError> {
     let id = match headers.get("last-event-id") {
         Some(id) => {
             let words = "Last-Event-ID must be the id of an event from here";
-            let id = id.to_str().map_err(|_| ApiError::bad_request(words))?;
+            let id = id.to_str().map_err(|_| HttpError::bad_request(words))?;
             Some(id.to_owned())
         }
         None => url::form_urlencoded::parse(query.as_bytes())

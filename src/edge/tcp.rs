@@ -1,7 +1,7 @@
-//! Plain TCP: the objects of `pushnode.v1`, one a line, for clients that are no browsers.
+//! Plain TCP: the objects of `pushnode.v1`, one a line, for clients that are not browsers.
 //!
-//! The first line says who comes, as a query does elsewhere. From then on the socket is its
-//! shard's, and nothing is different from a WebSocket but how objects are told apart.
+//! The first line is the connect request, as the query is elsewhere. After it the socket belongs to
+//! the client's shard, and only the framing of objects differs from a WebSocket.
 
 use std::sync::Arc;
 
@@ -9,22 +9,25 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use warp::http::{HeaderMap, StatusCode};
 
-use crate::api::{ApiError, App};
-use crate::edge::acceptor::{HEADER_TIMEOUT, Peer, Stream, last_words};
-use crate::edge::handshake::{Settled, Wish, check_request, enter};
+use crate::app::App;
+use crate::edge::error::HttpError;
+use crate::edge::handshake::{check_request, enter};
+use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
+use crate::edge::upgrade::Upgrade;
 use crate::local::connection::Role;
 use crate::protocol::Dialect;
+use crate::protocol::client::connect::ConnectRequest;
 
 /// Why there is no connection.
-enum Refusal {
+enum NotAdmitted {
     /// The client hears why.
-    Error(ApiError),
+    Error(HttpError),
     /// It has gone.
     Gone,
 }
 
-impl From<ApiError> for Refusal {
-    fn from(error: ApiError) -> Self {
+impl From<HttpError> for NotAdmitted {
+    fn from(error: HttpError) -> Self {
         Self::Error(error)
     }
 }
@@ -32,15 +35,15 @@ impl From<ApiError> for Refusal {
 /// Lets a client in, or tells it why not.
 pub(crate) async fn connect(app: Arc<App>, mut stream: impl Stream, peer: Peer) {
     match admit(&app, &mut stream, peer).await {
-        Ok((settled, leftover)) => match stream.try_into() {
-            Ok(socket) => settled.attach(socket, leftover).await,
-            Err(error) => tracing::warn!(%error, "socket lost behind its first line"),
+        Ok((upgrade, leftover)) => match stream.try_into() {
+            Ok(socket) => upgrade.attach(socket, leftover).await,
+            Err(error) => tracing::warn!(%error, "socket lost after its first line"),
         },
-        Err(Refusal::Error(error)) => {
+        Err(NotAdmitted::Error(error)) => {
             app.metrics.handshake_refused(error.code);
             last_words(stream, error.object() + "\n").await;
         }
-        Err(Refusal::Gone) => {}
+        Err(NotAdmitted::Gone) => {}
     }
 }
 
@@ -48,40 +51,41 @@ async fn admit(
     app: &Arc<App>,
     stream: &mut impl Stream,
     peer: Peer,
-) -> Result<(Settled, Bytes), Refusal> {
+) -> Result<(Upgrade, Bytes), NotAdmitted> {
     let read = first_line(stream, app.config.max_message_bytes);
     let (line, leftover) = tokio::select! {
         read = tokio::time::timeout(HEADER_TIMEOUT, read) => read.map_err(|_| {
             let words = "the first line did not come within 10 s";
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", words)
+            HttpError::new(StatusCode::REQUEST_TIMEOUT, "timeout", words)
         })??,
-        // Says below that the node is leaving.
+        // The check below tells the client that the node is leaving.
         () = app.shutdown.begun() => (String::new(), Bytes::new()),
     };
-    // A client that is no browser has no origin.
+    // A client that is not a browser has no origin.
     check_request(app, &HeaderMap::new())?;
-    let entered = enter(app, Wish::from_line(&line)?, Dialect::Lines, &peer).await?;
-    let settled = Settled {
-        app: app.clone(),
-        entered,
+    let request = ConnectRequest::from_line(&line).map_err(HttpError::from)?;
+    let admitted = enter(app, request, Dialect::Lines, &peer).await?;
+    let upgrade = Upgrade {
+        hub: app.hub.clone(),
+        admitted,
         peer,
         role: Role::Client,
         head: Bytes::new(),
         silence: None,
     };
-    Ok((settled, leftover))
+    Ok((upgrade, leftover))
 }
 
-/// Reads a line, and what came behind it.
+/// Reads a line; answers also the bytes that came after it.
 async fn first_line(
     stream: &mut (impl AsyncRead + Unpin),
     most: usize,
-) -> Result<(String, Bytes), Refusal> {
+) -> Result<(String, Bytes), NotAdmitted> {
     let mut read = BytesMut::new();
     let end = loop {
         let begin = read.len();
         match stream.read_buf(&mut read).await {
-            Ok(0) | Err(_) => return Err(Refusal::Gone),
+            Ok(0) | Err(_) => return Err(NotAdmitted::Gone),
             Ok(_) => {}
         }
         if let Some(end) = memchr::memchr(b'\n', &read[begin..]) {
@@ -89,13 +93,13 @@ async fn first_line(
         }
         if read.len() > most {
             let words = format!("the first line is over {most} bytes");
-            let error = ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_big", &words);
+            let error = HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_big", words);
             return Err(error.into());
         }
     };
     let line = read.split_to(end + 1);
     let line = std::str::from_utf8(&line[..end])
-        .map_err(|_| ApiError::bad_request("the first line is not UTF-8"))?;
+        .map_err(|_| HttpError::bad_request("the first line is not UTF-8"))?;
     Ok((line.to_owned(), read.freeze()))
 }
 
@@ -106,9 +110,9 @@ mod tests {
     async fn read(pieces: &[&[u8]]) -> Result<(String, Bytes), String> {
         let mut stream = tokio_test_stream(pieces);
         let read = first_line(&mut stream, 20).await;
-        read.map_err(|refusal| match refusal {
-            Refusal::Error(error) => error.object(),
-            Refusal::Gone => "gone".to_owned(),
+        read.map_err(|reason| match reason {
+            NotAdmitted::Error(error) => error.object(),
+            NotAdmitted::Gone => "gone".to_owned(),
         })
     }
 

@@ -1,7 +1,8 @@
 //! WebSocket: from an HTTP request to a raw socket in a shard (RFC 6455, 4.2).
 //!
-//! The handshake is ours and not warp's, whose WebSocket costs 137 KiB a socket. The client gets
-//! its 101 when `entrance` has let it in, from its shard, with `ready` and what else waits.
+//! The handshake is ours and not warp's, whose WebSocket costs 137 KiB a socket. The client's shard
+//! writes the 101 after `handshake` has let the client in, together with `ready` and whatever else
+//! waits for it.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,38 +13,31 @@ use sha1::{Digest, Sha1};
 use warp::http::header::{
     CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use warp::http::{HeaderMap, Method, StatusCode, Version};
+use warp::http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 use warp::reply::Response;
 
-use crate::api::{ApiError, App};
-use crate::edge::acceptor::Caller;
-use crate::edge::handshake::{Settled, Wish, check_request, enter};
+use crate::app::App;
+use crate::edge::error::HttpError;
+use crate::edge::handshake::{check_request, enter, read_request};
+use crate::edge::upgrade::{RequestContext, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
 use crate::protocol::{Dialect, SUBPROTOCOL};
 
-/// What the accept key is made of, beside the client's key (RFC 6455, 1.3).
+/// What the accept key is made of, together with the client's key (RFC 6455, 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The version we speak (RFC 6455, 4.1).
 const VERSION: &str = "13";
 
-/// A request that may become a connection.
-pub(crate) struct Handshake {
-    pub(crate) method: Method,
-    pub(crate) headers: HeaderMap,
-    pub(crate) query: String,
-    pub(crate) caller: Caller,
-}
-
-/// What the request's headers ask for.
+/// What the headers of an opening handshake ask for.
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
+struct Opening {
     accept: String,
     dialect: Dialect,
 }
 
-/// Lets a client in: 101 and a connection, or the reason why not.
-pub(crate) async fn connect(app: Arc<App>, handshake: Handshake) -> Response {
-    match admit(&app, handshake, Role::Client).await {
+/// Lets a client in, or answers why not.
+pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response {
+    match admit(&app, request, Role::Client).await {
         Ok(response) => response,
         Err(error) => {
             app.metrics.handshake_refused(error.code);
@@ -54,41 +48,41 @@ pub(crate) async fn connect(app: Arc<App>, handshake: Handshake) -> Response {
 
 /// As [`connect`], for a connection that gets back what it sends.
 #[cfg(feature = "echo")]
-pub(crate) async fn echo(app: Arc<App>, mut handshake: Handshake) -> Response {
-    handshake.query = "user=echo".to_owned();
-    admit(&app, handshake, Role::Echo)
+pub(crate) async fn echo(app: Arc<App>, mut request: UpgradeRequest) -> Response {
+    request.query = "user=echo".to_owned();
+    admit(&app, request, Role::Echo)
         .await
         .unwrap_or_else(|error| error.reply())
 }
 
-async fn admit(app: &Arc<App>, handshake: Handshake, role: Role) -> Result<Response, ApiError> {
-    let Handshake {
+async fn admit(app: &Arc<App>, request: UpgradeRequest, role: Role) -> Result<Response, HttpError> {
+    let UpgradeRequest {
         method,
         headers,
         query,
-        caller,
-    } = handshake;
-    let Caller {
+        context,
+    } = request;
+    let RequestContext {
         peer,
         version,
-        handover,
-    } = caller;
-    let asked = check(&method, version, &headers)?;
+        slot,
+    } = context;
+    let opening = check(&method, version, &headers)?;
     check_request(app, &headers)?;
-    let wish = Wish::from_request(&query, &headers);
-    let entered = enter(app, wish, asked.dialect, &peer).await?;
-    let settled = Settled {
-        app: app.clone(),
-        entered,
+    let request = read_request(&query, &headers);
+    let admitted = enter(app, request, opening.dialect, &peer).await?;
+    let upgrade = Upgrade {
+        hub: app.hub.clone(),
+        admitted,
         peer,
         role,
-        head: asked.head().into(),
+        head: opening.head().into(),
         silence: None,
     };
-    handover.take(settled).await
+    slot.fill(upgrade).await
 }
 
-impl Asked {
+impl Opening {
     /// The head of the answer that makes it a WebSocket (RFC 6455, 4.2.2).
     fn head(&self) -> String {
         let accept = &self.accept;
@@ -105,12 +99,12 @@ impl Asked {
 }
 
 /// Checks the headers of the opening handshake (RFC 6455, 4.2.1).
-fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Asked, ApiError> {
+fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Opening, HttpError> {
     if method != Method::GET {
-        return Err(ApiError::method_not_allowed("GET"));
+        return Err(HttpError::method_not_allowed("GET"));
     }
     let upgrade_required = |words| {
-        ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", words)
+        HttpError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", words)
             .header(UPGRADE, "websocket")
             .header(CONNECTION, "Upgrade")
             .header(SEC_WEBSOCKET_VERSION, VERSION)
@@ -132,13 +126,13 @@ fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Asked
     }
     let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else {
-        return Err(ApiError::bad_request(
+        return Err(HttpError::bad_request(
             "Sec-WebSocket-Key must be there once",
         ));
     };
     let is_16_bytes = key.len() == 24 && BASE64.decode(key).is_ok_and(|key| key.len() == 16);
     if !is_16_bytes {
-        return Err(ApiError::bad_request(
+        return Err(HttpError::bad_request(
             "Sec-WebSocket-Key must be 16 bytes in base64",
         ));
     }
@@ -147,14 +141,14 @@ fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Asked
     digest.update(GUID);
     let v1 = has_token(headers, SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
     let dialect = if v1 { Dialect::V1 } else { Dialect::Plain };
-    Ok(Asked {
+    Ok(Opening {
         accept: BASE64.encode(digest.finalize()),
         dialect,
     })
 }
 
 /// Whether a comma-separated header has this token, in any case.
-fn has_token(headers: &HeaderMap, name: warp::http::HeaderName, token: &str) -> bool {
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     let values = headers
         .get_all(name)
         .into_iter()
@@ -191,17 +185,17 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc() {
-        let asked = check(&Method::GET, Version::HTTP_11, &headers(&GOOD)).unwrap();
-        assert_eq!(asked.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(asked.dialect, Dialect::Plain);
+        let opening = check(&Method::GET, Version::HTTP_11, &headers(&GOOD)).unwrap();
+        assert_eq!(opening.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(opening.dialect, Dialect::Plain);
     }
 
     #[test]
     fn the_subprotocol_is_one_of_a_list() {
         let mut pairs = GOOD.to_vec();
         pairs.push(("sec-websocket-protocol", "other, pushnode.v1"));
-        let asked = check(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
-        assert_eq!(asked.dialect, Dialect::V1);
+        let opening = check(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
+        assert_eq!(opening.dialect, Dialect::V1);
     }
 
     #[test]

@@ -11,3 +11,5 @@ pub mod send;
 pub mod dialect;
 
 pub mod decoder;
+
+pub mod connect;

@@ -1,0 +1,45 @@
+//! The parts of a node that a client's handshake and the HTTP routes work with.
+//!
+//! One for each node, put together in `node`. Below `edge` and `api`, so that both take it by value
+//! and neither knows how a node is wired.
+
+use std::sync::Arc;
+
+use crate::access::authenticator::Authenticator;
+use crate::access::connection_limits::ConnectionLimits;
+use crate::access::session_watch::Sessions;
+use crate::auth::ApiKeys;
+use crate::backplane::Backplane;
+use crate::cluster::balance::Balance;
+use crate::cluster::survey::Survey;
+use crate::config::Config;
+use crate::delivery::call::CallService;
+use crate::delivery::router::Router;
+use crate::local::hub::Hub;
+use crate::shutdown::Shutdown;
+use crate::telemetry::metrics::Metrics;
+
+pub(crate) struct App {
+    pub(crate) config: Config,
+    /// Keys of senders.
+    pub(crate) api_keys: ApiKeys,
+    /// The connections here.
+    pub(crate) hub: Arc<Hub>,
+    /// The other nodes.
+    pub(crate) backplane: Arc<Backplane>,
+    /// Chooses nodes for clients.
+    pub(crate) balance: Balance,
+    /// Carries out pushes.
+    pub(crate) router: Arc<Router>,
+    /// Asks nodes and collects their answers.
+    pub(crate) survey: Survey,
+    /// Carries out senders' calls.
+    pub(crate) call_service: CallService,
+    pub(crate) authenticator: Arc<Authenticator>,
+    /// Sessions that connections here depend on.
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) connection_limits: ConnectionLimits,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether the node is leaving.
+    pub(crate) shutdown: Shutdown,
+}

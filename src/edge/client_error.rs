@@ -1,0 +1,45 @@
+//! Why a request that came over a connection is refused: a code for programs, words for people.
+
+use std::time::Duration;
+
+use crate::auth::Denial;
+use crate::protocol;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClientError {
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+    /// When the client may try again, if that makes sense.
+    retry: Option<Duration>,
+}
+
+impl ClientError {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retry: None,
+        }
+    }
+
+    pub(crate) fn retry_after(self, retry: Duration) -> Self {
+        Self {
+            retry: Some(retry),
+            ..self
+        }
+    }
+
+    /// The object that the client gets; `reference` is its own `ref`.
+    pub(crate) fn object(&self, reference: Option<&str>) -> String {
+        match self.retry {
+            None => protocol::error_object(reference, self.code, &self.message),
+            Some(retry) => protocol::later_object(reference, self.code, &self.message, retry),
+        }
+    }
+}
+
+impl From<Denial> for ClientError {
+    fn from(denial: Denial) -> Self {
+        Self::new(denial.code(), denial.message())
+    }
+}

@@ -1,0 +1,139 @@
+//! What a client says when it connects: in the query and headers of a request, or in its first line
+//! over TCP. One parser for all transports, so that a parameter means the same everywhere.
+//!
+//! Nothing of it is believed yet. The handshake checks the user, the token and the topics.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::protocol::Fault;
+use crate::protocol::secret::Secret;
+
+/// What a client says, unchecked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ConnectRequest {
+    pub(crate) user: Option<String>,
+    pub(crate) token: Option<Secret>,
+    pub(crate) device: Option<String>,
+    /// The position in its inbox from which it wants to go on.
+    pub(crate) since: Option<String>,
+    /// The topics it wants to be subscribed to from the beginning, comma-separated.
+    #[serde(deserialize_with = "comma_separated")]
+    pub(crate) topics: Option<String>,
+    /// Whether it wants join and leave events of those topics: text in a query, a boolean in JSON.
+    presence: Option<Value>,
+}
+
+/// A text as in a query, or a list as is natural in JSON. No topic has a comma.
+fn comma_separated<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "topics must be a text or a list of texts")]
+    enum TopicList {
+        Text(Option<String>),
+        List(Vec<String>),
+    }
+    Ok(match TopicList::deserialize(from)? {
+        TopicList::Text(text) => text,
+        TopicList::List(names) => Some(names.join(",")),
+    })
+}
+
+impl ConnectRequest {
+    /// Reads a request over HTTP. `authorization` is the token of that header, which counts before
+    /// one in `subprotocols` (the values of `Sec-WebSocket-Protocol`), and that before the query's.
+    pub(crate) fn from_http<'a>(
+        query: &str,
+        authorization: Option<&str>,
+        subprotocols: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        let mut request = Self::from_query(query);
+        let mut offered = subprotocols.flat_map(|value| value.split(','));
+        let subprotocol = offered.find_map(|one| one.trim().strip_prefix("bearer."));
+        if let Some(token) = authorization.or(subprotocol) {
+            request.token = Some(Secret::new(token.to_owned()));
+        }
+        request
+    }
+
+    /// Unknown parameters are ignored: they may be meant for a proxy, or for another program.
+    fn from_query(query: &str) -> Self {
+        let mut request = Self::default();
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let value = Some(value.into_owned());
+            match &*name {
+                "user" => request.user = value,
+                "token" => request.token = value.map(Secret::new),
+                "device" => request.device = value,
+                "since" => request.since = value,
+                "topics" => request.topics = value,
+                "presence" => request.presence = value.map(Into::into),
+                _ => {}
+            }
+        }
+        request
+    }
+
+    /// Reads the first line of a client that comes by TCP.
+    pub(crate) fn from_line(line: &str) -> Result<Self, Fault> {
+        #[derive(Deserialize)]
+        struct Connect {
+            r#type: String,
+            #[serde(flatten)]
+            request: ConnectRequest,
+        }
+        let bad = |what: &str| {
+            let words = r#"the first line must be {"type":"connect","user":...,"token":...}: "#;
+            Fault::new(format!("{words}{what}"))
+        };
+        match serde_json::from_str(line) {
+            Ok(Connect { r#type, request }) if r#type == "connect" => Ok(request),
+            Ok(_) => Err(bad("its type is another")),
+            Err(error) => Err(bad(&error.to_string())),
+        }
+    }
+
+    /// Whether the client wants join and leave events of its topics.
+    pub(crate) fn wants_presence(&self) -> Result<bool, Fault> {
+        match &self.presence {
+            None | Some(Value::Bool(false)) => Ok(false),
+            Some(Value::Bool(true)) => Ok(true),
+            Some(Value::String(text)) if text == "true" => Ok(true),
+            Some(Value::String(text)) if text == "false" => Ok(false),
+            Some(_) => Err(Fault::new("presence must be true or false")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topics_of_a_first_line_are_a_text_or_a_list() {
+        let topics = |json: &str| {
+            let line = format!(r#"{{"type":"connect","topics":{json}}}"#);
+            ConnectRequest::from_line(&line).map(|request| request.topics)
+        };
+        for json in [r#""a,b""#, r#"["a","b"]"#] {
+            assert_eq!(topics(json).unwrap().as_deref(), Some("a,b"), "{json}");
+        }
+        assert_eq!(topics("null").unwrap(), None);
+        for json in ["7", r#"[7]"#, r#"{"a":1}"#] {
+            let refused = topics(json).unwrap_err().to_string();
+            assert!(refused.contains("topics must be"), "{json}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_a_header_counts_before_one_in_the_query() {
+        let token = |authorization, subprotocols: &[&'static str]| {
+            let subprotocols = subprotocols.iter().copied();
+            let request = ConnectRequest::from_http("token=query", authorization, subprotocols);
+            request.token.unwrap().reveal().to_owned()
+        };
+        assert_eq!(token(None, &["pushnode.v1"]), "query");
+        assert_eq!(token(None, &["pushnode.v1, bearer.protocol"]), "protocol");
+        assert_eq!(token(Some("header"), &["bearer.protocol"]), "header");
+    }
+}
