@@ -5,13 +5,25 @@
 //! blanks, because on the bus a line is an envelope. Decoding is total: any bytes lead to a
 //! value or to a [`Fault`] that names what is wrong.
 
-pub mod bus;
-pub mod client;
-pub mod close;
 pub mod ids;
-pub mod secret;
-pub mod sender;
+
+pub mod session_id;
+
 pub mod topic_pattern;
+
+pub mod route;
+
+pub mod secret;
+
+pub mod position;
+
+pub mod close;
+
+pub mod client;
+
+pub mod sender;
+
+pub mod bus;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -22,7 +34,6 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::local::replay::page::Position;
 pub use crate::protocol::bus::event::*;
 pub use crate::protocol::bus::line::*;
 pub use crate::protocol::bus::presence::*;
@@ -32,6 +43,7 @@ pub use crate::protocol::client::dialect::{Dialect, GOODBYE_ID};
 pub use crate::protocol::client::objects::*;
 pub use crate::protocol::client::send::*;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
+use crate::protocol::position::Position;
 pub use crate::protocol::sender::access::*;
 pub use crate::protocol::sender::call::*;
 pub use crate::protocol::sender::push::PushRequest;

@@ -293,13 +293,13 @@ fn what_a_client_may_say() {
         reference: Some("1".into()),
         what: Wanted::Subscribe {
             topic: "a".parse().unwrap(),
-            since: Some(crate::local::replay::page::Since::Beginning),
+            since: Some(crate::protocol::position::Since::Beginning),
             watches: false,
         },
     };
     assert_eq!(request, Ok(ClientMessage::Request(expected)));
     let auth = ClientMessage::parse(r#"{"type":"auth","ref":1,"token":"a.b.c"}"#);
-    let what = Wanted::Auth(crate::config::Secret::new("a.b.c".to_owned()));
+    let what = Wanted::Auth(crate::protocol::secret::Secret::new("a.b.c".to_owned()));
     let reference = Some("1".into());
     let request = Request { reference, what };
     assert!(

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::auth::SessionId;
 use crate::protocol::client::send::reply_push;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{NodeId, Topic, UserId};
 use crate::protocol::sender::call::present;
 use crate::protocol::sender::push::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
+use crate::protocol::session_id::SessionId;
 use crate::protocol::{
     Except, Fault, Kind, Message, NodeAnswer, Policy, PresenceLine, Push, Question, Receipt, Reply,
     Status, Target, Told, VERSION,

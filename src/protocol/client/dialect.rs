@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::local::replay::page::Position;
 use crate::protocol::client::objects::bye_object;
 use crate::protocol::client::websocket;
 use crate::protocol::close::CloseReason;
+use crate::protocol::position::Position;
 
 /// The dialect a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::config::Secret;
-use crate::local::replay::page::{Position, Since};
 use crate::protocol::bus::line::Names;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Topic, UserId};
+use crate::protocol::position::{Position, Since};
+use crate::protocol::secret::Secret;
 use crate::protocol::{ClientAnswer, Send};
 
 /// The subprotocol's name in `Sec-WebSocket-Protocol`.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::config::is_route;
+use crate::protocol::route::is_route;
 use crate::protocol::sender::call::present;
 use crate::protocol::sender::push::{ToFields, check_id, check_timeout};
 use crate::protocol::{

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::auth::SessionId;
 use crate::protocol::Fault;
 use crate::protocol::ids::UserId;
+use crate::protocol::session_id::SessionId;
 
 /// Longest session or ban: ten years.
 const MAX_SECONDS: u64 = 10 * 365 * 86_400;
