@@ -367,3 +367,5 @@ fn a_fault_for_the_log_quotes_nothing_of_the_line() {
         assert_eq!(shown(line), words, "{line}");
     }
 }
+
+mod wire;
