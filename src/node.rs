@@ -1,7 +1,7 @@
 //! A node: its parts, put together, and its end.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -241,9 +241,7 @@ fn start_backplane(
         boot: node.boot_part().to_owned(),
         state: NodeState::Up,
         connections: 0,
-        started: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |t| t.as_millis() as u64),
+        started: crate::clock::unix_ms(),
         version: crate::VERSION.to_owned(),
         url: config.public_url.clone(),
         weight: config.weight,

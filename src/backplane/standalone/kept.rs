@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crate::backplane::Kept;
 use crate::local::replay::page::{
@@ -54,9 +54,7 @@ impl Inbox {
     }
 
     fn push(&mut self, message: &Message, now: Instant) -> Position {
-        let ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+        let ms = crate::clock::unix_ms();
         self.last = if ms > self.last.ms {
             EntryId { ms, seq: 0 }
         } else {

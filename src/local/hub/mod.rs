@@ -293,9 +293,7 @@ impl Hub {
             watches,
         } = newcomer;
         let fd = Fd(self.last_fd.fetch_add(1, Ordering::Relaxed) + 1);
-        let at = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+        let at = crate::clock::unix_ms();
         let (arrival, subscribed) = if grants.is_some() || !topics.is_empty() {
             let (done, subscribed) = oneshot::channel();
             let arrival = Arrival {
