@@ -5,12 +5,17 @@
 //! reported together by variable name. An unknown `PUSH_` variable is a fault, because a misspelt
 //! limit is worse than none. Secrets are masked in `Debug` and never quoted in a fault.
 
-pub mod auth;
-pub mod checks;
-pub mod faults;
 pub mod redis_url;
-pub mod trusted_proxies;
+
 pub mod upstream_routes;
+
+pub mod trusted_proxies;
+
+pub mod faults;
+
+pub mod auth;
+
+pub mod checks;
 
 use std::fmt;
 use std::net::SocketAddr;
