@@ -9,6 +9,8 @@
 
 pub mod shutdown;
 
+mod clock;
+
 pub mod protocol;
 
 pub mod telemetry;

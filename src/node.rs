@@ -6,7 +6,7 @@
 mod drain;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -291,9 +291,7 @@ fn start_backplane(
         boot: node.boot_part().to_owned(),
         state: NodeState::Up,
         connections: 0,
-        started: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |t| t.as_millis() as u64),
+        started: crate::clock::unix_ms(),
         version: crate::VERSION.to_owned(),
         url: config.public_url.clone(),
         weight: config.weight,

@@ -3,13 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pushnode::protocol::{Dialect, Line, push_line};
+use pushnode_fuzz::protocol::{Dialect, Line, push_line};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(Line::Push(push, reply)) = Line::parse(input) else {
         return;
     };
-    let write = |push: &pushnode::protocol::Push, reply: Option<&_>| {
+    let write = |push: &pushnode_fuzz::protocol::Push, reply: Option<&_>| {
         push_line(&push.to, push.except.as_deref(), &push.message, reply)
     };
     let line = write(&push, reply.as_ref());

@@ -5,7 +5,7 @@
 mod cut;
 
 use libfuzzer_sys::fuzz_target;
-use pushnode::protocol::client::websocket::{Event, Limits, Reader};
+use pushnode_fuzz::protocol::client::websocket::{Event, Limits, Reader};
 
 const LIMITS: Limits = Limits {
     message_bytes: 256,

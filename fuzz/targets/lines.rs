@@ -5,8 +5,8 @@
 mod cut;
 
 use libfuzzer_sys::fuzz_target;
-use pushnode::protocol::client::lines::Reader;
-use pushnode::protocol::ClientMessage;
+use pushnode_fuzz::protocol::ClientMessage;
+use pushnode_fuzz::protocol::client::lines::Reader;
 
 const MOST: usize = 256;
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pushnode::protocol::{
+use pushnode_fuzz::protocol::{
     Line, MAX_TIMEOUT, MAX_TOPICS, MAX_USERS, PushRequest, Target, push_line,
 };
 

@@ -4,7 +4,7 @@
 //! Tokens appear in no log, no metric and no error: fixed words say what was wrong with one.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -130,9 +130,7 @@ pub(crate) fn bearer(id: SessionId, session: &Session) -> Result<Identity, Denia
     }
     let claims = Claims::parse(text.as_bytes()).map_err(Denial::Invalid)?;
     let user = claims.user()?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = crate::clock::since_1970();
     let left = match (session.left, claims.check_session(now.as_secs_f64())?) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

@@ -1,14 +1,12 @@
 //! Who a client has proven to be, and for how long.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::auth::Grants;
 use crate::protocol::ids::UserId;
+pub use crate::protocol::session_id::{BadSessionId, SessionId};
 
 /// Who a client is, by its token or, under `PUSH_AUTH=none`, by its own word.
 #[derive(Debug, Clone)]
@@ -35,74 +33,6 @@ impl Identity {
             device: None,
             expires: None,
             session: None,
-        }
-    }
-}
-
-/// A session by the SHA-256 of its token: names it without being of use to who reads it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId([u8; 32]);
-
-impl SessionId {
-    /// The session that this token opens.
-    #[must_use]
-    pub fn of(token: &str) -> Self {
-        Self(Sha256::digest(token).into())
-    }
-}
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// Not the name of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a session is named by 64 hexadecimal digits: the SHA-256 of its token")]
-pub struct BadSessionId;
-
-impl FromStr for SessionId {
-    type Err = BadSessionId;
-
-    fn from_str(text: &str) -> Result<Self, BadSessionId> {
-        let mut id = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(BadSessionId);
-        }
-        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| BadSessionId)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| BadSessionId)?;
-        }
-        Ok(Self(id))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_is_named_by_the_digest_of_its_token() {
-        let id = SessionId::of("abc");
-        let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(id.to_string(), hex);
-        assert_eq!(hex.parse(), Ok(id));
-        assert_eq!(hex.to_uppercase().parse(), Ok(id));
-        for bad in [
-            "",
-            "abc",
-            &hex[1..],
-            &hex.replace('b', "g"),
-            &hex.replace("ba", "é"),
-        ] {
-            assert_eq!(bad.parse::<SessionId>(), Err(BadSessionId), "{bad}");
         }
     }
 }

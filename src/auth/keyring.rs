@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -126,10 +126,7 @@ impl Keyring {
             Err(Fault::Invalid(what)) => return Err(Denial::Invalid(what)),
             Err(Fault::UnknownKey) => return Err(Denial::Invalid("its kid is not known")),
         };
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let left = claims.check(&self.rules, now.as_secs_f64())?;
+        let left = claims.check(&self.rules, crate::clock::since_1970().as_secs_f64())?;
         Ok((claims, left))
     }
 

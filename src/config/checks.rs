@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::Grants;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::{
     AuthMode, EventKind, Listen, LogFormat, LogLevel, RedisUrl, Secret, SessionPolicy,
     UpstreamRoutes,
 };
 use crate::protocol::ids::NodeName;
+use crate::protocol::topic_pattern::TopicPatterns;
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
@@ -207,8 +207,8 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
     list(text).map(origin).collect()
 }
 
-pub(super) fn topics(text: &str) -> Result<Arc<Grants>, String> {
-    let grants = Grants::from_patterns(list(text));
+pub(super) fn topics(text: &str) -> Result<Arc<TopicPatterns>, String> {
+    let grants = TopicPatterns::from_patterns(list(text));
     grants.map(Arc::new).map_err(|error| format!("has {error}"))
 }
 

@@ -5,12 +5,17 @@
 //! reported together by variable name. An unknown `PUSH_` variable is a fault, because a misspelt
 //! limit is worse than none. Secrets are masked in `Debug` and never quoted in a fault.
 
-pub mod auth;
-pub mod checks;
-pub mod faults;
 pub mod redis_url;
-pub mod trusted_proxies;
+
 pub mod upstream_routes;
+
+pub mod trusted_proxies;
+
+pub mod faults;
+
+pub mod auth;
+
+pub mod checks;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,7 +25,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth::Grants;
 pub use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::checks::{
     api_keys, auth_mode, boolean, events, jwks_url, jwt_secrets, listeners, listeners_required,
@@ -34,6 +38,7 @@ use crate::config::trusted_proxies::TrustedProxies;
 pub use crate::config::upstream_routes::{MAX_ROUTE_BYTES, UpstreamRoutes, is_route};
 use crate::protocol::ids::NodeName;
 pub use crate::protocol::secret::Secret;
+use crate::protocol::topic_pattern::TopicPatterns;
 
 /// The prefix of all variables.
 pub const PREFIX: &str = "PUSH_";
@@ -242,7 +247,7 @@ settings! {
 
     /// Topics that clients may subscribe to: comma-separated patterns, in which `*` matches any
     /// text and `{user}` is the client's user. Empty: none.
-    topics / "TOPICS": Arc<Grants> = "*", topics;
+    topics / "TOPICS": Arc<TopicPatterns> = "*", topics;
 
     /// Maximum topics per client.
     max_topics / "MAX_TOPICS": usize = "100", number(0, 10_000);

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::config::Secret;
+use crate::protocol::secret::Secret;
 
 const LOOKS: &str = "expected redis://host:6379";
 const SENTINEL_LOOKS: &str = "expected redis-sentinel://host:26379,host:26379/0?master=mymaster";

@@ -45,12 +45,9 @@ pub(in crate::local) struct Traits {
 impl Seat {
     /// Of a connection that comes now.
     pub(in crate::local) fn new(fd: Fd, dialect: Dialect, traits: Traits) -> Self {
-        let at = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
         Self {
             fd,
-            at,
+            at: crate::clock::unix_ms(),
             dialect,
             traits: (traits != Traits::default()).then(|| Box::new(traits)),
         }

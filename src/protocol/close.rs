@@ -83,7 +83,7 @@ impl CloseReason {
         Row { code, text, label }
     }
 
-    /// The close code sent, or `None` where nobody is left to read it.
+    /// The close code sent, or `None` where no client is left to read it.
     #[must_use]
     pub const fn code(self) -> Option<u16> {
         self.row().code

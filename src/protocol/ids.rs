@@ -64,7 +64,7 @@ impl FromStr for UserId {
     }
 }
 
-/// What connections can subscribe to: whoever pushes to it reaches all of them.
+/// What connections can subscribe to: a push to a topic reaches all of its subscribers.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(Arc<str>);
 
@@ -111,7 +111,7 @@ pub enum Subject {
 
 /// One process: `<name>.<boot>`.
 ///
-/// The boot part is random and new at each start, so that nothing a dead process left behind
+/// The boot part is random and new at each start, so that nothing a dead process has left
 /// (a row, a channel, an envelope on its way) can be taken for a live one.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(Arc<str>);

@@ -1,4 +1,6 @@
-//! Text that never appears in a log.
+//! Text that never appears in a log: tokens and keys.
+//!
+//! What must stay true: the text is read through [`Secret::reveal`] only.
 
 use std::fmt;
 

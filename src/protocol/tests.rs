@@ -1,10 +1,17 @@
 //! Envelopes and requests: what is accepted, what is refused and in which words.
 
+use std::time::Duration;
+
 use super::*;
 use crate::protocol::close::CloseReason;
+use crate::protocol::ids::{NodeId, Topic, UserId};
 
 fn request(body: &str) -> Result<PushRequest, String> {
     PushRequest::parse(body.as_bytes()).map_err(|fault| fault.to_string())
+}
+
+fn text(bytes: &bytes::Bytes) -> &str {
+    std::str::from_utf8(bytes).unwrap()
 }
 
 #[track_caller]
@@ -293,13 +300,13 @@ fn what_a_client_may_say() {
         reference: Some("1".into()),
         what: Wanted::Subscribe {
             topic: "a".parse().unwrap(),
-            since: Some(crate::local::replay::page::Since::Beginning),
+            since: Some(crate::protocol::position::Since::Beginning),
             watches: false,
         },
     };
     assert_eq!(request, Ok(ClientMessage::Request(expected)));
     let auth = ClientMessage::parse(r#"{"type":"auth","ref":1,"token":"a.b.c"}"#);
-    let what = Wanted::Auth(crate::config::Secret::new("a.b.c".to_owned()));
+    let what = Wanted::Auth(crate::protocol::secret::Secret::new("a.b.c".to_owned()));
     let reference = Some("1".into());
     let request = Request { reference, what };
     assert!(
@@ -367,3 +374,68 @@ fn a_fault_for_the_log_quotes_nothing_of_the_line() {
         assert_eq!(shown(line), words, "{line}");
     }
 }
+
+#[test]
+fn a_message_is_one_event_or_one_line_whatever_is_in_it() {
+    let body = "{\"to\":{\"all\":true},\"id\":\"m\",\"data\":{\n\"a\":\r\n\"b\\nc\"}}";
+    let message = PushRequest::parse(body.as_bytes()).unwrap().push.message;
+    let data = r#"{ "a":  "b\nc"}"#;
+    assert_eq!(
+        text(&message.frame(Dialect::Sse)),
+        format!("data: {data}\n\n")
+    );
+    let line = format!("{{\"type\":\"message\",\"id\":\"m\",\"data\":{data}}}\n");
+    assert_eq!(text(&message.frame(Dialect::Lines)), line);
+    let kept = message.kept_at("7.1-2".parse().unwrap());
+    let event = format!("id: 7.1-2\ndata: {data}\n\n");
+    assert_eq!(text(&kept.frame(Dialect::Sse)), event);
+}
+
+#[test]
+fn what_nodes_say_is_read_as_it_was_written() {
+    let (topic, node): (Topic, NodeId) = (
+        "room".parse().unwrap(),
+        "eu-1.9f86d081884c".parse().unwrap(),
+    );
+    let names = |users: &[&str]| users.iter().map(|user| user.parse().unwrap()).collect();
+    let watch = |begin, end| {
+        PresenceLine::Watch(Watch {
+            topic: topic.clone(),
+            node: node.clone(),
+            begin,
+            end,
+        })
+    };
+    let told = |begin, end, here, gone| {
+        PresenceLine::Told(Told {
+            topic: topic.clone(),
+            node: node.clone(),
+            begin,
+            end,
+            here: names(here),
+            gone: names(gone),
+        })
+    };
+    for line in [
+        watch(false, false),
+        watch(true, false),
+        watch(false, true),
+        told(true, true, &[], &[]),
+        told(false, true, &["a", "b:c@d"], &["e"]),
+    ] {
+        let text = line.to_line();
+        let Ok(Line::Presence(read)) = Line::parse(text.as_bytes()) else {
+            panic!("{text}");
+        };
+        assert_eq!(read, line, "{text}");
+    }
+    for bad in [
+        r#"{"cmd":"watch","topic":"room"}"#,
+        r#"{"cmd":"presence","node":"eu-1.9f86d081884c"}"#,
+        r#"{"cmd":"presence","topic":"room","node":"eu-1.9f86d081884c","here":["a b"]}"#,
+    ] {
+        assert!(Line::parse(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+mod wire;

@@ -1,4 +1,7 @@
-//! Which topics a client may subscribe to by itself: patterns from its token or the settings.
+//! Patterns of topics: which topics a client may subscribe to by itself.
+//!
+//! The patterns come from the client's token or from the settings. Owns the one wildcard matcher
+//! of the program: [`is_match`] also finds the service of a client's route.
 
 use std::fmt;
 
@@ -9,7 +12,7 @@ const MAX_BYTES: usize = 256;
 /// Stands for the user's id.
 const USER: &str = "{user}";
 
-/// A text that is no pattern; the words say what one is.
+/// The text is no pattern of topics; the message says what one is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no pattern of topics: A-Z a-z 0-9 . _ : @ -, * for any run of these, {{user}} for the user's id"
@@ -18,11 +21,13 @@ pub struct BadPattern(String);
 
 /// A set of patterns. A topic is allowed if one of them fits all of it.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Grants(Box<[Box<str>]>);
+pub struct TopicPatterns(Box<[Box<str>]>);
 
-impl Grants {
+pub use self::TopicPatterns as Grants;
+
+impl TopicPatterns {
     /// Reads patterns: topics in which `*` stands for any run of bytes and `{user}` for the
-    /// user's id. None at all allow nothing.
+    /// user's id. An empty list allows nothing.
     ///
     /// # Errors
     /// The first that is no pattern.
@@ -45,41 +50,41 @@ impl Grants {
     /// Whether this user may subscribe to this topic.
     #[must_use]
     pub fn allows(&self, topic: &Topic, user: &UserId) -> bool {
-        let topic = topic.as_str().as_bytes();
+        let topic = topic.as_str();
         // No user id has a star or a brace, so what is put in cannot be taken for a pattern.
         self.0.iter().any(|pattern| match pattern.contains(USER) {
-            false => fits(pattern.as_bytes(), topic),
-            true => fits(pattern.replace(USER, user.as_str()).as_bytes(), topic),
+            false => is_match(pattern, topic),
+            true => is_match(&pattern.replace(USER, user.as_str()), topic),
         })
     }
 }
 
-impl fmt::Debug for Grants {
+impl fmt::Debug for TopicPatterns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join(","))
     }
 }
 
-/// Whether the pattern fits all of the text. Only the last star is ever tried again, so the time
-/// is bounded by the product of both lengths.
-fn fits(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    // The last star, and how much of the text it takes so far.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p, t));
-            p += 1;
-        } else if pattern.get(p) == Some(&text[t]) {
-            (p, t) = (p + 1, t + 1);
-        } else if let Some((at, taken)) = star {
-            star = Some((at, taken + 1));
-            (p, t) = (at + 1, taken + 1);
-        } else {
+/// Whether a pattern with stars fits all of a text. Each `*` stands for any text, also none.
+///
+/// The text must begin with the first part and end with the last. Each part between them is
+/// matched at its first occurrence, which leaves the longest rest, so no star is tried twice.
+pub(crate) fn is_match(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(last) = parts.next_back() else {
+        return pattern == text;
+    };
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    for part in parts {
+        let Some(at) = rest.find(part) else {
             return false;
-        }
+        };
+        rest = &rest[at + part.len()..];
     }
-    pattern[p..].iter().all(|byte| *byte == b'*')
+    rest.ends_with(last)
 }
 
 #[cfg(test)]
@@ -87,8 +92,8 @@ mod tests {
     use super::*;
 
     fn allows(patterns: &[&str], topic: &str) -> bool {
-        let grants = Grants::from_patterns(patterns.iter().copied()).unwrap();
-        grants.allows(&topic.parse().unwrap(), &"42".parse().unwrap())
+        let patterns = TopicPatterns::from_patterns(patterns.iter().copied()).unwrap();
+        patterns.allows(&topic.parse().unwrap(), &"42".parse().unwrap())
     }
 
     #[test]
@@ -142,7 +147,7 @@ mod tests {
             "ü",
             &"x".repeat(257),
         ] {
-            assert!(Grants::from_patterns([bad]).is_err(), "{bad:?}");
+            assert!(TopicPatterns::from_patterns([bad]).is_err(), "{bad:?}");
         }
     }
 
@@ -150,5 +155,58 @@ mod tests {
     fn many_stars_take_no_time() {
         let pattern = "*a".repeat(100) + "b";
         assert!(!allows(&[&pattern], &"a".repeat(128)));
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, route, fits) in [
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("a*c", "abcd", false),
+            ("aba*aba", "aba", false),
+            ("*b*", "abc", true),
+            ("*b*", "ac", false),
+            ("*ab*ab", "abab", true),
+            ("*ab*ab", "ab", false),
+            ("a", "a", true),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(is_match(pattern, route), fits, "{pattern:?} {route:?}");
+        }
+    }
+
+    /// All texts over these letters up to this length.
+    fn all_texts(letters: &str, most: usize) -> Vec<String> {
+        let mut texts = vec![String::new()];
+        let mut begun = 0;
+        for _ in 0..most {
+            let end = texts.len();
+            for i in begun..end {
+                let longer = letters
+                    .chars()
+                    .map(|letter| format!("{}{letter}", texts[i]));
+                let longer: Vec<String> = longer.collect();
+                texts.extend(longer);
+            }
+            begun = end;
+        }
+        texts
+    }
+
+    #[test]
+    fn the_matcher_agrees_with_the_definition() {
+        fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
+            match pattern.split_first() {
+                None => text.is_empty(),
+                Some((b'*', rest)) => (0..=text.len()).any(|n| by_definition(rest, &text[n..])),
+                Some((byte, rest)) => text.first() == Some(byte) && by_definition(rest, &text[1..]),
+            }
+        }
+        for pattern in all_texts("ab*", 5) {
+            for text in all_texts("ab", 5) {
+                let expected = by_definition(pattern.as_bytes(), text.as_bytes());
+                assert_eq!(is_match(&pattern, &text), expected, "{pattern:?} {text:?}");
+            }
+        }
     }
 }

@@ -13,8 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::protocol::Status;
 use crate::protocol::close::CloseReason;
+use crate::protocol::outcome::Status;
 
 /// A label whose values are fixed words.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,26 +1,28 @@
-//! What did not arrive lately at users of this node and why, and when they came and went: for the
-//! question "why did this user not get it".
+//! The trace: undelivered messages of this node's users with the reason, and their connects and
+//! disconnects. It answers the question "why did this user not get it".
 //!
-//! A bounded ring in memory: `PUSH_TRACE` entries, the oldest go first. Only what went another way
-//! than planned is noted (drops, losses, repeats, nobody there), and a push that is delivered
-//! touches nothing here, so it costs nothing. The ring is cut into stripes by whom an entry is
-//! about, each with a lock of its own. No payloads and no tokens are here: ids, users, counts and
-//! words. What must stay true: nothing here decides anything.
+//! A bounded ring in memory: `PUSH_TRACE` entries, the oldest are discarded first. Only deviations
+//! are recorded (drops, losses, repeats, no recipient). A delivered push records nothing and costs
+//! nothing here. The ring is divided into stripes by the user or topic of an entry, each with its
+//! own lock. It holds ids, users, counts and words, never payloads or tokens. What must stay true:
+//! nothing here decides anything.
 
 pub mod verdict;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::unix_ms;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId, Subject, Topic, UserId};
-use crate::protocol::{Status, Target};
+use crate::protocol::message::Target;
+use crate::protocol::outcome::Status;
 pub use crate::telemetry::trace::verdict::verdict;
 
-/// Parts of the ring; the first is for what concerns everybody.
+/// Parts of the ring; the first is for what concerns all users.
 const STRIPES: usize = 16;
 /// Most events in one answer, the newest: it must fit into a line between nodes.
 const MOST_SHOWN: usize = 1_000;
@@ -28,7 +30,7 @@ const MOST_SHOWN: usize = 1_000;
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When, in milliseconds since 1970, by the clock of the node; for people to read.
+    /// In milliseconds since 1970, by the clock of the node; for people to read.
     pub at: u64,
     /// Where.
     pub node: NodeId,
@@ -37,11 +39,11 @@ pub struct Event {
     pub what: What,
 }
 
-/// What happened. `topic` or `all` stand with what was for more than this user.
+/// What happened. `topic` or `all` is set if it was for more than this user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
-    /// A connection of the user came.
+    /// A connection of the user was opened.
     Connected {
         /// Its number.
         fd: u64,
@@ -56,25 +58,25 @@ pub enum What {
         /// As in `pushnode_closes_total`.
         reason: String,
     },
-    /// A sender of this node was answered that its push did not get to a connection, or not to
-    /// all of them.
+    /// A sender of this node was told that its push did not reach a connection, or not all of
+    /// them.
     Pushed {
         /// The push's id, if it had one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// What it was answered.
+        /// What the sender was told.
         status: Status,
-        /// Why not all of it is through.
+        /// Why a part of it is not delivered.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
         /// The topic it was for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         topic: Option<Topic>,
-        /// It was for everybody.
+        /// It was for all connections.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         all: bool,
     },
-    /// A push came to this node and went to nobody.
+    /// A push came to this node and reached no connection.
     Arrived {
         /// The push's id, if it had one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,11 +86,11 @@ pub enum What {
         /// The topic it was for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         topic: Option<Topic>,
-        /// It was for everybody.
+        /// It was for all connections.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         all: bool,
     },
-    /// Messages for one connection were thrown away.
+    /// Messages for one connection were dropped.
     Dropped {
         /// Its number.
         fd: u64,
@@ -105,7 +107,7 @@ pub enum What {
         /// As in `pushnode_losses_total`.
         sign: String,
     },
-    /// A connection of the user was behind and got a page of the inbox.
+    /// A connection of the user had fallen behind and received a page of the inbox.
     CaughtUp {
         /// Its number.
         fd: u64,
@@ -116,15 +118,15 @@ pub enum What {
     },
 }
 
-/// Why a push that came to a node went to nobody.
+/// Why a push that came to a node reached no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Its id had been seen within a minute.
     Duplicate,
-    /// All of the user's connections here were left out.
+    /// `except` excluded all of the user's connections here.
     LeftOut,
-    /// Nobody it was for was here any more.
+    /// Its recipients had left this node.
     Stale,
 }
 
@@ -140,7 +142,7 @@ pub struct Known {
 
 type Id = Option<Box<str>>;
 
-/// Whom an entry is about.
+/// The user or topic of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum About {
     Subject(Subject),
@@ -230,7 +232,7 @@ impl Trace {
         self.note(|| About::user(user), || Note::Closed(fd, reason));
     }
 
-    /// A sender was answered about one part of its push. Nothing is noted of what is through.
+    /// A sender was answered about one part of its push. A delivered part is not recorded.
     pub fn pushed(
         &self,
         to: &Subject,
@@ -245,7 +247,7 @@ impl Trace {
         self.note(|| About::Subject(to.clone()), note);
     }
 
-    /// As [`Trace::pushed`], for a push to a connection or to everybody.
+    /// As [`Trace::pushed`], for a push to a connection or to all connections.
     pub fn pushed_elsewhere(
         &self,
         to: &Target,
@@ -262,7 +264,7 @@ impl Trace {
         }
     }
 
-    /// A push came and was handed to nobody.
+    /// A push came and was handed to no connection.
     pub fn arrived(&self, to: &Target, id: Option<&str>, outcome: Outcome) {
         let note = || Note::Arrived(id.map(Into::into), outcome);
         match to {
@@ -285,7 +287,7 @@ impl Trace {
         }
     }
 
-    /// Messages for a connection were thrown away. The user may not be known any more.
+    /// Messages for a connection were dropped. The user may not be known any more.
     pub fn dropped(
         &self,
         user: Option<&UserId>,
@@ -294,7 +296,7 @@ impl Trace {
         reason: &'static str,
         messages: u64,
     ) {
-        // Nobody could find one of which neither is known.
+        // An entry of which neither is known could not be found.
         if messages > 0 && (user.is_some() || id.is_some()) {
             let about = || user.map_or(About::Nobody, About::user);
             let note = || Note::Dropped(fd, id.map(Into::into), reason, messages);
@@ -315,8 +317,8 @@ impl Trace {
         }
     }
 
-    /// What is known of a user, the newest thousand events. With an id other messages are left
-    /// out, and what befell it on its way to topics is there too.
+    /// What is known of a user, the newest thousand events. With an id, events of other messages
+    /// are excluded, and events of this message on its way to topics are included.
     #[must_use]
     pub fn collect(&self, user: &UserId, id: Option<&str>) -> Known {
         let theirs = About::user(user);
@@ -326,10 +328,10 @@ impl Trace {
             if id.is_none() && !own.contains(&place) {
                 continue;
             }
-            let entries = lock(stripe);
+            let entries = stripe.lock();
             let chosen = |entry: &&Entry| match (&entry.about, entry.note.is_about(id)) {
                 (About::Everybody, about) => about || id.is_none(),
-                // It is for those who ask for this very message: who is in a topic changes.
+                // Shown only to those who ask for this very message: members of a topic change.
                 (About::Subject(Subject::Topic(_)) | About::Nobody, about) => about && id.is_some(),
                 (one, about) => *one == theirs && (about || id.is_none()),
             };
@@ -353,11 +355,11 @@ impl Trace {
             return;
         }
         let entry = Entry {
-            at: now(),
+            at: unix_ms(),
             about: about(),
             note: note(),
         };
-        let mut entries = lock(&self.stripes[self.stripe(&entry.about)]);
+        let mut entries = self.stripes[self.stripe(&entry.about)].lock();
         let oldest = if entries.len() >= self.most {
             entries.pop_front()
         } else {
@@ -382,7 +384,7 @@ impl Trace {
     }
 }
 
-/// Whether it is with all the connections that it was for.
+/// Whether all connections that it was for have it.
 fn is_through(status: Status) -> bool {
     matches!(status, Status::Routed | Status::Written | Status::Acked)
 }
@@ -445,16 +447,6 @@ impl Entry {
             what,
         }
     }
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}
-
-/// A poisoned lock still guards whole entries.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

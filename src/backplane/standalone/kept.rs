@@ -2,7 +2,7 @@
 //! end with the process.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -55,9 +55,7 @@ impl Inbox {
     }
 
     fn push(&mut self, message: &Message, now: Instant) -> Position {
-        let ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+        let ms = crate::clock::unix_ms();
         self.last = if ms > self.last.ms {
             EntryId { ms, seq: 0 }
         } else {

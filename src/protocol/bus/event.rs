@@ -1,18 +1,51 @@
-//! What is appended to the stream of events: one JSON object each. No time in it, because a
-//! stream entry's id has Redis's own.
+//! The entries of the stream of events (`pn:events`): one JSON object each. They hold no time,
+//! because a stream entry's id has Redis's own.
 
-use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
+use serde::Serialize;
+
+use crate::protocol::ids::{ConnectionId, Fd, NodeId, Topic, UserId};
+use crate::protocol::json::to_json;
+
+/// What happened. The variants are the values of `type`.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+enum EventEntry<'a> {
+    NodeLost {
+        node: &'a NodeId,
+    },
+    Leave {
+        user: &'a UserId,
+        node: &'a NodeId,
+        reason: &'static str,
+    },
+    Connect {
+        user: &'a UserId,
+        node: &'a NodeId,
+        fd: Fd,
+        transport: &'a str,
+        device: Option<&'a str>,
+    },
+    Disconnect {
+        user: &'a UserId,
+        node: &'a NodeId,
+        fd: Fd,
+        transport: &'a str,
+        device: Option<&'a str>,
+        reason: &'a str,
+    },
+}
 
 /// A node died; its rows have been removed.
 #[must_use]
 pub fn node_lost_event(node: &NodeId) -> String {
-    format!(r#"{{"type":"node-lost","node":"{node}"}}"#)
+    to_json(&EventEntry::NodeLost { node })
 }
 
 /// A user of a dead node has not come back.
 #[must_use]
 pub fn leave_event(user: &UserId, node: &NodeId) -> String {
-    format!(r#"{{"type":"leave","user":"{user}","node":"{node}","reason":"node-lost"}}"#)
+    let reason = "node-lost";
+    to_json(&EventEntry::Leave { user, node, reason })
 }
 
 /// A client is connected.
@@ -23,11 +56,13 @@ pub fn connect_event(
     transport: &str,
     device: Option<&str>,
 ) -> String {
-    let ConnectionId { node, fd } = id;
-    let device = serde_json::to_string(&device).expect("text becomes JSON");
-    format!(
-        r#"{{"type":"connect","user":"{user}","node":"{node}","fd":{fd},"transport":"{transport}","device":{device}}}"#
-    )
+    to_json(&EventEntry::Connect {
+        user,
+        node: &id.node,
+        fd: id.fd,
+        transport,
+        device,
+    })
 }
 
 /// A connection has ended.
@@ -39,17 +74,33 @@ pub fn disconnect_event(
     device: Option<&str>,
     reason: &str,
 ) -> String {
-    let ConnectionId { node, fd } = id;
-    let device = serde_json::to_string(&device).expect("text becomes JSON");
-    format!(
-        r#"{{"type":"disconnect","user":"{user}","node":"{node}","fd":{fd},"transport":"{transport}","device":{device},"reason":"{reason}"}}"#
-    )
+    to_json(&EventEntry::Disconnect {
+        user,
+        node: &id.node,
+        fd: id.fd,
+        transport,
+        device,
+        reason,
+    })
 }
 
-/// A connection has begun to get what is sent to a topic, or has ceased to: `what` is `subscribe`
-/// or `unsubscribe`. A topic's grammar has nothing that needs escaping.
+/// A connection has begun to receive what is sent to a topic, or has ceased to: `what` is
+/// `subscribe` or `unsubscribe`.
 #[must_use]
 pub fn topic_event(what: &str, id: &ConnectionId, user: &UserId, topic: &Topic) -> String {
-    let ConnectionId { node, fd } = id;
-    format!(r#"{{"type":"{what}","user":"{user}","node":"{node}","fd":{fd},"topic":"{topic}"}}"#)
+    #[derive(Serialize)]
+    struct Fields<'a> {
+        r#type: &'a str,
+        user: &'a UserId,
+        node: &'a NodeId,
+        fd: Fd,
+        topic: &'a Topic,
+    }
+    to_json(&Fields {
+        r#type: what,
+        user,
+        node: &id.node,
+        fd: id.fd,
+        topic,
+    })
 }

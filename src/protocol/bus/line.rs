@@ -1,5 +1,8 @@
-//! What is published on channels: lines of JSON, in and out. Tolerant of fields it does not
-//! know, so that nodes of two versions can share a Redis while one replaces the other.
+//! What is published on channels: lines of JSON, in and out.
+//!
+//! Reading ignores unknown fields, so that nodes of two versions can share a Redis while one
+//! replaces the other. [`push_line`] is written by hand, because every push to another node takes
+//! this way. What must stay true: an envelope is one line.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -8,21 +11,25 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::auth::SessionId;
-use crate::protocol::client::send::reply_push;
+use crate::protocol::bus::presence::{PresenceLine, Told};
+use crate::protocol::bus::question::{NodeAnswer, Question};
 use crate::protocol::close::CloseReason;
+use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
-use crate::protocol::sender::call::present;
+use crate::protocol::json::{Names, present, to_json};
+use crate::protocol::message::{Except, Kind, Message, Policy, Push, Target, write_target};
+use crate::protocol::outcome::{DeliveryReport, ReceiptRequest, Status};
 use crate::protocol::sender::push::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
-use crate::protocol::{
-    Except, Fault, Kind, Message, NodeAnswer, Policy, PresenceLine, Push, Question, Receipt, Reply,
-    Status, Target, Told, VERSION,
-};
+use crate::protocol::sender::reply::reply_push;
+use crate::protocol::session_id::SessionId;
+
+/// The version in the header line of a node's payload.
+pub const VERSION: u32 = 1;
 
 /// One line of a payload on a channel.
 #[derive(Debug)]
 pub enum Line {
-    /// Opens a node's payload: who sends, and its how-manieth payload on this channel it is.
+    /// Opens a node's payload: who sends, and its sequence number on this channel.
     Header {
         /// The sending node.
         from: NodeId,
@@ -33,25 +40,25 @@ pub enum Line {
         tail: bool,
     },
     /// A push.
-    Push(Push, Option<Reply>),
+    Push(Push, Option<ReceiptRequest>),
     /// Something was put into the inboxes of these users or the logs of these topics.
     Look(Target),
     /// End these connections, for this reason.
-    Kick(Target, CloseReason, Option<Reply>),
+    Kick(Target, CloseReason, Option<ReceiptRequest>),
     /// End the connections that rest on this session.
     Revoke(SessionId),
     /// Subscribe these connections to a topic.
-    Subscribe(Target, Topic, Option<Reply>),
+    Subscribe(Target, Topic, Option<ReceiptRequest>),
     /// Take the subscription of these connections to a topic back.
-    Unsubscribe(Target, Topic, Option<Reply>),
+    Unsubscribe(Target, Topic, Option<ReceiptRequest>),
     /// The node should leave.
     Drain,
     /// A node's question to itself whether its subscription works.
     Probe(u64),
     /// What became of a push.
-    Receipt(Receipt),
+    Receipt(DeliveryReport),
     /// A question, or what is wrong with it, and who wants the answer.
-    Ask(Result<Question, Fault>, Reply),
+    Ask(Result<Question, InvalidInput>, ReceiptRequest),
     /// What a node says to our question.
     Answer(NodeAnswer),
     /// Who comes and goes in a topic, or who wants to hear of it.
@@ -77,7 +84,7 @@ struct LineFields<'a> {
     #[serde(default, borrow)]
     seq_id: Option<Cow<'a, str>>,
     #[serde(default)]
-    reply: Option<Reply>,
+    reply: Option<ReceiptRequest>,
     #[serde(default, borrow)]
     cmd: Option<Cow<'a, str>>,
     #[serde(default)]
@@ -122,171 +129,61 @@ struct LineFields<'a> {
     end: bool,
 }
 
-impl LineFields<'_> {
-    /// The `ref` by which a node knows its own questions and pushes.
-    fn text_reference(&self) -> Result<Option<String>, Fault> {
-        let read = |json: &RawValue| serde_json::from_str(json.get());
-        Ok(self.reference.map(read).transpose()?)
-    }
-}
-
-/// Why connections may be ended from outside.
-fn kick_reason(reason: &str) -> Result<CloseReason, Fault> {
-    [
-        CloseReason::Kicked,
-        CloseReason::Banned,
-        CloseReason::Replaced,
-    ]
-    .into_iter()
-    .find(|known| known.label() == reason)
-    .ok_or_else(|| Fault::new("reason must be kicked, banned or replaced"))
-}
-
 impl Line {
     /// Reads one line.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(line: &[u8]) -> Result<Self, Fault> {
-        let fields: LineFields<'_> = serde_json::from_slice(line)?;
-        match fields.cmd.as_deref() {
-            None => {}
-            Some("probe") => {
-                let n = fields.n.ok_or_else(|| Fault::new("probe without n"))?;
-                return Ok(Self::Probe(n));
-            }
-            Some("drain") => return Ok(Self::Drain),
-            Some("kick") => {
-                let to = fields
-                    .to
-                    .ok_or_else(|| Fault::new("kick without to"))?
-                    .check()?;
-                let reason = fields
-                    .reason
-                    .as_deref()
-                    .map_or(Ok(CloseReason::Kicked), kick_reason)?;
-                return Ok(Self::Kick(to, reason, fields.reply));
-            }
-            Some("revoke") => {
-                let session = fields
-                    .session
-                    .ok_or_else(|| Fault::new("revoke without session"))?;
-                let session = session
-                    .parse()
-                    .map_err(|error| Fault::new(format!("{error}")))?;
-                return Ok(Self::Revoke(session));
-            }
-            Some(cmd @ ("subscribe" | "unsubscribe")) => {
-                let (Some(to), Some(topic)) = (fields.to, fields.topic) else {
-                    return Err(Fault::new(format!("{cmd} without to or topic")));
-                };
-                let to = to.check()?;
-                if !matches!(
-                    to,
-                    Target::User(_) | Target::Users(_) | Target::Connection(..)
-                ) {
-                    return Err(Fault::new(format!(
-                        "{cmd} needs to.user, to.users or to.fd"
-                    )));
-                }
-                return Ok(match cmd {
-                    "subscribe" => Self::Subscribe(to, topic, fields.reply),
-                    _ => Self::Unsubscribe(to, topic, fields.reply),
-                });
-            }
-            Some("receipt") => {
-                let (Some(reference), Some(node), Some(status)) =
-                    (fields.text_reference()?, fields.node, fields.status)
-                else {
-                    return Err(Fault::new("receipt without ref, node or status"));
-                };
-                let connections = fields.connections;
-                return Ok(Self::Receipt(Receipt {
-                    reference,
-                    node,
-                    status,
-                    connections,
-                }));
-            }
-            Some("reply") => {
-                let to = fields
-                    .to
-                    .ok_or_else(|| Fault::new("reply without to"))?
-                    .check()?;
-                let id = check_id(fields.id)?;
-                let push = reply_push(to, fields.reference, id, fields.data, fields.error)?;
-                return Ok(Self::Push(push, fields.reply));
-            }
-            Some("ask") => {
-                let (Some(what), Some(reply)) = (fields.what, fields.reply) else {
-                    return Err(Fault::new("ask without what or reply"));
-                };
-                return Ok(Self::Ask(Question::parse(&what, fields.args), reply));
-            }
-            Some("answer") => {
-                let (Some(reference), Some(node), Some(body)) =
-                    (fields.text_reference()?, fields.node, fields.body)
-                else {
-                    return Err(Fault::new("answer without ref, node or body"));
-                };
-                return NodeAnswer::new(reference, node, body).map(Self::Answer);
-            }
-            Some(cmd @ ("watch" | "presence")) => {
-                let (Some(topic), Some(node)) = (fields.topic, fields.node) else {
-                    return Err(Fault::new(format!("{cmd} without topic or node")));
-                };
-                let told = Told {
-                    topic,
-                    node,
-                    begin: fields.begin,
-                    end: fields.end,
-                    here: fields.here,
-                    gone: fields.gone,
-                };
-                return Ok(Self::Presence(match cmd {
-                    "watch" => PresenceLine::Watch(told.into()),
-                    _ => PresenceLine::Told(told),
-                }));
-            }
-            Some(_) => return Err(Fault::new("unknown cmd")),
+    pub fn parse(line: &[u8]) -> Result<Self, InvalidInput> {
+        let mut fields: LineFields<'_> = serde_json::from_slice(line)?;
+        match (fields.cmd.take(), fields.v) {
+            (Some(cmd), _) => fields.parse_command(&cmd),
+            (None, Some(version)) => fields.parse_header(version),
+            (None, None) => fields.parse_push(),
         }
-        if let Some(version) = fields.v {
-            if version != VERSION {
-                return Err(Fault::new(format!("version {version} is not known")));
-            }
-            let (Some(from), Some(seq)) = (fields.from, fields.seq) else {
-                return Err(Fault::new("header without from or seq"));
-            };
-            let tail = fields.tail;
-            return Ok(Self::Header { from, seq, tail });
+    }
+}
+
+impl LineFields<'_> {
+    fn parse_header(self, version: u32) -> Result<Line, InvalidInput> {
+        if version != VERSION {
+            let words = format!("version {version} is not known");
+            return Err(InvalidInput::new(words));
         }
-        let to = fields
+        let (Some(from), Some(seq)) = (self.from, self.seq) else {
+            return Err(InvalidInput::new("header without from or seq"));
+        };
+        let tail = self.tail;
+        Ok(Line::Header { from, seq, tail })
+    }
+
+    fn parse_push(self) -> Result<Line, InvalidInput> {
+        let to = self
             .to
-            .ok_or_else(|| Fault::new("missing field `to`"))?
-            .check()?;
-        let position = match (fields.keep, fields.seq_id) {
+            .ok_or_else(|| InvalidInput::new("missing field `to`"))?;
+        let to = to.check()?;
+        let position = match (self.keep, self.seq_id) {
             (false, _) => None,
             (true, None) => {
                 return match to {
-                    Target::Connection(..) | Target::All => Err(Fault::new(NOT_KEPT)),
-                    to => Ok(Self::Look(to)),
+                    Target::Connection(..) | Target::All => Err(InvalidInput::new(NOT_KEPT)),
+                    to => Ok(Line::Look(to)),
                 };
             }
             (true, Some(position)) if matches!(to, Target::User(_) | Target::Topic(_)) => {
-                let bad = |error| Fault::new(format!("seq_id {error}"));
+                let bad = |error| InvalidInput::new(format!("seq_id {error}"));
                 Some(position.parse().map_err(bad)?)
             }
-            (true, Some(_)) => return Err(Fault::new("seq_id needs to.user or to.topic")),
+            (true, Some(_)) => {
+                return Err(InvalidInput::new("seq_id needs to.user or to.topic"));
+            }
         };
-        let data = fields
+        let data = self
             .data
-            .ok_or_else(|| Fault::new("missing field `data`"))?;
-        let except = fields.except.map_or(Ok(None), ExceptFields::check)?;
-        let message = Message::new(
-            check_id(fields.id)?,
-            data,
-            check_policy(fields.policy.as_deref())?,
-        );
+            .ok_or_else(|| InvalidInput::new("missing field `data`"))?;
+        let except = self.except.map_or(Ok(None), ExceptFields::check)?;
+        let (id, policy) = (check_id(self.id)?, check_policy(self.policy.as_deref())?);
+        let message = Message::new(id, data, policy);
         let message = match &to {
             Target::Topic(topic) => message.in_topic(topic),
             _ => message,
@@ -295,15 +192,134 @@ impl Line {
             Some(position) => message.kept_at(position),
             None => message,
         };
-        Ok(Self::Push(
-            Push {
-                to,
-                except,
-                message: Arc::new(message),
-            },
-            fields.reply,
-        ))
+        let push = Push {
+            to,
+            except,
+            message: Arc::new(message),
+        };
+        Ok(Line::Push(push, self.reply))
     }
+
+    fn parse_command(self, cmd: &str) -> Result<Line, InvalidInput> {
+        match cmd {
+            "probe" => match self.n {
+                Some(n) => Ok(Line::Probe(n)),
+                None => Err(InvalidInput::new("probe without n")),
+            },
+            "drain" => Ok(Line::Drain),
+            "kick" => self.parse_kick(),
+            "revoke" => match self.session.as_deref().map(str::parse::<SessionId>) {
+                Some(Ok(session)) => Ok(Line::Revoke(session)),
+                Some(Err(error)) => Err(InvalidInput::new(format!("{error}"))),
+                None => Err(InvalidInput::new("revoke without session")),
+            },
+            "subscribe" | "unsubscribe" => self.parse_subscription(cmd),
+            "receipt" => self.parse_receipt(),
+            "reply" => self.parse_reply(),
+            "ask" => match (self.what, self.reply) {
+                (Some(what), Some(reply)) => {
+                    Ok(Line::Ask(Question::parse(&what, self.args), reply))
+                }
+                _ => Err(InvalidInput::new("ask without what or reply")),
+            },
+            "answer" => match (self.text_reference()?, self.node, self.body) {
+                (Some(reference), Some(node), Some(body)) => {
+                    NodeAnswer::new(reference, node, body).map(Line::Answer)
+                }
+                _ => Err(InvalidInput::new("answer without ref, node or body")),
+            },
+            "watch" | "presence" => self.parse_presence(cmd),
+            _ => Err(InvalidInput::new("unknown cmd")),
+        }
+    }
+
+    fn parse_kick(self) -> Result<Line, InvalidInput> {
+        let to = self
+            .to
+            .ok_or_else(|| InvalidInput::new("kick without to"))?;
+        let to = to.check()?;
+        let reason = self.reason.as_deref();
+        let reason = reason.map_or(Ok(CloseReason::Kicked), kick_reason)?;
+        Ok(Line::Kick(to, reason, self.reply))
+    }
+
+    fn parse_subscription(self, cmd: &str) -> Result<Line, InvalidInput> {
+        let (Some(to), Some(topic)) = (self.to, self.topic) else {
+            return Err(InvalidInput::new(format!("{cmd} without to or topic")));
+        };
+        let to = to.check()?;
+        if !matches!(
+            to,
+            Target::User(_) | Target::Users(_) | Target::Connection(..)
+        ) {
+            let words = format!("{cmd} needs to.user, to.users or to.fd");
+            return Err(InvalidInput::new(words));
+        }
+        Ok(match cmd {
+            "subscribe" => Line::Subscribe(to, topic, self.reply),
+            _ => Line::Unsubscribe(to, topic, self.reply),
+        })
+    }
+
+    fn parse_receipt(self) -> Result<Line, InvalidInput> {
+        let (Some(reference), Some(node), Some(status)) =
+            (self.text_reference()?, self.node, self.status)
+        else {
+            return Err(InvalidInput::new("receipt without ref, node or status"));
+        };
+        Ok(Line::Receipt(DeliveryReport {
+            reference,
+            node,
+            status,
+            connections: self.connections,
+        }))
+    }
+
+    fn parse_reply(self) -> Result<Line, InvalidInput> {
+        let to = self
+            .to
+            .ok_or_else(|| InvalidInput::new("reply without to"))?;
+        let to = to.check()?;
+        let id = check_id(self.id)?;
+        let push = reply_push(to, self.reference, id, self.data, self.error)?;
+        Ok(Line::Push(push, self.reply))
+    }
+
+    fn parse_presence(self, cmd: &str) -> Result<Line, InvalidInput> {
+        let (Some(topic), Some(node)) = (self.topic, self.node) else {
+            return Err(InvalidInput::new(format!("{cmd} without topic or node")));
+        };
+        let told = Told {
+            topic,
+            node,
+            begin: self.begin,
+            end: self.end,
+            here: self.here,
+            gone: self.gone,
+        };
+        Ok(Line::Presence(match cmd {
+            "watch" => PresenceLine::Watch(told.into()),
+            _ => PresenceLine::Told(told),
+        }))
+    }
+
+    /// The `ref` by which a node knows its own questions and pushes.
+    fn text_reference(&self) -> Result<Option<String>, InvalidInput> {
+        let read = |json: &RawValue| serde_json::from_str(json.get());
+        Ok(self.reference.map(read).transpose()?)
+    }
+}
+
+/// Why connections may be ended from outside.
+fn kick_reason(reason: &str) -> Result<CloseReason, InvalidInput> {
+    [
+        CloseReason::Kicked,
+        CloseReason::Banned,
+        CloseReason::Replaced,
+    ]
+    .into_iter()
+    .find(|known| known.label() == reason)
+    .ok_or_else(|| InvalidInput::new("reason must be kicked, banned or replaced"))
 }
 
 /// The header line of a node's payload, line break included.
@@ -324,9 +340,9 @@ pub fn push_line(
     to: &Target,
     except: Option<&Except>,
     message: &Message,
-    reply: Option<&Reply>,
+    reply: Option<&ReceiptRequest>,
 ) -> String {
-    let mut out = String::with_capacity(message.data.len() + 96);
+    let mut out = String::with_capacity(message.data().len() + 96);
     out.push_str(r#"{"to":"#);
     write_target(&mut out, to);
     out.push(',');
@@ -344,25 +360,25 @@ pub fn push_line(
         let fds = Names(except.connections.iter());
         let _ = write!(out, r#""except":{{"users":{users},"fds":{fds}}},"#);
     }
-    match &message.policy {
+    match message.policy() {
         Policy::Close => {}
         Policy::Drop => out.push_str(r#""policy":"drop","#),
         Policy::Latest(key) => {
-            let policy = serde_json::to_string(&format!("latest:{key}")).expect("text");
+            let policy = to_json(&format!("latest:{key}"));
             let _ = write!(out, r#""policy":{policy},"#);
         }
     }
-    if let Some(position) = message.position {
+    if let Some(position) = message.position() {
         let _ = write!(out, r#""keep":true,"seq_id":"{position}","#);
     }
     write_reply(&mut out, reply);
-    let _ = write!(out, r#""{data}":{}}}"#, message.data);
+    let _ = write!(out, r#""{data}":{}}}"#, message.data());
     out
 }
 
 /// A kick as a line for a channel.
 #[must_use]
-pub fn kick_line(to: &Target, reason: CloseReason, reply: Option<&Reply>) -> String {
+pub fn kick_line(to: &Target, reason: CloseReason, reply: Option<&ReceiptRequest>) -> String {
     let mut out = String::from(r#"{"cmd":"kick","#);
     if reason != CloseReason::Kicked {
         let _ = write!(out, r#""reason":"{}","#, reason.label());
@@ -372,7 +388,12 @@ pub fn kick_line(to: &Target, reason: CloseReason, reply: Option<&Reply>) -> Str
 
 /// A subscription by the server as a line for a channel, or its end.
 #[must_use]
-pub fn subscribe_line(to: &Target, topic: &Topic, joins: bool, reply: Option<&Reply>) -> String {
+pub fn subscribe_line(
+    to: &Target,
+    topic: &Topic,
+    joins: bool,
+    reply: Option<&ReceiptRequest>,
+) -> String {
     let cmd = if joins { "subscribe" } else { "unsubscribe" };
     let out = format!(r#"{{"cmd":"{cmd}","topic":"{topic}","#);
     addressed(out, to, reply)
@@ -385,7 +406,7 @@ pub fn look_line(to: &Target) -> String {
 }
 
 /// Ends a line with whom it is for, and who wants to hear of it.
-fn addressed(mut out: String, to: &Target, reply: Option<&Reply>) -> String {
+fn addressed(mut out: String, to: &Target, reply: Option<&ReceiptRequest>) -> String {
     write_reply(&mut out, reply);
     out.push_str(r#""to":"#);
     write_target(&mut out, to);
@@ -393,14 +414,14 @@ fn addressed(mut out: String, to: &Target, reply: Option<&Reply>) -> String {
     out
 }
 
-/// A push to everybody as a line for the channel of all nodes, but for those of them that have got
-/// it on their own.
+/// A push to all connections as a line for the channel of all nodes, except for those nodes that
+/// have received it on their own channels.
 #[must_use]
 pub fn line_but(line: &str, nodes: &[NodeId]) -> String {
     format!(r#"{{"but":{},{}"#, Names(nodes.iter()), &line[1..])
 }
 
-/// Whether a line leaves this node out. Cheap for lines that leave out nobody.
+/// Whether a line leaves this node out. Cheap for lines that leave out no node.
 #[must_use]
 pub fn leaves_out(line: &[u8], node: &NodeId) -> bool {
     #[derive(Deserialize)]
@@ -443,57 +464,22 @@ pub fn as_probe(payload: &[u8]) -> Option<u64> {
 
 /// A receipt as a line for a channel.
 #[must_use]
-pub fn receipt_line(receipt: &Receipt) -> String {
+pub fn receipt_line(receipt: &DeliveryReport) -> String {
     #[derive(Serialize)]
     struct Command<'a> {
         cmd: &'static str,
         #[serde(flatten)]
-        receipt: &'a Receipt,
+        receipt: &'a DeliveryReport,
     }
-    serde_json::to_string(&Command {
+    to_json(&Command {
         cmd: "receipt",
         receipt,
     })
-    .expect("plain fields")
 }
 
-/// Names need no escaping: their grammar has no quote and no backslash.
-pub(crate) struct Names<I>(pub(crate) I);
-
-impl<T: std::fmt::Display, I: Iterator<Item = T> + Clone> std::fmt::Display for Names<I> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_char('[')?;
-        for (i, name) in self.0.clone().enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            write!(f, "{comma}\"{name}\"")?;
-        }
-        f.write_char(']')
-    }
-}
-
-pub(crate) fn write_target(out: &mut String, to: &Target) {
-    let _ = match to {
-        Target::User(user) => write!(out, r#"{{"user":"{user}"}}"#),
-        Target::Users(users) => write!(out, r#"{{"users":{}}}"#, Names(users.iter())),
-        Target::Topic(topic) => write!(out, r#"{{"topic":"{topic}"}}"#),
-        Target::Topics(topics) => write!(out, r#"{{"topics":{}}}"#, Names(topics.iter())),
-        Target::Connection(id, None) => write!(out, r#"{{"fd":"{id}"}}"#),
-        Target::Connection(id, Some(user)) => write!(out, r#"{{"fd":"{id}","user":"{user}"}}"#),
-        Target::All => write!(out, r#"{{"all":true}}"#),
-    };
-}
-
-fn write_reply(out: &mut String, reply: Option<&Reply>) {
+fn write_reply(out: &mut String, reply: Option<&ReceiptRequest>) {
     if let Some(reply) = reply {
-        let reply = serde_json::to_string(reply).expect("plain fields");
+        let reply = to_json(reply);
         let _ = write!(out, r#""reply":{reply},"#);
     }
-}
-
-/// A target as the text it has on the bus, to tell targets apart.
-#[must_use]
-pub fn push_target_key(to: &Target) -> String {
-    let mut key = String::new();
-    write_target(&mut key, to);
-    key
 }

@@ -1,29 +1,30 @@
-//! Who is there: what senders ask for, what nodes tell each other of a topic, and what clients
-//! that watch it hear.
+//! Presence: what senders ask for, and what nodes tell each other about the members of a topic.
 //!
-//! A node whose clients watch a topic says so to the nodes with members, and again before it
-//! is forgotten there:
+//! A node whose clients watch a topic says so to the nodes with members, and again before they
+//! forget it:
 //!
 //! ```text
 //! {"cmd":"watch","topic":"room","node":"eu-1.9f86d081884c","begin":true}
 //! ```
 //!
-//! `begin` asks for the whole list, `end` for no more. They tell it who is there and who is no longer:
+//! `begin` asks for the whole list, `end` for no more. They tell it which users are in the topic
+//! and which have left:
 //!
 //! ```text
-//! {"cmd":"presence","topic":"room","node":"eu-2.60303ae22b99","begin":true,"end":true,"here":["ann"]}
+//! {"cmd":"presence","topic":"room","node":"eu-2.60303ae22b99","begin":true,"end":true,
+//!  "here":["ann"]}
 //! {"cmd":"presence","topic":"room","node":"eu-2.60303ae22b99","gone":["ann"]}
 //! ```
 //!
 //! From `begin` to `end` it is the whole list, on as many lines as it takes.
 
-use std::fmt::Write as _;
-
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::bus::line::Names;
+use crate::protocol::bus::question::MAX_ANSWER_BYTES;
+use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
-use crate::protocol::{Fault, MAX_ANSWER_BYTES, MAX_TOPICS, MAX_USERS};
+use crate::protocol::json::to_json;
+use crate::protocol::message::{MAX_TOPICS, MAX_USERS};
 
 /// Most users of one topic that are listed.
 pub const MAX_MEMBERS: usize = 10_000;
@@ -55,7 +56,7 @@ impl PresenceRequest {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
         let body: PresenceBody = serde_json::from_slice(body)?;
         match (body.users, body.topics) {
             (Some(users), None) => {
@@ -66,15 +67,15 @@ impl PresenceRequest {
                 check_count("topics", topics.len(), MAX_TOPICS)?;
                 Ok(Self::Topics(topics))
             }
-            _ => Err(Fault::new("one of users and topics is needed")),
+            _ => Err(InvalidInput::new("one of users and topics is needed")),
         }
     }
 }
 
-fn check_count(what: &str, count: usize, most: usize) -> Result<(), Fault> {
+fn check_count(what: &str, count: usize, most: usize) -> Result<(), InvalidInput> {
     match count {
-        0 => Err(Fault::new(format!("{what} must not be empty"))),
-        count if count > most => Err(Fault::new(format!("{count} {what}; {most} at most"))),
+        0 => Err(InvalidInput::new(format!("{what} must not be empty"))),
+        count if count > most => Err(InvalidInput::new(format!("{count} {what}; {most} at most"))),
         _ => Ok(()),
     }
 }
@@ -112,7 +113,7 @@ impl NodeMembers {
     /// As the body of an answer.
     #[must_use]
     pub fn to_body(&self) -> String {
-        serde_json::to_string(self).expect("plain fields")
+        to_json(self)
     }
 
     /// Reads the body of an answer; none if the node could not tell.
@@ -125,7 +126,7 @@ impl NodeMembers {
 /// Most names in one line or in one object.
 pub const MAX_NAMES: usize = 1_000;
 
-/// What nodes say to each other of who is in a topic.
+/// What nodes tell each other about the members of a topic.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PresenceLine {
     /// A node wants to hear.
@@ -158,7 +159,7 @@ pub struct Told {
     pub begin: bool,
     /// It ends: who was not in it is not there.
     pub end: bool,
-    /// Who is there.
+    /// Members that are there.
     pub here: Vec<UserId>,
     /// Who was, and is no longer.
     pub gone: Vec<UserId>,
@@ -181,114 +182,46 @@ impl PresenceLine {
     /// As a line for a channel.
     #[must_use]
     pub fn to_line(&self) -> String {
-        let (cmd, topic, node, begin, end) = match self {
-            Self::Watch(one) => ("watch", &one.topic, &one.node, one.begin, one.end),
-            Self::Told(one) => ("presence", &one.topic, &one.node, one.begin, one.end),
-        };
-        let mut text = format!(r#"{{"cmd":"{cmd}","topic":"{topic}","node":"{node}""#);
-        for (name, is_set) in [("begin", begin), ("end", end)] {
-            if is_set {
-                let _ = write!(text, r#","{name}":true"#);
-            }
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            cmd: &'static str,
+            topic: &'a Topic,
+            node: &'a NodeId,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            begin: bool,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            end: bool,
+            #[serde(skip_serializing_if = "<[UserId]>::is_empty")]
+            here: &'a [UserId],
+            #[serde(skip_serializing_if = "<[UserId]>::is_empty")]
+            gone: &'a [UserId],
         }
-        if let Self::Told(told) = self {
-            write_names(&mut text, "here", &told.here);
-            write_names(&mut text, "gone", &told.gone);
-        }
-        text.push('}');
-        text
+        to_json(&match self {
+            Self::Watch(watch) => Fields {
+                cmd: "watch",
+                topic: &watch.topic,
+                node: &watch.node,
+                begin: watch.begin,
+                end: watch.end,
+                here: &[],
+                gone: &[],
+            },
+            Self::Told(told) => Fields {
+                cmd: "presence",
+                topic: &told.topic,
+                node: &told.node,
+                begin: told.begin,
+                end: told.end,
+                here: &told.here,
+                gone: &told.gone,
+            },
+        })
     }
-}
-
-fn write_names(out: &mut String, field: &str, users: &[UserId]) {
-    if !users.is_empty() {
-        let _ = write!(out, r#","{field}":{}"#, Names(users.iter()));
-    }
-}
-
-fn presence_head(topic: &Topic) -> String {
-    format!(r#"{{"type":"presence","topic":"{topic}""#)
-}
-
-/// `presence`: who is in a topic that the client watches from here on. `more`: and others.
-#[must_use]
-pub fn presence_members_object(topic: &Topic, members: &[UserId], more: bool) -> String {
-    let mut text = presence_head(topic);
-    let _ = write!(text, r#","members":{}"#, Names(members.iter()));
-    if more {
-        text.push_str(r#","more":true"#);
-    }
-    text.push('}');
-    text
-}
-
-/// `presence`: who has come and who has gone.
-#[must_use]
-pub fn presence_change_object(topic: &Topic, join: &[UserId], leave: &[UserId]) -> String {
-    let mut text = presence_head(topic);
-    write_names(&mut text, "join", join);
-    write_names(&mut text, "leave", leave);
-    text.push('}');
-    text
-}
-
-/// `presence`: the client read too slowly, and hears no more of this topic until it asks again.
-#[must_use]
-pub fn presence_lost_object(topic: &Topic) -> String {
-    presence_head(topic) + r#","status":"lost"}"#
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Line;
-
-    #[test]
-    fn what_nodes_say_is_read_as_it_was_written() {
-        let (topic, node): (Topic, NodeId) = (
-            "room".parse().unwrap(),
-            "eu-1.9f86d081884c".parse().unwrap(),
-        );
-        let names = |users: &[&str]| users.iter().map(|user| user.parse().unwrap()).collect();
-        let watch = |begin, end| {
-            PresenceLine::Watch(Watch {
-                topic: topic.clone(),
-                node: node.clone(),
-                begin,
-                end,
-            })
-        };
-        let told = |begin, end, here, gone| {
-            PresenceLine::Told(Told {
-                topic: topic.clone(),
-                node: node.clone(),
-                begin,
-                end,
-                here: names(here),
-                gone: names(gone),
-            })
-        };
-        for line in [
-            watch(false, false),
-            watch(true, false),
-            watch(false, true),
-            told(true, true, &[], &[]),
-            told(false, true, &["a", "b:c@d"], &["e"]),
-        ] {
-            let text = line.to_line();
-            let Ok(Line::Presence(read)) = Line::parse(text.as_bytes()) else {
-                panic!("{text}");
-            };
-            assert_eq!(read, line, "{text}");
-        }
-        for bad in [
-            r#"{"cmd":"watch","topic":"room"}"#,
-            r#"{"cmd":"presence","node":"eu-1.9f86d081884c"}"#,
-            r#"{"cmd":"presence","topic":"room","node":"eu-1.9f86d081884c","here":["a b"]}"#,
-        ] {
-            assert!(Line::parse(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn an_answer_lists_what_fits_and_says_so() {

@@ -1,17 +1,19 @@
-//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`, `trace`, `members`.
+//! What nodes ask each other, and their answers: `stats`, `kick`, `drain`, `call`, `trace` and
+//! `members`.
 //!
 //! A question goes to the channel of each node that is asked, the answer to the channel of the
 //! node that asks:
 //!
 //! ```text
-//! {"cmd":"ask","what":"kick","reply":{"node":"<asker>","ref":"7","timeout_ms":3000},"args":{"to":{"user":"42"}}}
+//! {"cmd":"ask","what":"kick","reply":{"node":"<asker>","ref":"7","timeout_ms":3000},
+//!  "args":{"to":{"user":"42"}}}
 //! {"cmd":"answer","ref":"7","node":"<asked>","body":{"connections":1}}
 //! ```
 //!
 //! To add a question: a variant of [`Question`] with its arguments as types, its name in
-//! [`Question::name`], its arguments in [`Question::parse`] and `write_args`, and what a node does
-//! about it in [`Respond::answer`](crate::cluster::questions::Respond::answer). Asking is then
-//! [`Survey::ask`](crate::cluster::survey::Survey::ask), which collects the answers and names the missing.
+//! [`Question::name`], its arguments in [`Question::parse`] and in [`Args`], and what a node does
+//! about it in `Respond::answer` (`cluster/questions.rs`). `Survey::ask` (`cluster/survey.rs`) then
+//! asks it, collects the answers and names the missing.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -20,10 +22,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::protocol::bus::line::write_target;
+use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
+use crate::protocol::json::{one_line, raw, to_json};
+use crate::protocol::message::{MAX_USERS, Target};
+use crate::protocol::outcome::ReceiptRequest;
+use crate::protocol::sender::call::Call;
 use crate::protocol::sender::push::{ToFields, check_id, check_timeout};
-use crate::protocol::{Call, Fault, MAX_USERS, Reply, Target, one_line};
 
 /// Largest answer of one node. A larger one is replaced by an error that says so.
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -37,17 +42,17 @@ pub enum Question {
     Kick(Target),
     /// To send its clients away and leave.
     Drain,
-    /// To ask its clients something: [`Called`](crate::protocol::Called).
+    /// To ask its clients something: [`Called`](crate::protocol::sender::call::Called).
     Call(Call),
-    /// What did not get to this user, or only of the message with this id:
-    /// [`Known`](crate::telemetry::trace::Known).
+    /// What did not get to this user, or only of the message with this id: `Known`
+    /// (`telemetry/trace.rs`).
     Trace {
         /// Whose messages.
         user: UserId,
         /// Which message.
         id: Option<Box<str>>,
     },
-    /// Who of it is in a topic: [`NodeMembers`](crate::protocol::NodeMembers).
+    /// Which of its users are in a topic: [`NodeMembers`](super::presence::NodeMembers).
     Members(Topic),
 }
 
@@ -69,13 +74,13 @@ impl Question {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn parse(what: &str, args: Option<&RawValue>) -> Result<Self, Fault> {
+    pub(crate) fn parse(what: &str, args: Option<&RawValue>) -> Result<Self, InvalidInput> {
         match what {
             "stats" => Ok(Self::Stats),
             "kick" => Ok(Self::Kick(read::<KickArgs<'_>>(args)?.to.check()?)),
             "drain" => Ok(Self::Drain),
             "call" => {
-                let args = args.ok_or_else(|| Fault::new("missing field `args`"))?;
+                let args = args.ok_or_else(|| InvalidInput::new("missing field `args`"))?;
                 Call::parse(args.get().as_bytes()).map(Self::Call)
             }
             "trace" => {
@@ -84,32 +89,39 @@ impl Question {
                 Ok(Self::Trace { user, id })
             }
             "members" => Ok(Self::Members(read::<MembersArgs>(args)?.topic)),
-            _ => Err(Fault::new("this node does not know this question")),
+            _ => Err(InvalidInput::new("this node does not know this question")),
         }
     }
 
-    /// Appends `,"args":{...}` if there are any.
-    fn write_args(&self, out: &mut String) {
+    fn args(&self) -> Option<Args<'_>> {
         match self {
-            Self::Stats | Self::Drain => {}
-            Self::Kick(to) => {
-                out.push_str(r#","args":{"to":"#);
-                write_target(out, to);
-                out.push('}');
-            }
-            Self::Call(call) => {
-                out.push_str(r#","args":"#);
-                call.write(out);
-            }
-            Self::Trace { user, id } => {
-                let id = serde_json::to_string(id).expect("text becomes JSON");
-                let _ = write!(out, r#","args":{{"user":"{user}","id":{id}}}"#);
-            }
-            Self::Members(topic) => {
-                let _ = write!(out, r#","args":{{"topic":"{topic}"}}"#);
-            }
+            Self::Stats | Self::Drain => None,
+            Self::Kick(to) => Some(Args::Kick { to }),
+            Self::Call(call) => Some(Args::Call(call)),
+            Self::Trace { user, id } => Some(Args::Trace {
+                user,
+                id: id.as_deref(),
+            }),
+            Self::Members(topic) => Some(Args::Members { topic }),
         }
     }
+}
+
+/// The arguments of a question as they are written.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Args<'a> {
+    Kick {
+        to: &'a Target,
+    },
+    Call(&'a Call),
+    Trace {
+        user: &'a UserId,
+        id: Option<&'a str>,
+    },
+    Members {
+        topic: &'a Topic,
+    },
 }
 
 #[derive(Deserialize)]
@@ -131,28 +143,39 @@ struct MembersArgs {
 }
 
 /// Reads arguments. Unknown fields are ignored: a newer node may say more than we know.
-fn read<'a, T: Deserialize<'a>>(args: Option<&'a RawValue>) -> Result<T, Fault> {
-    let args = args.ok_or_else(|| Fault::new("missing field `args`"))?;
+fn read<'a, T: Deserialize<'a>>(args: Option<&'a RawValue>) -> Result<T, InvalidInput> {
+    let args = args.ok_or_else(|| InvalidInput::new("missing field `args`"))?;
     Ok(serde_json::from_str(args.get())?)
 }
 
 /// A question as a line for a channel.
 #[must_use]
-pub fn ask_line(question: &Question, reply: &Reply) -> String {
-    let Reply {
-        node,
-        reference,
-        timeout_ms,
-        ..
-    } = reply;
-    let reference = serde_json::to_string(reference).expect("text becomes JSON");
-    let mut out = format!(
-        r#"{{"cmd":"ask","what":"{}","reply":{{"node":"{node}","ref":{reference},"timeout_ms":{timeout_ms}}}"#,
-        question.name()
-    );
-    question.write_args(&mut out);
-    out.push('}');
-    out
+pub fn ask_line(question: &Question, reply: &ReceiptRequest) -> String {
+    #[derive(Serialize)]
+    struct ReplyTo<'a> {
+        node: &'a NodeId,
+        #[serde(rename = "ref")]
+        reference: &'a str,
+        timeout_ms: u64,
+    }
+    #[derive(Serialize)]
+    struct Fields<'a> {
+        cmd: &'static str,
+        what: &'static str,
+        reply: ReplyTo<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        args: Option<Args<'a>>,
+    }
+    to_json(&Fields {
+        cmd: "ask",
+        what: question.name(),
+        reply: ReplyTo {
+            node: &reply.node,
+            reference: &reply.reference,
+            timeout_ms: reply.timeout_ms,
+        },
+        args: question.args(),
+    })
 }
 
 /// What a node says to a question.
@@ -167,9 +190,13 @@ pub struct NodeAnswer {
 }
 
 impl NodeAnswer {
-    pub(crate) fn new(reference: String, node: NodeId, body: &RawValue) -> Result<Self, Fault> {
+    pub(crate) fn new(
+        reference: String,
+        node: NodeId,
+        body: &RawValue,
+    ) -> Result<Self, InvalidInput> {
         if !body.get().starts_with('{') {
-            return Err(Fault::new("the body of an answer must be an object"));
+            return Err(InvalidInput::new("the body of an answer must be an object"));
         }
         let body = one_line(body);
         Ok(Self {
@@ -183,26 +210,46 @@ impl NodeAnswer {
 /// A node's answer as a line for a channel.
 #[must_use]
 pub fn answer_line(answer: &NodeAnswer) -> String {
-    let NodeAnswer {
-        reference,
-        node,
-        body,
-    } = answer;
-    let reference = serde_json::to_string(reference).expect("text becomes JSON");
-    format!(r#"{{"cmd":"answer","ref":{reference},"node":"{node}","body":{body}}}"#)
+    #[derive(Serialize)]
+    struct Fields<'a> {
+        cmd: &'static str,
+        #[serde(rename = "ref")]
+        reference: &'a str,
+        node: &'a NodeId,
+        body: &'a RawValue,
+    }
+    to_json(&Fields {
+        cmd: "answer",
+        reference: &answer.reference,
+        node: &answer.node,
+        body: raw(&answer.body),
+    })
 }
 
 /// An answer that says why there is none.
 #[must_use]
 pub fn error_body(code: &str, message: &str) -> String {
-    let message = serde_json::to_string(message).expect("text becomes JSON");
-    format!(r#"{{"error":{{"code":"{code}","message":{message}}}}}"#)
+    #[derive(Serialize)]
+    struct Words<'a> {
+        code: &'a str,
+        message: &'a str,
+    }
+    #[derive(Serialize)]
+    struct Fields<'a> {
+        error: Words<'a>,
+    }
+    let error = Words { code, message };
+    to_json(&Fields { error })
 }
 
 /// The answer to a kick.
 #[must_use]
 pub fn kicked_body(connections: u32) -> String {
-    format!(r#"{{"connections":{connections}}}"#)
+    #[derive(Serialize)]
+    struct Fields {
+        connections: u32,
+    }
+    to_json(&Fields { connections })
 }
 
 /// The answer of a node that is about to leave.
@@ -218,7 +265,7 @@ pub fn collected_body(answers: &[(NodeId, Box<str>)], missing: &[String]) -> Str
         let between = if inside == "}" { "" } else { "," };
         let _ = write!(out, r#"{comma}{{"node":"{node}"{between}{inside}"#);
     }
-    let missing = serde_json::to_string(missing).expect("texts become JSON");
+    let missing = to_json(&missing);
     let _ = write!(out, r#"],"missing":{missing}}}"#);
     out
 }
@@ -307,35 +354,37 @@ impl CommandRequest {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
         let body: CommandBody = serde_json::from_slice(body)?;
         let mut nodes = body.nodes;
         match &nodes {
             Some(nodes) if nodes.is_empty() => {
-                return Err(Fault::new("nodes must not be empty"));
+                return Err(InvalidInput::new("nodes must not be empty"));
             }
             Some(nodes) if nodes.len() > MAX_USERS => {
-                return Err(Fault::new(format!("nodes names over {MAX_USERS}")));
+                return Err(InvalidInput::new(format!("nodes names over {MAX_USERS}")));
             }
             _ => {}
         }
         let question = match (&*body.cmd, body.user, body.fd) {
             ("kick", Some(user), None) => Question::Kick(Target::User(user)),
             ("kick", user, Some(id)) => {
-                // Nobody else can have it.
+                // No other node can have it.
                 nodes.get_or_insert_with(|| vec![id.node.to_string()]);
                 Question::Kick(Target::Connection(id, user))
             }
-            ("kick", None, None) => return Err(Fault::new("kick needs user or fd")),
+            ("kick", None, None) => return Err(InvalidInput::new("kick needs user or fd")),
             ("stats" | "drain", Some(_), _) | ("stats" | "drain", _, Some(_)) => {
-                return Err(Fault::new("only kick goes with user or fd"));
+                return Err(InvalidInput::new("only kick goes with user or fd"));
             }
             ("stats", ..) => Question::Stats,
             ("drain", ..) if nodes.is_none() => {
-                return Err(Fault::new("drain needs nodes: all of them must be meant"));
+                return Err(InvalidInput::new(
+                    "drain needs nodes: all of them must be meant",
+                ));
             }
             ("drain", ..) => Question::Drain,
-            _ => return Err(Fault::new("cmd must be stats, kick or drain")),
+            _ => return Err(InvalidInput::new("cmd must be stats, kick or drain")),
         };
         Ok(Self {
             question,

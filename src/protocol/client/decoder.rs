@@ -1,6 +1,6 @@
 //! What a client sends, as events: WebSocket frames, lines, or nothing that we would read.
 
-use crate::protocol::Dialect;
+use crate::protocol::client::dialect::Dialect;
 use crate::protocol::client::lines;
 use crate::protocol::client::websocket;
 use crate::protocol::client::websocket::{Event, Limits, Violation};

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::local::replay::page::Position;
 use crate::protocol::client::objects::bye_object;
 use crate::protocol::client::websocket;
 use crate::protocol::close::CloseReason;
+use crate::protocol::position::Position;
 
 /// The dialect a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub enum Dialect {
     Lines,
 }
 
-/// The id of an SSE event that says goodbye for good. An `EventSource` comes back whatever it is
-/// told, but hands in the last id it saw; whoever hands in this one is answered 204, and that
+/// The id of an SSE event that says goodbye for good. An `EventSource` reconnects whatever it is
+/// told, but hands in the last id it saw. A client that hands in this one is answered 204, which
 /// makes it stop.
 pub const GOODBYE_ID: &str = "bye";
 
@@ -190,7 +190,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{DEGRADED, PONG, PushRequest, RESYNC, error_object, reply_object};
+    use crate::protocol::client::objects::{DEGRADED, PONG, RESYNC, error_object, reply_object};
 
     fn text(bytes: &Bytes) -> &str {
         std::str::from_utf8(bytes).unwrap()
@@ -236,22 +236,6 @@ mod tests {
             kicked.starts_with("event: bye\nid: bye\ndata: {"),
             "{kicked}"
         );
-    }
-
-    #[test]
-    fn a_message_is_one_event_or_one_line_whatever_is_in_it() {
-        let body = "{\"to\":{\"all\":true},\"id\":\"m\",\"data\":{\n\"a\":\r\n\"b\\nc\"}}";
-        let message = PushRequest::parse(body.as_bytes()).unwrap().push.message;
-        let data = r#"{ "a":  "b\nc"}"#;
-        assert_eq!(
-            text(&message.frame(Dialect::Sse)),
-            format!("data: {data}\n\n")
-        );
-        let line = format!("{{\"type\":\"message\",\"id\":\"m\",\"data\":{data}}}\n");
-        assert_eq!(text(&message.frame(Dialect::Lines)), line);
-        let kept = message.kept_at("7.1-2".parse().unwrap());
-        let event = format!("id: 7.1-2\ndata: {data}\n\n");
-        assert_eq!(text(&kept.frame(Dialect::Sse)), event);
     }
 
     #[test]

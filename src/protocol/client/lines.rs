@@ -79,7 +79,7 @@ mod tests {
 
     const MOST: usize = 10;
 
-    /// What is made of `input` cut behind every `step` bytes.
+    /// What is made of `input` cut after every `step` bytes.
     fn lines(input: &[u8], step: usize) -> (Vec<String>, Option<CloseReason>) {
         let mut reader = Reader::default();
         let mut lines = Vec::new();

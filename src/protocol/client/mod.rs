@@ -1,12 +1,14 @@
 //! Said between a node and its clients: frames, lines, and the objects in them.
+//!
+//! Nothing here knows of a push: a message is encoded by `message.rs`, in the form of a dialect.
 
 pub mod websocket;
 
 pub mod lines;
 
-pub mod objects;
-
 pub mod send;
+
+pub mod objects;
 
 pub mod dialect;
 

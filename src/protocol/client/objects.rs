@@ -1,26 +1,101 @@
-//! What is said between a node and a client that speaks in objects (`pushnode.v1`).
+//! The objects of `pushnode.v1`: what a node says to a client, and what a client says to its node.
+//!
+//! [`Object`] is all that a node says beside messages; its variants are the values of `type`. What
+//! must stay true: `type` stands first, because there an event stream finds the event's name.
+//! [`ClientMessage`] is all that a client says. It is read from one set of fields and not as a
+//! tagged enum, because serde cannot borrow `ref` as it came while it looks for a tag.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::config::Secret;
-use crate::local::replay::page::{Position, Since};
-use crate::protocol::bus::line::Names;
+use crate::protocol::client::send::{ClientAnswer, Send};
 use crate::protocol::close::CloseReason;
-use crate::protocol::ids::{ConnectionId, Topic, UserId};
-use crate::protocol::{ClientAnswer, Send};
+use crate::protocol::ids::{ConnectionId, Fd, NodeId, Topic, UserId};
+use crate::protocol::json::{self, members, raw, to_json};
+use crate::protocol::position::{Position, Since};
+use crate::protocol::secret::Secret;
 
 /// The subprotocol's name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "pushnode.v1";
 
+/// `resync`: messages may have been lost; the client fetches again what matters to it.
+pub const RESYNC: &str = r#"{"type":"resync"}"#;
+/// `degraded`: this node is cut off from the others for now.
+pub const DEGRADED: &str = r#"{"type":"degraded","reason":"backplane unavailable"}"#;
+/// `pong`, the answer to a client's `ping` object.
+pub const PONG: &str = r#"{"type":"pong"}"#;
+
+/// What a node says to a client. Beside these there are [`RESYNC`], [`DEGRADED`] and [`PONG`],
+/// `reply` (see [`reply_object`]), and the messages themselves.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(in crate::protocol) enum Object<'a> {
+    Ready {
+        node: &'a NodeId,
+        fd: Fd,
+        user: &'a UserId,
+        #[serde(skip_serializing_if = "<[Topic]>::is_empty")]
+        topics: &'a [Topic],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume: Option<Position>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
+    },
+    Subscribed {
+        topic: &'a Topic,
+    },
+    Unsubscribed {
+        topic: &'a Topic,
+    },
+    Resync {
+        topic: &'a Topic,
+    },
+    Expiring {
+        in_ms: u128,
+    },
+    Bye {
+        code: u16,
+        reason: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_ms: Option<u128>,
+    },
+    Error {
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<&'a RawValue>,
+        code: &'a str,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_ms: Option<u128>,
+    },
+    Call {
+        #[serde(rename = "ref")]
+        reference: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        data: &'a RawValue,
+    },
+    Presence {
+        topic: &'a Topic,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        members: Option<&'a [UserId]>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
+        #[serde(skip_serializing_if = "<[UserId]>::is_empty")]
+        join: &'a [UserId],
+        #[serde(skip_serializing_if = "<[UserId]>::is_empty")]
+        leave: &'a [UserId],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<&'static str>,
+    },
+}
+
 /// `ready`: the connection is known to the cluster under this name.
 ///
-/// `resume` is where its user's inbox was when it came; `recovered` tells a client that came back
-/// whether it has missed nothing. `topics` are those that it named when it came.
+/// `resume` is where the user's inbox was when the client connected; `recovered` tells a client
+/// that reconnected whether it has missed nothing. `topics` are those of its connect request.
 #[must_use]
 pub fn ready_object(
     id: &ConnectionId,
@@ -29,28 +104,31 @@ pub fn ready_object(
     resume: Option<Position>,
     recovered: Option<bool>,
 ) -> String {
-    let ConnectionId { node, fd } = id;
-    let mut text = format!(r#"{{"type":"ready","node":"{node}","fd":{fd},"user":"{user}""#);
-    if !topics.is_empty() {
-        let _ = write!(text, r#","topics":{}"#, Names(topics.iter()));
-    }
-    write_start(&mut text, resume, recovered);
-    text.push('}');
-    text
+    to_json(&Object::Ready {
+        node: &id.node,
+        fd: id.fd,
+        user,
+        topics,
+        resume,
+        recovered,
+    })
 }
 
-/// Where somebody stands who begins to follow an inbox or a log.
-fn write_start(out: &mut String, resume: Option<Position>, recovered: Option<bool>) {
-    if let Some(resume) = resume {
-        let _ = write!(out, r#","resume":"{resume}""#);
-    }
-    if let Some(recovered) = recovered {
-        let _ = write!(out, r#","recovered":{recovered}"#);
-    }
+/// The members of a `reply` that say what a client is subscribed to now.
+#[derive(Serialize)]
+struct SubscriptionFields<'a> {
+    topic: &'a Topic,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resume: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered: Option<bool>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    degraded: bool,
 }
 
-/// What a client that subscribed reads in its reply. `degraded`: pushes from other nodes may pass
-/// it by for now.
+/// What a client that subscribed reads in its reply. `degraded`: for now, pushes from other nodes
+/// may not reach it.
 #[must_use]
 pub fn subscribed_fields(
     topic: &Topic,
@@ -58,83 +136,79 @@ pub fn subscribed_fields(
     recovered: Option<bool>,
     degraded: bool,
 ) -> String {
-    let mut text = format!(r#""topic":"{topic}","status":"subscribed""#);
-    write_start(&mut text, resume, recovered);
-    if degraded {
-        text.push_str(r#","degraded":true"#);
-    }
-    text
+    members(&SubscriptionFields {
+        topic,
+        status: "subscribed",
+        resume,
+        recovered,
+        degraded,
+    })
 }
 
 /// What a client that unsubscribed reads in its reply.
 #[must_use]
 pub fn unsubscribed_fields(topic: &Topic) -> String {
-    format!(r#""topic":"{topic}","status":"unsubscribed""#)
+    members(&SubscriptionFields {
+        topic,
+        status: "unsubscribed",
+        resume: None,
+        recovered: None,
+        degraded: false,
+    })
 }
 
 /// `subscribed` or `unsubscribed`: the server has changed what this client is subscribed to.
 #[must_use]
 pub fn enrolled_object(topic: &Topic, joins: bool) -> String {
-    let kind = if joins { "subscribed" } else { "unsubscribed" };
-    format!(r#"{{"type":"{kind}","topic":"{topic}"}}"#)
+    to_json(&match joins {
+        true => Object::Subscribed { topic },
+        false => Object::Unsubscribed { topic },
+    })
 }
-
-/// `resync`: messages may have been lost; fetch what matters anew.
-pub const RESYNC: &str = r#"{"type":"resync"}"#;
 
 /// [`RESYNC`] for what was pushed to one topic.
 #[must_use]
 pub fn resync_object(topic: &Topic) -> String {
-    format!(r#"{{"type":"resync","topic":"{topic}"}}"#)
+    to_json(&Object::Resync { topic })
 }
-
-/// `degraded`: this node is cut off from the others for now.
-pub const DEGRADED: &str = r#"{"type":"degraded","reason":"backplane unavailable"}"#;
-
-/// `pong`, the answer to a client's `ping` object.
-pub const PONG: &str = r#"{"type":"pong"}"#;
 
 /// `expiring`: the client's token ends in this time; a new one can be shown by `auth`.
 #[must_use]
 pub fn expiring_object(left: Duration) -> String {
-    format!(r#"{{"type":"expiring","in_ms":{}}}"#, left.as_millis())
+    let in_ms = left.as_millis();
+    to_json(&Object::Expiring { in_ms })
 }
 
 /// `bye`: sent before a close frame; `retry_ms` tells when to come back, if at all.
 #[must_use]
 pub fn bye_object(reason: CloseReason, retry: Option<Duration>) -> String {
-    let code = reason.code().unwrap_or(1006);
-    let mut text = format!(
-        r#"{{"type":"bye","code":{code},"reason":"{}""#,
-        reason.text()
-    );
-    if let Some(retry) = retry {
-        let _ = write!(text, r#","retry_ms":{}"#, retry.as_millis());
-    }
-    text.push('}');
-    text
+    to_json(&Object::Bye {
+        code: reason.code().unwrap_or(1006),
+        reason: reason.text(),
+        retry_ms: retry.map(|retry| retry.as_millis()),
+    })
 }
 
 /// `error`: what the client sent was not understood, or is refused. `reference` is the `ref` that
 /// the client gave its request, as JSON.
 #[must_use]
 pub fn error_object(reference: Option<&str>, code: &str, message: &str) -> String {
-    let message = serde_json::to_string(message).expect("text becomes JSON");
-    let mut text = String::from(r#"{"type":"error","#);
-    if let Some(reference) = reference {
-        let _ = write!(text, r#""ref":{reference},"#);
-    }
-    let _ = write!(text, r#""code":"{code}","message":{message}}}"#);
-    text
+    refusal(reference, code, message, None)
 }
 
 /// As [`error_object`], for a client that may try again after this time.
 #[must_use]
 pub fn later_object(reference: Option<&str>, code: &str, message: &str, retry: Duration) -> String {
-    let mut text = error_object(reference, code, message);
-    text.pop();
-    let _ = write!(text, r#","retry_ms":{}}}"#, retry.as_millis());
-    text
+    refusal(reference, code, message, Some(retry))
+}
+
+fn refusal(reference: Option<&str>, code: &str, message: &str, retry: Option<Duration>) -> String {
+    to_json(&Object::Error {
+        reference: reference.map(raw),
+        code,
+        message,
+        retry_ms: retry.map(|retry| retry.as_millis()),
+    })
 }
 
 /// `reply`: the client's request is done. `fields` are further members of the object, as JSON
@@ -143,17 +217,53 @@ pub fn later_object(reference: Option<&str>, code: &str, message: &str, retry: D
 pub fn reply_object(reference: Option<&str>, fields: &str) -> String {
     let mut text = String::from(r#"{"type":"reply""#);
     if let Some(reference) = reference {
-        let _ = write!(text, r#","ref":{reference}"#);
+        text.extend([r#","ref":"#, reference]);
     }
     if !fields.is_empty() {
-        let _ = write!(text, ",{fields}");
+        text.extend([",", fields]);
     }
     text.push('}');
     text
 }
 
-/// Longest `ref` of a client's request, in bytes of JSON.
-const MAX_REFERENCE_BYTES: usize = 64;
+/// `presence`: the members of a topic that the client watches from now on. `more`: not all.
+#[must_use]
+pub fn presence_members_object(topic: &Topic, members: &[UserId], more: bool) -> String {
+    to_json(&Object::Presence {
+        topic,
+        members: Some(members),
+        more,
+        join: &[],
+        leave: &[],
+        status: None,
+    })
+}
+
+/// `presence`: which users have come and which have gone.
+#[must_use]
+pub fn presence_change_object(topic: &Topic, join: &[UserId], leave: &[UserId]) -> String {
+    to_json(&Object::Presence {
+        topic,
+        members: None,
+        more: false,
+        join,
+        leave,
+        status: None,
+    })
+}
+
+/// `presence`: the client read too slowly, and hears no more of this topic until it asks again.
+#[must_use]
+pub fn presence_lost_object(topic: &Topic) -> String {
+    to_json(&Object::Presence {
+        topic,
+        members: None,
+        more: false,
+        join: &[],
+        leave: &[],
+        status: Some("lost"),
+    })
+}
 
 /// What a `pushnode.v1` client may say.
 #[derive(Debug, PartialEq, Eq)]
@@ -242,14 +352,7 @@ impl<'a> ClientMessage<'a> {
         };
         let fields: Fields<'a> = serde_json::from_str(text)
             .map_err(|_| bad(&None, "must be a JSON object with a type"))?;
-        let reference = match fields.reference.map(RawValue::get) {
-            None | Some("null") => None,
-            Some(json) if is_reference(json) => Some(json.into()),
-            Some(_) => {
-                let words = "ref must be a string or a number of 64 bytes at most";
-                return Err(bad(&None, words));
-            }
-        };
+        let reference = json::reference(fields.reference).map_err(|words| bad(&None, words))?;
         match (&*fields.r#type, fields.id) {
             ("ping", _) => Ok(Self::Ping),
             ("pong", _) => Ok(Self::Pong),
@@ -313,10 +416,4 @@ fn subscription(
         since,
         watches,
     })
-}
-
-/// Whether this JSON may be sent back as a `ref`.
-pub(crate) fn is_reference(json: &str) -> bool {
-    json.len() <= MAX_REFERENCE_BYTES
-        && json.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit())
 }

@@ -1,16 +1,12 @@
-//! What clients send to services, and what services reply.
+//! What clients send beyond their node: messages to services, and answers to calls of senders.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::config::is_route;
-use crate::protocol::sender::call::present;
-use crate::protocol::sender::push::{ToFields, check_id, check_timeout};
-use crate::protocol::{
-    Fault, Kind, Message, Policy, Push, PushRequest, Target, Wait, is_reference, one_line,
-};
+use crate::protocol::json::{one_line, present};
+use crate::protocol::route::is_route;
 
 /// Something a client sends to a service.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,73 +42,38 @@ impl Send {
 /// In the reply to a client: what it sent is in the stream of its service.
 pub const ACCEPTED: &str = r#""status":"accepted""#;
 
-/// A service's reply to one connection. Exactly one of `data` and `error` must be there.
-pub(crate) fn reply_push(
-    to: Target,
-    reference: Option<&RawValue>,
-    id: Option<Box<str>>,
-    data: Option<&RawValue>,
-    error: Option<&RawValue>,
-) -> Result<Push, Fault> {
-    if !matches!(to, Target::Connection(..)) {
-        return Err(Fault::new("a reply goes to to.fd"));
-    }
-    let reference = match reference.map(RawValue::get) {
-        None | Some("null") => None,
-        Some(json) if is_reference(json) => Some(json.into()),
-        Some(_) => {
-            let words = "ref must be a string or a number of 64 bytes at most";
-            return Err(Fault::new(words));
+/// A client's answer to a call.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientAnswer {
+    /// From the call.
+    pub reference: Box<str>,
+    /// What it says, or a text that says why it cannot; both as JSON in one line.
+    pub result: Result<Box<str>, Box<str>>,
+}
+
+impl ClientAnswer {
+    /// Reads an object of the type `answer`; `reference` is its `ref`, as JSON.
+    pub(crate) fn parse(text: &str, reference: Option<&str>) -> Result<Self, &'static str> {
+        #[derive(Deserialize)]
+        struct Fields<'a> {
+            #[serde(default, borrow, deserialize_with = "present")]
+            data: Option<&'a RawValue>,
+            #[serde(default, borrow)]
+            error: Option<&'a RawValue>,
         }
-    };
-    let (data, failed) = match (data, error) {
-        (Some(data), None) => (data, false),
-        (None, Some(error)) if error.get().starts_with('"') => (error, true),
-        (None, Some(_)) => return Err(Fault::new("error must be a text")),
-        _ => return Err(Fault::new("a reply needs one of data or error")),
-    };
-    let message = Message::new(id, data, Policy::Close).of_kind(Kind::Reply { reference, failed });
-    Ok(Push {
-        to,
-        except: None,
-        message: message.into(),
-    })
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReplyBody<'a> {
-    #[serde(borrow)]
-    to: ToFields<'a>,
-    #[serde(default, borrow, rename = "ref")]
-    reference: Option<&'a RawValue>,
-    #[serde(default)]
-    id: Option<Cow<'a, str>>,
-    #[serde(default, borrow, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-    #[serde(default, borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(default)]
-    wait: Wait,
-    #[serde(default)]
-    timeout_ms: Option<f64>,
-}
-
-impl PushRequest {
-    /// Reads a reply of a service, strictly: a push to one connection, in other words.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn parse_reply(body: &[u8]) -> Result<Self, Fault> {
-        let body: ReplyBody<'_> = serde_json::from_slice(body)?;
-        let timeout = check_timeout(body.timeout_ms)?;
-        let id = check_id(body.id)?;
-        let push = reply_push(body.to.check()?, body.reference, id, body.data, body.error)?;
+        let reference = reference.and_then(|json| serde_json::from_str::<String>(json).ok());
+        let reference = reference.ok_or("answer needs the ref of the call, a string")?;
+        let fields: Fields<'_> =
+            serde_json::from_str(text).map_err(|_| "answer is not understood")?;
+        let result = match (fields.data, fields.error) {
+            (Some(data), None) => Ok(one_line(data)),
+            (None, Some(error)) if error.get().starts_with('"') => Err(one_line(error)),
+            (None, Some(_)) => return Err("the error of an answer must be a text"),
+            _ => return Err("answer needs one of data or error"),
+        };
         Ok(Self {
-            push,
-            keep: false,
-            wait: body.wait,
-            timeout,
+            reference: reference.into(),
+            result,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! RFC 6455 frames: encode what we send, parse what clients send. No I/O.
 //!
-//! Encoding happens once per message, whoever receives it; all receivers share the bytes.
+//! A message is encoded once, and all receivers share the bytes.
 //! Parsing takes whatever the socket gave, in place: a frame that arrived whole is handed on
 //! without a copy, only a split one is gathered. The parser is total: any bytes lead to events
 //! or to a [`Violation`], with memory bounded by [`Limits`] and nothing allocated for a length
@@ -239,7 +239,7 @@ impl Partial {
     ) -> Result<(usize, bool), Violation> {
         let mut used = 0;
         if self.frame.is_none() {
-            // Gather the header, never taking bytes of the payload behind it.
+            // Gather the header, never taking bytes of the payload after it.
             let held = self.head.len();
             let take = input.len().min(MAX_HEADER - held);
             self.head.extend_from_slice(&input[..take]);

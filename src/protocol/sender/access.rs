@@ -1,13 +1,14 @@
-//! What senders say of who may connect: sessions and bans. Strict, as all that senders say.
+//! Who may connect, as senders say it: sessions and bans. Read strictly.
 
 use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::auth::SessionId;
-use crate::protocol::Fault;
+use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::UserId;
+use crate::protocol::json::to_json;
+use crate::protocol::session_id::SessionId;
 
 /// Longest session or ban: ten years.
 const MAX_SECONDS: u64 = 10 * 365 * 86_400;
@@ -47,7 +48,7 @@ impl SessionRequest {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
         let request: Self = serde_json::from_slice(body)?;
         check_seconds("ttl_seconds", request.ttl_seconds)?;
         Ok(request)
@@ -72,7 +73,7 @@ impl SessionRequest {
         if claims.topics.is_none() && claims.device.is_none() {
             return self.user.to_string();
         }
-        serde_json::to_string(&claims).expect("plain fields")
+        to_json(&claims)
     }
 
     /// For how long.
@@ -86,7 +87,7 @@ impl SessionRequest {
 ///
 /// # Errors
 /// What is wrong with the body of the request.
-pub fn session_to_end(body: &[u8]) -> Result<SessionId, Fault> {
+pub fn session_to_end(body: &[u8]) -> Result<SessionId, InvalidInput> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Body {
@@ -99,10 +100,10 @@ pub fn session_to_end(body: &[u8]) -> Result<SessionId, Fault> {
     match (body.token, body.session) {
         (Some(token), None) => Ok(SessionId::of(&token)),
         (None, Some(name)) => {
-            let bad = |error| Fault::new(format!("session: {error}"));
+            let bad = |error| InvalidInput::new(format!("session: {error}"));
             name.parse().map_err(bad)
         }
-        _ => Err(Fault::new("one of token and session is needed")),
+        _ => Err(InvalidInput::new("one of token and session is needed")),
     }
 }
 
@@ -113,7 +114,7 @@ pub struct BanRequest {
     /// For how long.
     #[serde(deserialize_with = "whole")]
     pub seconds: u64,
-    /// Why, for whoever looks.
+    /// Why, for operators.
     #[serde(default)]
     pub reason: String,
 }
@@ -123,21 +124,21 @@ impl BanRequest {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
         let request: Self = serde_json::from_slice(body)?;
         check_seconds("seconds", request.seconds)?;
         if request.reason.len() > MAX_REASON_BYTES {
-            return Err(Fault::new("reason has over 256 bytes"));
+            return Err(InvalidInput::new("reason has over 256 bytes"));
         }
         Ok(request)
     }
 }
 
-fn check_seconds(field: &str, seconds: u64) -> Result<(), Fault> {
+fn check_seconds(field: &str, seconds: u64) -> Result<(), InvalidInput> {
     if (1..=MAX_SECONDS).contains(&seconds) {
         return Ok(());
     }
-    Err(Fault::new(format!(
+    Err(InvalidInput::new(format!(
         "{field} must be from 1 to {MAX_SECONDS}"
     )))
 }

@@ -1,15 +1,21 @@
-//! Calls: a sender asks a client, the client answers. What each of the three says.
+//! Calls: a sender asks a client, the client answers. What the sender says and is told.
+//!
+//! On the bus a call and what became of it have the same form: see `bus/question.rs`. The client's
+//! answer is in `client/send.rs`.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::protocol::bus::line::write_target;
+use crate::protocol::client::objects::Object;
+pub use crate::protocol::client::send::ClientAnswer;
+use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{Fd, NodeId, UserId};
+use crate::protocol::json::{one_line, present, raw, to_json};
+use crate::protocol::message::Target;
 use crate::protocol::sender::push::{ToFields, check_id, check_timeout};
-use crate::protocol::{Fault, Target, one_line};
 
 /// A call on its way to the connections of one user, or to one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +37,7 @@ struct CallBody<'a> {
     to: ToFields<'a>,
     data: &'a RawValue,
     #[serde(default)]
-    id: Option<std::borrow::Cow<'a, str>>,
+    id: Option<Cow<'a, str>>,
     #[serde(default)]
     timeout_ms: Option<f64>,
 }
@@ -42,11 +48,11 @@ impl Call {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
         let body: CallBody<'_> = serde_json::from_slice(body)?;
         let to = body.to.check()?;
         if !matches!(to, Target::User(_) | Target::Connection(..)) {
-            return Err(Fault::new("a call goes to one of to.user or to.fd"));
+            return Err(InvalidInput::new("a call goes to one of to.user or to.fd"));
         }
         Ok(Self {
             to,
@@ -55,76 +61,37 @@ impl Call {
             timeout: check_timeout(body.timeout_ms)?,
         })
     }
-
-    /// As arguments of a question: a JSON object.
-    pub(crate) fn write(&self, out: &mut String) {
-        out.push_str(r#"{"to":"#);
-        write_target(out, &self.to);
-        write_id(out, self.id.as_deref());
-        let ms = self.timeout.as_millis();
-        let _ = write!(out, r#","timeout_ms":{ms},"data":{}}}"#, self.data);
-    }
 }
 
-fn write_id(out: &mut String, id: Option<&str>) {
-    if let Some(id) = id {
-        let id = serde_json::to_string(id).expect("text becomes JSON");
-        let _ = write!(out, r#","id":{id}"#);
+/// As arguments of a question.
+impl Serialize for Call {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            to: &'a Target,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            id: Option<&'a str>,
+            timeout_ms: u128,
+            data: &'a RawValue,
+        }
+        let fields = Fields {
+            to: &self.to,
+            id: self.id.as_deref(),
+            timeout_ms: self.timeout.as_millis(),
+            data: raw(&self.data),
+        };
+        fields.serialize(serializer)
     }
 }
 
 /// `call`: the client is asked something, and answers under this `ref`.
 #[must_use]
 pub fn call_object(reference: &str, call: &Call) -> String {
-    let mut out = format!(r#"{{"type":"call","ref":"{reference}""#);
-    write_id(&mut out, call.id.as_deref());
-    let _ = write!(out, r#","data":{}}}"#, call.data);
-    out
-}
-
-/// A client's answer to a call.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ClientAnswer {
-    /// From the call.
-    pub reference: Box<str>,
-    /// What it says, or a text why it cannot; both as JSON in one line.
-    pub result: Result<Box<str>, Box<str>>,
-}
-
-impl ClientAnswer {
-    /// Reads an object of the type `answer`; `reference` is its `ref`, as JSON.
-    pub(crate) fn parse(text: &str, reference: Option<&str>) -> Result<Self, &'static str> {
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            #[serde(default, borrow, deserialize_with = "present")]
-            data: Option<&'a RawValue>,
-            #[serde(default, borrow)]
-            error: Option<&'a RawValue>,
-        }
-        let reference = reference.and_then(|json| serde_json::from_str::<String>(json).ok());
-        let reference = reference.ok_or("answer needs the ref of the call, a string")?;
-        let fields: Fields<'_> =
-            serde_json::from_str(text).map_err(|_| "answer is not understood")?;
-        let result = match (fields.data, fields.error) {
-            (Some(data), None) => Ok(one_line(data)),
-            (None, Some(error)) if error.get().starts_with('"') => Err(one_line(error)),
-            (None, Some(_)) => return Err("the error of an answer must be a text"),
-            _ => return Err("answer needs one of data or error"),
-        };
-        Ok(Self {
-            reference: reference.into(),
-            result,
-        })
-    }
-}
-
-/// A member that is there, whatever it holds: `null` is an answer too.
-pub(crate) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: serde::Deserializer<'de>,
-{
-    T::deserialize(deserializer).map(Some)
+    to_json(&Object::Call {
+        reference,
+        id: call.id.as_deref(),
+        data: raw(&call.data),
+    })
 }
 
 /// What became of a call.
@@ -132,17 +99,17 @@ where
 #[serde(rename_all = "lowercase")]
 pub enum CallStatus {
     // In this order: of several connections without an answer the last counts.
-    /// Nobody is there.
+    /// The user has no connection.
     Offline,
     /// Only connections that do not speak in objects are there.
     Plain,
     /// Too many calls are under way, or the client's queue is full.
     Busy,
-    /// Who was asked has gone.
+    /// The connection that was asked has gone.
     Gone,
     /// No answer in time.
     Timeout,
-    /// Nobody can tell: the way to the user's node is down.
+    /// Unknown: the way to the user's node is down.
     Unrouted,
     /// The client says that it cannot.
     Failed,
@@ -229,14 +196,14 @@ impl Called {
     /// The answer to a question.
     #[must_use]
     pub fn to_body(&self) -> String {
-        serde_json::to_string(self).expect("our own types become JSON")
+        to_json(self)
     }
 
     /// Reads what another node says became of it.
     ///
     /// # Errors
     /// When that is no answer to a call.
-    pub fn parse(body: &str) -> Result<Self, Fault> {
+    pub fn parse(body: &str) -> Result<Self, InvalidInput> {
         Ok(serde_json::from_str(body)?)
     }
 }

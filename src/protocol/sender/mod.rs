@@ -2,6 +2,8 @@
 
 pub mod push;
 
+pub mod reply;
+
 pub mod call;
 
 pub mod access;

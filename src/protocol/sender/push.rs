@@ -8,11 +8,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, Topic, UserId};
-use crate::protocol::{
-    DEFAULT_TIMEOUT, Except, Fault, MAX_ID_BYTES, MAX_TIMEOUT, MAX_TOPICS, MAX_USERS, Message,
-    Policy, Push, Target, Wait,
+use crate::protocol::message::{
+    Except, MAX_ID_BYTES, MAX_TOPICS, MAX_USERS, Message, Policy, Push, Target,
 };
+use crate::protocol::outcome::{DEFAULT_TIMEOUT, MAX_TIMEOUT, Wait};
 
 /// Only users have inboxes, and topics logs.
 pub(crate) const NOT_KEPT: &str = "keep needs to.user, to.users, to.topic or to.topics";
@@ -68,11 +69,11 @@ pub(crate) struct ToFields<'a> {
 }
 
 impl ToFields<'_> {
-    pub(crate) fn check(self) -> Result<Target, Fault> {
+    pub(crate) fn check(self) -> Result<Target, InvalidInput> {
         let all = match self.all.map(RawValue::get) {
             None | Some("null") => false,
             Some("true") => true,
-            Some(_) => return Err(Fault::new("to.all must be true, or absent")),
+            Some(_) => return Err(InvalidInput::new("to.all must be true, or absent")),
         };
         match (self.topic, self.topics) {
             (None, None) => {}
@@ -81,7 +82,7 @@ impl ToFields<'_> {
                 return match (topic, topics) {
                     (Some(topic), None) if alone && !all => Ok(Target::Topic(topic)),
                     (None, Some(topics)) if alone && !all => several(topics),
-                    _ => Err(Fault::new(ONLY_ONE)),
+                    _ => Err(InvalidInput::new(ONLY_ONE)),
                 };
             }
         }
@@ -89,35 +90,35 @@ impl ToFields<'_> {
             (user, None, Some(id), false) => Ok(Target::Connection(id, user)),
             (Some(user), None, None, false) => Ok(Target::User(user)),
             (None, Some(users), None, false) if users.is_empty() => {
-                Err(Fault::new("to.users must not be empty"))
+                Err(InvalidInput::new("to.users must not be empty"))
             }
-            (None, Some(users), None, false) if users.len() > MAX_USERS => Err(Fault::new(
+            (None, Some(users), None, false) if users.len() > MAX_USERS => Err(InvalidInput::new(
                 format!("to.users has {} users; {MAX_USERS} at most", users.len()),
             )),
             (None, Some(users), None, false) => Ok(Target::Users(without_repeats(users))),
             (None, None, None, true) => Ok(Target::All),
             (None, None, None, false) => {
                 let words = "to must have one of user, users, topic, topics, fd or all";
-                Err(Fault::new(words))
+                Err(InvalidInput::new(words))
             }
-            _ => Err(Fault::new(ONLY_ONE)),
+            _ => Err(InvalidInput::new(ONLY_ONE)),
         }
     }
 }
 
 const ONLY_ONE: &str = "to must have only one of user, users, topic, topics, fd or all";
 
-fn several(topics: Vec<Topic>) -> Result<Target, Fault> {
+fn several(topics: Vec<Topic>) -> Result<Target, InvalidInput> {
     match topics.len() {
-        0 => Err(Fault::new("to.topics must not be empty")),
+        0 => Err(InvalidInput::new("to.topics must not be empty")),
         1..=MAX_TOPICS => Ok(Target::Topics(without_repeats(topics))),
-        many => Err(Fault::new(format!(
+        many => Err(InvalidInput::new(format!(
             "to.topics has {many} topics; {MAX_TOPICS} at most"
         ))),
     }
 }
 
-/// Who is named twice gets a message once.
+/// A name that stands twice gets the message once.
 fn without_repeats<T: Clone + Eq + std::hash::Hash>(mut names: Vec<T>) -> Vec<T> {
     let mut seen = HashSet::with_capacity(names.len());
     names.retain(|name| seen.insert(name.clone()));
@@ -134,11 +135,11 @@ pub(crate) struct ExceptFields {
 }
 
 impl ExceptFields {
-    pub(crate) fn check(self) -> Result<Option<Arc<Except>>, Fault> {
+    pub(crate) fn check(self) -> Result<Option<Arc<Except>>, InvalidInput> {
         let Self { users, fds } = self;
         if users.len().max(fds.len()) > MAX_USERS {
             let words = format!("except has over {MAX_USERS} users or fds");
-            return Err(Fault::new(words));
+            return Err(InvalidInput::new(words));
         }
         if users.is_empty() && fds.is_empty() {
             return Ok(None);
@@ -148,12 +149,12 @@ impl ExceptFields {
     }
 }
 
-pub(crate) fn check_id(id: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, Fault> {
+pub(crate) fn check_id(id: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, InvalidInput> {
     match id {
         Some(id)
             if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) =>
         {
-            Err(Fault::new(
+            Err(InvalidInput::new(
                 "id must be 1 to 128 bytes without control characters",
             ))
         }
@@ -161,22 +162,24 @@ pub(crate) fn check_id(id: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, Fau
     }
 }
 
-pub(crate) fn check_policy(policy: Option<&str>) -> Result<Policy, Fault> {
+pub(crate) fn check_policy(policy: Option<&str>) -> Result<Policy, InvalidInput> {
     match policy {
         None | Some("close") => Ok(Policy::Close),
         Some("drop") => Ok(Policy::Drop),
         Some(other) => match other.strip_prefix("latest:") {
             Some(key) if (1..=MAX_ID_BYTES).contains(&key.len()) => Ok(Policy::Latest(key.into())),
-            _ => Err(Fault::new("policy must be close, drop or latest:<key>")),
+            _ => Err(InvalidInput::new(
+                "policy must be close, drop or latest:<key>",
+            )),
         },
     }
 }
 
-pub(crate) fn check_timeout(timeout_ms: Option<f64>) -> Result<Duration, Fault> {
+pub(crate) fn check_timeout(timeout_ms: Option<f64>) -> Result<Duration, InvalidInput> {
     let timeout = timeout_ms.map_or(Some(DEFAULT_TIMEOUT), whole_ms);
     timeout
         .filter(|timeout| *timeout <= MAX_TIMEOUT)
-        .ok_or_else(|| Fault::new("timeout_ms must be from 1 to 30000"))
+        .ok_or_else(|| InvalidInput::new("timeout_ms must be from 1 to 30000"))
 }
 
 /// To JSON 1000.0 is the same number as 1000, and some languages print it so.
@@ -189,18 +192,20 @@ impl PushRequest {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(body: &[u8]) -> Result<Self, Fault> {
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
         let body: PushBody<'_> = serde_json::from_slice(body)?;
         let timeout = check_timeout(body.timeout_ms)?;
         let to = body.to.check()?;
         let except = body.except.map_or(Ok(None), ExceptFields::check)?;
         if body.keep {
             if matches!(to, Target::Connection(..) | Target::All) {
-                return Err(Fault::new(NOT_KEPT));
+                return Err(InvalidInput::new(NOT_KEPT));
             }
             if except.is_some() || body.policy.is_some() {
-                // An inbox or log is the same for all connections, and who is slow reads it later.
-                return Err(Fault::new("keep goes with neither except nor policy"));
+                // An inbox or log is the same for all connections, and a slow one reads it later.
+                return Err(InvalidInput::new(
+                    "keep goes with neither except nor policy",
+                ));
             }
         }
         let message = Message::new(

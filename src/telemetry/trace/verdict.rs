@@ -1,14 +1,15 @@
-//! One plain sentence on what became of a message, out of the events that are known of it.
+//! One plain sentence on what became of a message, from the events that are known of it.
 //!
-//! Events tell only of what went another way than planned. So the sentence says what they prove,
-//! and if they prove nothing, what may have thrown the message away without naming it.
+//! Events record only deviations. So the sentence says what they prove; if they prove nothing, it
+//! says what may have dropped the message without naming it.
 
-use crate::protocol::Status;
 use crate::protocol::ids::NodeId;
+use crate::protocol::outcome::Status;
 use crate::telemetry::trace::{Event, Outcome, What};
 
-/// What became of the message with this id, for one user. `events` are those of
-/// [`crate::telemetry::trace::Trace::collect`] of the nodes that were asked, `missing` those that did not answer.
+/// What became of the message with this id, for one user. `events` are what
+/// [`Trace::collect`](crate::telemetry::trace::Trace::collect) returned on the nodes that were
+/// asked; `missing` are the nodes that did not answer.
 #[must_use]
 pub fn verdict(id: &str, events: &[Event], missing: &[NodeId]) -> String {
     let about = |event: &&Event| match &event.what {
@@ -27,7 +28,7 @@ pub fn verdict(id: &str, events: &[Event], missing: &[NodeId]) -> String {
     }
 }
 
-/// It was thrown away for connections.
+/// It was dropped for connections.
 fn drops(mine: &[&Event]) -> Option<String> {
     let mut parts = Vec::new();
     for event in mine {
@@ -62,7 +63,7 @@ fn on_arrival(mine: &[&Event]) -> Option<String> {
     })
 }
 
-/// Its sender was told that it did not get there.
+/// Its sender was told that it did not arrive.
 fn on_push(events: &[Event], mine: &[&Event]) -> Option<String> {
     let pushed = mine.iter().rev().find_map(|event| match &event.what {
         What::Pushed {
@@ -94,7 +95,7 @@ fn on_push(events: &[Event], mine: &[&Event]) -> Option<String> {
     })
 }
 
-/// Nothing names the message. What could have thrown it away all the same?
+/// No event names the message. What could have dropped it all the same?
 fn unproven(events: &[Event], missing: &[NodeId]) -> String {
     let mut suspects = Vec::new();
     for Event { at, node, what } in events {
@@ -133,7 +134,7 @@ fn unproven(events: &[Event], missing: &[NodeId]) -> String {
     words
 }
 
-/// From when until when the user had no connection, as far as the events around a push tell.
+/// The time in which the user had no connection, as far as the events around a push tell.
 fn absence(events: &[Event], push: &Event) -> String {
     // By place: much happens in one millisecond.
     let here = events.iter().position(|event| std::ptr::eq(event, push));

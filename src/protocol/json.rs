@@ -1,0 +1,78 @@
+//! The few pieces of JSON that are read or written by hand, for the files of this folder.
+//!
+//! A payload (`data`) is never re-serialised: it passes through as the bytes it came in, except
+//! that line breaks between its tokens become blanks, because on the bus a line is an envelope.
+
+use std::fmt::{self, Display, Write as _};
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+/// Longest `ref` of a client's request, in bytes of JSON.
+const MAX_REFERENCE_BYTES: usize = 64;
+
+/// Deserializes a member that is there, whatever it holds: `null` is a value too.
+pub(super) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// JSON as it came, but in one line.
+pub(super) fn one_line(json: &RawValue) -> Box<str> {
+    let json = json.get();
+    // Inside a JSON string a line break is always escaped, so these are between tokens.
+    if memchr::memchr2(b'\n', b'\r', json.as_bytes()).is_some() {
+        json.replace(['\n', '\r'], " ").into()
+    } else {
+        json.into()
+    }
+}
+
+/// Reads the `ref` of a client: a string or a number, which is sent back as it came.
+pub(super) fn reference(json: Option<&RawValue>) -> Result<Option<Box<str>>, &'static str> {
+    match json.map(RawValue::get) {
+        None | Some("null") => Ok(None),
+        Some(json) if is_reference(json) => Ok(Some(json.into())),
+        Some(_) => Err("ref must be a string or a number of 64 bytes at most"),
+    }
+}
+
+fn is_reference(json: &str) -> bool {
+    json.len() <= MAX_REFERENCE_BYTES
+        && json.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit())
+}
+
+/// One of our own types as JSON.
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("our own types become JSON")
+}
+
+/// The members of an object, without its braces.
+pub(super) fn members(value: &impl Serialize) -> String {
+    let mut text = to_json(value);
+    text.pop();
+    text.remove(0);
+    text
+}
+
+/// JSON that was read before, to stand in an object as it is.
+pub(super) fn raw(json: &str) -> &RawValue {
+    serde_json::from_str(json).expect("this was read as JSON")
+}
+
+/// A list of names as JSON. They need no escaping: their grammar has no quote and no backslash.
+pub(super) struct Names<I>(pub(super) I);
+
+impl<T: Display, I: Iterator<Item = T> + Clone> Display for Names<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('[')?;
+        for (i, name) in self.0.clone().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}\"{name}\"")?;
+        }
+        f.write_char(']')
+    }
+}

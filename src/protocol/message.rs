@@ -1,0 +1,306 @@
+//! A push: its target, the users and connections that it leaves out, and the message itself.
+//!
+//! A message is encoded for each dialect at most once, however many connections receive it; that
+//! and [`write_target`] are written by hand, because every push takes this way. What must stay
+//! true: `data` goes out as the bytes it came in (see `json`).
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::protocol::client::dialect::{Dialect, Frames};
+use crate::protocol::fault::InvalidInput;
+use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
+use crate::protocol::json::{Names, one_line, raw, to_json};
+use crate::protocol::position::Position;
+
+/// Longest message id, in bytes.
+pub const MAX_ID_BYTES: usize = 128;
+/// Most users in one push.
+pub const MAX_USERS: usize = 1_000;
+/// Most topics in one push.
+pub const MAX_TOPICS: usize = 100;
+
+/// Whom a push is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// All connections of a user.
+    User(UserId),
+    /// All connections of several users.
+    Users(Vec<UserId>),
+    /// All connections that are subscribed to a topic.
+    Topic(Topic),
+    /// All connections that are subscribed to one of these; once for each topic.
+    Topics(Vec<Topic>),
+    /// One connection; delivered only if it is this user's, when a user is named.
+    Connection(ConnectionId, Option<UserId>),
+    /// Every connection in the cluster.
+    All,
+}
+
+impl From<Subject> for Target {
+    fn from(subject: Subject) -> Self {
+        match subject {
+            Subject::User(user) => Self::User(user),
+            Subject::Topic(topic) => Self::Topic(topic),
+        }
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        raw(&push_target_key(self)).serialize(serializer)
+    }
+}
+
+/// Appends a target as JSON.
+pub(super) fn write_target(out: &mut String, to: &Target) {
+    let _ = match to {
+        Target::User(user) => write!(out, r#"{{"user":"{user}"}}"#),
+        Target::Users(users) => write!(out, r#"{{"users":{}}}"#, Names(users.iter())),
+        Target::Topic(topic) => write!(out, r#"{{"topic":"{topic}"}}"#),
+        Target::Topics(topics) => write!(out, r#"{{"topics":{}}}"#, Names(topics.iter())),
+        Target::Connection(id, None) => write!(out, r#"{{"fd":"{id}"}}"#),
+        Target::Connection(id, Some(user)) => write!(out, r#"{{"fd":"{id}","user":"{user}"}}"#),
+        Target::All => write!(out, r#"{{"all":true}}"#),
+    };
+}
+
+/// A target as the text it has on the bus, to tell targets apart.
+#[must_use]
+pub fn push_target_key(to: &Target) -> String {
+    let mut key = String::new();
+    write_target(&mut key, to);
+    key
+}
+
+/// The users and connections that a push leaves out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Except {
+    pub(super) users: HashSet<UserId>,
+    pub(super) connections: HashSet<ConnectionId>,
+}
+
+impl Except {
+    /// Whether this connection is left out, for itself or for its user.
+    #[must_use]
+    pub fn has(&self, node: &NodeId, fd: Fd, user: &UserId) -> bool {
+        self.users.contains(user)
+            || (!self.connections.is_empty()
+                && self.connections.contains(&ConnectionId {
+                    node: node.clone(),
+                    fd,
+                }))
+    }
+}
+
+/// What to do when the receiver is slow and its queue full.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Close the connection as slow.
+    #[default]
+    Close,
+    /// Leave this message out, and count it.
+    Drop,
+    /// As `Drop`, and while waiting a newer message of the same key takes this one's place.
+    Latest(Box<str>),
+}
+
+/// What a message is to a client that speaks in objects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Kind {
+    /// `message`.
+    #[default]
+    Push,
+    /// `reply` to what the client sent to a service, under the `ref` it gave it.
+    Reply {
+        reference: Option<Box<str>>,
+        /// The data are words why there is no answer.
+        failed: bool,
+    },
+}
+
+/// What is pushed. Encoded for each dialect at most once, however many receive it.
+#[derive(Debug)]
+pub struct Message {
+    id: Option<Box<str>>,
+    data: Box<str>,
+    policy: Policy,
+    pub(super) kind: Kind,
+    /// The topic it was pushed to, if it was to one.
+    topic: Option<Topic>,
+    /// Where it lies in its user's inbox or its topic's log, if it is kept.
+    position: Option<Position>,
+    frames: Frames,
+}
+
+impl Message {
+    pub(super) fn new(id: Option<Box<str>>, data: &RawValue, policy: Policy) -> Self {
+        Self {
+            id,
+            data: one_line(data),
+            policy,
+            topic: None,
+            kind: Kind::Push,
+            position: None,
+            frames: Frames::default(),
+        }
+    }
+
+    pub(super) fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// A message as it lies in an inbox.
+    ///
+    /// # Errors
+    /// When the data is not JSON: another program wrote it there.
+    pub fn from_inbox(
+        id: Option<String>,
+        data: &str,
+        position: Position,
+    ) -> Result<Self, InvalidInput> {
+        let data: &RawValue = serde_json::from_str(data)?;
+        let id = id.map(String::into_boxed_str);
+        Ok(Self {
+            position: Some(position),
+            ..Self::new(id, data, Policy::Close)
+        })
+    }
+
+    /// The same message, kept at this position.
+    #[must_use]
+    pub fn kept_at(&self, position: Position) -> Self {
+        Self {
+            position: Some(position),
+            ..self.unencoded()
+        }
+    }
+
+    /// The same message, pushed to this topic.
+    #[must_use]
+    pub fn in_topic(&self, topic: &Topic) -> Self {
+        Self {
+            topic: Some(topic.clone()),
+            ..self.unencoded()
+        }
+    }
+
+    fn unencoded(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            data: self.data.clone(),
+            policy: self.policy.clone(),
+            kind: self.kind.clone(),
+            topic: self.topic.clone(),
+            position: self.position,
+            frames: Frames::default(),
+        }
+    }
+
+    /// What it says, as JSON.
+    #[must_use]
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+
+    /// The topic it was pushed to, if it was to one.
+    #[must_use]
+    pub fn topic(&self) -> Option<&Topic> {
+        self.topic.as_ref()
+    }
+
+    /// Where it lies in its user's inbox or its topic's log, if it is kept.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// The id its sender gave it.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// What to do where the receiver is slow.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// All the bytes that go to a client of this dialect.
+    #[must_use]
+    pub fn frame(&self, dialect: Dialect) -> Bytes {
+        self.frames.get(dialect, || {
+            // Where an event stream goes on is a place in its inbox, never one in a topic's log.
+            let place = self.position.filter(|_| self.topic.is_none());
+            dialect.message(|| self.head(), &self.data, place)
+        })
+    }
+
+    /// The object it comes in, up to its data.
+    fn head(&self) -> String {
+        let mut head = String::new();
+        match &self.kind {
+            Kind::Push => {
+                head.push_str(r#"{"type":"message","#);
+                self.write_id(&mut head);
+                if let Some(topic) = &self.topic {
+                    let _ = write!(head, r#""topic":"{topic}","#);
+                }
+                if let Some(position) = self.position {
+                    let _ = write!(head, r#""resume":"{position}","#);
+                }
+                head.push_str(r#""data":"#);
+            }
+            Kind::Reply { reference, failed } => {
+                head.push_str(r#"{"type":"reply","#);
+                self.write_id(&mut head);
+                if let Some(reference) = reference {
+                    let _ = write!(head, r#""ref":{reference},"#);
+                }
+                head.push_str(if *failed {
+                    r#""status":"failed","error":"#
+                } else {
+                    r#""status":"answered","data":"#
+                });
+            }
+        }
+        head
+    }
+
+    pub(super) fn write_id(&self, out: &mut String) {
+        if let Some(id) = &self.id {
+            let id = to_json(id);
+            let _ = write!(out, r#""id":{id},"#);
+        }
+    }
+}
+
+/// One push: its target, what it leaves out, and the message.
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// Whom it is for.
+    pub to: Target,
+    /// The users and connections that it leaves out.
+    pub except: Option<Arc<Except>>,
+    /// What it says.
+    pub message: Arc<Message>,
+}
+
+impl Push {
+    /// A push to several topics as one to each, whose message names it.
+    #[must_use]
+    pub fn to_each(&self, topics: &[Topic]) -> Vec<Self> {
+        let to = |topic: &Topic| Self {
+            to: Target::Topic(topic.clone()),
+            except: self.except.clone(),
+            message: Arc::new(self.message.in_topic(topic)),
+        };
+        topics.iter().map(to).collect()
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a reader stands in a bounded stream: a user's inbox or a topic's log.
+//!
+//! Each kept message has a number and the id of its stream entry; both together are a
+//! [`Position`]. What must stay true: two neighbours have consecutive numbers, so a position
+//! proves whether a message is missing between them.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The name of an entry in a stream: Redis's milliseconds and a counter within them
+/// (<https://redis.io/docs/latest/develop/data-types/streams/#entry-ids>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct EntryId {
+    /// Milliseconds since 1970, by the clock of Redis.
+    pub ms: u64,
+    /// Counted from 0 within a millisecond.
+    pub seq: u64,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// The text is no position that a node has given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be 0 or the `resume` of a frame from here")]
+pub struct BadPosition;
+
+impl FromStr for EntryId {
+    type Err = BadPosition;
+
+    fn from_str(text: &str) -> Result<Self, BadPosition> {
+        let (ms, seq) = text.split_once('-').ok_or(BadPosition)?;
+        Ok(Self {
+            ms: digits(ms)?,
+            seq: digits(seq)?,
+        })
+    }
+}
+
+/// Digits and nothing else: `u64::from_str` would take a plus sign.
+fn digits(text: &str) -> Result<u64, BadPosition> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse().map_err(|_| BadPosition)
+    } else {
+        Err(BadPosition)
+    }
+}
+
+/// How far a reader has read an inbox or a log. As text it is the client's resume token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// The message's number. The first number of an inbox is chosen at random, so that a
+    /// position of an inbox that was lost fits into no other.
+    pub n: u64,
+    /// The message's entry.
+    pub entry: EntryId,
+}
+
+impl Position {
+    /// A position from which this message is the first to be read.
+    #[must_use]
+    pub fn before(&self) -> Self {
+        let EntryId { ms, seq } = self.entry;
+        Self {
+            n: self.n.wrapping_sub(1),
+            entry: match seq.checked_sub(1) {
+                Some(seq) => EntryId { ms, seq },
+                None => EntryId {
+                    ms: ms.saturating_sub(1),
+                    seq: u64::MAX,
+                },
+            },
+        }
+    }
+
+    /// Whether `self` is the very next message after `other`.
+    #[must_use]
+    pub fn follows(&self, other: &Self) -> bool {
+        self.n == other.n.wrapping_add(1)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.n, self.entry)
+    }
+}
+
+impl serde::Serialize for Position {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for Position {
+    type Err = BadPosition;
+
+    fn from_str(text: &str) -> Result<Self, BadPosition> {
+        let (n, entry) = text.split_once('.').ok_or(BadPosition)?;
+        Ok(Self {
+            n: digits(n)?,
+            entry: entry.parse()?,
+        })
+    }
+}
+
+/// From where an inbox or a log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Since {
+    /// Nothing that is there already.
+    Now,
+    /// Everything that is still there.
+    Beginning,
+    /// What came after this.
+    After(Position),
+}
+
+impl Since {
+    /// The entry after which to read.
+    #[must_use]
+    pub fn entry(&self) -> EntryId {
+        match self {
+            Self::Now | Self::Beginning => EntryId::default(),
+            Self::After(position) => position.entry,
+        }
+    }
+}
+
+impl FromStr for Since {
+    type Err = BadPosition;
+
+    /// Reads the `since` of a client: `0` or a resume token.
+    fn from_str(text: &str) -> Result<Self, BadPosition> {
+        match text {
+            "0" => Ok(Self::Beginning),
+            token => token.parse().map(Self::After),
+        }
+    }
+}
