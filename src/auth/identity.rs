@@ -1,4 +1,4 @@
-//! Who a client has proven to be, and for how long.
+//! A client's proven identity, and how long it lasts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,23 +10,23 @@ use tokio::time::Instant;
 use crate::auth::Grants;
 use crate::protocol::ids::UserId;
 
-/// Who a client is, by its token or, under `PUSH_AUTH=none`, by its own word.
+/// A client's identity: from its token or, under `PUSH_AUTH=none`, as the client claims it.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The user.
+    /// The user id.
     pub user: UserId,
-    /// What it may subscribe to, if its token says so. Otherwise the settings do.
+    /// The topics it may subscribe to, if its token lists them. Otherwise the settings decide.
     pub grants: Option<Arc<Grants>>,
-    /// Its class of device, if its token names one; then it counts, and not what the client says.
+    /// The device class that its token names, if any. It overrides the one that the client names.
     pub device: Option<Arc<str>>,
-    /// When this ends, by this process's own clock.
+    /// When this identity expires, by this process's own clock.
     pub expires: Option<Instant>,
-    /// The session it rests on.
+    /// The session that this identity rests on, if any.
     pub session: Option<SessionId>,
 }
 
 impl Identity {
-    /// A user by its own word.
+    /// The identity of a user that the client claims without proof.
     #[must_use]
     pub fn claimed(user: UserId) -> Self {
         Self {
@@ -39,12 +39,12 @@ impl Identity {
     }
 }
 
-/// A session by the SHA-256 of its token: names it without being of use to who reads it.
+/// A session, named by the SHA-256 of its token: the name is of no use to a reader who wants in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId([u8; 32]);
 
 impl SessionId {
-    /// The session that this token opens.
+    /// The session that belongs to this token.
     #[must_use]
     pub fn of(token: &str) -> Self {
         Self(Sha256::digest(token).into())
@@ -63,7 +63,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// Not the name of a session.
+/// The text does not name a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a session is named by 64 hexadecimal digits: the SHA-256 of its token")]
 pub struct BadSessionId;
