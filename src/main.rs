@@ -1,4 +1,4 @@
-//! The process: environment and signals into one call to [`pushnode::run`] and an exit code.
+//! The process: turns environment and signals into one call to [`pushnode::run`] and an exit code.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,12 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The configuration is wrong (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
-/// A port or the node's name is taken (`EX_UNAVAILABLE`).
+/// A port or the node's name is already in use (`EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
-/// The operating system refused something (`EX_OSERR`).
+/// The operating system refused a request (`EX_OSERR`).
 const OS_ERROR: u8 = 71;
 
-/// How long a health check waits for each step of its node.
+/// How long a health check waits at each step.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 const HELP: &str = "\
@@ -153,7 +153,7 @@ fn greet(config: &Config, node: &NodeId, listeners: &Listeners) {
             "  try it     {curl}{key} -H 'content-type: application/json' -d '{{\"to\":{{\"user\":\"42\"}},\"data\":\"hello\"}}'\n"
         );
     }
-    // Nobody may be there to read it; the node runs all the same.
+    // Standard output may be closed; the node runs all the same.
     let mut stdout = std::io::stdout().lock();
     let _ = stdout
         .write_all(out.as_bytes())
@@ -187,7 +187,7 @@ fn healthcheck() -> ExitCode {
     let alive = config.admin_listen.iter().any(|listen| match listen {
         Listen::Tcp(address) => {
             TcpStream::connect_timeout(address, CHECK_TIMEOUT).is_ok_and(|socket| {
-                // For a process that is stuck, the kernel still accepts.
+                // The kernel accepts connections even for a process that is stuck.
                 socket.set_read_timeout(Some(CHECK_TIMEOUT)).is_ok() && is_healthy(socket)
             })
         }

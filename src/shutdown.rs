@@ -1,4 +1,4 @@
-//! The signal to leave: raised once, seen by everybody who holds a handle.
+//! The shutdown signal: raised once, seen through every handle.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// Raises the signal. Again is no more than once.
+    /// Raises the signal. Raising it again changes nothing.
     pub fn begin(&self) {
         self.0.send_replace(true);
     }
@@ -28,7 +28,7 @@ impl Shutdown {
 
     /// Waits until it is raised.
     pub async fn begun(&self) {
-        // Fails only if the sender is gone, and this handle holds it.
+        // `wait_for` fails only without a sender, and this handle holds the sender.
         let _ = self.0.subscribe().wait_for(|begun| *begun).await;
     }
 }

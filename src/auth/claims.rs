@@ -1,4 +1,4 @@
-//! What a token or a session says of its bearer, and whether that holds now.
+//! The claims of a token or session, and whether they hold now.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use serde::Deserialize;
 use crate::auth::{Denial, Grants};
 use crate::protocol::ids::UserId;
 
-/// Most patterns of topics in one token.
+/// Maximum number of topic patterns in one token.
 const MAX_TOPICS: usize = 1_000;
-/// Longest name of a device.
+/// Maximum length of a device name.
 pub(crate) const MAX_DEVICE_BYTES: usize = 64;
 
-/// The claims that matter here; others are somebody else's.
+/// The claims that pushnode reads; all others are ignored.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Claims {
     sub: String,
@@ -47,19 +47,19 @@ impl Audience {
     }
 }
 
-/// What tokens must say beside who signed them.
+/// What a token must claim besides carrying a valid signature.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rules {
-    /// One of these must be among the token's audience; empty: any will do.
+    /// The token's audience must include one of these; if empty, any audience is accepted.
     pub(crate) audiences: Vec<String>,
-    /// One of these must have issued it; empty: any will do.
+    /// The issuer must be one of these; if empty, any issuer is accepted.
     pub(crate) issuers: Vec<String>,
-    /// How far the clocks of issuer and node may be apart.
+    /// The allowed clock difference between issuer and node.
     pub(crate) leeway: Duration,
 }
 
 impl Claims {
-    /// Reads claims; what is wrong with them is said in words that quote nothing of them.
+    /// Parses the claims. The error text never quotes them.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, &'static str> {
         let claims: Self =
             serde_json::from_slice(json).map_err(|_| "a claim is missing or of the wrong type")?;
@@ -82,14 +82,14 @@ impl Claims {
         self.sub.parse().map_err(bad)
     }
 
-    /// What its bearer may subscribe to, if they say.
+    /// The topics that the bearer may subscribe to, if the claims list any.
     pub(crate) fn grants(&self) -> Result<Option<Grants>, &'static str> {
         let patterns = self.topics.as_ref();
         let grants = patterns.map(|all| Grants::from_patterns(all.iter().map(|one| &**one)));
         (grants.transpose()).map_err(|_| "topics has something that is no pattern of topics")
     }
 
-    /// Checks a JWT's claims at this moment, in seconds since 1970; answers how long they hold.
+    /// Checks a JWT's claims at `now` (seconds since 1970); returns how long they remain valid.
     pub(crate) fn check(&self, rules: &Rules, now: f64) -> Result<Duration, Denial> {
         let leeway = rules.leeway.as_secs_f64();
         if self.nbf.is_some_and(|from| from > now + leeway) {
@@ -101,7 +101,7 @@ impl Claims {
                 .as_ref()
                 .is_some_and(|issuer| rules.issuers.contains(issuer))
         {
-            return Err(Denial::Invalid("issued by somebody else (iss)"));
+            return Err(Denial::Invalid("issued by another issuer (iss)"));
         }
         let audience = self.aud.as_ref();
         if !rules.audiences.is_empty()
@@ -110,24 +110,24 @@ impl Claims {
                 .iter()
                 .any(|one| audience.is_some_and(|audience| audience.names(one)))
         {
-            return Err(Denial::Invalid("meant for somebody else (aud)"));
+            return Err(Denial::Invalid("meant for another audience (aud)"));
         }
         let exp = self.exp.ok_or(Denial::Invalid("has no exp"))?;
         lasts(exp, leeway, now).ok_or(Denial::Expired)
     }
 
-    /// As [`Claims::check`], for a session, whose end its key's time to live tells as well.
+    /// As [`Claims::check`], for a session. A session may also end by its key's time to live.
     pub(crate) fn check_session(&self, now: f64) -> Result<Option<Duration>, Denial> {
         let lasts = |exp| lasts(exp, 0.0, now).ok_or(Denial::Expired);
         self.exp.map(lasts).transpose()
     }
 }
 
-/// How long something holds that ends at `exp`: until then, or, for who comes within the leeway,
-/// until that is over.
+/// How long something that ends at `exp` remains valid: until `exp` or, if `exp` has passed,
+/// until the leeway is over.
 fn lasts(exp: f64, leeway: f64, now: f64) -> Option<Duration> {
     let end = if exp > now { exp } else { exp + leeway };
-    // A century is for ever; more than that would not fit into an `Instant`.
+    // A century counts as unlimited; a longer time would not fit into an `Instant`.
     const FOR_EVER: f64 = 100.0 * 365.0 * 86_400.0;
     (end > now).then(|| Duration::from_secs_f64((end - now).min(FOR_EVER)))
 }

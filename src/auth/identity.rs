@@ -1,4 +1,4 @@
-//! Who a client has proven to be, and for how long.
+//! A client's proven identity, and how long it lasts.
 
 use std::sync::Arc;
 
@@ -8,23 +8,23 @@ use crate::auth::Grants;
 use crate::protocol::ids::UserId;
 pub use crate::protocol::session_id::{BadSessionId, SessionId};
 
-/// Who a client is, by its token or, under `PUSH_AUTH=none`, by its own word.
+/// A client's identity: from its token or, under `PUSH_AUTH=none`, as the client claims it.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The user.
+    /// The user id.
     pub user: UserId,
-    /// What it may subscribe to, if its token says so. Otherwise the settings do.
+    /// The topics it may subscribe to, if its token lists them. Otherwise the settings decide.
     pub grants: Option<Arc<Grants>>,
-    /// Its class of device, if its token names one; then it counts, and not what the client says.
+    /// The device class that its token names, if any. It overrides the one that the client names.
     pub device: Option<Arc<str>>,
-    /// When this ends, by this process's own clock.
+    /// When this identity expires, by this process's own clock.
     pub expires: Option<Instant>,
-    /// The session it rests on.
+    /// The session that this identity rests on, if any.
     pub session: Option<SessionId>,
 }
 
 impl Identity {
-    /// A user by its own word.
+    /// The identity of a user that the client claims without proof.
     #[must_use]
     pub fn claimed(user: UserId) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Fetching a JWKS: one request in a thread that may wait, bounded in time and size.
+//! Fetches a JWKS: one request on a blocking thread, bounded in time and size.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use crate::auth::keys;
 use crate::auth::keys::Key;
 
-/// A fetch may take this long.
+/// The time limit of one fetch.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest answer.
+/// Maximum size of the answer.
 const MAX_BYTES: u64 = 256 * 1024;
 
 pub(super) struct Client(ureq::Agent);
 
 impl Client {
-    /// Trusts the certificates of this system, or those in `SSL_CERT_FILE`, as towards Redis.
+    /// Trusts the certificates of this system, or those in `SSL_CERT_FILE`, as for Redis.
     pub(super) fn new() -> Self {
         let certificates = rustls_native_certs::load_native_certs().certs;
         let roots: Vec<Certificate<'static>> = certificates
@@ -41,7 +41,7 @@ impl Client {
             let body = answer.body_mut().with_config().limit(MAX_BYTES);
             let text = body.read_to_string().map_err(|error| error.to_string())?;
             if !text.trim_start().starts_with('{') {
-                return Err("the answer is no JSON object".to_owned());
+                return Err("the answer is not a JSON object".to_owned());
             }
             keys::read(&text).map_err(|what| format!("the answer {what}"))
         });

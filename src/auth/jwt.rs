@@ -1,4 +1,4 @@
-//! JSON Web Tokens (RFC 7519) in the compact form of RFC 7515: is it signed by one of our keys?
+//! JSON Web Tokens (RFC 7519) in the compact form of RFC 7515: checks the signature.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -8,15 +8,15 @@ use serde_json::value::RawValue;
 use crate::auth::claims::Claims;
 use crate::auth::keys::{Algorithm, Key};
 
-/// Longest token that is looked at: what fits into a request's headers.
+/// The longest token that is examined: what fits into a request's headers.
 const MAX_BYTES: usize = 16 * 1024;
 
-/// Why a token is not believed.
+/// Why a token is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// What is wrong with it, in words that quote nothing of it.
     Invalid(&'static str),
-    /// No key of ours has the name that it gives; one may come.
+    /// No known key has the token's `kid`. A later fetch may bring it.
     UnknownKey,
 }
 
@@ -26,7 +26,7 @@ struct Header<'a> {
     alg: std::borrow::Cow<'a, str>,
     #[serde(default)]
     kid: Option<String>,
-    /// Extensions that must be understood; we know none.
+    /// Extensions that the recipient must understand; pushnode supports none.
     #[serde(default, borrow)]
     crit: Option<&'a RawValue>,
 }
@@ -36,7 +36,7 @@ pub(crate) fn looks_like_one(token: &str) -> bool {
     token.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
-/// The claims of a token whose signature is good. Whether they hold now is another question.
+/// Returns the claims of a token whose signature is valid. Does not check whether they hold now.
 pub(crate) fn open<'a>(
     token: &str,
     keys: &(impl Iterator<Item = &'a Key> + Clone),
@@ -52,7 +52,7 @@ pub(crate) fn open<'a>(
     };
     let (header, claims, signature) = (bytes(header)?, bytes(claims)?, bytes(signature)?);
     let header: Header<'_> =
-        serde_json::from_slice(&header).map_err(|_| Fault::Invalid("its header makes no sense"))?;
+        serde_json::from_slice(&header).map_err(|_| Fault::Invalid("its header cannot be parsed"))?;
     if header.crit.is_some() {
         return Err(Fault::Invalid("its header asks for extensions (crit)"));
     }

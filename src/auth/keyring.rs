@@ -1,9 +1,9 @@
-//! The keys of the moment: secrets and keys of the environment, a file that is read again when it
-//! changes, and a JWKS that is fetched now and then.
+//! The current keys: secrets and keys from the environment, a file that is read again when it
+//! changes, and a JWKS that is fetched at intervals.
 //!
 //! What must stay true: a source that fails keeps its last good keys; a flood of tokens with
-//! invented key names leads to no flood of fetches; whoever checks a token waits for a fetch
-//! only if its key is not known.
+//! invented key names causes no flood of fetches; a token check waits for a fetch only if the
+//! token's key is unknown.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,33 +20,33 @@ use crate::auth::keys::Key;
 use crate::auth::{Denial, jwks};
 use crate::config::Secret;
 
-/// Between two looks whether the file has changed.
+/// The time between two checks whether the file has changed.
 const FILE_STEP: Duration = Duration::from_secs(1);
-/// Between two fetches, whoever asks for them.
+/// The minimum time between two fetches, however many callers ask for one.
 const FETCH_PAUSE: Duration = Duration::from_secs(5);
 /// How long a token with an unknown key waits for a fetch.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where keys come from.
+/// The sources of keys.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     pub(crate) secrets: Vec<Secret>,
-    /// PEM.
+    /// Public keys, as PEM.
     pub(crate) keys: String,
     /// A file with PEM or a JWKS.
     pub(crate) file: Option<PathBuf>,
-    /// Of a JWKS.
+    /// The URL of a JWKS.
     pub(crate) url: Option<String>,
-    /// Between two fetches of it.
+    /// The time between two fetches of the JWKS.
     pub(crate) refresh: Duration,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Those of the environment.
+    /// Keys from the environment.
     fixed: Vec<Key>,
     file: Vec<Key>,
-    /// None until the first fetch has succeeded.
+    /// `None` until the first fetch has succeeded.
     fetched: Option<Vec<Key>>,
 }
 
@@ -57,27 +57,27 @@ impl State {
     }
 }
 
-/// All keys, kept up to date by a task of their own.
+/// All keys; a background task keeps them current.
 #[derive(Debug)]
 pub(crate) struct Keyring {
     state: RwLock<State>,
     rules: Rules,
     url: Option<String>,
-    /// Wakes the task to fetch before its time.
+    /// Wakes the task to fetch early.
     wanted: Notify,
-    /// Counts attempts to fetch.
+    /// Counts fetch attempts.
     attempts: watch::Sender<u64>,
-    /// When the last one ended.
+    /// When the last attempt ended.
     last: RwLock<Option<Instant>>,
 }
 
 impl Keyring {
-    /// Reads what is here and starts to fetch what is elsewhere. The task that watches the file
-    /// ends with the ring; the one that fetches holds the ring itself, as the node does, and ends
+    /// Reads the local keys and starts to fetch the remote ones. The task that watches the file
+    /// ends with the ring. The task that fetches holds the ring itself, as the node does, and ends
     /// with the process.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// What is wrong with the keys or the file.
     pub(crate) fn start(sources: Sources, rules: Rules) -> Result<Arc<Self>, String> {
         let mut fixed: Vec<Key> = (sources.secrets.iter())
             .map(|secret| Key::secret(secret.reveal()))
@@ -111,7 +111,7 @@ impl Keyring {
         Ok(ring)
     }
 
-    /// The claims of a token and how long they hold.
+    /// The claims of a token and how long they remain valid.
     pub(crate) async fn check(&self, token: &str) -> Result<(Claims, Duration), Denial> {
         let attempts = self.attempts.subscribe();
         let opened = match self.open(token) {
@@ -124,7 +124,7 @@ impl Keyring {
                 return Err(Denial::KeysUnavailable);
             }
             Err(Fault::Invalid(what)) => return Err(Denial::Invalid(what)),
-            Err(Fault::UnknownKey) => return Err(Denial::Invalid("its kid is not known")),
+            Err(Fault::UnknownKey) => return Err(Denial::Invalid("its kid is unknown")),
         };
         let left = claims.check(&self.rules, crate::clock::since_1970().as_secs_f64())?;
         Ok((claims, left))
@@ -135,14 +135,14 @@ impl Keyring {
         jwt::open(token, &state.keys())
     }
 
-    /// Keys are to be fetched and never were.
+    /// Keys must be fetched, and no fetch has succeeded yet.
     fn is_waiting_for_keys(&self) -> bool {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         self.url.is_some() && state.fetched.is_none()
     }
 
-    /// Asks for a fetch, unless one was made a moment ago, and waits for it; answers whether
-    /// there was one.
+    /// Asks for a fetch, unless one was made a moment ago, and waits for it. Returns whether a
+    /// fetch was made.
     async fn has_fetched(&self, mut attempts: watch::Receiver<u64>) -> bool {
         let recently = |last: &Option<Instant>| last.is_some_and(|at| at.elapsed() < FETCH_PAUSE);
         if self.url.is_none() || recently(&self.last.read().unwrap_or_else(PoisonError::into_inner))
@@ -154,7 +154,7 @@ impl Keyring {
         matches!(changed, Ok(Ok(())))
     }
 
-    /// Fetches at once, then at intervals, earlier if somebody wants it or it failed.
+    /// Fetches at once, then at intervals; earlier on request or after a failure.
     async fn fetch(self: Arc<Self>, url: String, refresh: Duration) {
         let client = jwks::Client::new();
         let mut failures = 0;
@@ -169,16 +169,16 @@ impl Keyring {
                     state.fetched = Some(keys);
                 }
                 Err(error) => {
-                    // Said once for each time of trouble.
+                    // Logged once for each outage.
                     if failures == 0 {
-                        tracing::warn!(%error, "no JWKS; the keys fetched before stay valid");
+                        tracing::warn!(%error, "cannot fetch the JWKS; the keys fetched before stay valid");
                     }
                     failures += 1;
                 }
             }
             *self.last.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             self.attempts.send_modify(|count| *count += 1);
-            // Never more often than this.
+            // Fetches are never closer together than this.
             tokio::time::sleep(FETCH_PAUSE.min(refresh)).await;
             if failures == 0 {
                 let rest = refresh.saturating_sub(FETCH_PAUSE);
@@ -200,7 +200,7 @@ async fn watch_file(ring: std::sync::Weak<Keyring>, path: PathBuf) {
         let about = std::fs::metadata(path).ok()?;
         Some((about.modified().ok()?, about.len()))
     };
-    // None at first: what was read at the start may have changed before this look.
+    // `None` at first: the file may have changed between the read at the start and this check.
     let mut seen = None;
     loop {
         tokio::time::sleep(FILE_STEP).await;

@@ -1,7 +1,7 @@
-//! Keys that tokens are checked with: reading them, and checking a signature.
+//! The keys that tokens are checked with: parsing keys, and checking signatures.
 //!
-//! The algorithm belongs to the key, never to the token: a public key can not be taken for a
-//! secret, and `none` is nobody's. Private keys are refused, so that none lies about on a node.
+//! The algorithm belongs to the key, never to the token: a token cannot make a public key pass
+//! for a secret, and no key accepts `none`. Private keys are refused, so that nodes store none.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -14,9 +14,9 @@ use serde_json::Value;
 use spki::der::Decode as _;
 use spki::{ObjectIdentifier, SubjectPublicKeyInfoRef};
 
-/// Shortest RSA modulus: ring takes nothing below 2048 bits.
+/// The shortest RSA modulus: ring accepts nothing below 2048 bits.
 const MIN_MODULUS_BYTES: usize = 256;
-/// Most keys of one source.
+/// Maximum number of keys from one source.
 pub(crate) const MAX_KEYS: usize = 100;
 
 /// How a token is signed (RFC 7518, 3.1; RFC 8037).
@@ -29,13 +29,13 @@ pub(crate) enum Algorithm {
 }
 
 impl Algorithm {
-    /// By its name in a token's header.
+    /// Finds an algorithm by its name in a token's header.
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "HS256" => Some(Self::Hs256),
             "RS256" => Some(Self::Rs256),
             "ES256" => Some(Self::Es256),
-            // The second is the newer name (RFC 9864).
+            // `Ed25519` is the newer name (RFC 9864).
             "EdDSA" | "Ed25519" => Some(Self::EdDsa),
             _ => None,
         }
@@ -54,7 +54,7 @@ enum Material {
     Ed25519(Vec<u8>),
 }
 
-/// A key and what it is called.
+/// A key and its name.
 pub(crate) struct Key {
     /// Its `kid`, if it has one.
     pub(crate) id: Option<String>,
@@ -68,7 +68,7 @@ impl std::fmt::Debug for Key {
 }
 
 impl Key {
-    /// A secret that issuer and node share.
+    /// A secret shared by issuer and node.
     pub(crate) fn secret(secret: &str) -> Self {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
         Self {
@@ -86,7 +86,7 @@ impl Key {
         }
     }
 
-    /// Whether this key made the signature; HMACs are compared in constant time.
+    /// Whether this key made the signature. HMACs are compared in constant time.
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let verified = match &self.material {
             Material::Secret(key) => ring::hmac::verify(key, message, signature),
@@ -107,7 +107,7 @@ impl Key {
     }
 }
 
-/// Reads public keys from PEM or from a JWKS, whichever this is.
+/// Reads public keys from PEM or from a JWKS; detects which of the two the text is.
 pub(crate) fn read(text: &str) -> Result<Vec<Key>, String> {
     let keys = if text.trim_start().starts_with('{') {
         from_jwks(text.as_bytes())?
@@ -115,7 +115,7 @@ pub(crate) fn read(text: &str) -> Result<Vec<Key>, String> {
         from_pem(text)?
     };
     match keys.len() {
-        0 => Err("has no key that could be used".to_owned()),
+        0 => Err("has no usable key".to_owned()),
         count if count > MAX_KEYS => Err(format!("has {count} keys; {MAX_KEYS} at most")),
         _ => Ok(keys),
     }
@@ -133,7 +133,7 @@ fn from_pem(text: &str) -> Result<Vec<Key>, String> {
         .map(|(i, info)| {
             let key = info.ok().and_then(|info| from_info(&info));
             key.ok_or(format!(
-                "key number {} is no public key of RSA (2048 bits or more), P-256 or Ed25519",
+                "key number {} is not a public RSA (2048 bits or more), P-256 or Ed25519 key",
                 i + 1
             ))
         })
@@ -159,7 +159,7 @@ fn from_info(info: &[u8]) -> Option<Key> {
     Some(Key { id: None, material })
 }
 
-/// An RSA key that ring will take: without leading zeros, and long enough.
+/// An RSA key in the form that ring accepts: no leading zeros, and long enough.
 fn rsa(n: &[u8], e: &[u8]) -> Option<Material> {
     let trimmed = |bytes: &[u8]| -> Vec<u8> {
         let digits = bytes.iter().copied();
@@ -195,14 +195,14 @@ struct Jwk {
     y: Option<String>,
 }
 
-/// Keys of kinds that we do not know are somebody else's (RFC 7517, 5); so are secrets (`oct`),
-/// which have no place in what is published.
+/// Skips keys of unknown kinds (RFC 7517, 5). Also skips secrets (`oct`): a published set must
+/// not contain any.
 fn from_jwks(json: &[u8]) -> Result<Vec<Key>, String> {
     #[derive(Deserialize)]
     struct Set {
         keys: Vec<Value>,
     }
-    let set: Set = serde_json::from_slice(json).map_err(|_| "is no JWKS".to_owned())?;
+    let set: Set = serde_json::from_slice(json).map_err(|_| "is not a JWKS".to_owned())?;
     let keys = set.keys.into_iter().filter_map(|key| {
         let jwk = serde_json::from_value(key).ok()?;
         from_jwk(jwk)

@@ -1,4 +1,4 @@
-//! Who may connect as whom, who may subscribe to what, and who may send.
+//! Authentication of clients, access to topics, and the API keys of senders.
 
 pub mod claims;
 pub mod identity;
@@ -18,12 +18,12 @@ use crate::config::Secret;
 use crate::protocol::ids::UserId;
 pub use crate::protocol::topic_pattern::{BadPattern, Grants};
 
-/// The keys of senders, kept as digests: equal in length, so that comparing them tells nothing.
+/// The API keys of senders, kept as digests of equal length, so that comparing them leaks nothing.
 #[derive(Debug, Clone)]
 pub struct ApiKeys(Vec<[u8; 32]>);
 
 impl ApiKeys {
-    /// Keys from the configuration; none means that any sender may send.
+    /// Takes the keys from the configuration. Without keys, any sender may send.
     #[must_use]
     pub fn new(keys: &[Secret]) -> Self {
         Self(
@@ -33,8 +33,8 @@ impl ApiKeys {
         )
     }
 
-    /// Whether an `Authorization` header lets its sender in. Takes the same time for any key:
-    /// every valid one is compared, in constant time.
+    /// Whether an `Authorization` header admits its sender. Takes the same time for any key:
+    /// it is compared with every valid one, in constant time.
     #[must_use]
     pub fn allow(&self, authorization: Option<&str>) -> bool {
         if self.0.is_empty() {
@@ -54,27 +54,27 @@ pub fn bearer(authorization: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Why a client is not let in, or its new token not taken.
+/// Why a client is refused, or why its new token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denial {
-    /// It brought no token.
+    /// The client sent no token.
     Missing,
-    /// Its token is not believed. Why is for the log: it would help whoever forges.
+    /// Its token is rejected. The reason is only for the log: it would help a forger.
     Invalid(&'static str),
-    /// Its token has been valid.
+    /// Its token was valid and has expired.
     Expired,
-    /// The keys could never be fetched.
+    /// No fetch of the keys has succeeded yet.
     KeysUnavailable,
-    /// Sessions cannot be looked up.
+    /// Sessions cannot be looked up now.
     SessionsUnavailable,
-    /// The token is that of another user than the one it is shown for.
+    /// The token belongs to another user than the one it is presented for.
     WrongUser,
     /// The user is banned.
     Banned,
 }
 
 impl Denial {
-    /// For programs.
+    /// The code that programs read.
     pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::Missing => "token_missing",
@@ -87,7 +87,7 @@ impl Denial {
         }
     }
 
-    /// For people.
+    /// The text that people read.
     pub(crate) const fn message(self) -> &'static str {
         match self {
             Self::Missing => "a token is needed: Authorization: Bearer <token>, or ?token=",
@@ -101,7 +101,7 @@ impl Denial {
     }
 }
 
-/// Reads who a client says it is, under `PUSH_AUTH=none`.
+/// Reads the user that a client claims to be, under `PUSH_AUTH=none`.
 ///
 /// # Errors
 /// What is wrong, for the client to read.
@@ -113,8 +113,8 @@ pub fn claimed_user(user: Option<&str>) -> Result<UserId, String> {
 
 /// Whether a page of this origin may connect to this host.
 ///
-/// `allowed` is the exact list of the configuration. If it is empty, a page may connect to the
-/// host it came from. No origin at all means that the client is no browser.
+/// `allowed` is the exact list from the configuration. If it is empty, a page may connect to the
+/// host that it was loaded from. A client without an origin is not a browser and may connect.
 #[must_use]
 pub fn allows_origin(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
     let Some(origin) = origin else { return true };

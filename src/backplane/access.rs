@@ -1,5 +1,5 @@
-//! What the backplane knows of who may connect: sessions, bans, and the order in which a user's
-//! connections came.
+//! Access data in the backplane: sessions, bans, and the order in which a user's connections
+//! were opened.
 
 use std::time::Duration;
 
@@ -9,34 +9,34 @@ use crate::backplane::answers::Unavailable;
 use crate::local::replay::page::EntryId;
 use crate::protocol::ids::UserId;
 
-/// A session: what it says of its bearer, and for how long.
+/// A session: its claims, and how long it lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// A user id, or claims as JSON; not looked at here.
+    /// A user id, or claims as JSON; not parsed here.
     pub claims: String,
-    /// Until it ends, if it does.
+    /// The time until it ends; `None` if it does not end.
     pub left: Option<Duration>,
 }
 
-/// A ban.
+/// A ban of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ban {
-    /// In the words of whoever banned; may be empty.
+    /// The reason as the operator gave it; may be empty.
     pub reason: String,
-    /// Until it ends, if it does.
+    /// The time until it ends; `None` if it does not end.
     pub left: Option<Duration>,
 }
 
-/// Ordinals of one millisecond; more are equal, and then the connection's name decides.
+/// Ordinals per millisecond. Further ones are equal; then the connection's name decides.
 const PER_MS: u64 = 1_000;
 
-/// An entry id as one number that still is exact where all numbers are doubles.
+/// An entry id as one number that is still exact where all numbers are doubles.
 pub(super) fn ordinal(id: EntryId) -> u64 {
     id.ms * PER_MS + id.seq.min(PER_MS - 1)
 }
 
 impl Backplane {
-    /// These sessions, in this order; none where there is none of that name.
+    /// These sessions, in this order; `None` where there is no session of that name.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -66,7 +66,7 @@ impl Backplane {
         }
     }
 
-    /// Removes a session; answers whether it was there.
+    /// Removes a session; returns whether it existed.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be there.
@@ -91,7 +91,7 @@ impl Backplane {
     /// Whether the user is banned.
     ///
     /// # Errors
-    /// When nobody can tell.
+    /// When the ban cannot be read.
     pub async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.access().ban(user).is_some()),
@@ -102,7 +102,7 @@ impl Backplane {
     /// Which of these users are banned, in this order.
     ///
     /// # Errors
-    /// When nobody can tell.
+    /// When the bans cannot be read.
     pub async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
         match self {
             Self::Standalone(standalone) => {
@@ -113,7 +113,7 @@ impl Backplane {
         }
     }
 
-    /// Bans a user from now on, for a while. Whoever is connected stays.
+    /// Bans a user from now on, for a while. Existing connections stay open.
     ///
     /// # Errors
     /// [`Unavailable`]: the user may or may not be banned.
@@ -132,7 +132,7 @@ impl Backplane {
         }
     }
 
-    /// Lifts a ban; answers whether there was one.
+    /// Lifts a ban; returns whether there was one.
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be lifted.
@@ -143,11 +143,11 @@ impl Backplane {
         }
     }
 
-    /// The next place in the order of a user's connections: higher than all before, on whatever
+    /// The next place in the order of a user's connections: higher than all before it, on any
     /// node.
     ///
     /// # Errors
-    /// When there is none to be had.
+    /// When no ordinal can be assigned.
     pub async fn next_ordinal(&self, user: &UserId) -> Result<u64, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.access().next_ordinal()),

@@ -1,5 +1,5 @@
-//! What the backplane answers: how many heard a line, what became of a message to keep, and why
-//! nothing can be said.
+//! What the backplane answers: how many subscribers received a line, the outcome of keeping a
+//! message, and why an outcome is unknown.
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -7,17 +7,17 @@ use tokio::time::Instant;
 use crate::local::replay::page::Position;
 use crate::protocol::ids::{ConnectionId, UserId};
 
-/// The way is down: nothing can be said of the other nodes.
+/// The backplane cannot be reached: nothing is known of the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unavailable(pub &'static str);
 
-/// A line on its way: resolves to the number of subscribers that Redis handed it to.
+/// A line on its way; resolves to the number of subscribers that Redis handed it to.
 #[derive(Debug)]
 pub struct Published(pub(crate) oneshot::Receiver<Result<u32, Unavailable>>);
 
 impl Published {
-    /// Waits for the answer, until the deadline at most.
+    /// Waits for the answer, until `deadline` at most.
     ///
     /// # Errors
     /// [`Unavailable`]: the line may or may not have been published.
@@ -36,35 +36,35 @@ impl Published {
     }
 }
 
-/// What became of a message that was to be kept.
+/// The outcome of keeping a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
-    /// It is in the inbox or log, here.
+    /// The message is in the inbox or log, at this position.
     At(Position),
-    /// One with its id was put there within the last minute.
+    /// A message with the same id was put there within the last minute.
     Before,
 }
 
-/// What a client sends, as it stands in the stream of a service.
+/// A client's message as an entry in the stream of a service.
 #[derive(Debug)]
 pub struct UpstreamEntry<'a> {
-    /// By which the service was found.
+    /// The route that selected the service.
     pub route: &'a str,
-    /// Who sends.
+    /// The user who sends it.
     pub user: &'a UserId,
-    /// From where.
+    /// The connection that sends it.
     pub from: &'a ConnectionId,
     /// The client's `ref`, as JSON.
     pub reference: Option<&'a str>,
-    /// What it says, as JSON.
+    /// The message, as JSON.
     pub data: &'a str,
 }
 
 /// Why an entry is not known to be in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsent {
-    /// It is not there.
+    /// The entry is not in the stream.
     Refused(Unavailable),
-    /// It may be there.
+    /// The entry may be in the stream.
     Unknown,
 }

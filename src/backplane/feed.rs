@@ -1,14 +1,14 @@
-//! What a node hears, pulled by the one task that acts on it.
+//! What a node receives, pulled by the one task that acts on it.
 //!
 //! What must stay true: events come in the order in which Redis handed them over, and each sign
-//! that something may be missing is in its place among them.
+//! of a possible loss has its place among them.
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::backplane::redis::bus::subscriber::Subscriber;
 
-/// Where a payload was heard.
+/// The channel on which a payload was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
     /// On this node's own channel.
@@ -17,29 +17,29 @@ pub enum Channel {
     Global,
 }
 
-/// One thing heard.
+/// One received event.
 #[derive(Debug)]
 pub enum FeedEvent {
-    /// Lines. The permit is their share of what may wait, and is held until they are dealt with.
+    /// Lines. The permit is their share of the backlog, held until they are processed.
     Payload(Channel, Bytes, Option<OwnedSemaphorePermit>),
-    /// Messages may be lost here; by this sign.
+    /// Messages may have been lost here; the text names the sign.
     Lost(&'static str),
     /// Half a second has passed.
     Tick,
-    /// The node leaves: nothing follows.
+    /// The node leaves: no event follows.
     End,
 }
 
-/// Where events come from.
+/// The source of events.
 pub enum Feed {
-    /// What a node without Redis says to itself.
+    /// The lines that a node without Redis sends to itself.
     Standalone(mpsc::Receiver<String>),
-    /// The subscription.
+    /// The subscription to Redis.
     Redis(Box<Subscriber>),
 }
 
 impl Feed {
-    /// The next event. Dropping the future loses what it had begun; so it is awaited to its end.
+    /// The next event. Dropping the future loses work in progress, so always await it to its end.
     pub(crate) async fn next(&mut self) -> FeedEvent {
         match self {
             Self::Standalone(lines) => match lines.recv().await {
@@ -50,7 +50,7 @@ impl Feed {
         }
     }
 
-    /// What was heard before the end is dealt with.
+    /// Everything received before the end has been processed.
     pub(crate) fn finish(&self) {
         if let Self::Redis(subscriber) = self {
             subscriber.finish();

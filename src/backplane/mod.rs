@@ -1,9 +1,9 @@
-//! Where users are, and how a line gets to another node: one contract, two ways.
+//! Where users are, and how a line reaches another node: one contract, two implementations.
 //!
-//! [`Standalone`] serves one node by itself, in memory; [`Redis`] serves many. Only this folder
+//! [`Standalone`] serves a single node, in memory; [`Redis`] serves many. Only this folder
 //! knows how nodes find each other. What must stay true: lines handed over for one node leave
-//! in that order; an answer of 0 receivers proves that nobody got it, an answer of 1 proves
-//! nothing more than that somebody listens.
+//! in that order. An answer of 0 receivers proves that no node received the line; an answer of 1
+//! proves only that a subscriber listens.
 
 pub mod answers;
 
@@ -35,22 +35,22 @@ use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
 use crate::protocol::{DEFAULT_TIMEOUT, Message};
 use crate::telemetry::metrics::Metrics;
 
-/// Streams need Redis; the configuration says so at the start.
+/// Streams need Redis; the configuration is checked for that at the start.
 const NO_STREAMS: Unavailable = Unavailable("this node has no Redis");
 
-/// The way to the other nodes.
+/// The connection to the other nodes.
 #[derive(Debug)]
 pub enum Backplane {
-    /// In memory.
+    /// One node, in memory.
     Standalone(Standalone),
-    /// Over Redis.
+    /// Many nodes, over Redis.
     Redis(Redis),
 }
 
 impl Backplane {
-    /// The nodes that hold connections of each of these users and topics, this one left out. Nodes may be
-    /// dead: a row outlives its node for a while. `None` where nobody can tell, because the
-    /// registry is being rebuilt.
+    /// The nodes that hold connections of each of these users and topics, without this node.
+    /// Nodes may be dead: a row outlives its node for a while. `None` if it is unknown, because
+    /// the registry is being rebuilt.
     ///
     /// # Errors
     /// When the registry cannot be read.
@@ -64,8 +64,8 @@ impl Backplane {
         }
     }
 
-    /// For each of these topics, how many connections of each live node are in it, this one
-    /// included.
+    /// For each of these topics, how many connections each live node has in it, including this
+    /// node.
     ///
     /// # Errors
     /// When the registry cannot be read.
@@ -79,8 +79,8 @@ impl Backplane {
         }
     }
 
-    /// For each of these topics, the other nodes that have members and whether clients of
-    /// theirs watch it; as the rows say, which may name dead nodes and lack live ones.
+    /// For each of these topics, the other nodes that have members, and whether their clients
+    /// watch it. Taken from the rows, which may name dead nodes and lack live ones.
     ///
     /// # Errors
     /// When the registry cannot be read.
@@ -91,11 +91,11 @@ impl Backplane {
         }
     }
 
-    /// Whether a node is dead beyond doubt: [so it seems](Backplane::is_dead), Redis has not just
-    /// forgotten everything, and nobody listens on the node's channel.
+    /// Whether a node is certainly dead: [it seems so](Backplane::is_dead), Redis has not just
+    /// forgotten everything, and the node's channel has no subscriber.
     ///
     /// # Errors
-    /// When nobody can tell.
+    /// When that cannot be determined.
     pub async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.is_dead(node)),
@@ -103,7 +103,7 @@ impl Backplane {
         }
     }
 
-    /// Whether other nodes can exist at all; if not, nobody need be located.
+    /// Whether other nodes can exist at all; if not, no user need be located.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         match self {
@@ -112,7 +112,7 @@ impl Backplane {
         }
     }
 
-    /// The user's connections on live nodes, this one included.
+    /// The user's connections on live nodes, including this node.
     ///
     /// # Errors
     /// When the registry cannot be read.
@@ -121,7 +121,7 @@ impl Backplane {
         Ok(rows.into_iter().flatten().collect())
     }
 
-    /// The same for each of these users.
+    /// The connections of each of these users, as [`Backplane::rows`].
     ///
     /// # Errors
     /// When the registry cannot be read.
@@ -142,14 +142,15 @@ impl Backplane {
         }
     }
 
-    /// Publishes a line to a node. What cannot be sent is missed by its asker's deadline.
+    /// Publishes a line to a node. If it cannot be sent, the asker's deadline passes without an
+    /// answer.
     pub async fn send(&self, node: &NodeId, line: String) {
         let deadline = Instant::now() + DEFAULT_TIMEOUT;
         drop(self.publish(node, line, deadline).await);
     }
 
-    /// Hands over a line for all nodes. This one ignores what it hears of itself there; the
-    /// answer counts it all the same.
+    /// Hands over a line for all nodes. This node ignores its own line there; the answer
+    /// still counts it.
     pub async fn publish_all(&self, line: String, deadline: Instant) -> Published {
         match self {
             Self::Standalone(_) => Standalone::publish_all(),
@@ -191,7 +192,7 @@ impl Backplane {
     /// Adds an entry to the stream of a service.
     ///
     /// # Errors
-    /// When that is not known to be done.
+    /// When the entry is not known to be added.
     pub async fn add_upstream(
         &self,
         service: &str,
@@ -204,10 +205,10 @@ impl Backplane {
         }
     }
 
-    /// How many entries of a service's stream wait to be read or finished; `most` is enough to know.
+    /// How many entries of a service's stream are unread or unfinished; counts to `most` at most.
     ///
     /// # Errors
-    /// When nobody can tell.
+    /// When the stream cannot be read.
     pub async fn upstream_backlog(&self, service: &str, most: u64) -> Result<u64, Unavailable> {
         match self {
             Self::Standalone(_) => Err(NO_STREAMS),
@@ -215,8 +216,8 @@ impl Backplane {
         }
     }
 
-    /// Whether nobody will ever listen on this node's channel again: its name has a new boot, or
-    /// its lease has been gone for two beats. Asked after an answer of 0 receivers.
+    /// Whether no process will ever listen on this node's channel again: its name has a new boot,
+    /// or its lease has been missing for two beats. Asked after an answer of 0 receivers.
     ///
     /// # Errors
     /// When the lease cannot be read.
@@ -227,11 +228,11 @@ impl Backplane {
         }
     }
 
-    /// Whether nothing can reach a node now: nobody listens on its channel. It may be subscribing
-    /// again.
+    /// Whether a line cannot reach a node now: its channel has no subscriber. The node may be
+    /// about to subscribe again.
     ///
     /// # Errors
-    /// When the way there is down.
+    /// When the backplane cannot be reached.
     pub async fn is_deaf(&self, node: &NodeId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.is_dead(node)),
@@ -239,7 +240,7 @@ impl Backplane {
         }
     }
 
-    /// Takes a dead node's fields out of a row.
+    /// Removes a dead node's fields from a row.
     pub async fn forget(&self, subject: &Subject, node: &NodeId) {
         if let Self::Redis(redis) = self {
             redis.forget(subject, node).await;
@@ -255,7 +256,7 @@ impl Backplane {
         }
     }
 
-    /// How many lines for other nodes Redis has not answered.
+    /// How many lines for other nodes Redis has not answered yet.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         match self {
@@ -273,7 +274,7 @@ impl Backplane {
         }
     }
 
-    /// Sets the gauges of what waits on the way to other nodes and back.
+    /// Sets the gauges of the queues to and from other nodes.
     pub fn gauge(&self, metrics: &Metrics) {
         match self {
             Self::Standalone(standalone) => standalone.gauge(metrics),
@@ -281,8 +282,8 @@ impl Backplane {
         }
     }
 
-    /// Says that this node takes no new clients, in its lease and in its clients' rows; bounded
-    /// in time.
+    /// Marks this node as draining in its lease and in its clients' rows, so that it takes no new
+    /// clients; bounded in time.
     pub async fn announce_draining(&self) {
         match self {
             Self::Standalone(standalone) => standalone.announce_draining(),
@@ -290,8 +291,8 @@ impl Backplane {
         }
     }
 
-    /// Writes the last rows, gives up the lease, stops listening and does what had been heard by
-    /// then; bounded in time.
+    /// Writes the last rows, gives up the lease, stops listening, and processes everything
+    /// received by then; bounded in time.
     pub async fn leave(&self) {
         match self {
             Self::Standalone(_) => {}

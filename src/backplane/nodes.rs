@@ -4,26 +4,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::ids::NodeId;
 
-/// A node as the others see it: its lease.
+/// A node as the others see it: the content of its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
-    /// Full id.
+    /// The full id.
     pub node: NodeId,
     /// The part of the id that outlives a restart.
     pub name: String,
-    /// The part that does not.
+    /// The part of the id that changes with each restart.
     pub boot: String,
     /// Whether it takes new clients.
     pub state: NodeState,
-    /// Its clients at the last beat.
+    /// Its client connections at the last beat.
     pub connections: usize,
     /// When it started, in milliseconds since 1970.
     pub started: u64,
     /// Its version of this program.
     pub version: String,
-    /// Where clients can reach it, if it was told.
+    /// Where clients can reach it, if that is configured.
     pub url: String,
-    /// How many clients it should hold compared to others.
+    /// Its share of the clients, relative to other nodes.
     pub weight: u32,
 }
 
@@ -31,17 +31,17 @@ pub struct NodeRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// It does.
+    /// It takes new clients.
     Up,
-    /// It is sending its clients away.
+    /// It is closing its connections so that clients go to other nodes.
     Draining,
 }
 
 /// Whether this node can serve, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// Subscribed, its lease held.
+    /// It is subscribed and holds its lease.
     Ready,
-    /// Not (yet).
+    /// It cannot serve (yet), for this reason.
     Down(&'static str),
 }

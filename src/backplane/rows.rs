@@ -1,28 +1,28 @@
-//! Rows: which node holds which connections of a user, or how many in a topic.
+//! Rows: which node holds which connections of a user, or how many connections in a topic.
 //!
 //! `pn:user:{<user>}` has a field `<node>/<fd>` for each connection, `pn:topic:{<topic>}` a field
-//! `<node>` for each node with members. What must stay true: a field that cannot be read is not
-//! ours and is left alone.
+//! `<node>` for each node with members. What must stay true: a field that cannot be parsed was
+//! not written by pushnode and is left alone.
 
 use serde::{Deserialize, Serialize};
 
 use crate::local::hub::Seat;
 use crate::protocol::ids::{ConnectionId, NodeId};
 
-/// A connection as its row tells it.
+/// A connection as its row describes it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// The node that holds it.
     pub node: NodeId,
-    /// Its number there.
+    /// Its number on that node.
     pub fd: u64,
-    /// What the row says of it.
+    /// The value of its field in the row.
     #[serde(flatten)]
     pub about: RowValue,
 }
 
 impl Row {
-    /// What the row of a connection of this node says, whether it is written yet or not.
+    /// The row of a connection of this node, whether it is written yet or not.
     #[must_use]
     pub fn of(node: &NodeId, seat: &Seat) -> Self {
         Self {
@@ -36,43 +36,43 @@ impl Row {
 /// The value of a field in `pn:user:{<user>}`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RowValue {
-    /// When it came, in milliseconds since 1970.
+    /// When it was opened, in milliseconds since 1970.
     #[serde(default)]
     pub at: u64,
-    /// What kind of socket: `ws`, `sse` or `tcp`.
+    /// The transport: `ws`, `sse` or `tcp`.
     #[serde(default)]
     pub transport: String,
-    /// The device the client named.
+    /// The device that the client named.
     #[serde(default)]
     pub device: Option<String>,
     /// Its address, if `PUSH_STORE_ADDRESS` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// Its place in the order of the user's connections, if these are limited.
+    /// Its place in the order of the user's connections, if their number is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u64>,
-    /// Its node is sending its clients away.
+    /// Whether its node is draining.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
 }
 
-/// A user's or topic's connections by node: where a push must go, and how many connections wait there.
+/// A user's or topic's connections by node: where a push must go, and how many are there.
 pub type Locations = smallvec::SmallVec<[(NodeId, u32); 1]>;
 
-/// The nodes in a topic's row, and whether clients of theirs watch it.
+/// The nodes in a topic's row, and whether their clients watch it.
 pub type Parties = Vec<(NodeId, bool)>;
 
 /// How many connections of a node are in a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Population {
-    /// The node.
+    /// The node id.
     pub node: NodeId,
-    /// How many.
+    /// The number of its connections.
     pub connections: u32,
 }
 
 impl RowValue {
-    /// What the row says of a connection of this node.
+    /// The row value of a connection of this node.
     pub(crate) fn of(seat: &Seat) -> Self {
         Self {
             at: seat.at,

@@ -1,7 +1,7 @@
-//! Which node a client should go to. No I/O: the table of live nodes goes in, one comes out.
+//! Which node a client should connect to. No I/O: takes the table of live nodes, returns one.
 //!
-//! The table is as old as the last beat. So that the clients of the meantime do not all go to
-//! the node that was emptiest then, those sent somewhere since are counted on top.
+//! The table is as old as the last beat. So that all new clients of that interval do not go to
+//! the node that was least loaded at the beat, clients sent to a node since then are added.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -10,25 +10,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::protocol::ids::NodeId;
 
-/// How a node is chosen.
+/// The strategy for choosing a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strategy {
-    /// The one with the fewest connections for its weight.
+    /// The node with the fewest connections relative to its weight.
     #[default]
     LeastConnections,
-    /// By chance, in proportion to the weights.
+    /// At random, in proportion to the weights.
     Weighted,
-    /// One after the other.
+    /// Each node in turn.
     RoundRobin,
-    /// By chance.
+    /// At random.
     Random,
 }
 
 impl Strategy {
-    /// All, as clients name them.
+    /// The names of all strategies, as clients write them.
     pub const NAMES: &str = "least-connections, weighted, round-robin, random";
 
-    /// As clients name it.
+    /// Finds a strategy by the name that clients write.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,20 +55,20 @@ impl FromStr for Strategy {
     }
 }
 
-/// What was handed out so far.
+/// The choices made so far.
 #[derive(Debug, Default)]
 pub struct Balance(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The table that `sent` counts on top of.
+    /// The table to which `sent` is added.
     table: Arc<Vec<NodeRecord>>,
     sent: HashMap<NodeId, usize>,
     turn: usize,
 }
 
 impl Balance {
-    /// A node that takes clients and says where it can be reached; none if there is none.
+    /// Chooses a node that takes clients and has a URL; `None` if there is no such node.
     pub fn choose(&self, table: &Arc<Vec<NodeRecord>>, strategy: Strategy) -> Option<NodeRecord> {
         let takes_clients =
             |node: &&NodeRecord| node.state == NodeState::Up && !node.url.is_empty();
@@ -76,7 +76,7 @@ impl Balance {
         if nodes.is_empty() {
             return None;
         }
-        // A poisoned lock guards counts, and those are hints.
+        // A poisoned lock guards only counts, and those are hints.
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&state.table, table) {
             state.table = table.clone();
@@ -99,8 +99,8 @@ impl Balance {
                 })
             }
             Strategy::LeastConnections => {
-                // Nodes that are level get their clients by chance: each node that answers
-                // here has a table of its own.
+                // Among equally loaded nodes, choose at random: each node that answers here has its
+                // own table.
                 let start = fastrand::usize(..nodes.len());
                 let load = |node: &&&NodeRecord| {
                     let sent = state.sent.get(&node.node).copied().unwrap_or(0);

@@ -1,8 +1,8 @@
-//! What a node does with what it hears on its channels.
+//! What a node does with lines received on its channels.
 //!
-//! One reader per node feeds this in order. It only decodes and moves: it never waits for a
-//! client, never unwraps what came from outside, and a line that makes no sense is counted and
-//! logged (what is wrong with it, not what it says) and disturbs nothing.
+//! One reader per node feeds this in order. It only decodes and dispatches. It never waits for a
+//! client and never unwraps external input. A malformed line is counted and logged (its fault,
+//! not its content) and disturbs nothing else.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,19 +25,19 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Outcome;
 
-/// How long a report may be on its way back.
+/// The time reserved for a receipt's way back.
 const REPORT_MARGIN: Duration = Duration::from_millis(100);
 
-/// When the node leaves, receipts for what was heard last may take this long.
+/// When the node leaves, receipts for the last lines may take this long.
 const REPORTS: Duration = Duration::from_secs(1);
 
-/// Between two looks whether all receipts are out.
+/// The time between two checks whether all receipts are sent.
 const REPORT_STEP: Duration = Duration::from_millis(10);
 
-/// Clients are told of losses at most once in this time: in a flood each may bring thousands.
+/// The minimum time between two loss notices to clients: in a flood, losses come by the thousand.
 const TELL: Duration = Duration::from_millis(500);
 
-/// Senders whose numbers are remembered.
+/// Maximum number of senders whose numbers are remembered.
 const SENDERS: usize = 10_000;
 
 /// The reader's state.
@@ -50,7 +50,7 @@ pub struct Inbound {
     senders: HashMap<NodeId, Numbers>,
     /// When the clients were last told of a loss.
     told: Option<Instant>,
-    /// The sign of a loss they have not been told of.
+    /// The sign of a loss that the clients have not been told of.
     untold: Option<&'static str>,
     /// Held by each receipt on its way.
     reports: Arc<()>,
@@ -83,7 +83,7 @@ impl Inbound {
         }
     }
 
-    /// Acts on what the feed brings, in its order, until the node has left.
+    /// Processes the feed's events in order, until the node has left.
     pub async fn run(mut self, mut feed: Feed) {
         loop {
             match feed.next().await {
@@ -98,7 +98,7 @@ impl Inbound {
         }
     }
 
-    /// Takes one payload: lines, of which the first may be a node's header.
+    /// Processes one payload: lines, of which the first may be a node's header.
     async fn hear(&mut self, channel: Channel, payload: &[u8]) {
         let mut lines = 0_u32;
         for line in payload.split(|byte| *byte == b'\n') {
@@ -106,7 +106,7 @@ impl Inbound {
                 continue;
             }
             match Line::parse(line) {
-                // Our own push to everybody, which the router has delivered here itself.
+                // Our own push to everybody; the router has delivered it here itself.
                 Ok(Line::Header { from, .. })
                     if channel == Channel::Global && from == *self.hub.node() =>
                 {
@@ -134,17 +134,17 @@ impl Inbound {
         }
     }
 
-    /// Checks a sender's count; answers whether what follows is new. A number heard before is a
-    /// repeat of a payload whose sender got no answer; a jump means that payloads were lost on
-    /// the way. A tail shows the loss of the last one.
+    /// Checks a sender's sequence number; returns whether the following lines are new. A known
+    /// number is a repeat of a payload whose sender got no answer. A jump means that payloads were
+    /// lost on the way. A tail reveals the loss of the last payload.
     async fn is_next(&mut self, channel: Channel, from: NodeId, seq: u64, tail: bool) -> bool {
         if self.senders.len() >= SENDERS {
-            // Boots of years, or somebody inventing names. Forgetting costs at most a false alarm.
+            // Years of restarts, or invented names. Forgetting costs at most a false alarm.
             self.senders.clear();
         }
         let heard = self.senders.entry(from).or_default();
         let number = match channel {
-            // Nobody can have published to this boot before it was there.
+            // No sender can have published to this boot before it existed.
             Channel::Own => heard.own.take(seq, tail, true),
             Channel::Global => heard.global.take(seq, tail, false),
         };
@@ -160,8 +160,8 @@ impl Inbound {
         !tail && number != Number::Repeat
     }
 
-    /// Messages for this node may be lost: counts it and lets the clients know, now or, if they
-    /// were told a moment ago, with the next [`Inbound::tell_of_losses`].
+    /// Messages for this node may be lost: counts that and tells the clients now or, if they were
+    /// told a moment ago, with the next [`Inbound::tell_of_losses`].
     async fn lost(&mut self, sign: &'static str) {
         self.metrics.lost(sign);
         self.hub.doubt();
@@ -171,7 +171,7 @@ impl Inbound {
         self.tell_of_losses().await;
     }
 
-    /// Tells the clients of losses that they have not been told of. To be called now and then.
+    /// Tells the clients of losses not announced yet. Must be called regularly.
     async fn tell_of_losses(&mut self) {
         if self.told.is_some_and(|told| told.elapsed() < TELL) {
             return;
@@ -186,7 +186,7 @@ impl Inbound {
         }
     }
 
-    /// Waits until the receipts owed so far are handed over, for the given time at most.
+    /// Waits until the receipts owed so far are sent, for `patience` at most.
     async fn reported(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         while Arc::strong_count(&self.reports) > 1 && Instant::now() < deadline {
@@ -196,7 +196,7 @@ impl Inbound {
 
     async fn act(&mut self, channel: Channel, line: Line) {
         match line {
-            // Only the first line of a payload can be one; anything else was refused above.
+            // Valid only as the first line of a payload; others were refused above.
             Line::Header { .. } => {}
             Line::Push(push, reply) => {
                 self.metrics.envelopes.inc();
@@ -235,7 +235,7 @@ impl Inbound {
                 self.hub.revoke(session).await;
             }
             Line::Drain => self.shutdown.begin(),
-            // The subscription takes its probes before this hears of them.
+            // The pump takes probes out before they get here.
             Line::Probe(_) => {}
             Line::Receipt(report) => {
                 let claimed = self.replies.settle(report);
@@ -258,14 +258,14 @@ impl Inbound {
         }
     }
 
-    /// Sends a receipt once it is known what became of the message; never waits for it here.
+    /// Sends a receipt once the outcome of the message is known; never waits for it here.
     fn report(&self, to: &Target, delivered: Delivered, reply: Reply, waiter: Waiter) {
         let node = self.hub.node().clone();
         let backplane = self.backplane.clone();
         let under_way = self.reports.clone();
         let metrics = self.metrics.clone();
         metrics.receipts_owed.inc();
-        // Nobody here is no fault of a broadcast.
+        // A node without recipients is not a fault of a broadcast.
         let none = if *to == Target::All {
             Status::Written
         } else {
@@ -273,7 +273,7 @@ impl Inbound {
         };
         tokio::spawn(async move {
             let timeout = Duration::from_millis(reply.timeout_ms).min(MAX_TIMEOUT);
-            // The report must be back before whoever asked gives up waiting for it.
+            // The receipt must arrive before the asker stops waiting for it.
             let timeout = timeout - REPORT_MARGIN.min(timeout / 4);
             let (status, connections) = match delivered {
                 Delivered::Duplicate => (Status::Duplicate, 0),

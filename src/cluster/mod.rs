@@ -1,4 +1,4 @@
-//! What nodes say to each other: what this one hears, asks, answers and waits for.
+//! Communication between nodes: what this node receives, asks, answers and waits for.
 
 pub mod pending;
 

@@ -1,6 +1,6 @@
-//! What comes back from other nodes: who waits for which, and the way back to whoever asked.
+//! Replies from other nodes: which request waits for which reply, and the way back to its asker.
 //!
-//! Receipts tell what became of a push, answers what a node says to a question.
+//! A receipt reports the outcome of a push; an answer replies to a question.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,30 +10,30 @@ use tokio::sync::mpsc;
 
 use crate::protocol::{NodeAnswer, Receipt};
 
-/// Receipts that may wait to be looked at by one sender.
+/// Maximum number of receipts queued for one sender.
 const WAITING: usize = 1_024;
 
-/// Those on this node who wait for something from others.
+/// The requests on this node that wait for replies from other nodes.
 #[derive(Debug, Default)]
 pub struct Replies {
     receipts: Arc<Table<Receipt>>,
     answers: Arc<Table<NodeAnswer>>,
 }
 
-/// By reference: who waits for this kind.
+/// The waiting requests of one kind, by reference.
 #[derive(Debug)]
 struct Table<T> {
     last: AtomicU64,
     waiting: DashMap<String, mpsc::Sender<T>>,
 }
 
-/// A place in a table; dropping it gives the place up.
+/// A place in a table; dropping it frees the place.
 #[derive(Debug)]
 pub struct Expected<T = Receipt> {
     table: Arc<Table<T>>,
-    /// What the receipts carry as `ref`.
+    /// The `ref` that the receipts carry.
     pub reference: String,
-    /// Where they arrive.
+    /// Where the receipts arrive.
     pub receipts: mpsc::Receiver<T>,
 }
 
@@ -44,7 +44,7 @@ impl Replies {
         Table::expect(&self.receipts, WAITING)
     }
 
-    /// A place for the answers of so many nodes under a new reference.
+    /// A place for the answers of this many nodes under a new reference.
     #[must_use]
     pub fn expect_answers(&self, nodes: usize) -> Expected<NodeAnswer> {
         Table::expect(&self.answers, nodes.max(1))
@@ -56,24 +56,24 @@ impl Replies {
         self.receipts.waiting.len()
     }
 
-    /// Whether none does.
+    /// Whether no sender waits for receipts.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.receipts.waiting.is_empty()
     }
 
-    /// Hands a receipt to whoever waits for it; one that comes too late is of no use. Answers
-    /// whether somebody took it.
+    /// Passes a receipt to the sender that waits for it; a late receipt is dropped. Returns
+    /// whether a sender took it.
     pub fn settle(&self, receipt: Receipt) -> bool {
-        // Full only if somebody floods us with receipts of that reference.
+        // Full only if a node floods this one with receipts of that reference.
         let sender = self.receipts.waiting.get(&receipt.reference);
         sender.is_some_and(|sender| sender.try_send(receipt).is_ok())
     }
 
-    /// Hands a node's answer to whoever waits for it; one that comes too late is of no use.
+    /// Passes a node's answer to the asker that waits for it; a late answer is dropped.
     pub fn settle_answer(&self, answer: NodeAnswer) {
         if let Some(sender) = self.answers.waiting.get(&answer.reference) {
-            // Full only if somebody floods us with answers of that reference.
+            // Full only if a node floods this one with answers of that reference.
             let _ = sender.try_send(answer);
         }
     }

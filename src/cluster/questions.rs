@@ -1,8 +1,8 @@
-//! What a node answers to the questions of others.
+//! Answers to the questions of other nodes.
 //!
-//! A question never makes the reader of the bus wait: each is answered in a task of its own, and
-//! so many at once and no more. What must stay true: every question that was understood so far
-//! that its asker is known gets an answer, and be it an error.
+//! A question never makes the reader of the bus wait: each is answered in its own task, and their
+//! number is limited. What must stay true: every question whose asker could be parsed gets an
+//! answer, even if that is an error.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::protocol::{
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// Questions of other nodes that are answered at once; more are refused.
+/// Maximum number of questions of other nodes answered at once; further ones are refused.
 const UNDER_WAY: usize = 4_096;
 
-/// What questions are answered with. One for each node.
+/// What a node needs to answer questions. One per node.
 #[derive(Debug)]
 pub struct Respond {
     hub: Arc<Hub>,
@@ -59,7 +59,7 @@ impl Respond {
         }
     }
 
-    /// Answers a question of the bus; `under_way` is dropped when the answer is out.
+    /// Answers a question from the bus; `under_way` is dropped when the answer is sent.
     pub fn hear(
         self: &Arc<Self>,
         question: Result<Question, Fault>,
@@ -67,7 +67,7 @@ impl Respond {
         under_way: Arc<()>,
     ) {
         let place = match &question {
-            // Calls have places of their own: they wait for clients.
+            // Calls have their own limit: they wait for clients.
             Ok(Question::Call(_)) => Ok(None),
             _ => self.places.clone().try_acquire_owned().map(Some),
         };
@@ -93,7 +93,7 @@ impl Respond {
         });
     }
 
-    /// This node's answer: a JSON object. The one place where questions are answered.
+    /// This node's answer: a JSON object. Questions are answered only here.
     pub async fn answer(&self, question: &Question) -> String {
         let body = match question {
             Question::Stats => self.stats(),

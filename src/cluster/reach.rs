@@ -1,7 +1,7 @@
-//! Getting a line to one node: publish it, and tell from the answer whether the node heard it.
+//! Getting a line to one node: publishes it, and judges by the answer whether the node got it.
 //!
-//! The one place that decides between a node that does not listen for a moment and one that is
-//! dead. What must stay true: `Dead` is said only when the backplane is sure.
+//! Only this file distinguishes a node that does not listen for a moment from a dead one. What
+//! must stay true: `Dead` is returned only when the backplane is sure.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use crate::backplane::Backplane;
 use crate::backplane::answers::{Published, Unavailable};
 use crate::protocol::ids::NodeId;
 
-/// Before a line that was not heard is published again, or a row is read again.
+/// The pause before an undelivered line is published again, or a row is read again.
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
-/// What became of a line for a node.
+/// The outcome of a line for a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reached {
     /// Redis handed it to a subscriber of the node's channel.
     Heard,
-    /// The node is dead, so it never will be.
+    /// The node is dead and will never receive it.
     Dead,
-    /// No subscriber. The node lives, and may be subscribing again.
+    /// The channel has no subscriber. The node lives, and may be about to subscribe again.
     Deaf,
-    /// Redis does not say, for this reason: the line may have been published.
+    /// Redis gives no answer, for this reason: the line may have been published.
     Away(&'static str),
 }
 
-/// What the answer to a published line says.
+/// Interprets the answer to a published line.
 pub(crate) async fn judge(
     backplane: &Backplane,
     node: &NodeId,
@@ -47,8 +47,8 @@ pub(crate) async fn judge(
     }
 }
 
-/// Publishes a line, and publishes it again as long as `again` says so of the outcome and
-/// `patience` is not over. Each time waits for Redis until the deadline at most.
+/// Publishes a line, and publishes it again while `again` accepts the outcome and `patience`
+/// has not passed. Each attempt waits for Redis until the deadline at most.
 pub(crate) async fn reach(
     backplane: &Backplane,
     node: &NodeId,

@@ -1,44 +1,44 @@
-//! Senders' numbers: whether a payload is the next one, a repeat, late, or comes after a gap.
+//! Sequence numbers of senders: a payload is the next one, a repeat, late, or follows a gap.
 //!
 //! A node numbers its payloads for each target, from 1 in each boot. What must stay true: a gap is
-//! reported once, and a payload that was heard is never acted on a second time.
+//! reported once, and no payload is processed twice.
 
-/// The numbers heard of one sender, for each channel.
+/// The numbers received from one sender, for each channel.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Numbers {
     pub(crate) own: Count,
     pub(crate) global: Count,
 }
 
-/// Where one sender is in its count on one channel.
+/// One sender's position on one channel.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Count {
-    /// The highest number heard.
+    /// The highest number received.
     last: Option<u64>,
-    /// Which of the 64 numbers up to `last` were heard, itself in the lowest bit. A sender that
-    /// lost its connection may be overtaken by itself: the payload that got no answer comes
-    /// again behind the next ones, and is then late and not a repeat.
+    /// Which of the 64 numbers up to `last` were received; `last` is the lowest bit. A sender that
+    /// lost its connection may overtake its own payload: the unanswered one is sent again after
+    /// later ones, and is then late, not a repeat.
     heard: u64,
-    /// The highest number that a tail told of. Apart from `last`: a payload that is late is not
-    /// a repeat, although its number is known.
+    /// The highest number announced by a tail. Separate from `last`: a late payload is not a
+    /// repeat, although its number is known.
     told: Option<u64>,
 }
 
-/// What a number says.
+/// What a number means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Number {
     /// New.
     Next,
-    /// Heard before.
+    /// Received before.
     Repeat,
-    /// New, and behind later ones.
+    /// New, but later numbers were received before it.
     Late,
-    /// So many before it were not heard.
+    /// This many numbers before it were not received.
     Jump(u64),
 }
 
 impl Count {
-    /// Takes the number of a header. `from_1`: nobody can have sent anything before the first.
+    /// Takes the number of a header. `from_1`: no payload can have been sent before the first.
     pub(crate) fn take(&mut self, seq: u64, tail: bool, from_1: bool) -> Number {
         let before = match self.last.max(self.told) {
             None if from_1 => 0,

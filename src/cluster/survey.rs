@@ -1,8 +1,8 @@
-//! Asking nodes something and collecting their answers, by a deadline; who gave none is named.
+//! Asks nodes a question and collects their answers by a deadline; nodes without one are named.
 //!
-//! Each node is asked on its own channel: lines for one node keep their order, and Redis tells at
-//! once where nobody listens. This node answers itself without a detour, so it does also while
-//! Redis is away.
+//! Each node is asked on its own channel: lines for one node keep their order, and Redis reports
+//! at once if the channel has no subscriber. This node answers itself directly, so it does so even
+//! while Redis is unavailable.
 //!
 //! ```ignore
 //! let collected = survey.ask(&survey.all_nodes(), &Question::Stats, deadline).await;
@@ -22,36 +22,36 @@ use crate::protocol;
 use crate::protocol::ids::NodeId;
 use crate::protocol::{NodeAnswer, Question, Reply, Wait};
 
-/// A node may be subscribing anew; one that does not listen for this long is missing.
+/// A node may be about to subscribe again; one that does not listen for this long is missing.
 const DEAF: Duration = Duration::from_millis(500);
-/// Between two looks whether a node that owes an answer still listens.
+/// The time between two checks that a node that owes an answer still listens.
 const LOOK: Duration = Duration::from_millis(500);
-/// Looks in a row that must find it deaf. A subscription that Redis dropped is back before that.
+/// Checks in a row that must find it deaf. A subscription that Redis dropped returns sooner.
 const DEAF_LOOKS: u32 = 3;
 
-/// What nodes said.
+/// The collected answers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Who answered, and a JSON object from each; in the order in which they were asked.
+    /// Each node that answered, and its JSON object; in the order in which they were asked.
     pub answers: Vec<(NodeId, Box<str>)>,
-    /// Who did not, or not in time.
+    /// The nodes that did not answer, or not in time.
     pub missing: Vec<NodeId>,
 }
 
-/// What came of asking one node.
+/// The result of asking one node.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     /// Its answer, a JSON object.
     Body(Box<str>),
-    /// Nothing by the deadline.
+    /// No answer by the deadline.
     Nothing,
-    /// No subscriber on its channel, so it has not heard the question.
+    /// The channel has no subscriber, so the node has not received the question.
     Deaf,
-    /// It is dead, and has not heard the question.
+    /// The node is dead, and has not received the question.
     Dead,
-    /// Redis took the question for it, and then nobody listened on its channel any more.
+    /// Redis accepted the question for the node; then the channel lost its subscriber.
     Lost,
-    /// Redis does not say whether it has.
+    /// Redis gives no answer, for this reason: the node may have received the question.
     Away(&'static str),
 }
 
@@ -65,7 +65,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// For the node that `respond` answers for.
+    /// A survey for the node that `respond` answers for.
     #[must_use]
     pub fn new(
         node: NodeId,
@@ -81,13 +81,13 @@ impl Survey {
         }
     }
 
-    /// Who waits for receipts and answers.
+    /// The senders that wait for receipts and answers.
     #[must_use]
     pub fn replies(&self) -> &Replies {
         &self.replies
     }
 
-    /// All live nodes, as of the last beat, and this one in any case.
+    /// All live nodes, as of the last beat, and always this node.
     #[must_use]
     pub fn all_nodes(&self) -> Vec<NodeId> {
         let records = self.backplane.nodes();
@@ -140,8 +140,8 @@ impl Survey {
         }
     }
 
-    /// Until a node has stopped listening. Redis counts a process as a receiver for a moment after
-    /// its death, and a question taken in that moment gets no answer.
+    /// Waits until a node has stopped listening. Redis counts a process as a receiver for a moment
+    /// after its death, and a question accepted in that moment gets no answer.
     async fn until_lost(&self, node: &NodeId) {
         let mut deaf = 0;
         while deaf < DEAF_LOOKS {
@@ -196,10 +196,10 @@ impl Survey {
         answers
     }
 
-    /// Whether the question may have got to the node.
+    /// Whether the question may have reached the node.
     async fn reach(&self, node: &NodeId, line: &str, deadline: Instant) -> bool {
         let patience = deadline.min(Instant::now() + DEAF);
-        // Without an answer of Redis it may have been published all the same.
+        // If Redis gave no answer, the question may still have been published.
         let again = |reached| reached == Reached::Deaf;
         let reached = reach(&self.backplane, node, line, patience, deadline, again).await;
         matches!(reached, Reached::Heard | Reached::Away(_))

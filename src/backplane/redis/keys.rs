@@ -1,33 +1,32 @@
 //! The names of all keys and channels in Redis, as PROTOCOL.md lists them.
 //!
-//! What must stay true: keys that one MULTI writes share a hash tag, so that in a cluster one
-//! server has them all.
+//! What must stay true: keys that one MULTI writes share a hash tag, so that in a cluster they
+//! are all on one server.
 
 use std::sync::Arc;
 
 use crate::auth::SessionId;
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
 
-/// Names of keys and channels.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
     prefix: Arc<str>,
 }
 
 impl Keys {
-    /// All of them begin with this.
+    /// All names begin with `prefix`.
     pub(crate) fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.into(),
         }
     }
 
-    /// Hash: `<node>/<fd>` to what is known of that connection.
+    /// Hash: `<node>/<fd>` to the data of that connection.
     pub(crate) fn user(&self, user: &UserId) -> String {
         format!("{}user:{{{user}}}", self.prefix)
     }
 
-    /// Hash: `<node>` to how many of its connections are in the topic.
+    /// Hash: `<node>` to the number of its connections in the topic.
     pub(crate) fn topic(&self, topic: &Topic) -> String {
         format!("{}topic:{{{topic}}}", self.prefix)
     }
@@ -48,7 +47,7 @@ impl Keys {
         }
     }
 
-    /// String: the number of the newest message ever kept there.
+    /// String: the position of the newest message ever kept there.
     pub(crate) fn position(&self, subject: &Subject) -> String {
         match subject {
             Subject::User(user) => format!("{}pos:{{{user}}}", self.prefix),
@@ -56,7 +55,7 @@ impl Keys {
         }
     }
 
-    /// String: there for a minute after a message with this id was kept there.
+    /// String: exists for a minute after a message with this id was kept there.
     pub(crate) fn kept(&self, subject: &Subject, id: &str) -> String {
         match subject {
             Subject::User(user) => format!("{}kept:{{{user}}}:{id}", self.prefix),
@@ -64,7 +63,7 @@ impl Keys {
         }
     }
 
-    /// String: what a session says of its bearer; any application may write it.
+    /// String: the claims of a session; any application may write it.
     pub(crate) fn session(&self, id: SessionId) -> String {
         format!("{}session:{id}", self.prefix)
     }
@@ -79,7 +78,7 @@ impl Keys {
         format!("{}seat:{{{user}}}", self.prefix)
     }
 
-    /// String: the lease of whoever has this node name.
+    /// String: the lease of the node that has this name.
     pub(crate) fn lease(&self, name: &str) -> String {
         format!("{}node:{name}", self.prefix)
     }
@@ -89,42 +88,40 @@ impl Keys {
         format!("{}nodes", self.prefix)
     }
 
-    /// Set: users that have a row with a connection of this node. May name too many.
+    /// Set: users whose row has a connection of this node. May name too many, never too few.
     pub(crate) fn users(&self, node: &NodeId) -> String {
         format!("{}users:{{{node}}}", self.prefix)
     }
 
-    /// Set: topics that have a row with a field of this node. May name too many.
+    /// Set: topics whose row has a field of this node. May name too many, never too few.
     pub(crate) fn topics(&self, node: &NodeId) -> String {
         format!("{}topics:{{{node}}}", self.prefix)
     }
 
-    /// Set: full ids of nodes whose rows nobody has swept.
+    /// Set: full ids of nodes whose rows have not been swept.
     pub(crate) fn boots(&self) -> String {
         format!("{}boots", self.prefix)
     }
 
-    /// String: who sweeps this dead node's rows.
+    /// String: the node that sweeps this dead node's rows.
     pub(crate) fn sweep(&self, node: &NodeId) -> String {
         format!("{}sweep:{{{node}}}", self.prefix)
     }
 
-    /// Stream: what became of nodes and users, for whoever wants to know.
+    /// Stream: events of nodes and users, for any reader.
     pub(crate) fn events(&self) -> String {
         format!("{}events", self.prefix)
     }
 
-    /// Stream: what clients send to a service.
+    /// Stream: the messages that clients send to a service.
     pub(crate) fn upstream(&self, service: &str) -> String {
         format!("{}upstream:{service}", self.prefix)
     }
 
-    /// Channel of one node.
     pub(crate) fn node_channel(&self, node: &NodeId) -> String {
         format!("{}n:{{{node}}}", self.prefix)
     }
 
-    /// Channel of all nodes.
     pub(crate) fn global_channel(&self) -> String {
         format!("{}g", self.prefix)
     }

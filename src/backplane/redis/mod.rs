@@ -1,10 +1,11 @@
-//! The backplane over Redis: keys, clients, and the tasks that keep it true.
+//! The backplane over Redis: keys, clients, and the tasks that keep both current.
 //!
-//! `keys` has the names of keys and channels. Two kinds of connections: for commands, led by `servers` to
-//! the server that has the key, and one for the subscription, which is replaced when it goes deaf
-//! or its channel moves. The `lease` task says that this node lives, `registry` writes the rows
-//! of its users, `bus` listens; `outbox` publishes; `sweep` removes what dead nodes left;
-//! `sentinel` or `cluster` watches who serves. Redis holds nothing that they could not put back.
+//! `keys` names keys and channels. There are two kinds of connections. Those for commands are
+//! routed by `servers` to the server that has the key. The one for the subscription is replaced
+//! when it goes deaf or its channel moves. The `lease` task proves that this node lives,
+//! `registry` writes the rows of its users, `bus` listens, `outbox` publishes, `sweep` removes
+//! what dead nodes left, and `sentinel` or `cluster` tracks which server serves which keys.
+//! Redis holds no data of these tasks that they could not write again.
 
 pub mod bus;
 pub mod keys;
@@ -47,37 +48,37 @@ use crate::protocol::ids::NodeId;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// Longest wait for an answer to one command.
+/// Maximum wait for the answer to one command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that owes an answer for this long is replaced.
 const UNRESPONSIVE: Duration = Duration::from_secs(2);
-/// Commands that may wait while Redis is away; more are refused at once.
+/// Commands that may wait while Redis is unavailable; further ones are refused at once.
 const COMMAND_BUFFER: usize = 100_000;
-/// Payloads that fred's buffer holds until our pump takes them. The pump takes at once, but on a
-/// machine without a free processor "at once" can be half a second, and what does not fit is
-/// lost. Costs about 0.7 KiB each, all of it at the start.
+/// Payloads that fred's buffer holds until the pump takes them; those that do not fit are lost.
+/// The pump takes them at once, but on a machine without a free processor that can be half a
+/// second later. Costs about 0.7 KiB each, all of it allocated at the start.
 const SUBSCRIPTION_BUFFER: usize = 32_768;
-/// Longest wait for Redis when the node leaves.
+/// Maximum wait for Redis when the node leaves.
 const LEAVE: Duration = Duration::from_secs(5);
-/// A row's time in Redis: only a broom for what nobody swept. Rows are put again long before.
+/// A row's TTL in Redis: a safety net for rows that no node swept. Rows are rewritten long before.
 const ROW_TTL_SECONDS: i64 = 24 * 3600;
-/// Behind the number in a topic's row: clients of that node watch who comes and goes.
+/// Follows the number in a topic's row if clients of that node watch joins and leaves.
 const WATCHED: &str = "watch";
 
 const AWAY: Unavailable = Unavailable("Redis does not answer");
 
-/// What this backplane needs of the configuration.
+/// The settings of this backplane.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    /// Where Redis is.
+    /// The URL of Redis.
     pub url: RedisUrl,
-    /// What keys and channels begin with.
+    /// The prefix of keys and channels.
     pub prefix: String,
-    /// How much inboxes hold.
+    /// The bounds of inboxes and logs.
     pub inboxes: Bounds,
-    /// RowValue how many entries the stream of a service holds.
+    /// Approximately how many entries the stream of a service holds.
     pub upstream_length: u64,
-    /// RowValue how many events the stream of events holds.
+    /// Approximately how many events the stream of events holds.
     pub events_length: i64,
 }
 
@@ -89,14 +90,14 @@ pub enum Fatal {
         "the name {name:?} is taken by the live node {by}; give each node its own PUSH_NODE_NAME"
     )]
     NameTaken {
-        /// The name both have.
+        /// The name that both have.
         name: String,
-        /// The other's id.
+        /// The id of the other node.
         by: NodeId,
     },
 }
 
-/// One node's part in the cluster.
+/// One node's connection to the cluster.
 #[derive(Debug)]
 pub struct Redis {
     hub: Arc<Hub>,
@@ -108,10 +109,10 @@ pub struct Redis {
     pub(crate) kept: KeptStore,
     pub(crate) streams: Streams,
     pub(crate) access: AccessStore,
-    /// How many bytes more may wait to be heard.
+    /// How many further bytes the backlog of received messages may take.
     backlog: Arc<Semaphore>,
     health: watch::Receiver<Health>,
-    /// Tells the bus to stop listening, and tells when it has.
+    /// Tells the bus to stop listening, and tells when it has stopped.
     stop: Shutdown,
     stopped: Shutdown,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -119,7 +120,7 @@ pub struct Redis {
 
 impl Redis {
     /// Starts connecting and returns at once; `Redis::health` tells when the node is ready.
-    /// `fatal` hears why the node must end, if it must.
+    /// `fatal` receives the reason if the node must end.
     ///
     /// # Errors
     /// What is wrong with the URL or the TLS set-up of this machine.
@@ -233,11 +234,11 @@ impl Redis {
             .await
     }
 
-    /// A cluster answers PUBLISH before all its servers have passed the payload on, so that what is
-    /// sent to a user next could overtake it. Here every node gets the line on its own channel,
-    /// in order with all else. The channel of all nodes is for those that did not listen there.
+    /// In a cluster, PUBLISH is answered before all servers have passed the payload on, so a later
+    /// line to one user could overtake it. Here every node gets the line on its own channel, in
+    /// order with all other lines. Nodes that do not listen there get it on the channel of all.
     async fn publish_to_each(&self, line: String, deadline: Instant) -> Result<u32, Unavailable> {
-        // The table of the last beat lacks the newest, Redis those that it has just forgotten.
+        // The table of the last beat lacks the newest nodes; Redis lacks those it just forgot.
         let boots = self.servers.call("SMEMBERS", &self.keys.boots(), &[]).await;
         let boots: Vec<String> = boots
             .and_then(Value::convert)
@@ -254,7 +255,7 @@ impl Redis {
         }
         let mut served = Vec::with_capacity(sent.len());
         for (node, published) in sent {
-            // One that does not listen may do so again in a moment, or is dead.
+            // A node that does not listen may listen again in a moment, or is dead.
             if published.receivers(deadline).await? > 0 {
                 served.push(node);
             }
@@ -262,7 +263,7 @@ impl Redis {
         let line = protocol::line_but(&line, &served);
         let global = self.keys.global_channel();
         let published = self.outboxes.publish(global, line, deadline).await;
-        // Only the subscribers of one server are counted there. This node is one of all.
+        // That count covers only the subscribers of one server. The 1 below is this node.
         published.receivers(deadline).await?;
         Ok(served.len() as u32 + 1)
     }
@@ -314,12 +315,12 @@ impl Redis {
             self.registry.mark_leaving();
             self.registry.settle(COMMAND_TIMEOUT).await;
         };
-        // Without Redis nobody can be told.
+        // Without Redis, no other node can be told.
         let _ = tokio::time::timeout(COMMAND_TIMEOUT, announced).await;
     }
 
-    /// In this order: who looks a user up finds no row of ours before our channel falls silent,
-    /// and what was published until then is still heard and answered.
+    /// The order matters: a lookup finds no row of this node before its channel falls silent,
+    /// and lines published until then are still received and answered.
     pub(crate) async fn leave(&self) {
         let left = async {
             let clean = self.registry.settle(COMMAND_TIMEOUT).await;
@@ -333,7 +334,7 @@ impl Redis {
         let in_time = tokio::time::timeout(LEAVE, left).await.is_ok();
         let unsent = self.unanswered();
         if !in_time || unsent > 0 {
-            tracing::warn!(unsent, "left before all that was heard was dealt with");
+            tracing::warn!(unsent, "left before everything received was processed");
         }
     }
 }
@@ -344,20 +345,20 @@ impl Drop for Redis {
     }
 }
 
-/// A client with every default that loses or hangs replaced.
+/// A client in which every default that loses commands or hangs is replaced.
 ///
-/// `url` is that of one server. `messages` may wait for whoever listens, and `commands` for a
+/// `url` names one server. At most `messages` wait for the listener, and `commands` for a
 /// connection.
 fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::error::Error> {
     let mut config = FredConfig::from_url(url)?;
     config.version = RespVersion::RESP3;
-    // Redis may be down when we start: keep trying.
+    // Redis may be down when the node starts: keep trying.
     config.fail_fast = false;
     let connection = ConnectionConfig {
         connection_timeout: COMMAND_TIMEOUT,
         internal_command_timeout: COMMAND_TIMEOUT,
-        // A PUBLISH that may have been executed must not be repeated behind our back: the outbox
-        // repeats it under the same number, so that its receiver can tell.
+        // fred must not repeat a PUBLISH that may have been executed: the outbox repeats it under
+        // the same number, so that its receiver can tell.
         max_command_attempts: 1,
         max_command_buffer_len: commands,
         reconnect_on_auth_error: true,

@@ -1,4 +1,4 @@
-//! Sessions, bans and ordinals in memory, for a node without Redis. They end with the process.
+//! Sessions, bans and ordinals in memory, for a node without Redis. They are lost at exit.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,7 +11,7 @@ use crate::auth::SessionId;
 use crate::backplane::access::{Ban, Session};
 use crate::protocol::ids::UserId;
 
-/// What has ended is looked for once in so many writes.
+/// Expired entries are removed once every this many writes.
 const SWEEP: u32 = 256;
 
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl MemoryAccess {
     }
 }
 
-/// Texts that end.
+/// Texts with an expiry time.
 #[derive(Debug)]
 struct Ending<K>(Mutex<Texts<K>>);
 

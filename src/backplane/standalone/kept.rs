@@ -1,5 +1,5 @@
-//! Inboxes and logs in memory, for a node without Redis. They keep what those in Redis keep, and
-//! end with the process.
+//! Inboxes and logs in memory, for a node without Redis. They have the same bounds as those in
+//! Redis, and are lost at exit.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -13,9 +13,9 @@ use crate::local::replay::page::{
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
 
-/// Inboxes that nobody has used for their messages' age are looked for once in so many messages.
+/// Inboxes unused for longer than their messages' age are looked for once in this many messages.
 const SWEEP: u64 = 1_024;
-/// Charged for each message beside its bytes.
+/// Bytes charged for each message in addition to its own.
 const OVERHEAD: usize = 128;
 
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ impl Inbox {
         }
     }
 
-    /// Throws out what is too old or too much; the newest message always stays.
+    /// Drops messages that are too old or too many; the newest message always stays.
     fn trim(&mut self, bounds: &Bounds, now: Instant) {
         while self.entries.len() > 1
             && let Some((oldest, at)) = self.entries.front()

@@ -1,8 +1,8 @@
-//! The backplane of one node by itself, without Redis.
+//! The backplane of a single node, without Redis.
 //!
-//! There are no other nodes, so nothing is located and nobody else hears a line. Kept messages,
-//! sessions and bans live in memory. What must stay true: every feature that works on Redis works
-//! here with the same answers; what is stored ends with the process.
+//! There are no other nodes, so no user is located and no other node receives a line. Kept
+//! messages, sessions and bans live in memory. What must stay true: every feature that works on
+//! Redis works here with the same answers; stored data is lost at exit.
 
 pub mod access;
 
@@ -25,15 +25,15 @@ use crate::protocol::Message;
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
 use crate::telemetry::metrics::Metrics;
 
-/// Lines to the node itself that may wait. Only an operator sends them: to drain it.
+/// Maximum number of queued lines to the node itself. Only operators send them, to drain it.
 const QUEUE: usize = 64;
 
-/// The only node there is.
+/// The backplane of the only node.
 #[derive(Debug)]
 pub struct Standalone {
     hub: Arc<Hub>,
     record: RwLock<NodeRecord>,
-    /// What the node says to itself.
+    /// The lines that the node sends to itself.
     lines: mpsc::Sender<String>,
     health: watch::Sender<Health>,
     logs: MemoryLogs,
@@ -42,7 +42,7 @@ pub struct Standalone {
 }
 
 impl Standalone {
-    /// Ready at once.
+    /// Starts, and is ready at once.
     pub(crate) fn start(hub: &Arc<Hub>, record: NodeRecord, bounds: Bounds) -> (Self, Feed) {
         let (lines, heard) = mpsc::channel(QUEUE);
         let standalone = Self {
@@ -81,7 +81,7 @@ impl Standalone {
         Published::now(Ok(u32::from(is_heard)))
     }
 
-    /// Answers 1, this node: what it says to all it does not hear itself.
+    /// Returns 1, for this node: a node does not receive its own line to all nodes.
     pub(crate) fn publish_all() -> Published {
         Published::now(Ok(1))
     }

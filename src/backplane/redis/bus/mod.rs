@@ -1,4 +1,4 @@
-//! PUBLISH and SUBSCRIBE: lines to other nodes, and lines from them.
+//! PUBLISH and SUBSCRIBE: lines to other nodes and from them.
 
 pub mod outbox;
 

@@ -1,11 +1,11 @@
 //! Publishing: one outbox for each channel, batched by availability.
 //!
-//! A lone line leaves at once. While publishes are under way, what comes in the meantime goes
-//! together into the next one. Payloads of one outbox are numbered from 1. When an answer
-//! fails to come, nobody knows whether Redis published: the payload is sent again under the
-//! same number, and its receivers drop what they had. Receivers see a loss by the number that
-//! follows; where nothing follows, a tail repeats the last one. What must stay true: lines of
-//! one channel keep their order, and each gets exactly one answer.
+//! A single line leaves at once. While publishes are under way, the lines that arrive meanwhile
+//! go together into the next one. Payloads of one outbox are numbered from 1. If Redis gives no
+//! answer, the outcome is unknown: the payload is sent again under the same number, and receivers
+//! drop a number they have had. Receivers detect a loss by the next number; if no payload
+//! follows, a tail repeats the last number. What must stay true: lines of one channel keep their
+//! order, and each gets exactly one answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,21 +26,21 @@ use crate::protocol;
 use crate::protocol::ids::NodeId;
 use crate::telemetry::metrics::Metrics;
 
-/// Lines that may wait in one outbox; whoever has more waits.
+/// Maximum number of lines queued in one outbox; further publishers wait.
 pub(crate) const QUEUE: usize = 4_096;
-/// Most lines in one payload.
+/// Maximum number of lines in one payload.
 const LINES: usize = 64;
 /// A payload takes no further line once it has this many bytes.
 const BYTES: usize = 32 * 1024;
-/// Publishes under way at once.
+/// Maximum number of publishes under way at once.
 const IN_FLIGHT: usize = 8;
-/// Before a failed payload is sent again.
+/// The pause before a failed payload is sent again.
 const RETRY: Duration = Duration::from_millis(50);
 /// An outbox without a new payload for this long sends a tail.
 const TAIL: Duration = Duration::from_millis(500);
-/// How often a tail is tried. It may come late: receivers ignore one that says nothing new.
+/// How many times a tail is tried. It may come late: receivers ignore one without news.
 const TAIL_ATTEMPTS: u32 = 10;
-/// Between two looks whether all is answered.
+/// The time between two checks whether every line is answered.
 const SETTLE_STEP: Duration = Duration::from_millis(10);
 /// An outbox without work ends after this time; the next line starts another.
 const IDLE: Duration = Duration::from_secs(60);
@@ -54,8 +54,8 @@ struct Line {
 struct Payload {
     text: Bytes,
     deadline: Instant,
-    /// It may have been published by an attempt that got no answer. Then an answer of 0 to another
-    /// attempt does not prove that nobody has it.
+    /// An attempt without an answer may have published it. Then an answer of 0 to another attempt
+    /// does not prove that no receiver has it.
     doubtful: bool,
     answers: Vec<oneshot::Sender<Result<u32, Unavailable>>>,
 }
@@ -70,9 +70,9 @@ struct Shared {
     servers: Servers,
     node: NodeId,
     open: DashMap<String, mpsc::Sender<Line>>,
-    /// The last number used for a channel. Outlives the outbox: a number must not come twice.
+    /// The last number used for a channel. Outlives the outbox: a number must not be used twice.
     numbers: Mutex<HashMap<String, u64>>,
-    /// Lines without an answer yet.
+    /// The number of lines without an answer yet.
     unanswered: AtomicUsize,
     metrics: Arc<Metrics>,
 }
@@ -100,7 +100,7 @@ impl Outboxes {
         }
     }
 
-    /// Puts a line into its channel's outbox, waiting for room there.
+    /// Puts a line into its channel's outbox; waits for room there.
     pub(crate) async fn publish(
         &self,
         channel: String,
@@ -109,8 +109,8 @@ impl Outboxes {
     ) -> Published {
         let (answer, published) = oneshot::channel();
         let outbox = self.shared.outbox(channel);
-        // Counted once there is room: whoever waits for it may be dropped meanwhile. Refused only
-        // when the runtime is ending; the dropped `answer` says so.
+        // Counted once there is room, because a waiting publisher may be dropped. `reserve` fails
+        // only when the runtime is ending; the dropped `answer` tells the publisher.
         if let Ok(place) = outbox.reserve().await {
             self.shared.unanswered.fetch_add(1, Ordering::Relaxed);
             self.shared.metrics.lines.inc();
@@ -128,7 +128,7 @@ impl Outboxes {
         self.shared.unanswered.load(Ordering::Relaxed)
     }
 
-    /// How many lines wait for an answer, and how many wait in the fullest outbox.
+    /// How many lines wait for an answer, and how many are queued in the fullest outbox.
     pub(crate) fn load(&self) -> (usize, usize) {
         let waiting = |outbox: &mpsc::Sender<Line>| QUEUE - outbox.capacity();
         let fullest = self.shared.open.iter().map(|entry| waiting(entry.value()));
@@ -138,7 +138,7 @@ impl Outboxes {
         )
     }
 
-    /// Waits until all that was handed over is answered, for the given time at most.
+    /// Waits until every line handed over is answered, for `patience` at most.
     pub(crate) async fn settle(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         while self.shared.unanswered.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
@@ -161,13 +161,13 @@ impl Shared {
         outbox.clone()
     }
 
-    /// Serves one channel until there has been no work for a while.
+    /// Serves one channel until it has had no work for a while.
     async fn serve(self: Arc<Self>, channel: String, mut lines: mpsc::Receiver<Line>) {
         let mut number = self.numbers().get(&channel).copied().unwrap_or(0);
         let mut waiting: VecDeque<Line> = VecDeque::new();
         let mut under_way = FuturesOrdered::new();
         let mut taken = Vec::with_capacity(LINES);
-        // When a tail is due; none if nobody can have missed anything since the last one.
+        // When a tail is due; `None` if no loss is possible since the last tail.
         let mut tail: Option<Instant> = None;
         loop {
             while under_way.len() < IN_FLIGHT && !waiting.is_empty() {
@@ -178,11 +178,11 @@ impl Shared {
             tokio::select! {
                 biased;
                 Some((payload, result)) = under_way.next(), if !under_way.is_empty() => {
-                    // Where nobody listened, the sender knows.
+                    // If the channel had no subscriber, the sender knows.
                     let mut heard = result.as_ref().is_ok_and(|receivers| *receivers > 0);
                     if let Err(failed) = self.finish(payload, result) {
                         heard = true;
-                        // Those behind it must wait to keep their order.
+                        // Later payloads must wait, to keep the order.
                         let mut again = VecDeque::from([failed]);
                         while let Some((payload, result)) = under_way.next().await {
                             again.extend(self.finish(payload, result).err());
@@ -196,7 +196,7 @@ impl Shared {
                 _ = lines.recv_many(&mut taken, LINES), if waiting.len() < LINES => {
                     waiting.extend(taken.drain(..));
                 }
-                // Not while a payload is under way: it would be taken for lost.
+                // Not while a payload is under way: receivers would take it for lost.
                 () = tokio::time::sleep_until(tail.unwrap_or_else(Instant::now)),
                     if tail.is_some() && under_way.is_empty() && waiting.is_empty() =>
                 {
@@ -204,7 +204,7 @@ impl Shared {
                     tokio::spawn(self.clone().publish_tail(channel.clone(), number));
                 }
                 () = tokio::time::sleep(IDLE), if under_way.is_empty() && waiting.is_empty() => {
-                    // Only when nobody holds a sender can no line be on its way to us.
+                    // If no sender is held elsewhere, no line can be on its way to this task.
                     let is_idle = |outbox: &mpsc::Sender<Line>| outbox.strong_count() == 1 && lines.is_empty();
                     let closed = self.open.remove_if(&channel, |channel, outbox| {
                         let idle = is_idle(outbox);
@@ -280,7 +280,7 @@ impl Shared {
             }
         }
     }
-    /// Hands out the answer, or the payload back if there is none.
+    /// Delivers the answer, or returns the payload if there is none.
     fn finish(
         &self,
         mut payload: Payload,
@@ -310,14 +310,14 @@ impl Shared {
         };
         self.metrics.published(outcome, lines as u64);
         for answer in payload.answers {
-            // Gone if the sender has stopped waiting.
+            // The send fails if the sender has stopped waiting.
             let _ = answer.send(result);
         }
         self.unanswered.fetch_sub(lines, Ordering::Relaxed);
     }
 
-    /// Tells the listeners the last number once more. What has been published since does no harm
-    /// to it, nor it to that: a lower number says nothing new.
+    /// Repeats the last number to the listeners. Overtaking, in either direction, does no harm:
+    /// receivers ignore a lower number.
     async fn publish_tail(self: Arc<Self>, channel: String, number: u64) {
         let tail = Bytes::from(protocol::tail_payload(&self.node, number));
         for _ in 0..TAIL_ATTEMPTS {

@@ -1,8 +1,8 @@
-//! Probes: lines that a node publishes to its own channel to see whether it is heard.
+//! Probes: lines that a node publishes to its own channel to check that it receives them.
 //!
-//! [`Probes`] is shared with the pump, which hears them; [`Probing`] is what the subscriber
-//! concludes. What must stay true: a subscription is called deaf only after Redis has said that it
-//! passed a probe on, however slow the publish path is.
+//! [`Probes`] is shared with the pump, which receives them; [`Probing`] holds the subscriber's
+//! conclusions. What must stay true: a subscription is declared deaf only after Redis has
+//! confirmed that it passed a probe on, however slow the publish path is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,32 +17,32 @@ use tokio::time::Instant;
 use crate::backplane::redis::bus::subscriber::Bus;
 use crate::protocol;
 
-/// Between two probes.
+/// The time between two probes.
 pub(crate) const PROBE: Duration = Duration::from_millis(500);
-/// A probe that Redis has taken must be heard within this time.
+/// A probe that Redis has accepted must be received within this time.
 pub(crate) const DEAF: Duration = Duration::from_millis(1_500);
-/// The same for the first one after a connection for commands that had gone silent: mostly the
-/// subscription has, at the same moment, and this has taken its time already.
+/// As [`DEAF`], for the first probe after a connection for commands went silent: usually the
+/// subscription went silent at the same moment, and detecting that has taken its time already.
 const DEAF_TOO: Duration = Duration::from_millis(400);
 
-/// The last probe heard: whether the subscription works.
+/// The last probe received: whether the subscription works.
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
     heard: AtomicU64,
     overruns: AtomicU64,
-    /// The last one sent, and when.
+    /// The last probe sent, and when.
     sent: Mutex<Option<(u64, Instant)>>,
-    /// Woken by each one heard.
+    /// Woken by each probe received.
     news: Notify,
 }
 
 impl Probes {
-    /// Notes that this one is sent now.
+    /// Notes that this probe is sent now.
     fn note_sent(&self, n: u64) {
         *self.sent.lock() = Some((n, Instant::now()));
     }
 
-    /// Notes that this one was heard. Answers how long it was on its way, if it is the last sent.
+    /// Notes that this probe was received. Returns its travel time if it is the last one sent.
     pub(crate) fn note(&self, n: u64) -> Option<Duration> {
         self.heard.fetch_max(n, Ordering::Relaxed);
         self.news.notify_one();
@@ -50,7 +50,7 @@ impl Probes {
         Some(at.elapsed())
     }
 
-    /// Until one has been heard since the last call.
+    /// Waits until a probe has been received since the last call.
     pub(crate) async fn news(&self) {
         self.news.notified().await;
     }
@@ -60,12 +60,12 @@ impl Probes {
         self.overruns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The highest number heard so far.
+    /// The highest number received so far.
     fn last(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// How often messages were lost because too many came.
+    /// How many times messages were lost because too many came.
     fn overruns(&self) -> u64 {
         self.overruns.load(Ordering::Relaxed)
     }
@@ -74,19 +74,19 @@ impl Probes {
 /// The probes on their way.
 #[derive(Debug, Default)]
 pub(crate) struct Probing {
-    /// Number of the last one sent.
+    /// The number of the last probe sent.
     sent: u64,
     /// When the subscription last proved to work.
     heard: Option<Instant>,
-    /// The highest number heard.
+    /// The highest number received.
     heard_number: u64,
-    /// How many overruns there had been by then.
+    /// The number of overruns by then.
     overruns: u64,
-    /// The oldest one that Redis has taken and that has not been heard: its number, and when.
+    /// The oldest probe that Redis accepted and that was not received: its number, and when.
     owed: Option<(u64, Instant)>,
-    /// Whether the connection for commands went silent, and none has been heard since.
+    /// Whether the connection for commands went silent and no probe was received since.
     doubtful: bool,
-    /// How many probes in a row Redis handed to nobody.
+    /// How many probes in a row Redis handed to no subscriber.
     unheard: u32,
     /// The PUBLISH under way.
     task: Option<JoinHandle<Result<u32, fred::error::Error>>>,
@@ -98,14 +98,14 @@ impl Probing {
         self.heard
     }
 
-    /// There is another subscription: nothing is held against it.
+    /// Forgets the findings about the old subscription: there is a new one.
     pub(crate) fn forget(&mut self) {
         self.owed = None;
         self.doubtful = false;
         self.unheard = 0;
     }
 
-    /// The channel is at another server: what has not been answered yet was asked of the old one.
+    /// The channel moved to another server: unanswered probes were sent to the old one.
     pub(crate) fn forget_answers(&mut self) {
         self.owed = None;
         self.unheard = 0;
@@ -114,7 +114,7 @@ impl Probing {
         }
     }
 
-    /// Looks which probes have been heard; answers the number of the last one.
+    /// Notes which probes have been received; returns the number of the last one.
     pub(crate) fn note_heard(&mut self, probes: &Probes) -> u64 {
         let last = probes.last();
         if last > self.heard_number {
@@ -125,7 +125,7 @@ impl Probing {
         last
     }
 
-    /// Sends the next probe and looks for those before; answers whether the subscription is deaf.
+    /// Sends the next probe and checks the earlier ones; returns whether the subscription is deaf.
     pub(crate) async fn probe(&mut self, bus: &Bus, client: &Client) -> bool {
         let probes = &bus.pump.probes;
         let overruns = probes.overruns();
@@ -140,7 +140,7 @@ impl Probing {
             self.owed = None;
             self.unheard = 0;
         }
-        // However the publish path does since: Redis said that it passed that one on.
+        // However slow the publish path is now: Redis confirmed that it passed that probe on.
         let patience = if self.doubtful { DEAF_TOO } else { DEAF };
         if self
             .owed
@@ -150,13 +150,13 @@ impl Probing {
         }
         if let Some(task) = self.task.take() {
             if !task.is_finished() {
-                // The publish path itself hangs; the subscription is not to blame.
+                // The publish path itself hangs; that does not prove the subscription deaf.
                 self.task = Some(task);
                 return false;
             }
             match task.await {
-                // No receiver: Redis has forgotten us, or our subscription is at another server
-                // than our commands.
+                // No receiver: Redis has forgotten this node, or subscription and commands are at
+                // different servers.
                 Ok(Ok(0)) => {
                     self.unheard += 1;
                     if self.unheard > 2 {
@@ -167,8 +167,9 @@ impl Probing {
                 Ok(Ok(_)) if self.sent > last => {
                     self.owed.get_or_insert((self.sent, Instant::now()));
                 }
-                // No answer, although the connection is up for all fred knows: it counts from the
-                // last write, so one that is in use would never count as dead.
+                // No answer, although fred reports the connection as up: it measures from the last
+                // write, so a connection in use never counts as dead. Compare
+                // https://github.com/aembke/fred.rs/issues/307 (disconnect not always detected).
                 Ok(Err(error))
                     if *error.kind() == ErrorKind::Timeout
                         && bus.servers.at(&bus.own).is_connected() =>

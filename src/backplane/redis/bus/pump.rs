@@ -1,4 +1,4 @@
-//! Taking what a subscription brings out of fred's buffer.
+//! Moves what a subscription delivers out of fred's buffer.
 
 use std::sync::Arc;
 
@@ -11,35 +11,36 @@ use crate::protocol;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// Bytes of messages that may wait for the reader. Beyond that fred's own buffer fills up, and
-/// then messages are lost, which is noticed.
+/// Bytes of messages that may wait for the reader. Beyond that, fred's own buffer fills up, and
+/// then messages are lost; that loss is detected.
 pub(crate) const BACKLOG: usize = 16 * 1024 * 1024;
-/// Charged for each message beside its bytes.
+/// Bytes charged for each message in addition to its own.
 const OVERHEAD: usize = 256;
 
-/// What a subscription brings.
+/// What a subscription delivers.
 pub(crate) enum Heard {
-    /// A message; its permit is its share of the backlog.
+    /// A message; the permit is its share of the backlog.
     Message(Message, OwnedSemaphorePermit),
-    /// So many messages are lost.
+    /// This many messages are lost.
     Lagged(u64),
 }
 
-/// What the pumps of a node share.
+/// The state shared by the pumps of a node.
 #[derive(Debug, Clone)]
 pub(crate) struct Pump {
-    /// How many bytes more may wait.
+    /// How many further bytes may wait.
     pub(crate) backlog: Arc<Semaphore>,
     pub(crate) probes: Arc<Probes>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Pump {
-    /// Moves messages from fred's buffer, which overwrites what is not taken in time, to ours, which
-    /// holds by bytes. Does nothing else, so that it keeps up however busy the reader is.
+    /// Moves messages from fred's buffer, which overwrites messages that are not taken in time, to
+    /// one that is bounded by bytes. Does nothing else, so that it keeps up however busy the
+    /// reader is.
     ///
-    /// It hears the probes itself: they ask whether the subscription works, and not how far behind
-    /// the reader is. Under load that would be mistaken for deafness.
+    /// The pump handles the probes itself: they measure whether the subscription works, and not
+    /// the reader's delay. Under load, that delay would be mistaken for deafness.
     pub(crate) async fn run(
         self,
         mut messages: Receiver<Message>,
@@ -50,7 +51,7 @@ impl Pump {
             let next = tokio::select! {
                 biased;
                 next = messages.recv() => next,
-                // Only when nothing is left.
+                // Only when the buffer is empty.
                 () = last.begun() => return,
             };
             let next = match next {
@@ -65,7 +66,7 @@ impl Pump {
                     }
                     let bytes = message.value.as_bytes().map_or(0, <[u8]>::len) + OVERHEAD;
                     let charge = bytes.min(BACKLOG) as u32;
-                    // Never closed.
+                    // The semaphore is never closed.
                     let Ok(permit) = self.backlog.clone().acquire_many_owned(charge).await else {
                         return;
                     };

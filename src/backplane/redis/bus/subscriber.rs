@@ -1,9 +1,9 @@
 //! Listening: the subscription to this node's channel and to the channel of all nodes.
 //!
-//! A subscription can be deaf while its TCP connection is healthy, so it is not believed: twice
-//! a second a probe goes through the real publish path to the own channel. One that is not
-//! heard in time means a new subscription, opened before the old one is closed. Every new one
-//! means that something may have been missed, which is a [`FeedEvent::Lost`] in its place.
+//! A subscription can be deaf while its TCP connection is healthy, so it is checked: twice a
+//! second, a probe goes through the real publish path to the own channel. A probe that is not
+//! received in time leads to a new subscription, opened before the old one is closed. Every new
+//! subscription may have missed messages, which is a [`FeedEvent::Lost`] in its place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,16 +31,16 @@ use crate::local::shard::Command;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// A connect that is told within this time of opening is the one that was awaited.
+/// A connect reported within this time of opening is the one already awaited.
 const SETTLED: Duration = Duration::from_millis(200);
-/// How long a subscription may take to give out what it holds before it is left.
+/// How long a retiring subscription may take to deliver what it still holds.
 const RETIRE: Duration = Duration::from_secs(1);
-/// Rows of which Redis had none are written within this time; a new one may always be on its way.
+/// Rows missing in Redis are written within this time; a new one may always be on its way.
 const REBUILT: Duration = Duration::from_secs(1);
-/// Clients hear that the node is cut off after it has been for this long.
+/// Clients are told that the node is cut off after this time.
 const DEGRADED: Duration = Duration::from_secs(10);
 
-/// What the subscription of a node works with.
+/// The parts that a node's subscription works with.
 pub(crate) struct Bus {
     pub(crate) servers: Servers,
     pub(crate) own: String,
@@ -50,19 +50,18 @@ pub(crate) struct Bus {
     pub(crate) health: watch::Sender<Health>,
     /// Raised when the node stops listening for good.
     pub(crate) stop: Shutdown,
-    /// Raised by us when all that was heard is dealt with.
+    /// Raised by the bus when everything received has been processed.
     pub(crate) stopped: Shutdown,
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// One connection that is subscribed.
 struct Subscription {
-    /// Where it is, if there are several servers.
+    /// Its server, if there are several.
     host: Option<Host>,
     client: Client,
     heard: mpsc::UnboundedReceiver<Heard>,
     pump: JoinHandle<()>,
-    /// Tells the pump to end once nothing is left to take.
+    /// Tells the pump to end once the buffer is empty.
     last: Shutdown,
     reconnects: Receiver<fred::types::config::Server>,
     connecting: JoinHandle<Result<(), fred::error::Error>>,
@@ -73,7 +72,7 @@ struct Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.pump.abort();
-        // Without a goodbye: a deaf connection would not hear it.
+        // Without QUIT: a deaf connection would not receive it.
         self.connecting.abort();
         let client = self.client.clone();
         tokio::spawn(async move {
@@ -84,33 +83,33 @@ impl Drop for Subscription {
 
 /// What is taken from a subscription.
 enum Phase {
-    /// What it brings, as it comes.
+    /// Messages as they arrive.
     Listening,
-    /// What it still holds, until the given time: it is unsubscribed. Then the node has left, or
-    /// (if it only stood still) goes on with another.
+    /// The messages it still holds, until the given time: it is unsubscribed. Afterwards the node
+    /// has left or, if it was only stalled, goes on with another subscription.
     Retiring { until: Instant, is_leaving: bool },
 }
 
 /// The subscription of a node, once it has one.
 struct Live {
     subscription: Subscription,
-    /// The one before, until what it brought before its end is given out.
+    /// The previous subscription, until its last messages are delivered.
     replaced: Option<Subscription>,
     phase: Phase,
     probing: Probing,
     beat: Interval,
     turns: watch::Receiver<u64>,
     beats: watch::Receiver<u64>,
-    /// When the beat was last taken: a gap means that this process stood still.
+    /// When the beat was last taken: a gap means that this process was stalled.
     awake: Instant,
-    /// Since when the node is not ready, and whether its clients know.
+    /// Since when the node is not ready, and whether its clients were told.
     down_since: Option<Instant>,
     told: bool,
-    /// Which loss of the rows in Redis was made known.
+    /// Which loss of the rows in Redis was announced.
     forgotten: Option<Instant>,
 }
 
-/// Gives out what a node hears, event by event.
+/// Delivers what a node receives, event by event.
 pub struct Subscriber {
     bus: Bus,
     live: Option<Live>,
@@ -126,7 +125,7 @@ impl Subscriber {
         }
     }
 
-    /// The next event. The first call waits until Redis can be subscribed to.
+    /// The next event. The first call waits until Redis accepts a subscription.
     pub(crate) async fn next(&mut self) -> FeedEvent {
         let Self { bus, live, queued } = self;
         let live = match live {
@@ -156,7 +155,7 @@ impl Subscriber {
         }
     }
 
-    /// All that was heard before the end is dealt with.
+    /// Everything received before the end has been processed.
     pub(crate) fn finish(&self) {
         self.bus.stopped.begin();
     }
@@ -182,14 +181,14 @@ impl Live {
         }
     }
 
-    /// Waits for one thing. Inputs: `stop` (from the drain), the beat of the probe, probes heard
-    /// and beats of the lease as long as the node is not ready, servers that change their parts,
+    /// Waits for one input. Inputs: `stop` (from the drain), the beat of the probe, received
+    /// probes and beats of the lease while the node is not ready, servers whose slots change, and
     /// messages and reconnects of the subscription (from fred).
     async fn listen(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
         tokio::select! {
             biased;
-            // Both before the messages, or a flood of them would silence the probe, and whoever
-            // goes on publishing could keep the node from leaving in time.
+            // Both before the messages: a flood of them would silence the probe, and busy
+            // publishers could keep the node from leaving in time.
             () = bus.stop.begun() => self.retire(bus, true).await,
             _ = self.beat.tick() => self.tick(bus, events).await,
             // Ready as soon as the last of the two has come, and not only with the next probe.
@@ -203,11 +202,11 @@ impl Live {
             Ok(()) = self.turns.changed() => self.move_along(bus).await,
             heard = self.subscription.heard.recv() => match heard {
                 Some(heard) => events.extend(bus.event(heard)),
-                // The client is gone for good; it should not be.
+                // The client has ended for good; it should not.
                 None => self.replace(bus).await,
             },
             reconnected = self.subscription.reconnects.recv() => {
-                // The first connect may be told here too, a moment after it was awaited.
+                // The first connect may be reported here too, a moment after it was awaited.
                 if reconnected.is_ok() && self.subscription.since.elapsed() > SETTLED {
                     bus.subscribe(&self.subscription.client).await;
                     self.subscription.since = Instant::now();
@@ -245,9 +244,9 @@ impl Live {
         }
     }
 
-    /// While Redis has no row of a user here, or only those of other nodes, publishers pass this
-    /// node by and cannot know. Told once the rows are back, or nearly: earlier, more would be
-    /// lost after the telling.
+    /// While Redis has no row of a user here, or only those of other nodes, publishers skip this
+    /// node and cannot know. Announced once the rows are back, or nearly: if announced earlier,
+    /// more would be lost after the announcement.
     fn notices_forgetting(&mut self, bus: &Bus) -> bool {
         let forgotten = bus.lease.forgotten();
         let is_rebuilt = |at: Instant| bus.hub.changes().is_settled() || at.elapsed() > REBUILT;
@@ -258,8 +257,8 @@ impl Live {
         is_new
     }
 
-    /// Follows the own channel to the server that has it now. What is heard from the old one
-    /// would be the past.
+    /// Follows the own channel to the server that has it now. Messages from the old server would
+    /// be outdated.
     async fn move_along(&mut self, bus: &Bus) {
         if bus.servers.host_of(&bus.own) != self.subscription.host {
             tracing::info!("the subscription moves to another server");
@@ -268,18 +267,18 @@ impl Live {
         }
     }
 
-    /// Opens a subscription and only then lets the old one go. Something may be missing. If none
-    /// can be had, the old one stays, and the next probe will ask again.
+    /// Opens a subscription and only then closes the old one. Messages may be missing. If opening
+    /// fails, the old one stays, and the next probe checks again.
     async fn replace(&mut self, bus: &Bus) {
         if let Some(new) = bus.open().await {
             self.replaced = Some(std::mem::replace(&mut self.subscription, new));
         }
     }
 
-    /// What the subscription before brought before its end; then that something may be missing.
+    /// The last messages of the previous subscription; then the sign that some may be missing.
     fn next_of_replaced(&mut self, bus: &Bus) -> FeedEvent {
         while let Some(Ok(heard)) = self.replaced.as_mut().map(|old| old.heard.try_recv()) {
-            // A loss is told in any case.
+            // A loss is announced in any case.
             if let Heard::Message(..) = heard
                 && let Some(event) = bus.event(heard)
             {
@@ -290,32 +289,32 @@ impl Live {
         FeedEvent::Lost("resubscribed")
     }
 
-    /// This process stood still for longer than its lease: meanwhile it was taken for dead.
-    /// What it knew of Redis is void.
+    /// This process was stalled for longer than its lease, so other nodes took it for dead. Its
+    /// knowledge of Redis is void.
     async fn wake_up(&mut self, bus: &Bus, gap: Duration) {
         tracing::warn!(
             ?gap,
-            "this node stood still; subscribing again and putting its rows again"
+            "this node stood still; subscribing again and rewriting its rows"
         );
         bus.hub.changes().mark(bus.hub.subjects());
-        // First what gathered meanwhile, or it would be lost. Clients of other nodes are named
-        // by them, so none of it can reach the wrong ones.
+        // First the messages that gathered meanwhile, or they would be lost. They name clients of
+        // other nodes by the node, so none can reach the wrong client.
         self.retire(bus, false).await;
         self.beat.reset_immediately();
     }
 
-    /// Unsubscribes. What had been published until then is given out next.
+    /// Unsubscribes. Messages published until then are delivered next.
     async fn retire(&mut self, bus: &Bus, is_leaving: bool) {
         let client = self.subscription.client.clone();
         let unsubscribed = async {
             bus.servers.unsubscribe(&client).await?;
-            // The answer to UNSUBSCRIBE is not waited for, and that to PING comes after it.
+            // The answer to UNSUBSCRIBE is not awaited; the answer to PING comes after it.
             client.ping::<()>(None).await
         };
         match tokio::time::timeout(RETIRE, unsubscribed).await {
             Ok(Ok(())) => {}
-            // It is silent or gone. What has come is there all the same.
-            other => tracing::debug!(?other, "no goodbye from a subscription"),
+            // The connection is silent or closed. Messages already received are kept.
+            other => tracing::debug!(?other, "a subscription did not end cleanly"),
         }
         self.subscription.last.begin();
         let until = Instant::now() + RETIRE;
@@ -324,7 +323,7 @@ impl Live {
 }
 
 impl Bus {
-    /// What was heard, as an event; none if it is no text.
+    /// What was received, as an event; `None` if it is not text.
     fn event(&self, heard: Heard) -> Option<FeedEvent> {
         match heard {
             Heard::Message(message, permit) => self.payload(message, permit),
@@ -352,7 +351,7 @@ impl Bus {
         Some(FeedEvent::Payload(channel, bytes, Some(permit)))
     }
 
-    /// Decides whether the node can serve, and tells.
+    /// Decides whether the node can serve, and announces it.
     fn judge(&self, probing: &Probing) -> Health {
         let health = match (self.lease.refusal(), probing.heard()) {
             (Some(reason), _) => Health::Down(reason),
@@ -383,12 +382,12 @@ impl Bus {
             if let Some(subscription) = self.open().await {
                 return subscription;
             }
-            // Where there are several servers, the first turn tells which has the channel.
+            // With several servers, the first change of routes tells which one has the channel.
             let _ = tokio::time::timeout(PROBE, turns.changed()).await;
         }
     }
 
-    /// A new connection, subscribed; `None` if Redis does not answer in time.
+    /// Opens and subscribes a new connection; `None` if Redis does not answer in time.
     async fn open(&self) -> Option<Subscription> {
         let host = self.servers.host_of(&self.own);
         let client = build(
@@ -400,7 +399,7 @@ impl Bus {
             |error| tracing::error!(error = %redacted(error), "cannot open a subscription"),
         )
         .ok()?;
-        // Before connecting, so that nothing is missed.
+        // Before connecting, so that no message is missed.
         let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
         let (sender, heard) = mpsc::unbounded_channel();
         let last = Shutdown::default();
@@ -426,7 +425,7 @@ impl Bus {
         Some(subscription)
     }
 
-    /// Sends SUBSCRIBE. That it works is for the probe to tell.
+    /// Sends SUBSCRIBE. Only a probe can show that it worked.
     pub(crate) async fn subscribe(&self, client: &Client) {
         self.metrics.subscriptions.inc();
         if let Err(error) = self.servers.subscribe(client).await {

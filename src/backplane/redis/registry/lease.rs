@@ -1,11 +1,11 @@
-//! The lease: a node's sign of life, and the table of the others.
+//! The lease: a node's sign of life, and the table of the other nodes.
 //!
-//! Each beat looks at the own lease before it is put again. Missing means that Redis forgot, so
-//! every row is written again. Somebody else's means that the name is taken: by a dead boot,
-//! which is overwritten, or by a live one, and then this process must end. "Live" is decided by
-//! publishing to the other's channel, where 0 receivers is proof. No clock decides anything.
-//! A node that was taken for dead finds itself missing in `pn:boots`, or its sweep under way, and
-//! writes every row again too.
+//! Each beat reads the own lease before it renews it. If the lease is missing, Redis has
+//! forgotten, so every row is written again. If another boot holds it, the name is taken: a dead
+//! boot is overwritten, but if the other is live, this process must end. "Live" is decided by
+//! publishing to the other's channel, where 0 receivers are proof. No clock decides anything.
+//! A node that was taken for dead finds itself missing in `pn:boots`, or its sweep under way. Then
+//! it also writes every row again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,22 +27,21 @@ use crate::local::hub::Hub;
 use crate::protocol;
 use crate::protocol::ids::NodeId;
 
-/// Between two beats.
 pub(crate) const BEAT: Duration = Duration::from_secs(3);
-/// Between two looks whether Redis still has it: how long a loss can go unnoticed.
+/// The time between two checks that Redis still has the lease: how long a loss can go unnoticed.
 const LOOK: Duration = Duration::from_secs(1);
-/// After Redis forgot everything, the other nodes need up to this long to notice and to put
-/// their rows back. Until then a missing row says nothing of its user.
+/// After Redis forgot everything, the other nodes need up to this long to notice and to write
+/// their rows again. Until then, a missing row says nothing about its user.
 const REBUILD: Duration = Duration::from_secs(5);
-/// Between two attempts while the beat fails.
+/// The pause between two attempts while the beat fails.
 const RETRY: Duration = Duration::from_millis(250);
 /// How long a lease lasts without a beat.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
-/// After this long all rows are put again, well before their day in Redis is over.
+/// After this long all rows are rewritten, well before their TTL of one day expires.
 const REFRESH: Duration = Duration::from_secs(6 * 3600);
 /// Beats without a lease after which a node counts as dead. One may be Redis's own pause.
 pub(crate) const MISSING_BEATS: u32 = 2;
-/// Dead nodes remembered as such.
+/// Maximum number of dead nodes remembered as such.
 const GRAVES: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -59,19 +58,18 @@ pub(crate) struct Lease {
     record: NodeRecord,
     hub: Arc<Hub>,
     draining: AtomicBool,
-    /// When the lease was last known to be ours.
+    /// When the lease was last known to be held by this node.
     held: RwLock<Option<Instant>>,
     /// When it was last found missing, after it had been held.
     forgotten: RwLock<Option<Instant>>,
-    /// The time of `forgotten` after which all rows were marked to be written again.
+    /// The value of `forgotten` whose loss led to all rows being marked dirty.
     marked: RwLock<Option<Instant>>,
     table: RwLock<Table>,
-    /// Counts the beats that succeeded.
     beats: watch::Sender<u64>,
     refusal: RedisHealth,
-    /// Nodes that were proven dead, which the table may not show yet.
+    /// Nodes that were proven dead; the table may not show that yet.
     dead: RwLock<HashSet<NodeId>>,
-    /// Given up for good. Held during a beat, so that none comes behind the end.
+    /// The lease was given up for good. Locked during a beat, so that no beat follows the end.
     left: tokio::sync::Mutex<bool>,
     fatal: watch::Sender<Option<Fatal>>,
 }
@@ -106,24 +104,24 @@ impl Lease {
         &self.record.node
     }
 
-    /// Whether the lease is ours for all we know.
+    /// Whether this node holds the lease, as far as it knows.
     pub(crate) fn is_held(&self) -> bool {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.is_some_and(|at| at.elapsed() < LEASE)
     }
 
-    /// Counts the beats that succeeded. The first one makes the node known and tells it the others.
+    /// Counts successful beats. The first announces the node and fetches the table of the others.
     pub(crate) fn beats(&self) -> watch::Receiver<u64> {
         self.beats.subscribe()
     }
 
-    /// Since when it was last known to be ours; none as long as it never was.
+    /// The time since it was last known to be held; zero if it never was.
     pub(crate) fn age(&self) -> Duration {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
-    /// Why Redis does not do what a beat needs.
+    /// Why Redis refuses what a beat needs.
     pub(crate) fn refusal(&self) -> Option<&'static str> {
         self.refusal.reason()
     }
@@ -139,7 +137,7 @@ impl Lease {
     /// Whether the name has been without a lease for two beats.
     pub(crate) fn is_missing(&self, name: &str) -> bool {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        // A name that is not even in the set was removed from it after just that.
+        // A name that is not even in the set was removed for that reason.
         match table.missing.get(name) {
             Some(beats) => *beats >= MISSING_BEATS,
             None => !table.nodes.iter().any(|record| record.name == name),
@@ -161,7 +159,7 @@ impl Lease {
         dead.contains(node)
     }
 
-    /// Whether nobody listens on a node's channel: proof that no message can reach it now.
+    /// Whether a node's channel has no subscriber: proof that no message can reach it now.
     pub(crate) async fn is_deaf(&self, node: &NodeId) -> Result<bool, fred::error::Error> {
         let channel = self.keys.node_channel(node);
         let line = protocol::probe_line(0);
@@ -169,13 +167,12 @@ impl Lease {
         Ok(listeners == 0)
     }
 
-    /// When Redis was last found to have forgotten this node; told once all rows are marked to
-    /// be written again.
+    /// When Redis was last found to have forgotten this node; set once all rows are marked dirty.
     pub(crate) fn forgotten(&self) -> Option<Instant> {
         *self.marked.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lease of whoever has this name now.
+    /// The lease of the node that has this name now.
     pub(crate) async fn read(&self, name: &str) -> Result<Option<NodeRecord>, Unavailable> {
         let key = self.keys.lease(name);
         let value = self.servers.call("GET", &key, &[]).await;
@@ -183,7 +180,7 @@ impl Lease {
         Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
     }
 
-    /// Whether a missing row proves that its user is nowhere. Not when Redis has just forgotten
+    /// Whether a missing row proves that its user is offline. Not if Redis has just forgotten
     /// everything, which the own lease shows.
     pub(crate) async fn vouches_for_rows(&self) -> Result<bool, Unavailable> {
         let forgotten = *self
@@ -191,7 +188,7 @@ impl Lease {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
-            // A new master may lack the newest rows though it has our lease.
+            // A new master may lack the newest rows even though it has this node's lease.
             || self.servers.has_turned_within(REBUILD)
         {
             return Ok(false);
@@ -217,7 +214,7 @@ impl Lease {
                     self.refusal.clear();
                     self.beats.send_modify(|count| *count += 1);
                     if !(intact && trusted) {
-                        // A master that was deposed may have taken removals that nobody else has.
+                        // A deposed master may have accepted removals that no other server has.
                         self.hub.changes().mark_removed();
                     }
                     if !(intact && trusted && refreshed.elapsed() < REFRESH) {
@@ -237,14 +234,14 @@ impl Lease {
         }
     }
 
-    /// Waits for the next beat, which comes early when Redis forgets the lease or was away:
-    /// then it may have lost anything. Answers whether the rows can still be trusted.
+    /// Waits for the next beat. It comes early if Redis forgets the lease or was unavailable:
+    /// then it may have lost anything. Returns whether the rows can still be trusted.
     async fn watch(&self, breaks: &mut watch::Receiver<u64>) -> bool {
         let next = Instant::now() + BEAT;
         while Instant::now() < next {
             match tokio::time::timeout(LOOK, breaks.changed()).await {
                 Ok(Ok(())) => return false,
-                // The servers is gone, and so is the node in a moment.
+                // The servers are dropped, and the node ends in a moment.
                 Ok(Err(_)) => tokio::time::sleep(LOOK).await,
                 Err(_) => {
                     if let Ok(None) = self.read(&self.record.name).await {
@@ -256,8 +253,8 @@ impl Lease {
         true
     }
 
-    /// One beat. Answers whether the lease was still ours and nobody took us for dead, so that
-    /// the rows can be trusted.
+    /// One beat. Returns whether this node still held the lease and no other node took it for
+    /// dead, so that the rows can be trusted.
     async fn beat(&self) -> Result<bool, fred::error::Error> {
         let key = self.keys.lease(&self.record.name);
         let value = self.servers.call("GET", &key, &[]).await?;
@@ -281,7 +278,7 @@ impl Lease {
         } else {
             self.note_forgotten();
             if !self.put(Some(SetOptions::NX)).await? {
-                // Somebody was faster; look again at once.
+                // Another process was faster; check again at once.
                 let words = "lost the race for the lease";
                 return Err(fred::error::Error::new(ErrorKind::Unknown, words));
             }
@@ -289,15 +286,15 @@ impl Lease {
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let swept = self.enlist().await?;
         if ours && swept {
-            tracing::warn!("this node was taken for dead; putting its rows back");
+            tracing::warn!("this node was taken for dead; rewriting its rows");
         }
         self.look_around().await?;
         Ok(ours && !swept)
     }
 
-    /// Puts the node into the sets of nodes and keeps the indexes of its rows alive. Answers
-    /// whether somebody sweeps its rows away, or has: whoever does holds a lock meanwhile and
-    /// ends by taking the node out of the set.
+    /// Puts the node into the sets of nodes and keeps the indexes of its rows alive. Returns
+    /// whether another node sweeps its rows, or has swept them: a sweeper holds a lock meanwhile
+    /// and ends by removing the node from the set.
     async fn enlist(&self) -> Result<bool, fred::error::Error> {
         let node = &self.record.node;
         let nodes = self.keys.nodes();
@@ -308,7 +305,7 @@ impl Lease {
             .await?;
         let (sweep, boots) = (self.keys.sweep(node), self.keys.boots());
         let sweeping: bool = self.servers.at(&sweep).exists(&sweep).await?;
-        // Behind the look at the lock: one that went in between has left its mark here.
+        // After the check of the lock: a sweep that ended in between has left its mark here.
         let added: i64 = self
             .servers
             .at(&boots)
@@ -328,7 +325,7 @@ impl Lease {
             .unwrap_or_else(PoisonError::into_inner)
             .is_some();
         if held {
-            tracing::warn!("Redis has forgotten this node; putting everything back");
+            tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
             let mut forgotten = self
                 .forgotten
                 .write()
@@ -362,7 +359,7 @@ impl Lease {
         Ok(!answer.is_null())
     }
 
-    /// Reads the leases of all nodes; takes names out of the set that have had none for long.
+    /// Reads the leases of all nodes; removes names from the set that have had none for long.
     async fn look_around(&self) -> Result<(), fred::error::Error> {
         let key = self.keys.nodes();
         let names: HashSet<String> = self.servers.at(&key).smembers(&key).await?;
@@ -391,7 +388,7 @@ impl Lease {
         self.servers.note_population(nodes.len());
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         {
-            // Taken for dead and back again.
+            // Taken for dead, and back again.
             let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
             nodes
                 .iter()
@@ -409,14 +406,14 @@ impl Lease {
 
     pub(crate) async fn announce_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        // If it fails, the next beat says so.
+        // If it fails, the next beat reports it.
         let _ = self.put(None).await;
     }
 
-    /// Takes the lease away, so that everybody knows at once. With `clean`, no row is left, and
-    /// so nothing for others to sweep.
+    /// Removes the lease, so that all nodes know at once. With `clean`, no row is left for others
+    /// to sweep.
     pub(crate) async fn give_up(&self, clean: bool) {
-        // A beat under way ends first, or it would put back what is taken away here.
+        // A beat under way ends first, or it would write the lease again.
         *self.left.lock().await = true;
         let node = &self.record.node;
         if clean {

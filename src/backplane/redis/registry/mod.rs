@@ -1,4 +1,4 @@
-//! Rows and leases: which node holds which user, and which nodes live.
+//! Rows and leases: which node holds which user, and which nodes are live.
 
 pub mod read;
 

@@ -1,8 +1,7 @@
 //! Reading rows: where a user's or a topic's connections are.
 //!
-//! A row may name nodes that are dead, for it outlives them for a while, and may be missing
-//! although somebody is there, right after Redis has lost it. Neither is taken for the truth
-//! without asking.
+//! A row may name dead nodes, because it outlives them for a while. Right after Redis has lost
+//! it, a row may be missing although its user is connected. Neither is accepted without a check.
 
 use std::collections::HashMap;
 
@@ -14,10 +13,10 @@ use crate::backplane::redis::{AWAY, Redis, WATCHED};
 use crate::backplane::rows::{Locations, Parties, Population, Row, RowValue, parse_field};
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
 
-/// Rows looked up in one pipeline.
+/// Maximum number of rows looked up in one pipeline.
 pub(crate) const LOOKUPS: usize = 512;
 
-/// A row as it is read: of a user the field names, of a topic the values too.
+/// A row as it is read: the field names for a user, names and values for a topic.
 type Fields = Vec<String>;
 
 impl Redis {
@@ -26,7 +25,7 @@ impl Redis {
         subjects: &[Subject],
     ) -> Result<Vec<Option<Locations>>, Unavailable> {
         let rows = match subjects {
-            // The one look-up of a single push: fred pipelines it with those of others.
+            // The single look-up of a single push: fred pipelines it with those of others.
             [Subject::User(user)] => vec![self.row_of(user).await?],
             subjects => self.read_rows(subjects).await?,
         };
@@ -58,8 +57,8 @@ impl Redis {
         fields.flatten().map_err(|error| self.away(&error))
     }
 
-    /// The rows in the order of their subjects. Those of users and of topics are read apart,
-    /// because a pipeline asks one thing of all its keys.
+    /// The rows in the order of their subjects. Users and topics are read separately, because one
+    /// pipeline sends the same command for all its keys.
     async fn read_rows(&self, subjects: &[Subject]) -> Result<Vec<Fields>, Unavailable> {
         let mut rows = vec![Fields::new(); subjects.len()];
         for (command, of_topics) in [("HKEYS", false), ("HGETALL", true)] {
@@ -77,7 +76,7 @@ impl Redis {
         Ok(rows)
     }
 
-    /// The nodes in a user's row, by its field names, this one left out.
+    /// The nodes in a user's row, by its field names, without this node.
     fn others(&self, fields: &[String]) -> Locations {
         let mut locations = Locations::new();
         for id in fields.iter().filter_map(|field| parse_field(field)) {
@@ -153,7 +152,7 @@ impl Redis {
         Ok(all)
     }
 
-    /// Whole rows, as fields and values in turn, of which none is missing by mistake.
+    /// Whole rows, as fields and values in turn; an error if one may be missing by mistake.
     async fn read_whole(&self, keys: &[String]) -> Result<Vec<Fields>, Unavailable> {
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(LOOKUPS) {
@@ -168,8 +167,8 @@ impl Redis {
         Ok(rows)
     }
 
-    /// Whether a node that a row names is there. A lease proves it, and so does somebody who
-    /// listens on its channel: a lease may be missing because Redis takes no writes.
+    /// Whether a node that a row names is live. A lease proves it, and so does a subscriber of
+    /// its channel: a lease may be missing because Redis accepts no writes.
     async fn is_live(&self, node: &NodeId) -> Result<bool, Unavailable> {
         if node == self.lease.node() {
             return Ok(true);
@@ -217,7 +216,7 @@ fn flat(answer: Value) -> Option<Vec<String>> {
         .collect()
 }
 
-/// The fields of a topic's row that are nodes and numbers.
+/// The fields of a topic's row that are nodes with a number of connections.
 fn populations(fields: Vec<String>) -> impl Iterator<Item = (NodeId, u32)> {
     parties(fields).map(|(node, count, _)| (node, count))
 }
@@ -236,7 +235,7 @@ fn pairs(fields: Vec<String>) -> impl Iterator<Item = (String, String)> {
     std::iter::from_fn(move || fields.next().zip(fields.next()))
 }
 
-/// Nodes that were judged in the course of one request: each is asked after once.
+/// The nodes judged during one request: each is checked once.
 #[derive(Default)]
 struct Judged(HashMap<NodeId, bool>);
 

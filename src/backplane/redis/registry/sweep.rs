@@ -1,14 +1,14 @@
-//! Sweeping: what a dead node left in Redis is removed by those that live, and told of.
+//! Sweeping: live nodes remove what a dead node left in Redis, and announce it.
 //!
-//! By level: each node looks at each beat which entries of `pn:boots` are dead, and a sweep that
-//! was cut short is taken up by whoever looks next. Dead is whose lease is missing for some beats
-//! or held by another boot, *and* on whose channel nobody listens: a missing lease alone may be
-//! Redis's own pause.
+//! By level: at each beat, each node checks which entries of `pn:boots` are dead; if a sweep was
+//! cut short, the next node to check resumes it. A node is dead if its lease is missing for some
+//! beats or held by another boot, *and* its channel has no subscriber: a missing lease alone may
+//! be Redis's own pause.
 //!
 //! A node may be taken for dead and come back while its rows are being removed. So a sweep holds
-//! `pn:sweep:{<node>}` for longer than any command of it can take, and whatever it found, it ends
-//! by taking the node out of `pn:boots`. A node that sees either at its beat writes all its rows
-//! again. What must stay true: no row is removed behind that last step.
+//! `pn:sweep:{<node>}` for longer than any of its commands can take. Whatever it found, it ends
+//! by removing the node from `pn:boots`. A node that sees either at its beat writes all its rows
+//! again. What must stay true: no row is removed after that last step.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ use crate::protocol;
 use crate::protocol::ids::{NodeId, Subject, UserId};
 use crate::telemetry::metrics::Metrics;
 
-/// How long a sweeper keeps the others away. One that crashed does so for no longer.
+/// How long a sweep keeps other nodes out. A sweeper that crashed does so for no longer.
 const LOCK: Duration = Duration::from_secs(30);
-/// A portion that took longer may have outlived the lock: the sweep ends there.
+/// If a portion took longer, the lock may have expired: the sweep ends there.
 const PORTION_LIMIT: Duration = Duration::from_secs(15);
-/// RowValue how many rows are looked at in one portion.
+/// Approximately how many rows are examined in one portion.
 const PORTION: usize = 256;
-/// Users of a dead node have this long to connect elsewhere before they are said to have left.
+/// How long users of a dead node have to connect elsewhere before they are reported as left.
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Sweeper {
@@ -69,21 +69,21 @@ impl Sweeper {
         }
     }
 
-    /// Looks for dead nodes at each beat until the node ends.
+    /// Checks for dead nodes at each beat until the node ends.
     pub(crate) async fn watch(mut self) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beat.tick().await;
             if let Err(error) = self.look().await {
-                tracing::debug!(error = %redacted(&error), "no look for dead nodes; the next beat tries again");
+                tracing::debug!(error = %redacted(&error), "could not check for dead nodes; the next beat tries again");
             }
         }
     }
 
     async fn look(&mut self) -> Result<(), Error> {
         if !self.lease.is_held() {
-            // Without a lease of our own, that of others says nothing.
+            // While this node has no lease, the missing leases of others prove nothing.
             self.missing.clear();
             return Ok(());
         }
@@ -117,7 +117,7 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Who has the lease of this node's name.
+    /// Which boot holds the lease of this node's name.
     async fn holder(&self, node: &NodeId) -> Result<Holder, Error> {
         if node == self.lease.node() {
             return Ok(Holder::Itself);
@@ -131,7 +131,7 @@ impl Sweeper {
         })
     }
 
-    /// Removes a dead node's rows, unless somebody is at it.
+    /// Removes a dead node's rows, unless another node is doing so.
     async fn sweep(&self, node: &NodeId) -> Result<(), Error> {
         if !self.lock(node).await? {
             return Ok(());
@@ -152,7 +152,7 @@ impl Sweeper {
             .await?;
         let _: () = self.servers.at(&lock).del(&lock).await?;
         if !is_dead {
-            tracing::warn!(%node, "a node that seemed dead is back; it puts its rows again");
+            tracing::warn!(%node, "a node that seemed dead is back; it rewrites its rows");
         } else if last > 0 {
             let (users, took) = (users.len(), started.elapsed());
             self.metrics.nodes_swept.inc();
@@ -165,14 +165,14 @@ impl Sweeper {
             tokio::spawn(async move {
                 tokio::time::sleep(GRACE).await;
                 if let Err(error) = tell_who_left(&servers, &keys, &log, &node, &users).await {
-                    tracing::warn!(%node, error = %redacted(&error), "not all who left with the node are told of");
+                    tracing::warn!(%node, error = %redacted(&error), "not every user who left with the node was announced");
                 }
             });
         }
         Ok(())
     }
 
-    /// Takes the lock of a sweep. It may be ours from one that was cut short.
+    /// Takes the lock of a sweep. This node may hold it already, from a sweep that was cut short.
     async fn lock(&self, node: &NodeId) -> Result<bool, Error> {
         let (key, me) = (self.keys.sweep(node), self.lease.node().to_string());
         let expire = Some(Expiration::PX(LOCK.as_millis() as i64));
@@ -195,9 +195,9 @@ impl Sweeper {
             .await
     }
 
-    /// Removes the dead node's fields from the rows of all users and topics in its indexes, which
-    /// are left as they are: who takes up the work sees all of it. Answers those users, and
-    /// whether the node is still dead; if not, part of its rows may be gone.
+    /// Removes the dead node's fields from the rows of all users and topics in its indexes. The
+    /// indexes stay as they are, so that a node that resumes the work sees all of it. Returns those
+    /// users, and whether the node is still dead; if it is not, part of its rows may be removed.
     async fn remove_rows(&self, node: &NodeId) -> Result<(Vec<UserId>, bool), Error> {
         let topic = |name: &str| name.parse().ok().map(Subject::Topic);
         let user = |name: &str| name.parse().ok().map(Subject::User);
@@ -244,7 +244,7 @@ impl Sweeper {
         }
     }
 
-    /// Some names of the index, and where to go on. A name may come twice.
+    /// Some names of the index, and the next cursor. A name may be returned twice.
     async fn scan(&self, index: &str, cursor: String) -> Result<(String, Vec<String>), Error> {
         let command = CustomCommand::new_static("SSCAN", ClusterHash::FirstKey, false);
         let key = index.to_owned();
@@ -278,7 +278,7 @@ enum Holder {
     Nobody,
 }
 
-/// Tells of those users of a dead node who have no connection left anywhere.
+/// Announces those users of a dead node who have no connection left on any node.
 async fn tell_who_left(
     servers: &Servers,
     keys: &Keys,

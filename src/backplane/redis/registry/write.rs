@@ -1,14 +1,14 @@
 //! Writes the rows `pn:user:{<user>}` of this node's users and `pn:topic:{<topic>}` of its topics.
 //!
-//! By level, not by edge: for each dirty row the hub is asked what is true now, and that is
-//! written, together with the removal of fields that are gone. A row is changed only by naming
-//! this node's own fields, so no script is needed and nobody's fresh login is erased. HSET and
-//! EXPIRE stand in one MULTI: a row without an end can not come to be. The
-//! MULTI travels as a pipeline, as `servers` tells.
+//! By level, not by edge: for each dirty row the hub is asked for the current state. That is
+//! written, together with the removal of fields that no longer apply. A row is changed only by
+//! naming this node's own fields, so no script is needed and no other node's new connection is
+//! erased. HSET and EXPIRE are in one MULTI, so no row is ever without a TTL. The MULTI travels
+//! as a pipeline, for the reason given in `servers`.
 //!
-//! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list whose they are, for whoever sweeps them when this
-//! node is dead. It is added to before the row is written and taken from behind it: a crash in
-//! between leaves a name too many there, never one too few.
+//! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list their owners, for the node
+//! that sweeps them when this node is dead. A name is added before its row is written and removed
+//! after the row is: a crash in between leaves a name too many, never one too few.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,13 +32,13 @@ use crate::local::hub::{Hub, Seats};
 use crate::protocol::ids::{ConnectionId, NodeId, Subject};
 use crate::telemetry::metrics::Metrics;
 
-/// Rows in one MULTI.
+/// Maximum number of rows in one MULTI.
 const ROWS: usize = 256;
-/// Transactions on their way at once.
+/// Maximum number of transactions under way at once.
 const IN_FLIGHT: usize = 8;
-/// Between two attempts while Redis fails.
+/// The pause between two attempts while Redis fails.
 const RETRY: Duration = Duration::from_millis(100);
-/// Between two looks whether all is written.
+/// The time between two checks whether all is written.
 const SETTLE_STEP: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
@@ -46,18 +46,18 @@ pub(crate) struct Registry {
     servers: Servers,
     keys: Keys,
     hub: Arc<Hub>,
-    /// Rows say that the node is going.
+    /// Whether rows mark the node as draining.
     leaving: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
 type Changes = Vec<(Subject, Change)>;
-/// Changes, each with what is true now.
+/// Changes, each with the current state.
 type Rows = Vec<((Subject, Change), Here)>;
 
-/// Who is here of a row.
+/// The current state of a row on this node.
 enum Here {
-    /// A user's seats.
+    /// A user's connections.
     Seats(Seats),
     /// How many connections are in a topic, and whether clients here watch it.
     Members(u32, bool),
@@ -93,14 +93,14 @@ impl Registry {
         }
     }
 
-    /// Has every row say that this node is leaving, as soon as may be.
+    /// Has every row mark this node as draining, as soon as possible.
     pub(crate) fn mark_leaving(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         self.hub.changes().mark(self.hub.subjects());
     }
 
-    /// Writes whatever is dirty, for ever. What comes while a write is under way goes into the
-    /// next one: batching by availability.
+    /// Writes all dirty rows, for ever. Changes that arrive during a write go into the next one:
+    /// batching by availability.
     pub(crate) async fn write(self) {
         loop {
             let changes = self.hub.changes().take().await;
@@ -110,7 +110,7 @@ impl Registry {
         }
     }
 
-    /// Waits until all is written, for the given time at most; answers whether it is.
+    /// Waits until all is written, for `patience` at most; returns whether it is.
     pub(crate) async fn settle(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         while !self.hub.changes().is_settled() {
@@ -122,7 +122,7 @@ impl Registry {
         true
     }
 
-    /// Answers whether all went well; what did not is dirty again.
+    /// Returns whether all writes succeeded; failed ones are dirty again.
     async fn write_all(&self, changes: Changes) -> bool {
         let mut parts = Vec::with_capacity(changes.len().div_ceil(ROWS));
         let by_server = self
@@ -143,13 +143,13 @@ impl Registry {
             .map(|(client, part)| self.write_part(client, part));
         stream::iter(writes)
             .buffer_unordered(IN_FLIGHT)
-            // Not `all`, which would drop the rest, and what they carry, at the first failure.
+            // Not `all`, which would drop the rest, and their changes, at the first failure.
             .fold(true, async |all, well| all && well)
             .await
     }
 
     async fn write_part(&self, client: Client, changes: Changes) -> bool {
-        // Read once, for rows and index alike. Whoever comes or goes from here on is dirty again.
+        // Read once, for rows and index alike. A later change makes its row dirty again.
         self.metrics
             .registry_batch_size
             .observe(changes.len() as f64);
@@ -168,8 +168,8 @@ impl Registry {
         well
     }
 
-    /// Rows and index, in that order of adding and the other of taking away; answers which
-    /// changes are written and which are not.
+    /// Writes rows and index, in that order for removals and in the reverse order for additions.
+    /// Returns which changes are written and which are not.
     async fn write_rows(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
         let here = Indexes::of(&rows, |here| !here.is_empty());
         let gone = Indexes::of(&rows, Here::is_empty);
@@ -190,13 +190,13 @@ impl Registry {
         };
         let taken: FredResult<()> = match failed.is_empty() {
             true => self.take_from_indexes(gone).await,
-            // What has failed comes again, and with it those whose names are left for now.
+            // Failed changes come again, and with them the names that stay in the index for now.
             false => Ok(()),
         };
         match taken {
             Ok(()) if failed.is_empty() => (written, failed),
             Ok(()) => {
-                // Only those that stay need no second look at the index.
+                // Only subjects that stay need no second check of the index.
                 let (stay, again) = written
                     .into_iter()
                     .partition::<Changes, _>(|(_, change)| !change.removes());
@@ -225,11 +225,11 @@ impl Registry {
     }
 
     fn note(&self, error: &Error, rows: usize) {
-        tracing::debug!(error = %redacted(error), rows, "rows not written; trying on");
+        tracing::debug!(error = %redacted(error), rows, "rows not written; retrying");
         self.servers.note(error);
     }
 
-    /// All of these in one MULTI.
+    /// Writes all of these in one MULTI.
     async fn transact(&self, client: &Client, rows: &Rows) -> FredResult<()> {
         let pipeline = multi(client).await?;
         for row in rows {
@@ -242,8 +242,8 @@ impl Registry {
         )
     }
 
-    /// Each of these in a MULTI of its own, for in a cluster none may span slots; answers which
-    /// are written and which are not.
+    /// Writes each of these in its own MULTI, because in a cluster no MULTI may span slots.
+    /// Returns which are written and which are not.
     async fn write_each(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
         let pipeline = client.pipeline();
         let mut queued = Vec::with_capacity(rows.len());
@@ -257,7 +257,7 @@ impl Registry {
             if let Err(error) = &result
                 && let Some(server) = self.servers.asked(error)
             {
-                // The row is on its way to another server, and is written there.
+                // The row is moving to another server, and is written there.
                 let pipeline = server.client.pipeline();
                 let _: Result<(), _> = pipeline.custom(asking(), Vec::<String>::new()).await;
                 let count = self.queue_alone(&pipeline, &row).await + 1;
@@ -275,7 +275,7 @@ impl Registry {
         (written, failed)
     }
 
-    /// A whole MULTI; answers how many commands it has.
+    /// Queues a whole MULTI; returns how many commands it has.
     async fn queue_alone(
         &self,
         pipeline: &Pipeline<Client>,
@@ -291,7 +291,7 @@ impl Registry {
         queue.await.unwrap_or_default()
     }
 
-    /// What makes a row true; answers how many commands that takes.
+    /// Queues the commands that make a row current; returns how many there are.
     async fn queue(
         &self,
         pipeline: &Pipeline<Client>,
@@ -369,7 +369,7 @@ impl Registry {
     }
 }
 
-/// Names for the node's indexes of its rows.
+/// Names for the indexes of this node's rows.
 struct Indexes {
     users: Vec<String>,
     topics: Vec<String>,
@@ -388,7 +388,7 @@ impl Indexes {
         Self { users, topics }
     }
 
-    /// Those that have something, by the index's key.
+    /// The indexes that are not empty, by their keys.
     fn keyed(self, keys: &Keys, node: &NodeId) -> impl Iterator<Item = (String, Vec<String>)> {
         let all = [
             (keys.users(node), self.users),
@@ -402,14 +402,14 @@ fn changes(rows: Rows) -> Changes {
     rows.into_iter().map(|(change, _)| change).collect()
 }
 
-/// Takes this many answers; the first error among them, if there is one. No answer at all is one
-/// too: then the pipeline has failed as a whole, and what it answers is that.
+/// Takes `count` answers; returns the first error among them. No answer at all is an error too:
+/// then the whole pipeline has failed.
 fn outcome(answers: &mut impl Iterator<Item = FredResult<Value>>, count: usize) -> FredResult<()> {
     let mut seen = false;
     let mut first = Ok(());
     for answer in answers.take(count) {
         seen = true;
-        // An error inside EXEC's answer is one of the whole answer, too.
+        // An error inside EXEC's answer also counts as one of the whole answer.
         first = first.and(answer.map(drop));
     }
     if seen {

@@ -1,8 +1,11 @@
 //! Which node of a cluster serves which slot.
 //!
-//! All known nodes are asked and for each slot the claim with the highest epoch counts, as it
-//! does among the nodes themselves; so one that was frozen or cut off leads nobody astray. What
-//! must stay true: a node that does not answer delays nobody for long.
+//! All known nodes are asked. For each slot the claim with the highest epoch counts, as it does
+//! among the nodes themselves, so a frozen or isolated node misleads no client. What must stay
+//! true: a node that does not answer delays the others only briefly.
+//!
+//! fred 10.1: its cluster mode takes the next answer on a busy connection for the answer to
+//! ASKING, so its routing is not used.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,20 +20,22 @@ use crate::backplane::redis::servers::{NOBODY, SLOTS, Servers};
 use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::Host;
 
-/// Between two questions while all is well, and while a node does not answer.
+/// The time between two questions while all is well, and while a node does not answer.
 const CALM: Duration = Duration::from_millis(500);
 const TROUBLED: Duration = Duration::from_millis(150);
-/// Within this time a node answers.
+/// A node must answer within this time.
 const ANSWER: Duration = Duration::from_millis(200);
-/// A connection on which so many questions in a row stay without an answer is replaced.
+/// After this many questions in a row without an answer, a connection is replaced: fred 10.1
+/// measures from the last write, so a connection in use never counts as dead. Compare
+/// <https://github.com/aembke/fred.rs/issues/307> (disconnect not always detected).
 const SILENT: u32 = 10;
-/// For so long nobody may answer before that is said: at the start connections take a moment.
+/// How long all nodes may be silent before that is logged: connecting takes a moment at the start.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The servers, and for each slot the index of its own.
+/// The servers, and for each slot the index of its server.
 type Routing = (Vec<Host>, Box<[u16]>);
 
-/// Who serves each slot: the epoch of the claim, and the claimant.
+/// The owner of each slot: the epoch of the claim, and the claimant.
 struct Owners(Vec<Option<(u64, Host)>>);
 
 /// Follows the cluster until the node ends.
@@ -40,7 +45,7 @@ pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
         let url = servers.url().reveal_server(&seed);
         let client = url.and_then(|url| build(&url, 16, COMMAND_BUFFER).ok());
         let Some(client) = client else {
-            tracing::error!(host = seed.0, "no cluster node can be at this address");
+            tracing::error!(host = seed.0, "invalid address of a cluster node");
             continue;
         };
         let connection = client.connect();
@@ -72,7 +77,7 @@ pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
                 views += 1;
                 owners.add(&view, host);
             } else {
-                // A dead seed is no trouble as long as the masters are well.
+                // A dead seed does not matter as long as the masters answer.
                 troubled |= number < masters.len();
             }
             if number < masters.len() {
@@ -91,7 +96,7 @@ pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
         }
         if views == 0 {
             if answered.elapsed() > PATIENCE && !std::mem::replace(&mut complained, true) {
-                tracing::warn!("no node of the cluster answers; asking on");
+                tracing::warn!("no node of the cluster answers; retrying");
             }
         } else if let Some(routes) = owners.routes() {
             answered = Instant::now();
@@ -110,14 +115,14 @@ pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
             CALM
         };
         let _ = tokio::time::timeout(pause, servers.doubted()).await;
-        // However many doubt: not more than twenty questions in a second.
+        // However many errors are reported: at most twenty questions a second.
         tokio::time::sleep(TROUBLED / 3).await;
     }
 }
 
 async fn ask(client: &Client) -> FredResult<String> {
     if !client.is_connected() {
-        // Else the question would wait for a connection, and others behind it.
+        // Otherwise the question would wait for a connection, and later ones after it.
         return Err(Error::new(ErrorKind::IO, "not connected"));
     }
     let command = CustomCommand::new_static("CLUSTER", None, false);
@@ -125,7 +130,7 @@ async fn ask(client: &Client) -> FredResult<String> {
 }
 
 impl Owners {
-    /// Adds what one node says (`CLUSTER NODES`), which was asked at this host.
+    /// Adds one node's view (the answer to `CLUSTER NODES`); `asked` is the node's own address.
     fn add(&mut self, view: &str, asked: &Host) {
         for line in view.lines() {
             // id address flags master ping pong epoch servers slot slot ...
@@ -139,7 +144,7 @@ impl Owners {
             if !flags.split(',').any(|flag| flag == "master") {
                 continue;
             }
-            // A slot on its way stands in brackets, once more.
+            // A migrating slot is listed once more, in brackets.
             for slots in slots.iter().filter(|slots| !slots.starts_with('[')) {
                 let (first, last) = slots.split_once('-').unwrap_or((slots, slots));
                 let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
@@ -154,7 +159,7 @@ impl Owners {
         }
     }
 
-    /// The servers, sorted, and for each slot the index of its own. `None` if nobody serves any.
+    /// The servers, sorted, and for each slot the index of its server. `None` if no slot is served.
     fn routes(&self) -> Option<Routing> {
         let mut hosts: Vec<Host> = Vec::new();
         for (_, host) in self.0.iter().flatten() {
@@ -173,7 +178,7 @@ impl Owners {
     }
 }
 
-/// `ip:port@bus[,name]`. A node that does not know its own address yet leaves it out.
+/// Parses `ip:port@bus[,name]`. A node that does not know its own address yet leaves it out.
 fn host(address: &str, asked: &Host) -> Option<Host> {
     let (address, rest) = address.split_once('@')?;
     let name = rest.split(',').nth(1).filter(|name| !name.is_empty());

@@ -1,6 +1,6 @@
-//! Commands by key: to one server where there is one, and in a cluster to the server of each slot.
+//! Commands by key: to the only server, or in a cluster to the server of the key's slot.
 //!
-//! What must stay true: with one server nothing is hashed and nothing is sorted.
+//! What must stay true: with one server, no key is hashed and no command is sorted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,11 +15,11 @@ use futures::future::join_all;
 use crate::backplane::redis::servers::{Server, Servers};
 
 impl Servers {
-    /// Publishes to a channel; answers how many subscribers got it.
+    /// Publishes to a channel; returns how many subscribers received the payload.
     ///
-    /// In a cluster a node's channel is a sharded one, whose count is true. The channel of all
-    /// nodes is a classic one, where the server counts its own subscribers only; the answer is
-    /// then the number of live nodes, and never 0, which would have it published again.
+    /// In a cluster, a node's channel is a sharded one, whose count is true. The channel of all
+    /// nodes is a classic one, where the server counts only its own subscribers. The answer is then
+    /// at least the number of live nodes, and never 0, which would cause a second publish.
     pub(crate) async fn publish(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
         let answer = if !self.is_clustered() {
             self.at(channel).publish(channel.to_owned(), payload).await
@@ -36,9 +36,10 @@ impl Servers {
         answer.inspect_err(|error| self.note(error))
     }
 
-    /// A replica, such as a master that has just been deposed, answers 0 to SPUBLISH and yet
-    /// delivers, and the line would be sent again as if nobody had it. Asked for a key it says
-    /// MOVED: then nothing is known, and the payload is sent again under its number.
+    /// A replica, such as a master that has just been deposed, answers 0 to SPUBLISH and still
+    /// delivers. The line would be sent again as if no node had received it. Asked for a key, a
+    /// replica answers MOVED: then the outcome is unknown, and the payload is sent again under its
+    /// number.
     async fn publish_sharded(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
         let pipeline = self.at(channel).pipeline();
         // A key of the same node, and so of the same slot.
@@ -52,18 +53,18 @@ impl Servers {
         };
         let receivers = receivers?.convert()?;
         match exists {
-            // Its key has gone before the rest of a slot that is on its way to another server.
+            // The slot is migrating; this key has moved before the rest of the slot.
             Err(error) if error.is_ask() => Ok(receivers),
             Err(error) => {
                 self.note(&error);
-                let words = format!("published by a server that says {error}");
+                let words = format!("published by a server that answered {error}");
                 Err(Error::new(ErrorKind::Unknown, words))
             }
             Ok(_) => Ok(receivers),
         }
     }
 
-    /// Subscribes a connection of its own to this node's channel and to that of all.
+    /// Subscribes a dedicated connection to this node's channel and to that of all nodes.
     pub(crate) async fn subscribe(&self, client: &Client) -> FredResult<()> {
         let (own, global) = (self.0.own.clone(), self.0.global.clone());
         if self.is_clustered() {
@@ -74,7 +75,7 @@ impl Servers {
         }
     }
 
-    /// Takes both subscriptions back.
+    /// Ends both subscriptions.
     pub(crate) async fn unsubscribe(&self, client: &Client) -> FredResult<()> {
         let (own, global) = (self.0.own.clone(), self.0.global.clone());
         if self.is_clustered() {
@@ -85,7 +86,7 @@ impl Servers {
         }
     }
 
-    /// Reads one thing of each key, such as `HKEYS`; the answers in the order of the keys.
+    /// Sends one reading command for each key, such as `HKEYS`; answers in the order of the keys.
     pub(crate) async fn read_each(
         &self,
         command: &'static str,
@@ -115,7 +116,7 @@ impl Servers {
                         all[place] = answer;
                     }
                 }
-                // One key may be on its way to another server: each by itself then.
+                // A key may be moving to another server: then each key is read on its own.
                 Err(error) if error.is_cluster() => {
                     self.note(&error);
                     for &place in part {
@@ -131,7 +132,7 @@ impl Servers {
         Ok(all)
     }
 
-    /// One command on one key, which is followed to where the key is on its way to.
+    /// One command on one key; follows the key to the server it is moving to.
     pub(crate) async fn call(
         &self,
         command: &str,
@@ -153,7 +154,7 @@ impl Servers {
         }
     }
 
-    /// The server to which an ASK leads, if we have a connection to it.
+    /// The server that an ASK error names, if this node has a connection to it.
     pub(crate) fn asked(&self, error: &Error) -> Option<Arc<Server>> {
         let (host, port) = error.details().rsplit_once(' ')?.1.rsplit_once(':')?;
         let host = (host.to_owned(), port.parse().ok()?);
@@ -168,7 +169,7 @@ impl Servers {
         server.cloned()
     }
 
-    /// Groups what is to be written by the server that has its key.
+    /// Groups items to be written by the server that has their key.
     pub(crate) fn by_server<T>(
         &self,
         items: Vec<T>,
@@ -207,16 +208,17 @@ async fn read_all(
     pipeline.all().await
 }
 
-/// Begins a MULTI. It is a pipeline, whose commands fred writes together: its own transactions
-/// wait for all other commands first, without end if the server is frozen, and answer MOVED by
-/// connecting again.
+/// Begins a MULTI as a pipeline, whose commands fred writes together.
+///
+/// fred 10.1: its own transactions wait for all other commands first, without end if the server
+/// is frozen, and answer MOVED by connecting again.
 pub(crate) async fn multi(client: &Client) -> FredResult<Pipeline<Client>> {
     let pipeline = client.pipeline();
     queue(&pipeline, "MULTI").await?;
     Ok(pipeline)
 }
 
-/// Ends a MULTI and sends it. Answers what EXEC does, or the first error.
+/// Ends a MULTI and sends it. Returns the answer to EXEC, or the first error.
 pub(crate) async fn exec(pipeline: &Pipeline<Client>) -> FredResult<Vec<Value>> {
     queue(pipeline, "EXEC").await?;
     let answers: Vec<Value> = pipeline.all().await?;

@@ -1,14 +1,14 @@
-//! Why Redis, though it can be reached, does not do what a node needs.
+//! Why Redis is reachable and yet refuses what a node needs.
 //!
-//! A server that has become a replica, or rules that no longer let this node in, answer at once
-//! and keep every connection up. The beat of the lease meets them first; the node is not ready
-//! meanwhile and says so once in its log.
+//! A server that has become a replica, or access rules that exclude this node, answer at once
+//! and keep every connection up. The beat of the lease meets them first. Meanwhile the node is
+//! not ready, and logs the refusal once.
 
 use std::sync::{PoisonError, RwLock};
 
 use fred::error::{Error, ErrorKind};
 
-/// What such answers begin with, and what `readyz` says of them.
+/// How such answers begin, and what `readyz` reports for them.
 const REFUSALS: [(&str, &str); 8] = [
     ("READONLY", "Redis is read-only: a replica"),
     ("MASTERDOWN", "Redis has lost its master"),
@@ -20,15 +20,15 @@ const REFUSALS: [(&str, &str); 8] = [
     ("CLUSTERDOWN", "the Redis cluster is down"),
 ];
 
-/// An error as it may stand in the log. A server that does not know a command quotes what came
-/// behind it, which may be a message, or the password of a HELLO.
+/// An error as it may appear in the log. A server that does not know a command quotes its
+/// arguments, which may be a message, or the password of a HELLO.
 pub(crate) fn redacted(error: &Error) -> String {
     let text = error.to_string();
     let (said, _) = text.split_once(", with args").unwrap_or((&text, ""));
     said.escape_debug().to_string()
 }
 
-/// What kind of failure it is, as a metric's label: by its first word where Redis refuses.
+/// The kind of failure, as a metric's label: the first word of a refusal by Redis.
 pub(crate) fn kind(error: &Error) -> &'static str {
     let refusal = REFUSALS
         .iter()
@@ -53,7 +53,7 @@ pub(crate) fn kind(error: &Error) -> &'static str {
 pub(crate) struct RedisHealth(RwLock<Option<&'static str>>);
 
 impl RedisHealth {
-    /// Hears how a beat failed.
+    /// Notes why a beat failed.
     pub(crate) fn note(&self, error: &Error) {
         let Some((_, reason)) = REFUSALS
             .iter()
@@ -62,11 +62,11 @@ impl RedisHealth {
             return;
         };
         if self.set(Some(reason)) != Some(reason) {
-            tracing::warn!(error = %redacted(error), "{reason}; trying on");
+            tracing::warn!(error = %redacted(error), "{reason}; retrying");
         }
     }
 
-    /// Hears that a beat went well.
+    /// Notes that a beat succeeded.
     pub(crate) fn clear(&self) {
         if self.reason().is_some() && self.set(None).is_some() {
             tracing::info!("Redis serves this node again");

@@ -1,11 +1,12 @@
-//! Which server takes which command, and the connections to all of them.
+//! Which server takes which command, and the connections to all servers.
 //!
-//! With one server there is one route; Sentinels and clusters keep theirs true from outside
-//! (`sentinel`, `cluster`); `commands` sends. Each server has a client of its own that knows nothing of others:
-//! fred's own cluster mode takes the next answer on a busy connection for that to ASKING, and its
-//! transactions wait without end on a server that is frozen, so neither is used. What must stay
-//! true: whoever sends asks for the route again each time, so that nothing is sent to a server
-//! that has been replaced.
+//! With one server there is one route. With Sentinels or a cluster, `sentinel` or `cluster` keeps
+//! the routes current; `commands` sends. Each server has its own client, which knows no other
+//! server. What must stay true: each send looks up its route again, so that no command goes to a
+//! server that has been replaced.
+//!
+//! fred 10.1: its cluster mode takes the next answer on a busy connection for the answer to
+//! ASKING, and its transactions wait without end on a frozen server. So neither is used.
 
 pub mod cluster;
 pub mod commands;
@@ -33,11 +34,11 @@ use crate::telemetry::metrics::Metrics;
 
 /// Hash slots of a cluster.
 pub(crate) const SLOTS: usize = 16_384;
-/// A slot that nobody serves.
+/// A slot that no server serves.
 pub(crate) const NOBODY: u16 = u16::MAX;
-/// How long a new server may take to let us in before commands are led there.
+/// How long a new server may take to accept the connection before commands are routed to it.
 const WELCOME: Duration = Duration::from_millis(700);
-/// Payloads that fred may hold for a connection that publishes: it hears none.
+/// Payloads that fred may hold for a connection that only publishes: it receives none.
 const NO_MESSAGES: usize = 512;
 
 /// A handle; clones share the connections.
@@ -47,17 +48,17 @@ pub(crate) struct Servers(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     url: RedisUrl,
-    /// This node's channel: the server that has it is also told broadcasts.
+    /// This node's channel: the server that has it also gets the broadcasts.
     own: String,
     global: String,
     routes: RwLock<Arc<SlotMap>>,
-    /// Counts what may have cost Redis its memory of us: reconnects and new servers.
+    /// Counts events after which Redis may have forgotten this node: reconnects and new servers.
     breaks: watch::Sender<u64>,
     /// Counts changes of the routes.
     turns: watch::Sender<u64>,
     /// Woken by errors that may mean that the routes are out of date.
     doubt: Notify,
-    /// When a server was last replaced by one that may know less.
+    /// When a server was last replaced by one that may have less data.
     turned: RwLock<Option<Instant>>,
     /// Live nodes, as of the last beat.
     population: AtomicU32,
@@ -67,15 +68,15 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct SlotMap {
     servers: Vec<Arc<Server>>,
-    /// For each slot an index into `servers`, or [`NOBODY`]. `None`: all keys are at the first.
+    /// For each slot an index into `servers`, or [`NOBODY`]. `None`: the first has all keys.
     slots: Option<Box<[u16]>>,
 }
 
-/// One connection for commands. Dropping it closes the connection without a goodbye: a frozen
-/// server would not hear one.
+/// One connection for commands. Dropping it closes the connection without QUIT, which a frozen
+/// server would not receive.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// `None`: the one whose URL is the whole configuration.
+    /// `None` for the server whose URL is the whole configuration.
     pub(crate) host: Option<Host>,
     pub(crate) client: Client,
     connection: JoinHandle<Result<(), Error>>,
@@ -93,7 +94,7 @@ impl SlotMap {
     fn index(&self, key: &str) -> usize {
         let owner = |slots: &[u16]| slots[usize::from(redis_keyslot(key.as_bytes()))];
         match self.slots.as_deref().map_or(0, owner) {
-            // Any server will say what is wrong.
+            // Any server answers with the reason.
             NOBODY => 0,
             index => usize::from(index),
         }
@@ -105,8 +106,8 @@ impl SlotMap {
 }
 
 impl Servers {
-    /// Starts connecting if there is but one server. Otherwise somebody has to
-    /// [`Servers::lead`] the way, and commands fail until then.
+    /// Starts connecting if there is only one server. Otherwise commands fail until
+    /// [`Servers::lead`] or [`Servers::lead_to`] sets the routes.
     pub(crate) fn new(
         url: &RedisUrl,
         own: String,
@@ -115,7 +116,7 @@ impl Servers {
     ) -> Result<Self, Error> {
         let (breaks, _) = watch::channel(0);
         let one = *url.topology() == Topology::One;
-        // Until the routes are known a client without a connection refuses what is sent.
+        // Until the routes are known, a client without a connection refuses commands.
         let (waiting, doubt) = (if one { COMMAND_BUFFER } else { 1 }, Notify::new());
         let client = build(url.reveal(), NO_MESSAGES, waiting)?;
         let server = if one {
@@ -170,7 +171,7 @@ impl Servers {
         routes.server(key).client.clone()
     }
 
-    /// Where a key is now, to see whether that has changed.
+    /// Where a key is now; used to detect a move.
     pub(crate) fn host_of(&self, key: &str) -> Option<Host> {
         self.routes().server(key).host.clone()
     }
@@ -180,17 +181,17 @@ impl Servers {
         match self.host_of(key) {
             Some(host) => self.0.url.reveal_server(&host),
             None if *self.0.url.topology() == Topology::One => Some(self.0.url.reveal().to_owned()),
-            // Nobody knows yet.
+            // Not known yet.
             None => None,
         }
     }
 
-    /// All servers, to be asked what they know.
+    /// All servers, for questions that each must answer.
     pub(crate) fn servers(&self) -> Vec<Arc<Server>> {
         self.routes().servers.clone()
     }
 
-    /// Sets the gauges of connections and of what waits for them.
+    /// Sets the gauges of connections and of the commands that wait for them.
     pub(crate) fn gauge(&self) {
         let (servers, metrics) = (self.servers(), &self.0.metrics);
         let connected = servers.iter().filter(|server| server.client.is_connected());
@@ -207,25 +208,25 @@ impl Servers {
         self.0.turns.subscribe()
     }
 
-    /// Wakes whenever Redis may have lost what it knew of us.
+    /// Wakes whenever Redis may have forgotten this node.
     pub(crate) fn breaks(&self) -> watch::Receiver<u64> {
         self.0.breaks.subscribe()
     }
 
-    /// Whether a server was replaced in this time: others are still writing their rows to it.
+    /// Whether a server was replaced within this time: other nodes may still be rewriting rows.
     pub(crate) fn has_turned_within(&self, time: Duration) -> bool {
         let turned = self.0.turned.read();
         let turned = *turned.unwrap_or_else(PoisonError::into_inner);
         turned.is_some_and(|at| at.elapsed() < time)
     }
 
-    /// Tells how many nodes live.
+    /// Notes how many nodes are live.
     pub(crate) fn note_population(&self, nodes: usize) {
         let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
         self.0.population.store(nodes, Ordering::Relaxed);
     }
 
-    /// Hears of a failure. If it may mean that the routes are out of date they are looked at.
+    /// Notes a failure. If it may mean that the routes are out of date, wakes their check.
     pub(crate) fn note(&self, error: &Error) {
         let kind = errors::kind(error);
         self.0
@@ -244,13 +245,13 @@ impl Servers {
         }
     }
 
-    /// Waits until somebody doubts the routes.
+    /// Waits until a failure puts the routes in doubt.
     pub(crate) async fn doubted(&self) {
         self.0.doubt.notified().await;
     }
 
-    /// Leads commands to these servers from now on. Connections that stay are kept, those to
-    /// others end; new ones get a moment to connect first.
+    /// Routes commands to these servers from now on. Connections to servers that stay are kept,
+    /// others are closed; new servers get a moment to connect first.
     pub(crate) async fn lead(&self, hosts: Vec<Host>, slots: Box<[u16]>) {
         let old = self.routes();
         let mut servers = Vec::with_capacity(hosts.len());
@@ -267,7 +268,7 @@ impl Servers {
                         new.push(server.clone());
                         server
                     }
-                    // Its name is nothing that can be connected to.
+                    // Its name is not a valid address.
                     None => return,
                 },
             };
@@ -285,7 +286,7 @@ impl Servers {
         }
     }
 
-    /// Leads all commands to this one server.
+    /// Routes all commands to this one server.
     pub(crate) fn lead_to(&self, server: Server) {
         self.note_turn();
         self.install(SlotMap {
@@ -307,8 +308,11 @@ impl Servers {
         Some(started(client, Some(host), breaks, metrics))
     }
 
-    /// Gives a server that answers nothing, though its connection is up, a new connection. The
-    /// old one ends with all that waits on it, and that is told to those who wait.
+    /// Opens a new connection to a server that is silent although its connection is up. The old
+    /// connection is closed with all waiting commands, whose callers get an error.
+    ///
+    /// fred 10.1: measures from the last write, so a connection in use never counts as dead.
+    /// Compare <https://github.com/aembke/fred.rs/issues/307> (disconnect not always detected).
     pub(crate) fn replace(&self, silent: Option<&Host>) {
         let routes = self.routes();
         let Some(index) = routes
@@ -336,9 +340,9 @@ impl Servers {
         self.install(SlotMap { servers, slots });
     }
 
-    /// Said before the new routes are, so that nobody believes what is missing there.
+    /// Set before the new routes, so that no reader trusts rows missing at the new server.
     fn note_turn(&self) {
-        // The first server that is found replaces nobody.
+        // The first server that is found replaces no other.
         if self.routes().servers[0].host.is_some() {
             let mut turned = self
                 .0
@@ -359,7 +363,7 @@ impl Servers {
         self.0.metrics.redis_turns.inc();
     }
 
-    /// Says goodbye to all.
+    /// Closes all connections with QUIT.
     pub(crate) async fn quit(&self) {
         let servers = self.servers();
         let goodbyes = servers.iter().map(|server| server.client.quit());
@@ -383,7 +387,7 @@ fn started(
     }
 }
 
-/// Says once that the connection broke and once that it is back, not at each attempt.
+/// Logs once that the connection broke and once that it is back, not at each attempt.
 async fn watch_connection(
     client: Client,
     host: Option<Host>,
@@ -399,7 +403,7 @@ async fn watch_connection(
             error = errors.recv() => match error {
                 Ok((error, _)) if !down => {
                     down = true;
-                    tracing::warn!(error = %redacted(&error), "no connection to Redis{server}; trying on");
+                    tracing::warn!(error = %redacted(&error), "no connection to Redis{server}; retrying");
                 }
                 Err(RecvError::Closed) => return,
                 _ => {}

@@ -1,9 +1,11 @@
-//! Who the master is, by the word of Sentinels.
+//! Which server is the master, as the Sentinels report it.
 //!
-//! They are asked all the time rather than after an error: the connection to a frozen master
-//! shows none. Each answers with the epoch of its knowledge, and the highest is believed, so that
-//! one that is behind leads nobody back. What must stay true: commands are led to a server only
-//! if it says itself that it is a master.
+//! fred 10.1: asks the Sentinels only after a connection has failed, and the connection to a
+//! frozen master does not fail. So here they are asked at intervals.
+//!
+//! Each answers with the epoch of its knowledge, and the highest counts, so that an outdated
+//! Sentinel cannot lead back to an old master. What must stay true: commands are routed to a
+//! server only if it reports itself as a master.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,11 +21,12 @@ use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::Host;
 
-/// Between two questions.
+/// The time between two questions.
 const ASK: Duration = Duration::from_millis(250);
-/// Within this time Sentinels answer and a new master lets us in.
+/// Within this time Sentinels must answer and a new master must accept the connection.
 const ANSWER: Duration = Duration::from_millis(700);
-/// For so long no Sentinel may answer before that is said: at the start connections take a moment.
+/// How long all Sentinels may be silent before that is logged: at the start, connecting takes a
+/// moment.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Follows the master until the node ends.
@@ -33,7 +36,7 @@ pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: Strin
         let url = servers.url().reveal_sentinel(sentinel);
         let client = url.and_then(|url| build(&url, 16, COMMAND_BUFFER).ok());
         let Some(client) = client else {
-            tracing::error!(host = sentinel.0, "no Sentinel can be at this address");
+            tracing::error!(host = sentinel.0, "invalid address of a Sentinel");
             continue;
         };
         let connection = client.connect();
@@ -53,7 +56,7 @@ pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: Strin
         match told {
             None if !complained && answered.elapsed() > PATIENCE => {
                 complained = true;
-                tracing::warn!(master, "no Sentinel says who the master is; asking on");
+                tracing::warn!(master, "no Sentinel says who the master is; retrying");
             }
             Some((_, host)) => {
                 answered = Instant::now();
@@ -67,7 +70,7 @@ pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: Strin
                             tracing::info!("the master is {host}:{port}");
                         }
                         Err(error) => {
-                            tracing::debug!(error = %redacted(&error), "not yet a master");
+                            tracing::debug!(error = %redacted(&error), "the server is not a master yet");
                             tokio::time::sleep(ASK).await;
                             continue;
                         }
@@ -78,21 +81,21 @@ pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: Strin
             None => {}
         }
         let _ = tokio::time::timeout(ASK, servers.doubted()).await;
-        // However many doubt: not more than twenty questions in a second.
+        // However many errors are reported: at most twenty questions a second.
         tokio::time::sleep(ASK / 5).await;
     }
 }
 
-/// The master's address, and how new the knowledge is.
+/// The master's address, and the epoch of that knowledge.
 async fn ask(sentinel: &Client, master: &str) -> FredResult<(u64, Host)> {
     if !sentinel.is_connected() {
-        // Else the question would wait for a connection, and others behind it.
+        // Otherwise the question would wait for a connection, and later ones after it.
         return Err(Error::new(ErrorKind::IO, "not connected"));
     }
     let command = CustomCommand::new_static("SENTINEL", None, false);
     let pipeline = sentinel.pipeline();
-    // While a fail-over is under way, which with many replicas takes a while, only the first
-    // tells the new address, and only the second the epoch.
+    // During a fail-over, which takes a while with many replicas, only the first question
+    // returns the new address, and only the second the epoch.
     for question in ["GET-MASTER-ADDR-BY-NAME", "MASTER"] {
         let _: () = pipeline
             .custom(command.clone(), vec![question, master])
@@ -111,7 +114,7 @@ fn odd() -> Error {
 }
 
 async fn turn_to(servers: &Servers, host: Host) -> FredResult<()> {
-    let words = "no server can be at the master's address";
+    let words = "invalid address of a master";
     let server = servers
         .dial(host)
         .ok_or_else(|| Error::new(ErrorKind::Config, words))?;
@@ -127,7 +130,7 @@ async fn turn_to(servers: &Servers, host: Host) -> FredResult<()> {
         .await
         .map_err(|_| Error::new(ErrorKind::Timeout, "no answer to ROLE"))??;
     if role.first().and_then(Value::as_str).as_deref() != Some("master") {
-        return Err(Error::new(ErrorKind::Sentinel, "it is no master yet"));
+        return Err(Error::new(ErrorKind::Sentinel, "not a master yet"));
     }
     servers.lead_to(server);
     Ok(())

@@ -1,5 +1,5 @@
-//! What Redis says of who may connect: sessions, bans, and the order in which a user's
-//! connections came. One key each: `pn:session:<digest>`, `pn:ban:{<user>}`, `pn:seat:{<user>}`.
+//! Access data in Redis: sessions, bans, and the order in which a user's connections were opened.
+//! One key each: `pn:session:<digest>`, `pn:ban:{<user>}`, `pn:seat:{<user>}`.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl AccessStore {
         let mut sessions = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOOKUPS) {
             let keys: Vec<String> = ids.iter().map(|id| self.keys.session(*id)).collect();
-            // Together on their way: both are pipelined.
+            // Sent together: both are pipelined.
             let (claims, left) = futures::join!(
                 self.servers.read_each("GET", &keys),
                 self.servers.read_each("PTTL", &keys)
@@ -120,8 +120,8 @@ impl AccessStore {
 
     /// The next place in the order of a user's connections.
     ///
-    /// By a stream's entry id, and not by a counter: when Redis has lost the key, a counter would
-    /// begin again at 1, below all who are here. An entry id begins with the time of Redis.
+    /// Taken from a stream's entry id, not from a counter: after Redis has lost the key, a counter
+    /// would begin again at 1, below all existing connections. Entry ids begin with Redis's time.
     pub(crate) async fn next_ordinal(&self, user: &UserId) -> Result<u64, Unavailable> {
         let key = self.keys.seat(user);
         let next = async {
@@ -152,11 +152,11 @@ impl AccessStore {
     }
 }
 
-/// What PTTL says of a key.
+/// The result of PTTL for a key.
 enum Left {
-    /// It has gone, maybe since it was read.
+    /// The key does not exist, perhaps no longer.
     Gone,
-    /// It stays so long; none is for ever.
+    /// The key lasts this long; `None` means without an end.
     Stays(Option<Duration>),
 }
 

@@ -1,4 +1,4 @@
-//! The stream of events, `pn:events`: what became of nodes and of connections.
+//! The stream of events, `pn:events`: changes of nodes and of connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::local::hub::Hub;
 
-/// Between two looks whether Redis is there.
+/// The time between two checks whether Redis is available.
 const RETRY: Duration = Duration::from_millis(100);
-/// Between two looks whether all is written.
+/// The time between two checks whether all is written.
 const SETTLE_STEP: Duration = Duration::from_millis(10);
 
 /// Appends to the stream. Clones are cheap.
@@ -24,7 +24,7 @@ const SETTLE_STEP: Duration = Duration::from_millis(10);
 pub(crate) struct EventLog {
     servers: Servers,
     key: Arc<str>,
-    /// RowValue how many events Redis keeps.
+    /// Approximately how many events Redis keeps.
     length: i64,
 }
 
@@ -38,18 +38,17 @@ impl EventLog {
         }
     }
 
-    /// Appends one event.
     pub(crate) async fn append(&self, event: &str) -> Result<(), Error> {
         let mut words = vec!["MAXLEN".to_owned(), "~".to_owned(), self.length.to_string()];
         words.extend(["*", "event", event].map(str::to_owned));
         self.servers.call("XADD", &self.key, &words).await.map(drop)
     }
 
-    /// Writes what the hub tells, until the node ends.
+    /// Writes the hub's events until the node ends.
     pub(crate) async fn write(self, hub: Arc<Hub>) {
         loop {
             let events = hub.events().take().await;
-            // What fred would keep until it has a connection would only fill its memory.
+            // Events that fred would hold until it has a connection would only fill its memory.
             while !self.servers.at(&self.key).is_connected() {
                 tokio::time::sleep(RETRY).await;
             }
@@ -58,7 +57,7 @@ impl EventLog {
         }
     }
 
-    /// Appends many in one go; answers how many were not, or may not have been.
+    /// Appends many in one pipeline; returns how many are not known to be written.
     async fn append_all(&self, events: &[String]) -> usize {
         let pipeline = self.servers.at(&self.key).pipeline();
         for event in events {
@@ -74,7 +73,7 @@ impl EventLog {
         for (event, answer) in events.iter().zip(pipeline.try_all::<Value>().await) {
             let Err(error) = answer else { continue };
             self.servers.note(&error);
-            // The stream may be on its way to another server, which `append` follows.
+            // The stream may be moving to another server, which `append` follows.
             if !error.is_cluster() || self.append(event).await.is_err() {
                 tracing::debug!(error = %redacted(&error), "event dropped");
                 failed += 1;
@@ -83,7 +82,7 @@ impl EventLog {
         failed
     }
 
-    /// Waits until all that was told is written, for the given time at most.
+    /// Waits until every event is written, for `patience` at most.
     pub(crate) async fn settle(hub: &Hub, patience: Duration) {
         let deadline = Instant::now() + patience;
         while !hub.events().is_settled() && Instant::now() < deadline {

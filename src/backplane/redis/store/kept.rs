@@ -1,14 +1,13 @@
 //! Inboxes in Redis: `pn:inbox:{<user>}` (a stream), `pn:pos:{<user>}` (the number of its newest
-//! message) and `pn:kept:{<user>}:<id>` (ids of the last minute); and topics' logs, which are the
-//! same under `pn:log:{<topic>}`, `pn:logpos:{<topic>}` and `pn:logkept:{<topic>}:<id>`.
+//! message) and `pn:kept:{<user>}:<id>` (ids of the last minute). Topics' logs are the same under
+//! `pn:log:{<topic>}`, `pn:logpos:{<topic>}` and `pn:logkept:{<topic>}:<id>`.
 //!
-//! Number and entry come to be in one MULTI, so their order is the same. Who has an id claims it
-//! first, and the MULTI turns the claim into the mark that it is kept: so of several nodes that
-//! send one id at the same moment one keeps it, and whoever got no answer learns from the mark
-//! whether Redis has it. Nothing here trusts a
-//! node's clock: ages are measured by entry ids, which carry the time of Redis. What must stay
-//! true: where it is not known whether Redis has a message, it is put in again only if its id
-//! can tell.
+//! One MULTI writes number and entry, so both have the same order. A push with an id claims the
+//! id first, and the MULTI turns the claim into the mark that the message is kept. So if several
+//! nodes send one id at the same moment, exactly one keeps it. A node that got no answer learns
+//! from the mark whether Redis has the message. Nothing here trusts a node's clock: ages are
+//! measured by entry ids, which carry Redis's time. What must stay true: if it is unknown whether
+//! Redis has a message, it is written again only if its id can prevent a duplicate.
 
 use std::time::Duration;
 
@@ -27,18 +26,18 @@ use crate::local::replay::page::{
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
 
-/// How long others wait for whoever claimed an id. Longer than a push waits by default.
+/// How long a claim of an id keeps other pushes out. Longer than a push waits by default.
 const CLAIM: Duration = Duration::from_secs(5);
-/// In the place of a claim: the message is in the inbox.
+/// The value that replaces a claim: the message is in the inbox.
 const IS_KEPT: &str = "kept";
-/// Before another attempt.
+/// The pause before another attempt.
 const RETRY: Duration = Duration::from_millis(50);
-/// Age and bytes are looked after with every so manieth message of an inbox.
+/// Age and size are checked with every 16th message of an inbox.
 const SWEEP: u64 = 16;
-/// A counter outlives its inbox by this long at least, so that a client that comes back late
-/// still learns that something is missing.
+/// A counter outlives its inbox by at least this long, so that a client that reconnects late
+/// still learns that messages are missing.
 const COUNTER_SECONDS: i64 = 24 * 3600;
-/// Why a push is not kept while another one is about to keep the same id.
+/// Why a push is not kept while another push with the same id is being kept.
 const IS_CLAIMED: &str = "another push with this id is under way";
 /// The field of an entry that holds the message.
 const DATA: &str = "data";
@@ -61,7 +60,7 @@ impl KeptStore {
         }
     }
 
-    /// Puts a message into an inbox or log, trying until the deadline as long as that is safe.
+    /// Puts a message into an inbox or log; retries until the deadline as long as that is safe.
     pub(crate) async fn keep(
         &self,
         subject: &Subject,
@@ -99,10 +98,10 @@ impl KeptStore {
         }
     }
 
-    /// Whether this id is ours to keep; not if the message is kept already.
+    /// Whether this push may keep the message; `false` if the message is kept already.
     ///
     /// # Errors
-    /// Also while somebody else has claimed it.
+    /// Also while another push has claimed the id.
     async fn claim(&self, key: &str, claim: &str) -> Result<bool, Error> {
         let expire = Expiration::PX(CLAIM.as_millis() as i64);
         let options = Some(SetOptions::NX);
@@ -125,7 +124,7 @@ impl KeptStore {
         message: &Message,
         claim: &str,
     ) -> Result<Kept, Error> {
-        // Everything of one user or topic is in one slot.
+        // All keys of one user or topic are in one slot.
         let client = self.servers.at(&self.keys.inbox(subject));
         let id_key = message.id().map(|id| self.keys.kept(subject, id));
         if let Some(key) = &id_key
@@ -171,7 +170,7 @@ impl KeptStore {
         Ok(Kept::At(Position { n, entry }))
     }
 
-    /// A new inbox begins with a number that no other begins with.
+    /// The first number of a new inbox, which differs from that of every other inbox.
     async fn first_number(
         &self,
         transaction: &fred::clients::Pipeline<fred::prelude::Client>,
@@ -184,8 +183,8 @@ impl KeptStore {
             .await
     }
 
-    /// Throws out what is too old or too much. Nobody waits for it; if it fails, a later one
-    /// does it.
+    /// Removes messages that are too old or too many. Runs in the background; if it fails, a later
+    /// sweep does it.
     fn sweep(&self, inbox: String, newest: EntryId) {
         let (client, bounds) = (self.servers.at(&inbox), self.bounds);
         tokio::spawn(async move {
@@ -197,7 +196,7 @@ impl KeptStore {
             let bytes = bytes.unwrap_or(0) as usize;
             if bytes > bounds.bytes {
                 let length: u64 = client.xlen(&inbox).await?;
-                // Messages of one user are mostly alike; the next sweep corrects what is not.
+                // A user's messages are usually of similar size; the next sweep corrects the rest.
                 let fit = length.saturating_mul(bounds.bytes as u64) / bytes as u64;
                 let _: i64 = client
                     .xtrim(&inbox, ("MAXLEN", "=", fit.max(1) as i64))
@@ -207,8 +206,8 @@ impl KeptStore {
         });
     }
 
-    /// The page behind `since`, read in one MULTI: what it says of the whole inbox is true of
-    /// one moment.
+    /// The page after `since`, read in one MULTI, so that its statements about the whole inbox
+    /// hold for one moment.
     pub(crate) async fn read(&self, subject: &Subject, since: Since) -> Result<Page, Unavailable> {
         let read = self.read_once(subject, since).await;
         read.map_err(|error| {
@@ -265,7 +264,7 @@ fn entries(answer: Value) -> Vec<Entry> {
             Some(Entry {
                 entry,
                 id: field(ID),
-                // Without it the entry is not one of ours; it is told of when it is read.
+                // Without it the entry is not a pushnode message; the reader reports that.
                 data: field(DATA).unwrap_or_default(),
             })
         })

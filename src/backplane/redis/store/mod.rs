@@ -1,4 +1,4 @@
-//! What must not be lost: kept messages, sessions and bans, streams to services, events.
+//! Stored data: kept messages, sessions and bans, streams to services, events.
 
 pub mod kept;
 

@@ -1,8 +1,8 @@
 //! The streams of services: `pn:upstream:<service>`.
 //!
-//! What clients send is added by one XADD, in the order of each client. A service reads by a
-//! consumer group. What must stay true: an entry is added at most once, so an XADD that got no
-//! answer is not repeated.
+//! One XADD adds each client message, in the order of each client. A service reads by a consumer
+//! group. What must stay true: an entry is added at most once, so an XADD without an answer is
+//! not repeated.
 
 use std::time::Duration;
 
@@ -16,24 +16,24 @@ use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{AWAY, Keys};
 
-/// Before another attempt, where it is certain that nothing was added.
+/// The pause before another attempt, if it is certain that no entry was added.
 const RETRY: Duration = Duration::from_millis(50);
-/// Entries counted at once where Redis cannot tell how far a group is behind.
+/// Entries counted per page if Redis cannot tell a group's lag.
 const PAGE: u64 = 500;
 
 #[derive(Debug)]
 pub(crate) struct Streams {
     servers: Servers,
     keys: Keys,
-    /// `MAXLEN ~` of each stream.
+    /// The `MAXLEN ~` of each stream.
     length: u64,
 }
 
-/// How far one consumer group is behind.
+/// The backlog of one consumer group.
 #[derive(Debug, Default)]
 struct Group {
     pending: u64,
-    /// Unknown to Redis before 7, and after some deletions.
+    /// `None` before Redis 7, and after some deletions.
     lag: Option<u64>,
     last_delivered: String,
 }
@@ -47,7 +47,7 @@ impl Streams {
         }
     }
 
-    /// Adds an entry, trying until the deadline as long as that is safe.
+    /// Adds an entry; retries until the deadline as long as that is safe.
     pub(crate) async fn add(
         &self,
         service: &str,
@@ -66,12 +66,12 @@ impl Streams {
         }
         field("data", entry.data.to_owned());
         loop {
-            // What fred would keep until it has a connection again may be sent after we gave up.
+            // A command that fred holds until it has a connection might be sent after the deadline.
             let error = if self.servers.at(&key).is_connected() {
                 match self.servers.call("XADD", &key, &words).await {
                     Ok(_) => return Ok(()),
                     Err(error) if is_unknown(&error) => {
-                        tracing::debug!(error = %redacted(&error), service, "nobody knows whether it was added");
+                        tracing::debug!(error = %redacted(&error), service, "it is unknown whether the entry was added");
                         return Err(Unsent::Unknown);
                     }
                     Err(error) => error,
@@ -87,12 +87,12 @@ impl Streams {
         }
     }
 
-    /// How many entries of a service's stream nobody has finished: what waits for its slowest
-    /// group, or all of them while there is no group. Counted no further than beyond `most`.
+    /// How many entries of a service's stream are unfinished: those of its slowest group, or all
+    /// entries if there is no group. Counts no further than just beyond `most`.
     pub(crate) async fn backlog(&self, service: &str, most: u64) -> Result<u64, Unavailable> {
         let counted = self.count(&self.keys.upstream(service), most).await;
         counted.map_err(|error| {
-            tracing::debug!(error = %redacted(&error), service, "no look at the backlog");
+            tracing::debug!(error = %redacted(&error), service, "could not read the backlog");
             self.servers.note(&error);
             AWAY
         })
@@ -119,7 +119,7 @@ impl Streams {
         for group in groups {
             let behind = match group.lag {
                 Some(lag) => lag + group.pending,
-                // Pending ones are in the stream too, so there cannot be more than that.
+                // Pending entries are in the stream too, so there cannot be more than that.
                 None if length < most => length,
                 None => group.pending + self.count_behind(key, group.last_delivered, most).await?,
             };
@@ -128,7 +128,7 @@ impl Streams {
         Ok(backlog)
     }
 
-    /// Counts the entries behind one, by pages.
+    /// Counts the entries after `last`, page by page.
     async fn count_behind(&self, key: &str, mut last: String, most: u64) -> Result<u64, Error> {
         let mut count = 0;
         while count <= most {
@@ -153,7 +153,7 @@ impl Streams {
     }
 }
 
-/// Whether Redis may have done it.
+/// Whether Redis may have executed the command.
 fn is_unknown(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -161,7 +161,7 @@ fn is_unknown(error: &Error) -> bool {
     )
 }
 
-/// Whether another attempt may do better soon.
+/// Whether another attempt may succeed soon.
 fn may_pass(error: &Error) -> bool {
     error.is_cluster()
         || [
