@@ -1,4 +1,4 @@
-//! What a sender is answered, and how proofs from several nodes add up.
+//! The answer to a sender, and how proofs from several nodes add up.
 //!
 //! What must stay true: an answer never says more than is proven.
 
@@ -18,14 +18,14 @@ pub struct Answer {
     pub id: Option<Box<str>>,
     /// The furthest that is proven for at least one connection.
     pub status: Status,
-    /// On how many connections: those of the row for `routed`, counted ones beyond.
+    /// The number of connections: those in the row for `routed`, counted ones for further statuses.
     pub connections: u32,
     /// How many nodes took part.
     pub nodes: u32,
-    /// Where it lies in the inbox or log, if it is kept (and goes to one user or topic).
+    /// Its position in the inbox or log, if it is kept (and goes to one user or topic).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<Position>,
-    /// For `unrouted`: why.
+    /// The reason for `unrouted`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
     /// For `to.users` and `to.topics`: the answer for each.
@@ -34,7 +34,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Without id, reason and parts.
+    /// An answer without id, reason and parts.
     pub(crate) fn of(status: Status, connections: u32, nodes: u32) -> Self {
         Self {
             id: None,
@@ -71,7 +71,7 @@ pub struct PartAnswer {
     pub seq_id: Option<Position>,
 }
 
-/// The further of two proofs; equal ones add up.
+/// The further of two proofs; the counts of equal ones are added.
 pub(crate) fn further(a: (Status, u32), b: (Status, u32)) -> (Status, u32) {
     let rank = |status| match status {
         Status::Acked => 2,
@@ -95,7 +95,7 @@ pub(crate) async fn settled_here(count: u32, waiter: Waiter, deadline: Instant) 
     }
 }
 
-/// Receipts of `nodes` nodes, or as many as come in time; `here` is this node's own part.
+/// Collects receipts of `nodes` nodes until the deadline; `here` is this node's own part.
 pub(crate) async fn await_receipts(
     expected: &mut Expected,
     nodes: u32,

@@ -1,9 +1,9 @@
-//! A sender's call: which nodes hold the user, what they say, and the one answer.
+//! A sender's call: which nodes hold the user, their answers, and the single answer to the sender.
 //!
 //! Connections on this node are asked at once, those elsewhere by a question to each node of the
 //! user's row. The first answer of a client ends the call. As for a push, 0 receivers mean that the
-//! row is read again, until the deadline; but what a node has taken is never sent to it a second
-//! time, so no client is asked twice. What must stay true: an answer never says more than is proven.
+//! row is read again, until the deadline. A node never gets a question again that it accepted, so
+//! no client is asked twice. What must stay true: an answer never says more than is proven.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,21 +24,21 @@ use crate::protocol::ids::{NodeId, Subject};
 use crate::protocol::{Call, CallStatus, Called, Question, Target};
 use crate::telemetry::metrics::Metrics;
 
-/// Calls of this node's senders under way at once; more are refused.
+/// Maximum number of calls of this node's senders under way at once; further ones are refused.
 const UNDER_WAY: usize = 10_000;
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug)]
 pub struct CallOutcome {
     /// The node whose client answered.
     pub node: Option<NodeId>,
-    /// What it said, or why there is nothing.
+    /// The client's answer, or why there is none.
     pub called: Called,
-    /// For `unrouted` and `busy`: in words.
+    /// For `unrouted` and `busy`: the reason in words.
     pub reason: &'static str,
 }
 
-/// Carries out calls of this node's senders.
+/// Carries out the calls of this node's senders.
 #[derive(Debug)]
 pub struct CallService {
     hub: Arc<Hub>,
@@ -49,17 +49,17 @@ pub struct CallService {
     metrics: Arc<Metrics>,
 }
 
-/// What is known of a call on its way.
+/// The state of a call under way.
 struct CallProgress {
     /// Nodes that need not be asked (again).
     asked: SmallVec<[NodeId; 2]>,
-    /// The best of what nodes said, as long as no client has answered.
+    /// The best status that nodes reported, as long as no client has answered.
     status: CallStatus,
-    /// When to read the row; none if there is no need.
+    /// When to read the row; `None` if that is not needed.
     look: Option<Instant>,
-    /// Why part of the way is down.
+    /// Why some nodes cannot be reached.
     open: Option<&'static str>,
-    /// A node had the user no more, so the row was read again. Once is enough.
+    /// A node no longer had the user, so the row was read again. Once is enough.
     moved: bool,
 }
 
@@ -138,7 +138,7 @@ impl CallService {
         }
     }
 
-    /// Reads where the user is; answers the nodes that have not been asked.
+    /// Reads where the user is; returns the nodes that have not been asked.
     async fn look(
         &self,
         progress: &mut CallProgress,
@@ -204,7 +204,7 @@ impl CallService {
         .boxed()
     }
 
-    /// Notes what one node said; answers what its client did.
+    /// Notes one node's answer; returns what its client answered.
     fn take(
         &self,
         progress: &mut CallProgress,
@@ -225,11 +225,11 @@ impl CallService {
             },
             Said::Nothing => progress.status = progress.status.max(CallStatus::Timeout),
             Said::Away(reason) => progress.open = Some(reason),
-            // Its client may have been asked, so nobody else is.
+            // Its client may have been asked, so no other client is.
             Said::Lost => progress.status = progress.status.max(CallStatus::Unrouted),
             Said::Dead => {
                 if let Target::User(user) = &call.to {
-                    // Tidying up is not what the sender waits for.
+                    // The sender does not wait for the clean-up.
                     let (backplane, user) = (self.backplane.clone(), Subject::User(user.clone()));
                     let node = node.clone();
                     tokio::spawn(async move { backplane.forget(&user, &node).await });
@@ -246,10 +246,10 @@ impl CallService {
 }
 
 impl CallProgress {
-    /// What to say when no client has answered.
+    /// The outcome when no client has answered.
     fn conclude(self) -> CallOutcome {
         match (self.open, self.status) {
-            // Somebody who could not be asked may be there.
+            // A client that could not be asked may be there.
             (Some(reason), _) => outcome(CallStatus::Unrouted, reason),
             (None, CallStatus::Unrouted) => outcome(
                 CallStatus::Unrouted,

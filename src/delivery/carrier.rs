@@ -1,6 +1,6 @@
-//! Carrying pushes to users and topics: one share for each of them and push, in rounds.
+//! Carries pushes to users and topics: one share for each recipient and push, in rounds.
 //!
-//! A share is open until every node in the row has taken it or is known to be dead. Many
+//! A share is open until every node in the row has accepted it or is known to be dead. Many
 //! shares go through a round together: one pipelined look-up, one line for each node.
 
 use std::borrow::Cow;
@@ -29,14 +29,14 @@ use crate::telemetry::trace::Trace;
 pub(crate) enum Operation<'a> {
     Push(&'a Push),
     Kick(CloseReason),
-    /// A subscription to a topic, or (if not) its end.
+    /// A subscription to a topic or, if `false`, its end.
     Enroll(&'a Topic, bool),
-    /// Nothing but the word that there is something in the inbox.
+    /// Only a notice that there is a message in the inbox.
     Look,
 }
 
 impl Operation<'_> {
-    /// As a line for a channel.
+    /// The operation as a line for a channel.
     pub(crate) fn line(self, to: &Target, reply: Option<&Reply>) -> String {
         match self {
             Self::Push(push) => {
@@ -48,7 +48,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Does on this node what it is about.
+    /// Carries out the operation on this node.
     pub(crate) async fn carry_out(
         self,
         hub: &Arc<Hub>,
@@ -76,23 +76,23 @@ pub(crate) struct Delivery<'a> {
     subject: Subject,
     wait: Wait,
     deadline: Instant,
-    /// Nodes that need nothing (any more): they took it, or they are dead.
+    /// Nodes that need no line (any more): they accepted it, or they are dead.
     served: SmallVec<[NodeId; 2]>,
     connections: u32,
-    /// Nodes that took it for at least one connection.
+    /// Nodes that accepted it for at least one connection.
     reached: SmallVec<[NodeId; 1]>,
     duplicate: bool,
     /// It is in the inbox or log.
     kept: bool,
-    /// It could not be put there, and so goes nowhere.
+    /// It could not be put there, so it is not pushed at all.
     refused: bool,
-    /// Why it is not through yet; none once it is.
+    /// Why it is not finished yet; `None` once it is.
     open: Option<&'static str>,
     local: Option<Waiter>,
     receipts: Option<Expected>,
-    /// How many nodes owe a receipt.
+    /// The number of nodes that owe a receipt.
     owed: u32,
-    /// The furthest that receipts prove.
+    /// The furthest status that receipts prove.
     proven: Option<Status>,
 }
 
@@ -122,12 +122,12 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// It is in the inbox or log.
+    /// Marks it as kept in the inbox or log.
     pub(crate) fn kept(self) -> Self {
         Self { kept: true, ..self }
     }
 
-    /// It was to be put into the inbox or log, and could not.
+    /// Marks it as refused: it should have been kept, and could not be.
     pub(crate) fn refused(self, reason: &'static str) -> Self {
         Self {
             refused: true,
@@ -136,17 +136,17 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Whether nodes are to report what became of it.
+    /// Whether nodes must send receipts for it.
     fn wants_receipts(&self) -> bool {
         self.wait > Wait::Routed && !matches!(self.operation, Operation::Look)
     }
 
-    /// Whether it still has to get somewhere.
+    /// Whether some node must still get it.
     fn is_open(&self) -> bool {
         self.open.is_some() && !self.refused
     }
 
-    /// Has the trace remember what its sender is answered.
+    /// Records the sender's answer in the trace.
     pub(crate) fn trace(&self, id: Option<&str>, trace: &Trace) {
         trace.pushed(&self.subject, id, self.status(), self.open);
     }
@@ -163,7 +163,7 @@ impl<'a> Delivery<'a> {
             // Sent before: the connections have it, or get it now.
             _ if matches!(self.operation, Operation::Look) => Status::Duplicate,
             _ if self.connections > 0 && self.proven.is_some() => self.proven.expect("checked"),
-            // Something arrived, although not everywhere: that much is proven.
+            // Some nodes received it, although not all: that much is proven.
             Some(_) if self.connections == 0 && !self.kept => Status::Unrouted,
             _ if self.connections > 0 => Status::Routed,
             _ if self.duplicate => Status::Duplicate,
@@ -183,7 +183,7 @@ pub(crate) struct Carrier {
 }
 
 impl Carrier {
-    /// What a node is told about the receipt it owes.
+    /// The instructions to a node for the receipt it owes.
     pub(crate) fn reply(&self, expected: &Expected, wait: Wait, deadline: Instant) -> Reply {
         let left = deadline.saturating_duration_since(Instant::now());
         Reply {
@@ -199,7 +199,7 @@ impl Carrier {
         self.settle_all(shares).await;
     }
 
-    /// Here and to other nodes.
+    /// Carries shares to this node and to other nodes.
     pub(crate) async fn carry_all(&self, shares: &mut [Delivery<'_>]) {
         for share in shares.iter_mut().filter(|share| !share.refused) {
             self.deliver_here(share).await;
@@ -212,14 +212,14 @@ impl Carrier {
         }
     }
 
-    /// Waits for what was asked to be reported.
+    /// Waits for the requested receipts.
     pub(crate) async fn settle_all(&self, shares: &mut [Delivery<'_>]) {
         for share in shares.iter_mut().filter(|share| share.wants_receipts()) {
             self.settle(share).await;
         }
     }
 
-    /// Its connections on this very node.
+    /// Delivers to the recipient's connections on this node.
     async fn deliver_here(&self, share: &mut Delivery<'_>) {
         let to = Target::from(share.subject.clone());
         let (receipt, waiter) = match share.wait {
@@ -249,7 +249,7 @@ impl Carrier {
         }
     }
 
-    /// Connections on other nodes: rounds of look-up and publishing.
+    /// Delivers to connections on other nodes: rounds of look-up and publishing.
     async fn carry(&self, shares: &mut [Delivery<'_>]) {
         loop {
             let round = self.carry_once(shares).await;
@@ -307,7 +307,7 @@ impl Carrier {
         Ok(())
     }
 
-    /// What is published for a batch. Whoever waits for more than routing gets a receipt.
+    /// The line published for a batch. A sender that waits for more than routing gets a receipt.
     fn line(&self, shares: &mut [Delivery<'_>], batch: &NodeBatch) -> String {
         let share = &mut shares[batch.shares[0].0];
         let (wait, deadline) = (share.wait, share.deadline);
@@ -330,7 +330,7 @@ impl Carrier {
         operation.line(&to, reply.as_ref())
     }
 
-    /// Notes what Redis answered for a batch.
+    /// Notes Redis's answer for a batch.
     async fn finish(&self, shares: &mut [Delivery<'_>], batch: NodeBatch) {
         let NodeBatch {
             node,
@@ -351,7 +351,7 @@ impl Carrier {
                 }
                 Reached::Dead => {
                     share.served.push(node.clone());
-                    // Tidying up is not what the sender waits for.
+                    // The sender does not wait for the clean-up.
                     let backplane = self.backplane.clone();
                     let (subject, node) = (share.subject.clone(), node.clone());
                     tokio::spawn(async move { backplane.forget(&subject, &node).await });
@@ -362,8 +362,8 @@ impl Carrier {
         }
     }
 
-    /// Waits for receipts, here and from other nodes. A node that no longer has the user is
-    /// taken for moved: the row is read once more.
+    /// Waits for receipts, here and from other nodes. If a node no longer has the user, the user
+    /// may have moved: the row is read once more.
     async fn settle(&self, share: &mut Delivery<'_>) {
         let mut proven = (Status::Routed, 0);
         if let Some(local) = share.local.take() {
@@ -397,7 +397,7 @@ impl Carrier {
             }
         }
         if moved && share.owed == 0 && proven.1 == 0 {
-            // Every node has said that it holds nobody by this name.
+            // Every node has reported that it holds no connection of this recipient.
             share.connections = 0;
         }
         if proven.1 > 0 {
@@ -410,15 +410,15 @@ impl Carrier {
 /// What goes to one node in one line: a push, for one user or several.
 struct NodeBatch {
     node: NodeId,
-    /// Index of the share, and how many connections its row names there.
+    /// The index of each share, and how many connections its row names there.
     shares: SmallVec<[(usize, u32); 1]>,
     published: Option<Published>,
 }
 
-/// What of a push goes to one user or topic.
+/// The part of a push that goes to one user or topic.
 pub(crate) type Part<'a> = (Subject, Cow<'a, Push>);
 
-/// The parts of a push to users or topics. Users share its message; that to a topic names it.
+/// The parts of a push to users or topics. Users share its message; a topic's message names it.
 pub(crate) fn parts_of(push: &Push) -> Vec<Part<'_>> {
     let user = |user: &UserId| (Subject::User(user.clone()), Cow::Borrowed(push));
     match &push.to {
@@ -434,8 +434,8 @@ pub(crate) fn parts_of(push: &Push) -> Vec<Part<'_>> {
     }
 }
 
-/// Adds a share to the batches, joining it with the one before where both are the same push to
-/// the same node and nobody asked for a receipt.
+/// Adds a share to the batches. Joins it with the one before if both are the same push to the
+/// same node and no sender asked for a receipt.
 fn add_to_batch(
     batches: &mut Vec<NodeBatch>,
     shares: &[Delivery<'_>],
@@ -460,7 +460,7 @@ fn add_to_batch(
         published: None,
     });
 }
-/// One answer for the shares of one push.
+/// One answer for all shares of one push.
 pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
     let status_of = |status| shares.iter().any(|share| share.status() == status);
     let order = [
@@ -486,7 +486,7 @@ pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
             _ => None,
         },
         nodes: nodes.len() as u32,
-        // What is kept and got to nobody is `stored`, which says as much.
+        // A message that is kept but reached no client is `stored`, which needs no reason.
         reason: shares
             .iter()
             .filter(|share| !share.kept || share.connections > 0)

@@ -1,4 +1,4 @@
-//! Putting messages into inboxes and logs before they are pushed.
+//! Puts messages into inboxes and logs before they are pushed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,31 +11,31 @@ use crate::delivery::carrier::{Carrier, Part};
 use crate::protocol::ids::Subject;
 use crate::protocol::{Message, Push, PushRequest};
 
-/// Inboxes and logs that are written at a time.
+/// Maximum number of inboxes and logs written at once.
 const AT_ONCE: usize = 64;
 
-/// What became of one user's or topic's part of a push that is to be kept.
+/// The outcome of keeping one user's or topic's part of a push.
 #[derive(Debug)]
 pub(crate) enum Stored {
-    /// It is kept; this goes to the connections.
+    /// It is kept; this push goes to the connections.
     At(Push),
-    /// It had been put there before.
+    /// It had been kept before.
     Before,
 }
 
 /// A message on its way into one inbox or log.
 #[derive(Debug)]
 struct Pending<'a> {
-    /// Its place in the answer.
+    /// Its index in the answer.
     place: usize,
     message: &'a Message,
     deadline: Instant,
 }
 
 impl Carrier {
-    /// Keeps whatever asks for it, one inbox's messages in the order in which they stand here.
-    /// `parts` are those of each request. Answers for each part of each request that is kept, in
-    /// order.
+    /// Keeps every message whose push asks for it; messages of one inbox in the order in which they
+    /// stand here. `parts` are those of each request. Returns an outcome for each part of each
+    /// request that is kept, in order.
     pub(crate) async fn keep_all(
         &self,
         requests: &[PushRequest],

@@ -1,4 +1,4 @@
-//! Sending clients away, wherever they are.
+//! Closes clients' connections on all nodes.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Subject, UserId};
 use crate::protocol::{Target, Wait};
 
-/// How long the nodes of a user's row are told before all are: then their receipts still count
-/// what they closed.
+/// The nodes of a user's row are told this long before all nodes are, so that their receipts
+/// still count the connections they closed.
 const ROWS_FIRST: Duration = Duration::from_millis(400);
 
 impl Router {
-    /// Ends all connections of a user, wherever they are. First by the user's row, whose nodes
-    /// report; then by a word to all nodes, for a connection may be there before its row is.
+    /// Ends all connections of a user, on all nodes. First tells the nodes of the user's row, which
+    /// report; then tells all nodes, because a connection may exist before its row does.
     pub async fn kick_user(&self, user: &UserId, reason: CloseReason) -> Answer {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let subject = Subject::User(user.clone());
@@ -45,12 +45,12 @@ impl Router {
         }
     }
 
-    /// Ends one connection, wherever it is.
+    /// Ends one connection, on any node.
     pub async fn kick_connection(&self, id: &ConnectionId, reason: CloseReason) -> Answer {
         self.command_connection(Operation::Kick(reason), id).await
     }
 
-    /// Ends all connections that rest on a session, wherever they are: no row tells where.
+    /// Ends all connections that rest on a session. Tells all nodes, because no row names them.
     ///
     /// # Errors
     /// When the other nodes could not be told.

@@ -1,9 +1,8 @@
-//! The sender's side of the ledger: every share that was accepted gets exactly one outcome.
+//! The sender's side of the ledger: every accepted share gets exactly one outcome.
 //!
 //! A share is one user's or topic's part of a push, or the whole of a push to a connection or to
-//! everybody.
-//! Whoever asked may hang up while its push is under way, which drops everything that works on
-//! it; the shares that have no outcome by then are counted as abandoned.
+//! everybody. A sender may hang up while its push is under way, which drops the futures that work
+//! on it. Shares without an outcome by then are counted as abandoned.
 
 use crate::delivery::answer::Answer;
 use crate::protocol::Status;
@@ -13,7 +12,7 @@ use crate::telemetry::metrics::Metrics;
 /// The outcome of a share whose sender hung up: it may have been pushed or not.
 const ABANDONED: &str = "abandoned";
 
-/// Shares under way. Dropping it gives those that are left their outcome.
+/// Shares under way. Dropping it gives the remaining shares their outcome.
 #[derive(Debug)]
 pub(crate) struct OutcomeLedger<'a> {
     open: u64,
@@ -21,7 +20,7 @@ pub(crate) struct OutcomeLedger<'a> {
 }
 
 impl<'a> OutcomeLedger<'a> {
-    /// Accepts the shares of these.
+    /// Accepts the shares of these requests.
     pub(crate) fn open(requests: &[PushRequest], metrics: &'a Metrics) -> Self {
         let open = requests.iter().map(shares).sum();
         metrics.shares.inc_by(open);
@@ -29,7 +28,7 @@ impl<'a> OutcomeLedger<'a> {
         Self { open, metrics }
     }
 
-    /// Counts what became of them.
+    /// Counts the outcomes.
     pub(crate) fn settle(mut self, answers: &[Answer]) {
         let mut counts = [0; Status::ALL.len()];
         let mut count = |status: Status| counts[status as usize] += 1;

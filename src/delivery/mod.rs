@@ -1,4 +1,4 @@
-//! What senders ask for: pushes, kicks and calls, carried to whichever nodes hold the user.
+//! The requests of senders: pushes, kicks and calls, carried to the nodes that hold the user.
 
 pub mod answer;
 

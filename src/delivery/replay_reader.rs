@@ -1,8 +1,8 @@
-//! Reads inboxes and logs for connections that are behind.
+//! Reads inboxes and logs for connections that have not caught up.
 //!
-//! So many reads at a time and no more, so that ten thousand clients that must look do not keep
-//! Redis from anything else. Those that want the same page share one read, and it is one that
-//! begins after they have asked: a page read before might lack what they ask for.
+//! The number of concurrent reads is limited, so that ten thousand clients that catch up do not
+//! block other work in Redis. Asks for the same page share one read, which begins after they
+//! ask: a page read earlier might lack the messages they ask for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,18 +18,18 @@ pub(crate) use crate::local::shard::outlets::Ask;
 use crate::protocol::ids::Subject;
 use crate::telemetry::metrics::Metrics;
 
-/// Reads at a time.
+/// Maximum number of concurrent reads.
 const AT_ONCE: usize = 64;
-/// Between two attempts while the inbox cannot be read.
+/// The pause between two attempts while the inbox cannot be read.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What is read: everybody who asks for the same gets the same.
+/// What is read. Requests for the same page share one read.
 type Key = (Subject, Since);
 
-/// Those who ask for one page while it is being read, and so wait for the next read of it.
+/// Asks for a page that is being read; they wait for the next read of it.
 type Waiting = HashMap<Key, Vec<Ask>, ahash::RandomState>;
 
-/// The one who reads for all connections of a node.
+/// The reader for all connections of a node.
 #[derive(Debug)]
 pub(crate) struct Reader {
     hub: Arc<Hub>,
@@ -51,8 +51,8 @@ impl Reader {
         }
     }
 
-    /// Serves what shards ask for, until they are gone. A connection has one ask for each inbox
-    /// or log open at most.
+    /// Serves the shards' asks until all shards are gone. A connection has at most one open ask
+    /// for each inbox or log.
     pub(crate) async fn serve(self, mut asks: mpsc::UnboundedReceiver<Ask>) {
         let reader = Arc::new(self);
         while let Some(ask) = asks.recv().await {
@@ -64,7 +64,7 @@ impl Reader {
         }
     }
 
-    /// Answers the ask if nobody is reading what it wants; if somebody is, it waits there.
+    /// Returns the ask if no read of its page is under way; otherwise it waits for the next read.
     fn begin(&self, key: &Key, ask: Ask) -> Option<Ask> {
         let mut waiting = self.lock();
         match waiting.get_mut(key) {
@@ -79,7 +79,7 @@ impl Reader {
         }
     }
 
-    /// Reads until nobody asks for this any more.
+    /// Reads until no connection asks for this page any more.
     async fn read(self: Arc<Self>, key: Key, mut asks: Vec<Ask>) {
         while !asks.is_empty() {
             let page = self.read_once(&key, &asks).await;
@@ -97,18 +97,18 @@ impl Reader {
         }
     }
 
-    /// Tries until it works, or nobody who asked is here any more.
+    /// Retries until the read succeeds or no asking connection is left.
     async fn read_once(&self, (subject, since): &Key, asks: &[Ask]) -> Option<Arc<Page>> {
         self.metrics.catch_ups.inc();
         while asks.iter().any(|ask| self.hub.holds(ask.fd)) {
-            // Never closed.
+            // The semaphore is never closed.
             let slot = self.slots.acquire().await;
             let page = self.backplane.read_inbox(subject, *since).await;
             drop(slot);
             match page {
                 Ok(page) => return Some(Arc::new(page)),
                 Err(error) => {
-                    tracing::debug!(?subject, %error, "inbox not read; trying on");
+                    tracing::debug!(?subject, %error, "inbox not read; retrying");
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -1,10 +1,10 @@
-//! One push: who, where, and the truthful answer.
+//! One push: its recipients, their nodes, and the truthful answer.
 //!
-//! Local connections get theirs at once and never wait for Redis. For the rest, the row of the
-//! user or topic tells the nodes; a line goes to each of their channels. An answer of 0 receivers or an error
-//! means the row is read again and the rest tried again, 50 ms apart, until the sender's
-//! deadline; what is still open then is `unrouted`. A node that turns out to be dead is taken
-//! out of the row. What must stay true: an answer never says more than is proven.
+//! Local connections get the push at once and never wait for Redis. For the rest, the row of the
+//! user or topic names the nodes; a line goes to each of their channels. An answer of 0 receivers
+//! or an error means that the row is read and the rest tried again, 50 ms apart, until the
+//! sender's deadline. What is still open then is `unrouted`. A node that turns out to be dead is
+//! removed from the row. What must stay true: an answer never says more than is proven.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Router {
         Self { carrier }
     }
 
-    /// The node whose senders these are.
+    /// The node that these senders are connected to.
     #[must_use]
     pub fn node(&self) -> &NodeId {
         self.carrier.hub.node()
@@ -70,14 +70,14 @@ impl Router {
         answers.pop().expect("an answer for each request")
     }
 
-    /// Carries out many, in order for each user; answers in order.
+    /// Carries out many pushes, in order for each user; returns the answers in order.
     pub async fn push_all(&self, requests: &[PushRequest]) -> Vec<Answer> {
         let ledger = OutcomeLedger::open(requests, &self.carrier.metrics);
         let mut answers = Vec::with_capacity(requests.len());
         let mut rest = requests;
         while let Some(first) = rest.first() {
-            // Pushes to users and topics go together. Others wait for those before them, so that the
-            // order holds for whoever gets both.
+            // Pushes to users and topics go together. Others wait for those before them, so that a
+            // recipient of both gets them in order.
             let run = rest
                 .iter()
                 .take_while(|request| is_to_subjects(request))
@@ -127,7 +127,7 @@ impl Router {
 
     async fn push_to_subjects(&self, requests: &[PushRequest]) -> Vec<Answer> {
         let now = Instant::now();
-        // What is kept is kept first: nobody gets a message that could still be refused.
+        // Messages are kept first: no client gets a message that could still be refused.
         let parts: Vec<Vec<Part<'_>>> = requests.iter().map(|one| parts_of(&one.push)).collect();
         let kept = self.carrier.keep_all(requests, &parts, now).await;
         let mut kept_here = kept.iter();
@@ -181,7 +181,7 @@ impl Router {
             .collect()
     }
 
-    /// Subscribes all connections of a user to a topic, wherever they are, or takes that back.
+    /// Subscribes all connections of a user to a topic, on all nodes, or unsubscribes them.
     pub async fn enroll_user(&self, user: &UserId, topic: &Topic, joins: bool) -> Answer {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let subject = Subject::User(user.clone());
@@ -194,7 +194,7 @@ impl Router {
         }
     }
 
-    /// Subscribes one connection to a topic, wherever it is, or takes that back.
+    /// Subscribes one connection to a topic, on any node, or unsubscribes it.
     pub async fn enroll_connection(&self, id: &ConnectionId, topic: &Topic, joins: bool) -> Answer {
         self.command_connection(Operation::Enroll(topic, joins), id)
             .await
@@ -270,9 +270,9 @@ impl Router {
         }
     }
 
-    /// Published first, delivered here second: whoever is refused has sent to nobody (but in a
-    /// Redis Cluster of which a part fails), and a push to a user that follows can not overtake
-    /// this one, as it could if ours came by the bus.
+    /// Published first, delivered here second: a refused push has reached no client (except in a
+    /// Redis Cluster of which a part fails). A later push to a user cannot overtake this one, as it
+    /// could if this node received its own copy by the bus.
     async fn push_to_everybody(&self, request: &PushRequest, deadline: Instant) -> Answer {
         let mut expected = (request.wait > Wait::Routed).then(|| self.carrier.replies.expect());
         let reply = expected
@@ -288,7 +288,7 @@ impl Router {
         self.carrier.metrics.shares_here.inc();
         let Some(expected) = &mut expected else {
             self.carrier.hub.deliver(&request.push, None).await;
-            // As the nodes said at their last beat; nobody has counted these.
+            // As the nodes reported at their last beat; this push has not counted the connections.
             let nodes = self.carrier.backplane.nodes();
             let others = nodes
                 .iter()
@@ -315,8 +315,8 @@ impl Router {
         await_receipts(expected, listeners, Some(here), deadline).await
     }
 
-    /// Answers how many listen, this node among them. Nobody at all means that Redis has just
-    /// lost its subscribers; they will be back.
+    /// Returns how many nodes listen, including this one. None at all means that Redis has just
+    /// lost its subscribers; they will subscribe again.
     async fn publish_to_everybody(
         &self,
         line: String,
@@ -338,10 +338,11 @@ impl Router {
         }
     }
 
-    /// Tells a node to send its clients away and leave; answers whether it listens.
+    /// Tells a node to drain: to close its clients' connections and leave. Returns whether it
+    /// listens.
     ///
     /// # Errors
-    /// When the way there is down.
+    /// When the backplane cannot be reached.
     pub async fn drain(&self, node: &NodeId) -> Result<bool, Unavailable> {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let published = self
