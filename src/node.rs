@@ -17,12 +17,11 @@ use crate::access::recheck::AccessRecheck;
 use crate::access::session_watch::Sessions;
 use crate::app::App;
 use crate::auth::ApiKeys;
-use crate::backplane::Backplane;
-use crate::backplane::feed::Feed;
 use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::backplane::redis::Fatal;
 use crate::backplane::redis::{Redis, RedisSettings};
 use crate::backplane::standalone::Standalone;
+use crate::backplane::{Backplane, Feed};
 use crate::cluster::balance::Balance;
 use crate::cluster::inbound::Inbound;
 use crate::cluster::pending::Replies;
@@ -30,7 +29,7 @@ use crate::cluster::questions::Respond;
 use crate::cluster::survey::Survey;
 use crate::config::Config;
 use crate::delivery::call::CallService;
-use crate::delivery::replay_reader::Reader;
+use crate::delivery::replay_reader::ReplayReader;
 use crate::delivery::router::Router;
 use crate::edge::acceptor::{Acceptor, Service};
 use crate::edge::listeners::Listeners;
@@ -38,7 +37,7 @@ use crate::edge::requests::ClientRequests;
 use crate::edge::upstream::Upstream;
 use crate::local::admission::Admission;
 use crate::local::connection::Settings;
-use crate::local::dirty_rows::Changes;
+use crate::local::dirty_rows::DirtyRows;
 use crate::local::event_queue::Events;
 use crate::local::hub::calls::Calls;
 use crate::local::hub::{Hub, Topics};
@@ -151,7 +150,7 @@ impl Node {
             sessions: sessions.clone(),
             bans: config.bans,
         };
-        let reader = Reader::new(hub.clone(), backplane.clone(), metrics.clone());
+        let reader = ReplayReader::new(hub.clone(), backplane.clone(), metrics.clone());
         let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds);
         let mut tasks = JoinSet::new();
         tasks.spawn(inbound.run(feed));
@@ -260,8 +259,8 @@ fn start_hub(
     });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let changes = Arc::new(match config.redis_url {
-        Some(_) => Changes::tracked(),
-        None => Changes::ignored(),
+        Some(_) => DirtyRows::tracked(),
+        None => DirtyRows::ignored(),
     });
     let topics = Arc::new(Topics::new(cores, changes, config));
     let trace = Arc::new(Trace::new(node.clone(), config.trace));
@@ -292,7 +291,7 @@ fn start_backplane(
         state: NodeState::Up,
         connections: 0,
         started: crate::clock::unix_ms(),
-        version: crate::VERSION.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         url: config.public_url.clone(),
         weight: config.weight,
     };
@@ -303,9 +302,9 @@ fn start_backplane(
     };
     let (backplane, feed) = match &config.redis_url {
         None => {
-            let (standalone, feed) = Standalone::start(hub, record, inboxes);
+            let (standalone, heard) = Standalone::start(hub, record, inboxes);
             metrics.redis_up.set(1);
-            (Backplane::Standalone(standalone), feed)
+            (Backplane::Standalone(standalone), Feed::Standalone(heard))
         }
         Some(url) => {
             let settings = RedisSettings {
@@ -315,8 +314,9 @@ fn start_backplane(
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,
             };
-            let (redis, feed) =
+            let (redis, subscriber) =
                 Redis::start(&settings, hub, record, fatal, metrics).map_err(RunError::Redis)?;
+            let feed = Feed::Redis(Box::new(subscriber));
             (Backplane::Redis(redis), feed)
         }
     };

@@ -5,7 +5,7 @@
 mod cut;
 
 use libfuzzer_sys::fuzz_target;
-use pushnode_fuzz::protocol::client::websocket::{Event, Limits, Reader};
+use pushnode_fuzz::protocol::client::websocket::{Event, Limits, FrameReader};
 
 const LIMITS: Limits = Limits {
     message_bytes: 256,
@@ -14,7 +14,7 @@ const LIMITS: Limits = Limits {
 
 /// What the parser says of `input` cut behind every `step` bytes.
 fn parse(input: &[u8], step: usize) -> (Vec<String>, Result<(), &'static str>) {
-    let mut reader = Reader::default();
+    let mut reader = FrameReader::default();
     let mut events = Vec::new();
     // It unmasks in place.
     for piece in input.to_vec().chunks_mut(step) {

@@ -6,13 +6,13 @@ mod cut;
 
 use libfuzzer_sys::fuzz_target;
 use pushnode_fuzz::protocol::ClientMessage;
-use pushnode_fuzz::protocol::client::lines::Reader;
+use pushnode_fuzz::protocol::client::lines::LineReader;
 
 const MOST: usize = 256;
 
 /// What the parser says of `input` cut behind every `step` bytes.
 fn parse(input: &[u8], step: usize) -> (Vec<String>, Result<(), &'static str>) {
-    let mut reader = Reader::default();
+    let mut reader = LineReader::default();
     let mut lines = Vec::new();
     for piece in input.chunks(step) {
         let parsed = reader.feed(piece, MOST, &mut |line| {

@@ -37,7 +37,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                 let reply = match name(&user) {
                     Err(error) => Err(error),
                     Ok::<UserId, _>(_) if !app.config.bans => {
-                        let words = "nobody looks at bans here (PUSH_BANS)";
+                        let words = "bans are not checked here (PUSH_BANS)";
                         Err(HttpError::new(StatusCode::CONFLICT, "bans_off", words))
                     }
                     Ok(user) if method == Method::PUT => put(&app, user, &body).await,

@@ -34,7 +34,7 @@ fn refusal(outcome: &CallOutcome) -> Option<HttpError> {
     let new = |http, words: &str| Some(HttpError::new(http, status.as_str(), words));
     match status {
         CallStatus::Answered | CallStatus::Failed => None,
-        CallStatus::Offline => new(StatusCode::NOT_FOUND, "nobody of this name is connected"),
+        CallStatus::Offline => new(StatusCode::NOT_FOUND, "no client of this name is connected"),
         CallStatus::Plain => new(
             StatusCode::CONFLICT,
             "only connections without the subprotocol pushnode.v1 are there; they cannot answer",

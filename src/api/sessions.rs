@@ -35,7 +35,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                 Err(error) => return error.reply(),
             };
             let reply = if !app.authenticator.takes_sessions() {
-                let words = "sessions let nobody in here (PUSH_AUTH)";
+                let words = "sessions are not accepted here (PUSH_AUTH)";
                 Err(HttpError::new(StatusCode::CONFLICT, "sessions_off", words))
             } else if method == Method::POST {
                 open(&app, &body).await

@@ -18,7 +18,7 @@ use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::{NodeId, UserId};
 use crate::protocol::{MAX_ID_BYTES, Question};
 use crate::telemetry::trace;
-use crate::telemetry::trace::{Event, Known};
+use crate::telemetry::trace::{Known, TraceEvent};
 
 /// How long the other nodes may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ struct Body {
     /// Older events may be missing, from before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
-    events: Vec<Event>,
+    events: Vec<TraceEvent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<String>,
 }

@@ -21,7 +21,7 @@ pub(crate) enum Fault {
 }
 
 #[derive(Deserialize)]
-struct Header<'a> {
+struct JoseHeader<'a> {
     #[serde(borrow)]
     alg: std::borrow::Cow<'a, str>,
     #[serde(default)]
@@ -51,7 +51,7 @@ pub(crate) fn open<'a>(
         BASE64.decode(text).map_err(bad)
     };
     let (header, claims, signature) = (bytes(header)?, bytes(claims)?, bytes(signature)?);
-    let header: Header<'_> = serde_json::from_slice(&header)
+    let header: JoseHeader<'_> = serde_json::from_slice(&header)
         .map_err(|_| Fault::Invalid("its header cannot be parsed"))?;
     if header.crit.is_some() {
         return Err(Fault::Invalid("its header asks for extensions (crit)"));

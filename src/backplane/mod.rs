@@ -21,12 +21,14 @@ pub mod access;
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 pub use crate::backplane::access::{Ban, Session};
 pub use crate::backplane::answers::{Kept, Published, Unavailable, Unsent, UpstreamEntry};
+use crate::backplane::feed::{Channel, FeedEvent};
 pub use crate::backplane::nodes::{Health, NodeRecord, NodeState};
+use crate::backplane::redis::bus::subscriber::Subscriber;
 pub use crate::backplane::redis::{Fatal, Redis, RedisSettings};
 pub use crate::backplane::rows::{Locations, Parties, Population, Row, RowValue as About};
 use crate::backplane::standalone::Standalone;
@@ -297,6 +299,34 @@ impl Backplane {
         match self {
             Self::Standalone(_) => {}
             Self::Redis(redis) => redis.leave().await,
+        }
+    }
+}
+
+/// The source of events.
+pub enum Feed {
+    /// The lines that a node without Redis sends to itself.
+    Standalone(mpsc::Receiver<String>),
+    /// The subscription to Redis.
+    Redis(Box<Subscriber>),
+}
+
+impl Feed {
+    /// The next event. Dropping the future loses work in progress, so always await it to its end.
+    pub(crate) async fn next(&mut self) -> FeedEvent {
+        match self {
+            Self::Standalone(lines) => match lines.recv().await {
+                Some(line) => FeedEvent::Payload(Channel::Own, line.into(), None),
+                None => FeedEvent::End,
+            },
+            Self::Redis(subscriber) => subscriber.next().await,
+        }
+    }
+
+    /// Everything received before the end has been processed.
+    pub(crate) fn finish(&self) {
+        if let Self::Redis(subscriber) = self {
+            subscriber.finish();
         }
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backplane::Backplane;
-use crate::backplane::feed::{Channel, Feed, FeedEvent};
+use crate::backplane::feed::{Channel, FeedEvent};
+use crate::backplane::{Backplane, Feed};
 use crate::cluster::pending::Replies;
 use crate::cluster::questions::Respond;
 use crate::cluster::sequence::{Number, Numbers};
@@ -23,7 +23,7 @@ use crate::protocol::ids::{NodeId, Topic};
 use crate::protocol::{Line, MAX_TIMEOUT, Receipt as Report, Reply, Status, Target};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::Outcome;
+use crate::telemetry::trace::TraceOutcome;
 
 /// The time reserved for a receipt's way back.
 const REPORT_MARGIN: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ const REPORTS: Duration = Duration::from_secs(1);
 /// The time between two checks whether all receipts are sent.
 const REPORT_STEP: Duration = Duration::from_millis(10);
 
-/// The minimum time between two loss notices to clients: in a flood, losses come by the thousand.
+/// The minimum time between two loss notices to clients: in a flood, there are thousands of losses.
 const TELL: Duration = Duration::from_millis(500);
 
 /// Maximum number of senders whose numbers are remembered.
@@ -213,7 +213,7 @@ impl Inbound {
                 if channel == Channel::Own && delivered == Delivered::To(0) {
                     self.metrics.stale.inc();
                     let (trace, id) = (self.hub.trace(), push.message.id());
-                    trace.arrived(&push.to, id, Outcome::Stale);
+                    trace.arrived(&push.to, id, TraceOutcome::Stale);
                 }
             }
             Line::Look(to) => {

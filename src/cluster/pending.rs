@@ -16,13 +16,13 @@ const WAITING: usize = 1_024;
 /// The requests on this node that wait for replies from other nodes.
 #[derive(Debug, Default)]
 pub struct Replies {
-    receipts: Arc<Table<Receipt>>,
-    answers: Arc<Table<NodeAnswer>>,
+    receipts: Arc<WaitTable<Receipt>>,
+    answers: Arc<WaitTable<NodeAnswer>>,
 }
 
 /// The waiting requests of one kind, by reference.
 #[derive(Debug)]
-struct Table<T> {
+struct WaitTable<T> {
     last: AtomicU64,
     waiting: DashMap<String, mpsc::Sender<T>>,
 }
@@ -30,7 +30,7 @@ struct Table<T> {
 /// A place in a table; dropping it frees the place.
 #[derive(Debug)]
 pub struct Expected<T = Receipt> {
-    table: Arc<Table<T>>,
+    table: Arc<WaitTable<T>>,
     /// The `ref` that the receipts carry.
     pub reference: String,
     /// Where the receipts arrive.
@@ -41,13 +41,13 @@ impl Replies {
     /// A place for receipts under a new reference.
     #[must_use]
     pub fn expect(&self) -> Expected {
-        Table::expect(&self.receipts, WAITING)
+        WaitTable::expect(&self.receipts, WAITING)
     }
 
     /// A place for the answers of this many nodes under a new reference.
     #[must_use]
     pub fn expect_answers(&self, nodes: usize) -> Expected<NodeAnswer> {
-        Table::expect(&self.answers, nodes.max(1))
+        WaitTable::expect(&self.answers, nodes.max(1))
     }
 
     /// How many senders wait for receipts.
@@ -79,7 +79,7 @@ impl Replies {
     }
 }
 
-impl<T> Table<T> {
+impl<T> WaitTable<T> {
     fn expect(table: &Arc<Self>, room: usize) -> Expected<T> {
         let reference = table.last.fetch_add(1, Ordering::Relaxed).to_string();
         let (sender, receipts) = mpsc::channel(room);
@@ -92,7 +92,7 @@ impl<T> Table<T> {
     }
 }
 
-impl<T> Default for Table<T> {
+impl<T> Default for WaitTable<T> {
     fn default() -> Self {
         Self {
             last: AtomicU64::new(0),

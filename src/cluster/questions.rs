@@ -129,7 +129,7 @@ impl Respond {
         };
         let metrics = &self.metrics;
         let stats = NodeStats {
-            version: crate::VERSION,
+            version: env!("CARGO_PKG_VERSION"),
             state: if self.shutdown.has_begun() {
                 "draining"
             } else {

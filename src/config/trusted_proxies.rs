@@ -1,6 +1,6 @@
 //! Whose word counts for a client's address: proxies that stand between clients and nodes.
 //!
-//! `X-Forwarded-For` can be written by anybody. Each proxy appends whom it heard from, so the list
+//! `X-Forwarded-For` can be written by any client. Each proxy appends whom it heard from, so the list
 //! is read from its end, and only as far as those who wrote it are trusted; the first address that
 //! is not a trusted proxy's is the client's.
 
@@ -13,7 +13,7 @@ use ipnet::IpNet;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     blocks: Vec<IpNet>,
-    /// Whoever comes over a Unix socket is one, too.
+    /// A client over a Unix socket counts as one, too.
     unix: bool,
 }
 

@@ -15,59 +15,14 @@ use crate::backplane::answers::{Published, Unavailable};
 use crate::cluster::pending::{Expected, Replies};
 use crate::cluster::reach::{RETRY, Reached, judge};
 use crate::delivery::answer::{Answer, PartAnswer, further};
+use crate::delivery::operation::Operation;
 use crate::local::hub::{Delivered, Hub};
 use crate::local::receipt::{Receipt, Waiter};
 use crate::local::replay::page::Position;
-use crate::protocol::close::CloseReason;
-use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
-use crate::protocol::{self, Push, Reply, Status, Target, Wait};
+use crate::protocol::ids::{NodeId, Subject, UserId};
+use crate::protocol::{Push, Reply, Status, Target, Wait};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Trace;
-
-/// What is carried to users and topics.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Operation<'a> {
-    Push(&'a Push),
-    Kick(CloseReason),
-    /// A subscription to a topic or, if `false`, its end.
-    Enroll(&'a Topic, bool),
-    /// Only a notice that there is a message in the inbox.
-    Look,
-}
-
-impl Operation<'_> {
-    /// The operation as a line for a channel.
-    pub(crate) fn line(self, to: &Target, reply: Option<&Reply>) -> String {
-        match self {
-            Self::Push(push) => {
-                protocol::push_line(to, push.except.as_deref(), &push.message, reply)
-            }
-            Self::Kick(reason) => protocol::kick_line(to, reason, reply),
-            Self::Enroll(topic, joins) => protocol::subscribe_line(to, topic, joins, reply),
-            Self::Look => protocol::look_line(to),
-        }
-    }
-
-    /// Carries out the operation on this node.
-    pub(crate) async fn carry_out(
-        self,
-        hub: &Arc<Hub>,
-        to: &Target,
-        receipt: Option<&Receipt>,
-    ) -> Delivered {
-        match self {
-            Self::Push(push) => hub.deliver_to(to, push, receipt).await,
-            Self::Kick(reason) => Delivered::To(hub.kick(to, reason, receipt).await),
-            Self::Enroll(topic, joins) => {
-                Delivered::To(hub.enroll(to, topic, joins, receipt).await)
-            }
-            Self::Look => {
-                hub.look(to).await;
-                Delivered::To(0)
-            }
-        }
-    }
-}
 
 /// One user's or topic's part of one push on its way.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ pub(crate) enum Stored {
 
 /// A message on its way into one inbox or log.
 #[derive(Debug)]
-struct Pending<'a> {
+struct ToKeep<'a> {
     /// Its index in the answer.
     place: usize,
     message: &'a Message,
@@ -45,12 +45,12 @@ impl Carrier {
         if !requests.iter().any(|request| request.keep) {
             return Vec::new();
         }
-        let mut by_subject: HashMap<&Subject, Vec<Pending<'_>>> = HashMap::new();
+        let mut by_subject: HashMap<&Subject, Vec<ToKeep<'_>>> = HashMap::new();
         let mut count = 0;
         let kept = requests.iter().zip(parts).filter(|(one, _)| one.keep);
         for (request, parts) in kept {
             for (subject, push) in parts {
-                by_subject.entry(subject).or_default().push(Pending {
+                by_subject.entry(subject).or_default().push(ToKeep {
                     place: count,
                     message: &push.message,
                     deadline: now + request.timeout,
@@ -73,7 +73,7 @@ impl Carrier {
     async fn keep_in_order(
         &self,
         subject: &Subject,
-        pending: &[Pending<'_>],
+        pending: &[ToKeep<'_>],
     ) -> Vec<(usize, Result<Stored, Unavailable>)> {
         let mut stored = Vec::with_capacity(pending.len());
         for one in pending {

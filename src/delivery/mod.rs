@@ -2,6 +2,8 @@
 
 pub mod answer;
 
+pub mod operation;
+
 pub mod carrier;
 
 pub mod keep;

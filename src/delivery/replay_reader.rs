@@ -24,14 +24,14 @@ const AT_ONCE: usize = 64;
 const RETRY: Duration = Duration::from_millis(250);
 
 /// What is read. Requests for the same page share one read.
-type Key = (Subject, Since);
+type PageKey = (Subject, Since);
 
 /// Asks for a page that is being read; they wait for the next read of it.
-type Waiting = HashMap<Key, Vec<Ask>, ahash::RandomState>;
+type Waiting = HashMap<PageKey, Vec<Ask>, ahash::RandomState>;
 
 /// The reader for all connections of a node.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct ReplayReader {
     hub: Arc<Hub>,
     backplane: Arc<Backplane>,
     metrics: Arc<Metrics>,
@@ -40,7 +40,7 @@ pub(crate) struct Reader {
     slots: Semaphore,
 }
 
-impl Reader {
+impl ReplayReader {
     pub(crate) fn new(hub: Arc<Hub>, backplane: Arc<Backplane>, metrics: Arc<Metrics>) -> Self {
         Self {
             hub,
@@ -65,7 +65,7 @@ impl Reader {
     }
 
     /// Returns the ask if no read of its page is under way; otherwise it waits for the next read.
-    fn begin(&self, key: &Key, ask: Ask) -> Option<Ask> {
+    fn begin(&self, key: &PageKey, ask: Ask) -> Option<Ask> {
         let mut waiting = self.lock();
         match waiting.get_mut(key) {
             Some(those) => {
@@ -80,7 +80,7 @@ impl Reader {
     }
 
     /// Reads until no connection asks for this page any more.
-    async fn read(self: Arc<Self>, key: Key, mut asks: Vec<Ask>) {
+    async fn read(self: Arc<Self>, key: PageKey, mut asks: Vec<Ask>) {
         while !asks.is_empty() {
             let page = self.read_once(&key, &asks).await;
             self.metrics.inbox_asks.dec_by(asks.len() as i64);
@@ -98,7 +98,7 @@ impl Reader {
     }
 
     /// Retries until the read succeeds or no asking connection is left.
-    async fn read_once(&self, (subject, since): &Key, asks: &[Ask]) -> Option<Arc<Page>> {
+    async fn read_once(&self, (subject, since): &PageKey, asks: &[Ask]) -> Option<Arc<Page>> {
         self.metrics.catch_ups.inc();
         while asks.iter().any(|ask| self.hub.holds(ask.fd)) {
             // The semaphore is never closed.

@@ -67,7 +67,7 @@ impl HttpError {
         self
     }
 
-    /// As an object of `pushnode.v1`, for a client that did not come by HTTP.
+    /// As an object of `pushnode.v1`, for a client that did not connect by HTTP.
     pub(crate) fn object(&self) -> String {
         error_object(None, self.code, &self.message)
     }

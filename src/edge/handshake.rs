@@ -15,8 +15,9 @@ use crate::auth;
 use crate::auth::{Denial, Grants, Identity, MAX_DEVICE_BYTES};
 use crate::edge::error::HttpError;
 use crate::edge::peer::Peer;
-use crate::local::hub::{Membership, Newcomer, ROW_PATIENCE};
-use crate::local::replay::page::{Since, Start};
+use crate::local::hub::{Newcomer, ROW_PATIENCE, Reservation};
+use crate::local::replay::follower::Start;
+use crate::local::replay::page::Since;
 use crate::local::shard::Command;
 use crate::protocol::Dialect;
 use crate::protocol::client::connect::ConnectRequest;
@@ -27,7 +28,7 @@ use crate::protocol::secret::Secret;
 /// A client that is in the hub, before its socket is in a shard.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    pub(crate) membership: Membership,
+    pub(crate) membership: Reservation,
     /// Its row is not written.
     pub(crate) degraded: bool,
 }

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::auth::SessionId;
-use crate::local::dirty_rows::Changes;
+use crate::local::dirty_rows::DirtyRows;
 use crate::local::event_queue::Events;
 use crate::local::map::Map;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, UserId};
@@ -125,7 +125,7 @@ pub(in crate::local) struct Directory {
     sessions: Bearers,
     size: AtomicUsize,
     /// Which rows need writing. Taken by the registry writer of the backplane.
-    pub(in crate::local) changes: Arc<Changes>,
+    pub(in crate::local) changes: Arc<DirtyRows>,
     /// What is told of connections. Taken by the backplane too.
     pub(in crate::local) events: Events,
     metrics: Arc<Metrics>,
@@ -134,7 +134,7 @@ pub(in crate::local) struct Directory {
 impl Directory {
     pub(in crate::local) fn new(
         node: NodeId,
-        changes: Arc<Changes>,
+        changes: Arc<DirtyRows>,
         events: Events,
         metrics: Arc<Metrics>,
     ) -> Self {

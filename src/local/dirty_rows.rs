@@ -42,7 +42,7 @@ impl Change {
 
 /// The set of dirty rows. Disabled without a registry: then nothing is kept.
 #[derive(Debug)]
-pub struct Changes {
+pub struct DirtyRows {
     state: Option<Mutex<State>>,
     notify: Notify,
 }
@@ -82,7 +82,7 @@ impl State {
     }
 }
 
-impl Changes {
+impl DirtyRows {
     /// For a backplane with a registry to write.
     #[must_use]
     pub fn tracked() -> Self {
@@ -147,7 +147,7 @@ impl Changes {
     }
 
     /// Waits until there is something to write and takes all of it. Each must come back through
-    /// [`Changes::written`] or [`Changes::put_back`].
+    /// [`DirtyRows::written`] or [`DirtyRows::put_back`].
     pub async fn take(&self) -> Vec<(Subject, Change)> {
         loop {
             let mut taken = Vec::new();
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn changes_of_one_user_come_out_together() {
-        let changes = Changes::tracked();
+        let changes = DirtyRows::tracked();
         let user: UserId = "a".parse().unwrap();
         let row = changes.joined(Subject::User(user.clone()));
         changes.left(&user, Fd(1));
@@ -268,7 +268,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_removed_lately_can_be_removed_again() {
-        let changes = Changes::tracked();
+        let changes = DirtyRows::tracked();
         let [early, late]: [UserId; 2] = ["early", "late"].map(|user| user.parse().unwrap());
         changes.left(&early, Fd(1));
         changes.written(changes.take().await);
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_topic_that_was_emptied_lately_is_looked_at_again() {
-        let changes = Changes::tracked();
+        let changes = DirtyRows::tracked();
         let topic: Topic = "news".parse().unwrap();
         changes.counted(&topic, true);
         changes.counted(&topic, false);
@@ -307,7 +307,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_removals_are_remembered() {
-        let changes = Changes::tracked();
+        let changes = DirtyRows::tracked();
         let user: UserId = "a".parse().unwrap();
         for fd in 0..MOST_REMEMBERED as u64 + 2 {
             changes.left(&user, Fd(fd));
@@ -321,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_registry_nobody_waits() {
-        let changes = Changes::ignored();
+        let changes = DirtyRows::ignored();
         let user = Subject::User("a".parse().unwrap());
         assert!(changes.joined(user).await.is_err());
         assert!(changes.is_settled());

@@ -1,6 +1,6 @@
 //! One connection's part in a call that a sender has put to clients of this node.
 //!
-//! What must stay true: each [`Pending`] gives exactly one outcome. Whatever ends a connection
+//! What must stay true: each [`PendingCall`] gives exactly one outcome. Whatever ends a connection
 //! drops its pending calls, and the drop says that the connection is gone.
 
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use crate::protocol::CallStatus;
 use crate::protocol::ids::Fd;
 
 /// What one connection says to a call: its answer, or why there is none.
-pub(crate) type Outcome = Result<Result<Box<str>, Box<str>>, CallStatus>;
+pub(crate) type CallEnd = Result<Result<Box<str>, Box<str>>, CallStatus>;
 
 /// One connection's part in a call. Dropped without an answer, the connection is gone.
 #[derive(Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingCall {
     fd: Fd,
     reference: Arc<str>,
-    outcome: Option<mpsc::Sender<(Fd, Outcome)>>,
+    outcome: Option<mpsc::Sender<(Fd, CallEnd)>>,
 }
 
-impl Pending {
+impl PendingCall {
     /// `outcome` must have room for one outcome of each connection that is asked.
-    pub(crate) fn new(fd: Fd, reference: Arc<str>, outcome: mpsc::Sender<(Fd, Outcome)>) -> Self {
+    pub(crate) fn new(fd: Fd, reference: Arc<str>, outcome: mpsc::Sender<(Fd, CallEnd)>) -> Self {
         Self {
             fd,
             reference,
@@ -51,7 +51,7 @@ impl Pending {
         self.settle(Err(status));
     }
 
-    fn settle(mut self, outcome: Outcome) {
+    fn settle(mut self, outcome: CallEnd) {
         if let Some(sender) = self.outcome.take() {
             // There is room for one of each; closed if another was first.
             let _ = sender.try_send((self.fd, outcome));
@@ -59,7 +59,7 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for PendingCall {
     fn drop(&mut self) {
         if let Some(sender) = self.outcome.take() {
             let _ = sender.try_send((self.fd, Err(CallStatus::Gone)));

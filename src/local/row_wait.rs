@@ -1,17 +1,17 @@
-//! Rows of a connection that are being written to the registry, and waiting for them.
+//! RowWait of a connection that are being written to the registry, and waiting for them.
 //!
-//! What must stay true: a wait that was cancelled goes on where it was, and a row that was given
+//! What must stay true: a wait that was cancelled resumes, and a row that was given
 //! up does not count as written.
 
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-/// Rows that are being written.
+/// RowWait that are being written.
 #[derive(Debug)]
-pub struct Rows(SmallVec<[oneshot::Receiver<()>; 1]>);
+pub struct RowWait(SmallVec<[oneshot::Receiver<()>; 1]>);
 
-impl Rows {
-    /// Waits for all; answers whether they are written, and not given up. Goes on where it was if
+impl RowWait {
+    /// Waits for all; answers whether they are written, and not given up. Resumes if
     /// it is called again.
     pub async fn written(&mut self) -> bool {
         let mut all = true;
@@ -27,7 +27,7 @@ impl Rows {
     }
 }
 
-impl From<oneshot::Receiver<()>> for Rows {
+impl From<oneshot::Receiver<()>> for RowWait {
     fn from(row: oneshot::Receiver<()>) -> Self {
         Self(SmallVec::from_buf([row]))
     }

@@ -13,23 +13,23 @@ use tokio::sync::oneshot;
 
 use crate::auth::Grants;
 use crate::config::Config;
-use crate::local::dirty_rows::Changes;
+use crate::local::dirty_rows::DirtyRows;
 use crate::local::map::Map;
 use crate::local::presence_queue::Notices;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 
 /// Connections in a topic, by shard.
-type Counts = SmallVec<[u32; 4]>;
+type TopicCounts = SmallVec<[u32; 4]>;
 
 /// What the shards and the hub share of topics.
 #[derive(Debug)]
 pub struct Topics {
-    counts: Map<Topic, Counts>,
+    counts: Map<Topic, TopicCounts>,
     /// Of those, the connections that hear who comes and goes.
-    watchers: Map<Topic, Counts>,
+    watchers: Map<Topic, TopicCounts>,
     notices: Notices,
     shards: usize,
-    pub(in crate::local) changes: Arc<Changes>,
+    pub(in crate::local) changes: Arc<DirtyRows>,
     grants: Arc<Grants>,
     most: usize,
     /// Whether there are logs, which connections can follow.
@@ -39,7 +39,7 @@ pub struct Topics {
 impl Topics {
     /// No topics yet, as the settings say.
     #[must_use]
-    pub fn new(shards: usize, changes: Arc<Changes>, config: &Config) -> Self {
+    pub fn new(shards: usize, changes: Arc<DirtyRows>, config: &Config) -> Self {
         Self {
             counts: Map::default(),
             watchers: Map::default(),
@@ -70,7 +70,7 @@ impl Topics {
         self.most
     }
 
-    /// A connection of this shard is in the topic. Resolves as [`Changes::joined`] does.
+    /// A connection of this shard is in the topic. Resolves as [`DirtyRows::joined`] does.
     pub(crate) fn joined(&self, topic: &Topic, shard: usize) -> oneshot::Receiver<()> {
         let is_new = self.count_up(&self.counts, topic, shard);
         if is_new {
@@ -82,7 +82,7 @@ impl Topics {
     }
 
     /// Answers whether it is the first one.
-    fn count_up(&self, counts: &Map<Topic, Counts>, topic: &Topic, shard: usize) -> bool {
+    fn count_up(&self, counts: &Map<Topic, TopicCounts>, topic: &Topic, shard: usize) -> bool {
         let fresh = || SmallVec::from_elem(0, self.shards);
         let mut counts = counts.entry(topic.clone()).or_insert_with(fresh);
         let is_new = counts.iter().all(|count| *count == 0);
@@ -103,7 +103,7 @@ impl Topics {
     }
 
     /// Answers whether it was the last one.
-    fn count_down(counts: &Map<Topic, Counts>, topic: &Topic, shard: usize) -> bool {
+    fn count_down(counts: &Map<Topic, TopicCounts>, topic: &Topic, shard: usize) -> bool {
         // Under the entry's lock: no connection can join between emptying and removing it.
         let emptied = counts.remove_if_mut(topic, |_, counts| {
             counts[shard] -= 1;
@@ -158,7 +158,7 @@ impl Topics {
         Self::shards_of(&self.watchers, topic)
     }
 
-    fn shards_of(counts: &Map<Topic, Counts>, topic: &Topic) -> SmallVec<[(usize, u32); 8]> {
+    fn shards_of(counts: &Map<Topic, TopicCounts>, topic: &Topic) -> SmallVec<[(usize, u32); 8]> {
         let counts = counts.get(topic).map(|counts| counts.clone());
         let counts = counts.into_iter().flatten().enumerate();
         counts.filter(|(_, count)| *count > 0).collect()

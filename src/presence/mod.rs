@@ -1,12 +1,12 @@
 //! Who joins and leaves a topic, told to the clients that ask for it.
 //!
 //! A node whose clients watch a topic keeps a `View` of it and is told by the nodes with members,
-//! each of which keeps a `Roster`. Both find each other by the topic's row: whoever watches writes
-//! its mark there before it reads who has members, and whoever has its first member writes that
-//! before it reads who watches. So one of them sees the other, and where nobody watches, nothing
+//! each of which keeps a `Roster`. Both find each other by the topic's row: the watching node writes
+//! its mark there before it reads who has members, and the node with its first member writes that
+//! before it reads who watches. So one of them sees the other, and where no client watches, nothing
 //! is said. All of it is asked and told again where it may have been lost.
 //!
-//! What must stay true: nobody is said to have left who may only have lost its node, or we ours:
+//! What must stay true: no leave is announced while only the user's node, or ours, may be cut off:
 //! leaves wait for the grace, for a backplane that is well, and for the lists of all nodes.
 
 pub mod peers;
@@ -59,7 +59,7 @@ pub(crate) struct Presence {
     /// When this task looked at the clock last.
     awake: Instant,
     grace: Duration,
-    /// Topics of whose members here somebody is told.
+    /// Topics of whose members here clients are told.
     rolls: HashMap<Topic, Roster>,
     /// When to look at them.
     looks: BTreeSet<(Instant, Topic)>,
@@ -221,7 +221,7 @@ impl Presence {
         let now = Instant::now();
         let topic = told.topic.clone();
         let Some(view) = self.views.get_mut(&topic) else {
-            // Nobody watches it here any more.
+            // No client watches it here any more.
             return self.ask(&topic, &told.node, false, true);
         };
         let changes = view.hear(told, now, self.grace);
@@ -264,7 +264,7 @@ impl Presence {
         }
     }
 
-    /// Has the members of a topic looked at, unless nobody is told of them.
+    /// Has the members of a topic looked at, unless no client is told of them.
     fn arrange(&mut self, topic: &Topic) {
         if let Some(roster) = self.rolls.get_mut(topic)
             && let Some(at) = roster.arrange(Instant::now())
@@ -381,13 +381,13 @@ impl Presence {
             for node in nodes.into_iter().filter(|node| *node != here) {
                 self.ask(topic, &node, false, false);
             }
-            // Written again, should our mark be lost, and read behind that.
+            // Written again, should our mark be lost, and read after that.
             let row = self.hub.topics().row(topic);
             self.unread.insert(topic.clone(), row);
         }
     }
 
-    /// Nobody watches this topic any more. Its nodes hear so when they tell us something.
+    /// No client watches this topic any more. Its nodes hear so when they tell us something.
     fn close(&mut self, topic: &Topic) {
         let Some(view) = self.views.remove(topic) else {
             return;

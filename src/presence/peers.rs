@@ -37,7 +37,7 @@ impl Presence {
         if self.lines.try_send((node.clone(), line.to_line())).is_ok() {
             return;
         }
-        // It would go on with a gap that it cannot see. As it is, it begins anew when it asks next.
+        // It would go on with a gap that it cannot see. As it is, it begins again when it asks next.
         if let PresenceLine::Told(told) = line
             && let Some(roster) = self.rolls.get_mut(&told.topic)
         {
@@ -55,7 +55,7 @@ impl Presence {
         self.send(node, &PresenceLine::Watch(watch));
     }
 
-    /// Something that others said may be lost: all of them are asked anew.
+    /// Something that others said may be lost: all of them are asked again.
     pub(super) fn doubt(&mut self) {
         let (here, now) = (self.hub.node().clone(), Instant::now());
         for view in self.views.values_mut() {
@@ -106,7 +106,7 @@ impl Presence {
         self.is_reading = false;
         let now = Instant::now();
         let Some(parties) = parties else {
-            // Views are refreshed until it works; whoever watches elsewhere reads the row, too.
+            // Views are refreshed until it works; a node that watches elsewhere reads the row, too.
             for topic in topics {
                 if let Some(view) = self.views.get_mut(topic) {
                     view.refresh = now;
@@ -137,7 +137,7 @@ impl Presence {
             for node in asked.collect::<Vec<_>>() {
                 self.ask(topic, &node, true, false);
             }
-            // Whoever waits is given the list with the first node's answer, which is ours.
+            // A client that waits is given the list with the first node's answer, which is ours.
             self.listen(topic, &here, true, None);
         }
     }
@@ -185,7 +185,7 @@ impl Presence {
                 .map(|(topic, view)| (topic.clone(), view.bury(&node, now, self.grace)))
                 .collect();
             for (topic, changes) in changes {
-                // Nobody joins by a death.
+                // No user joins by a death.
                 self.note(&topic, changes);
             }
         }

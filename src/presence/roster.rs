@@ -23,7 +23,7 @@ pub(super) struct Roster {
     /// By name, as told last.
     users: Vec<UserId>,
     /// Who is told, and until when.
-    listeners: HashMap<NodeId, Listener>,
+    listeners: HashMap<NodeId, WatchingNode>,
     /// When they will be looked at.
     pub(super) due: Option<Instant>,
     /// When they may be looked at again.
@@ -31,7 +31,7 @@ pub(super) struct Roster {
 }
 
 #[derive(Debug)]
-struct Listener {
+struct WatchingNode {
     until: Option<Instant>,
     /// It has not got the whole list yet.
     is_new: bool,
@@ -41,7 +41,7 @@ impl Roster {
     /// A node wants to hear: until it is forgotten, or for ever without a time. Answers whether it
     /// must get the whole list.
     pub(super) fn listen(&mut self, node: &NodeId, until: Option<Instant>, begin: bool) -> bool {
-        let listener = self.listeners.entry(node.clone()).or_insert(Listener {
+        let listener = self.listeners.entry(node.clone()).or_insert(WatchingNode {
             until,
             is_new: true,
         });
@@ -55,7 +55,7 @@ impl Roster {
         self.listeners.remove(node);
     }
 
-    /// Forgets who has not asked for long; answers whether nobody is left.
+    /// Forgets who has not asked for long; answers whether none is left.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         (self.listeners).retain(|_, listener| listener.until.is_none_or(|until| until > now));
         self.listeners.is_empty()
@@ -173,8 +173,8 @@ mod tests {
         let told = roster.tell(&topic, &here, users, Instant::now());
         let ends: Vec<_> = told.iter().map(|(_, t)| (t.begin, t.end)).collect();
         assert_eq!(ends, [(true, false), (false, false), (false, true)]);
-        let nobody = Roster::default().tell(&topic, &here, Vec::new(), Instant::now());
-        assert!(nobody.is_empty());
+        let told = Roster::default().tell(&topic, &here, Vec::new(), Instant::now());
+        assert!(told.is_empty());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::protocol::ids::{Fd, NodeId, UserId};
 
 /// Before a node that owes its list is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// A node that owes its list for so long keeps nobody else from leaving: what it said before
+/// A node that owes its list for so long keeps no other user from leaving: what it said before
 /// stands until it is dead.
 const DOUBT: Duration = Duration::from_secs(10);
 
@@ -32,7 +32,7 @@ pub(super) struct View {
     pub(super) refresh: Instant,
     /// What others have said may have been lost, and the row as well.
     pub(super) is_doubted: bool,
-    /// When somebody was here last who watched.
+    /// When a client here last watched.
     pub(super) used: Instant,
 }
 
@@ -129,7 +129,7 @@ impl View {
         self.is_located && self.sources.values().all(|source| source.owes.is_none())
     }
 
-    /// Whether somebody who is on no node that we know of is gone indeed.
+    /// Whether a user who is on no node that we know of is gone indeed.
     pub(super) fn is_certain(&self, now: Instant) -> bool {
         let owes_lately = |source: &Source| source.owes.is_some_and(|since| now - since < DOUBT);
         self.is_located && !self.sources.values().any(owes_lately)

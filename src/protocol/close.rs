@@ -23,7 +23,7 @@ pub enum CloseReason {
     Kicked,
     /// More unsent bytes than `PUSH_QUEUE_BYTES`, or none taken for `PUSH_WRITE_SECONDS`.
     Slow,
-    /// No sign of life within `PUSH_PONG_SECONDS` of a ping.
+    /// No answer within `PUSH_PONG_SECONDS` of a ping.
     Heartbeat,
     /// The node is leaving; others are there.
     Drain,
@@ -38,7 +38,7 @@ pub enum CloseReason {
 }
 
 /// One row of the table.
-struct Row {
+struct ReasonRow {
     code: Option<u16>,
     text: &'static str,
     label: &'static str,
@@ -63,7 +63,7 @@ impl CloseReason {
         Self::NeverAttached,
     ];
 
-    const fn row(self) -> Row {
+    const fn row(self) -> ReasonRow {
         let (code, text, label) = match self {
             Self::ByClient => (Some(1000), "goodbye", "by_client"),
             Self::Gone => (None, "connection lost", "gone"),
@@ -80,7 +80,7 @@ impl CloseReason {
             Self::Banned => (Some(4006), "banned", "banned"),
             Self::NeverAttached => (None, "handshake not completed", "never_attached"),
         };
-        Row { code, text, label }
+        ReasonRow { code, text, label }
     }
 
     /// The close code sent, or `None` where no client is left to read it.

@@ -170,7 +170,7 @@ metrics! {
     lines: Counter = Counter::default(), "lines",
         "Lines queued for publishing to one node or to all nodes";
     line_outcomes: Family<Outcome, Counter> = Family::default(), "line_outcomes",
-        "Lines by publish result: taken, nobody (no subscriber) or failed";
+        "Lines by publish result: taken, `nobody` (no subscriber) or failed";
     lines_under_way: Gauge = Gauge::default(), "lines_under_way",
         "Lines that Redis has not answered yet";
     shares_here: Counter = Counter::default(), "shares_here",
@@ -192,7 +192,7 @@ metrics! {
     drops: Family<Reason, Counter> = Family::default(), "drops",
         "Messages dropped before they were written, by reason";
     left_to_inbox: Family<Reason, Counter> = Family::default(), "left_to_inbox",
-        "Kept messages not queued: old (client has it) or later (comes by inbox or log page)";
+        "Kept messages not queued: old (client has it) or later (read from the inbox or log)";
     waiting_messages: Gauge = Gauge::default(), "waiting_messages",
         "Messages waiting in client queues";
     waiting_bytes: Gauge = Gauge::default(), "waiting_bytes",

@@ -29,7 +29,7 @@ const MOST_SHOWN: usize = 1_000;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct TraceEvent {
     /// In milliseconds since 1970, by the clock of the node; for people to read.
     pub at: u64,
     /// Where.
@@ -82,7 +82,7 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
         /// Why.
-        outcome: Outcome,
+        outcome: TraceOutcome,
         /// The topic it was for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         topic: Option<Topic>,
@@ -121,7 +121,7 @@ pub enum What {
 /// Why a push that came to a node reached no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum TraceOutcome {
     /// Its id had been seen within a minute.
     Duplicate,
     /// `except` excluded all of the user's connections here.
@@ -137,7 +137,7 @@ pub struct Known {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
     /// The oldest first.
-    pub events: Vec<Event>,
+    pub events: Vec<TraceEvent>,
 }
 
 type Id = Option<Box<str>>;
@@ -148,7 +148,7 @@ enum About {
     Subject(Subject),
     Everybody,
     /// A connection whose user is not known any more.
-    Nobody,
+    Unknown,
 }
 
 impl About {
@@ -157,7 +157,7 @@ impl About {
             Target::User(user) | Target::Connection(_, Some(user)) => Self::user(user),
             Target::Topic(topic) => Self::Subject(Subject::Topic(topic.clone())),
             Target::All => Self::Everybody,
-            Target::Connection(_, None) => Self::Nobody,
+            Target::Connection(_, None) => Self::Unknown,
             Target::Users(_) | Target::Topics(_) => return None,
         })
     }
@@ -180,14 +180,14 @@ enum Note {
     Connected(Fd, Option<Arc<str>>),
     Closed(Fd, CloseReason),
     Pushed(Id, Status, Option<&'static str>),
-    Arrived(Id, Outcome),
+    Arrived(Id, TraceOutcome),
     Dropped(Fd, Id, &'static str, u64),
     Lost(&'static str),
     CaughtUp(Fd, u64, bool),
 }
 
 #[derive(Debug)]
-struct Entry {
+struct TraceEntry {
     at: u64,
     about: About,
     note: Note,
@@ -200,7 +200,7 @@ pub struct Trace {
     /// Entries in one stripe; 0: nothing is traced.
     most: usize,
     hasher: ahash::RandomState,
-    stripes: Box<[Mutex<VecDeque<Entry>>]>,
+    stripes: Box<[Mutex<VecDeque<TraceEntry>>]>,
 }
 
 impl Trace {
@@ -265,7 +265,7 @@ impl Trace {
     }
 
     /// A push came and was handed to no connection.
-    pub fn arrived(&self, to: &Target, id: Option<&str>, outcome: Outcome) {
+    pub fn arrived(&self, to: &Target, id: Option<&str>, outcome: TraceOutcome) {
         let note = || Note::Arrived(id.map(Into::into), outcome);
         match to {
             Target::Users(users) => {
@@ -298,7 +298,7 @@ impl Trace {
     ) {
         // An entry of which neither is known could not be found.
         if messages > 0 && (user.is_some() || id.is_some()) {
-            let about = || user.map_or(About::Nobody, About::user);
+            let about = || user.map_or(About::Unknown, About::user);
             let note = || Note::Dropped(fd, id.map(Into::into), reason, messages);
             self.note(about, note);
         }
@@ -329,10 +329,12 @@ impl Trace {
                 continue;
             }
             let entries = stripe.lock();
-            let chosen = |entry: &&Entry| match (&entry.about, entry.note.is_about(id)) {
+            let chosen = |entry: &&TraceEntry| match (&entry.about, entry.note.is_about(id)) {
                 (About::Everybody, about) => about || id.is_none(),
                 // Shown only to those who ask for this very message: members of a topic change.
-                (About::Subject(Subject::Topic(_)) | About::Nobody, about) => about && id.is_some(),
+                (About::Subject(Subject::Topic(_)) | About::Unknown, about) => {
+                    about && id.is_some()
+                }
                 (one, about) => *one == theirs && (about || id.is_none()),
             };
             let found = entries.iter().filter(chosen);
@@ -345,7 +347,7 @@ impl Trace {
         let surplus = events.len().saturating_sub(MOST_SHOWN);
         events.drain(..surplus);
         if surplus > 0 {
-            since = since.max(events.first().map(|event: &Event| event.at));
+            since = since.max(events.first().map(|event: &TraceEvent| event.at));
         }
         Known { since, events }
     }
@@ -354,7 +356,7 @@ impl Trace {
         if self.most == 0 {
             return;
         }
-        let entry = Entry {
+        let entry = TraceEntry {
             at: unix_ms(),
             about: about(),
             note: note(),
@@ -378,7 +380,7 @@ impl Trace {
 
     fn stripe(&self, about: &About) -> usize {
         match about {
-            About::Everybody | About::Nobody => 0,
+            About::Everybody | About::Unknown => 0,
             About::Subject(subject) => 1 + self.hasher.hash_one(subject) as usize % (STRIPES - 1),
         }
     }
@@ -400,8 +402,8 @@ impl Note {
     }
 }
 
-impl Entry {
-    fn event(&self, node: &NodeId) -> Event {
+impl TraceEntry {
+    fn event(&self, node: &NodeId) -> TraceEvent {
         let text = |id: &Id| id.as_deref().map(str::to_owned);
         let (topic, all) = (self.about.topic(), self.about == About::Everybody);
         let what = match &self.note {
@@ -441,7 +443,7 @@ impl Entry {
                 continuous: *continuous,
             },
         };
-        Event {
+        TraceEvent {
             at: self.at,
             node: node.clone(),
             what,

@@ -47,7 +47,10 @@ async fn any_node_tells_what_all_of_them_know() {
     .await;
     let late = r#"{"to":{"user":"42"},"id":"m1","data":1}"#;
     redis.cli(&["PUBLISH", &format!("pn:n:{{{}}}", b.id), late]);
-    let words = format!("came too late: nobody it was for was on {} any more", b.id);
+    let words = format!(
+        "came too late: no client it was for was on {} any more",
+        b.id
+    );
     let answer = says(&a, "m1", begins(&words)).await;
     let word = |event: &Value| event["what"].as_str().map(str::to_owned);
     let words: Vec<_> = answer["events"]

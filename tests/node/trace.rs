@@ -106,7 +106,7 @@ async fn a_message_that_did_not_arrive_is_explained() {
         json!({"to": {"topic": "room"}, "id": "t1", "data": 1}),
     )
     .await;
-    says(&node, "42", "t1", "nobody was in the topic room").await;
+    says(&node, "42", "t1", "no client was in the topic room").await;
     drop(client);
     eventually(async || {
         let answer = trace(&node, "42", "m3").await;

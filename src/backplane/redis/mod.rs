@@ -26,7 +26,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Published, Unavailable};
-use crate::backplane::feed::Feed;
 use crate::backplane::nodes::{Health, NodeRecord};
 use crate::backplane::redis::bus::outbox::Outboxes;
 use crate::backplane::redis::bus::pump::{BACKLOG, Pump};
@@ -130,7 +129,7 @@ impl Redis {
         record: NodeRecord,
         fatal: watch::Sender<Option<Fatal>>,
         metrics: &Arc<Metrics>,
-    ) -> Result<(Self, Feed), String> {
+    ) -> Result<(Self, Subscriber), String> {
         let keys = Keys::new(&settings.prefix);
         let own = keys.node_channel(hub.node());
         let global = keys.global_channel();
@@ -181,20 +180,7 @@ impl Redis {
             tokio::spawn(sweeper.watch()),
             tokio::spawn(log.write(hub.clone())),
         ];
-        match settings.url.topology().clone() {
-            Topology::One => {}
-            Topology::Sentinel { sentinels, master } => {
-                let follow = servers::sentinel::follow(servers.clone(), sentinels, master);
-                tasks.push(tokio::spawn(follow));
-            }
-            Topology::Cluster { seeds } => {
-                tasks.push(tokio::spawn(servers::cluster::follow(
-                    servers.clone(),
-                    seeds,
-                )));
-            }
-        }
-        let feed = Feed::Redis(Box::new(Subscriber::new(bus)));
+        tasks.extend(follow_servers(&settings.url, &servers));
         let redis = Self {
             hub: hub.clone(),
             servers,
@@ -211,7 +197,7 @@ impl Redis {
             stopped,
             tasks,
         };
-        Ok((redis, feed))
+        Ok((redis, Subscriber::new(bus)))
     }
 
     pub(crate) async fn publish(
@@ -336,6 +322,21 @@ impl Redis {
         if !in_time || unsent > 0 {
             tracing::warn!(unsent, "left before everything received was processed");
         }
+    }
+}
+
+/// The task that follows which server serves what, where there are several.
+fn follow_servers(url: &RedisUrl, servers: &Servers) -> Option<tokio::task::JoinHandle<()>> {
+    match url.topology().clone() {
+        Topology::One => None,
+        Topology::Sentinel { sentinels, master } => {
+            let follow = servers::sentinel::follow(servers.clone(), sentinels, master);
+            Some(tokio::spawn(follow))
+        }
+        Topology::Cluster { seeds } => Some(tokio::spawn(servers::cluster::follow(
+            servers.clone(),
+            seeds,
+        ))),
     }
 }
 

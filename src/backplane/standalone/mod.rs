@@ -14,7 +14,6 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
 use crate::backplane::answers::{Kept, Published};
-use crate::backplane::feed::Feed;
 use crate::backplane::nodes::{Health, NodeRecord, NodeState};
 use crate::backplane::rows::{Population, Row, RowValue};
 use crate::backplane::standalone::access::MemoryAccess;
@@ -42,8 +41,12 @@ pub struct Standalone {
 }
 
 impl Standalone {
-    /// Starts, and is ready at once.
-    pub(crate) fn start(hub: &Arc<Hub>, record: NodeRecord, bounds: Bounds) -> (Self, Feed) {
+    /// Starts, and is ready at once. The receiver gets the lines that it sends to itself.
+    pub(crate) fn start(
+        hub: &Arc<Hub>,
+        record: NodeRecord,
+        bounds: Bounds,
+    ) -> (Self, mpsc::Receiver<String>) {
         let (lines, heard) = mpsc::channel(QUEUE);
         let standalone = Self {
             hub: hub.clone(),
@@ -54,7 +57,7 @@ impl Standalone {
             bounds,
             access: MemoryAccess::default(),
         };
-        (standalone, Feed::Standalone(heard))
+        (standalone, heard)
     }
 
     pub(crate) fn members(&self, topic: &Topic) -> Vec<Population> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::local::connection::Connection;
 use crate::local::connection::send_queue::Sent;
-use crate::local::pending_call::Pending;
+use crate::local::pending_call::PendingCall;
 use crate::protocol;
 use crate::protocol::{CallStatus, ClientAnswer, Request, Wanted};
 
@@ -25,7 +25,7 @@ const NEXT_SECOND: Duration = Duration::from_secs(1);
 pub(crate) struct Dialogue {
     is_under_way: bool,
     waiting: VecDeque<Request>,
-    calls: Vec<Pending>,
+    calls: Vec<PendingCall>,
     /// Messages whose senders wait for the client's word.
     unacked: Vec<Sent>,
 }
@@ -99,7 +99,7 @@ impl Connection {
     }
 
     /// Asks the client something for a sender. One that is going drops `pending`, which says so.
-    pub(crate) fn call(&mut self, object: &str, pending: Pending, queue_bytes: usize) {
+    pub(crate) fn call(&mut self, object: &str, pending: PendingCall, queue_bytes: usize) {
         if self.is_closing() {
             return;
         }
@@ -122,7 +122,7 @@ impl Connection {
         let Some(dialogue) = &mut self.dialogue else {
             return;
         };
-        let is_asked = |pending: &Pending| pending.reference() == &*answer.reference;
+        let is_asked = |pending: &PendingCall| pending.reference() == &*answer.reference;
         if let Some(at) = dialogue.calls.iter().position(is_asked) {
             dialogue.calls.swap_remove(at).answer(answer.result);
         }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::auth::Grants;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
-use crate::local::dirty_rows::Changes;
+use crate::local::dirty_rows::DirtyRows;
 use crate::local::replay::page::Since;
 use crate::local::topics::Topics;
 use crate::protocol::ids::Subject;
@@ -118,7 +118,7 @@ fn goodbye_is_answered_with_its_own_code_and_what_follows_is_ignored() {
 #[test]
 fn a_client_subscribes_within_its_grants_and_a_sender_without() {
     let config = crate::config::Config::from_pairs([("PUSH_MAX_TOPICS", "2")]).unwrap();
-    let topics = Topics::new(1, Changes::ignored().into(), &config);
+    let topics = Topics::new(1, DirtyRows::ignored().into(), &config);
     let [news, chat, more]: [Topic; 3] = ["news", "chat.a", "more"].map(|one| one.parse().unwrap());
     let mut connection = open();
     assert_eq!(
@@ -154,7 +154,7 @@ fn a_client_subscribes_within_its_grants_and_a_sender_without() {
 #[test]
 fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
     let config = crate::config::Config::from_pairs([]).unwrap();
-    let topics = Topics::new(1, Changes::ignored().into(), &config);
+    let topics = Topics::new(1, DirtyRows::ignored().into(), &config);
     let mut connection = open();
     let names: [Topic; 2] = ["a", "b"].map(|one| one.parse().unwrap());
     let page = |since| Page::new(&since, 5, 0, Vec::new());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::local::hub::Hub;
-use crate::local::row_wait::Rows;
+use crate::local::row_wait::RowWait;
 use crate::local::shard::command::Command;
 use crate::protocol::ids::Fd;
 
@@ -17,7 +17,7 @@ impl Hub {
     /// Waits for rows of a connection until the deadline; answers whether that was enough. If
     /// not, pushes pass the connection by until they are there, and only then can it be told what
     /// to fetch.
-    pub async fn await_rows(self: &Arc<Self>, fd: Fd, rows: Rows, deadline: Instant) -> bool {
+    pub async fn await_rows(self: &Arc<Self>, fd: Fd, rows: RowWait, deadline: Instant) -> bool {
         self.await_rows_or(fd, rows, deadline, async {}).await
     }
 
@@ -25,7 +25,7 @@ impl Hub {
     pub(crate) async fn await_rows_or(
         self: &Arc<Self>,
         fd: Fd,
-        mut rows: Rows,
+        mut rows: RowWait,
         deadline: Instant,
         when_late: impl Future<Output = ()> + Send + 'static,
     ) -> bool {

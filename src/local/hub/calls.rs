@@ -1,6 +1,6 @@
 //! Calls put to clients of this node, and their answers.
 //!
-//! Each connection that is asked holds a [`Pending`] until it answers; whatever ends the
+//! Each connection that is asked holds a [`PendingCall`] until it answers; whatever ends the
 //! connection drops that, and the drop says that the connection is gone. So no call is forgotten,
 //! and only the connections that were asked can answer: no table maps references to calls. The
 //! first answer is taken; the others find that the call is over.
@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::local::hub::Hub;
-use crate::local::pending_call::Pending;
+use crate::local::pending_call::PendingCall;
 use crate::local::shard::command::Command;
 use crate::protocol;
 use crate::protocol::{Call, CallStatus, Called};
@@ -59,7 +59,7 @@ impl Calls {
         let object: Arc<str> = protocol::call_object(&reference, call).into();
         let (outcome, mut outcomes) = mpsc::channel(connections.len());
         for (fd, _) in &connections {
-            let pending = Pending::new(*fd, reference.clone(), outcome.clone());
+            let pending = PendingCall::new(*fd, reference.clone(), outcome.clone());
             let (fd, object) = (*fd, object.clone());
             self.metrics.calls_put.inc();
             self.hub

@@ -7,7 +7,7 @@ use crate::local::receipt::Receipt;
 use crate::local::shard::command::Command;
 use crate::protocol::ids::{Fd, UserId};
 use crate::protocol::{Push, Target};
-use crate::telemetry::trace::Outcome;
+use crate::telemetry::trace::TraceOutcome;
 
 /// What became of a push on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) enum Arrived {
     /// To so many connections; for all connections or a topic, 0 is possible.
     Handed(u32),
     /// None that it is for is here.
-    Nobody,
+    Unmatched,
     /// `except` names all of them.
     LeftOut,
     /// Its id was seen.
@@ -35,7 +35,7 @@ impl From<Arrived> for Delivered {
     fn from(arrived: Arrived) -> Self {
         match arrived {
             Arrived::Handed(count) => Self::To(count),
-            Arrived::Nobody | Arrived::LeftOut => Self::To(0),
+            Arrived::Unmatched | Arrived::LeftOut => Self::To(0),
             Arrived::Repeat => Self::Duplicate,
         }
     }
@@ -59,13 +59,13 @@ impl Hub {
         let (metrics, id) = (&self.metrics, push.message.id());
         match arrived {
             Arrived::Handed(_) => metrics.arrivals_matched.inc(),
-            Arrived::Nobody => metrics.arrivals_unmatched.inc(),
+            Arrived::Unmatched => metrics.arrivals_unmatched.inc(),
             Arrived::LeftOut => {
-                self.trace.arrived(to, id, Outcome::LeftOut);
+                self.trace.arrived(to, id, TraceOutcome::LeftOut);
                 metrics.arrivals_left_out.inc()
             }
             Arrived::Repeat => {
-                self.trace.arrived(to, id, Outcome::Duplicate);
+                self.trace.arrived(to, id, TraceOutcome::Duplicate);
                 metrics.duplicates.inc()
             }
         };
@@ -94,7 +94,7 @@ impl Hub {
         if wanted.is_empty() {
             // Left out on purpose is not the same as not here.
             return match matched {
-                0 => Arrived::Nobody,
+                0 => Arrived::Unmatched,
                 _ => Arrived::LeftOut,
             };
         }

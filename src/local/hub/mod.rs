@@ -26,7 +26,7 @@ use crate::auth::{Grants, SessionId};
 use crate::local::dedup::Recent;
 use crate::local::directory::{Directory, Traits};
 pub use crate::local::directory::{Seat, Seats};
-use crate::local::dirty_rows::Changes;
+use crate::local::dirty_rows::DirtyRows;
 use crate::local::event_queue::Events;
 use crate::local::evictions::Recently;
 pub(crate) use crate::local::hub::await_rows::ROW_PATIENCE;
@@ -35,7 +35,7 @@ use crate::local::membership;
 pub(crate) use crate::local::presence_queue::Noted;
 pub use crate::local::presence_queue::Notices;
 use crate::local::replay::follower::Start;
-pub use crate::local::row_wait::Rows;
+pub use crate::local::row_wait::RowWait;
 use crate::local::shard::command::{Arrival, Command, INBOX, Load, ShardHandle, Subscribed};
 use crate::local::shard::outlets::Ask;
 pub use crate::local::topics::Topics;
@@ -72,9 +72,6 @@ pub struct Newcomer {
     /// It wants to hear who comes and goes there.
     pub watches: bool,
 }
-
-/// What [`Hub::join`] gives, by its earlier name.
-pub(crate) type Membership = Reservation;
 
 /// A connection whose socket is still in the handshake. Dropping it leaves, and tells the shard.
 #[derive(Debug)]
@@ -198,7 +195,7 @@ impl Hub {
 
     /// What the registry still has to write.
     #[must_use]
-    pub fn changes(&self) -> &Changes {
+    pub fn changes(&self) -> &DirtyRows {
         &self.directory.changes
     }
 
@@ -258,7 +255,7 @@ impl Hub {
     ///
     /// If it follows its topics' logs ([`Topics::keeps`]), the caller owes it a `Hub::follow_log`
     /// of each.
-    pub async fn join(&self, newcomer: Newcomer) -> (Reservation, Rows) {
+    pub async fn join(&self, newcomer: Newcomer) -> (Reservation, RowWait) {
         let Newcomer {
             user,
             dialect,
@@ -311,7 +308,7 @@ impl Hub {
             membership: Some(membership),
             shard,
         };
-        let mut rows = Rows::from(row);
+        let mut rows = RowWait::from(row);
         if let Some(subscribed) = subscribed {
             // Nothing comes if the node is ending.
             let subscribed: Vec<Subscribed> = subscribed.await.unwrap_or_default();

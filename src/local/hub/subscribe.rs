@@ -187,13 +187,13 @@ impl Hub {
             match self.publish(topic, &push, receipt).await {
                 Arrived::Handed(more) => count = Some(count.unwrap_or(0) + more),
                 Arrived::Repeat => repeated = true,
-                Arrived::Nobody | Arrived::LeftOut => {}
+                Arrived::Unmatched | Arrived::LeftOut => {}
             }
         }
         match count {
             Some(count) => Arrived::Handed(count),
             None if repeated => Arrived::Repeat,
-            None => Arrived::Nobody,
+            None => Arrived::Unmatched,
         }
     }
 
@@ -206,7 +206,7 @@ impl Hub {
     ) -> Arrived {
         let shards = self.topics.by_shard(topic);
         if shards.is_empty() {
-            return Arrived::Nobody;
+            return Arrived::Unmatched;
         }
         if self.is_repeat(&Target::Topic(topic.clone()), push) {
             if push.message.position().is_some() {

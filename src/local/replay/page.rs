@@ -9,7 +9,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::local::replay::follower::Start;
 use crate::protocol::Message;
 use crate::protocol::ids::Topic;
 pub use crate::protocol::position::{BadPosition, EntryId, Position, Since};

@@ -16,7 +16,7 @@ use crate::local::admission::Permit;
 use crate::local::connection::Role;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::membership::Membership;
-use crate::local::pending_call::Pending;
+use crate::local::pending_call::PendingCall;
 use crate::local::receipt::Receipt;
 use crate::local::replay::follower::Start;
 use crate::local::replay::page::{Page, Since};
@@ -146,7 +146,7 @@ pub(crate) enum Command {
         /// What it hears.
         object: Arc<str>,
         /// Where its answer goes; dropped if it is gone.
-        pending: Pending,
+        pending: PendingCall,
     },
     /// What a client asked of the node is done: its next request may come.
     Answered {

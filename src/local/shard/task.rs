@@ -29,7 +29,7 @@ use crate::auth::Grants;
 use crate::local::admission::Permit;
 use crate::local::connection::timer_wheel::{NEVER, Tick, Wheel};
 use crate::local::connection::{Connection, Next, Settings};
-use crate::local::pending_call::Pending;
+use crate::local::pending_call::PendingCall;
 use crate::local::receipt::Receipt;
 use crate::local::shard::command::Command;
 use crate::local::shard::members::Members;
@@ -296,7 +296,7 @@ impl Owner {
     }
 
     /// Puts a sender's call to a client.
-    fn call(&mut self, slot: usize, object: &str, pending: Pending) {
+    fn call(&mut self, slot: usize, object: &str, pending: PendingCall) {
         let bound = self.settings.queue_bytes;
         self.places[slot].connection.call(object, pending, bound);
         self.touch(slot);

@@ -74,7 +74,7 @@ impl ConnectRequest {
         request
     }
 
-    /// Reads the first line of a client that comes by TCP.
+    /// Reads the first line of a client that connects by TCP.
     pub(crate) fn from_line(line: &str) -> Result<Self, Fault> {
         #[derive(Deserialize)]
         struct Connect {

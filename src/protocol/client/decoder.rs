@@ -8,8 +8,8 @@ use crate::protocol::client::websocket::{Event, Limits, Violation};
 /// Where one connection is in reading what its client sends.
 #[derive(Debug, Default)]
 pub(crate) enum Input {
-    Frames(websocket::Reader),
-    Lines(lines::Reader),
+    Frames(websocket::FrameReader),
+    Lines(lines::LineReader),
     /// An SSE client has said all it can say in its request. Whatever still comes counts as a
     /// message, so that it cannot keep a shard busy, and is dropped.
     #[default]
@@ -19,8 +19,8 @@ pub(crate) enum Input {
 impl Input {
     pub(crate) fn of(dialect: Dialect) -> Self {
         match dialect {
-            Dialect::Plain | Dialect::V1 => Self::Frames(websocket::Reader::default()),
-            Dialect::Lines => Self::Lines(lines::Reader::default()),
+            Dialect::Plain | Dialect::V1 => Self::Frames(websocket::FrameReader::default()),
+            Dialect::Lines => Self::Lines(lines::LineReader::default()),
             Dialect::Sse => Self::Nothing,
         }
     }

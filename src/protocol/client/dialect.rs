@@ -1,6 +1,6 @@
 //! What is said to clients, in the form of each kind of client: the one place that knows how.
 //!
-//! All kinds get the same things: messages, objects of ours, a sign of life now and then, a
+//! All kinds get the same things: messages, objects of ours, a heartbeat now and then, a
 //! goodbye. What must stay true: an object of ours begins with its `type` and holds no line
 //! break, because that is where SSE finds the event's name and where a line ends.
 
@@ -33,7 +33,7 @@ pub enum Dialect {
 /// makes it stop.
 pub const GOODBYE_ID: &str = "bye";
 
-/// A sign of life for a client of lines.
+/// A heartbeat for a client of lines.
 const PING: &[u8] = b"{\"type\":\"ping\"}\n";
 /// A comment, which every reader of SSE skips.
 const BEAT: &[u8] = b":\n\n";
@@ -116,7 +116,7 @@ impl Dialect {
         frames.into_iter().flatten()
     }
 
-    /// A sign of life that a client answers (not over SSE).
+    /// A heartbeat that a client answers (not over SSE).
     #[must_use]
     pub fn ping(self) -> Bytes {
         match self {

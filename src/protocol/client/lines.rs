@@ -18,13 +18,13 @@ const NOT_UTF8: Violation = Violation {
 
 /// The parser's state between two reads: the beginning of a line. Nothing for an idle connection.
 #[derive(Debug, Default)]
-pub struct Reader(Option<Box<Begun>>);
+pub struct LineReader(Option<Box<Begun>>);
 
 /// One pointer away, so that an idle connection does not hold an empty vector.
 #[derive(Debug, Default)]
 struct Begun(Vec<u8>);
 
-impl Reader {
+impl LineReader {
     /// Takes the next bytes from the socket and calls `each` for every whole line, in order.
     /// `each` answers whether to go on.
     ///
@@ -81,7 +81,7 @@ mod tests {
 
     /// What is made of `input` cut after every `step` bytes.
     fn lines(input: &[u8], step: usize) -> (Vec<String>, Option<CloseReason>) {
-        let mut reader = Reader::default();
+        let mut reader = LineReader::default();
         let mut lines = Vec::new();
         for piece in input.chunks(step) {
             let fed = reader.feed(piece, MOST, &mut |line| {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn between_two_lines_nothing_is_held() {
-        let mut reader = Reader::default();
+        let mut reader = LineReader::default();
         reader.feed(b"be", MOST, &mut |_| true).unwrap();
         assert!(reader.0.is_some());
         reader.feed(b"gun\n", MOST, &mut |_| true).unwrap();

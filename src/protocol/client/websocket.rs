@@ -157,7 +157,7 @@ struct Header {
 /// The parser's state between two reads; `None` inside for an idle connection, so that 100,000
 /// idle connections hold nothing here.
 #[derive(Debug, Default)]
-pub struct Reader(Option<Box<Partial>>);
+pub struct FrameReader(Option<Box<Partial>>);
 
 #[derive(Debug, Default)]
 struct Partial {
@@ -166,13 +166,13 @@ struct Partial {
     /// The frame whose payload is still arriving, and how much of it has come.
     frame: Option<(Header, usize)>,
     /// The data message being gathered: its opcode and payload so far.
-    message: Option<Message>,
+    message: Option<Assembly>,
     /// The control payload being gathered (it may come between two fragments).
     control: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Message {
+struct Assembly {
     opcode: u8,
     payload: Vec<u8>,
     fragments: u32,
@@ -180,7 +180,7 @@ struct Message {
     checked: usize,
 }
 
-impl Reader {
+impl FrameReader {
     /// Takes the next bytes from the socket (they are unmasked in place) and calls `each` for
     /// every whole message and control frame, in order. `each` answers whether to go on.
     ///
@@ -289,7 +289,7 @@ impl Partial {
             }
             (Some(_), _) => return Err(protocol("new message inside a fragmented one")),
             (none @ None, opcode) => {
-                *none = Some(Message {
+                *none = Some(Assembly {
                     opcode,
                     payload: Vec::new(),
                     fragments: 1,

@@ -103,7 +103,7 @@ fn an_event_reads_back_as_it_was_written() {
     trace.closed(&user("42"), Fd(1), CloseReason::Slow);
     trace.pushed(&to("42"), Some("m"), Status::Unrouted, Some("why"));
     trace.pushed(&topic("room"), Some("m"), Status::Stored, None);
-    trace.arrived(&Target::All, Some("m"), Outcome::Duplicate);
+    trace.arrived(&Target::All, Some("m"), TraceOutcome::Duplicate);
     trace.dropped(Some(&user("42")), Fd(1), Some("m"), "slow", 1);
     trace.lost("lag");
     trace.caught_up(&user("42"), Fd(1), 3, false);
@@ -129,9 +129,13 @@ fn why_it_was_dropped_is_said_for_each_connection() {
 fn what_was_done_on_arrival_is_said() {
     let trace = trace(1000);
     for (id, outcome, words) in [
-        ("d", Outcome::Duplicate, "dropped on a.1: this id was seen"),
-        ("l", Outcome::LeftOut, "left out on a.1: except named"),
-        ("s", Outcome::Stale, "came too late: nobody"),
+        (
+            "d",
+            TraceOutcome::Duplicate,
+            "dropped on a.1: this id was seen",
+        ),
+        ("l", TraceOutcome::LeftOut, "left out on a.1: except named"),
+        ("s", TraceOutcome::Stale, "came too late: no client"),
     ] {
         let to = Target::Users(vec![user("41"), user("42")]);
         trace.arrived(&to, Some(id), outcome);
@@ -164,8 +168,8 @@ fn what_its_sender_was_told_is_said() {
             "p",
             "routed, but not to all nodes, and its sender was told: Redis is away",
         ),
-        ("t", "nobody was in the topic room"),
-        ("k", "kept, while nobody was in the topic room"),
+        ("t", "no client was in the topic room"),
+        ("k", "kept, while no client was in the topic room"),
     ] {
         assert!(verdict_on(&trace, id).starts_with(words), "{id}");
     }

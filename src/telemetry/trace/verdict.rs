@@ -5,20 +5,20 @@
 
 use crate::protocol::ids::NodeId;
 use crate::protocol::outcome::Status;
-use crate::telemetry::trace::{Event, Outcome, What};
+use crate::telemetry::trace::{TraceEvent, TraceOutcome, What};
 
 /// What became of the message with this id, for one user. `events` are what
 /// [`Trace::collect`](crate::telemetry::trace::Trace::collect) returned on the nodes that were
 /// asked; `missing` are the nodes that did not answer.
 #[must_use]
-pub fn verdict(id: &str, events: &[Event], missing: &[NodeId]) -> String {
-    let about = |event: &&Event| match &event.what {
+pub fn verdict(id: &str, events: &[TraceEvent], missing: &[NodeId]) -> String {
+    let about = |event: &&TraceEvent| match &event.what {
         What::Pushed { id: theirs, .. }
         | What::Arrived { id: theirs, .. }
         | What::Dropped { id: theirs, .. } => theirs.as_deref() == Some(id),
         _ => false,
     };
-    let mine: Vec<&Event> = events.iter().filter(about).collect();
+    let mine: Vec<&TraceEvent> = events.iter().filter(about).collect();
     let proven = drops(&mine)
         .or_else(|| on_arrival(&mine))
         .or_else(|| on_push(events, &mine));
@@ -29,7 +29,7 @@ pub fn verdict(id: &str, events: &[Event], missing: &[NodeId]) -> String {
 }
 
 /// It was dropped for connections.
-fn drops(mine: &[&Event]) -> Option<String> {
+fn drops(mine: &[&TraceEvent]) -> Option<String> {
     let mut parts = Vec::new();
     for event in mine {
         if let What::Dropped { fd, reason, .. } = &event.what {
@@ -45,7 +45,7 @@ fn drops(mine: &[&Event]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-fn on_arrival(mine: &[&Event]) -> Option<String> {
+fn on_arrival(mine: &[&TraceEvent]) -> Option<String> {
     let outcomes = mine.iter().filter_map(|event| match &event.what {
         What::Arrived { outcome, .. } => Some((*outcome, &event.node)),
         _ => None,
@@ -53,18 +53,20 @@ fn on_arrival(mine: &[&Event]) -> Option<String> {
     // A push that is repeated to one node only may be a part of one that another node took.
     let (outcome, node) = outcomes.min_by_key(|(outcome, _)| *outcome as u8)?;
     Some(match outcome {
-        Outcome::Duplicate => {
+        TraceOutcome::Duplicate => {
             format!("dropped on {node}: this id was seen for this target within a minute")
         }
-        Outcome::LeftOut => {
+        TraceOutcome::LeftOut => {
             format!("left out on {node}: except named the user or the connections")
         }
-        Outcome::Stale => format!("came too late: nobody it was for was on {node} any more"),
+        TraceOutcome::Stale => {
+            format!("came too late: no client it was for was on {node} any more")
+        }
     })
 }
 
 /// Its sender was told that it did not arrive.
-fn on_push(events: &[Event], mine: &[&Event]) -> Option<String> {
+fn on_push(events: &[TraceEvent], mine: &[&TraceEvent]) -> Option<String> {
     let pushed = mine.iter().rev().find_map(|event| match &event.what {
         What::Pushed {
             status,
@@ -77,9 +79,9 @@ fn on_push(events: &[Event], mine: &[&Event]) -> Option<String> {
     let (push, status, reason, topic) = pushed?;
     let reason = reason.unwrap_or("no way to a node");
     Some(match (status, topic) {
-        (Status::Offline, Some(topic)) => format!("nobody was in the topic {topic}"),
+        (Status::Offline, Some(topic)) => format!("no client was in the topic {topic}"),
         (Status::Offline, None) => format!("the user was offline: {}", absence(events, push)),
-        (Status::Stored, Some(topic)) => format!("kept, while nobody was in the topic {topic}"),
+        (Status::Stored, Some(topic)) => format!("kept, while no client was in the topic {topic}"),
         (Status::Stored, None) => format!("stored in the inbox: {}", absence(events, push)),
         (Status::Unrouted, _) => format!("not routed, and its sender was told: {reason}"),
         (Status::Duplicate, _) => {
@@ -96,9 +98,9 @@ fn on_push(events: &[Event], mine: &[&Event]) -> Option<String> {
 }
 
 /// No event names the message. What could have dropped it all the same?
-fn unproven(events: &[Event], missing: &[NodeId]) -> String {
+fn unproven(events: &[TraceEvent], missing: &[NodeId]) -> String {
     let mut suspects = Vec::new();
-    for Event { at, node, what } in events {
+    for TraceEvent { at, node, what } in events {
         match what {
             What::Dropped {
                 fd,
@@ -135,7 +137,7 @@ fn unproven(events: &[Event], missing: &[NodeId]) -> String {
 }
 
 /// The time in which the user had no connection, as far as the events around a push tell.
-fn absence(events: &[Event], push: &Event) -> String {
+fn absence(events: &[TraceEvent], push: &TraceEvent) -> String {
     // By place: much happens in one millisecond.
     let here = events.iter().position(|event| std::ptr::eq(event, push));
     let (before, after) = events.split_at(here.unwrap_or(events.len()));
@@ -143,7 +145,7 @@ fn absence(events: &[Event], push: &Event) -> String {
         What::Closed { reason, .. } => Some((event.at, reason)),
         _ => None,
     });
-    let is_back = |event: &&Event| matches!(event.what, What::Connected { .. });
+    let is_back = |event: &&TraceEvent| matches!(event.what, What::Connected { .. });
     let back = after.iter().find(is_back).map(|event| event.at);
     let from = match closed {
         Some((from, reason)) => format!("no connection from {from} (closed: {reason})"),

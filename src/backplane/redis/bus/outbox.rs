@@ -45,7 +45,7 @@ const SETTLE_STEP: Duration = Duration::from_millis(10);
 /// An outbox without work ends after this time; the next line starts another.
 const IDLE: Duration = Duration::from_secs(60);
 
-struct Line {
+struct OutboxLine {
     text: String,
     deadline: Instant,
     answer: oneshot::Sender<Result<u32, Unavailable>>,
@@ -69,7 +69,7 @@ pub(crate) struct Outboxes {
 struct Shared {
     servers: Servers,
     node: NodeId,
-    open: DashMap<String, mpsc::Sender<Line>>,
+    open: DashMap<String, mpsc::Sender<OutboxLine>>,
     /// The last number used for a channel. Outlives the outbox: a number must not be used twice.
     numbers: Mutex<HashMap<String, u64>>,
     /// The number of lines without an answer yet.
@@ -77,9 +77,9 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-impl std::fmt::Debug for Line {
+impl std::fmt::Debug for OutboxLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Line")
+        f.debug_struct("OutboxLine")
             .field("bytes", &self.text.len())
             .finish_non_exhaustive()
     }
@@ -114,7 +114,7 @@ impl Outboxes {
         if let Ok(place) = outbox.reserve().await {
             self.shared.unanswered.fetch_add(1, Ordering::Relaxed);
             self.shared.metrics.lines.inc();
-            place.send(Line {
+            place.send(OutboxLine {
                 text,
                 deadline,
                 answer,
@@ -130,7 +130,7 @@ impl Outboxes {
 
     /// How many lines wait for an answer, and how many are queued in the fullest outbox.
     pub(crate) fn load(&self) -> (usize, usize) {
-        let waiting = |outbox: &mpsc::Sender<Line>| QUEUE - outbox.capacity();
+        let waiting = |outbox: &mpsc::Sender<OutboxLine>| QUEUE - outbox.capacity();
         let fullest = self.shared.open.iter().map(|entry| waiting(entry.value()));
         (
             self.shared.unanswered.load(Ordering::Relaxed),
@@ -148,7 +148,7 @@ impl Outboxes {
 }
 
 impl Shared {
-    fn outbox(self: &Arc<Self>, channel: String) -> mpsc::Sender<Line> {
+    fn outbox(self: &Arc<Self>, channel: String) -> mpsc::Sender<OutboxLine> {
         if let Some(outbox) = self.open.get(&channel) {
             return outbox.clone();
         }
@@ -162,9 +162,9 @@ impl Shared {
     }
 
     /// Serves one channel until it has had no work for a while.
-    async fn serve(self: Arc<Self>, channel: String, mut lines: mpsc::Receiver<Line>) {
+    async fn serve(self: Arc<Self>, channel: String, mut lines: mpsc::Receiver<OutboxLine>) {
         let mut number = self.numbers().get(&channel).copied().unwrap_or(0);
-        let mut waiting: VecDeque<Line> = VecDeque::new();
+        let mut waiting: VecDeque<OutboxLine> = VecDeque::new();
         let mut under_way = FuturesOrdered::new();
         let mut taken = Vec::with_capacity(LINES);
         // When a tail is due; `None` if no loss is possible since the last tail.
@@ -205,7 +205,7 @@ impl Shared {
                 }
                 () = tokio::time::sleep(IDLE), if under_way.is_empty() && waiting.is_empty() => {
                     // If no sender is held elsewhere, no line can be on its way to this task.
-                    let is_idle = |outbox: &mpsc::Sender<Line>| outbox.strong_count() == 1 && lines.is_empty();
+                    let is_idle = |outbox: &mpsc::Sender<OutboxLine>| outbox.strong_count() == 1 && lines.is_empty();
                     let closed = self.open.remove_if(&channel, |channel, outbox| {
                         let idle = is_idle(outbox);
                         if idle {
@@ -225,7 +225,7 @@ impl Shared {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pack(&self, number: u64, waiting: &mut VecDeque<Line>) -> Payload {
+    fn pack(&self, number: u64, waiting: &mut VecDeque<OutboxLine>) -> Payload {
         let mut text = protocol::header_line(&self.node, number);
         let mut answers = Vec::with_capacity(waiting.len().min(LINES));
         let mut deadline = Instant::now();

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::error::ErrorKind;
-use fred::prelude::{Client, ClientLike};
+use fred::prelude::ClientLike;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::backplane::redis::bus::subscriber::Bus;
+use crate::backplane::redis::servers::Servers;
 use crate::protocol;
 
 /// The time between two probes.
@@ -71,6 +71,17 @@ impl Probes {
     }
 }
 
+/// What the probes say of the subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hearing {
+    /// Nothing speaks against it.
+    Hears,
+    /// Redis has no subscriber on the channel: subscribe again.
+    Unsubscribed,
+    /// It does not hear what Redis passed on: open another.
+    Deaf,
+}
+
 /// The probes on their way.
 #[derive(Debug, Default)]
 pub(crate) struct Probing {
@@ -125,9 +136,9 @@ impl Probing {
         last
     }
 
-    /// Sends the next probe and checks the earlier ones; returns whether the subscription is deaf.
-    pub(crate) async fn probe(&mut self, bus: &Bus, client: &Client) -> bool {
-        let probes = &bus.pump.probes;
+    /// Sends the next probe and checks the earlier ones; returns what they say.
+    pub(crate) async fn probe(&mut self, servers: &Servers, own: &str, probes: &Probes) -> Hearing {
+        let mut verdict = Hearing::Hears;
         let overruns = probes.overruns();
         if overruns > std::mem::replace(&mut self.overruns, overruns) {
             // Flooded, which is the opposite of deaf; the probe may have been overwritten.
@@ -146,13 +157,13 @@ impl Probing {
             .owed
             .is_some_and(|(_, since)| since.elapsed() > patience)
         {
-            return true;
+            return Hearing::Deaf;
         }
         if let Some(task) = self.task.take() {
             if !task.is_finished() {
                 // The publish path itself hangs; that does not prove the subscription deaf.
                 self.task = Some(task);
-                return false;
+                return Hearing::Hears;
             }
             match task.await {
                 // No receiver: Redis has forgotten this node, or subscription and commands are at
@@ -160,9 +171,9 @@ impl Probing {
                 Ok(Ok(0)) => {
                     self.unheard += 1;
                     if self.unheard > 2 {
-                        return true;
+                        return Hearing::Deaf;
                     }
-                    bus.subscribe(client).await;
+                    verdict = Hearing::Unsubscribed;
                 }
                 Ok(Ok(_)) if self.sent > last => {
                     self.owed.get_or_insert((self.sent, Instant::now()));
@@ -171,11 +182,10 @@ impl Probing {
                 // write, so a connection in use never counts as dead. Compare
                 // https://github.com/aembke/fred.rs/issues/307 (disconnect not always detected).
                 Ok(Err(error))
-                    if *error.kind() == ErrorKind::Timeout
-                        && bus.servers.at(&bus.own).is_connected() =>
+                    if *error.kind() == ErrorKind::Timeout && servers.at(own).is_connected() =>
                 {
                     tracing::warn!("the connection to Redis is silent; opening another");
-                    bus.servers.replace(bus.servers.host_of(&bus.own).as_ref());
+                    servers.replace(servers.host_of(own).as_ref());
                     self.doubtful = true;
                 }
                 _ => {}
@@ -183,11 +193,11 @@ impl Probing {
         }
         self.sent += 1;
         probes.note_sent(self.sent);
-        let (servers, channel) = (bus.servers.clone(), bus.own.clone());
+        let (servers, channel) = (servers.clone(), own.to_owned());
         let line = protocol::probe_line(self.sent);
         self.task = Some(tokio::spawn(async move {
             servers.publish(&channel, line.into()).await
         }));
-        false
+        verdict
     }
 }

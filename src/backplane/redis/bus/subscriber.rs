@@ -19,7 +19,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::backplane::feed::{Channel, FeedEvent};
 use crate::backplane::nodes::Health;
-use crate::backplane::redis::bus::probes::{DEAF, PROBE, Probing};
+use crate::backplane::redis::bus::probes::{DEAF, Hearing, PROBE, Probing};
 use crate::backplane::redis::bus::pump::{Heard, Pump};
 use crate::backplane::redis::registry::lease::{LEASE, Lease};
 use crate::backplane::redis::servers::Servers;
@@ -55,7 +55,7 @@ pub(crate) struct Bus {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-struct Subscription {
+struct RedisSubscription {
     /// Its server, if there are several.
     host: Option<Host>,
     client: Client,
@@ -69,7 +69,7 @@ struct Subscription {
     since: Instant,
 }
 
-impl Drop for Subscription {
+impl Drop for RedisSubscription {
     fn drop(&mut self) {
         self.pump.abort();
         // Without QUIT: a deaf connection would not receive it.
@@ -92,9 +92,9 @@ enum Phase {
 
 /// The subscription of a node, once it has one.
 struct Live {
-    subscription: Subscription,
+    subscription: RedisSubscription,
     /// The previous subscription, until its last messages are delivered.
-    replaced: Option<Subscription>,
+    replaced: Option<RedisSubscription>,
     phase: Phase,
     probing: Probing,
     beat: Interval,
@@ -225,12 +225,18 @@ impl Live {
         if self.notices_forgetting(bus) {
             events.push_back(FeedEvent::Lost("forgotten"));
         }
-        if self.probing.probe(bus, &self.subscription.client).await {
-            tracing::warn!("the subscription is deaf; opening another");
-            self.replace(bus).await;
-            self.probing.forget();
-        } else {
-            self.move_along(bus).await;
+        let probes = &bus.pump.probes;
+        match self.probing.probe(&bus.servers, &bus.own, probes).await {
+            Hearing::Deaf => {
+                tracing::warn!("the subscription is deaf; opening another");
+                self.replace(bus).await;
+                self.probing.forget();
+            }
+            Hearing::Unsubscribed => {
+                bus.subscribe(&self.subscription.client).await;
+                self.move_along(bus).await;
+            }
+            Hearing::Hears => self.move_along(bus).await,
         }
         if bus.judge(&self.probing) == Health::Ready {
             self.down_since = None;
@@ -376,7 +382,7 @@ impl Bus {
         *self.health.borrow() == Health::Ready
     }
 
-    async fn subscribe_until_it_works(&self) -> Subscription {
+    async fn subscribe_until_it_works(&self) -> RedisSubscription {
         let mut turns = self.servers.turns();
         loop {
             if let Some(subscription) = self.open().await {
@@ -388,7 +394,7 @@ impl Bus {
     }
 
     /// Opens and subscribes a new connection; `None` if Redis does not answer in time.
-    async fn open(&self) -> Option<Subscription> {
+    async fn open(&self) -> Option<RedisSubscription> {
         let host = self.servers.host_of(&self.own);
         let client = build(
             &self.servers.url_of(&self.own)?,
@@ -405,7 +411,7 @@ impl Bus {
         let last = Shutdown::default();
         let pump = tokio::spawn(self.pump.clone().run(messages, sender, last.clone()));
         let connecting = client.connect();
-        let mut subscription = Subscription {
+        let mut subscription = RedisSubscription {
             host,
             client,
             heard,

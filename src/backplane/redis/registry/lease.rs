@@ -1,4 +1,4 @@
-//! The lease: a node's sign of life, and the table of the other nodes.
+//! The lease: a node's heartbeat, and the table of the other nodes.
 //!
 //! Each beat reads the own lease before it renews it. If the lease is missing, Redis has
 //! forgotten, so every row is written again. If another boot holds it, the name is taken: a dead
@@ -45,7 +45,7 @@ pub(crate) const MISSING_BEATS: u32 = 2;
 const GRAVES: usize = 10_000;
 
 #[derive(Debug, Default)]
-struct Table {
+struct NodeTable {
     nodes: Arc<Vec<NodeRecord>>,
     /// Names in the set without a lease, and for how many beats.
     missing: HashMap<String, u32>,
@@ -64,7 +64,7 @@ pub(crate) struct Lease {
     forgotten: RwLock<Option<Instant>>,
     /// The value of `forgotten` whose loss led to all rows being marked dirty.
     marked: RwLock<Option<Instant>>,
-    table: RwLock<Table>,
+    table: RwLock<NodeTable>,
     beats: watch::Sender<u64>,
     refusal: RedisHealth,
     /// Nodes that were proven dead; the table may not show that yet.
@@ -394,7 +394,7 @@ impl Lease {
                 .iter()
                 .for_each(|record| _ = dead.remove(&record.node));
         }
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Table {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = NodeTable {
             nodes: Arc::new(nodes),
             missing,
         };

@@ -9,12 +9,10 @@ use fred::prelude::HashesInterface;
 use fred::types::Value;
 
 use crate::backplane::answers::Unavailable;
+use crate::backplane::redis::servers::LOOKUPS;
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
 use crate::backplane::rows::{Locations, Parties, Population, Row, RowValue, parse_field};
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
-
-/// Maximum number of rows looked up in one pipeline.
-pub(crate) const LOOKUPS: usize = 512;
 
 /// A row as it is read: the field names for a user, names and values for a topic.
 type Fields = Vec<String>;

@@ -98,7 +98,7 @@ impl Sweeper {
             match self.holder(&node).await? {
                 Holder::Itself => {}
                 Holder::Another => suspects.push(node),
-                Holder::Nobody => {
+                Holder::Free => {
                     let beats = self.missing.get(&node).copied().unwrap_or(0) + 1;
                     missing.insert(node.clone(), beats);
                     if beats >= MISSING_BEATS {
@@ -127,7 +127,7 @@ impl Sweeper {
         Ok(match record {
             Some(record) if record.node == *node => Holder::Itself,
             Some(_) => Holder::Another,
-            None => Holder::Nobody,
+            None => Holder::Free,
         })
     }
 
@@ -275,7 +275,7 @@ impl Sweeper {
 enum Holder {
     Itself,
     Another,
-    Nobody,
+    Free,
 }
 
 /// Announces those users of a dead node who have no connection left on any node.

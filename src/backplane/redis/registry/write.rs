@@ -51,9 +51,9 @@ pub(crate) struct Registry {
     metrics: Arc<Metrics>,
 }
 
-type Changes = Vec<(Subject, Change)>;
-/// Changes, each with the current state.
-type Rows = Vec<((Subject, Change), Here)>;
+type RowChanges = Vec<(Subject, Change)>;
+/// RowChanges, each with the current state.
+type RowFields = Vec<((Subject, Change), Here)>;
 
 /// The current state of a row on this node.
 enum Here {
@@ -99,7 +99,7 @@ impl Registry {
         self.hub.changes().mark(self.hub.subjects());
     }
 
-    /// Writes all dirty rows, for ever. Changes that arrive during a write go into the next one:
+    /// Writes all dirty rows, for ever. RowChanges that arrive during a write go into the next one:
     /// batching by availability.
     pub(crate) async fn write(self) {
         loop {
@@ -123,7 +123,7 @@ impl Registry {
     }
 
     /// Returns whether all writes succeeded; failed ones are dirty again.
-    async fn write_all(&self, changes: Changes) -> bool {
+    async fn write_all(&self, changes: RowChanges) -> bool {
         let mut parts = Vec::with_capacity(changes.len().div_ceil(ROWS));
         let by_server = self
             .servers
@@ -133,7 +133,7 @@ impl Registry {
             while rest.peek().is_some() {
                 parts.push((
                     client.clone(),
-                    rest.by_ref().take(ROWS).collect::<Changes>(),
+                    rest.by_ref().take(ROWS).collect::<RowChanges>(),
                 ));
             }
         }
@@ -148,7 +148,7 @@ impl Registry {
             .await
     }
 
-    async fn write_part(&self, client: Client, changes: Changes) -> bool {
+    async fn write_part(&self, client: Client, changes: RowChanges) -> bool {
         // Read once, for rows and index alike. A later change makes its row dirty again.
         self.metrics
             .registry_batch_size
@@ -170,21 +170,21 @@ impl Registry {
 
     /// Writes rows and index, in that order for removals and in the reverse order for additions.
     /// Returns which changes are written and which are not.
-    async fn write_rows(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
+    async fn write_rows(&self, client: &Client, rows: RowFields) -> (RowChanges, RowChanges) {
         let here = Indexes::of(&rows, |here| !here.is_empty());
         let gone = Indexes::of(&rows, Here::is_empty);
         if let Err(error) = self.add_to_indexes(here).await {
             self.note(&error, rows.len());
-            return (Changes::new(), changes(rows));
+            return (RowChanges::new(), changes(rows));
         }
         let (written, mut failed) = if self.servers.is_clustered() {
             self.write_each(client, rows).await
         } else {
             match self.transact(client, &rows).await {
-                Ok(()) => (changes(rows), Changes::new()),
+                Ok(()) => (changes(rows), RowChanges::new()),
                 Err(error) => {
                     self.note(&error, rows.len());
-                    (Changes::new(), changes(rows))
+                    (RowChanges::new(), changes(rows))
                 }
             }
         };
@@ -199,13 +199,13 @@ impl Registry {
                 // Only subjects that stay need no second check of the index.
                 let (stay, again) = written
                     .into_iter()
-                    .partition::<Changes, _>(|(_, change)| !change.removes());
+                    .partition::<RowChanges, _>(|(_, change)| !change.removes());
                 failed.extend(again);
                 (stay, failed)
             }
             Err(error) => {
                 self.note(&error, written.len());
-                (Changes::new(), written)
+                (RowChanges::new(), written)
             }
         }
     }
@@ -230,7 +230,7 @@ impl Registry {
     }
 
     /// Writes all of these in one MULTI.
-    async fn transact(&self, client: &Client, rows: &Rows) -> FredResult<()> {
+    async fn transact(&self, client: &Client, rows: &RowFields) -> FredResult<()> {
         let pipeline = multi(client).await?;
         for row in rows {
             self.queue(&pipeline, row).await?;
@@ -244,14 +244,14 @@ impl Registry {
 
     /// Writes each of these in its own MULTI, because in a cluster no MULTI may span slots.
     /// Returns which are written and which are not.
-    async fn write_each(&self, client: &Client, rows: Rows) -> (Changes, Changes) {
+    async fn write_each(&self, client: &Client, rows: RowFields) -> (RowChanges, RowChanges) {
         let pipeline = client.pipeline();
         let mut queued = Vec::with_capacity(rows.len());
         for row in &rows {
             queued.push(self.queue_alone(&pipeline, row).await);
         }
         let mut answers = pipeline.try_all::<Value>().await.into_iter();
-        let (mut written, mut failed) = (Changes::new(), Changes::new());
+        let (mut written, mut failed) = (RowChanges::new(), RowChanges::new());
         for (row, count) in rows.into_iter().zip(queued) {
             let mut result = outcome(&mut answers, count);
             if let Err(error) = &result
@@ -376,7 +376,7 @@ struct Indexes {
 }
 
 impl Indexes {
-    fn of(rows: &Rows, chosen: impl Fn(&Here) -> bool) -> Self {
+    fn of(rows: &RowFields, chosen: impl Fn(&Here) -> bool) -> Self {
         let (mut users, mut topics) = (Vec::new(), Vec::new());
         for ((subject, _), here) in rows {
             match subject {
@@ -398,7 +398,7 @@ impl Indexes {
     }
 }
 
-fn changes(rows: Rows) -> Changes {
+fn changes(rows: RowFields) -> RowChanges {
     rows.into_iter().map(|(change, _)| change).collect()
 }
 

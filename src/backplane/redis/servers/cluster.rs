@@ -16,7 +16,7 @@ use fred::types::CustomCommand;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::{NOBODY, SLOTS, Servers};
+use crate::backplane::redis::servers::{SLOTS, Servers, UNSERVED};
 use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::Host;
 
@@ -172,7 +172,7 @@ impl Owners {
             let (_, host) = owner.as_ref()?;
             u16::try_from(hosts.binary_search(host).ok()?).ok()
         };
-        let slots = self.0.iter().map(|owner| index(owner).unwrap_or(NOBODY));
+        let slots = self.0.iter().map(|owner| index(owner).unwrap_or(UNSERVED));
         let slots: Box<[u16]> = slots.collect();
         (!hosts.is_empty()).then_some((hosts, slots))
     }
@@ -212,10 +212,10 @@ c :3@13 myself,master - 0 0 3 connected 0-8190 8191\n";
         owners.add(old, &at(1));
         owners.add(new, &at(3));
         owners.add(old, &at(1));
-        let (hosts, slots) = owners.routes().expect("somebody serves");
+        let (hosts, slots) = owners.routes().expect("a server has a slot");
         assert_eq!(hosts, [at(3), ("name.example".to_owned(), 2)]);
         assert_eq!((slots[0], slots[8191], slots[8192]), (0, 0, 1));
-        assert_eq!(slots[16383], NOBODY);
+        assert_eq!(slots[16383], UNSERVED);
     }
 
     #[test]

@@ -32,10 +32,12 @@ use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::{Host, RedisUrl, Topology};
 use crate::telemetry::metrics::Metrics;
 
+/// Maximum number of rows looked up in one pipeline.
+pub(crate) const LOOKUPS: usize = 512;
 /// Hash slots of a cluster.
 pub(crate) const SLOTS: usize = 16_384;
 /// A slot that no server serves.
-pub(crate) const NOBODY: u16 = u16::MAX;
+pub(crate) const UNSERVED: u16 = u16::MAX;
 /// How long a new server may take to accept the connection before commands are routed to it.
 const WELCOME: Duration = Duration::from_millis(700);
 /// Payloads that fred may hold for a connection that only publishes: it receives none.
@@ -68,7 +70,7 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct SlotMap {
     servers: Vec<Arc<Server>>,
-    /// For each slot an index into `servers`, or [`NOBODY`]. `None`: the first has all keys.
+    /// For each slot an index into `servers`, or [`UNSERVED`]. `None`: the first has all keys.
     slots: Option<Box<[u16]>>,
 }
 
@@ -95,7 +97,7 @@ impl SlotMap {
         let owner = |slots: &[u16]| slots[usize::from(redis_keyslot(key.as_bytes()))];
         match self.slots.as_deref().map_or(0, owner) {
             // Any server answers with the reason.
-            NOBODY => 0,
+            UNSERVED => 0,
             index => usize::from(index),
         }
     }

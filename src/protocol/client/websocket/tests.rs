@@ -34,7 +34,7 @@ fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// What the parser says of `input` cut into pieces of `step` bytes, in words.
 fn parse(input: &[u8], step: usize) -> (Vec<String>, Result<(), Violation>) {
-    let mut reader = Reader::default();
+    let mut reader = FrameReader::default();
     let mut seen = Vec::new();
     for piece in input.to_vec().chunks_mut(step.max(1)) {
         let result = reader.feed(piece, &LIMITS, &mut |event| {
@@ -187,7 +187,7 @@ fn broken_rules_end_with_their_code() {
 
 #[test]
 fn bad_text_is_refused_before_its_frame_is_complete() {
-    let mut reader = Reader::default();
+    let mut reader = FrameReader::default();
     let mut input = client_frame(0x81, &[b'a', 0xFF, b'b', b'c', b'd']);
     input.truncate(input.len() - 2);
     let result = reader.feed(&mut input, &LIMITS, &mut |_| true);
@@ -196,12 +196,12 @@ fn bad_text_is_refused_before_its_frame_is_complete() {
 
 #[test]
 fn an_idle_reader_holds_nothing() {
-    let mut reader = Reader::default();
+    let mut reader = FrameReader::default();
     for piece in client_frame(0x81, b"hello").chunks_mut(1) {
         reader.feed(piece, &LIMITS, &mut |_| true).unwrap();
     }
     assert!(reader.0.is_none());
-    assert_eq!(size_of::<Reader>(), 8);
+    assert_eq!(size_of::<FrameReader>(), 8);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn nothing_is_parsed_behind_a_refusal_to_go_on() {
     let mut input = client_frame(0x88, b"");
     input.extend(client_frame(0x81, b"late"));
     let mut seen = 0;
-    let mut reader = Reader::default();
+    let mut reader = FrameReader::default();
     let stopped = reader.feed(&mut input, &LIMITS, &mut |_| {
         seen += 1;
         false
@@ -234,7 +234,7 @@ fn any_bytes_are_survived() {
         let mut noise: Vec<u8> = (0..fastrand::usize(0..64))
             .map(|_| fastrand::u8(..))
             .collect();
-        let mut reader = Reader::default();
+        let mut reader = FrameReader::default();
         let step = fastrand::usize(1..8);
         for piece in noise.chunks_mut(step) {
             if reader.feed(piece, &LIMITS, &mut |_| true).is_err() {
