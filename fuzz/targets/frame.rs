@@ -5,7 +5,7 @@
 mod cut;
 
 use libfuzzer_sys::fuzz_target;
-use pushnode_fuzz::protocol::client::websocket::{Event, Limits, FrameReader};
+use pushnode_fuzz::protocol::client::websocket::{Event, FrameReader, Limits};
 
 const LIMITS: Limits = Limits {
     message_bytes: 256,

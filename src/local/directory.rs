@@ -1,6 +1,6 @@
 //! Which connections are here: fd -> user, user -> connections, session -> fds.
 //!
-//! Only a [`Membership`](crate::local::membership::Membership) enters a connection and takes it
+//! Only a `Membership` enters a connection and takes it
 //! out. What must stay true: numbers of connections are never used twice within a boot; leaving
 //! removes only the connection's own seat, so that a late goodbye cannot evict a fresh login; and
 //! the row of a user is marked after the maps have changed, never before.

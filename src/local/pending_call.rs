@@ -1,6 +1,6 @@
 //! One connection's part in a call that a sender has put to clients of this node.
 //!
-//! What must stay true: each [`PendingCall`] gives exactly one outcome. Whatever ends a connection
+//! What must stay true: each `PendingCall` gives exactly one outcome. Whatever ends a connection
 //! drops its pending calls, and the drop says that the connection is gone.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! A push: its target, the users and connections that it leaves out, and the message itself.
 //!
 //! A message is encoded for each dialect at most once, however many connections receive it; that
-//! and [`write_target`] are written by hand, because every push takes this way. What must stay
+//! and `write_target` are written by hand, because every push takes this way. What must stay
 //! true: `data` goes out as the bytes it came in (see `json`).
 
 use std::collections::HashSet;

@@ -2,7 +2,7 @@
 //!
 //! The only folder that knows field names. It does no I/O, starts no task and imports nothing from
 //! the rest of the program, so it compiles alone (the fuzz crate does that). Decoding is total: any
-//! bytes become a value or an [`InvalidInput`](fault::InvalidInput).
+//! bytes become a value or an `InvalidInput`.
 //!
 //! The modules stand in dependency order: a file uses only what stands above it.
 

@@ -1,7 +1,7 @@
 //! Patterns of topics: which topics a client may subscribe to by itself.
 //!
 //! The patterns come from the client's token or from the settings. Owns the one wildcard matcher
-//! of the program: [`is_match`] also finds the service of a client's route.
+//! of the program: `is_match` also finds the service of a client's route.
 
 use std::fmt;
 

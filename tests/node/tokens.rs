@@ -412,7 +412,7 @@ fn bad_keys_stop_the_start_and_are_not_shown() {
         "-----BEGIN PUBLIC KEY-----\\nAAAA\\n-----END PUBLIC KEY-----",
     )]);
     assert!(
-        words.contains("PUSH_JWT_KEYS key number 1 is no public key"),
+        words.contains("PUSH_JWT_KEYS key number 1 is not a public RSA"),
         "{words}"
     );
     let words = faults(&[("PUSH_JWT_KEYS_FILE", "/nowhere/keys.pem")]);

@@ -1,6 +1,6 @@
 //! Calls put to clients of this node, and their answers.
 //!
-//! Each connection that is asked holds a [`PendingCall`] until it answers; whatever ends the
+//! Each connection that is asked holds a `PendingCall` until it answers; whatever ends the
 //! connection drops that, and the drop says that the connection is gone. So no call is forgotten,
 //! and only the connections that were asked can answer: no table maps references to calls. The
 //! first answer is taken; the others find that the call is over.

@@ -1,7 +1,7 @@
 //! What a shard is told to do, and the way in.
 //!
 //! What must stay true: commands of one sender arrive in its order, and no command is thrown
-//! away while the shard lives, but for [`ShardHandle::try_send`]. A command that is dropped at
+//! away while the shard lives, but for `ShardHandle::try_send`. A command that is dropped at
 //! the end of the node settles what it carries: receipts, answers, memberships.
 
 use std::sync::Arc;

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! To add a question: a variant of [`Question`] with its arguments as types, its name in
-//! [`Question::name`], its arguments in [`Question::parse`] and in [`Args`], and what a node does
+//! `Question::name`, its arguments in `Question::parse` and in `Args`, and what a node does
 //! about it in `Respond::answer` (`cluster/questions.rs`). `Survey::ask` (`cluster/survey.rs`) then
 //! asks it, collects the answers and names the missing.
 

@@ -1,6 +1,6 @@
 //! The objects of `pushnode.v1`: what a node says to a client, and what a client says to its node.
 //!
-//! [`Object`] is all that a node says beside messages; its variants are the values of `type`. What
+//! `Object` is all that a node says beside messages; its variants are the values of `type`. What
 //! must stay true: `type` stands first, because there an event stream finds the event's name.
 //! [`ClientMessage`] is all that a client says. It is read from one set of fields and not as a
 //! tagged enum, because serde cannot borrow `ref` as it came while it looks for a tag.

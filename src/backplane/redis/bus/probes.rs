@@ -1,6 +1,6 @@
 //! Probes: lines that a node publishes to its own channel to check that it receives them.
 //!
-//! [`Probes`] is shared with the pump, which receives them; [`Probing`] holds the subscriber's
+//! `Probes` is shared with the pump, which receives them; `Probing` holds the subscriber's
 //! conclusions. What must stay true: a subscription is declared deaf only after Redis has
 //! confirmed that it passed a probe on, however slow the publish path is.
 
