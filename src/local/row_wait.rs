@@ -1,4 +1,4 @@
-//! RowWait of a connection that are being written to the registry, and waiting for them.
+//! Rows of a connection that are being written to the registry, and waiting for them.
 //!
 //! What must stay true: a wait that was cancelled resumes, and a row that was given
 //! up does not count as written.

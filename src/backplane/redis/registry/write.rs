@@ -52,7 +52,7 @@ pub(crate) struct Registry {
 }
 
 type RowChanges = Vec<(Subject, Change)>;
-/// RowChanges, each with the current state.
+/// Changes, each with the current state.
 type RowFields = Vec<((Subject, Change), Here)>;
 
 /// The current state of a row on this node.
@@ -99,7 +99,7 @@ impl Registry {
         self.hub.changes().mark(self.hub.subjects());
     }
 
-    /// Writes all dirty rows, for ever. RowChanges that arrive during a write go into the next one:
+    /// Writes all dirty rows, for ever. Changes that arrive during a write go into the next one:
     /// batching by availability.
     pub(crate) async fn write(self) {
         loop {
