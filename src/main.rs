@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pushnode::config::{AuthMode, Config, Listen, LogFormat};
+use pushnode::config::auth::AuthMode;
+use pushnode::config::{Config, Listen, LogFormat};
 use pushnode::protocol::ids::NodeId;
 use pushnode::{Listeners, RunError, VERSION};
 use tokio::signal::unix::{SignalKind, signal};

@@ -39,10 +39,11 @@ use crate::local::admission::Admission;
 use crate::local::connection::Settings;
 use crate::local::dirty_rows::DirtyRows;
 use crate::local::event_queue::Events;
+use crate::local::hub::Hub;
 use crate::local::hub::calls::Calls;
-use crate::local::hub::{Hub, Topics};
 use crate::local::replay::page::Bounds;
-use crate::local::shard::Outlets;
+use crate::local::shard::outlets::ShardOutputs;
+use crate::local::topics::Topics;
 use crate::presence::Presence;
 use crate::protocol::client::websocket::Limits;
 use crate::protocol::ids::NodeId;
@@ -117,7 +118,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let (asks, asked) = mpsc::unbounded_channel();
         let (requests, requested) = mpsc::unbounded_channel();
-        let outlets = Outlets { asks, requests };
+        let outlets = ShardOutputs { asks, requests };
         let hub = start_hub(&config, node, &outlets, &metrics)?;
         let Cluster {
             backplane,
@@ -240,7 +241,7 @@ impl Cluster {
 fn start_hub(
     config: &Config,
     node: &NodeId,
-    outlets: &Outlets,
+    outlets: &ShardOutputs,
     metrics: &Arc<Metrics>,
 ) -> std::io::Result<Arc<Hub>> {
     let seconds = |duration: Duration| duration.as_secs() as u32;

@@ -8,11 +8,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::auth::{Claims, Denial, Identity, Keyring, Rules, SessionId, Sources, looks_like_jwt};
-use crate::backplane::{Backplane, Session};
-use crate::config::{AuthMode, Config};
+use crate::auth::claims::{Claims, Rules};
+use crate::auth::identity::Identity;
+use crate::auth::keyring::{Keyring, Sources};
+use crate::auth::{Denial, looks_like_jwt};
+use crate::backplane::Backplane;
+use crate::backplane::access::Session;
+use crate::config::Config;
+use crate::config::auth::AuthMode;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
+use crate::protocol::session_id::SessionId;
 
 /// Finds identities. One for each node.
 #[derive(Debug)]

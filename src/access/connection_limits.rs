@@ -11,8 +11,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backplane::{Backplane, Row};
-use crate::config::{Config, SessionPolicy};
+use crate::backplane::Backplane;
+use crate::backplane::rows::Row;
+use crate::config::Config;
+use crate::config::auth::SessionPolicy;
 use crate::delivery::router::Router;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, UserId};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::session_watch::Sessions;
-use crate::backplane::{Backplane, Unavailable};
+use crate::backplane::Backplane;
+use crate::backplane::answers::Unavailable;
 use crate::local::hub::Hub;
 use crate::protocol::Target;
 use crate::protocol::close::CloseReason;

@@ -13,12 +13,13 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::access::authenticator;
-use crate::auth::SessionId;
-use crate::backplane::{Backplane, Session};
+use crate::backplane::Backplane;
+use crate::backplane::access::Session;
 use crate::local::hub::Hub;
-use crate::local::shard::Command;
+use crate::local::shard::command::Command;
 use crate::protocol;
 use crate::protocol::close::CloseReason;
+use crate::protocol::session_id::SessionId;
 
 /// How long before the end of its session a client is told so.
 const WARNING: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ use warp::reply::Response;
 use crate::api::filters::with_key;
 use crate::app::App;
 use crate::edge::error::{HttpError, Routes};
-use crate::protocol::Fault;
+use crate::protocol::InvalidInput;
 
 /// Largest body.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn posted<P, T, C, F>(
     app: &Arc<App>,
     path: P,
-    parse: fn(&[u8]) -> Result<T, Fault>,
+    parse: fn(&[u8]) -> Result<T, InvalidInput>,
     carry_out: C,
 ) -> Routes
 where

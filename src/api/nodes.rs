@@ -9,7 +9,7 @@ use warp::http::StatusCode;
 use crate::api::filters::with_key;
 use crate::api::openapi::documented;
 use crate::app::App;
-use crate::backplane::NodeRecord;
+use crate::backplane::nodes::NodeRecord;
 use crate::edge::error::{HttpError, Routes, json};
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {

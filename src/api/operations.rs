@@ -12,7 +12,7 @@ use crate::api::filters::with;
 use crate::api::gauges;
 use crate::api::openapi::documented;
 use crate::app::App;
-use crate::backplane::Health;
+use crate::backplane::nodes::Health;
 use crate::edge::error::{Routes, json};
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {

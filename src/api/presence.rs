@@ -12,7 +12,7 @@ use warp::reply::Response;
 use crate::api::body;
 use crate::api::openapi::documented;
 use crate::app::App;
-use crate::backplane::{Population, Row};
+use crate::backplane::rows::{MemberCount, Row};
 use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::PresenceRequest;
 use crate::protocol::ids::{NodeId, Topic, UserId};
@@ -62,7 +62,7 @@ async fn of_topics(app: &App, topics: Vec<Topic>) -> Result<Response, HttpError>
     struct TopicPresence {
         topic: Topic,
         connections: u32,
-        nodes: Vec<Population>,
+        nodes: Vec<MemberCount>,
     }
     #[derive(Serialize)]
     struct Body {

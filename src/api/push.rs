@@ -18,7 +18,7 @@ use crate::api::openapi::documented;
 use crate::app::App;
 use crate::delivery::answer::Answer;
 use crate::edge::error::{ErrorBody, HttpError, Routes, json};
-use crate::protocol::{Fault, PushRequest, Status};
+use crate::protocol::{InvalidInput, PushRequest, Status};
 
 /// Most pushes in one batch.
 const MAX_BATCH: usize = 10_000;
@@ -72,10 +72,12 @@ fn media_type(content_type: Option<&str>) -> Option<Form> {
     }
 }
 
-fn parse(app: &App, body: &[u8]) -> Result<PushRequest, Fault> {
+fn parse(app: &App, body: &[u8]) -> Result<PushRequest, InvalidInput> {
     let request = PushRequest::parse(body)?;
     if request.keep && app.config.keep_messages == 0 {
-        return Err(Fault::new("nothing is kept here (PUSH_KEEP_MESSAGES is 0)"));
+        return Err(InvalidInput::new(
+            "nothing is kept here (PUSH_KEEP_MESSAGES is 0)",
+        ));
     }
     Ok(request)
 }
@@ -170,7 +172,7 @@ fn check_count(count: usize) -> Result<(), HttpError> {
 
 async fn push_batch(
     app: &App,
-    items: impl Iterator<Item = Result<PushRequest, Fault>>,
+    items: impl Iterator<Item = Result<PushRequest, InvalidInput>>,
 ) -> Vec<ItemOutcome> {
     let mut requests = Vec::new();
     let mut outcomes: Vec<Option<ItemOutcome>> = Vec::new();

@@ -16,9 +16,10 @@ use crate::api::body;
 use crate::api::filters::with_key;
 use crate::api::openapi::documented;
 use crate::app::App;
-use crate::auth::{Claims, SessionId};
+use crate::auth::claims::Claims;
 use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::UserId;
+use crate::protocol::session_id::SessionId;
 use crate::protocol::{SessionRequest, session_to_end};
 
 /// Random bytes of a token.

@@ -13,7 +13,7 @@ use warp::reply::Response;
 use crate::api::filters::{name, query, with_key};
 use crate::api::openapi::documented;
 use crate::app::App;
-use crate::backplane::Population;
+use crate::backplane::rows::MemberCount;
 use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
 use crate::protocol::{DEFAULT_TIMEOUT, MAX_MEMBERS, NodeMembers, Question, Status};
@@ -114,7 +114,7 @@ async fn show(app: &App, topic: &str, query: &str) -> Result<Response, HttpError
     struct Body {
         topic: Topic,
         connections: u32,
-        nodes: Vec<Population>,
+        nodes: Vec<MemberCount>,
         #[serde(flatten)]
         members: Option<MemberList>,
     }
@@ -127,7 +127,7 @@ async fn show(app: &App, topic: &str, query: &str) -> Result<Response, HttpError
         }
     }
     let nodes = app.backplane.members(std::slice::from_ref(&topic)).await?;
-    let nodes: Vec<Population> = nodes.into_iter().flatten().collect();
+    let nodes: Vec<MemberCount> = nodes.into_iter().flatten().collect();
     let members = match wants_members {
         true => Some(MemberList::ask(app, &topic, &nodes).await),
         false => None,
@@ -159,7 +159,7 @@ struct TopicMember {
 }
 
 impl MemberList {
-    async fn ask(app: &App, topic: &Topic, nodes: &[Population]) -> Self {
+    async fn ask(app: &App, topic: &Topic, nodes: &[MemberCount]) -> Self {
         let nodes: Vec<NodeId> = nodes.iter().map(|one| one.node.clone()).collect();
         let question = Question::Members(topic.clone());
         let deadline = Instant::now() + DEFAULT_TIMEOUT;

@@ -13,7 +13,7 @@ use warp::reply::Response;
 use crate::api::filters::{name, query, with_key};
 use crate::api::openapi::documented;
 use crate::app::App;
-use crate::backplane::Row;
+use crate::backplane::rows::Row;
 use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::{NodeId, UserId};
 use crate::protocol::{MAX_ID_BYTES, Question};

@@ -12,7 +12,7 @@ use crate::api::openapi::documented;
 use crate::api::presence::Extent;
 use crate::api::push;
 use crate::app::App;
-use crate::backplane::Row;
+use crate::backplane::rows::Row;
 use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;

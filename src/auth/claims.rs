@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth::{Denial, Grants};
+use crate::auth::Denial;
 use crate::protocol::ids::UserId;
+use crate::protocol::topic_pattern::TopicPatterns;
 
 /// Maximum number of topic patterns in one token.
 const MAX_TOPICS: usize = 1_000;
@@ -83,9 +84,9 @@ impl Claims {
     }
 
     /// The topics that the bearer may subscribe to, if the claims list any.
-    pub(crate) fn grants(&self) -> Result<Option<Grants>, &'static str> {
+    pub(crate) fn grants(&self) -> Result<Option<TopicPatterns>, &'static str> {
         let patterns = self.topics.as_ref();
-        let grants = patterns.map(|all| Grants::from_patterns(all.iter().map(|one| &**one)));
+        let grants = patterns.map(|all| TopicPatterns::from_patterns(all.iter().map(|one| &**one)));
         (grants.transpose()).map_err(|_| "topics has something that is no pattern of topics")
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::auth::Grants;
 use crate::protocol::ids::UserId;
 pub use crate::protocol::session_id::{BadSessionId, SessionId};
+use crate::protocol::topic_pattern::TopicPatterns;
 
 /// A client's identity: from its token or, under `PUSH_AUTH=none`, as the client claims it.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub struct Identity {
     /// The user id.
     pub user: UserId,
     /// The topics it may subscribe to, if its token lists them. Otherwise the settings decide.
-    pub grants: Option<Arc<Grants>>,
+    pub grants: Option<Arc<TopicPatterns>>,
     /// The device class that its token names, if any. It overrides the one that the client names.
     pub device: Option<Arc<str>>,
     /// When this identity expires, by this process's own clock.

@@ -18,7 +18,7 @@ use crate::auth::jwt::Fault;
 use crate::auth::keys;
 use crate::auth::keys::Key;
 use crate::auth::{Denial, jwks};
-use crate::config::Secret;
+use crate::protocol::secret::Secret;
 
 /// The time between two checks whether the file has changed.
 const FILE_STEP: Duration = Duration::from_secs(1);

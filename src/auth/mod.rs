@@ -10,13 +10,9 @@ pub mod keys;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-pub(crate) use crate::auth::claims::{Claims, MAX_DEVICE_BYTES, Rules};
-pub use crate::auth::identity::{BadSessionId, Identity, SessionId};
 pub(crate) use crate::auth::jwt::looks_like_one as looks_like_jwt;
-pub(crate) use crate::auth::keyring::{Keyring, Sources};
-use crate::config::Secret;
 use crate::protocol::ids::UserId;
-pub use crate::protocol::topic_pattern::{BadPattern, Grants};
+use crate::protocol::secret::Secret;
 
 /// The API keys of senders, kept as digests of equal length, so that comparing them leaks nothing.
 #[derive(Debug, Clone)]

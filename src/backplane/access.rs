@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use crate::auth::SessionId;
 use crate::backplane::Backplane;
 use crate::backplane::answers::Unavailable;
-use crate::local::replay::page::EntryId;
 use crate::protocol::ids::UserId;
+use crate::protocol::position::EntryId;
+use crate::protocol::session_id::SessionId;
 
 /// A session: its claims, and how long it lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]

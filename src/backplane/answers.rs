@@ -4,8 +4,8 @@
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::local::replay::page::Position;
 use crate::protocol::ids::{ConnectionId, UserId};
+use crate::protocol::position::Position;
 
 /// The backplane cannot be reached: nothing is known of the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -24,16 +24,16 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-pub use crate::backplane::access::{Ban, Session};
-pub use crate::backplane::answers::{Kept, Published, Unavailable, Unsent, UpstreamEntry};
+use crate::backplane::answers::{Kept, Published, Unavailable, Unsent, UpstreamEntry};
 use crate::backplane::feed::{Channel, FeedEvent};
-pub use crate::backplane::nodes::{Health, NodeRecord, NodeState};
+use crate::backplane::nodes::{Health, NodeRecord};
+use crate::backplane::redis::Redis;
 use crate::backplane::redis::bus::subscriber::Subscriber;
-pub use crate::backplane::redis::{Fatal, Redis, RedisSettings};
-pub use crate::backplane::rows::{Locations, Parties, Population, Row, RowValue as About};
+use crate::backplane::rows::{Locations, MemberCount, Row, TopicNodes};
 use crate::backplane::standalone::Standalone;
-use crate::local::replay::page::{Page, Since};
+use crate::local::replay::page::Page;
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
+use crate::protocol::position::Since;
 use crate::protocol::{DEFAULT_TIMEOUT, Message};
 use crate::telemetry::metrics::Metrics;
 
@@ -71,7 +71,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn members(&self, topics: &[Topic]) -> Result<Vec<Vec<Population>>, Unavailable> {
+    pub async fn members(&self, topics: &[Topic]) -> Result<Vec<Vec<MemberCount>>, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(topics
                 .iter()
@@ -86,9 +86,9 @@ impl Backplane {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn parties(&self, topics: &[Topic]) -> Result<Vec<Parties>, Unavailable> {
+    pub async fn parties(&self, topics: &[Topic]) -> Result<Vec<TopicNodes>, Unavailable> {
         match self {
-            Self::Standalone(_) => Ok(vec![Parties::new(); topics.len()]),
+            Self::Standalone(_) => Ok(vec![TopicNodes::new(); topics.len()]),
             Self::Redis(redis) => redis.parties(topics).await,
         }
     }

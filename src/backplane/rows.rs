@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::local::hub::Seat;
+use crate::local::directory::LocalConnection;
 use crate::protocol::ids::{ConnectionId, NodeId};
 
 /// A connection as its row describes it.
@@ -24,7 +24,7 @@ pub struct Row {
 impl Row {
     /// The row of a connection of this node, whether it is written yet or not.
     #[must_use]
-    pub fn of(node: &NodeId, seat: &Seat) -> Self {
+    pub fn of(node: &NodeId, seat: &LocalConnection) -> Self {
         Self {
             node: node.clone(),
             fd: seat.fd.0,
@@ -60,11 +60,11 @@ pub struct RowValue {
 pub type Locations = smallvec::SmallVec<[(NodeId, u32); 1]>;
 
 /// The nodes in a topic's row, and whether their clients watch it.
-pub type Parties = Vec<(NodeId, bool)>;
+pub type TopicNodes = Vec<(NodeId, bool)>;
 
 /// How many connections of a node are in a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Population {
+pub struct MemberCount {
     /// The node id.
     pub node: NodeId,
     /// The number of its connections.
@@ -73,7 +73,7 @@ pub struct Population {
 
 impl RowValue {
     /// The row value of a connection of this node.
-    pub(crate) fn of(seat: &Seat) -> Self {
+    pub(crate) fn of(seat: &LocalConnection) -> Self {
         Self {
             at: seat.at,
             transport: seat.dialect.transport().to_owned(),

@@ -15,12 +15,13 @@ use crate::backplane::{Backplane, Feed};
 use crate::cluster::pending::Replies;
 use crate::cluster::questions::Respond;
 use crate::cluster::sequence::{Number, Numbers};
-use crate::local::hub::{Delivered, Hub};
+use crate::local::hub::Hub;
+use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::{Receipt, Waiter};
-use crate::local::shard::Command;
+use crate::local::shard::command::Command;
 use crate::protocol;
 use crate::protocol::ids::{NodeId, Topic};
-use crate::protocol::{Line, MAX_TIMEOUT, Receipt as Report, Reply, Status, Target};
+use crate::protocol::{DeliveryReport, Line, MAX_TIMEOUT, ReceiptRequest, Status, Target};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::TraceOutcome;
@@ -249,7 +250,7 @@ impl Inbound {
         }
     }
 
-    async fn enroll(&self, to: &Target, topic: &Topic, joins: bool, reply: Option<Reply>) {
+    async fn enroll(&self, to: &Target, topic: &Topic, joins: bool, reply: Option<ReceiptRequest>) {
         let (receipt, waiter) = Receipt::new(protocol::Wait::Written);
         let count = self.hub.enroll(to, topic, joins, Some(&receipt)).await;
         drop(receipt);
@@ -259,7 +260,7 @@ impl Inbound {
     }
 
     /// Sends a receipt once the outcome of the message is known; never waits for it here.
-    fn report(&self, to: &Target, delivered: Delivered, reply: Reply, waiter: Waiter) {
+    fn report(&self, to: &Target, delivered: Delivered, reply: ReceiptRequest, waiter: Waiter) {
         let node = self.hub.node().clone();
         let backplane = self.backplane.clone();
         let under_way = self.reports.clone();
@@ -283,7 +284,7 @@ impl Inbound {
                     proven => proven,
                 },
             };
-            let report = Report {
+            let report = DeliveryReport {
                 reference: reply.reference,
                 node,
                 status,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use tokio::sync::mpsc;
 
-use crate::protocol::{NodeAnswer, Receipt};
+use crate::protocol::{DeliveryReport, NodeAnswer};
 
 /// Maximum number of receipts queued for one sender.
 const WAITING: usize = 1_024;
@@ -16,7 +16,7 @@ const WAITING: usize = 1_024;
 /// The requests on this node that wait for replies from other nodes.
 #[derive(Debug, Default)]
 pub struct Replies {
-    receipts: Arc<WaitTable<Receipt>>,
+    receipts: Arc<WaitTable<DeliveryReport>>,
     answers: Arc<WaitTable<NodeAnswer>>,
 }
 
@@ -29,7 +29,7 @@ struct WaitTable<T> {
 
 /// A place in a table; dropping it frees the place.
 #[derive(Debug)]
-pub struct Expected<T = Receipt> {
+pub struct Expected<T = DeliveryReport> {
     table: Arc<WaitTable<T>>,
     /// The `ref` that the receipts carry.
     pub reference: String,
@@ -64,7 +64,7 @@ impl Replies {
 
     /// Passes a receipt to the sender that waits for it; a late receipt is dropped. Returns
     /// whether a sender took it.
-    pub fn settle(&self, receipt: Receipt) -> bool {
+    pub fn settle(&self, receipt: DeliveryReport) -> bool {
         // Full only if a node floods this one with receipts of that reference.
         let sender = self.receipts.waiting.get(&receipt.reference);
         sender.is_some_and(|sender| sender.try_send(receipt).is_ok())

@@ -17,8 +17,8 @@ use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
 use crate::protocol::{
-    DRAINING_BODY, Fault, MAX_ANSWER_BYTES, NodeAnswer, NodeMembers, NodeStats, Question,
-    QueueStats, Reply, TotalStats, error_body, kicked_body,
+    DRAINING_BODY, InvalidInput, MAX_ANSWER_BYTES, NodeAnswer, NodeMembers, NodeStats, Question,
+    QueueStats, ReceiptRequest, TotalStats, error_body, kicked_body,
 };
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -62,8 +62,8 @@ impl Respond {
     /// Answers a question from the bus; `under_way` is dropped when the answer is sent.
     pub fn hear(
         self: &Arc<Self>,
-        question: Result<Question, Fault>,
-        reply: Reply,
+        question: Result<Question, InvalidInput>,
+        reply: ReceiptRequest,
         under_way: Arc<()>,
     ) {
         let place = match &question {

@@ -20,7 +20,7 @@ use crate::cluster::questions::Respond;
 use crate::cluster::reach::{Reached, judge, reach};
 use crate::protocol;
 use crate::protocol::ids::NodeId;
-use crate::protocol::{NodeAnswer, Question, Reply, Wait};
+use crate::protocol::{NodeAnswer, Question, ReceiptRequest, Wait};
 
 /// A node may be about to subscribe again; one that does not listen for this long is missing.
 const DEAF: Duration = Duration::from_millis(500);
@@ -161,7 +161,7 @@ impl Survey {
         deadline: Instant,
     ) -> String {
         let left = deadline.saturating_duration_since(Instant::now());
-        let reply = Reply {
+        let reply = ReceiptRequest {
             node: self.node.clone(),
             reference: expected.reference.clone(),
             wait: Wait::Written,

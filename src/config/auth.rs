@@ -1,6 +1,7 @@
 //! Settings of client authentication, and which of them require each other.
 
-use crate::config::{Config, Faults};
+use crate::config::Config;
+use crate::config::faults::Faults;
 
 /// How clients authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

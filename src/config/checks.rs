@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::auth::{AuthMode, SessionPolicy};
+use crate::config::redis_url::RedisUrl;
 use crate::config::trusted_proxies::TrustedProxies;
-use crate::config::{
-    AuthMode, EventKind, Listen, LogFormat, LogLevel, RedisUrl, Secret, SessionPolicy,
-    UpstreamRoutes,
-};
+use crate::config::upstream_routes::UpstreamRoutes;
+use crate::config::{EventKind, Listen, LogFormat, LogLevel};
 use crate::protocol::ids::NodeName;
+use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
 
 fn list(text: &str) -> impl Iterator<Item = &str> {

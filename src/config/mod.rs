@@ -25,19 +25,19 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use crate::config::auth::{AuthMode, SessionPolicy};
+use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::checks::{
     api_keys, auth_mode, boolean, events, jwks_url, jwt_secrets, listeners, listeners_required,
     log_format, log_level, node_name, number, origins, path, prefix, public_keys, public_url,
     redis_url, seconds, session_policy, topics, trusted_proxies, upstream_routes, words,
 };
-pub use crate::config::faults::Faults;
+use crate::config::faults::Faults;
 use crate::config::faults::nearest;
-pub use crate::config::redis_url::{Host, RedisUrl, Topology};
+use crate::config::redis_url::RedisUrl;
 use crate::config::trusted_proxies::TrustedProxies;
-pub use crate::config::upstream_routes::{MAX_ROUTE_BYTES, UpstreamRoutes, is_route};
+use crate::config::upstream_routes::UpstreamRoutes;
 use crate::protocol::ids::NodeName;
-pub use crate::protocol::secret::Secret;
+use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
 
 /// The prefix of all variables.

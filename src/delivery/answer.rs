@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use crate::cluster::pending::Expected;
 use crate::local::receipt::Waiter;
-use crate::local::replay::page::Position;
 use crate::protocol::Status;
 use crate::protocol::ids::Subject;
+use crate::protocol::position::Position;
 
 /// The answer to a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

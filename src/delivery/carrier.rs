@@ -16,11 +16,12 @@ use crate::cluster::pending::{Expected, Replies};
 use crate::cluster::reach::{RETRY, Reached, judge};
 use crate::delivery::answer::{Answer, PartAnswer, further};
 use crate::delivery::operation::Operation;
-use crate::local::hub::{Delivered, Hub};
+use crate::local::hub::Hub;
+use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::{Receipt, Waiter};
-use crate::local::replay::page::Position;
 use crate::protocol::ids::{NodeId, Subject, UserId};
-use crate::protocol::{Push, Reply, Status, Target, Wait};
+use crate::protocol::position::Position;
+use crate::protocol::{Push, ReceiptRequest, Status, Target, Wait};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Trace;
 
@@ -139,9 +140,14 @@ pub(crate) struct Carrier {
 
 impl Carrier {
     /// The instructions to a node for the receipt it owes.
-    pub(crate) fn reply(&self, expected: &Expected, wait: Wait, deadline: Instant) -> Reply {
+    pub(crate) fn reply(
+        &self,
+        expected: &Expected,
+        wait: Wait,
+        deadline: Instant,
+    ) -> ReceiptRequest {
         let left = deadline.saturating_duration_since(Instant::now());
-        Reply {
+        ReceiptRequest {
             node: self.hub.node().clone(),
             reference: expected.reference.clone(),
             wait,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::auth::SessionId;
 use crate::backplane::answers::Unavailable;
 use crate::delivery::answer::Answer;
 use crate::delivery::carrier::{Delivery, sum_up};
@@ -14,6 +13,7 @@ use crate::delivery::router::Router;
 use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Subject, UserId};
+use crate::protocol::session_id::SessionId;
 use crate::protocol::{Target, Wait};
 
 /// The nodes of a user's row are told this long before all nodes are, so that their receipts

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::local::hub::{Delivered, Hub};
+use crate::local::hub::Hub;
+use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::Receipt;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::Topic;
-use crate::protocol::{self, Push, Reply, Target};
+use crate::protocol::{self, Push, ReceiptRequest, Target};
 
 /// What is carried to users and topics.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +23,7 @@ pub(crate) enum Operation<'a> {
 
 impl Operation<'_> {
     /// The operation as a line for a channel.
-    pub(crate) fn line(self, to: &Target, reply: Option<&Reply>) -> String {
+    pub(crate) fn line(self, to: &Target, reply: Option<&ReceiptRequest>) -> String {
         match self {
             Self::Push(push) => {
                 protocol::push_line(to, push.except.as_deref(), &push.message, reply)

@@ -12,10 +12,11 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::backplane::Backplane;
 use crate::local::hub::Hub;
-use crate::local::replay::page::{Page, Since};
-use crate::local::shard::Command;
-pub(crate) use crate::local::shard::outlets::Ask;
+use crate::local::replay::page::Page;
+use crate::local::shard::command::Command;
+use crate::local::shard::outlets::PageRequest;
 use crate::protocol::ids::Subject;
+use crate::protocol::position::Since;
 use crate::telemetry::metrics::Metrics;
 
 /// Maximum number of concurrent reads.
@@ -27,7 +28,7 @@ const RETRY: Duration = Duration::from_millis(250);
 type PageKey = (Subject, Since);
 
 /// Asks for a page that is being read; they wait for the next read of it.
-type Waiting = HashMap<PageKey, Vec<Ask>, ahash::RandomState>;
+type Waiting = HashMap<PageKey, Vec<PageRequest>, ahash::RandomState>;
 
 /// The reader for all connections of a node.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl ReplayReader {
 
     /// Serves the shards' asks until all shards are gone. A connection has at most one open ask
     /// for each inbox or log.
-    pub(crate) async fn serve(self, mut asks: mpsc::UnboundedReceiver<Ask>) {
+    pub(crate) async fn serve(self, mut asks: mpsc::UnboundedReceiver<PageRequest>) {
         let reader = Arc::new(self);
         while let Some(ask) = asks.recv().await {
             reader.metrics.inbox_asks.inc();
@@ -65,7 +66,7 @@ impl ReplayReader {
     }
 
     /// Returns the ask if no read of its page is under way; otherwise it waits for the next read.
-    fn begin(&self, key: &PageKey, ask: Ask) -> Option<Ask> {
+    fn begin(&self, key: &PageKey, ask: PageRequest) -> Option<PageRequest> {
         let mut waiting = self.lock();
         match waiting.get_mut(key) {
             Some(those) => {
@@ -80,7 +81,7 @@ impl ReplayReader {
     }
 
     /// Reads until no connection asks for this page any more.
-    async fn read(self: Arc<Self>, key: PageKey, mut asks: Vec<Ask>) {
+    async fn read(self: Arc<Self>, key: PageKey, mut asks: Vec<PageRequest>) {
         while !asks.is_empty() {
             let page = self.read_once(&key, &asks).await;
             self.metrics.inbox_asks.dec_by(asks.len() as i64);
@@ -98,7 +99,11 @@ impl ReplayReader {
     }
 
     /// Retries until the read succeeds or no asking connection is left.
-    async fn read_once(&self, (subject, since): &PageKey, asks: &[Ask]) -> Option<Arc<Page>> {
+    async fn read_once(
+        &self,
+        (subject, since): &PageKey,
+        asks: &[PageRequest],
+    ) -> Option<Arc<Page>> {
         self.metrics.catch_ups.inc();
         while asks.iter().any(|ask| self.hub.holds(ask.fd)) {
             // The semaphore is never closed.
@@ -116,8 +121,8 @@ impl ReplayReader {
         None
     }
 
-    async fn tell(&self, ask: Ask, page: &Arc<Page>) {
-        let Ask {
+    async fn tell(&self, ask: PageRequest, page: &Arc<Page>) {
+        let PageRequest {
             fd,
             subject,
             since,

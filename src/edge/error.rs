@@ -10,8 +10,8 @@ use warp::http::{HeaderName, HeaderValue, StatusCode};
 use warp::reply::Response;
 
 use crate::auth::Denial;
-use crate::backplane::Unavailable;
-use crate::protocol::{Fault, error_object};
+use crate::backplane::answers::Unavailable;
+use crate::protocol::{InvalidInput, error_object};
 
 /// The routes of one kind of listener.
 pub(crate) type Routes = BoxedFilter<(Response,)>;
@@ -114,8 +114,8 @@ impl From<Denial> for HttpError {
     }
 }
 
-impl From<Fault> for HttpError {
-    fn from(fault: Fault) -> Self {
+impl From<InvalidInput> for HttpError {
+    fn from(fault: InvalidInput) -> Self {
         Self::bad_request(fault.to_string())
     }
 }

@@ -12,18 +12,22 @@ use warp::http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::app::App;
 use crate::auth;
-use crate::auth::{Denial, Grants, Identity, MAX_DEVICE_BYTES};
+use crate::auth::Denial;
+use crate::auth::claims::MAX_DEVICE_BYTES;
+use crate::auth::identity::Identity;
 use crate::edge::error::HttpError;
 use crate::edge::peer::Peer;
-use crate::local::hub::{Newcomer, ROW_PATIENCE, Reservation};
+use crate::local::hub::await_rows::ROW_PATIENCE;
+use crate::local::hub::{NewConnection, Reservation};
 use crate::local::replay::follower::Start;
-use crate::local::replay::page::Since;
-use crate::local::shard::Command;
+use crate::local::shard::command::Command;
 use crate::protocol::Dialect;
 use crate::protocol::client::connect::ConnectRequest;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::position::Since;
 use crate::protocol::secret::Secret;
+use crate::protocol::topic_pattern::TopicPatterns;
 
 /// A client that is in the hub, before its socket is in a shard.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ pub(crate) async fn enter(
     );
     // A user who cannot be looked up in time is let in.
     ban.unwrap_or(Ok(()))?;
-    let newcomer = Newcomer {
+    let newcomer = NewConnection {
         user,
         dialect,
         device: terms.device,
@@ -105,7 +109,7 @@ pub(crate) async fn enter(
 /// the end of its token or session.
 async fn join(
     app: &Arc<App>,
-    newcomer: Newcomer,
+    newcomer: NewConnection,
     expires: Option<Instant>,
     deadline: Instant,
 ) -> Result<Admitted, HttpError> {
@@ -131,7 +135,7 @@ async fn join(
     if in_time && follows_inbox {
         // What was kept after the look at the inbox and before the row was pushed past this node.
         // A row that is late has the inbox read by itself.
-        app.hub.tell(fd, Command::Look { fd }).await;
+        app.hub.tell(fd, Command::CheckInbox { fd }).await;
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
         let logs = topics.iter();
@@ -178,7 +182,7 @@ fn check_terms(
     request: ConnectRequest,
     user: &UserId,
     device: Option<Arc<str>>,
-    grants: Option<&Grants>,
+    grants: Option<&TopicPatterns>,
 ) -> Result<Terms, HttpError> {
     let watches = request.wants_presence();
     let device = device.or(request.device.map(Into::into));
@@ -206,7 +210,7 @@ fn check_terms(
 fn check_topics(
     wanted: Option<&str>,
     user: &UserId,
-    grants: &Grants,
+    grants: &TopicPatterns,
     most: usize,
 ) -> Result<Vec<Topic>, HttpError> {
     let mut list = Vec::new();

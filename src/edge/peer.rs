@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::local::admission::Permit;
-use crate::local::shard::Socket;
+use crate::local::shard::socket::Socket;
 
 /// A request's headers must be here within this time, also the first ones on a new connection.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

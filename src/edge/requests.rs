@@ -15,13 +15,15 @@ use crate::access::session_watch::Sessions;
 use crate::auth::Denial;
 use crate::edge::client_error::ClientError;
 use crate::edge::upstream::Upstream;
-use crate::local::hub::{Hub, ROW_PATIENCE};
-use crate::local::replay::page::Since;
-pub(crate) use crate::local::shard::outlets::Asked;
-use crate::local::shard::{Asker, Command, NotSubscribed, Subscribed};
+use crate::local::connection::subscriptions::{Asker, NotSubscribed};
+use crate::local::hub::Hub;
+use crate::local::hub::await_rows::ROW_PATIENCE;
+use crate::local::shard::command::{Command, Subscribed};
+use crate::local::shard::outlets::ClientRequest;
 use crate::protocol;
-use crate::protocol::Wanted;
+use crate::protocol::RequestKind;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::position::Since;
 use crate::protocol::secret::Secret;
 
 /// The outcome of a request that was carried out.
@@ -55,14 +57,14 @@ pub(crate) struct ClientRequests {
 
 impl ClientRequests {
     /// Carries out what clients ask, until the last shard is gone.
-    pub(crate) async fn serve(self, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    pub(crate) async fn serve(self, mut asked: mpsc::UnboundedReceiver<ClientRequest>) {
         let requests = Arc::new(self);
         while let Some(asked) = asked.recv().await {
             tokio::spawn(requests.clone().answer(asked));
         }
     }
 
-    async fn answer(self: Arc<Self>, asked: Asked) {
+    async fn answer(self: Arc<Self>, asked: ClientRequest) {
         let (fd, user) = (asked.fd, asked.user.clone());
         let reference = asked.request.reference.clone();
         let reference = reference.as_deref();
@@ -87,11 +89,11 @@ impl ClientRequests {
         }
     }
 
-    async fn carry_out(&self, asked: Asked) -> Result<Done, ClientError> {
-        let Asked { fd, user, request } = asked;
+    async fn carry_out(&self, asked: ClientRequest) -> Result<Done, ClientError> {
+        let ClientRequest { fd, user, request } = asked;
         let reference = request.reference.as_deref();
         match request.what {
-            Wanted::Subscribe {
+            RequestKind::Subscribe {
                 topic,
                 since,
                 watches,
@@ -100,13 +102,13 @@ impl ClientRequests {
                 done.watches = watches.then_some(topic);
                 Ok(done)
             }
-            Wanted::Unsubscribe { topic } => {
+            RequestKind::Unsubscribe { topic } => {
                 let fields = protocol::unsubscribed_fields(&topic);
                 self.hub.unsubscribe(fd, topic, Asker::Client).await;
                 Ok(fields.into())
             }
-            Wanted::Auth(token) => self.renew(fd, &user, &token).await.map(Done::from),
-            Wanted::Send(send) => {
+            RequestKind::Auth(token) => self.renew(fd, &user, &token).await.map(Done::from),
+            RequestKind::Send(send) => {
                 let sent = self.upstream.send(fd, &user, reference, &send);
                 sent.await.map(Done::from)
             }

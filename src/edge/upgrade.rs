@@ -17,7 +17,8 @@ use crate::edge::handshake::Admitted;
 use crate::edge::peer::Peer;
 use crate::local::connection::Role;
 use crate::local::hub::Hub;
-use crate::local::shard::{Attach, Command, Socket};
+use crate::local::shard::command::{Attach, Command};
+use crate::local::shard::socket::Socket;
 
 /// A request that may become a connection.
 pub(crate) struct UpgradeRequest {

@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::backplane::{Backplane, Unavailable, Unsent, UpstreamEntry};
-use crate::config::UpstreamRoutes;
+use crate::backplane::Backplane;
+use crate::backplane::answers::{Unavailable, Unsent, UpstreamEntry};
+use crate::config::upstream_routes::UpstreamRoutes;
 use crate::edge::client_error::ClientError;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, UserId};
 use crate::protocol::{ACCEPTED, Send};

@@ -12,17 +12,17 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::auth::SessionId;
 use crate::local::dirty_rows::DirtyRows;
 use crate::local::event_queue::Events;
 use crate::local::map::Map;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, UserId};
+use crate::protocol::session_id::SessionId;
 use crate::protocol::{Dialect, Target};
 use crate::telemetry::metrics::Metrics;
 
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
-pub struct Seat {
+pub struct LocalConnection {
     /// Its number.
     pub fd: Fd,
     /// When it came, in milliseconds since 1970, for people to read; no decision rests on it.
@@ -42,7 +42,7 @@ pub(in crate::local) struct Traits {
     pub(in crate::local) ordinal: Option<u64>,
 }
 
-impl Seat {
+impl LocalConnection {
     /// Of a connection that comes now.
     pub(in crate::local) fn new(fd: Fd, dialect: Dialect, traits: Traits) -> Self {
         Self {
@@ -90,13 +90,13 @@ impl Seat {
 }
 
 /// A user's connections on one node.
-pub type Seats = SmallVec<[Seat; 1]>;
+pub type LocalConnections = SmallVec<[LocalConnection; 1]>;
 
 /// Sessions that have connections here.
 #[derive(Debug, Default)]
-struct Bearers(Map<SessionId, SmallVec<[Fd; 1]>>);
+struct SessionIndex(Map<SessionId, SmallVec<[Fd; 1]>>);
 
-impl Bearers {
+impl SessionIndex {
     fn add(&self, session: SessionId, fd: Fd) {
         self.0.entry(session).or_default().push(fd);
     }
@@ -121,8 +121,8 @@ pub(in crate::local) struct Directory {
     pub(in crate::local) node: NodeId,
     last_fd: AtomicU64,
     connections: Map<Fd, UserId>,
-    users: Map<UserId, Seats>,
-    sessions: Bearers,
+    users: Map<UserId, LocalConnections>,
+    sessions: SessionIndex,
     size: AtomicUsize,
     /// Which rows need writing. Taken by the registry writer of the backplane.
     pub(in crate::local) changes: Arc<DirtyRows>,
@@ -143,7 +143,7 @@ impl Directory {
             last_fd: AtomicU64::new(0),
             connections: Map::default(),
             users: Map::default(),
-            sessions: Bearers::default(),
+            sessions: SessionIndex::default(),
             size: AtomicUsize::new(0),
             changes,
             events,
@@ -157,7 +157,11 @@ impl Directory {
     }
 
     /// A connection is here from now on. Resolves once its user's row says so.
-    pub(in crate::local) fn enter(&self, user: UserId, seat: Seat) -> oneshot::Receiver<()> {
+    pub(in crate::local) fn enter(
+        &self,
+        user: UserId,
+        seat: LocalConnection,
+    ) -> oneshot::Receiver<()> {
         let (fd, session) = (seat.fd, seat.session());
         self.users.entry(user.clone()).or_default().push(seat);
         if let Some(session) = session {
@@ -234,7 +238,7 @@ impl Directory {
         self.connections.contains_key(&fd)
     }
 
-    pub(in crate::local) fn seats(&self, user: &UserId) -> Seats {
+    pub(in crate::local) fn seats(&self, user: &UserId) -> LocalConnections {
         self.users
             .get(user)
             .map(|seats| seats.clone())
@@ -305,7 +309,7 @@ mod tests {
 
     #[test]
     fn sessions_forget_connections_that_left() {
-        let bearers = Bearers::default();
+        let bearers = SessionIndex::default();
         let session = SessionId::of("token");
         bearers.add(session, Fd(1));
         bearers.add(session, Fd(2));

@@ -10,9 +10,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::auth::SessionId;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
+use crate::protocol::session_id::SessionId;
 
 /// How long an eviction is remembered: longer than any handshake waits for Redis.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -21,25 +21,25 @@ const MOST_REMEMBERED: usize = 16_384;
 
 /// Who was sent away.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Barred {
+enum Evicted {
     User(UserId),
     Session(SessionId),
 }
 
 /// Who was sent away a moment ago, the oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Recently(Mutex<VecDeque<(Instant, Barred)>>);
+pub(crate) struct RecentEvictions(Mutex<VecDeque<(Instant, Evicted)>>);
 
-impl Recently {
+impl RecentEvictions {
     pub(crate) fn bar_user(&self, user: &UserId) {
-        self.note(Barred::User(user.clone()));
+        self.note(Evicted::User(user.clone()));
     }
 
     pub(crate) fn bar_session(&self, session: SessionId) {
-        self.note(Barred::Session(session));
+        self.note(Evicted::Session(session));
     }
 
-    fn note(&self, who: Barred) {
+    fn note(&self, who: Evicted) {
         let mut barred = self.0.lock();
         barred.push_back((Instant::now(), who));
         while barred.len() > MOST_REMEMBERED {
@@ -57,8 +57,8 @@ impl Recently {
             barred.pop_front();
         }
         barred.iter().find_map(|(_, who)| match who {
-            Barred::User(one) if one == user => Some(CloseReason::Banned),
-            Barred::Session(one) if Some(*one) == session => Some(CloseReason::TokenExpired),
+            Evicted::User(one) if one == user => Some(CloseReason::Banned),
+            Evicted::Session(one) if Some(*one) == session => Some(CloseReason::TokenExpired),
             _ => None,
         })
     }
@@ -70,7 +70,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_sent_away_is_remembered_for_a_while() {
-        let recently = Recently::default();
+        let recently = RecentEvictions::default();
         let [ann, bob]: [UserId; 2] = ["ann", "bob"].map(|user| user.parse().unwrap());
         let session = SessionId::of("token");
         recently.bar_user(&ann);

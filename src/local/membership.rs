@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::config::EventKind;
-use crate::local::directory::{Directory, Seat};
+use crate::local::directory::{Directory, LocalConnection};
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
 
@@ -27,7 +27,7 @@ impl Membership {
     pub(in crate::local) fn join(
         directory: &Arc<Directory>,
         user: UserId,
-        seat: Seat,
+        seat: LocalConnection,
     ) -> (Self, oneshot::Receiver<()>) {
         let fd = seat.fd;
         let row = directory.enter(user, seat);
@@ -74,7 +74,7 @@ impl Membership {
     }
 
     /// Looks the connection up only if events of this kind are wanted.
-    fn tell(&self, kind: EventKind, tell: impl FnOnce(&ConnectionId, &UserId, &Seat)) {
+    fn tell(&self, kind: EventKind, tell: impl FnOnce(&ConnectionId, &UserId, &LocalConnection)) {
         if !self.directory.events.wants(kind) {
             return;
         }

@@ -20,20 +20,20 @@ const LINES: usize = 8_192;
 
 /// Kept by the hub; what is noted is taken by the presence task.
 #[derive(Debug, Default)]
-pub struct Notices {
+pub struct PresenceQueue {
     /// Topics with a watcher on any node: changes of their members are noted.
     told: Map<Topic, ()>,
     /// How many those are.
     telling: AtomicUsize,
     /// Topics that clients of this node watch, as the rows say.
     watched: Map<Topic, ()>,
-    noted: Mutex<Noted>,
+    noted: Mutex<PresenceBatch>,
     wake: Notify,
 }
 
 /// All that was noted since the last look.
 #[derive(Debug, Default)]
-pub(crate) struct Noted {
+pub(crate) struct PresenceBatch {
     /// Told-of topics that may have other members here.
     pub(crate) changed: HashSet<Topic>,
     /// Topics that have their first member here; each with what resolves when the row says so.
@@ -46,7 +46,7 @@ pub(crate) struct Noted {
     pub(crate) lost: bool,
 }
 
-impl Noted {
+impl PresenceBatch {
     fn is_empty(&self) -> bool {
         self.changed.is_empty()
             && self.appeared.is_empty()
@@ -56,7 +56,7 @@ impl Noted {
     }
 }
 
-impl Notices {
+impl PresenceQueue {
     /// The topic has other members than before.
     pub(crate) fn changed(&self, topic: &Topic) {
         if self.telling.load(Ordering::Relaxed) > 0 && self.told.contains_key(topic) {
@@ -88,7 +88,7 @@ impl Notices {
     }
 
     /// Waits until there is something and takes it.
-    pub(crate) async fn take(&self) -> Noted {
+    pub(crate) async fn take(&self) -> PresenceBatch {
         loop {
             let noted = self.take_now();
             if !noted.is_empty() {
@@ -99,7 +99,7 @@ impl Notices {
     }
 
     /// Takes what there is, be it nothing.
-    pub(crate) fn take_now(&self) -> Noted {
+    pub(crate) fn take_now(&self) -> PresenceBatch {
         std::mem::take(&mut *self.noted.lock())
     }
 
@@ -131,7 +131,7 @@ impl Notices {
         self.watched.contains_key(topic)
     }
 
-    fn note(&self, change: impl FnOnce(&mut Noted)) {
+    fn note(&self, change: impl FnOnce(&mut PresenceBatch)) {
         change(&mut self.noted.lock());
         self.wake.notify_one();
     }

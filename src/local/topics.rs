@@ -11,12 +11,12 @@ use serde::Serialize;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::auth::Grants;
 use crate::config::Config;
 use crate::local::dirty_rows::DirtyRows;
 use crate::local::map::Map;
-use crate::local::presence_queue::Notices;
+use crate::local::presence_queue::PresenceQueue;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::topic_pattern::TopicPatterns;
 
 /// Connections in a topic, by shard.
 type TopicCounts = SmallVec<[u32; 4]>;
@@ -27,10 +27,10 @@ pub struct Topics {
     counts: Map<Topic, TopicCounts>,
     /// Of those, the connections that hear who comes and goes.
     watchers: Map<Topic, TopicCounts>,
-    notices: Notices,
+    notices: PresenceQueue,
     shards: usize,
     pub(in crate::local) changes: Arc<DirtyRows>,
-    grants: Arc<Grants>,
+    grants: Arc<TopicPatterns>,
     most: usize,
     /// Whether there are logs, which connections can follow.
     keeps: bool,
@@ -43,7 +43,7 @@ impl Topics {
         Self {
             counts: Map::default(),
             watchers: Map::default(),
-            notices: Notices::default(),
+            notices: PresenceQueue::default(),
             shards,
             changes,
             grants: config.topics.clone(),
@@ -60,7 +60,7 @@ impl Topics {
 
     /// What clients without grants of their own may subscribe to.
     #[must_use]
-    pub fn grants(&self) -> &Arc<Grants> {
+    pub fn grants(&self) -> &Arc<TopicPatterns> {
         &self.grants
     }
 
@@ -114,7 +114,7 @@ impl Topics {
 
     /// What the presence task must hear of.
     #[must_use]
-    pub fn notices(&self) -> &Notices {
+    pub fn notices(&self) -> &PresenceQueue {
         &self.notices
     }
 

@@ -22,7 +22,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backplane::Backplane;
 use crate::backplane::nodes::Health;
-use crate::local::hub::{Hub, Noted, Notices};
+use crate::local::hub::Hub;
+use crate::local::presence_queue::{PresenceBatch, PresenceQueue};
 use crate::presence::peers::{Found, carry};
 use crate::presence::roster::{HEARD, Roster};
 use crate::presence::view::{PresenceChanges, View};
@@ -105,7 +106,7 @@ impl Presence {
         }
     }
 
-    fn notices(&self) -> &Notices {
+    fn notices(&self) -> &PresenceQueue {
         self.hub.topics().notices()
     }
 
@@ -139,7 +140,7 @@ impl Presence {
         }
     }
 
-    async fn take_in(&mut self, noted: Noted) {
+    async fn take_in(&mut self, noted: PresenceBatch) {
         for topic in noted.changed {
             self.arrange(&topic);
         }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::backplane::Backplane;
 use crate::backplane::nodes::Health;
-use crate::backplane::rows::Parties;
+use crate::backplane::rows::TopicNodes;
 use crate::presence::Presence;
 use crate::presence::roster::HEARD;
 use crate::presence::view::{PresenceChanges, View};
@@ -27,7 +27,7 @@ const ROWS: Duration = Duration::from_secs(10);
 /// What was found out beside the task.
 pub(super) enum Found {
     /// Who is in the rows of these topics; none if they could not be read.
-    Rows(Vec<Topic>, Option<Vec<Parties>>),
+    Rows(Vec<Topic>, Option<Vec<TopicNodes>>),
     /// Of these nodes, which are dead.
     Dead(Vec<NodeId>),
 }
@@ -102,7 +102,7 @@ impl Presence {
     }
 
     /// What the rows say: who has members that we want to hear of, and who wants to hear of ours.
-    pub(super) fn locate(&mut self, topics: &[Topic], parties: Option<Vec<Parties>>) {
+    pub(super) fn locate(&mut self, topics: &[Topic], parties: Option<Vec<TopicNodes>>) {
         self.is_reading = false;
         let now = Instant::now();
         let Some(parties) = parties else {

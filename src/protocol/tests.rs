@@ -67,7 +67,7 @@ fn a_push_reads_back_as_it_was_written() {
     } = request(body).unwrap();
     assert!(!keep);
     assert_eq!((wait, timeout), (Wait::Acked, Duration::from_millis(50)));
-    let reply = Reply {
+    let reply = ReceiptRequest {
         node: "me.1".parse().unwrap(),
         reference: "9".into(),
         wait,
@@ -95,7 +95,7 @@ fn a_push_reads_back_as_it_was_written() {
 
 #[test]
 fn commands_read_back_as_they_were_written() {
-    let receipt = Receipt {
+    let receipt = DeliveryReport {
         reference: "r".into(),
         node: "n.1".parse().unwrap(),
         status: Status::Stale,
@@ -224,7 +224,7 @@ fn any_bytes_on_the_bus_are_survived() {
 
 #[test]
 fn questions_and_answers_read_back_as_they_were_written() {
-    let reply = Reply {
+    let reply = ReceiptRequest {
         node: "me.1".parse().unwrap(),
         reference: "a\"b".into(),
         wait: Wait::Written,
@@ -298,7 +298,7 @@ fn what_a_client_may_say() {
     let request = ClientMessage::parse(r#"{"type":"subscribe","topic":"a","ref":1,"since":"0"}"#);
     let expected = Request {
         reference: Some("1".into()),
-        what: Wanted::Subscribe {
+        what: RequestKind::Subscribe {
             topic: "a".parse().unwrap(),
             since: Some(crate::protocol::position::Since::Beginning),
             watches: false,
@@ -306,7 +306,7 @@ fn what_a_client_may_say() {
     };
     assert_eq!(request, Ok(ClientMessage::Request(expected)));
     let auth = ClientMessage::parse(r#"{"type":"auth","ref":1,"token":"a.b.c"}"#);
-    let what = Wanted::Auth(crate::protocol::secret::Secret::new("a.b.c".to_owned()));
+    let what = RequestKind::Auth(crate::protocol::secret::Secret::new("a.b.c".to_owned()));
     let reference = Some("1".into());
     let request = Request { reference, what };
     assert!(

@@ -23,8 +23,6 @@ pub struct BadPattern(String);
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct TopicPatterns(Box<[Box<str>]>);
 
-pub use self::TopicPatterns as Grants;
-
 impl TopicPatterns {
     /// Reads patterns: topics in which `*` stands for any run of bytes and `{user}` for the
     /// user's id. An empty list allows nothing.

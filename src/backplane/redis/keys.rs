@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::auth::SessionId;
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
+use crate::protocol::session_id::SessionId;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {

@@ -39,7 +39,7 @@ use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
 use crate::backplane::redis::store::upstream::Streams;
-use crate::config::{RedisUrl, Topology};
+use crate::config::redis_url::{RedisUrl, Topology};
 use crate::local::hub::Hub;
 use crate::local::replay::page::Bounds;
 use crate::protocol;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::auth::SessionId;
 use crate::backplane::access::{Ban, Session};
 use crate::protocol::ids::UserId;
+use crate::protocol::session_id::SessionId;
 
 /// Expired entries are removed once every this many writes.
 const SWEEP: u32 = 256;

@@ -7,11 +7,10 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::backplane::answers::Kept;
-use crate::local::replay::page::{
-    Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number,
-};
+use crate::local::replay::page::{Bounds, Entry, PAGE, Page, REPEAT, first_number};
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
+use crate::protocol::position::{EntryId, Position, Since};
 
 /// Inboxes unused for longer than their messages' age are looked for once in this many messages.
 const SWEEP: u64 = 1_024;

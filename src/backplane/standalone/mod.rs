@@ -15,13 +15,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::backplane::answers::{Kept, Published};
 use crate::backplane::nodes::{Health, NodeRecord, NodeState};
-use crate::backplane::rows::{Population, Row, RowValue};
+use crate::backplane::rows::{MemberCount, Row, RowValue};
 use crate::backplane::standalone::access::MemoryAccess;
 use crate::backplane::standalone::kept::MemoryLogs;
 use crate::local::hub::Hub;
-use crate::local::replay::page::{Bounds, Page, Since};
+use crate::local::replay::page::{Bounds, Page};
 use crate::protocol::Message;
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
+use crate::protocol::position::Since;
 use crate::telemetry::metrics::Metrics;
 
 /// Maximum number of queued lines to the node itself. Only operators send them, to drain it.
@@ -60,10 +61,10 @@ impl Standalone {
         (standalone, heard)
     }
 
-    pub(crate) fn members(&self, topic: &Topic) -> Vec<Population> {
+    pub(crate) fn members(&self, topic: &Topic) -> Vec<MemberCount> {
         let connections = self.hub.topics().count(topic);
         let node = self.hub.node().clone();
-        let here = (connections > 0).then_some(Population { node, connections });
+        let here = (connections > 0).then_some(MemberCount { node, connections });
         here.into_iter().collect()
     }
 

@@ -19,7 +19,7 @@ pub mod replay;
 use std::time::Duration;
 
 use crate::local::connection::expiry::Expiry;
-use crate::local::connection::requests::Dialogue;
+use crate::local::connection::requests::Exchanges;
 use crate::local::connection::send_queue::Queue;
 use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
@@ -125,7 +125,7 @@ pub(crate) struct Connection {
     /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
     subscriptions: Option<Box<Subscriptions>>,
     /// What it asks of the node and is asked by senders, while there is something.
-    dialogue: Option<Box<Dialogue>>,
+    dialogue: Option<Box<Exchanges>>,
     ping_due: Tick,
     pong_due: Tick,
     write_due: Tick,

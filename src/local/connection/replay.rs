@@ -4,10 +4,11 @@ use smallvec::SmallVec;
 
 use crate::local::connection::Connection;
 use crate::local::replay::follower::Verdict;
-use crate::local::replay::page::{Page, Since};
+use crate::local::replay::page::Page;
 use crate::protocol;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
+use crate::protocol::position::Since;
 
 impl Connection {
     /// What to do with a kept message that is pushed; `fits` if the queue has room for it.
@@ -77,7 +78,12 @@ impl Connection {
 
     /// A page has come. Unless it is of no use any more, the client is to get it; answers what it
     /// hears first if something is missing before it.
-    pub(crate) fn turn(&mut self, subject: &Subject, since: Since, page: &Page) -> Option<String> {
+    pub(crate) fn take_page(
+        &mut self,
+        subject: &Subject,
+        since: Since,
+        page: &Page,
+    ) -> Option<String> {
         let (follower, resync) = match subject {
             Subject::User(_) => (self.inbox.as_deref_mut(), protocol::RESYNC.to_owned()),
             Subject::Topic(topic) => {
@@ -88,6 +94,6 @@ impl Connection {
         };
         // Asked for by a subscription that has ended meanwhile, though there may be a new one.
         let follower = follower.filter(|follower| follower.awaits(since))?;
-        follower.turn(page).then_some(resync)
+        follower.take_page(page).then_some(resync)
     }
 }

@@ -9,7 +9,7 @@ use crate::local::connection::Connection;
 use crate::local::connection::send_queue::Sent;
 use crate::local::pending_call::PendingCall;
 use crate::protocol;
-use crate::protocol::{CallStatus, ClientAnswer, Request, Wanted};
+use crate::protocol::{CallStatus, ClientAnswer, Request, RequestKind};
 
 /// Most requests of a client that wait for those before them.
 const MAX_REQUESTS: usize = 32;
@@ -22,7 +22,7 @@ const NEXT_SECOND: Duration = Duration::from_secs(1);
 
 /// One thing at a time, in the client's order; calls in any order.
 #[derive(Debug, Default)]
-pub(crate) struct Dialogue {
+pub(crate) struct Exchanges {
     is_under_way: bool,
     waiting: VecDeque<Request>,
     calls: Vec<PendingCall>,
@@ -30,7 +30,7 @@ pub(crate) struct Dialogue {
     unacked: Vec<Sent>,
 }
 
-impl Dialogue {
+impl Exchanges {
     fn is_over(&self) -> bool {
         let Self {
             is_under_way,
@@ -45,7 +45,7 @@ impl Dialogue {
 impl Connection {
     /// Takes what a client asks for, unless it sends too much; it may stay all the same.
     pub(crate) fn hear_request(&mut self, request: Request, send_rate: u32) {
-        if matches!(request.what, Wanted::Send(_)) {
+        if matches!(request.what, RequestKind::Send(_)) {
             self.sends += 1;
             if send_rate > 0 && self.sends > send_rate {
                 let words = format!("over {send_rate} sends in a second (PUSH_SEND_RATE)");

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::auth::Grants;
 use crate::local::connection::Connection;
 use crate::local::replay::follower::{Follower, Verdict};
-use crate::local::replay::page::{Position, Since};
 use crate::local::topics::Topics;
 use crate::protocol::ids::Topic;
+use crate::protocol::position::{Position, Since};
+use crate::protocol::topic_pattern::TopicPatterns;
 
 /// Who asks for a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ struct Subscription {
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     /// What the client may subscribe to, if that is not what the settings say.
-    grants: Option<Arc<Grants>>,
+    grants: Option<Arc<TopicPatterns>>,
     list: Vec<Subscription>,
     /// A follower may have something to ask: else no write goes through the list.
     is_behind: bool,
@@ -100,7 +100,7 @@ impl Subscriptions {
 
 impl Connection {
     /// What the client may subscribe to, if its token says so.
-    pub(crate) fn grant(&mut self, grants: Option<Arc<Grants>>) {
+    pub(crate) fn grant(&mut self, grants: Option<Arc<TopicPatterns>>) {
         if grants.is_some() || self.subscriptions.is_some() {
             self.subscriptions.get_or_insert_default().grants = grants;
         }

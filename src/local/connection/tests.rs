@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::auth::Grants;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::dirty_rows::DirtyRows;
-use crate::local::replay::page::Since;
 use crate::local::topics::Topics;
 use crate::protocol::ids::Subject;
+use crate::protocol::position::Since;
+use crate::protocol::topic_pattern::TopicPatterns;
 
 const SETTINGS: Settings = Settings {
     queue_bytes: 4096,
@@ -129,7 +129,7 @@ fn a_client_subscribes_within_its_grants_and_a_sender_without() {
         connection.subscribe(&news, Asker::Client, &topics),
         Ok(false)
     );
-    let grants = Grants::from_patterns(["chat.{user}"]).unwrap();
+    let grants = TopicPatterns::from_patterns(["chat.{user}"]).unwrap();
     connection.grant(Some(Arc::new(grants)));
     let refused = connection.subscribe(&more, Asker::Client, &topics);
     assert_eq!(refused, Err(NotSubscribed::Forbidden));
@@ -164,13 +164,13 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
         let subject = Subject::Topic(topic.clone());
         assert!(
             connection
-                .turn(&subject, Since::Now, &page(Since::Now))
+                .take_page(&subject, Since::Now, &page(Since::Now))
                 .is_some()
         );
         // No second one was asked for.
         assert!(
             connection
-                .turn(&subject, Since::Now, &page(Since::Now))
+                .take_page(&subject, Since::Now, &page(Since::Now))
                 .is_none()
         );
     }
@@ -187,7 +187,7 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
         panic!("{asked:?}");
     };
     assert!(connection.asks().is_empty(), "one at a time");
-    connection.turn(first, *since, &page(*since));
+    connection.take_page(first, *since, &page(*since));
     let asked = connection.asks();
     assert!(
         matches!(&asked[..], [(second, _)] if second != first),

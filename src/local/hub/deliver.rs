@@ -104,7 +104,7 @@ impl Hub {
                 // second one.
                 for (fd, _) in wanted {
                     let message = push.message.clone();
-                    self.tell(fd, Command::Pass { fd, message }).await;
+                    self.tell(fd, Command::SkipKept { fd, message }).await;
                 }
             }
             return Arrived::Repeat;

@@ -5,13 +5,14 @@
 
 use smallvec::SmallVec;
 
-use crate::auth::{Identity, SessionId};
+use crate::auth::identity::Identity;
 use crate::local::hub::Hub;
 use crate::local::receipt::Receipt;
 use crate::local::shard::command::Command;
 use crate::protocol::Target;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, UserId};
+use crate::protocol::session_id::SessionId;
 
 impl Hub {
     /// Ends the local connections of `target`; answers how many. Their receipts are written

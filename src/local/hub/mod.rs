@@ -22,32 +22,29 @@ use smallvec::SmallVec;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::auth::{Grants, SessionId};
 use crate::local::dedup::Recent;
 use crate::local::directory::{Directory, Traits};
-pub use crate::local::directory::{Seat, Seats};
+use crate::local::directory::{LocalConnection, LocalConnections};
 use crate::local::dirty_rows::DirtyRows;
 use crate::local::event_queue::Events;
-use crate::local::evictions::Recently;
-pub(crate) use crate::local::hub::await_rows::ROW_PATIENCE;
-pub use crate::local::hub::deliver::Delivered;
+use crate::local::evictions::RecentEvictions;
 use crate::local::membership;
-pub(crate) use crate::local::presence_queue::Noted;
-pub use crate::local::presence_queue::Notices;
 use crate::local::replay::follower::Start;
-pub use crate::local::row_wait::RowWait;
+use crate::local::row_wait::RowWait;
 use crate::local::shard::command::{Arrival, Command, INBOX, Load, ShardHandle, Subscribed};
-use crate::local::shard::outlets::Ask;
-pub use crate::local::topics::Topics;
+use crate::local::shard::outlets::PageRequest;
+use crate::local::topics::Topics;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId, Subject, Topic, UserId};
+use crate::protocol::session_id::SessionId;
+use crate::protocol::topic_pattern::TopicPatterns;
 use crate::protocol::{Dialect, Target};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Trace;
 
 /// A connection that is to be let in.
 #[derive(Debug)]
-pub struct Newcomer {
+pub struct NewConnection {
     /// Whose it is.
     pub user: UserId,
     /// What it speaks.
@@ -60,7 +57,7 @@ pub struct Newcomer {
     /// what is kept later finds the connection, or leaves a gap that it can see.
     pub inbox: Option<Box<Start>>,
     /// What it may subscribe to, if that is not what the settings say.
-    pub grants: Option<Arc<Grants>>,
+    pub grants: Option<Arc<TopicPatterns>>,
     /// What it is subscribed to from its beginning.
     pub topics: Vec<Topic>,
     /// When its token ends, if that ends it.
@@ -115,11 +112,11 @@ impl Drop for Reservation {
 pub struct Hub {
     directory: Arc<Directory>,
     shards: Box<[ShardHandle]>,
-    recently: Recently,
+    recently: RecentEvictions,
     doubts: Notify,
     topics: Arc<Topics>,
     /// What connections want to read of inboxes and logs.
-    asks: mpsc::UnboundedSender<Ask>,
+    asks: mpsc::UnboundedSender<PageRequest>,
     recent: Recent,
     trace: Arc<Trace>,
     metrics: Arc<Metrics>,
@@ -132,7 +129,7 @@ impl Hub {
         node: NodeId,
         shards: Vec<ShardHandle>,
         topics: Arc<Topics>,
-        asks: mpsc::UnboundedSender<Ask>,
+        asks: mpsc::UnboundedSender<PageRequest>,
         events: Events,
         trace: Arc<Trace>,
         metrics: Arc<Metrics>,
@@ -141,7 +138,7 @@ impl Hub {
         Self {
             directory: Arc::new(Directory::new(node, changes, events, metrics.clone())),
             shards: shards.into(),
-            recently: Recently::default(),
+            recently: RecentEvictions::default(),
             doubts: Notify::new(),
             topics,
             asks,
@@ -207,7 +204,7 @@ impl Hub {
 
     /// The user's connections here.
     #[must_use]
-    pub fn seats(&self, user: &UserId) -> Seats {
+    pub fn seats(&self, user: &UserId) -> LocalConnections {
         self.directory.seats(user)
     }
 
@@ -255,8 +252,8 @@ impl Hub {
     ///
     /// If it follows its topics' logs ([`Topics::keeps`]), the caller owes it a `Hub::follow_log`
     /// of each.
-    pub async fn join(&self, newcomer: Newcomer) -> (Reservation, RowWait) {
-        let Newcomer {
+    pub async fn join(&self, newcomer: NewConnection) -> (Reservation, RowWait) {
+        let NewConnection {
             user,
             dialect,
             device,
@@ -289,7 +286,7 @@ impl Hub {
             session,
             ordinal,
         };
-        let seat = Seat::new(fd, dialect, traits);
+        let seat = LocalConnection::new(fd, dialect, traits);
         // The shard hears of the fd before the directory does, so that no message can overtake.
         let shard = self.shard(fd).clone();
         shard
@@ -320,17 +317,17 @@ impl Hub {
     /// Makes the connections of users look into their inbox, or of topics into the log.
     pub async fn look(&self, target: &Target) {
         match target {
-            Target::Topic(topic) => return self.look_into(topic).await,
+            Target::Topic(topic) => return self.check_log(topic).await,
             Target::Topics(topics) => {
                 for topic in topics {
-                    self.look_into(topic).await;
+                    self.check_log(topic).await;
                 }
                 return;
             }
             _ => {}
         }
         for (fd, _) in self.matching(target) {
-            self.tell(fd, Command::Look { fd }).await;
+            self.tell(fd, Command::CheckInbox { fd }).await;
         }
     }
 

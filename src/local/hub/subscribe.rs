@@ -14,11 +14,12 @@ use crate::local::hub::Hub;
 use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::deliver::Arrived;
 use crate::local::receipt::Receipt;
-use crate::local::replay::page::{Page, Since};
+use crate::local::replay::page::Page;
 use crate::local::shard::command::{Command, Subscribed};
-use crate::local::shard::outlets::Ask;
+use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::{Member, Topics};
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::position::Since;
 use crate::protocol::{Push, Target};
 
 impl Hub {
@@ -58,7 +59,7 @@ impl Hub {
         deadline: Instant,
     ) -> Option<Arc<Page>> {
         let (told, mut page) = oneshot::channel();
-        let ask = Ask {
+        let ask = PageRequest {
             fd,
             subject: Subject::Topic(topic.clone()),
             since,
@@ -212,7 +213,7 @@ impl Hub {
             if push.message.position().is_some() {
                 // Kept twice: a connection that follows the log must not wait for the second one.
                 let message = &push.message;
-                self.tell_members(topic, || Command::PassTopic {
+                self.tell_members(topic, || Command::SkipKeptInTopic {
                     topic: topic.clone(),
                     message: message.clone(),
                 })
@@ -233,8 +234,8 @@ impl Hub {
     }
 
     /// Makes the connections that are in a topic look into its log.
-    pub(crate) async fn look_into(&self, topic: &Topic) {
-        self.tell_members(topic, || Command::LookInto {
+    pub(crate) async fn check_log(&self, topic: &Topic) {
+        self.tell_members(topic, || Command::CheckLog {
             topic: topic.clone(),
         })
         .await;

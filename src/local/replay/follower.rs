@@ -5,7 +5,8 @@
 //! has taken what it was given. So a message that was lost on the way, came too early or found
 //! the client's queue full is not lost for it, and none comes twice.
 
-use crate::local::replay::page::{EntryId, Page, Position, Since};
+use crate::local::replay::page::Page;
+use crate::protocol::position::{EntryId, Position, Since};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -44,7 +45,7 @@ impl Follower {
     /// The client gets this page.
     pub(crate) fn behind(page: &Page) -> Self {
         let mut follower = Self::unread(Since::After(page.end));
-        follower.turn(page);
+        follower.take_page(page);
         follower
     }
 
@@ -116,7 +117,7 @@ impl Follower {
     }
 
     /// From where to read, if that is due. To be asked when the client has taken all it was
-    /// given; the caller that gets an answer owes a [`Follower::turn`].
+    /// given; the caller that gets an answer owes a [`Follower::take_page`].
     pub(crate) fn ask(&mut self) -> Option<Since> {
         (self.state == State::Behind).then(|| {
             self.state = State::Asking;
@@ -127,7 +128,7 @@ impl Follower {
     }
 
     /// The client gets this page, if the answer is yes; else it is of no use any more.
-    pub(crate) fn turn(&mut self, page: &Page) -> bool {
+    pub(crate) fn take_page(&mut self, page: &Page) -> bool {
         if self.asked != self.since {
             self.state = State::Behind;
             return false;
@@ -215,7 +216,7 @@ mod tests {
         let mut follower = live(5);
         assert_eq!(follower.hear(at(6), false), Verdict::Later);
         assert_eq!(follower.ask(), Some(Since::After(at(5))));
-        follower.turn(&page(6, true));
+        follower.take_page(&page(6, true));
         assert_eq!(follower.hear(at(6), true), Verdict::Old);
         assert_eq!(follower.hear(at(7), true), Verdict::Take);
     }
@@ -226,9 +227,9 @@ mod tests {
         follower.distrust();
         assert!(follower.ask().is_some());
         assert_eq!(follower.hear(at(7), true), Verdict::Later);
-        follower.turn(&page(6, true));
+        follower.take_page(&page(6, true));
         assert_eq!(follower.ask(), Some(Since::After(at(6))));
-        follower.turn(&page(7, true));
+        follower.take_page(&page(7, true));
         assert_eq!(follower.hear(at(8), true), Verdict::Take);
     }
 
@@ -238,7 +239,7 @@ mod tests {
         follower.distrust();
         assert!(follower.ask().is_some());
         follower.distrust();
-        follower.turn(&page(6, true));
+        follower.take_page(&page(6, true));
         assert!(follower.ask().is_some());
     }
 
@@ -249,9 +250,9 @@ mod tests {
         follower.distrust();
         assert!(follower.ask().is_some());
         assert_eq!(follower.hear(at(6), true), Verdict::Later);
-        follower.turn(&nothing);
+        follower.take_page(&nothing);
         assert_eq!(follower.ask(), Some(Since::After(at(5))));
-        follower.turn(&page(6, true));
+        follower.take_page(&page(6, true));
         assert_eq!(follower.hear(at(7), true), Verdict::Take);
     }
 
@@ -261,9 +262,9 @@ mod tests {
         assert_eq!(follower.ask(), Some(Since::Now));
         assert_eq!(follower.hear(at(6), true), Verdict::Later);
         // Read after it.
-        follower.turn(&Page::new(&Since::Now, 6, 5, Vec::new()));
+        follower.take_page(&Page::new(&Since::Now, 6, 5, Vec::new()));
         assert_eq!(follower.ask(), Some(Since::After(at(6).before())));
-        follower.turn(&page(6, true));
+        follower.take_page(&page(6, true));
         assert_eq!(follower.hear(at(6), true), Verdict::Old);
         assert_eq!(follower.hear(at(7), true), Verdict::Take);
     }
@@ -273,7 +274,7 @@ mod tests {
         let mut follower = live(5);
         assert_eq!(follower.hear(at(9), true), Verdict::Later);
         assert!(follower.ask().is_some());
-        follower.turn(&Page::new(&Since::After(at(5)), 5, 5, Vec::new()));
+        follower.take_page(&Page::new(&Since::After(at(5)), 5, 5, Vec::new()));
         assert_eq!(follower.ask(), None);
         assert_eq!(follower.state, State::Live);
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::protocol::Message;
 use crate::protocol::ids::Topic;
-pub use crate::protocol::position::{BadPosition, EntryId, Position, Since};
+use crate::protocol::position::{EntryId, Position, Since};
 
 /// Most messages in one page: what a slow client that comes back may have in memory at once.
 pub(crate) const PAGE: usize = 32;

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::auth::Grants;
 use crate::local::admission::Permit;
 use crate::local::connection::Role;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
@@ -19,11 +18,13 @@ use crate::local::membership::Membership;
 use crate::local::pending_call::PendingCall;
 use crate::local::receipt::Receipt;
 use crate::local::replay::follower::Start;
-use crate::local::replay::page::{Page, Since};
+use crate::local::replay::page::Page;
 use crate::local::shard::socket::Socket;
 use crate::local::topics::Member;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::position::Since;
+use crate::protocol::topic_pattern::TopicPatterns;
 use crate::protocol::{Dialect, Except, Message};
 
 /// Commands that may wait for a shard. It is emptied at processor speed, so a full one means
@@ -103,15 +104,15 @@ pub(crate) enum Command {
         answer: oneshot::Sender<Vec<Member>>,
     },
     /// A kept message that the connection counts as given, although it is not.
-    Pass { fd: Fd, message: Arc<Message> },
+    SkipKept { fd: Fd, message: Arc<Message> },
     /// Messages may have passed this connection by.
     Missed { fd: Fd },
     /// Something is in the inbox of this connection's user.
-    Look { fd: Fd },
-    /// As `Pass`, for all connections in a topic.
-    PassTopic { topic: Topic, message: Arc<Message> },
+    CheckInbox { fd: Fd },
+    /// As `SkipKept`, for all connections in a topic.
+    SkipKeptInTopic { topic: Topic, message: Arc<Message> },
     /// Something is in the log of this topic.
-    LookInto { topic: Topic },
+    CheckLog { topic: Topic },
     /// The page that a connection asked for.
     Page {
         fd: Fd,
@@ -136,7 +137,7 @@ pub(crate) enum Command {
         /// When it ends, if it does.
         expires: Option<Instant>,
         /// What it may subscribe to from now on, if that is not what the settings say.
-        grants: Option<Arc<Grants>>,
+        grants: Option<Arc<TopicPatterns>>,
     },
     /// Tell a client something, if it gets objects of ours.
     Say { fd: Fd, object: Arc<str> },
@@ -198,7 +199,7 @@ pub(crate) struct Subscribed {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     /// What it may subscribe to, if that is not what the settings say.
-    pub(crate) grants: Option<Arc<Grants>>,
+    pub(crate) grants: Option<Arc<TopicPatterns>>,
     /// What it is subscribed to from its beginning.
     pub(crate) topics: Vec<Topic>,
     /// It wants to hear who comes and goes there.

@@ -31,13 +31,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::local::connection::Settings;
-pub(crate) use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::shard::command::INBOX;
-pub(crate) use crate::local::shard::command::{Attach, Command, ShardHandle, Subscribed};
+use crate::local::shard::command::ShardHandle;
 use crate::local::shard::members::Members;
-pub(crate) use crate::local::shard::outlets::Outlets;
-pub use crate::local::shard::socket::Socket;
-use crate::local::shard::task::Owner;
+use crate::local::shard::outlets::ShardOutputs;
+use crate::local::shard::task::ShardTask;
 use crate::local::topics::Topics;
 use crate::protocol::ids::NodeId;
 use crate::telemetry::metrics::Metrics;
@@ -53,14 +51,14 @@ pub(crate) fn start(
     node: &NodeId,
     topics: &Arc<Topics>,
     settings: &Arc<Settings>,
-    outlets: &Outlets,
+    outlets: &ShardOutputs,
     trace: &Arc<Trace>,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Vec<ShardHandle>> {
     (0..count)
         .map(|number| {
             let (sender, inbox) = mpsc::channel(INBOX);
-            let shard = Owner::new(
+            let shard = ShardTask::new(
                 inbox,
                 node.clone(),
                 Members::new(topics.clone(), number),

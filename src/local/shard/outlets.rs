@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::local::replay::page::{Page, Since};
+use crate::local::replay::page::Page;
 use crate::protocol::Request;
 use crate::protocol::ids::{Fd, Subject, UserId};
+use crate::protocol::position::Since;
 
 /// What a client asks of its node.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct ClientRequest {
     pub(crate) fd: Fd,
     pub(crate) user: UserId,
     pub(crate) request: Request,
@@ -21,7 +22,7 @@ pub(crate) struct Asked {
 
 /// A connection wants the next page.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) struct PageRequest {
     pub(crate) fd: Fd,
     /// Whose inbox, or which topic's log.
     pub(crate) subject: Subject,
@@ -32,9 +33,9 @@ pub(crate) struct Ask {
 
 /// Where shards hand on what others are to do.
 #[derive(Debug, Clone)]
-pub(crate) struct Outlets {
+pub(crate) struct ShardOutputs {
     /// What connections want to read of inboxes and logs.
-    pub(crate) asks: mpsc::UnboundedSender<Ask>,
+    pub(crate) asks: mpsc::UnboundedSender<PageRequest>,
     /// What clients ask of the node.
-    pub(crate) requests: mpsc::UnboundedSender<Asked>,
+    pub(crate) requests: mpsc::UnboundedSender<ClientRequest>,
 }

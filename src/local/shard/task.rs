@@ -25,7 +25,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::auth::Grants;
 use crate::local::admission::Permit;
 use crate::local::connection::timer_wheel::{NEVER, Tick, Wheel};
 use crate::local::connection::{Connection, Next, Settings};
@@ -33,12 +32,13 @@ use crate::local::pending_call::PendingCall;
 use crate::local::receipt::Receipt;
 use crate::local::shard::command::Command;
 use crate::local::shard::members::Members;
-use crate::local::shard::outlets::Outlets;
+use crate::local::shard::outlets::ShardOutputs;
 use crate::local::shard::resync::Resync;
 use crate::local::shard::socket::Socket;
 use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId};
+use crate::protocol::topic_pattern::TopicPatterns;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Trace;
 
@@ -56,7 +56,7 @@ const SCRATCH: usize = 64 * 1024;
 
 /// A connection, its socket once it has come, and what its end must give back.
 #[derive(Debug)]
-struct Place {
+struct Entry {
     connection: Connection,
     socket: Option<Socket>,
     _permit: Option<Arc<Permit>>,
@@ -68,12 +68,12 @@ struct Place {
     dirty: bool,
 }
 
-pub(crate) struct Owner {
+pub(crate) struct ShardTask {
     inbox: mpsc::Receiver<Command>,
     node: NodeId,
     poll: AsyncFd<Poll>,
     registry: Registry,
-    places: Slab<Place>,
+    places: Slab<Entry>,
     /// Their number, for others to see.
     pub(crate) count: Arc<AtomicUsize>,
     slots: HashMap<Fd, usize, ahash::RandomState>,
@@ -95,18 +95,18 @@ pub(crate) struct Owner {
     /// Which clients are still to be told to resync.
     resync: Resync,
     settings: Arc<Settings>,
-    outlets: Outlets,
+    outlets: ShardOutputs,
     trace: Arc<Trace>,
     metrics: Arc<Metrics>,
 }
 
-impl Owner {
+impl ShardTask {
     pub(crate) fn new(
         inbox: mpsc::Receiver<Command>,
         node: NodeId,
         members: Members,
         settings: Arc<Settings>,
-        outlets: Outlets,
+        outlets: ShardOutputs,
         trace: Arc<Trace>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
@@ -230,18 +230,22 @@ impl Owner {
             Command::Watch { fd, topic, object } => self.watch(fd, &topic, &object),
             Command::TellWatchers { topic, object } => self.tell_watchers(&topic, &object),
             Command::Members { topic, answer } => _ = answer.send(self.members_of(&topic)),
-            Command::Pass { fd, message } => self.with_slot(fd, |it, at| it.pass(at, &message)),
-            Command::PassTopic { topic, message } => self.pass_topic(&topic, &message),
-            Command::LookInto { topic } => self.look_into(&topic),
+            Command::SkipKept { fd, message } => self.with_slot(fd, |it, at| it.pass(at, &message)),
+            Command::SkipKeptInTopic { topic, message } => {
+                self.skip_kept_in_topic(&topic, &message)
+            }
+            Command::CheckLog { topic } => self.check_log(&topic),
             Command::Missed { fd } => self.with_slot(fd, Self::missed),
-            Command::Look { fd } => self.with_slot(fd, Self::look_into_inbox),
+            Command::CheckInbox { fd } => self.with_slot(fd, Self::check_inbox),
             Command::Page {
                 fd,
                 subject,
                 since,
                 page,
                 is_told,
-            } => self.with_slot(fd, |it, at| it.turn(at, &subject, since, &page, is_told)),
+            } => self.with_slot(fd, |it, at| {
+                it.take_page(at, &subject, since, &page, is_told)
+            }),
             Command::Close {
                 fd,
                 reason,
@@ -279,7 +283,7 @@ impl Owner {
     }
 
     /// A connection has a new token.
-    fn renew(&mut self, slot: usize, expires: Option<Instant>, grants: Option<Arc<Grants>>) {
+    fn renew(&mut self, slot: usize, expires: Option<Instant>, grants: Option<Arc<TopicPatterns>>) {
         let expires = expires.map(|at| self.tick(at));
         self.places[slot].connection.hold_until(expires);
         self.arm(slot);

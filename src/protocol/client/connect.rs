@@ -6,7 +6,7 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::protocol::Fault;
+use crate::protocol::InvalidInput;
 use crate::protocol::secret::Secret;
 
 /// What a client says, unchecked.
@@ -75,7 +75,7 @@ impl ConnectRequest {
     }
 
     /// Reads the first line of a client that connects by TCP.
-    pub(crate) fn from_line(line: &str) -> Result<Self, Fault> {
+    pub(crate) fn from_line(line: &str) -> Result<Self, InvalidInput> {
         #[derive(Deserialize)]
         struct Connect {
             r#type: String,
@@ -84,7 +84,7 @@ impl ConnectRequest {
         }
         let bad = |what: &str| {
             let words = r#"the first line must be {"type":"connect","user":...,"token":...}: "#;
-            Fault::new(format!("{words}{what}"))
+            InvalidInput::new(format!("{words}{what}"))
         };
         match serde_json::from_str(line) {
             Ok(Connect { r#type, request }) if r#type == "connect" => Ok(request),
@@ -94,13 +94,13 @@ impl ConnectRequest {
     }
 
     /// Whether the client wants join and leave events of its topics.
-    pub(crate) fn wants_presence(&self) -> Result<bool, Fault> {
+    pub(crate) fn wants_presence(&self) -> Result<bool, InvalidInput> {
         match &self.presence {
             None | Some(Value::Bool(false)) => Ok(false),
             Some(Value::Bool(true)) => Ok(true),
             Some(Value::String(text)) if text == "true" => Ok(true),
             Some(Value::String(text)) if text == "false" => Ok(false),
-            Some(_) => Err(Fault::new("presence must be true or false")),
+            Some(_) => Err(InvalidInput::new("presence must be true or false")),
         }
     }
 }

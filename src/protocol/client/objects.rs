@@ -286,12 +286,12 @@ pub struct Request {
     /// The `ref`: a JSON string or number, sent back as it came.
     pub reference: Option<Box<str>>,
     /// What is asked.
-    pub what: Wanted,
+    pub what: RequestKind,
 }
 
 /// What a client can ask for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum RequestKind {
     /// To get what is pushed to a topic.
     Subscribe {
         /// The topic.
@@ -360,7 +360,7 @@ impl<'a> ClientMessage<'a> {
             ("send", _) => match Send::parse(text) {
                 Ok(send) => Ok(Self::Request(Request {
                     reference,
-                    what: Wanted::Send(send),
+                    what: RequestKind::Send(send),
                 })),
                 Err(words) => Err(bad(&reference, words)),
             },
@@ -383,7 +383,7 @@ impl<'a> ClientMessage<'a> {
             ("auth", _) => match fields.token {
                 Some(token) => Ok(Self::Request(Request {
                     reference,
-                    what: Wanted::Auth(Secret::new(token.into_owned())),
+                    what: RequestKind::Auth(Secret::new(token.into_owned())),
                 })),
                 None => Err(bad(&reference, "auth needs the token")),
             },
@@ -403,15 +403,15 @@ fn subscription(
     topic: Option<&str>,
     since: Option<&str>,
     watches: bool,
-) -> Result<Wanted, String> {
+) -> Result<RequestKind, String> {
     let topic = topic.ok_or("a topic is needed")?;
     let topic = topic.parse().map_err(|error| format!("{error}"))?;
     if !joins {
-        return Ok(Wanted::Unsubscribe { topic });
+        return Ok(RequestKind::Unsubscribe { topic });
     }
     let since = since.map(str::parse).transpose();
     let since = since.map_err(|error| format!("since {error}"))?;
-    Ok(Wanted::Subscribe {
+    Ok(RequestKind::Subscribe {
         topic,
         since,
         watches,

@@ -6,8 +6,8 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
 use crate::protocol::position::Position;
 use crate::protocol::{
-    self, Call, CallStatus, Called, NodeAnswer, NodeMembers, PresenceLine, PushRequest, Question,
-    Receipt, Reply, Status, Target, Told, Wait, Watch,
+    self, Call, CallStatus, Called, DeliveryReport, NodeAnswer, NodeMembers, PresenceLine,
+    PushRequest, Question, ReceiptRequest, Status, Target, Told, Wait, Watch,
 };
 
 fn node() -> NodeId {
@@ -34,8 +34,8 @@ fn position() -> Position {
     "5.17-0".parse().unwrap()
 }
 
-fn reply() -> Reply {
-    Reply {
+fn reply() -> ReceiptRequest {
+    ReceiptRequest {
         node: node(),
         reference: "r\"1".into(),
         wait: Wait::Acked,
@@ -312,7 +312,7 @@ fn lines_about_presence() {
 #[test]
 fn commands() {
     let user = Target::User(user());
-    let receipt = Receipt {
+    let receipt = DeliveryReport {
         reference: "r\"1".into(),
         node: node(),
         status: Status::Written,

@@ -25,9 +25,9 @@ use crate::backplane::redis::registry::lease::{LEASE, Lease};
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
-use crate::config::Host;
+use crate::config::redis_url::Host;
 use crate::local::hub::Hub;
-use crate::local::shard::Command;
+use crate::local::shard::command::Command;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 

@@ -11,7 +11,7 @@ use fred::types::Value;
 use crate::backplane::answers::Unavailable;
 use crate::backplane::redis::servers::LOOKUPS;
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
-use crate::backplane::rows::{Locations, Parties, Population, Row, RowValue, parse_field};
+use crate::backplane::rows::{Locations, MemberCount, Row, RowValue, TopicNodes, parse_field};
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
 
 /// A row as it is read: the field names for a user, names and values for a topic.
@@ -92,7 +92,7 @@ impl Redis {
     pub(crate) async fn members(
         &self,
         topics: &[Topic],
-    ) -> Result<Vec<Vec<Population>>, Unavailable> {
+    ) -> Result<Vec<Vec<MemberCount>>, Unavailable> {
         let keys: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
         let mut judged = Judged::default();
         let mut all = Vec::with_capacity(topics.len());
@@ -100,7 +100,7 @@ impl Redis {
             let mut members = Vec::new();
             for (node, connections) in populations(fields) {
                 if judged.is_live(self, &node).await? {
-                    members.push(Population { node, connections });
+                    members.push(MemberCount { node, connections });
                 }
             }
             members.sort_unstable();
@@ -109,7 +109,7 @@ impl Redis {
         Ok(all)
     }
 
-    pub(crate) async fn parties(&self, topics: &[Topic]) -> Result<Vec<Parties>, Unavailable> {
+    pub(crate) async fn parties(&self, topics: &[Topic]) -> Result<Vec<TopicNodes>, Unavailable> {
         let subjects: Vec<Subject> = topics.iter().cloned().map(Subject::Topic).collect();
         let rows = self.read_rows(&subjects).await?;
         let others = |fields| {

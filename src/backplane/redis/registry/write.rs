@@ -27,8 +27,9 @@ use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::{Servers, asking, multi, queue};
 use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
 use crate::backplane::rows::RowValue;
+use crate::local::directory::LocalConnections;
 use crate::local::dirty_rows::Change;
-use crate::local::hub::{Hub, Seats};
+use crate::local::hub::Hub;
 use crate::protocol::ids::{ConnectionId, NodeId, Subject};
 use crate::telemetry::metrics::Metrics;
 
@@ -58,7 +59,7 @@ type RowFields = Vec<((Subject, Change), Here)>;
 /// The current state of a row on this node.
 enum Here {
     /// A user's connections.
-    Seats(Seats),
+    LocalConnections(LocalConnections),
     /// How many connections are in a topic, and whether clients here watch it.
     Members(u32, bool),
 }
@@ -66,7 +67,7 @@ enum Here {
 impl Here {
     fn of(hub: &Hub, subject: &Subject) -> Self {
         match subject {
-            Subject::User(user) => Self::Seats(hub.seats(user)),
+            Subject::User(user) => Self::LocalConnections(hub.seats(user)),
             Subject::Topic(topic) => {
                 let topics = hub.topics();
                 Self::Members(topics.count(topic), topics.is_watched(topic))
@@ -76,7 +77,7 @@ impl Here {
 
     fn is_empty(&self) -> bool {
         match self {
-            Self::Seats(seats) => seats.is_empty(),
+            Self::LocalConnections(seats) => seats.is_empty(),
             Self::Members(count, _) => *count == 0,
         }
     }
@@ -299,7 +300,7 @@ impl Registry {
     ) -> FredResult<usize> {
         let key = self.keys.row(subject);
         match here {
-            Here::Seats(seats) => self.queue_seats(pipeline, &key, change, seats).await,
+            Here::LocalConnections(seats) => self.queue_seats(pipeline, &key, change, seats).await,
             Here::Members(count, watched) => {
                 self.queue_members(pipeline, &key, *count, *watched).await
             }
@@ -332,7 +333,7 @@ impl Registry {
         pipeline: &Pipeline<Client>,
         key: &str,
         change: &Change,
-        seats: &Seats,
+        seats: &LocalConnections,
     ) -> FredResult<usize> {
         let node = self.hub.node();
         let leaving = self.leaving.load(Ordering::Relaxed);

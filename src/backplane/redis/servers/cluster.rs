@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::backplane::redis::servers::{SLOTS, Servers, UNSERVED};
 use crate::backplane::redis::{COMMAND_BUFFER, build};
-use crate::config::Host;
+use crate::config::redis_url::Host;
 
 /// The time between two questions while all is well, and while a node does not answer.
 const CALM: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 type Routing = (Vec<Host>, Box<[u16]>);
 
 /// The owner of each slot: the epoch of the claim, and the claimant.
-struct Owners(Vec<Option<(u64, Host)>>);
+struct SlotOwners(Vec<Option<(u64, Host)>>);
 
 /// Follows the cluster until the node ends.
 pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
@@ -69,7 +69,7 @@ pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
                 let answer = tokio::time::timeout(ANSWER, ask(client)).await;
                 (host, client, answer.is_err(), answer)
             });
-        let mut owners = Owners(vec![None; SLOTS]);
+        let mut owners = SlotOwners(vec![None; SLOTS]);
         let (mut views, mut troubled) = (0, false);
         let answers = join_all(questions).await;
         for (number, (host, client, silent, answer)) in answers.into_iter().enumerate() {
@@ -129,7 +129,7 @@ async fn ask(client: &Client) -> FredResult<String> {
     client.custom(command, vec!["NODES"]).await
 }
 
-impl Owners {
+impl SlotOwners {
     /// Adds one node's view (the answer to `CLUSTER NODES`); `asked` is the node's own address.
     fn add(&mut self, view: &str, asked: &Host) {
         for line in view.lines() {
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_newest_claim_to_a_slot_counts() {
-        let mut owners = Owners(vec![None; SLOTS]);
+        let mut owners = SlotOwners(vec![None; SLOTS]);
         let old = "\
 a 10.0.0.1:1@11 myself,master - 0 0 1 connected 0-8191\n\
 b 10.0.0.1:2@12,name.example master - 0 0 2 connected 8192-16382 [3->-b]\n\
@@ -220,6 +220,6 @@ c :3@13 myself,master - 0 0 3 connected 0-8190 8191\n";
 
     #[test]
     fn no_slots_are_no_routes() {
-        assert!(Owners(vec![None; SLOTS]).routes().is_none());
+        assert!(SlotOwners(vec![None; SLOTS]).routes().is_none());
     }
 }

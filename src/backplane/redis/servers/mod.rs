@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub(crate) use crate::backplane::redis::servers::commands::{asking, exec, multi, queue};
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
-use crate::config::{Host, RedisUrl, Topology};
+use crate::config::redis_url::{Host, RedisUrl, Topology};
 use crate::telemetry::metrics::Metrics;
 
 /// Maximum number of rows looked up in one pipeline.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{COMMAND_BUFFER, build};
-use crate::config::Host;
+use crate::config::redis_url::Host;
 
 /// The time between two questions.
 const ASK: Duration = Duration::from_millis(250);

@@ -7,13 +7,13 @@ use fred::error::Error;
 use fred::prelude::{Expiration, KeysInterface, StreamsInterface};
 use fred::types::Value;
 
-use crate::auth::SessionId;
 use crate::backplane::access::{Ban, Session, ordinal};
 use crate::backplane::answers::Unavailable;
 use crate::backplane::redis::servers::{LOOKUPS, Servers, exec, multi};
 use crate::backplane::redis::{AWAY, Keys, ROW_TTL_SECONDS};
-use crate::local::replay::page::EntryId;
 use crate::protocol::ids::UserId;
+use crate::protocol::position::EntryId;
+use crate::protocol::session_id::SessionId;
 
 #[derive(Debug)]
 pub(crate) struct AccessStore {

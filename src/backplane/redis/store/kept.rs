@@ -20,11 +20,10 @@ use crate::backplane::answers::{Kept, Unavailable};
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::{Servers, exec, multi};
 use crate::backplane::redis::{AWAY, Keys};
-use crate::local::replay::page::{
-    Bounds, Entry, EntryId, PAGE, Page, Position, REPEAT, Since, first_number,
-};
+use crate::local::replay::page::{Bounds, Entry, PAGE, Page, REPEAT, first_number};
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
+use crate::protocol::position::{EntryId, Position, Since};
 
 /// How long a claim of an id keeps other pushes out. Longer than a push waits by default.
 const CLAIM: Duration = Duration::from_secs(5);

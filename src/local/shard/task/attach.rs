@@ -6,12 +6,12 @@ use tokio::time::Instant;
 use crate::local::connection::Connection;
 use crate::local::replay::follower::Start;
 use crate::local::shard::command::{Arrival, Attach};
-use crate::local::shard::task::{Owner, Place};
+use crate::local::shard::task::{Entry, ShardTask};
 use crate::protocol;
 use crate::protocol::Dialect;
 use crate::protocol::ids::{ConnectionId, Fd, UserId};
 
-impl Owner {
+impl ShardTask {
     /// Makes a place in which messages gather from now on.
     pub(crate) fn reserve(
         &mut self,
@@ -32,7 +32,7 @@ impl Owner {
         let start = inbox.map(|start| *start);
         let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
         self.delivered += connection.welcome(&id, topics, start, &self.metrics);
-        let place = Place {
+        let place = Entry {
             connection,
             socket: None,
             _permit: None,

@@ -9,11 +9,11 @@ use crate::local::connection::Connection;
 use crate::local::connection::send_queue::Offer;
 use crate::local::receipt::Receipt;
 use crate::local::shard::encoded::Encoded;
-use crate::local::shard::task::Owner;
+use crate::local::shard::task::ShardTask;
 use crate::protocol::ids::{Fd, UserId};
 use crate::protocol::{Except, Message};
 
-impl Owner {
+impl ShardTask {
     /// A message for one connection.
     pub(crate) fn deliver(&mut self, fd: Fd, message: &Arc<Message>, receipt: Option<&Receipt>) {
         match self.slots.get(&fd) {

@@ -3,11 +3,11 @@
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
-use crate::local::shard::outlets::{Ask, Asked};
-use crate::local::shard::task::{Owner, Place, READS, SCRATCH, TURN};
+use crate::local::shard::outlets::{ClientRequest, PageRequest};
+use crate::local::shard::task::{Entry, READS, SCRATCH, ShardTask, TURN};
 use crate::protocol::ids::Fd;
 
-impl Owner {
+impl ShardTask {
     pub(crate) fn on_ready(&mut self, event: &mio::event::Event) {
         // A token is an fd, never reused: an event of a closed socket finds no slot.
         let fd = Fd(event.token().0 as u64);
@@ -73,7 +73,7 @@ impl Owner {
     }
 
     pub(crate) fn hear(&mut self, slot: usize, bytes: &mut [u8]) {
-        let Place { connection, .. } = &mut self.places[slot];
+        let Entry { connection, .. } = &mut self.places[slot];
         let received = &self.metrics.received;
         let next = connection.hear(bytes, &self.settings, self.now, || {
             received.inc();
@@ -91,7 +91,10 @@ impl Owner {
         if let Some(request) = connection.next_request() {
             let (fd, user) = (connection.fd, connection.user.clone());
             // Closed only when the node is ending.
-            let _ = self.outlets.requests.send(Asked { fd, user, request });
+            let _ = self
+                .outlets
+                .requests
+                .send(ClientRequest { fd, user, request });
         }
     }
 
@@ -114,7 +117,7 @@ impl Owner {
     }
 
     pub(crate) fn write(&mut self, slot: usize) {
-        let Place {
+        let Entry {
             connection,
             socket,
             blocked,
@@ -162,7 +165,7 @@ impl Owner {
             let fd = connection.fd;
             for (subject, since) in connection.asks() {
                 // Closed only when the node is ending.
-                let _ = self.outlets.asks.send(Ask {
+                let _ = self.outlets.asks.send(PageRequest {
                     fd,
                     subject,
                     since,

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use crate::local::receipt::Receipt;
 use crate::local::replay::follower::Verdict;
-use crate::local::replay::page::{Page, Since};
-use crate::local::shard::task::Owner;
+use crate::local::replay::page::Page;
+use crate::local::shard::task::ShardTask;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
+use crate::protocol::position::Since;
 
-impl Owner {
+impl ShardTask {
     /// As `offer`, for a message that is kept: a connection that follows its inbox or log gets
     /// it in its turn, and a full queue is no harm.
     pub(crate) fn offer_kept(
@@ -40,8 +41,8 @@ impl Owner {
         }
     }
 
-    /// As [`Owner::pass`], for the members of a topic.
-    pub(crate) fn pass_topic(&mut self, topic: &Topic, message: &Message) {
+    /// As [`ShardTask::pass`], for the members of a topic.
+    pub(crate) fn skip_kept_in_topic(&mut self, topic: &Topic, message: &Message) {
         let slots: Vec<usize> = self.members.of(topic).collect();
         slots.into_iter().for_each(|slot| self.pass(slot, message));
     }
@@ -58,14 +59,14 @@ impl Owner {
         self.touch(slot);
     }
 
-    /// As [`Owner::look`], for the inbox alone.
-    pub(crate) fn look_into_inbox(&mut self, slot: usize) {
+    /// As [`ShardTask::look`], for the inbox alone.
+    pub(crate) fn check_inbox(&mut self, slot: usize) {
         self.places[slot].connection.distrust_inbox();
         self.touch(slot);
     }
 
-    /// As [`Owner::look`], for the members of a topic and its log.
-    pub(crate) fn look_into(&mut self, topic: &Topic) {
+    /// As [`ShardTask::look`], for the members of a topic and its log.
+    pub(crate) fn check_log(&mut self, topic: &Topic) {
         let slots: Vec<usize> = self.members.of(topic).collect();
         for slot in slots {
             self.places[slot].connection.distrust_log(topic);
@@ -74,7 +75,7 @@ impl Owner {
     }
 
     /// The page that a connection asked for.
-    pub(crate) fn turn(
+    pub(crate) fn take_page(
         &mut self,
         slot: usize,
         subject: &Subject,
@@ -83,7 +84,7 @@ impl Owner {
         is_told: bool,
     ) {
         let connection = &mut self.places[slot].connection;
-        if let Some(resync) = connection.turn(subject, since, page) {
+        if let Some(resync) = connection.take_page(subject, since, page) {
             if !(page.is_continuous || is_told) {
                 connection.say(&resync);
             }

@@ -4,10 +4,10 @@ use tokio::sync::oneshot;
 
 use crate::local::connection::timer_wheel::{NEVER, Tick};
 use crate::local::shard::command::Load;
-use crate::local::shard::task::Owner;
+use crate::local::shard::task::ShardTask;
 use crate::protocol;
 
-impl Owner {
+impl ShardTask {
     pub(crate) fn on_beat(&mut self) {
         self.now = self.started.elapsed().as_secs() as Tick;
         let mut due = Vec::new();

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::auth::Grants;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::receipt::Receipt;
-use crate::local::replay::page::Since;
 use crate::local::shard::command::{Arrival, Subscribed};
-use crate::local::shard::task::Owner;
+use crate::local::shard::task::ShardTask;
 use crate::local::topics::Member;
 use crate::protocol;
 use crate::protocol::ids::{Fd, Topic};
+use crate::protocol::position::Since;
+use crate::protocol::topic_pattern::TopicPatterns;
 use crate::protocol::{Except, Message};
 
-impl Owner {
+impl ShardTask {
     /// A new connection names the topics it wants. Whether it may was checked at the door.
     pub(crate) fn arrive(&mut self, slot: usize, arrival: Arrival) {
         if let Some(grants) = arrival.grants {
@@ -36,7 +36,7 @@ impl Owner {
     }
 
     /// A connection has a new token: it leaves what it chose itself and may no longer have.
-    pub(crate) fn regrant(&mut self, slot: usize, grants: Option<Arc<Grants>>) {
+    pub(crate) fn regrant(&mut self, slot: usize, grants: Option<Arc<TopicPatterns>>) {
         let connection = &mut self.places[slot].connection;
         connection.grant(grants);
         for topic in connection.not_granted(&self.members.topics) {

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use crate::local::shard::encoded::Encoded;
-use crate::local::shard::task::Owner;
+use crate::local::shard::task::ShardTask;
 use crate::protocol;
 use crate::protocol::ids::{Fd, Topic};
 
-impl Owner {
+impl ShardTask {
     /// From now on the connection hears of all changes after what `object` says.
     pub(crate) fn watch(&mut self, fd: Fd, topic: &Topic, object: &str) {
         let slot = self.slots.get(&fd).copied();
