@@ -1,46 +1,49 @@
 //! pushnode: a push service of many equal nodes over one Redis.
 //!
 //! Clients hold a WebSocket, an SSE stream or a TCP connection to any node. Each node keeps its
-//! connections in a local map ([`local`]) and writes `user -> node/fd` to Redis ([`backplane`]).
+//! connections in a local map (`local`) and writes `user -> node/fd` to Redis (`backplane`).
 //! A sender looks the user up and publishes to that node's channel; the node writes to its sockets.
 //!
 //! The modules stand in reading order, which is the order of dependency: a file uses only what
 //! stands above it.
 
-pub mod shutdown;
+mod shutdown;
 
 mod clock;
 
 pub mod protocol;
 
-pub mod telemetry;
+mod telemetry;
 
-pub mod config;
+mod config;
 
-pub mod auth;
+mod auth;
 
-pub mod local;
+mod local;
 
-pub mod backplane;
+mod backplane;
 
-pub mod cluster;
+mod cluster;
 
-pub mod presence;
+mod presence;
 
-pub mod delivery;
+mod delivery;
 
-pub mod access;
+mod access;
 
-pub(crate) mod app;
+mod app;
 
-pub mod edge;
+mod edge;
 
-pub mod api;
+mod api;
 
-pub mod node;
+mod node;
 
+pub use crate::config::auth::AuthMode;
+pub use crate::config::{Config, Listen, LogFormat, VARIABLES};
 pub use crate::edge::listeners::{CannotListen, Listeners};
 pub use crate::node::{RunError, run};
+pub use crate::telemetry::metrics::Metrics;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

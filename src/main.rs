@@ -6,9 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pushnode::config::auth::AuthMode;
-use pushnode::config::{Config, Listen, LogFormat};
+use pushnode::AuthMode;
 use pushnode::protocol::ids::NodeId;
+use pushnode::{Config, Listen, LogFormat};
 use pushnode::{Listeners, RunError, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 /// A cheap handle; all copies see the same signal.
 #[derive(Debug, Clone)]
-pub struct Shutdown(Arc<watch::Sender<bool>>);
+pub(crate) struct Shutdown(Arc<watch::Sender<bool>>);
 
 impl Default for Shutdown {
     fn default() -> Self {
@@ -16,18 +16,17 @@ impl Default for Shutdown {
 
 impl Shutdown {
     /// Raises the signal. Raising it again changes nothing.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.0.send_replace(true);
     }
 
     /// Whether it is raised.
-    #[must_use]
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         *self.0.borrow()
     }
 
     /// Waits until it is raised.
-    pub async fn begun(&self) {
+    pub(crate) async fn begun(&self) {
         // `wait_for` fails only without a sender, and this handle holds the sender.
         let _ = self.0.subscribe().wait_for(|begun| *begun).await;
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::protocol::ids::UserId;
-pub use crate::protocol::session_id::{BadSessionId, SessionId};
+pub(crate) use crate::protocol::session_id::SessionId;
 use crate::protocol::topic_pattern::TopicPatterns;
 
 /// A client's identity: from its token or, under `PUSH_AUTH=none`, as the client claims it.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The user id.
     pub user: UserId,
     /// The topics it may subscribe to, if its token lists them. Otherwise the settings decide.
@@ -25,8 +25,7 @@ pub struct Identity {
 
 impl Identity {
     /// The identity of a user that the client claims without proof.
-    #[must_use]
-    pub fn claimed(user: UserId) -> Self {
+    pub(crate) fn claimed(user: UserId) -> Self {
         Self {
             user,
             grants: None,

@@ -1,11 +1,11 @@
 //! Authentication of clients, access to topics, and the API keys of senders.
 
-pub mod claims;
-pub mod identity;
-pub mod jwks;
-pub mod jwt;
-pub mod keyring;
-pub mod keys;
+pub(crate) mod claims;
+pub(crate) mod identity;
+pub(crate) mod jwks;
+pub(crate) mod jwt;
+pub(crate) mod keyring;
+pub(crate) mod keys;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -16,12 +16,11 @@ use crate::protocol::secret::Secret;
 
 /// The API keys of senders, kept as digests of equal length, so that comparing them leaks nothing.
 #[derive(Debug, Clone)]
-pub struct ApiKeys(Vec<[u8; 32]>);
+pub(crate) struct ApiKeys(Vec<[u8; 32]>);
 
 impl ApiKeys {
     /// Takes the keys from the configuration. Without keys, any sender may send.
-    #[must_use]
-    pub fn new(keys: &[Secret]) -> Self {
+    pub(crate) fn new(keys: &[Secret]) -> Self {
         Self(
             keys.iter()
                 .map(|key| Sha256::digest(key.reveal()).into())
@@ -31,8 +30,7 @@ impl ApiKeys {
 
     /// Whether an `Authorization` header admits its sender. Takes the same time for any key:
     /// it is compared with every valid one, in constant time.
-    #[must_use]
-    pub fn allow(&self, authorization: Option<&str>) -> bool {
+    pub(crate) fn allow(&self, authorization: Option<&str>) -> bool {
         if self.0.is_empty() {
             return true;
         }
@@ -44,8 +42,7 @@ impl ApiKeys {
 }
 
 /// The token of a bearer authorization (RFC 6750, 2.1); the scheme's case does not matter.
-#[must_use]
-pub fn bearer(authorization: &str) -> Option<&str> {
+pub(crate) fn bearer(authorization: &str) -> Option<&str> {
     let (scheme, token) = authorization.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
@@ -101,7 +98,7 @@ impl Denial {
 ///
 /// # Errors
 /// What is wrong, for the client to read.
-pub fn claimed_user(user: Option<&str>) -> Result<UserId, String> {
+pub(crate) fn claimed_user(user: Option<&str>) -> Result<UserId, String> {
     let user = user.ok_or("the user is missing")?;
     user.parse()
         .map_err(|error: crate::protocol::ids::BadName| error.to_string())
@@ -111,8 +108,7 @@ pub fn claimed_user(user: Option<&str>) -> Result<UserId, String> {
 ///
 /// `allowed` is the exact list from the configuration. If it is empty, a page may connect to the
 /// host that it was loaded from. A client without an origin is not a browser and may connect.
-#[must_use]
-pub fn allows_origin(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
+pub(crate) fn allows_origin(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
     let Some(origin) = origin else { return true };
     if allowed.is_empty() {
         let host_of_origin = origin.split_once("://").map(|(_, host)| host);

@@ -11,7 +11,7 @@ use crate::protocol::session_id::SessionId;
 
 /// A session: its claims, and how long it lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Session {
+pub(crate) struct Session {
     /// A user id, or claims as JSON; not parsed here.
     pub claims: String,
     /// The time until it ends; `None` if it does not end.
@@ -20,7 +20,7 @@ pub struct Session {
 
 /// A ban of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ban {
+pub(crate) struct Ban {
     /// The reason as the operator gave it; may be empty.
     pub reason: String,
     /// The time until it ends; `None` if it does not end.
@@ -40,7 +40,10 @@ impl Backplane {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub async fn sessions(&self, ids: &[SessionId]) -> Result<Vec<Option<Session>>, Unavailable> {
+    pub(crate) async fn sessions(
+        &self,
+        ids: &[SessionId],
+    ) -> Result<Vec<Option<Session>>, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.access().sessions(ids)),
             Self::Redis(redis) => redis.access.sessions(ids).await,
@@ -51,7 +54,7 @@ impl Backplane {
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be there.
-    pub async fn open_session(
+    pub(crate) async fn open_session(
         &self,
         id: SessionId,
         claims: String,
@@ -70,7 +73,7 @@ impl Backplane {
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be there.
-    pub async fn close_session(&self, id: SessionId) -> Result<bool, Unavailable> {
+    pub(crate) async fn close_session(&self, id: SessionId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.access().close_session(id)),
             Self::Redis(redis) => redis.access.close_session(id).await,
@@ -81,7 +84,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn ban(&self, user: &UserId) -> Result<Option<Ban>, Unavailable> {
+    pub(crate) async fn ban(&self, user: &UserId) -> Result<Option<Ban>, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.access().ban(user)),
             Self::Redis(redis) => redis.access.ban(user).await,
@@ -92,7 +95,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the ban cannot be read.
-    pub async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
+    pub(crate) async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.access().ban(user).is_some()),
             Self::Redis(redis) => redis.access.is_banned(user).await,
@@ -103,7 +106,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the bans cannot be read.
-    pub async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
+    pub(crate) async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
         match self {
             Self::Standalone(standalone) => {
                 let banned = |user| standalone.access().ban(user).is_some();
@@ -117,7 +120,7 @@ impl Backplane {
     ///
     /// # Errors
     /// [`Unavailable`]: the user may or may not be banned.
-    pub async fn put_ban(
+    pub(crate) async fn put_ban(
         &self,
         user: &UserId,
         reason: String,
@@ -136,7 +139,7 @@ impl Backplane {
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be lifted.
-    pub async fn lift_ban(&self, user: &UserId) -> Result<bool, Unavailable> {
+    pub(crate) async fn lift_ban(&self, user: &UserId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.access().lift_ban(user)),
             Self::Redis(redis) => redis.access.lift_ban(user).await,
@@ -148,7 +151,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When no ordinal can be assigned.
-    pub async fn next_ordinal(&self, user: &UserId) -> Result<u64, Unavailable> {
+    pub(crate) async fn next_ordinal(&self, user: &UserId) -> Result<u64, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.access().next_ordinal()),
             Self::Redis(redis) => redis.access.next_ordinal(user).await,

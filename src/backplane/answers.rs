@@ -10,18 +10,18 @@ use crate::protocol::position::Position;
 /// The backplane cannot be reached: nothing is known of the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unavailable(pub &'static str);
+pub(crate) struct Unavailable(pub &'static str);
 
 /// A line on its way; resolves to the number of subscribers that Redis handed it to.
 #[derive(Debug)]
-pub struct Published(pub(crate) oneshot::Receiver<Result<u32, Unavailable>>);
+pub(crate) struct Published(pub(crate) oneshot::Receiver<Result<u32, Unavailable>>);
 
 impl Published {
     /// Waits for the answer, until `deadline` at most.
     ///
     /// # Errors
     /// [`Unavailable`]: the line may or may not have been published.
-    pub async fn receivers(self, deadline: Instant) -> Result<u32, Unavailable> {
+    pub(crate) async fn receivers(self, deadline: Instant) -> Result<u32, Unavailable> {
         match tokio::time::timeout_at(deadline, self.0).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Unavailable("the node is ending")),
@@ -38,7 +38,7 @@ impl Published {
 
 /// The outcome of keeping a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub(crate) enum Kept {
     /// The message is in the inbox or log, at this position.
     At(Position),
     /// A message with the same id was put there within the last minute.
@@ -47,7 +47,7 @@ pub enum Kept {
 
 /// A client's message as an entry in the stream of a service.
 #[derive(Debug)]
-pub struct UpstreamEntry<'a> {
+pub(crate) struct UpstreamEntry<'a> {
     /// The route that selected the service.
     pub route: &'a str,
     /// The user who sends it.
@@ -62,7 +62,7 @@ pub struct UpstreamEntry<'a> {
 
 /// Why an entry is not known to be in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsent {
+pub(crate) enum Unsent {
     /// The entry is not in the stream.
     Refused(Unavailable),
     /// The entry may be in the stream.

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// The channel on which a payload was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
+pub(crate) enum Channel {
     /// On this node's own channel.
     Own,
     /// On the channel of all nodes.
@@ -17,7 +17,7 @@ pub enum Channel {
 
 /// One received event.
 #[derive(Debug)]
-pub enum FeedEvent {
+pub(crate) enum FeedEvent {
     /// Lines. The permit is their share of the backlog, held until they are processed.
     Payload(Channel, Bytes, Option<OwnedSemaphorePermit>),
     /// Messages may have been lost here; the text names the sign.

@@ -5,19 +5,19 @@
 //! in that order. An answer of 0 receivers proves that no node received the line; an answer of 1
 //! proves only that a subscriber listens.
 
-pub mod answers;
+pub(crate) mod answers;
 
-pub mod nodes;
+pub(crate) mod nodes;
 
-pub mod rows;
+pub(crate) mod rows;
 
-pub mod feed;
+pub(crate) mod feed;
 
-pub mod standalone;
+pub(crate) mod standalone;
 
-pub mod redis;
+pub(crate) mod redis;
 
-pub mod access;
+pub(crate) mod access;
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ const NO_STREAMS: Unavailable = Unavailable("this node has no Redis");
 
 /// The connection to the other nodes.
 #[derive(Debug)]
-pub enum Backplane {
+pub(crate) enum Backplane {
     /// One node, in memory.
     Standalone(Standalone),
     /// Many nodes, over Redis.
@@ -56,7 +56,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn locate(
+    pub(crate) async fn locate(
         &self,
         subjects: &[Subject],
     ) -> Result<Vec<Option<Locations>>, Unavailable> {
@@ -71,7 +71,10 @@ impl Backplane {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn members(&self, topics: &[Topic]) -> Result<Vec<Vec<MemberCount>>, Unavailable> {
+    pub(crate) async fn members(
+        &self,
+        topics: &[Topic],
+    ) -> Result<Vec<Vec<MemberCount>>, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(topics
                 .iter()
@@ -86,7 +89,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn parties(&self, topics: &[Topic]) -> Result<Vec<TopicNodes>, Unavailable> {
+    pub(crate) async fn parties(&self, topics: &[Topic]) -> Result<Vec<TopicNodes>, Unavailable> {
         match self {
             Self::Standalone(_) => Ok(vec![TopicNodes::new(); topics.len()]),
             Self::Redis(redis) => redis.parties(topics).await,
@@ -98,7 +101,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When that cannot be determined.
-    pub async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
+    pub(crate) async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.is_dead(node)),
             Self::Redis(redis) => redis.is_gone(node).await,
@@ -106,8 +109,7 @@ impl Backplane {
     }
 
     /// Whether other nodes can exist at all; if not, no user need be located.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         match self {
             Self::Standalone(_) => false,
             Self::Redis(_) => true,
@@ -118,7 +120,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+    pub(crate) async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
         let rows = self.rows_of(std::slice::from_ref(user)).await?;
         Ok(rows.into_iter().flatten().collect())
     }
@@ -127,7 +129,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn rows_of(&self, users: &[UserId]) -> Result<Vec<Vec<Row>>, Unavailable> {
+    pub(crate) async fn rows_of(&self, users: &[UserId]) -> Result<Vec<Vec<Row>>, Unavailable> {
         match self {
             Self::Standalone(standalone) => {
                 Ok(users.iter().map(|user| standalone.rows(user)).collect())
@@ -137,7 +139,12 @@ impl Backplane {
     }
 
     /// Hands over a line for a node. Lines for one node keep their order.
-    pub async fn publish(&self, node: &NodeId, line: String, deadline: Instant) -> Published {
+    pub(crate) async fn publish(
+        &self,
+        node: &NodeId,
+        line: String,
+        deadline: Instant,
+    ) -> Published {
         match self {
             Self::Standalone(standalone) => standalone.publish(node, line),
             Self::Redis(redis) => redis.publish(node, line, deadline).await,
@@ -146,14 +153,14 @@ impl Backplane {
 
     /// Publishes a line to a node. If it cannot be sent, the asker's deadline passes without an
     /// answer.
-    pub async fn send(&self, node: &NodeId, line: String) {
+    pub(crate) async fn send(&self, node: &NodeId, line: String) {
         let deadline = Instant::now() + DEFAULT_TIMEOUT;
         drop(self.publish(node, line, deadline).await);
     }
 
     /// Hands over a line for all nodes. This node ignores its own line there; the answer
     /// still counts it.
-    pub async fn publish_all(&self, line: String, deadline: Instant) -> Published {
+    pub(crate) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
         match self {
             Self::Standalone(_) => Standalone::publish_all(),
             Self::Redis(redis) => redis.publish_all(line, deadline).await,
@@ -164,7 +171,7 @@ impl Backplane {
     ///
     /// # Errors
     /// [`Unavailable`]: it may or may not be there.
-    pub async fn keep(
+    pub(crate) async fn keep(
         &self,
         subject: &Subject,
         message: &Message,
@@ -180,7 +187,11 @@ impl Backplane {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn read_inbox(&self, subject: &Subject, since: Since) -> Result<Page, Unavailable> {
+    pub(crate) async fn read_inbox(
+        &self,
+        subject: &Subject,
+        since: Since,
+    ) -> Result<Page, Unavailable> {
         let page = match self {
             Self::Standalone(standalone) => standalone.read_log(subject, since),
             Self::Redis(redis) => redis.kept.read(subject, since).await?,
@@ -195,7 +206,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the entry is not known to be added.
-    pub async fn add_upstream(
+    pub(crate) async fn add_upstream(
         &self,
         service: &str,
         entry: &UpstreamEntry<'_>,
@@ -211,7 +222,11 @@ impl Backplane {
     ///
     /// # Errors
     /// When the stream cannot be read.
-    pub async fn upstream_backlog(&self, service: &str, most: u64) -> Result<u64, Unavailable> {
+    pub(crate) async fn upstream_backlog(
+        &self,
+        service: &str,
+        most: u64,
+    ) -> Result<u64, Unavailable> {
         match self {
             Self::Standalone(_) => Err(NO_STREAMS),
             Self::Redis(redis) => redis.streams.backlog(service, most).await,
@@ -223,7 +238,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the lease cannot be read.
-    pub async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
+    pub(crate) async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.is_dead(node)),
             Self::Redis(redis) => redis.is_dead(node).await,
@@ -235,7 +250,7 @@ impl Backplane {
     ///
     /// # Errors
     /// When the backplane cannot be reached.
-    pub async fn is_deaf(&self, node: &NodeId) -> Result<bool, Unavailable> {
+    pub(crate) async fn is_deaf(&self, node: &NodeId) -> Result<bool, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.is_dead(node)),
             Self::Redis(redis) => redis.is_deaf(node).await,
@@ -243,15 +258,14 @@ impl Backplane {
     }
 
     /// Removes a dead node's fields from a row.
-    pub async fn forget(&self, subject: &Subject, node: &NodeId) {
+    pub(crate) async fn forget(&self, subject: &Subject, node: &NodeId) {
         if let Self::Redis(redis) = self {
             redis.forget(subject, node).await;
         }
     }
 
     /// The live nodes, as of the last beat.
-    #[must_use]
-    pub fn nodes(&self) -> Arc<Vec<NodeRecord>> {
+    pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
         match self {
             Self::Standalone(standalone) => standalone.nodes(),
             Self::Redis(redis) => redis.nodes(),
@@ -259,8 +273,7 @@ impl Backplane {
     }
 
     /// How many lines for other nodes Redis has not answered yet.
-    #[must_use]
-    pub fn unanswered(&self) -> usize {
+    pub(crate) fn unanswered(&self) -> usize {
         match self {
             Self::Standalone(_) => 0,
             Self::Redis(redis) => redis.unanswered(),
@@ -268,8 +281,7 @@ impl Backplane {
     }
 
     /// Whether this node can serve; changes wake the receiver.
-    #[must_use]
-    pub fn health(&self) -> watch::Receiver<Health> {
+    pub(crate) fn health(&self) -> watch::Receiver<Health> {
         match self {
             Self::Standalone(standalone) => standalone.health(),
             Self::Redis(redis) => redis.health(),
@@ -277,7 +289,7 @@ impl Backplane {
     }
 
     /// Sets the gauges of the queues to and from other nodes.
-    pub fn gauge(&self, metrics: &Metrics) {
+    pub(crate) fn gauge(&self, metrics: &Metrics) {
         match self {
             Self::Standalone(standalone) => standalone.gauge(metrics),
             Self::Redis(redis) => redis.gauge(metrics),
@@ -286,7 +298,7 @@ impl Backplane {
 
     /// Marks this node as draining in its lease and in its clients' rows, so that it takes no new
     /// clients; bounded in time.
-    pub async fn announce_draining(&self) {
+    pub(crate) async fn announce_draining(&self) {
         match self {
             Self::Standalone(standalone) => standalone.announce_draining(),
             Self::Redis(redis) => redis.announce_draining().await,
@@ -295,7 +307,7 @@ impl Backplane {
 
     /// Writes the last rows, gives up the lease, stops listening, and processes everything
     /// received by then; bounded in time.
-    pub async fn leave(&self) {
+    pub(crate) async fn leave(&self) {
         match self {
             Self::Standalone(_) => {}
             Self::Redis(redis) => redis.leave().await,
@@ -304,7 +316,7 @@ impl Backplane {
 }
 
 /// The source of events.
-pub enum Feed {
+pub(crate) enum Feed {
     /// The lines that a node without Redis sends to itself.
     Standalone(mpsc::Receiver<String>),
     /// The subscription to Redis.

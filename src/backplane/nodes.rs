@@ -6,7 +6,7 @@ use crate::protocol::ids::NodeId;
 
 /// A node as the others see it: the content of its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeRecord {
+pub(crate) struct NodeRecord {
     /// The full id.
     pub node: NodeId,
     /// The part of the id that outlives a restart.
@@ -30,7 +30,7 @@ pub struct NodeRecord {
 /// Whether a node takes new clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum NodeState {
+pub(crate) enum NodeState {
     /// It takes new clients.
     Up,
     /// It is closing its connections so that clients go to other nodes.
@@ -39,7 +39,7 @@ pub enum NodeState {
 
 /// Whether this node can serve, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub(crate) enum Health {
     /// It is subscribed and holds its lease.
     Ready,
     /// It cannot serve (yet), for this reason.

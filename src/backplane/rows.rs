@@ -11,7 +11,7 @@ use crate::protocol::ids::{ConnectionId, NodeId};
 
 /// A connection as its row describes it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// The node that holds it.
     pub node: NodeId,
     /// Its number on that node.
@@ -23,8 +23,7 @@ pub struct Row {
 
 impl Row {
     /// The row of a connection of this node, whether it is written yet or not.
-    #[must_use]
-    pub fn of(node: &NodeId, seat: &LocalConnection) -> Self {
+    pub(crate) fn of(node: &NodeId, seat: &LocalConnection) -> Self {
         Self {
             node: node.clone(),
             fd: seat.fd.0,
@@ -35,7 +34,7 @@ impl Row {
 
 /// The value of a field in `pn:user:{<user>}`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct RowValue {
+pub(crate) struct RowValue {
     /// When it was opened, in milliseconds since 1970.
     #[serde(default)]
     pub at: u64,
@@ -57,14 +56,14 @@ pub struct RowValue {
 }
 
 /// A user's or topic's connections by node: where a push must go, and how many are there.
-pub type Locations = smallvec::SmallVec<[(NodeId, u32); 1]>;
+pub(crate) type Locations = smallvec::SmallVec<[(NodeId, u32); 1]>;
 
 /// The nodes in a topic's row, and whether their clients watch it.
-pub type TopicNodes = Vec<(NodeId, bool)>;
+pub(crate) type TopicNodes = Vec<(NodeId, bool)>;
 
 /// How many connections of a node are in a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct MemberCount {
+pub(crate) struct MemberCount {
     /// The node id.
     pub node: NodeId,
     /// The number of its connections.

@@ -12,7 +12,7 @@ use crate::protocol::ids::NodeId;
 
 /// The strategy for choosing a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Strategy {
+pub(crate) enum Strategy {
     /// The node with the fewest connections relative to its weight.
     #[default]
     LeastConnections,
@@ -26,11 +26,10 @@ pub enum Strategy {
 
 impl Strategy {
     /// The names of all strategies, as clients write them.
-    pub const NAMES: &str = "least-connections, weighted, round-robin, random";
+    pub(crate) const NAMES: &str = "least-connections, weighted, round-robin, random";
 
     /// Finds a strategy by the name that clients write.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::LeastConnections => "least-connections",
             Self::Weighted => "weighted",
@@ -57,7 +56,7 @@ impl FromStr for Strategy {
 
 /// The choices made so far.
 #[derive(Debug, Default)]
-pub struct Balance(Mutex<State>);
+pub(crate) struct Balance(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -69,7 +68,11 @@ struct State {
 
 impl Balance {
     /// Chooses a node that takes clients and has a URL; `None` if there is no such node.
-    pub fn choose(&self, table: &Arc<Vec<NodeRecord>>, strategy: Strategy) -> Option<NodeRecord> {
+    pub(crate) fn choose(
+        &self,
+        table: &Arc<Vec<NodeRecord>>,
+        strategy: Strategy,
+    ) -> Option<NodeRecord> {
         let takes_clients =
             |node: &&NodeRecord| node.state == NodeState::Up && !node.url.is_empty();
         let nodes: Vec<&NodeRecord> = table.iter().filter(takes_clients).collect();

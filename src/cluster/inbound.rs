@@ -43,7 +43,7 @@ const SENDERS: usize = 10_000;
 
 /// The reader's state.
 #[derive(Debug)]
-pub struct Inbound {
+pub(crate) struct Inbound {
     hub: Arc<Hub>,
     replies: Arc<Replies>,
     backplane: Arc<Backplane>,
@@ -61,8 +61,7 @@ pub struct Inbound {
 
 impl Inbound {
     /// A reader for the node of this hub.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         hub: Arc<Hub>,
         replies: Arc<Replies>,
         backplane: Arc<Backplane>,
@@ -85,7 +84,7 @@ impl Inbound {
     }
 
     /// Processes the feed's events in order, until the node has left.
-    pub async fn run(mut self, mut feed: Feed) {
+    pub(crate) async fn run(mut self, mut feed: Feed) {
         loop {
             match feed.next().await {
                 FeedEvent::Payload(channel, payload, _permit) => self.hear(channel, &payload).await,

@@ -1,15 +1,15 @@
 //! Communication between nodes: what this node receives, asks, answers and waits for.
 
-pub mod pending;
+pub(crate) mod pending;
 
-pub mod questions;
+pub(crate) mod questions;
 
-pub mod sequence;
+pub(crate) mod sequence;
 
-pub mod inbound;
+pub(crate) mod inbound;
 
-pub mod reach;
+pub(crate) mod reach;
 
-pub mod survey;
+pub(crate) mod survey;
 
-pub mod balance;
+pub(crate) mod balance;

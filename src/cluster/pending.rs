@@ -15,7 +15,7 @@ const WAITING: usize = 1_024;
 
 /// The requests on this node that wait for replies from other nodes.
 #[derive(Debug, Default)]
-pub struct Replies {
+pub(crate) struct Replies {
     receipts: Arc<WaitTable<DeliveryReport>>,
     answers: Arc<WaitTable<NodeAnswer>>,
 }
@@ -29,7 +29,7 @@ struct WaitTable<T> {
 
 /// A place in a table; dropping it frees the place.
 #[derive(Debug)]
-pub struct Expected<T = DeliveryReport> {
+pub(crate) struct Expected<T = DeliveryReport> {
     table: Arc<WaitTable<T>>,
     /// The `ref` that the receipts carry.
     pub reference: String,
@@ -39,39 +39,30 @@ pub struct Expected<T = DeliveryReport> {
 
 impl Replies {
     /// A place for receipts under a new reference.
-    #[must_use]
-    pub fn expect(&self) -> Expected {
+    pub(crate) fn expect(&self) -> Expected {
         WaitTable::expect(&self.receipts, WAITING)
     }
 
     /// A place for the answers of this many nodes under a new reference.
-    #[must_use]
-    pub fn expect_answers(&self, nodes: usize) -> Expected<NodeAnswer> {
+    pub(crate) fn expect_answers(&self, nodes: usize) -> Expected<NodeAnswer> {
         WaitTable::expect(&self.answers, nodes.max(1))
     }
 
     /// How many senders wait for receipts.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.receipts.waiting.len()
-    }
-
-    /// Whether no sender waits for receipts.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.receipts.waiting.is_empty()
     }
 
     /// Passes a receipt to the sender that waits for it; a late receipt is dropped. Returns
     /// whether a sender took it.
-    pub fn settle(&self, receipt: DeliveryReport) -> bool {
+    pub(crate) fn settle(&self, receipt: DeliveryReport) -> bool {
         // Full only if a node floods this one with receipts of that reference.
         let sender = self.receipts.waiting.get(&receipt.reference);
         sender.is_some_and(|sender| sender.try_send(receipt).is_ok())
     }
 
     /// Passes a node's answer to the asker that waits for it; a late answer is dropped.
-    pub fn settle_answer(&self, answer: NodeAnswer) {
+    pub(crate) fn settle_answer(&self, answer: NodeAnswer) {
         if let Some(sender) = self.answers.waiting.get(&answer.reference) {
             // Full only if a node floods this one with answers of that reference.
             let _ = sender.try_send(answer);

@@ -28,7 +28,7 @@ const UNDER_WAY: usize = 4_096;
 
 /// What a node needs to answer questions. One per node.
 #[derive(Debug)]
-pub struct Respond {
+pub(crate) struct Respond {
     hub: Arc<Hub>,
     calls: Arc<Calls>,
     backplane: Arc<Backplane>,
@@ -40,8 +40,7 @@ pub struct Respond {
 
 impl Respond {
     /// For the node of this hub.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         hub: Arc<Hub>,
         calls: Arc<Calls>,
         backplane: Arc<Backplane>,
@@ -60,7 +59,7 @@ impl Respond {
     }
 
     /// Answers a question from the bus; `under_way` is dropped when the answer is sent.
-    pub fn hear(
+    pub(crate) fn hear(
         self: &Arc<Self>,
         question: Result<Question, InvalidInput>,
         reply: ReceiptRequest,
@@ -94,7 +93,7 @@ impl Respond {
     }
 
     /// This node's answer: a JSON object. Questions are answered only here.
-    pub async fn answer(&self, question: &Question) -> String {
+    pub(crate) async fn answer(&self, question: &Question) -> String {
         let body = match question {
             Question::Stats => self.stats(),
             Question::Kick(to) => kicked_body(self.hub.kick(to, CloseReason::Kicked, None).await),

@@ -21,7 +21,8 @@ pub(crate) enum Reached {
     Heard,
     /// The node is dead and will never receive it.
     Dead,
-    /// The channel has no subscriber. The node lives, and may be about to subscribe again.
+    /// The channel has no subscriber, and the node is not known to be dead: it may be about to
+    /// subscribe again.
     Deaf,
     /// Redis gives no answer, for this reason: the line may have been published.
     Away(&'static str),
@@ -41,9 +42,8 @@ pub(crate) async fn judge(
     }
     match tokio::time::timeout_at(deadline, backplane.is_dead(node)).await {
         Ok(Ok(true)) => Reached::Dead,
-        Ok(Ok(false)) => Reached::Deaf,
-        Ok(Err(Unavailable(reason))) => Reached::Away(reason),
-        Err(_) => Reached::Away("no answer from Redis in time"),
+        // Also when the lease cannot be read: 0 receivers prove that nobody got the line.
+        Ok(Ok(false) | Err(_)) | Err(_) => Reached::Deaf,
     }
 }
 

@@ -31,7 +31,7 @@ const DEAF_LOOKS: u32 = 3;
 
 /// The collected answers.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Collected {
+pub(crate) struct Collected {
     /// Each node that answered, and its JSON object; in the order in which they were asked.
     pub answers: Vec<(NodeId, Box<str>)>,
     /// The nodes that did not answer, or not in time.
@@ -40,7 +40,7 @@ pub struct Collected {
 
 /// The result of asking one node.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said {
+pub(crate) enum Said {
     /// Its answer, a JSON object.
     Body(Box<str>),
     /// No answer by the deadline.
@@ -57,7 +57,7 @@ pub enum Said {
 
 /// Asks on behalf of this node.
 #[derive(Debug, Clone)]
-pub struct Survey {
+pub(crate) struct Survey {
     node: NodeId,
     backplane: Arc<Backplane>,
     replies: Arc<Replies>,
@@ -66,8 +66,7 @@ pub struct Survey {
 
 impl Survey {
     /// A survey for the node that `respond` answers for.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         node: NodeId,
         backplane: Arc<Backplane>,
         replies: Arc<Replies>,
@@ -82,14 +81,12 @@ impl Survey {
     }
 
     /// The senders that wait for receipts and answers.
-    #[must_use]
-    pub fn replies(&self) -> &Replies {
+    pub(crate) fn replies(&self) -> &Replies {
         &self.replies
     }
 
     /// All live nodes, as of the last beat, and always this node.
-    #[must_use]
-    pub fn all_nodes(&self) -> Vec<NodeId> {
+    pub(crate) fn all_nodes(&self) -> Vec<NodeId> {
         let records = self.backplane.nodes();
         let mut nodes: Vec<NodeId> = records.iter().map(|record| record.node.clone()).collect();
         if !nodes.contains(&self.node) {
@@ -99,7 +96,12 @@ impl Survey {
     }
 
     /// Asks these nodes, and waits for their answers until the deadline at most.
-    pub async fn ask(&self, nodes: &[NodeId], question: &Question, deadline: Instant) -> Collected {
+    pub(crate) async fn ask(
+        &self,
+        nodes: &[NodeId],
+        question: &Question,
+        deadline: Instant,
+    ) -> Collected {
         let here = async {
             if nodes.contains(&self.node) {
                 Some(self.respond.answer(question).await.into())
@@ -120,7 +122,12 @@ impl Survey {
     }
 
     /// Asks one other node, once.
-    pub async fn ask_one(&self, node: &NodeId, question: &Question, deadline: Instant) -> Said {
+    pub(crate) async fn ask_one(
+        &self,
+        node: &NodeId,
+        question: &Question,
+        deadline: Instant,
+    ) -> Said {
         let mut expected = self.replies.expect_answers(1);
         let line = self.line(question, &expected, deadline);
         let published = self.backplane.publish(node, line, deadline).await;

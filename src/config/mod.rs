@@ -5,17 +5,17 @@
 //! reported together by variable name. An unknown `PUSH_` variable is a fault, because a misspelt
 //! limit is worse than none. Secrets are masked in `Debug` and never quoted in a fault.
 
-pub mod redis_url;
+pub(crate) mod redis_url;
 
-pub mod upstream_routes;
+pub(crate) mod upstream_routes;
 
-pub mod trusted_proxies;
+pub(crate) mod trusted_proxies;
 
-pub mod faults;
+pub(crate) mod faults;
 
-pub mod auth;
+pub(crate) mod auth;
 
-pub mod checks;
+pub(crate) mod checks;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
 
 /// The prefix of all variables.
-pub const PREFIX: &str = "PUSH_";
+pub(crate) const PREFIX: &str = "PUSH_";
 
 /// One variable as `.env.example` and the README list it.
 #[derive(Debug)]
@@ -323,7 +323,7 @@ pub enum EventKind {
 }
 
 /// The least severe level that is logged.
-pub type LogLevel = tracing_subscriber::filter::LevelFilter;
+pub(crate) type LogLevel = tracing_subscriber::filter::LevelFilter;
 
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

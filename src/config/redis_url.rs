@@ -13,7 +13,7 @@ const SENTINEL_LOOKS: &str = "expected redis-sentinel://host:26379,host:26379/0?
 const CLUSTER_LOOKS: &str = "expected redis-cluster://host:6379,host:6379";
 
 /// Name and port of a server.
-pub type Host = (String, u16);
+pub(crate) type Host = (String, u16);
 
 /// How the servers of a URL are organised.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Which settings are accepted, which are refused, and with which words.
 
 use super::*;
+use crate::config::redis_url::Topology;
 
 fn faults<const N: usize>(pairs: [(&str, &str); N]) -> Vec<String> {
     Config::from_pairs(pairs).expect_err("has faults").0

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+pub(crate) use crate::protocol::route::MAX_ROUTE_BYTES;
 use crate::protocol::route::is_route_byte;
-pub use crate::protocol::route::{MAX_ROUTE_BYTES, is_route};
 use crate::protocol::topic_pattern::is_match;
 
 /// The table of routes. Empty: clients cannot send.

@@ -13,7 +13,7 @@ use crate::protocol::position::Position;
 
 /// The answer to a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The push's id, if it had one.
     pub id: Option<Box<str>>,
     /// The furthest that is proven for at least one connection.
@@ -58,7 +58,7 @@ impl Answer {
 
 /// One user's or topic's part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PartAnswer {
+pub(crate) struct PartAnswer {
     /// The `user` or the `topic`.
     #[serde(flatten)]
     pub subject: Subject,

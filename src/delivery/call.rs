@@ -29,7 +29,7 @@ const UNDER_WAY: usize = 10_000;
 
 /// The outcome of a call.
 #[derive(Debug)]
-pub struct CallOutcome {
+pub(crate) struct CallOutcome {
     /// The node whose client answered.
     pub node: Option<NodeId>,
     /// The client's answer, or why there is none.
@@ -40,7 +40,7 @@ pub struct CallOutcome {
 
 /// Carries out the calls of this node's senders.
 #[derive(Debug)]
-pub struct CallService {
+pub(crate) struct CallService {
     hub: Arc<Hub>,
     backplane: Arc<Backplane>,
     survey: Survey,
@@ -65,8 +65,7 @@ struct CallProgress {
 
 impl CallService {
     /// For the node of this hub.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         hub: Arc<Hub>,
         backplane: Arc<Backplane>,
         survey: Survey,
@@ -84,7 +83,7 @@ impl CallService {
     }
 
     /// Asks the client, and waits for its answer.
-    pub async fn call(&self, call: &Call) -> CallOutcome {
+    pub(crate) async fn call(&self, call: &Call) -> CallOutcome {
         let outcome = match self.places.try_acquire() {
             Ok(_place) => self.carry_out(call).await,
             Err(_) => outcome(CallStatus::Busy, "too many calls are under way"),

@@ -23,7 +23,7 @@ const ROWS_FIRST: Duration = Duration::from_millis(400);
 impl Router {
     /// Ends all connections of a user, on all nodes. First tells the nodes of the user's row, which
     /// report; then tells all nodes, because a connection may exist before its row does.
-    pub async fn kick_user(&self, user: &UserId, reason: CloseReason) -> Answer {
+    pub(crate) async fn kick_user(&self, user: &UserId, reason: CloseReason) -> Answer {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let subject = Subject::User(user.clone());
         let share = Delivery::new(Operation::Kick(reason), subject, Wait::Written, deadline);
@@ -47,7 +47,7 @@ impl Router {
     }
 
     /// Ends one connection, on any node.
-    pub async fn kick_connection(&self, id: &ConnectionId, reason: CloseReason) -> Answer {
+    pub(crate) async fn kick_connection(&self, id: &ConnectionId, reason: CloseReason) -> Answer {
         self.command_connection(Operation::Kick(reason), id).await
     }
 
@@ -55,7 +55,7 @@ impl Router {
     ///
     /// # Errors
     /// When the other nodes could not be told.
-    pub async fn revoke(&self, session: SessionId) -> Result<(), Unavailable> {
+    pub(crate) async fn revoke(&self, session: SessionId) -> Result<(), Unavailable> {
         self.carrier.hub.revoke(session).await;
         if !self.carrier.backplane.is_shared() {
             return Ok(());

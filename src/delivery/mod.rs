@@ -1,19 +1,19 @@
 //! The requests of senders: pushes, kicks and calls, carried to the nodes that hold the user.
 
-pub mod answer;
+pub(crate) mod answer;
 
-pub mod operation;
+pub(crate) mod operation;
 
-pub mod carrier;
+pub(crate) mod carrier;
 
-pub mod keep;
+pub(crate) mod keep;
 
-pub mod ledger;
+pub(crate) mod ledger;
 
-pub mod router;
+pub(crate) mod router;
 
-pub mod kick;
+pub(crate) mod kick;
 
-pub mod call;
+pub(crate) mod call;
 
-pub mod replay_reader;
+pub(crate) mod replay_reader;

@@ -30,14 +30,13 @@ use crate::telemetry::metrics::Metrics;
 
 /// Routes pushes of this node's senders.
 #[derive(Debug)]
-pub struct Router {
+pub(crate) struct Router {
     pub(crate) carrier: Carrier,
 }
 
 impl Router {
     /// A router for the node of this hub.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         hub: Arc<Hub>,
         backplane: Arc<Backplane>,
         replies: Arc<Replies>,
@@ -53,8 +52,7 @@ impl Router {
     }
 
     /// The node that these senders are connected to.
-    #[must_use]
-    pub fn node(&self) -> &NodeId {
+    pub(crate) fn node(&self) -> &NodeId {
         self.carrier.hub.node()
     }
 
@@ -62,18 +60,18 @@ impl Router {
     ///
     /// # Errors
     /// When the registry cannot be read.
-    pub async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
+    pub(crate) async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
         self.carrier.backplane.rows(user).await
     }
 
     /// Carries out one push.
-    pub async fn push(&self, request: &PushRequest) -> Answer {
+    pub(crate) async fn push(&self, request: &PushRequest) -> Answer {
         let mut answers = self.push_all(std::slice::from_ref(request)).await;
         answers.pop().expect("an answer for each request")
     }
 
     /// Carries out many pushes, in order for each user; returns the answers in order.
-    pub async fn push_all(&self, requests: &[PushRequest]) -> Vec<Answer> {
+    pub(crate) async fn push_all(&self, requests: &[PushRequest]) -> Vec<Answer> {
         let ledger = OutcomeLedger::open(requests, &self.carrier.metrics);
         let mut answers = Vec::with_capacity(requests.len());
         let mut rest = requests;
@@ -184,7 +182,7 @@ impl Router {
     }
 
     /// Subscribes all connections of a user to a topic, on all nodes, or unsubscribes them.
-    pub async fn enroll_user(&self, user: &UserId, topic: &Topic, joins: bool) -> Answer {
+    pub(crate) async fn enroll_user(&self, user: &UserId, topic: &Topic, joins: bool) -> Answer {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let subject = Subject::User(user.clone());
         let operation = Operation::Enroll(topic, joins);
@@ -197,7 +195,12 @@ impl Router {
     }
 
     /// Subscribes one connection to a topic, on any node, or unsubscribes it.
-    pub async fn enroll_connection(&self, id: &ConnectionId, topic: &Topic, joins: bool) -> Answer {
+    pub(crate) async fn enroll_connection(
+        &self,
+        id: &ConnectionId,
+        topic: &Topic,
+        joins: bool,
+    ) -> Answer {
         self.command_connection(Operation::Enroll(topic, joins), id)
             .await
     }
@@ -345,7 +348,7 @@ impl Router {
     ///
     /// # Errors
     /// When the backplane cannot be reached.
-    pub async fn drain(&self, node: &NodeId) -> Result<bool, Unavailable> {
+    pub(crate) async fn drain(&self, node: &NodeId) -> Result<bool, Unavailable> {
         let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
         let published = self
             .carrier

@@ -4,7 +4,7 @@
 //! Only this folder and `api` know warp and hyper. Routes are handed in as a value, so nothing here
 //! knows which there are.
 
-pub mod listeners;
+pub(crate) mod listeners;
 
 pub(crate) mod peer;
 

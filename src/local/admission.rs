@@ -11,7 +11,7 @@ use dashmap::DashMap;
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// `PUSH_MAX_CONNECTIONS` are here.
     NodeFull,
     /// `PUSH_MAX_CONNECTIONS_PER_ADDRESS` are here from this address.
@@ -20,8 +20,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The `reason` label in metrics.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::NodeFull => "node_full",
             Self::AddressFull => "address_full",
@@ -31,7 +30,7 @@ impl Refusal {
 
 /// The caps and what is taken of them.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     most: usize,
     most_per_address: u32,
     taken: AtomicUsize,
@@ -40,8 +39,7 @@ pub struct Admission {
 
 impl Admission {
     /// Caps; 0 for `most_per_address` means none.
-    #[must_use]
-    pub fn new(most: usize, most_per_address: u32) -> Self {
+    pub(crate) fn new(most: usize, most_per_address: u32) -> Self {
         Self {
             most,
             most_per_address,
@@ -54,7 +52,7 @@ impl Admission {
     ///
     /// # Errors
     /// Which cap is reached.
-    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Refusal> {
+    pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Refusal> {
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most {
             self.taken.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::NodeFull);
@@ -75,7 +73,7 @@ impl Admission {
     ///
     /// # Errors
     /// When that cap is reached.
-    pub fn admit_behind(
+    pub(crate) fn admit_behind(
         self: &Arc<Self>,
         behind: &Arc<Permit>,
         address: Option<IpAddr>,
@@ -104,7 +102,7 @@ impl Admission {
 
 /// A place under the caps.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     admission: Arc<Admission>,
     address: Option<IpAddr>,
     /// The proxy's, for a client of one: that has the place on the node.

@@ -22,7 +22,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
-pub struct LocalConnection {
+pub(crate) struct LocalConnection {
     /// Its number.
     pub fd: Fd,
     /// When it came, in milliseconds since 1970, for people to read; no decision rests on it.
@@ -54,26 +54,22 @@ impl LocalConnection {
     }
 
     /// The device the client named.
-    #[must_use]
-    pub fn device(&self) -> Option<&str> {
+    pub(crate) fn device(&self) -> Option<&str> {
         self.traits.as_ref()?.device.as_deref()
     }
 
     /// Its address, if `PUSH_STORE_ADDRESS` is set.
-    #[must_use]
-    pub fn address(&self) -> Option<IpAddr> {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
         self.traits.as_ref()?.address
     }
 
     /// The session it rests on, if it does.
-    #[must_use]
-    pub fn session(&self) -> Option<SessionId> {
+    pub(crate) fn session(&self) -> Option<SessionId> {
         self.traits.as_ref()?.session
     }
 
     /// Its place in the order of its user's connections, if these are limited.
-    #[must_use]
-    pub fn ordinal(&self) -> Option<u64> {
+    pub(crate) fn ordinal(&self) -> Option<u64> {
         self.traits.as_ref()?.ordinal
     }
 
@@ -90,7 +86,7 @@ impl LocalConnection {
 }
 
 /// A user's connections on one node.
-pub type LocalConnections = SmallVec<[LocalConnection; 1]>;
+pub(crate) type LocalConnections = SmallVec<[LocalConnection; 1]>;
 
 /// Sessions that have connections here.
 #[derive(Debug, Default)]

@@ -23,7 +23,7 @@ const MOST_REMEMBERED: usize = 1 << 16;
 
 /// What is known of one dirty row.
 #[derive(Debug, Default)]
-pub struct Change {
+pub(crate) struct Change {
     /// Fields that may stand in a user's row and should not.
     pub gone: SmallVec<[Fd; 1]>,
     /// For a topic: at some time it had no connections here, so this node's field may have to go.
@@ -34,15 +34,14 @@ pub struct Change {
 
 impl Change {
     /// Whether something may have to be removed from the row.
-    #[must_use]
-    pub fn removes(&self) -> bool {
+    pub(crate) fn removes(&self) -> bool {
         self.emptied || !self.gone.is_empty()
     }
 }
 
 /// The set of dirty rows. Disabled without a registry: then nothing is kept.
 #[derive(Debug)]
-pub struct DirtyRows {
+pub(crate) struct DirtyRows {
     state: Option<Mutex<State>>,
     notify: Notify,
 }
@@ -84,8 +83,7 @@ impl State {
 
 impl DirtyRows {
     /// For a backplane with a registry to write.
-    #[must_use]
-    pub fn tracked() -> Self {
+    pub(crate) fn tracked() -> Self {
         Self {
             state: Some(Mutex::default()),
             notify: Notify::new(),
@@ -93,8 +91,7 @@ impl DirtyRows {
     }
 
     /// For a backplane without one.
-    #[must_use]
-    pub fn ignored() -> Self {
+    pub(crate) fn ignored() -> Self {
         Self {
             state: None,
             notify: Notify::new(),
@@ -103,7 +100,7 @@ impl DirtyRows {
 
     /// There is one connection more. Resolves once the row has been written; at once, with an
     /// error, if there is none to write.
-    pub fn joined(&self, subject: Subject) -> oneshot::Receiver<()> {
+    pub(crate) fn joined(&self, subject: Subject) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.with(|state| {
             state.dirty.entry(subject).or_default().waiting.push(sender);
@@ -123,7 +120,7 @@ impl DirtyRows {
     }
 
     /// All of these must be written again.
-    pub fn mark(&self, subjects: impl IntoIterator<Item = Subject>) {
+    pub(crate) fn mark(&self, subjects: impl IntoIterator<Item = Subject>) {
         self.with(|state| {
             for subject in subjects {
                 state.dirty.entry(subject).or_default();
@@ -132,7 +129,7 @@ impl DirtyRows {
     }
 
     /// What was removed lately must be removed again: Redis may have forgotten that.
-    pub fn mark_removed(&self) {
+    pub(crate) fn mark_removed(&self) {
         self.with(|state| {
             for (at, subject, fd) in std::mem::take(&mut state.removed) {
                 if at.elapsed() <= REMEMBERED {
@@ -148,7 +145,7 @@ impl DirtyRows {
 
     /// Waits until there is something to write and takes all of it. Each must come back through
     /// [`DirtyRows::written`] or [`DirtyRows::put_back`].
-    pub async fn take(&self) -> Vec<(Subject, Change)> {
+    pub(crate) async fn take(&self) -> Vec<(Subject, Change)> {
         loop {
             let mut taken = Vec::new();
             if let Some(state) = &self.state {
@@ -168,7 +165,7 @@ impl DirtyRows {
     }
 
     /// These have been written: those who wait for them may go on.
-    pub fn written(&self, changes: Vec<(Subject, Change)>) {
+    pub(crate) fn written(&self, changes: Vec<(Subject, Change)>) {
         let now = Instant::now();
         self.with(|state| {
             state.give_back(changes.len());
@@ -183,7 +180,7 @@ impl DirtyRows {
     }
 
     /// These could not be written and are dirty again.
-    pub fn put_back(&self, changes: Vec<(Subject, Change)>) {
+    pub(crate) fn put_back(&self, changes: Vec<(Subject, Change)>) {
         self.with(|state| {
             state.dirty_since = earlier(state.dirty_since, state.taken_since);
             state.give_back(changes.len());
@@ -197,8 +194,7 @@ impl DirtyRows {
     }
 
     /// How many users' rows are still to be written.
-    #[must_use]
-    pub fn unwritten(&self) -> usize {
+    pub(crate) fn unwritten(&self) -> usize {
         self.state.as_ref().map_or(0, |state| {
             let state = state.lock();
             state.dirty.len() + state.under_way
@@ -206,8 +202,7 @@ impl DirtyRows {
     }
 
     /// Whether every row tells the truth, as far as this node knows.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.state.as_ref().is_none_or(|state| {
             let state = state.lock();
             state.dirty.is_empty() && state.under_way == 0
@@ -215,8 +210,7 @@ impl DirtyRows {
     }
 
     /// How many users' rows wait to be written, and for how long the oldest has.
-    #[must_use]
-    pub fn waiting(&self) -> (usize, Duration) {
+    pub(crate) fn waiting(&self) -> (usize, Duration) {
         let Some(state) = &self.state else {
             return Default::default();
         };

@@ -23,7 +23,7 @@ const BATCH: usize = 256;
 
 /// Events on their way to Redis.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     wanted: Vec<EventKind>,
     waiting: Mutex<VecDeque<String>>,
     /// How many wait or are being written.
@@ -34,8 +34,7 @@ pub struct Events {
 
 impl Events {
     /// Tells events of these kinds and no others.
-    #[must_use]
-    pub fn new(wanted: Vec<EventKind>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(wanted: Vec<EventKind>, metrics: Arc<Metrics>) -> Self {
         Self {
             wanted,
             waiting: Mutex::default(),
@@ -46,13 +45,12 @@ impl Events {
     }
 
     /// Whether events of this kind are wanted.
-    #[must_use]
-    pub fn wants(&self, kind: EventKind) -> bool {
+    pub(crate) fn wants(&self, kind: EventKind) -> bool {
         self.wanted.contains(&kind)
     }
 
     /// A client is connected.
-    pub fn connected(
+    pub(crate) fn connected(
         &self,
         id: &ConnectionId,
         user: &UserId,
@@ -65,7 +63,7 @@ impl Events {
     }
 
     /// A connection has ended; `reason` is the label of its close.
-    pub fn disconnected(
+    pub(crate) fn disconnected(
         &self,
         id: &ConnectionId,
         user: &UserId,
@@ -79,14 +77,14 @@ impl Events {
     }
 
     /// A connection gets what is sent to a topic.
-    pub fn subscribed(&self, id: &ConnectionId, user: &UserId, topic: &Topic) {
+    pub(crate) fn subscribed(&self, id: &ConnectionId, user: &UserId, topic: &Topic) {
         self.tell(EventKind::Subscribe, || {
             protocol::topic_event("subscribe", id, user, topic)
         });
     }
 
     /// It does no more.
-    pub fn unsubscribed(&self, id: &ConnectionId, user: &UserId, topic: &Topic) {
+    pub(crate) fn unsubscribed(&self, id: &ConnectionId, user: &UserId, topic: &Topic) {
         self.tell(EventKind::Unsubscribe, || {
             protocol::topic_event("unsubscribe", id, user, topic)
         });
@@ -109,7 +107,7 @@ impl Events {
 
     /// Waits until there is something to write, and takes it. The caller owes a
     /// [`Events::written`].
-    pub async fn take(&self) -> Vec<String> {
+    pub(crate) async fn take(&self) -> Vec<String> {
         loop {
             {
                 let mut waiting = self.waiting.lock();
@@ -123,20 +121,18 @@ impl Events {
     }
 
     /// So many that were taken are written, but for those that were not.
-    pub fn written(&self, taken: usize, failed: usize) {
+    pub(crate) fn written(&self, taken: usize, failed: usize) {
         self.open.fetch_sub(taken, Ordering::Relaxed);
         self.dropped(failed);
     }
 
     /// How many wait to be taken, and how many may.
-    #[must_use]
-    pub fn backlog(&self) -> (usize, usize) {
+    pub(crate) fn backlog(&self) -> (usize, usize) {
         (self.waiting.lock().len(), QUEUE)
     }
 
     /// Whether all that was told is written or dropped.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
     }
 

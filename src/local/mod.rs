@@ -4,36 +4,36 @@
 //! [`connection`] one of them without its socket. Nothing here knows of Redis or HTTP, and no
 //! file uses one that stands below it.
 
-pub mod admission;
+pub(crate) mod admission;
 
-pub mod map;
+pub(crate) mod map;
 
-pub mod dirty_rows;
+pub(crate) mod dirty_rows;
 
-pub mod row_wait;
+pub(crate) mod row_wait;
 
-pub mod event_queue;
+pub(crate) mod event_queue;
 
-pub mod dedup;
+pub(crate) mod dedup;
 
-pub mod receipt;
+pub(crate) mod receipt;
 
-pub mod pending_call;
+pub(crate) mod pending_call;
 
-pub mod evictions;
+pub(crate) mod evictions;
 
-pub mod presence_queue;
+pub(crate) mod presence_queue;
 
-pub mod directory;
+pub(crate) mod directory;
 
-pub mod membership;
+pub(crate) mod membership;
 
-pub mod topics;
+pub(crate) mod topics;
 
-pub mod replay;
+pub(crate) mod replay;
 
-pub mod connection;
+pub(crate) mod connection;
 
-pub mod shard;
+pub(crate) mod shard;
 
-pub mod hub;
+pub(crate) mod hub;

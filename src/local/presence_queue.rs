@@ -20,7 +20,7 @@ const LINES: usize = 8_192;
 
 /// Kept by the hub; what is noted is taken by the presence task.
 #[derive(Debug, Default)]
-pub struct PresenceQueue {
+pub(crate) struct PresenceQueue {
     /// Topics with a watcher on any node: changes of their members are noted.
     told: Map<Topic, ()>,
     /// How many those are.
@@ -126,8 +126,7 @@ impl PresenceQueue {
     }
 
     /// Whether clients of this node watch the topic.
-    #[must_use]
-    pub fn is_watched(&self, topic: &Topic) -> bool {
+    pub(crate) fn is_watched(&self, topic: &Topic) -> bool {
         self.watched.contains_key(topic)
     }
 

@@ -21,7 +21,7 @@ struct Counts {
 
 /// One copy for each place that still may write or acknowledge the message.
 #[derive(Debug, Clone)]
-pub struct Receipt(Arc<Shared>);
+pub(crate) struct Receipt(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -33,15 +33,14 @@ struct Shared {
 
 /// Wakes when every copy of the receipt is gone.
 #[derive(Debug)]
-pub struct Waiter {
+pub(crate) struct Waiter {
     counts: Arc<Counts>,
     settled: oneshot::Receiver<()>,
 }
 
 impl Receipt {
     /// A receipt and the one who waits for it.
-    #[must_use]
-    pub fn new(wait: Wait) -> (Self, Waiter) {
+    pub(crate) fn new(wait: Wait) -> (Self, Waiter) {
         let counts = Arc::new(Counts::default());
         let (open, settled) = oneshot::channel();
         let shared = Shared {
@@ -53,18 +52,17 @@ impl Receipt {
     }
 
     /// The message is in the socket of one more connection.
-    pub fn written(&self) {
+    pub(crate) fn written(&self) {
         self.0.counts.written.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One more client says that it has the message.
-    pub fn acked(&self) {
+    pub(crate) fn acked(&self) {
         self.0.counts.acked.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a copy should be kept until the client acknowledges.
-    #[must_use]
-    pub fn wants_ack(&self) -> bool {
+    pub(crate) fn wants_ack(&self) -> bool {
         self.0.wait == Wait::Acked
     }
 }
@@ -72,7 +70,7 @@ impl Receipt {
 impl Waiter {
     /// Waits until everything is settled or the deadline has passed; answers the furthest that
     /// is proven, and on how many connections.
-    pub async fn settle(mut self, deadline: Instant) -> (Status, u32) {
+    pub(crate) async fn settle(mut self, deadline: Instant) -> (Status, u32) {
         // Either the sender's drop (an error, as nothing is ever sent) or the deadline.
         let _ = tokio::time::timeout_at(deadline, &mut self.settled).await;
         let acked = self.counts.acked.load(Ordering::Relaxed);

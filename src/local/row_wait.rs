@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 
 /// RowWait that are being written.
 #[derive(Debug)]
-pub struct RowWait(SmallVec<[oneshot::Receiver<()>; 1]>);
+pub(crate) struct RowWait(SmallVec<[oneshot::Receiver<()>; 1]>);
 
 impl RowWait {
     /// Waits for all; answers whether they are written, and not given up. Resumes if
     /// it is called again.
-    pub async fn written(&mut self) -> bool {
+    pub(crate) async fn written(&mut self) -> bool {
         let mut all = true;
         while let Some(row) = self.0.last_mut() {
             all &= row.await.is_ok();

@@ -23,7 +23,7 @@ type TopicCounts = SmallVec<[u32; 4]>;
 
 /// What the shards and the hub share of topics.
 #[derive(Debug)]
-pub struct Topics {
+pub(crate) struct Topics {
     counts: Map<Topic, TopicCounts>,
     /// Of those, the connections that hear who comes and goes.
     watchers: Map<Topic, TopicCounts>,
@@ -38,8 +38,7 @@ pub struct Topics {
 
 impl Topics {
     /// No topics yet, as the settings say.
-    #[must_use]
-    pub fn new(shards: usize, changes: Arc<DirtyRows>, config: &Config) -> Self {
+    pub(crate) fn new(shards: usize, changes: Arc<DirtyRows>, config: &Config) -> Self {
         Self {
             counts: Map::default(),
             watchers: Map::default(),
@@ -53,20 +52,17 @@ impl Topics {
     }
 
     /// Whether pushes to topics can be kept.
-    #[must_use]
-    pub fn keeps(&self) -> bool {
+    pub(crate) fn keeps(&self) -> bool {
         self.keeps
     }
 
     /// What clients without grants of their own may subscribe to.
-    #[must_use]
-    pub fn grants(&self) -> &Arc<TopicPatterns> {
+    pub(crate) fn grants(&self) -> &Arc<TopicPatterns> {
         &self.grants
     }
 
     /// Most topics of one connection.
-    #[must_use]
-    pub fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         self.most
     }
 
@@ -113,14 +109,12 @@ impl Topics {
     }
 
     /// What the presence task must hear of.
-    #[must_use]
-    pub fn notices(&self) -> &PresenceQueue {
+    pub(crate) fn notices(&self) -> &PresenceQueue {
         &self.notices
     }
 
     /// Whether clients of this node watch the topic, as the rows say.
-    #[must_use]
-    pub fn is_watched(&self, topic: &Topic) -> bool {
+    pub(crate) fn is_watched(&self, topic: &Topic) -> bool {
         self.notices.is_watched(topic)
     }
 
@@ -141,8 +135,7 @@ impl Topics {
     }
 
     /// How many connections of this node are in the topic.
-    #[must_use]
-    pub fn count(&self, topic: &Topic) -> u32 {
+    pub(crate) fn count(&self, topic: &Topic) -> u32 {
         self.counts
             .get(topic)
             .map_or(0, |counts| counts.iter().sum())
@@ -165,8 +158,7 @@ impl Topics {
     }
 
     /// Every topic with a connection here. A snapshot.
-    #[must_use]
-    pub fn all(&self) -> Vec<Topic> {
+    pub(crate) fn all(&self) -> Vec<Topic> {
         self.counts
             .iter()
             .map(|entry| entry.key().clone())
@@ -176,7 +168,7 @@ impl Topics {
 
 /// A connection that is in a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Member {
+pub(crate) struct Member {
     /// Whose it is.
     pub user: UserId,
     /// Its number on its node.

@@ -9,9 +9,9 @@
 //! What must stay true: no leave is announced while only the user's node, or ours, may be cut off:
 //! leaves wait for the grace, for a backplane that is well, and for the lists of all nodes.
 
-pub mod peers;
-pub mod roster;
-pub mod view;
+pub(crate) mod peers;
+pub(crate) mod roster;
+pub(crate) mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::protocol::outcome::Status;
 
 /// A label whose values are fixed words.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Word(pub &'static str);
+pub(crate) struct Word(pub &'static str);
 
 impl EncodeLabelValue for Word {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {

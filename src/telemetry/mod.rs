@@ -1,5 +1,5 @@
 //! What operators see: counters and gauges, and the trace of a user's messages.
 
-pub mod metrics;
+pub(crate) mod metrics;
 
-pub mod trace;
+pub(crate) mod trace;

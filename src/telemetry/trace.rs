@@ -7,7 +7,7 @@
 //! own lock. It holds ids, users, counts and words, never payloads or tokens. What must stay true:
 //! nothing here decides anything.
 
-pub mod verdict;
+pub(crate) mod verdict;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::message::Target;
 use crate::protocol::outcome::Status;
-pub use crate::telemetry::trace::verdict::verdict;
+pub(crate) use crate::telemetry::trace::verdict::verdict;
 
 /// Parts of the ring; the first is for what concerns all users.
 const STRIPES: usize = 16;
@@ -29,7 +29,7 @@ const MOST_SHOWN: usize = 1_000;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TraceEvent {
+pub(crate) struct TraceEvent {
     /// In milliseconds since 1970, by the clock of the node; for people to read.
     pub at: u64,
     /// Where.
@@ -42,7 +42,7 @@ pub struct TraceEvent {
 /// What happened. `topic` or `all` is set if it was for more than this user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
-pub enum What {
+pub(crate) enum What {
     /// A connection of the user was opened.
     Connected {
         /// Its number.
@@ -121,7 +121,7 @@ pub enum What {
 /// Why a push that came to a node reached no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum TraceOutcome {
+pub(crate) enum TraceOutcome {
     /// Its id had been seen within a minute.
     Duplicate,
     /// `except` excluded all of the user's connections here.
@@ -132,7 +132,7 @@ pub enum TraceOutcome {
 
 /// What one node knows of a user.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub(crate) struct Known {
     /// Older events may be missing, from before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
@@ -195,7 +195,7 @@ struct TraceEntry {
 
 /// The ring of one node.
 #[derive(Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     node: NodeId,
     /// Entries in one stripe; 0: nothing is traced.
     most: usize,
@@ -205,8 +205,7 @@ pub struct Trace {
 
 impl Trace {
     /// A ring of about so many entries.
-    #[must_use]
-    pub fn new(node: NodeId, entries: usize) -> Self {
+    pub(crate) fn new(node: NodeId, entries: usize) -> Self {
         Self {
             node,
             most: entries.div_ceil(STRIPES),
@@ -216,24 +215,23 @@ impl Trace {
     }
 
     /// Whether anything is traced.
-    #[must_use]
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.most > 0
     }
 
     /// A connection came.
-    pub fn connected(&self, user: &UserId, fd: Fd, device: Option<&Arc<str>>) {
+    pub(crate) fn connected(&self, user: &UserId, fd: Fd, device: Option<&Arc<str>>) {
         let note = || Note::Connected(fd, device.cloned());
         self.note(|| About::user(user), note);
     }
 
     /// A connection ended.
-    pub fn closed(&self, user: &UserId, fd: Fd, reason: CloseReason) {
+    pub(crate) fn closed(&self, user: &UserId, fd: Fd, reason: CloseReason) {
         self.note(|| About::user(user), || Note::Closed(fd, reason));
     }
 
     /// A sender was answered about one part of its push. A delivered part is not recorded.
-    pub fn pushed(
+    pub(crate) fn pushed(
         &self,
         to: &Subject,
         id: Option<&str>,
@@ -248,7 +246,7 @@ impl Trace {
     }
 
     /// As [`Trace::pushed`], for a push to a connection or to all connections.
-    pub fn pushed_elsewhere(
+    pub(crate) fn pushed_elsewhere(
         &self,
         to: &Target,
         id: Option<&str>,
@@ -265,7 +263,7 @@ impl Trace {
     }
 
     /// A push came and was handed to no connection.
-    pub fn arrived(&self, to: &Target, id: Option<&str>, outcome: TraceOutcome) {
+    pub(crate) fn arrived(&self, to: &Target, id: Option<&str>, outcome: TraceOutcome) {
         let note = || Note::Arrived(id.map(Into::into), outcome);
         match to {
             Target::Users(users) => {
@@ -288,7 +286,7 @@ impl Trace {
     }
 
     /// Messages for a connection were dropped. The user may not be known any more.
-    pub fn dropped(
+    pub(crate) fn dropped(
         &self,
         user: Option<&UserId>,
         fd: Fd,
@@ -305,12 +303,12 @@ impl Trace {
     }
 
     /// Something may have been lost on the way to this node.
-    pub fn lost(&self, sign: &'static str) {
+    pub(crate) fn lost(&self, sign: &'static str) {
         self.note(|| About::Everybody, || Note::Lost(sign));
     }
 
     /// A connection got a page of its user's inbox; an empty one with nothing missing is no news.
-    pub fn caught_up(&self, user: &UserId, fd: Fd, messages: u64, continuous: bool) {
+    pub(crate) fn caught_up(&self, user: &UserId, fd: Fd, messages: u64, continuous: bool) {
         if messages > 0 || !continuous {
             let note = || Note::CaughtUp(fd, messages, continuous);
             self.note(|| About::user(user), note);
@@ -319,8 +317,7 @@ impl Trace {
 
     /// What is known of a user, the newest thousand events. With an id, events of other messages
     /// are excluded, and events of this message on its way to topics are included.
-    #[must_use]
-    pub fn collect(&self, user: &UserId, id: Option<&str>) -> Known {
+    pub(crate) fn collect(&self, user: &UserId, id: Option<&str>) -> Known {
         let theirs = About::user(user);
         let own = [0, self.stripe(&theirs)];
         let (mut events, mut since) = (Vec::new(), None);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pushnode::telemetry::metrics::Metrics;
+use pushnode::Metrics;
 
 use crate::common::books::{self, ACCOUNTS};
 use crate::common::node;

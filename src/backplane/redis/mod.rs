@@ -7,11 +7,11 @@
 //! what dead nodes left, and `sentinel` or `cluster` tracks which server serves which keys.
 //! Redis holds no data of these tasks that they could not write again.
 
-pub mod bus;
-pub mod keys;
-pub mod registry;
-pub mod servers;
-pub mod store;
+pub(crate) mod bus;
+pub(crate) mod keys;
+pub(crate) mod registry;
+pub(crate) mod servers;
+pub(crate) mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ const AWAY: Unavailable = Unavailable("Redis does not answer");
 
 /// The settings of this backplane.
 #[derive(Debug, Clone)]
-pub struct RedisSettings {
+pub(crate) struct RedisSettings {
     /// The URL of Redis.
     pub url: RedisUrl,
     /// The prefix of keys and channels.
@@ -98,7 +98,7 @@ pub enum Fatal {
 
 /// One node's connection to the cluster.
 #[derive(Debug)]
-pub struct Redis {
+pub(crate) struct Redis {
     hub: Arc<Hub>,
     servers: Servers,
     keys: Keys,
@@ -123,7 +123,7 @@ impl Redis {
     ///
     /// # Errors
     /// What is wrong with the URL or the TLS set-up of this machine.
-    pub fn start(
+    pub(crate) fn start(
         settings: &RedisSettings,
         hub: &Arc<Hub>,
         record: NodeRecord,
@@ -151,6 +151,7 @@ impl Redis {
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
         let pump = Pump {
+            own: own.as_str().into(),
             backlog: Arc::new(Semaphore::new(BACKLOG)),
             probes: Arc::default(),
             metrics: metrics.clone(),

@@ -4,9 +4,9 @@
 //! messages, sessions and bans live in memory. What must stay true: every feature that works on
 //! Redis works here with the same answers; stored data is lost at exit.
 
-pub mod access;
+pub(crate) mod access;
 
-pub mod kept;
+pub(crate) mod kept;
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ const QUEUE: usize = 64;
 
 /// The backplane of the only node.
 #[derive(Debug)]
-pub struct Standalone {
+pub(crate) struct Standalone {
     hub: Arc<Hub>,
     record: RwLock<NodeRecord>,
     /// The lines that the node sends to itself.

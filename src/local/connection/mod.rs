@@ -4,17 +4,17 @@
 //! bytes between this and the socket. What must stay true: a connection ends once, with one
 //! reason; from that moment on it is no longer in the directory.
 
-pub mod timer_wheel;
+pub(crate) mod timer_wheel;
 
-pub mod expiry;
+pub(crate) mod expiry;
 
-pub mod send_queue;
+pub(crate) mod send_queue;
 
-pub mod subscriptions;
+pub(crate) mod subscriptions;
 
-pub mod requests;
+pub(crate) mod requests;
 
-pub mod replay;
+pub(crate) mod replay;
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ impl Settings {
 
 /// What a connection is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// A client: gets pushes.
     Client,
     /// Gets back what it sends. Only for conformance suites.

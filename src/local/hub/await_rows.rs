@@ -17,7 +17,12 @@ impl Hub {
     /// Waits for rows of a connection until the deadline; answers whether that was enough. If
     /// not, pushes pass the connection by until they are there, and only then can it be told what
     /// to fetch.
-    pub async fn await_rows(self: &Arc<Self>, fd: Fd, rows: RowWait, deadline: Instant) -> bool {
+    pub(crate) async fn await_rows(
+        self: &Arc<Self>,
+        fd: Fd,
+        rows: RowWait,
+        deadline: Instant,
+    ) -> bool {
         self.await_rows_or(fd, rows, deadline, async {}).await
     }
 

@@ -22,7 +22,7 @@ const UNDER_WAY: usize = 10_000;
 
 /// Puts calls to the clients of this node.
 #[derive(Debug)]
-pub struct Calls {
+pub(crate) struct Calls {
     hub: Arc<Hub>,
     places: Semaphore,
     metrics: Arc<Metrics>,
@@ -30,8 +30,7 @@ pub struct Calls {
 
 impl Calls {
     /// For the node of this hub.
-    #[must_use]
-    pub fn new(hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
         Self {
             hub,
             places: Semaphore::new(UNDER_WAY),
@@ -40,13 +39,12 @@ impl Calls {
     }
 
     /// How many wait for an answer.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         UNDER_WAY - self.places.available_permits()
     }
 
     /// Asks all connections here that the call is for; answers what the first of them says.
-    pub async fn put(&self, call: &Call) -> Called {
+    pub(crate) async fn put(&self, call: &Call) -> Called {
         let deadline = Instant::now() + call.timeout;
         let Ok(_place) = self.places.try_acquire() else {
             return Called::unanswered(CallStatus::Busy);

@@ -11,7 +11,7 @@ use crate::telemetry::trace::TraceOutcome;
 
 /// What became of a push on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivered {
+pub(crate) enum Delivered {
     /// Handed to this many connections; 0 where none matches (any more).
     To(u32),
     /// Dropped: its id was seen for this target within a minute.
@@ -43,12 +43,12 @@ impl From<Arrived> for Delivered {
 
 impl Hub {
     /// Hands a push to the local connections it is for.
-    pub async fn deliver(&self, push: &Push, receipt: Option<&Receipt>) -> Delivered {
+    pub(crate) async fn deliver(&self, push: &Push, receipt: Option<&Receipt>) -> Delivered {
         self.deliver_to(&push.to, push, receipt).await
     }
 
     /// As [`Hub::deliver`], for a part of the push's targets.
-    pub async fn deliver_to(
+    pub(crate) async fn deliver_to(
         &self,
         to: &Target,
         push: &Push,

@@ -17,7 +17,7 @@ use crate::protocol::session_id::SessionId;
 impl Hub {
     /// Ends the local connections of `target`; answers how many. Their receipts are written
     /// once the close is under way.
-    pub async fn kick(
+    pub(crate) async fn kick(
         &self,
         target: &Target,
         reason: CloseReason,
@@ -42,7 +42,7 @@ impl Hub {
     }
 
     /// Ends one connection.
-    pub async fn close(&self, fd: Fd, reason: CloseReason, receipt: Option<&Receipt>) {
+    pub(crate) async fn close(&self, fd: Fd, reason: CloseReason, receipt: Option<&Receipt>) {
         self.tell(
             fd,
             Command::Close {
@@ -56,7 +56,7 @@ impl Hub {
 
     /// Commands may have been lost on their way here: a connection that is still here may have
     /// to go.
-    pub fn doubt(&self) {
+    pub(crate) fn doubt(&self) {
         self.doubts.notify_one();
     }
 
@@ -66,19 +66,17 @@ impl Hub {
     }
 
     /// The sessions that have connections here. A snapshot.
-    #[must_use]
-    pub fn sessions(&self) -> Vec<SessionId> {
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
         self.directory.sessions()
     }
 
     /// The connections that rest on this session.
-    #[must_use]
-    pub fn bearers(&self, session: SessionId) -> SmallVec<[Fd; 1]> {
+    pub(crate) fn bearers(&self, session: SessionId) -> SmallVec<[Fd; 1]> {
         self.directory.bearers(session)
     }
 
     /// A connection rests on another token from now on. Nothing happens if it has left.
-    pub async fn renew(&self, fd: Fd, user: &UserId, renewed: &Identity) {
+    pub(crate) async fn renew(&self, fd: Fd, user: &UserId, renewed: &Identity) {
         if !self.directory.rest_on(fd, user, renewed.session) {
             return;
         }
@@ -94,7 +92,7 @@ impl Hub {
     }
 
     /// Ends all connections that rest on this session; answers how many.
-    pub async fn revoke(&self, session: SessionId) -> usize {
+    pub(crate) async fn revoke(&self, session: SessionId) -> usize {
         // Before the look: a client that joins after it will see this.
         self.recently.bar_session(session);
         let fds = self.bearers(session);
@@ -106,8 +104,7 @@ impl Hub {
 
     /// Why a client that has just joined may have to leave: it was banned, or its session revoked,
     /// a moment ago.
-    #[must_use]
-    pub fn barred(&self, user: &UserId, session: Option<SessionId>) -> Option<CloseReason> {
+    pub(crate) fn barred(&self, user: &UserId, session: Option<SessionId>) -> Option<CloseReason> {
         self.recently.why(user, session)
     }
 }

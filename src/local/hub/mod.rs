@@ -5,15 +5,15 @@
 //! shard. Nothing here waits for a socket or for Redis; an inbox of a shard may make a caller
 //! wait for that shard's processor time, never for a slow client.
 
-pub mod await_rows;
+pub(crate) mod await_rows;
 
-pub mod deliver;
+pub(crate) mod deliver;
 
-pub mod subscribe;
+pub(crate) mod subscribe;
 
-pub mod evict;
+pub(crate) mod evict;
 
-pub mod calls;
+pub(crate) mod calls;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ use crate::telemetry::trace::Trace;
 
 /// A connection that is to be let in.
 #[derive(Debug)]
-pub struct NewConnection {
+pub(crate) struct NewConnection {
     /// Whose it is.
     pub user: UserId,
     /// What it speaks.
@@ -72,7 +72,7 @@ pub struct NewConnection {
 
 /// A connection whose socket is still in the handshake. Dropping it leaves, and tells the shard.
 #[derive(Debug)]
-pub struct Reservation {
+pub(crate) struct Reservation {
     fd: Fd,
     /// Taken by [`Reservation::attach`] alone.
     membership: Option<membership::Membership>,
@@ -81,8 +81,7 @@ pub struct Reservation {
 
 impl Reservation {
     /// The connection's number.
-    #[must_use]
-    pub fn fd(&self) -> Fd {
+    pub(crate) fn fd(&self) -> Fd {
         self.fd
     }
 
@@ -109,7 +108,7 @@ impl Drop for Reservation {
 
 /// The connections of one node, for everything above them.
 #[derive(Debug)]
-pub struct Hub {
+pub(crate) struct Hub {
     directory: Arc<Directory>,
     shards: Box<[ShardHandle]>,
     recently: RecentEvictions,
@@ -124,7 +123,6 @@ pub struct Hub {
 
 impl Hub {
     /// A hub of `node` over these shards, without connections.
-    #[must_use]
     pub(crate) fn new(
         node: NodeId,
         shards: Vec<ShardHandle>,
@@ -149,86 +147,67 @@ impl Hub {
     }
 
     /// The node of these connections.
-    #[must_use]
-    pub fn node(&self) -> &NodeId {
+    pub(crate) fn node(&self) -> &NodeId {
         &self.directory.node
     }
 
     /// How many connections there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.directory.len()
     }
 
-    /// Whether there is no connection.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// How many users are connected.
-    #[must_use]
-    pub fn user_count(&self) -> usize {
+    pub(crate) fn user_count(&self) -> usize {
         self.directory.user_count()
     }
 
     /// Whether every shard has let go of every socket: nothing waits to be written any more.
-    #[must_use]
-    pub fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         self.shards.iter().all(ShardHandle::is_empty)
     }
 
     /// How many commands wait for their shards.
-    #[must_use]
-    pub fn waiting_commands(&self) -> usize {
+    pub(crate) fn waiting_commands(&self) -> usize {
         self.shards.iter().map(ShardHandle::waiting).sum()
     }
 
     /// What happened here lately.
-    #[must_use]
-    pub fn trace(&self) -> &Trace {
+    pub(crate) fn trace(&self) -> &Trace {
         &self.trace
     }
 
     /// What the registry still has to write.
-    #[must_use]
-    pub fn changes(&self) -> &DirtyRows {
+    pub(crate) fn changes(&self) -> &DirtyRows {
         &self.directory.changes
     }
 
     /// What is told of connections.
-    #[must_use]
-    pub fn events(&self) -> &Events {
+    pub(crate) fn events(&self) -> &Events {
         &self.directory.events
     }
 
     /// The user's connections here.
-    #[must_use]
-    pub fn seats(&self, user: &UserId) -> LocalConnections {
+    pub(crate) fn seats(&self, user: &UserId) -> LocalConnections {
         self.directory.seats(user)
     }
 
     /// Whose connection this is.
-    #[must_use]
-    pub fn user_of(&self, fd: Fd) -> Option<UserId> {
+    pub(crate) fn user_of(&self, fd: Fd) -> Option<UserId> {
         self.directory.user_of(fd)
     }
 
     /// Whether this connection is here.
-    #[must_use]
-    pub fn holds(&self, fd: Fd) -> bool {
+    pub(crate) fn holds(&self, fd: Fd) -> bool {
         self.directory.holds(fd)
     }
 
     /// Every user here. A snapshot.
-    #[must_use]
-    pub fn users(&self) -> Vec<UserId> {
+    pub(crate) fn users(&self) -> Vec<UserId> {
         self.directory.users()
     }
 
     /// Every user and topic here: whose row has something of this node. A snapshot.
-    #[must_use]
-    pub fn subjects(&self) -> Vec<Subject> {
+    pub(crate) fn subjects(&self) -> Vec<Subject> {
         let users = self.users().into_iter().map(Subject::User);
         users
             .chain(self.topics.all().into_iter().map(Subject::Topic))
@@ -236,8 +215,7 @@ impl Hub {
     }
 
     /// Every fd here, in the order in which they came.
-    #[must_use]
-    pub fn fds(&self) -> Vec<Fd> {
+    pub(crate) fn fds(&self) -> Vec<Fd> {
         self.directory.fds()
     }
 
@@ -252,7 +230,7 @@ impl Hub {
     ///
     /// If it follows its topics' logs ([`Topics::keeps`]), the caller owes it a `Hub::follow_log`
     /// of each.
-    pub async fn join(&self, newcomer: NewConnection) -> (Reservation, RowWait) {
+    pub(crate) async fn join(&self, newcomer: NewConnection) -> (Reservation, RowWait) {
         let NewConnection {
             user,
             dialect,
@@ -315,7 +293,7 @@ impl Hub {
     }
 
     /// Makes the connections of users look into their inbox, or of topics into the log.
-    pub async fn look(&self, target: &Target) {
+    pub(crate) async fn look(&self, target: &Target) {
         match target {
             Target::Topic(topic) => return self.check_log(topic).await,
             Target::Topics(topics) => {
@@ -360,8 +338,7 @@ impl Hub {
     }
 
     /// How many commands wait for the busiest shard, and how many may.
-    #[must_use]
-    pub fn backlog(&self) -> (usize, usize) {
+    pub(crate) fn backlog(&self) -> (usize, usize) {
         let waiting = self.shards.iter().map(ShardHandle::waiting);
         (waiting.max().unwrap_or(0), INBOX)
     }

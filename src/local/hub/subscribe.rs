@@ -24,8 +24,7 @@ use crate::protocol::{Push, Target};
 
 impl Hub {
     /// What this node knows of topics.
-    #[must_use]
-    pub fn topics(&self) -> &Topics {
+    pub(crate) fn topics(&self) -> &Topics {
         &self.topics
     }
 
@@ -132,7 +131,7 @@ impl Hub {
 
     /// Subscribes the local connections of `target` on behalf of a sender, or takes that back;
     /// answers how many there are. Receipts are written once the row is, and the log is followed.
-    pub async fn enroll(
+    pub(crate) async fn enroll(
         self: &Arc<Self>,
         target: &Target,
         topic: &Topic,
@@ -248,7 +247,7 @@ impl Hub {
     }
 
     /// The local connections that are in a topic, by user.
-    pub async fn members(&self, topic: &Topic) -> Vec<Member> {
+    pub(crate) async fn members(&self, topic: &Topic) -> Vec<Member> {
         let mut answers = Vec::new();
         for (shard, _) in self.topics.by_shard(topic) {
             let (answer, members) = oneshot::channel();
@@ -285,7 +284,7 @@ impl Hub {
     }
 
     /// The users with local connections in a topic, by name, and how many each has there.
-    pub async fn users_in(&self, topic: &Topic) -> Vec<(UserId, u32)> {
+    pub(crate) async fn users_in(&self, topic: &Topic) -> Vec<(UserId, u32)> {
         let mut users: Vec<(UserId, u32)> = Vec::new();
         for Member { user, .. } in self.members(topic).await {
             match users.last_mut() {

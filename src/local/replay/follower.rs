@@ -150,7 +150,7 @@ impl Follower {
 
 /// What a connection starts with that follows its user's inbox.
 #[derive(Debug)]
-pub struct Start {
+pub(crate) struct Start {
     pub(crate) follower: Follower,
     pub(crate) page: Option<Page>,
     /// What a client that came back is told: whether it has missed nothing.
@@ -159,8 +159,7 @@ pub struct Start {
 
 impl Start {
     /// `page` is the first after `since`; none if it could not be read yet.
-    #[must_use]
-    pub fn new(since: Since, page: Option<Page>) -> Self {
+    pub(crate) fn new(since: Since, page: Option<Page>) -> Self {
         let proven = page.as_ref().is_some_and(|page| page.is_continuous);
         Self {
             follower: match &page {

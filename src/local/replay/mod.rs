@@ -1,5 +1,5 @@
 //! Kept messages on their way to a connection: pages of an inbox or a log, and its place in it.
 
-pub mod page;
+pub(crate) mod page;
 
-pub mod follower;
+pub(crate) mod follower;

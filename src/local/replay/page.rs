@@ -27,7 +27,7 @@ pub(crate) fn first_number() -> u64 {
 
 /// How much an inbox holds; from the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Most messages.
     pub messages: usize,
     /// Most bytes of messages, roughly: whole messages go, the oldest first.
@@ -46,7 +46,7 @@ pub(crate) struct Entry {
 
 /// A part of an inbox.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     /// Where it was read from.
     pub start: Position,
     /// In order.
@@ -139,8 +139,7 @@ impl Page {
 
 impl Page {
     /// The page as one of this topic's log, whose messages name it.
-    #[must_use]
-    pub fn of_topic(self, topic: &Topic) -> Self {
+    pub(crate) fn of_topic(self, topic: &Topic) -> Self {
         let messages = self.messages.iter();
         let messages = messages.map(|message| Arc::new(message.in_topic(topic)));
         Self {

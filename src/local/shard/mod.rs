@@ -11,19 +11,19 @@
 //! single file descriptor. That makes a connection a few hundred bytes of plain data, without
 //! a task, a waker or a timer of its own.
 
-pub mod socket;
+pub(crate) mod socket;
 
-pub mod command;
+pub(crate) mod command;
 
-pub mod outlets;
+pub(crate) mod outlets;
 
-pub mod members;
+pub(crate) mod members;
 
-pub mod resync;
+pub(crate) mod resync;
 
-pub mod encoded;
+pub(crate) mod encoded;
 
-pub mod task;
+pub(crate) mod task;
 
 use std::io;
 use std::sync::Arc;

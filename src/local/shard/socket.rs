@@ -9,7 +9,7 @@ use mio::{Interest, Registry, Token};
 
 /// A client's socket.
 #[derive(Debug)]
-pub enum Socket {
+pub(crate) enum Socket {
     /// Over TCP.
     Tcp(mio::net::TcpStream),
     /// Over a Unix socket, from a proxy on this machine.

@@ -1,18 +1,18 @@
 //! The task that owns a shard's sockets: its loop, and what each input does.
 
-pub mod attach;
+pub(crate) mod attach;
 
-pub mod deliver;
+pub(crate) mod deliver;
 
-pub mod replay;
+pub(crate) mod replay;
 
-pub mod topics;
+pub(crate) mod topics;
 
-pub mod watchers;
+pub(crate) mod watchers;
 
-pub mod io;
+pub(crate) mod io;
 
-pub mod tick;
+pub(crate) mod tick;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -232,7 +232,7 @@ impl ShardTask {
             Command::Members { topic, answer } => _ = answer.send(self.members_of(&topic)),
             Command::SkipKept { fd, message } => self.with_slot(fd, |it, at| it.pass(at, &message)),
             Command::SkipKeptInTopic { topic, message } => {
-                self.skip_kept_in_topic(&topic, &message)
+                self.skip_kept_in_topic(&topic, &message);
             }
             Command::CheckLog { topic } => self.check_log(&topic),
             Command::Missed { fd } => self.with_slot(fd, Self::missed),
@@ -244,7 +244,7 @@ impl ShardTask {
                 page,
                 is_told,
             } => self.with_slot(fd, |it, at| {
-                it.take_page(at, &subject, since, &page, is_told)
+                it.take_page(at, &subject, since, &page, is_told);
             }),
             Command::Close {
                 fd,

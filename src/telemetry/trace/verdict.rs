@@ -10,8 +10,7 @@ use crate::telemetry::trace::{TraceEvent, TraceOutcome, What};
 /// What became of the message with this id, for one user. `events` are what
 /// [`Trace::collect`](crate::telemetry::trace::Trace::collect) returned on the nodes that were
 /// asked; `missing` are the nodes that did not answer.
-#[must_use]
-pub fn verdict(id: &str, events: &[TraceEvent], missing: &[NodeId]) -> String {
+pub(crate) fn verdict(id: &str, events: &[TraceEvent], missing: &[NodeId]) -> String {
     let about = |event: &&TraceEvent| match &event.what {
         What::Pushed { id: theirs, .. }
         | What::Arrived { id: theirs, .. }

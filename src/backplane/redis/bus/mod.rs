@@ -1,9 +1,9 @@
 //! PUBLISH and SUBSCRIBE: lines to other nodes and from them.
 
-pub mod outbox;
+pub(crate) mod outbox;
 
-pub mod probes;
+pub(crate) mod probes;
 
-pub mod pump;
+pub(crate) mod pump;
 
-pub mod subscriber;
+pub(crate) mod subscriber;

@@ -2,7 +2,8 @@
 //!
 //! `Probes` is shared with the pump, which receives them; `Probing` holds the subscriber's
 //! conclusions. What must stay true: a subscription is declared deaf only after Redis has
-//! confirmed that it passed a probe on, however slow the publish path is.
+//! confirmed that it passed a probe on, however slow the publish path is; and never while lines
+//! still come over the own channel.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,6 +30,7 @@ const DEAF_TOO: Duration = Duration::from_millis(400);
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
     heard: AtomicU64,
+    lines: AtomicU64,
     overruns: AtomicU64,
     /// The last probe sent, and when.
     sent: Mutex<Option<(u64, Instant)>>,
@@ -50,6 +52,11 @@ impl Probes {
         Some(at.elapsed())
     }
 
+    /// Notes that a line came over the own channel: a probe may be queued behind it.
+    pub(crate) fn note_line(&self) {
+        self.lines.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Waits until a probe has been received since the last call.
     pub(crate) async fn news(&self) {
         self.news.notified().await;
@@ -63,6 +70,11 @@ impl Probes {
     /// The highest number received so far.
     fn last(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
+    }
+
+    /// How many lines came over the own channel.
+    fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
     }
 
     /// How many times messages were lost because too many came.
@@ -91,6 +103,8 @@ pub(crate) struct Probing {
     heard: Option<Instant>,
     /// The highest number received.
     heard_number: u64,
+    /// The number of lines by then.
+    lines: u64,
     /// The number of overruns by then.
     overruns: u64,
     /// The oldest probe that Redis accepted and that was not received: its number, and when.
@@ -145,6 +159,13 @@ impl Probing {
             self.heard = Some(Instant::now());
             self.owed = None;
             self.doubtful = false;
+        }
+        let lines = probes.lines();
+        if lines > std::mem::replace(&mut self.lines, lines)
+            && let Some((_, since)) = &mut self.owed
+        {
+            // Behind with reading, which is not deaf: the probe is queued behind those lines.
+            *since = Instant::now();
         }
         let last = self.note_heard(probes);
         if self.owed.is_some_and(|(number, _)| number <= last) {

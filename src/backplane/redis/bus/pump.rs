@@ -28,6 +28,8 @@ pub(crate) enum Heard {
 /// The state shared by the pumps of a node.
 #[derive(Debug, Clone)]
 pub(crate) struct Pump {
+    /// The channel of this node.
+    pub(crate) own: Arc<str>,
     /// How many further bytes may wait.
     pub(crate) backlog: Arc<Semaphore>,
     pub(crate) probes: Arc<Probes>,
@@ -63,6 +65,9 @@ impl Pump {
                             self.metrics.bus_lag.observe(lag.as_secs_f64());
                         }
                         continue;
+                    }
+                    if *message.channel == *self.own {
+                        self.probes.note_line();
                     }
                     let bytes = message.value.as_bytes().map_or(0, <[u8]>::len) + OVERHEAD;
                     let charge = bytes.min(BACKLOG) as u32;

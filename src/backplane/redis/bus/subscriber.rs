@@ -110,7 +110,7 @@ struct Live {
 }
 
 /// Delivers what a node receives, event by event.
-pub struct Subscriber {
+pub(crate) struct Subscriber {
     bus: Bus,
     live: Option<Live>,
     queued: VecDeque<FeedEvent>,

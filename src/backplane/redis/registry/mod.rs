@@ -1,9 +1,9 @@
 //! Rows and leases: which node holds which user, and which nodes are live.
 
-pub mod read;
+pub(crate) mod read;
 
-pub mod write;
+pub(crate) mod write;
 
-pub mod lease;
+pub(crate) mod lease;
 
-pub mod sweep;
+pub(crate) mod sweep;

@@ -8,10 +8,10 @@
 //! fred 10.1: its cluster mode takes the next answer on a busy connection for the answer to
 //! ASKING, and its transactions wait without end on a frozen server. So neither is used.
 
-pub mod cluster;
-pub mod commands;
-pub mod errors;
-pub mod sentinel;
+pub(crate) mod cluster;
+pub(crate) mod commands;
+pub(crate) mod errors;
+pub(crate) mod sentinel;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};

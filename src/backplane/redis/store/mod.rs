@@ -1,9 +1,9 @@
 //! Stored data: kept messages, sessions and bans, streams to services, events.
 
-pub mod kept;
+pub(crate) mod kept;
 
-pub mod access;
+pub(crate) mod access;
 
-pub mod upstream;
+pub(crate) mod upstream;
 
-pub mod events;
+pub(crate) mod events;
