@@ -42,7 +42,7 @@ pub(crate) async fn judge(
     }
     match tokio::time::timeout_at(deadline, backplane.is_dead(node)).await {
         Ok(Ok(true)) => Reached::Dead,
-        // Also when the lease cannot be read: 0 receivers prove that nobody got the line.
+        // Also when the lease cannot be read: 0 receivers prove that no node got the line.
         Ok(Ok(false) | Err(_)) | Err(_) => Reached::Deaf,
     }
 }

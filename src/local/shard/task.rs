@@ -56,7 +56,7 @@ const SCRATCH: usize = 64 * 1024;
 
 /// A connection, its socket once it has come, and what its end must give back.
 #[derive(Debug)]
-struct Entry {
+struct ConnectionSlot {
     connection: Connection,
     socket: Option<Socket>,
     _permit: Option<Arc<Permit>>,
@@ -73,7 +73,7 @@ pub(crate) struct ShardTask {
     node: NodeId,
     poll: AsyncFd<Poll>,
     registry: Registry,
-    places: Slab<Entry>,
+    places: Slab<ConnectionSlot>,
     /// Their number, for others to see.
     pub(crate) count: Arc<AtomicUsize>,
     slots: HashMap<Fd, usize, ahash::RandomState>,
@@ -232,7 +232,7 @@ impl ShardTask {
             Command::Members { topic, answer } => _ = answer.send(self.members_of(&topic)),
             Command::SkipKept { fd, message } => self.with_slot(fd, |it, at| it.pass(at, &message)),
             Command::SkipKeptInTopic { topic, message } => {
-                self.skip_kept_in_topic(&topic, &message);
+                self.skip_in_topic(&topic, &message);
             }
             Command::CheckLog { topic } => self.check_log(&topic),
             Command::Missed { fd } => self.with_slot(fd, Self::missed),
@@ -243,9 +243,7 @@ impl ShardTask {
                 since,
                 page,
                 is_told,
-            } => self.with_slot(fd, |it, at| {
-                it.take_page(at, &subject, since, &page, is_told);
-            }),
+            } => self.with_slot(fd, |it, at| it.on_page(at, &subject, since, &page, is_told)),
             Command::Close {
                 fd,
                 reason,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use crate::local::connection::Connection;
 use crate::local::replay::follower::Start;
 use crate::local::shard::command::{Arrival, Attach};
-use crate::local::shard::task::{Entry, ShardTask};
+use crate::local::shard::task::{ConnectionSlot, ShardTask};
 use crate::protocol;
 use crate::protocol::Dialect;
 use crate::protocol::ids::{ConnectionId, Fd, UserId};
@@ -32,7 +32,7 @@ impl ShardTask {
         let start = inbox.map(|start| *start);
         let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
         self.delivered += connection.welcome(&id, topics, start, &self.metrics);
-        let place = Entry {
+        let place = ConnectionSlot {
             connection,
             socket: None,
             _permit: None,

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
 use crate::local::shard::outlets::{ClientRequest, PageRequest};
-use crate::local::shard::task::{Entry, READS, SCRATCH, ShardTask, TURN};
+use crate::local::shard::task::{ConnectionSlot, READS, SCRATCH, ShardTask, TURN};
 use crate::protocol::ids::Fd;
 
 impl ShardTask {
@@ -73,7 +73,7 @@ impl ShardTask {
     }
 
     pub(crate) fn hear(&mut self, slot: usize, bytes: &mut [u8]) {
-        let Entry { connection, .. } = &mut self.places[slot];
+        let ConnectionSlot { connection, .. } = &mut self.places[slot];
         let received = &self.metrics.received;
         let next = connection.hear(bytes, &self.settings, self.now, || {
             received.inc();
@@ -117,7 +117,7 @@ impl ShardTask {
     }
 
     pub(crate) fn write(&mut self, slot: usize) {
-        let Entry {
+        let ConnectionSlot {
             connection,
             socket,
             blocked,

@@ -42,7 +42,7 @@ impl ShardTask {
     }
 
     /// As [`ShardTask::pass`], for the members of a topic.
-    pub(crate) fn skip_kept_in_topic(&mut self, topic: &Topic, message: &Message) {
+    pub(crate) fn skip_in_topic(&mut self, topic: &Topic, message: &Message) {
         let slots: Vec<usize> = self.members.of(topic).collect();
         slots.into_iter().for_each(|slot| self.pass(slot, message));
     }
@@ -75,7 +75,7 @@ impl ShardTask {
     }
 
     /// The page that a connection asked for.
-    pub(crate) fn take_page(
+    pub(crate) fn on_page(
         &mut self,
         slot: usize,
         subject: &Subject,
