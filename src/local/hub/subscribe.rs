@@ -212,7 +212,7 @@ impl Hub {
             if push.message.position().is_some() {
                 // Kept twice: a connection that follows the log must not wait for the second one.
                 let message = &push.message;
-                self.tell_members(topic, || Command::SkipKeptInTopic {
+                self.tell_members(topic, || Command::SkipInTopic {
                     topic: topic.clone(),
                     message: message.clone(),
                 })

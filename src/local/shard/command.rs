@@ -110,7 +110,7 @@ pub(crate) enum Command {
     /// Something is in the inbox of this connection's user.
     CheckInbox { fd: Fd },
     /// As `SkipKept`, for all connections in a topic.
-    SkipKeptInTopic { topic: Topic, message: Arc<Message> },
+    SkipInTopic { topic: Topic, message: Arc<Message> },
     /// Something is in the log of this topic.
     CheckLog { topic: Topic },
     /// The page that a connection asked for.

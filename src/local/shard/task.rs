@@ -231,9 +231,7 @@ impl ShardTask {
             Command::TellWatchers { topic, object } => self.tell_watchers(&topic, &object),
             Command::Members { topic, answer } => _ = answer.send(self.members_of(&topic)),
             Command::SkipKept { fd, message } => self.with_slot(fd, |it, at| it.pass(at, &message)),
-            Command::SkipKeptInTopic { topic, message } => {
-                self.skip_in_topic(&topic, &message);
-            }
+            Command::SkipInTopic { topic, message } => self.skip_in_topic(&topic, &message),
             Command::CheckLog { topic } => self.check_log(&topic),
             Command::Missed { fd } => self.with_slot(fd, Self::missed),
             Command::CheckInbox { fd } => self.with_slot(fd, Self::check_inbox),
