@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -63,8 +64,8 @@ impl Node {
 
     pub(crate) fn wait_ready(&self) {
         let deadline = Instant::now() + LIMIT;
-        let ready = || agent().get(format!("{}/readyz", self.operations)).call();
-        while ready().expect("an answer").status() != 200 {
+        let ready = || http(Method::GET, &format!("{}/readyz", self.operations), None);
+        while ready().expect("an answer").0 != 200 {
             assert!(Instant::now() < deadline, "not ready within {LIMIT:?}");
             thread::sleep(POLL);
         }
@@ -75,12 +76,10 @@ impl Node {
     }
 
     pub(crate) fn push_text(&self, body: &str) -> Value {
-        let request = agent()
-            .post(format!("{}/v1/push", self.url))
-            .content_type("application/json");
-        let mut answer = request.send(body).expect("an answer to the push");
-        assert_eq!(answer.status(), 200, "{answer:?}");
-        answer.body_mut().read_json().expect("a JSON answer")
+        let url = format!("{}/v1/push", self.url);
+        let (status, answer) = http(Method::POST, &url, Some(body)).expect("an answer to the push");
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).expect("a JSON answer")
     }
 }
 
@@ -227,15 +226,11 @@ impl Browser {
     /// One WebDriver command: POST with a body, DELETE without.
     pub(crate) fn command(&self, path: &str, body: Option<Value>) -> Result<Value, String> {
         let url = format!("{}{path}", self.session);
-        let answer = match body {
-            Some(body) => agent().post(url).send_json(body),
-            None => agent().delete(url).call(),
-        };
-        let mut answer = answer.map_err(|error| error.to_string())?;
-        let mut value: Value = answer
-            .body_mut()
-            .read_json()
-            .map_err(|error| error.to_string())?;
+        let (_, answer) = match body {
+            Some(body) => http(Method::POST, &url, Some(&body.to_string())),
+            None => http(Method::DELETE, &url, None),
+        }?;
+        let mut value: Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
         match value["value"]["error"].as_str() {
             Some(error) => Err(format!("{error}: {}", value["value"]["message"])),
             None => Ok(value["value"].take()),
@@ -316,13 +311,24 @@ fn signal(pid: i32, signal: rustix::process::Signal) {
     }
 }
 
-/// Waits longer than chromedriver waits for Chromium: then it is chromedriver that clears up.
-pub(crate) fn agent() -> ureq::Agent {
-    let config = ureq::Agent::config_builder();
-    config
-        .timeout_global(Some(3 * LIMIT))
-        .http_status_as_error(false)
-        .proxy(None)
-        .build()
-        .into()
+/// One request with a body of JSON, if any; answers status and body. Waits longer than
+/// chromedriver waits for Chromium: then it is chromedriver that clears up.
+pub(crate) fn http(method: Method, url: &str, body: Option<&str>) -> Result<(u16, String), String> {
+    let mut request = reqwest::Client::new()
+        .request(method, url)
+        .timeout(3 * LIMIT);
+    if let Some(body) = body {
+        let json = "application/json";
+        request = request.header("content-type", json).body(body.to_owned());
+    }
+    let answer = async {
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        Ok::<_, reqwest::Error>((status, answer.text().await?))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let answer = runtime.expect("a runtime").block_on(answer);
+    answer.map_err(|error| error.to_string())
 }

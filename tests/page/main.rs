@@ -8,9 +8,10 @@ mod browser;
 #[path = "../common/mod.rs"]
 mod common;
 
+use reqwest::Method;
 use serde_json::json;
 
-use browser::{Browser, Node, agent};
+use browser::{Browser, Node, http};
 
 #[test]
 fn a_push_over_http_appears_on_the_page() {
@@ -143,10 +144,7 @@ fn the_page_connects_over_server_sent_events_too() {
         "the push is shown",
         "return text('.message-data').includes('12345678901234567890')",
     );
-    agent()
-        .delete(format!("{}/v1/users/anna", node.url))
-        .call()
-        .expect("an answer to the kick");
+    kick_anna(&node);
     browser.until(
         "the kick is told and obeyed",
         "return text('#messages').includes('Bye: kicked') && text('#connect') === 'Connect'",
@@ -207,10 +205,7 @@ fn an_event_source_comes_back_after_a_drain_with_nothing_lost() {
 
     // Kicked, it tries once more by itself, and is made to stop.
     node.wait_ready();
-    agent()
-        .delete(format!("{}/v1/users/anna", node.url))
-        .call()
-        .expect("an answer to the kick");
+    kick_anna(&node);
     browser.until("it has given up", "return source.readyState === 2");
     browser.until(
         "it knows why",
@@ -255,11 +250,7 @@ fn the_page_tells_why_it_was_closed_and_comes_back_unless_kicked() {
     let browser = Browser::start(1280, 860, "light");
     browser.connect(&node, "anna");
 
-    let kick = agent()
-        .delete(format!("{}/v1/users/anna", node.url))
-        .call()
-        .expect("an answer to the kick");
-    assert!(kick.status().is_success(), "{kick:?}");
+    kick_anna(&node);
     browser.until(
         "the kick is told and obeyed",
         "return text('#status') === 'Kicked' && text('#connect') === 'Connect'",
@@ -327,12 +318,8 @@ fn the_page_connects_by_a_token_and_tells_of_its_end() {
     // itself: a slow browser would only see the one or the other.
     let session = || {
         let wish = json!({"user": "anna", "ttl_seconds": 29}).to_string();
-        let mut answer = agent()
-            .post(&sessions)
-            .content_type("application/json")
-            .send(wish)
-            .expect("an answer");
-        let opened: serde_json::Value = answer.body_mut().read_json().expect("JSON");
+        let (_, answer) = http(Method::POST, &sessions, Some(&wish)).expect("an answer");
+        let opened: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
         opened["token"].as_str().expect("a token").to_owned()
     };
     let browser = Browser::start(1280, 860, "light");
@@ -355,15 +342,18 @@ fn the_page_connects_by_a_token_and_tells_of_its_end() {
             "the end is told before it comes",
             "return text('#messages').includes('ends in')",
         );
-        let ended = agent()
-            .delete(&sessions)
-            .force_send_body()
-            .content_type("application/json")
-            .send(json!({ "token": token }).to_string());
-        assert_eq!(ended.expect("an answer").status(), 200);
+        let wish = json!({ "token": token }).to_string();
+        let (status, answer) = http(Method::DELETE, &sessions, Some(&wish)).expect("an answer");
+        assert_eq!(status, 200, "{answer}");
         browser.until(
             "it does not come back with a token that has ended",
             "return text('#status') === 'Closed' && text('#connect') === 'Connect'",
         );
     }
+}
+
+fn kick_anna(node: &Node) {
+    let url = format!("{}/v1/users/anna", node.url);
+    let (status, answer) = http(Method::DELETE, &url, None).expect("an answer to the kick");
+    assert_eq!(status, 200, "{answer}");
 }
