@@ -61,3 +61,24 @@ async fn the_same_id_kept_by_two_nodes_is_delivered_once_also_later() {
     hears(&mut again, 1..=2).await;
     assert_eq!(*ready(&again, "recovered"), true);
 }
+
+#[tokio::test]
+async fn a_batch_reads_each_row_once_so_no_push_overtakes_another() {
+    let redis = Redis::start();
+    let nodes = [&node_on(&redis, "a"), &node_on(&redis, "b")];
+    let mut client = Client::plain(&nodes[1].ws_url("42")).await;
+    redis.cli(&["CONFIG", "SET", "slowlog-max-len", "10000"]);
+    redis.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    let batch: Vec<_> = (0..50)
+        .map(|n| json!({"to": {"user": "42"}, "data": n}))
+        .collect();
+    assert_eq!(post(&nodes[0].push_url, &json!(batch)).await.0, 200);
+    let commands = redis.cli(&["SLOWLOG", "GET", "10000"]).to_uppercase();
+    let of_the_row = "HKEYS\nPN:USER:{42}";
+    let looks = commands.matches(of_the_row).count();
+    // One for the batch; another if the node itself checks the row in this moment.
+    assert!((1..=2).contains(&looks), "{looks} looks at one row");
+    for n in 0..50 {
+        assert_eq!(client.text().await, n.to_string());
+    }
+}

@@ -56,11 +56,20 @@ impl Redis {
     }
 
     /// The rows in the order of their subjects. Users and topics are read separately, because one
-    /// pipeline sends the same command for all its keys.
+    /// pipeline sends the same command for all its keys. Each row is read once: of two pushes of
+    /// a batch to one user, the second could else see a row that the first just missed, and
+    /// overtake it.
     async fn read_rows(&self, subjects: &[Subject]) -> Result<Vec<Fields>, Unavailable> {
         let mut rows = vec![Fields::new(); subjects.len()];
+        let mut seen = HashMap::with_capacity(subjects.len());
+        let first = subjects.iter().enumerate();
+        let first: Vec<usize> = first
+            .map(|(place, subject)| *seen.entry(subject).or_insert(place))
+            .collect();
         for (command, of_topics) in [("HKEYS", false), ("HGETALL", true)] {
-            let is_one = |&place: &usize| matches!(subjects[place], Subject::Topic(_)) == of_topics;
+            let is_one = |&place: &usize| {
+                first[place] == place && matches!(subjects[place], Subject::Topic(_)) == of_topics
+            };
             let places: Vec<usize> = (0..subjects.len()).filter(is_one).collect();
             for places in places.chunks(LOOKUPS) {
                 let keys = places.iter().map(|&place| self.keys.row(&subjects[place]));
@@ -69,6 +78,11 @@ impl Redis {
                 for (&place, answer) in places.iter().zip(answers.map_err(|_| AWAY)?) {
                     rows[place] = flat(answer).ok_or(AWAY)?;
                 }
+            }
+        }
+        for (place, &first) in first.iter().enumerate() {
+            if first != place {
+                rows[place] = rows[first].clone();
             }
         }
         Ok(rows)
