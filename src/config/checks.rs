@@ -10,7 +10,7 @@ use crate::config::redis_url::RedisUrl;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::upstream_routes::UpstreamRoutes;
 use crate::config::{EventKind, Listen, LogFormat, LogLevel};
-use crate::protocol::ids::NodeName;
+use crate::protocol::ids::{NodeName, listed};
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
 
@@ -209,7 +209,8 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
 }
 
 pub(super) fn topics(text: &str) -> Result<Arc<TopicPatterns>, String> {
-    let grants = TopicPatterns::from_patterns(list(text));
+    let patterns: Vec<_> = list(text).flat_map(listed).collect();
+    let grants = TopicPatterns::from_patterns(patterns.iter().map(|one| &**one));
     grants.map(Arc::new).map_err(|error| format!("has {error}"))
 }
 

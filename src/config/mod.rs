@@ -245,8 +245,9 @@ settings! {
     /// Redis).
     keep_bytes / "KEEP_BYTES": usize = "1048576", number(4096, 1_073_741_824);
 
-    /// Topics that clients may subscribe to: comma-separated patterns, in which `*` matches any
-    /// text and `{user}` is the client's user. Empty: none.
+    /// Topics that clients may subscribe to: comma-separated patterns. `*` matches any text between
+    /// two of `.` and `:`, `**` at the end matches the rest, `*` alone every topic; `{user}` is the
+    /// client's user. Empty: none. Unset: every topic with PUSH_AUTH=none, otherwise none.
     topics / "TOPICS": Arc<TopicPatterns> = "*", topics;
 
     /// Maximum topics per client.
@@ -377,6 +378,14 @@ impl Config {
             "PUSH_REDIS_URL".clone_into(&mut pairs[at].0);
         }
         pairs.retain(|(name, _)| name != "REDIS_URL");
+        let is_set = |wanted: &str| pairs.iter().any(|(name, _)| name == wanted);
+        // Where there are identities, topics are closed until somebody opens them.
+        let has_tokens = |(name, value): &(String, String)| {
+            name == "PUSH_AUTH" && auth_mode(value.trim()).is_ok_and(|mode| mode != AuthMode::None)
+        };
+        if !is_set("PUSH_TOPICS") && pairs.iter().any(has_tokens) {
+            pairs.push(("PUSH_TOPICS".to_owned(), String::new()));
+        }
         for (name, _) in &pairs {
             if !VARIABLES.iter().any(|variable| variable.name == name) {
                 match nearest(name) {

@@ -4,14 +4,18 @@
 //! key, a channel name, a row or a log line went through here first, so a user id can never
 //! carry a brace, a blank or a newline into a key. Names are cheap to clone (shared text).
 
+use std::borrow::Cow;
 use std::fmt;
+use std::fmt::Write as _;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Longest user id or topic, in bytes.
+/// Longest user id, in bytes.
 pub const MAX_USER_BYTES: usize = 128;
+/// Longest topic, in bytes.
+pub const MAX_TOPIC_BYTES: usize = 200;
 /// Longest node name, in bytes; the boot id comes on top.
 pub const MAX_NODE_NAME_BYTES: usize = 64;
 
@@ -29,7 +33,7 @@ const BAD_USER: BadName = BadName {
 };
 const BAD_TOPIC: BadName = BadName {
     what: "topic",
-    ..BAD_USER
+    grammar: "1 to 200 bytes of A-Z a-z 0-9 . _ : @ = , ; -",
 };
 const BAD_NODE_NAME: BadName = BadName {
     what: "node name",
@@ -54,13 +58,43 @@ impl UserId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id as it stands in a topic: each byte other than `A-Z a-z 0-9 _ @ -` as `=` and two
+    /// hexadecimal digits. So it never holds a separator of segments, and no two ids look alike.
+    #[must_use]
+    pub fn in_topic(&self) -> Cow<'_, str> {
+        escaped(&self.0, b'=', |byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'@' | b'-')
+        })
+    }
+}
+
+/// The text with each byte that is not `plain` as `sign` and two hexadecimal digits.
+fn escaped(text: &str, sign: u8, plain: fn(u8) -> bool) -> Cow<'_, str> {
+    if text.bytes().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        if plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "{}{byte:02X}", char::from(sign));
+        }
+    }
+    Cow::Owned(out)
 }
 
 impl FromStr for UserId {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        checked(text, BAD_USER).map(Self)
+        let fits = (1..=MAX_USER_BYTES).contains(&text.len());
+        if fits && text.bytes().all(is_user_byte) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BAD_USER)
+        }
     }
 }
 
@@ -80,23 +114,34 @@ impl FromStr for Topic {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        checked(text, BAD_TOPIC).map(Self)
+        let fits = (1..=MAX_TOPIC_BYTES).contains(&text.len());
+        if fits && text.bytes().all(is_topic_byte) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BAD_TOPIC)
+        }
     }
 }
 
-/// The grammar that users and topics share.
-fn checked(text: &str, fault: BadName) -> Result<Arc<str>, BadName> {
-    let fits = (1..=MAX_USER_BYTES).contains(&text.len());
-    if fits && text.bytes().all(is_name_byte) {
-        Ok(text.into())
-    } else {
-        Err(fault)
-    }
+/// The items of a comma-separated list of topics or patterns. A comma inside one is `%2C` there;
+/// neither has a percent sign of its own.
+pub(crate) fn listed(list: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let items = list.split(',').filter(|item| !item.is_empty());
+    items.map(|item| match item.contains('%') {
+        false => Cow::Borrowed(item),
+        true => Cow::Owned(item.replace("%2C", ",").replace("%2c", ",")),
+    })
 }
 
-/// Whether this byte may stand in a user id or a topic.
-pub(crate) fn is_name_byte(byte: u8) -> bool {
+/// Whether this byte may stand in a user id.
+const fn is_user_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-')
+}
+
+/// Whether this byte may stand in a topic.
+pub(crate) const fn is_topic_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-' | b'=' | b',' | b';')
 }
 
 /// What has connections on several nodes: the one a push is for, and whom a row is about.
