@@ -79,6 +79,10 @@ impl Config {
             for (name, _) in set {
                 faults.add(name, "is set, but PUSH_AUTH does not include jwt");
             }
+            if self.jwt_user_claim != "sub" {
+                let words = "is set, but PUSH_AUTH does not include jwt";
+                faults.add("PUSH_JWT_USER_CLAIM", words);
+            }
         }
     }
 }

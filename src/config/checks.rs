@@ -161,6 +161,17 @@ pub(super) fn words(text: &str) -> Result<Vec<String>, String> {
     Ok(list(text).map(str::to_owned).collect())
 }
 
+/// Longest path of a claim, in bytes.
+const MAX_CLAIM_BYTES: usize = 256;
+
+pub(super) fn user_claim(text: &str) -> Result<String, String> {
+    let fits = (1..=MAX_CLAIM_BYTES).contains(&text.len());
+    if !fits || text.contains(char::is_control) {
+        return Err("must name a claim, such as sub, email or user.id".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),

@@ -88,7 +88,7 @@ impl TopicPatterns {
         })
     }
 
-    /// Whether no topic is allowed to anybody.
+    /// Whether no topic is allowed to any user.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::UserId;
-use crate::protocol::json::to_json;
+use crate::protocol::json::{or_default, to_json};
 use crate::protocol::session_id::SessionId;
 
 /// Longest session or ban: ten years.
@@ -70,7 +70,10 @@ impl SessionRequest {
             topics: self.topics.as_deref(),
             device: self.device.as_deref(),
         };
-        if claims.topics.is_none() && claims.device.is_none() {
+        // As plain text only what is read back as it was: neither JSON nor trimmed.
+        let user = self.user.as_str();
+        let is_plain = !user.starts_with('{') && user.trim() == user;
+        if is_plain && claims.topics.is_none() && claims.device.is_none() {
             return self.user.to_string();
         }
         to_json(&claims)
@@ -115,7 +118,7 @@ pub struct BanRequest {
     #[serde(deserialize_with = "whole")]
     pub seconds: u64,
     /// Why, for operators.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub reason: String,
 }
 
