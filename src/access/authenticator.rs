@@ -17,6 +17,7 @@ use crate::backplane::Backplane;
 use crate::backplane::access::Session;
 use crate::config::Config;
 use crate::config::auth::AuthMode;
+use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
 use crate::protocol::session_id::SessionId;
@@ -132,7 +133,7 @@ async fn identify_jwt(keyring: &Keyring, token: &str) -> Result<Identity, Denial
 /// The identity that a session stands for. Its value is a user id, or claims as JSON.
 pub(crate) fn bearer(id: SessionId, session: &Session) -> Result<Identity, Denial> {
     let text = session.claims.trim();
-    if !text.starts_with('{') {
+    if !text.starts_with(protocol::JSON_BEGINS) {
         let user = text.parse();
         let user = user.map_err(|_| Denial::Invalid("the session names no user"))?;
         return Ok(Identity {

@@ -134,6 +134,10 @@ pub(crate) struct Rules {
 impl Claims {
     /// Parses the claims. The error text never quotes them.
     pub(crate) fn parse(json: &[u8], user: &UserClaim) -> Result<Self, &'static str> {
+        // serde would take a list for the members in their order.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(NO_OBJECT);
+        }
         let mut claims: Self = serde_json::from_slice(json).map_err(|_| NO_OBJECT)?;
         if (claims.topics.as_ref()).is_some_and(|topics| topics.len() > MAX_TOPICS) {
             return Err("topics has over 1000 patterns");
@@ -251,6 +255,7 @@ mod tests {
             r#"{"sub":["a"],"exp":1060}"#,
             r#"{"sub":"a","sub":"b","exp":1060}"#,
             "[]",
+            r#"["a",null,null,1060]"#,
         ] {
             assert!(matches!(check(bad, &rules), Err(Denial::Claim(_))), "{bad}");
         }

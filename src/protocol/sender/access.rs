@@ -15,6 +15,10 @@ const MAX_SECONDS: u64 = 10 * 365 * 86_400;
 /// Longest reason of a ban, in bytes.
 const MAX_REASON_BYTES: usize = 256;
 
+/// How JSON begins. A session's value that begins so is no plain user id: an application that
+/// wrote a JSON text or list by mistake would let its bearer in as another user.
+pub const JSON_BEGINS: [char; 3] = ['{', '[', '"'];
+
 /// To JSON 60.0 is the same number as 60, and some languages print it so.
 fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let number = f64::deserialize(from)?;
@@ -72,7 +76,7 @@ impl SessionRequest {
         };
         // As plain text only what is read back as it was: neither JSON nor trimmed.
         let user = self.user.as_str();
-        let is_plain = !user.starts_with('{') && user.trim() == user;
+        let is_plain = !user.starts_with(JSON_BEGINS) && user.trim() == user;
         if is_plain && claims.topics.is_none() && claims.device.is_none() {
             return self.user.to_string();
         }
