@@ -92,6 +92,9 @@ async fn run(config: Config) -> ExitCode {
         }
     };
     greet(&config, &node, &listeners);
+    for line in config.changed_meanings() {
+        tracing::info!("{line}");
+    }
     match pushnode::run(config, node, listeners, shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::auth::claims::{Claims, Rules};
+use crate::access::refusals::Refusals;
+use crate::auth::claims::{Claims, Rules, UserClaim};
 use crate::auth::identity::Identity;
 use crate::auth::keyring::{Keyring, Sources};
 use crate::auth::{Denial, looks_like_jwt};
@@ -16,6 +17,7 @@ use crate::backplane::Backplane;
 use crate::backplane::access::Session;
 use crate::config::Config;
 use crate::config::auth::AuthMode;
+use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
 use crate::protocol::session_id::SessionId;
@@ -29,6 +31,7 @@ pub(crate) struct Authenticator {
     backplane: Arc<Backplane>,
     /// Whether bans are looked at.
     bans: bool,
+    refusals: Refusals,
 }
 
 impl Authenticator {
@@ -46,6 +49,7 @@ impl Authenticator {
             audiences: config.jwt_audience.clone(),
             issuers: config.jwt_issuer.clone(),
             leeway: config.jwt_leeway_seconds,
+            user: UserClaim::new(&config.jwt_user_claim),
         };
         let keyring = config.auth.takes_jwt();
         let keyring = keyring
@@ -56,6 +60,7 @@ impl Authenticator {
             keyring,
             backplane,
             bans: config.bans,
+            refusals: Refusals::default(),
         })
     }
 
@@ -71,15 +76,18 @@ impl Authenticator {
 
     /// The identity of the client that shows this token.
     pub(crate) async fn identify(&self, token: Option<&str>) -> Result<Identity, Denial> {
-        let token = token.filter(|token| !token.is_empty());
+        let identified = self.look(token.filter(|token| !token.is_empty())).await;
+        identified.inspect_err(|denial| self.refusals.count(*denial))
+    }
+
+    async fn look(&self, token: Option<&str>) -> Result<Identity, Denial> {
         let token = token.ok_or(Denial::Missing)?;
-        let identity = match &self.keyring {
+        match &self.keyring {
             Some(keyring) if !self.takes_sessions() || looks_like_jwt(token) => {
                 identify_jwt(keyring, token).await
             }
             _ => self.identify_session(SessionId::of(token)).await,
-        };
-        identity.inspect_err(|denial| tracing::debug!(?denial, "token refused"))
+        }
     }
 
     async fn identify_session(&self, id: SessionId) -> Result<Identity, Denial> {
@@ -119,13 +127,13 @@ impl Authenticator {
 
 async fn identify_jwt(keyring: &Keyring, token: &str) -> Result<Identity, Denial> {
     let (claims, left) = keyring.check(token).await?;
-    identity(claims.user()?, claims, Some(left), None)
+    identity(claims.user(), claims, Some(left), None)
 }
 
 /// The identity that a session stands for. Its value is a user id, or claims as JSON.
 pub(crate) fn bearer(id: SessionId, session: &Session) -> Result<Identity, Denial> {
     let text = session.claims.trim();
-    if !text.starts_with('{') {
+    if !text.starts_with(protocol::JSON_BEGINS) {
         let user = text.parse();
         let user = user.map_err(|_| Denial::Invalid("the session names no user"))?;
         return Ok(Identity {
@@ -134,8 +142,8 @@ pub(crate) fn bearer(id: SessionId, session: &Session) -> Result<Identity, Denia
             ..Identity::claimed(user)
         });
     }
-    let claims = Claims::parse(text.as_bytes()).map_err(Denial::Invalid)?;
-    let user = claims.user()?;
+    let claims = Claims::parse(text.as_bytes(), &UserClaim::default()).map_err(Denial::Claim)?;
+    let user = claims.user();
     let now = crate::clock::since_1970();
     let left = match (session.left, claims.check_session(now.as_secs_f64())?) {
         (Some(one), Some(other)) => Some(one.min(other)),

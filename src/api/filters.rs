@@ -56,8 +56,9 @@ pub(super) fn query() -> impl Filter<Extract = (String,), Error = Infallible> + 
 
 /// A user, topic or connection in a path or query.
 pub(super) fn name<T: FromStr<Err = BadName>>(text: &str) -> Result<T, HttpError> {
-    // warp hands out the path as it came. What is not UTF-8 is not a name either.
-    let text = percent_decode_str(text).decode_utf8_lossy();
+    // warp hands out the path as it came.
+    let text = percent_decode_str(text).decode_utf8();
+    let text = text.map_err(|_| HttpError::bad_request("the path is not UTF-8"))?;
     text.parse()
         .map_err(|error: BadName| HttpError::bad_request(error.to_string()))
 }

@@ -16,7 +16,7 @@ use crate::api::body;
 use crate::api::filters::with_key;
 use crate::api::openapi::documented;
 use crate::app::App;
-use crate::auth::claims::Claims;
+use crate::auth::claims::{Claims, UserClaim};
 use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::UserId;
 use crate::protocol::session_id::SessionId;
@@ -60,7 +60,7 @@ async fn open(app: &App, body: &Bytes) -> Result<Response, HttpError> {
     let claims = request.claims();
     if claims.starts_with('{') {
         // What the handshake would refuse is refused here.
-        Claims::parse(claims.as_bytes()).map_err(HttpError::bad_request)?;
+        Claims::parse(claims.as_bytes(), &UserClaim::default()).map_err(HttpError::bad_request)?;
     }
     let mut random = [0; TOKEN_BYTES];
     getrandom::fill(&mut random).map_err(|_| HttpError::unavailable("no random bytes"))?;

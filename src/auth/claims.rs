@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::auth::Denial;
 use crate::protocol::ids::UserId;
@@ -16,7 +17,11 @@ pub(crate) const MAX_DEVICE_BYTES: usize = 64;
 /// The claims that pushnode reads; all others are ignored.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Claims {
-    sub: String,
+    /// Read by [`UserClaim`], which may name another.
+    #[serde(default)]
+    sub: Option<Value>,
+    #[serde(skip)]
+    user: Option<UserId>,
     #[serde(default)]
     topics: Option<Vec<Box<str>>>,
     #[serde(default)]
@@ -30,6 +35,71 @@ pub(crate) struct Claims {
     #[serde(default)]
     aud: Option<Audience>,
 }
+
+/// The claim that names the user: `sub`, another, or one inside objects, by dots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UserClaim(Box<str>);
+
+impl Default for UserClaim {
+    fn default() -> Self {
+        Self(SUBJECT.into())
+    }
+}
+
+/// The claim that names the user unless the settings say otherwise; always in sessions.
+const SUBJECT: &str = "sub";
+
+impl UserClaim {
+    pub(crate) fn new(path: &str) -> Self {
+        Self(path.into())
+    }
+
+    /// The user that the claims name.
+    fn read(&self, claims: &Claims, json: &[u8]) -> Result<UserId, &'static str> {
+        if &*self.0 == SUBJECT {
+            return match &claims.sub {
+                None | Some(Value::Null) => Err("the token has no sub"),
+                Some(value) => user(value).ok_or(
+                    "sub names no user: 1 to 256 bytes of text without control characters, \
+                    or a whole number",
+                ),
+            };
+        }
+        let all: Map<String, Value> = serde_json::from_slice(json).map_err(|_| NO_OBJECT)?;
+        match find(&all, &self.0) {
+            None | Some(Value::Null) => Err("the token lacks the claim of PUSH_JWT_USER_CLAIM"),
+            Some(value) => user(value).ok_or(
+                "the claim of PUSH_JWT_USER_CLAIM names no user: 1 to 256 bytes of text without \
+                control characters, or a whole number",
+            ),
+        }
+    }
+}
+
+/// The value at a path. A name that itself has dots, such as `https://example.org/id`, counts
+/// before the objects that the dots could lead into.
+fn find<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    if let Some(value) = claims.get(path) {
+        return Some(value);
+    }
+    path.match_indices('.').find_map(|(dot, _)| {
+        let inside = claims.get(&path[..dot])?.as_object()?;
+        find(inside, &path[dot + 1..])
+    })
+}
+
+/// A user by text or whole number.
+fn user(value: &Value) -> Option<UserId> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) if number.is_i64() || number.is_u64() => {
+            number.to_string().parse().ok()
+        }
+        _ => None,
+    }
+}
+
+const NO_OBJECT: &str = "a claim is of the wrong type";
 
 /// One or several (RFC 7519, 4.1.3).
 #[derive(Debug, Deserialize)]
@@ -57,13 +127,18 @@ pub(crate) struct Rules {
     pub(crate) issuers: Vec<String>,
     /// The allowed clock difference between issuer and node.
     pub(crate) leeway: Duration,
+    /// Where the user stands.
+    pub(crate) user: UserClaim,
 }
 
 impl Claims {
     /// Parses the claims. The error text never quotes them.
-    pub(crate) fn parse(json: &[u8]) -> Result<Self, &'static str> {
-        let claims: Self =
-            serde_json::from_slice(json).map_err(|_| "a claim is missing or of the wrong type")?;
+    pub(crate) fn parse(json: &[u8], user: &UserClaim) -> Result<Self, &'static str> {
+        // serde would take a list for the members in their order.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(NO_OBJECT);
+        }
+        let mut claims: Self = serde_json::from_slice(json).map_err(|_| NO_OBJECT)?;
         if (claims.topics.as_ref()).is_some_and(|topics| topics.len() > MAX_TOPICS) {
             return Err("topics has over 1000 patterns");
         }
@@ -75,12 +150,12 @@ impl Claims {
         {
             return Err("device has over 64 bytes");
         }
+        claims.user = Some(user.read(&claims, json)?);
         Ok(claims)
     }
 
-    pub(crate) fn user(&self) -> Result<UserId, Denial> {
-        let bad = |_| Denial::Invalid("sub is no user id");
-        self.sub.parse().map_err(bad)
+    pub(crate) fn user(&self) -> UserId {
+        self.user.clone().expect("set when parsed")
     }
 
     /// The topics that the bearer may subscribe to, if the claims list any.
@@ -94,7 +169,7 @@ impl Claims {
     pub(crate) fn check(&self, rules: &Rules, now: f64) -> Result<Duration, Denial> {
         let leeway = rules.leeway.as_secs_f64();
         if self.nbf.is_some_and(|from| from > now + leeway) {
-            return Err(Denial::Invalid("not valid yet (nbf)"));
+            return Err(Denial::Claim("the token is not valid yet (nbf)"));
         }
         if !rules.issuers.is_empty()
             && !self
@@ -102,7 +177,7 @@ impl Claims {
                 .as_ref()
                 .is_some_and(|issuer| rules.issuers.contains(issuer))
         {
-            return Err(Denial::Invalid("issued by another issuer (iss)"));
+            return Err(Denial::Claim("the token is of another issuer (iss)"));
         }
         let audience = self.aud.as_ref();
         if !rules.audiences.is_empty()
@@ -111,9 +186,9 @@ impl Claims {
                 .iter()
                 .any(|one| audience.is_some_and(|audience| audience.names(one)))
         {
-            return Err(Denial::Invalid("meant for another audience (aud)"));
+            return Err(Denial::Claim("the token is for another audience (aud)"));
         }
-        let exp = self.exp.ok_or(Denial::Invalid("has no exp"))?;
+        let exp = self.exp.ok_or(Denial::Claim("the token has no exp"))?;
         lasts(exp, leeway, now).ok_or(Denial::Expired)
     }
 
@@ -138,8 +213,7 @@ mod tests {
     use super::*;
 
     fn check(json: &str, rules: &Rules) -> Result<u64, Denial> {
-        let claims = Claims::parse(json.as_bytes()).map_err(Denial::Invalid)?;
-        claims.user()?;
+        let claims = Claims::parse(json.as_bytes(), &rules.user).map_err(Denial::Claim)?;
         claims.check(rules, 1000.0).map(|left| left.as_secs())
     }
 
@@ -174,15 +248,16 @@ mod tests {
             r#"{"sub":"a","exp":"1060"}"#,
             r#"{"sub":"a","exp":1060,"nbf":"1"}"#,
             r#"{"sub":"a","exp":1060,"nbf":1011}"#,
-            r#"{"sub":"a b","exp":1060}"#,
+            r#"{"sub":"a\u0000b","exp":1060}"#,
             r#"{"exp":1060}"#,
-            r#"{"sub":7,"exp":1060}"#,
+            r#"{"sub":null,"exp":1060}"#,
+            r#"{"sub":7.5,"exp":1060}"#,
+            r#"{"sub":["a"],"exp":1060}"#,
+            r#"{"sub":"a","sub":"b","exp":1060}"#,
             "[]",
+            r#"["a",null,null,1060]"#,
         ] {
-            assert!(
-                matches!(check(bad, &rules), Err(Denial::Invalid(_))),
-                "{bad}"
-            );
+            assert!(matches!(check(bad, &rules), Err(Denial::Claim(_))), "{bad}");
         }
     }
 
@@ -191,7 +266,7 @@ mod tests {
         let rules = Rules {
             audiences: vec!["push".to_owned()],
             issuers: vec!["https://id.example".to_owned()],
-            leeway: Duration::ZERO,
+            ..Rules::default()
         };
         let token = |rest: &str| format!(r#"{{"sub":"a","exp":1060{rest}}}"#);
         let good = [
@@ -211,11 +286,39 @@ mod tests {
         ];
         for rest in bad {
             let denied = check(&token(rest), &rules);
-            assert!(matches!(denied, Err(Denial::Invalid(_))), "{rest}");
+            assert!(matches!(denied, Err(Denial::Claim(_))), "{rest}");
         }
         assert_eq!(
             check(&token(r#","iss":"x","aud":"y""#), &Rules::default()),
             Ok(60)
         );
+    }
+
+    #[test]
+    fn the_user_may_stand_in_another_claim() {
+        let user = |claim: &str, json: &str| {
+            let claims = Claims::parse(json.as_bytes(), &UserClaim::new(claim));
+            claims.map(|claims| claims.user().to_string())
+        };
+        for (claim, json, name) in [
+            ("sub", r#"{"sub":"auth0|abc"}"#, "auth0|abc"),
+            ("sub", r#"{"sub":42}"#, "42"),
+            ("email", r#"{"sub":"x","email":"a+b@c.d"}"#, "a+b@c.d"),
+            ("user.id", r#"{"user":{"id":7}}"#, "7"),
+            ("a.b.c", r#"{"a":{"b.c":"x"}}"#, "x"),
+            ("a.b.c", r#"{"a.b":{"c":"x"}}"#, "x"),
+            ("https://e.org/id", r#"{"https://e.org/id":"x"}"#, "x"),
+        ] {
+            assert_eq!(user(claim, json).as_deref(), Ok(name), "{claim} {json}");
+        }
+        for (claim, json, word) in [
+            ("sub", r#"{"email":"x"}"#, "has no sub"),
+            ("email", r#"{"sub":"x"}"#, "lacks the claim"),
+            ("user.id", r#"{"user":"x"}"#, "lacks the claim"),
+            ("user", r#"{"user":{"id":"x"}}"#, "names no user"),
+        ] {
+            let words = user(claim, json).expect_err("no user");
+            assert!(words.contains(word), "{claim} {json}: {words}");
+        }
     }
 }

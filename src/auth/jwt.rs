@@ -2,10 +2,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::auth::claims::Claims;
+use crate::auth::claims::{Claims, UserClaim};
 use crate::auth::keys::{Algorithm, Key};
 
 /// The longest token that is examined: what fits into a request's headers.
@@ -16,6 +16,8 @@ const MAX_BYTES: usize = 16 * 1024;
 pub(crate) enum Fault {
     /// What is wrong with it, in words that quote nothing of it.
     Invalid(&'static str),
+    /// Its signature is right, and a claim is not: words for its bearer.
+    Claim(&'static str),
     /// No known key has the token's `kid`. A later fetch may bring it.
     UnknownKey,
 }
@@ -26,9 +28,15 @@ struct JoseHeader<'a> {
     alg: std::borrow::Cow<'a, str>,
     #[serde(default)]
     kid: Option<String>,
-    /// Extensions that the recipient must understand; pushnode supports none.
-    #[serde(default, borrow)]
+    /// Extensions that the recipient must understand; pushnode supports none. Whatever stands
+    /// here, even `null`, breaks RFC 7515, 4.1.11 or asks for one.
+    #[serde(default, borrow, deserialize_with = "present")]
     crit: Option<&'a RawValue>,
+}
+
+/// Deserializes a member that is there, whatever it holds.
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 /// Whether this can be a JWT: three parts.
@@ -40,6 +48,7 @@ pub(crate) fn looks_like_one(token: &str) -> bool {
 pub(crate) fn open<'a>(
     token: &str,
     keys: &(impl Iterator<Item = &'a Key> + Clone),
+    user: &UserClaim,
 ) -> Result<Claims, Fault> {
     if token.len() > MAX_BYTES {
         return Err(Fault::Invalid("too long"));
@@ -65,7 +74,7 @@ pub(crate) fn open<'a>(
     };
     let is_signed_by = |key: &Key| key.verifies(message.as_bytes(), &signature);
     if keys.clone().filter(fits).any(is_signed_by) {
-        return Claims::parse(&claims).map_err(Fault::Invalid);
+        return Claims::parse(&claims, user).map_err(Fault::Claim);
     }
     let knows = |kid: &String| keys.clone().any(|key| key.id.as_ref() == Some(kid));
     match &header.kid {

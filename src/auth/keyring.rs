@@ -120,6 +120,7 @@ impl Keyring {
         };
         let claims = match opened {
             Ok(claims) => claims,
+            Err(Fault::Claim(what)) => return Err(Denial::Claim(what)),
             Err(Fault::Invalid(_) | Fault::UnknownKey) if self.is_waiting_for_keys() => {
                 return Err(Denial::KeysUnavailable);
             }
@@ -132,7 +133,7 @@ impl Keyring {
 
     fn open(&self, token: &str) -> Result<Claims, Fault> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        jwt::open(token, &state.keys())
+        jwt::open(token, &state.keys(), &self.rules.user)
     }
 
     /// Keys must be fetched, and no fetch has succeeded yet.
@@ -166,6 +167,13 @@ impl Keyring {
                     }
                     failures = 0;
                     let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+                    // An issuer that withdraws all its keys is believed, like any other answer.
+                    let had_keys = state.fetched.as_ref().is_none_or(|keys| !keys.is_empty());
+                    if keys.is_empty() && had_keys {
+                        tracing::warn!(
+                            "the JWKS has no usable key: tokens of its keys are refused"
+                        );
+                    }
                     state.fetched = Some(keys);
                 }
                 Err(error) => {

@@ -107,15 +107,27 @@ impl Key {
     }
 }
 
-/// Reads public keys from PEM or from a JWKS; detects which of the two the text is.
+/// Reads public keys from PEM or from a JWKS; detects which of the two the text is. A source that
+/// an operator wrote must have a key.
 pub(crate) fn read(text: &str) -> Result<Vec<Key>, String> {
     let keys = if text.trim_start().starts_with('{') {
-        from_jwks(text.as_bytes())?
+        read_set(text)?
     } else {
-        from_pem(text)?
+        bounded(from_pem(text)?)?
     };
+    if keys.is_empty() {
+        return Err("has no usable key".to_owned());
+    }
+    Ok(keys)
+}
+
+/// Reads a JWKS. It may be empty: then its issuer has withdrawn all keys.
+pub(crate) fn read_set(text: &str) -> Result<Vec<Key>, String> {
+    bounded(from_jwks(text.as_bytes())?)
+}
+
+fn bounded(keys: Vec<Key>) -> Result<Vec<Key>, String> {
     match keys.len() {
-        0 => Err("has no usable key".to_owned()),
         count if count > MAX_KEYS => Err(format!("has {count} keys; {MAX_KEYS} at most")),
         _ => Ok(keys),
     }

@@ -54,6 +54,9 @@ pub(crate) enum Denial {
     Missing,
     /// Its token is rejected. The reason is only for the log: it would help a forger.
     Invalid(&'static str),
+    /// Its token is signed as it should be, and a claim is wrong. The text is for its bearer, who
+    /// learns by it nothing that the token does not say.
+    Claim(&'static str),
     /// Its token was valid and has expired.
     Expired,
     /// No fetch of the keys has succeeded yet.
@@ -71,7 +74,7 @@ impl Denial {
     pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::Missing => "token_missing",
-            Self::Invalid(_) => "token_invalid",
+            Self::Invalid(_) | Self::Claim(_) => "token_invalid",
             Self::Expired => "token_expired",
             Self::KeysUnavailable => "keys_unavailable",
             Self::SessionsUnavailable => "unavailable",
@@ -80,11 +83,20 @@ impl Denial {
         }
     }
 
+    /// What was wrong, for the log.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Invalid(what) => what,
+            _ => self.message(),
+        }
+    }
+
     /// The text that people read.
     pub(crate) const fn message(self) -> &'static str {
         match self {
             Self::Missing => "a token is needed: Authorization: Bearer <token>, or ?token=",
             Self::Invalid(_) => "the token is not valid",
+            Self::Claim(what) => what,
             Self::Expired => "the token has expired",
             Self::KeysUnavailable => "the keys of tokens could not be fetched yet",
             Self::SessionsUnavailable => "sessions cannot be looked up now",

@@ -40,6 +40,25 @@ pub enum SessionPolicy {
 }
 
 impl Config {
+    /// What a configuration of version 0.1 means no longer; a line each, for the log at the start.
+    #[must_use]
+    pub fn changed_meanings(&self) -> Vec<&'static str> {
+        let mut lines = Vec::new();
+        if self.auth != AuthMode::None && self.topics.is_empty() {
+            lines.push(
+                "clients may subscribe only to topics that their tokens list: PUSH_TOPICS is empty, \
+                which is the default with PUSH_AUTH=jwt or session (0.1: every topic)",
+            );
+        }
+        if self.topics.has_segment_star() {
+            lines.push(
+                "in PUSH_TOPICS a * stands for text between two of . and : (0.1: for any text); \
+                ** at the end stands for the rest",
+            );
+        }
+        lines
+    }
+
     /// Refuses `jwt` without keys, and keys without `jwt`: either is a mistake.
     pub(super) fn check_keys(&self, faults: &mut Faults) {
         let sources = [
@@ -59,6 +78,10 @@ impl Config {
         if !self.auth.takes_jwt() {
             for (name, _) in set {
                 faults.add(name, "is set, but PUSH_AUTH does not include jwt");
+            }
+            if self.jwt_user_claim != "sub" {
+                let words = "is set, but PUSH_AUTH does not include jwt";
+                faults.add("PUSH_JWT_USER_CLAIM", words);
             }
         }
     }

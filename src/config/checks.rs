@@ -10,7 +10,7 @@ use crate::config::redis_url::RedisUrl;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::upstream_routes::UpstreamRoutes;
 use crate::config::{EventKind, Listen, LogFormat, LogLevel};
-use crate::protocol::ids::NodeName;
+use crate::protocol::ids::{NodeName, listed};
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
 
@@ -161,6 +161,17 @@ pub(super) fn words(text: &str) -> Result<Vec<String>, String> {
     Ok(list(text).map(str::to_owned).collect())
 }
 
+/// Longest path of a claim, in bytes.
+const MAX_CLAIM_BYTES: usize = 256;
+
+pub(super) fn user_claim(text: &str) -> Result<String, String> {
+    let fits = (1..=MAX_CLAIM_BYTES).contains(&text.len());
+    if !fits || text.contains(char::is_control) {
+        return Err("must name a claim, such as sub, email or user.id".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -209,7 +220,8 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
 }
 
 pub(super) fn topics(text: &str) -> Result<Arc<TopicPatterns>, String> {
-    let grants = TopicPatterns::from_patterns(list(text));
+    let patterns: Vec<_> = list(text).flat_map(listed).collect();
+    let grants = TopicPatterns::from_patterns(patterns.iter().map(|one| &**one));
     grants.map(Arc::new).map_err(|error| format!("has {error}"))
 }
 

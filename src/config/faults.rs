@@ -42,6 +42,11 @@ impl std::error::Error for Faults {}
 /// The known variable that is closest to `name`, if one is close.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let known = VARIABLES.iter().map(|variable| variable.name);
+    // Cut off, such as PUSH_REDIS: what it begins is nearer than what it resembles.
+    let longer = known.clone().filter(|known| known.starts_with(name));
+    if let Some(begun) = longer.min_by_key(|known| known.len()) {
+        return Some(begun);
+    }
     let (distance, nearest) = known.map(|known| (edits(name, known), known)).min()?;
     (distance <= 3).then_some(nearest)
 }

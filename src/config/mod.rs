@@ -29,7 +29,8 @@ use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::checks::{
     api_keys, auth_mode, boolean, events, jwks_url, jwt_secrets, listeners, listeners_required,
     log_format, log_level, node_name, number, origins, path, prefix, public_keys, public_url,
-    redis_url, seconds, session_policy, topics, trusted_proxies, upstream_routes, words,
+    redis_url, seconds, session_policy, topics, trusted_proxies, upstream_routes, user_claim,
+    words,
 };
 use crate::config::faults::Faults;
 use crate::config::faults::nearest;
@@ -144,7 +145,8 @@ settings! {
     /// File with such keys, as PEM or as a JWKS. The node reads it again when it changes.
     jwt_keys_file / "JWT_KEYS_FILE": Option<PathBuf> = "", path;
 
-    /// URL of a JWKS, `https://` or `http://`. While a fetch fails, the last good one stays valid.
+    /// URL of a JWKS, `https://` or `http://`. While a fetch fails, the last good one stays valid;
+    /// one without keys withdraws them. Redirects to another scheme, host or port are not followed.
     jwks_url / "JWKS_URL": String = "", jwks_url;
 
     /// Seconds between two fetches of the JWKS. A token with an unknown key causes a fetch at once.
@@ -155,6 +157,10 @@ settings! {
 
     /// Accepted issuers of tokens (`iss`), comma-separated; one must match. Empty: not checked.
     jwt_issuer / "JWT_ISSUER": Vec<String> = "", words;
+
+    /// Claim of a JSON Web Token that names the user: text, or a whole number. Dots lead into
+    /// objects: `user.id`.
+    jwt_user_claim / "JWT_USER_CLAIM": String = "sub", user_claim;
 
     /// Seconds by which the clocks of issuer and node may differ.
     jwt_leeway_seconds / "JWT_LEEWAY_SECONDS": Duration = "10", seconds(0, 300);
@@ -245,8 +251,9 @@ settings! {
     /// Redis).
     keep_bytes / "KEEP_BYTES": usize = "1048576", number(4096, 1_073_741_824);
 
-    /// Topics that clients may subscribe to: comma-separated patterns, in which `*` matches any
-    /// text and `{user}` is the client's user. Empty: none.
+    /// Topics that clients may subscribe to: comma-separated patterns. `*` matches any text between
+    /// two of `.` and `:`, `**` at the end matches the rest, `*` alone every topic; `{user}` is the
+    /// client's user. Empty: none. Unset: every topic with PUSH_AUTH=none, otherwise none.
     topics / "TOPICS": Arc<TopicPatterns> = "*", topics;
 
     /// Maximum topics per client.
@@ -377,6 +384,14 @@ impl Config {
             "PUSH_REDIS_URL".clone_into(&mut pairs[at].0);
         }
         pairs.retain(|(name, _)| name != "REDIS_URL");
+        let is_set = |wanted: &str| pairs.iter().any(|(name, _)| name == wanted);
+        // Where there are identities, topics are closed until an operator opens them.
+        let has_tokens = |(name, value): &(String, String)| {
+            name == "PUSH_AUTH" && auth_mode(value.trim()).is_ok_and(|mode| mode != AuthMode::None)
+        };
+        if !is_set("PUSH_TOPICS") && pairs.iter().any(has_tokens) {
+            pairs.push(("PUSH_TOPICS".to_owned(), String::new()));
+        }
         for (name, _) in &pairs {
             if !VARIABLES.iter().any(|variable| variable.name == name) {
                 match nearest(name) {

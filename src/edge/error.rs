@@ -103,8 +103,10 @@ impl From<Denial> for HttpError {
         match denial {
             // RFC 6750, 3: without a token there is no error to tell of.
             Denial::Missing => error(StatusCode::UNAUTHORIZED).header(WWW_AUTHENTICATE, "Bearer"),
-            Denial::Invalid(_) | Denial::Expired => error(StatusCode::UNAUTHORIZED)
-                .header(WWW_AUTHENTICATE, r#"Bearer error="invalid_token""#),
+            Denial::Invalid(_) | Denial::Claim(_) | Denial::Expired => {
+                error(StatusCode::UNAUTHORIZED)
+                    .header(WWW_AUTHENTICATE, r#"Bearer error="invalid_token""#)
+            }
             Denial::KeysUnavailable | Denial::SessionsUnavailable => {
                 error(StatusCode::SERVICE_UNAVAILABLE).retry_after(1)
             }

@@ -24,7 +24,7 @@ use crate::local::shard::command::Command;
 use crate::protocol::Dialect;
 use crate::protocol::client::connect::ConnectRequest;
 use crate::protocol::close::CloseReason;
-use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::ids::{Fd, Subject, Topic, UserId, listed};
 use crate::protocol::position::Since;
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
@@ -214,8 +214,7 @@ fn check_topics(
     most: usize,
 ) -> Result<Vec<Topic>, HttpError> {
     let mut list = Vec::new();
-    let wanted = wanted.into_iter().flat_map(|wanted| wanted.split(','));
-    for text in wanted.filter(|text| !text.is_empty()) {
+    for text in wanted.into_iter().flat_map(listed) {
         let topic: Topic = text
             .parse()
             .map_err(|error| HttpError::bad_request(format!("topics has {text:?}: {error}")))?;

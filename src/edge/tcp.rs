@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use warp::http::{HeaderMap, StatusCode};
 
@@ -76,25 +76,36 @@ async fn admit(
     Ok((upgrade, leftover))
 }
 
-/// Reads a line; answers also the bytes that came after it.
+/// Reads a line that is not empty; answers also the bytes that came after it.
 async fn first_line(
     stream: &mut (impl AsyncRead + Unpin),
     most: usize,
 ) -> Result<(String, Bytes), NotAdmitted> {
     let mut read = BytesMut::new();
+    // Where the search for the end of the line goes on.
+    let mut searched = 0;
+    // Empty lines count, so that they do not go on for ever within the time.
+    let mut skipped = 0;
     let end = loop {
-        let begin = read.len();
-        match stream.read_buf(&mut read).await {
-            Ok(0) | Err(_) => return Err(NotAdmitted::Gone),
-            Ok(_) => {}
+        if let Some(at) = memchr::memchr(b'\n', &read[searched..]) {
+            let end = searched + at;
+            if !matches!(&read[..end], b"" | b"\r") {
+                break end;
+            }
+            skipped += end + 1;
+            read.advance(end + 1);
+            searched = 0;
+            continue;
         }
-        if let Some(end) = memchr::memchr(b'\n', &read[begin..]) {
-            break begin + end;
-        }
-        if read.len() > most {
+        if read.len() + skipped > most {
             let words = format!("the first line is over {most} bytes");
             let error = HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_big", words);
             return Err(error.into());
+        }
+        searched = read.len();
+        match stream.read_buf(&mut read).await {
+            Ok(0) | Err(_) => return Err(NotAdmitted::Gone),
+            Ok(_) => {}
         }
     };
     let line = read.split_to(end + 1);
@@ -132,6 +143,10 @@ mod tests {
     async fn the_first_line_ends_at_the_line_feed() {
         let (line, _) = read(&[b"{\"type\":\"x\"}\r\n"]).await.unwrap();
         assert_eq!(line, "{\"type\":\"x\"}\r");
+        let (line, _) = read(&[b"\n\r\n", b"\n{\"type\":\"x\"}\n"]).await.unwrap();
+        assert_eq!(line, "{\"type\":\"x\"}");
+        let endless = read(&[&[b'\n'; 40]]).await;
+        assert!(endless.unwrap_err().contains("over 20 bytes"));
         assert_eq!(read(&[b"no end"]).await.unwrap_err(), "gone");
         assert!(
             read(&[&[b'x'; 40]])

@@ -1,17 +1,23 @@
 //! The names of things: users, topics, nodes, connections.
 //!
-//! Owns the one grammar for each and their parsing and printing. Whatever reaches a Redis
-//! key, a channel name, a row or a log line went through here first, so a user id can never
-//! carry a brace, a blank or a newline into a key. Names are cheap to clone (shared text).
+//! Owns the one grammar for each and their parsing and printing. Whatever reaches a Redis key, a
+//! channel name, a row or a log line went through here first. A user id is any text, as identity
+//! providers give it; into a key or a topic it goes escaped ([`UserId::in_key`],
+//! [`UserId::in_topic`]), so it can carry no brace, blank or separator there. Names are cheap to
+//! clone (shared text).
 
+use std::borrow::Cow;
 use std::fmt;
+use std::fmt::Write as _;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Longest user id or topic, in bytes.
-pub const MAX_USER_BYTES: usize = 128;
+/// Longest user id, in bytes.
+pub const MAX_USER_BYTES: usize = 256;
+/// Longest topic, in bytes.
+pub const MAX_TOPIC_BYTES: usize = 200;
 /// Longest node name, in bytes; the boot id comes on top.
 pub const MAX_NODE_NAME_BYTES: usize = 64;
 
@@ -25,11 +31,11 @@ pub struct BadName {
 
 const BAD_USER: BadName = BadName {
     what: "user id",
-    grammar: "1 to 128 bytes of A-Z a-z 0-9 . _ : @ -",
+    grammar: "1 to 256 bytes of UTF-8 without control characters",
 };
 const BAD_TOPIC: BadName = BadName {
     what: "topic",
-    ..BAD_USER
+    grammar: "1 to 200 bytes of A-Z a-z 0-9 . _ : @ = , ; -",
 };
 const BAD_NODE_NAME: BadName = BadName {
     what: "node name",
@@ -54,13 +60,53 @@ impl UserId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id as it stands in the name of a key: each byte other than `A-Z a-z 0-9 . _ : @ - ~` as
+    /// `%` and two hexadecimal digits. So a hash tag ends where the id does, no two ids share a
+    /// key, and the ids that were possible before stand there as they are.
+    #[must_use]
+    pub fn in_key(&self) -> Cow<'_, str> {
+        escaped(&self.0, b'%', |byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-' | b'~')
+        })
+    }
+
+    /// The id as it stands in a topic: each byte other than `A-Z a-z 0-9 _ @ -` as `=` and two
+    /// hexadecimal digits. So it never holds a separator of segments, and no two ids look alike.
+    #[must_use]
+    pub fn in_topic(&self) -> Cow<'_, str> {
+        escaped(&self.0, b'=', |byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'@' | b'-')
+        })
+    }
+}
+
+/// The text with each byte that is not `plain` as `sign` and two hexadecimal digits.
+fn escaped(text: &str, sign: u8, plain: fn(u8) -> bool) -> Cow<'_, str> {
+    if text.bytes().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        if plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "{}{byte:02X}", char::from(sign));
+        }
+    }
+    Cow::Owned(out)
 }
 
 impl FromStr for UserId {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        checked(text, BAD_USER).map(Self)
+        let fits = (1..=MAX_USER_BYTES).contains(&text.len());
+        if fits && !text.contains(is_no_text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BAD_USER)
+        }
     }
 }
 
@@ -80,23 +126,35 @@ impl FromStr for Topic {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        checked(text, BAD_TOPIC).map(Self)
+        let fits = (1..=MAX_TOPIC_BYTES).contains(&text.len());
+        if fits && text.bytes().all(is_topic_byte) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BAD_TOPIC)
+        }
     }
 }
 
-/// The grammar that users and topics share.
-fn checked(text: &str, fault: BadName) -> Result<Arc<str>, BadName> {
-    let fits = (1..=MAX_USER_BYTES).contains(&text.len());
-    if fits && text.bytes().all(is_name_byte) {
-        Ok(text.into())
-    } else {
-        Err(fault)
-    }
+/// The items of a comma-separated list of topics or patterns. A comma inside one is `%2C` there;
+/// neither has a percent sign of its own.
+pub(crate) fn listed(list: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let items = list.split(',').filter(|item| !item.is_empty());
+    items.map(|item| match item.contains('%') {
+        false => Cow::Borrowed(item),
+        true => Cow::Owned(item.replace("%2C", ",").replace("%2c", ",")),
+    })
 }
 
-/// Whether this byte may stand in a user id or a topic.
-pub(crate) fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-')
+/// Whether this character may not stand in a user id. The replacement character stands for bytes
+/// that were no text: by it, two different ids would become one.
+fn is_no_text(one: char) -> bool {
+    one.is_control() || one == char::REPLACEMENT_CHARACTER
+}
+
+/// Whether this byte may stand in a topic.
+pub(crate) const fn is_topic_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-' | b'=' | b',' | b';')
 }
 
 /// What has connections on several nodes: the one a push is for, and whom a row is about.
@@ -252,7 +310,7 @@ macro_rules! text_name {
 text_name!(UserId, Topic, NodeId, NodeName);
 
 macro_rules! serde_by_text {
-    ($($name:ident),*) => {$(
+    ($($name:ident $(, $numbers:ident)?;)*) => {$(
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{self}")
@@ -273,42 +331,111 @@ macro_rules! serde_by_text {
                     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                         f.write_str("a string")
                     }
+                    $(
+                        fn visit_u64<E: de::Error>(self, number: u64) -> Result<$name, E> {
+                            $numbers(number)
+                        }
+                        fn visit_i64<E: de::Error>(self, number: i64) -> Result<$name, E> {
+                            $numbers(number)
+                        }
+                    )?
                     fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
                         text.parse().map_err(E::custom)
                     }
                 }
-                deserializer.deserialize_str(Visitor)
+                deserializer.deserialize_any(Visitor)
             }
         }
     )*};
 }
-serde_by_text!(UserId, Topic, NodeId, NodeName, ConnectionId);
+serde_by_text!(UserId, by_number; Topic; NodeId; NodeName; ConnectionId;);
+
+/// A user by number, as databases have it, is the text of that number.
+fn by_number<E: de::Error>(number: impl fmt::Display) -> Result<UserId, E> {
+    number.to_string().parse().map_err(E::custom)
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn users_and_topics_follow_one_grammar() {
-        for good in ["4", "a.b_c:d@e-f", &"x".repeat(128)] {
+    fn a_user_is_any_text() {
+        for good in [
+            "4",
+            "a.b_c:d@e-f",
+            "auth0|abc",
+            "google-oauth2|1",
+            "a+b@c.d",
+            "repo:o/r:ref",
+            "Jörg Ödön",
+            "{x}",
+            "\"\\",
+            " a b ",
+            "用户",
+            &"x".repeat(256),
+            &"é".repeat(128),
+        ] {
             assert!(good.parse::<UserId>().is_ok(), "{good:?}");
+        }
+        for bad in [
+            "",
+            "a\n",
+            "a\0",
+            "\u{7f}",
+            "\u{85}",
+            "\u{fffd}",
+            &"é".repeat(129),
+        ] {
+            assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_is_of_few_letters() {
+        for good in ["4", "a.b_c:d@e-f", "a=b,c;d", &"x".repeat(200)] {
             assert!(good.parse::<Topic>().is_ok(), "{good:?}");
         }
         for bad in [
             "",
             " ",
             "a b",
-            "a\n",
             "{x}",
             "*",
             "ü",
             "a/b",
-            "a\0",
-            &"x".repeat(129),
+            "a%b",
+            &"x".repeat(201),
         ] {
-            assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
             assert!(bad.parse::<Topic>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_user_in_a_key_is_exact_and_those_of_before_are_as_they_were() {
+        for (user, key) in [
+            ("a.b_c:d@e-f", "a.b_c:d@e-f"),
+            ("auth0|abc", "auth0%7Cabc"),
+            ("}{", "%7D%7B"),
+            ("a%7Db", "a%257Db"),
+            ("é", "%C3%A9"),
+            (" ", "%20"),
+            ("a~b", "a~b"),
+        ] {
+            assert_eq!(user.parse::<UserId>().unwrap().in_key(), key);
+        }
+    }
+
+    #[test]
+    fn a_user_by_number_is_its_text() {
+        let read = |json: &str| serde_json::from_str::<UserId>(json).map(|user| user.to_string());
+        assert_eq!(read("42").unwrap(), "42");
+        assert_eq!(read("-7").unwrap(), "-7");
+        assert_eq!(read("\"42\"").unwrap(), "42");
+        for bad in ["4.5", "true", "null", "[]", "1e30"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(serde_json::from_str::<Topic>("42").is_err());
     }
 
     #[test]

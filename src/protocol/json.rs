@@ -8,6 +8,8 @@ use std::fmt::{self, Display, Write as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::protocol::ids::UserId;
+
 /// Longest `ref` of a client's request, in bytes of JSON.
 const MAX_REFERENCE_BYTES: usize = 64;
 
@@ -63,7 +65,49 @@ pub(super) fn raw(json: &str) -> &RawValue {
     serde_json::from_str(json).expect("this was read as JSON")
 }
 
-/// A list of names as JSON. They need no escaping: their grammar has no quote and no backslash.
+/// Deserializes a member for which `null` is as good as being absent.
+pub(super) fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A user id as JSON. Its grammar has no control characters, so only these two are escaped.
+pub(super) struct Quoted<'a>(pub(super) &'a UserId);
+
+impl Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        let mut rest = self.0.as_str();
+        while let Some(at) = memchr::memchr2(b'"', b'\\', rest.as_bytes()) {
+            f.write_str(&rest[..at])?;
+            f.write_char('\\')?;
+            f.write_str(&rest[at..=at])?;
+            rest = &rest[at + 1..];
+        }
+        f.write_str(rest)?;
+        f.write_char('"')
+    }
+}
+
+/// A list of users as JSON.
+pub(super) struct Users<I>(pub(super) I);
+
+impl<'a, I: Iterator<Item = &'a UserId> + Clone> Display for Users<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('[')?;
+        for (i, user) in self.0.clone().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{}", Quoted(user))?;
+        }
+        f.write_char(']')
+    }
+}
+
+/// A list of topics, nodes or connections as JSON. They need no escaping: their grammar has no
+/// quote and no backslash.
 pub(super) struct Names<I>(pub(super) I);
 
 impl<T: Display, I: Iterator<Item = T> + Clone> Display for Names<I> {

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::protocol::client::dialect::{Dialect, Frames};
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
-use crate::protocol::json::{Names, one_line, raw, to_json};
+use crate::protocol::json::{Names, Quoted, Users, one_line, raw, to_json};
 use crate::protocol::position::Position;
 
 /// Longest message id, in bytes.
@@ -60,12 +60,14 @@ impl Serialize for Target {
 /// Appends a target as JSON.
 pub(super) fn write_target(out: &mut String, to: &Target) {
     let _ = match to {
-        Target::User(user) => write!(out, r#"{{"user":"{user}"}}"#),
-        Target::Users(users) => write!(out, r#"{{"users":{}}}"#, Names(users.iter())),
+        Target::User(user) => write!(out, r#"{{"user":{}}}"#, Quoted(user)),
+        Target::Users(users) => write!(out, r#"{{"users":{}}}"#, Users(users.iter())),
         Target::Topic(topic) => write!(out, r#"{{"topic":"{topic}"}}"#),
         Target::Topics(topics) => write!(out, r#"{{"topics":{}}}"#, Names(topics.iter())),
         Target::Connection(id, None) => write!(out, r#"{{"fd":"{id}"}}"#),
-        Target::Connection(id, Some(user)) => write!(out, r#"{{"fd":"{id}","user":"{user}"}}"#),
+        Target::Connection(id, Some(user)) => {
+            write!(out, r#"{{"fd":"{id}","user":{}}}"#, Quoted(user))
+        }
         Target::All => write!(out, r#"{{"all":true}}"#),
     };
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::ids::NodeId;
 
@@ -24,15 +24,27 @@ pub struct ReceiptRequest {
     #[serde(rename = "ref")]
     pub reference: String,
     /// What the receipt should wait for.
-    #[serde(default = "written")]
+    #[serde(default = "written", deserialize_with = "wait_or_written")]
     pub wait: Wait,
     /// And for how long, in milliseconds.
-    #[serde(default = "default_timeout_ms")]
+    #[serde(
+        default = "default_timeout_ms",
+        deserialize_with = "timeout_ms_or_default"
+    )]
     pub timeout_ms: u64,
 }
 
 const fn written() -> Wait {
     Wait::Written
+}
+
+/// `null` is as good as being absent.
+fn wait_or_written<'de, D: Deserializer<'de>>(from: D) -> Result<Wait, D::Error> {
+    Option::deserialize(from).map(|wait| wait.unwrap_or_else(written))
+}
+
+fn timeout_ms_or_default<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    Option::deserialize(from).map(|ms| ms.unwrap_or_else(default_timeout_ms))
 }
 
 const fn default_timeout_ms() -> u64 {

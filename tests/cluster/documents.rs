@@ -242,8 +242,9 @@ async fn answer_calls(mut client: Client) {
 }
 
 /// The node of the examples that wants tokens.
-const TOKENS: [(&str, &str); 2] = [
+const TOKENS: [(&str, &str); 3] = [
     ("PUSH_AUTH", "jwt,session"),
+    ("PUSH_TOPICS", "news"),
     (
         "PUSH_JWT_SECRETS",
         "replace-this-by-32-random-bytes-or-more",

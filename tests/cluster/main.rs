@@ -23,6 +23,7 @@ mod flavours;
 mod frozen;
 mod gateway;
 mod ghosts;
+mod identity;
 mod keep;
 mod logs;
 mod losses;

@@ -38,7 +38,7 @@ async fn a_session_is_honoured_by_every_node_until_it_is_ended() {
             assert_eq!(client.ready.expect("ready")["user"], user);
         }
     }
-    for text in ["", "a b", "{}", r#"{"sub":"a","exp":1}"#, "[]"] {
+    for text in ["", "a\u{1}b", "{}", r#"{"sub":"a","exp":1}"#, "[]"] {
         let key = format!("pn:session:{}", digest("bad"));
         redis.cli(&["SET", &key, text]);
         let (status, _) = refused(&url(&b, "bad")).await;

@@ -73,7 +73,7 @@ async fn connect(node: &Node) {
     send(node).await;
     socket.close(None).await.expect("closed");
     for query in [
-        format!("user={SECRET}%20"),
+        format!("user={SECRET}%00"),
         format!("user=1&since={SECRET}"),
     ] {
         let url = format!("ws://{}/ws?{query}", node.client_address());

@@ -94,7 +94,7 @@ pub async fn bad_requests(node: &Node) {
         (
             "POST",
             "/v1/sessions",
-            json!({"user": "a b", "ttl_seconds": 1}),
+            json!({"user": "a\u{1}b", "ttl_seconds": 1}),
             "user",
         ),
         (
@@ -130,7 +130,7 @@ pub async fn bad_requests(node: &Node) {
             json!({"seconds": 1, "reason": "x".repeat(257)}),
             "reason",
         ),
-        ("PUT", "/v1/users/a%20b/ban", json!({"seconds": 1}), "user"),
+        ("PUT", "/v1/users/a%00b/ban", json!({"seconds": 1}), "user"),
     ] {
         let (status, answer) = ask(method, &node.url(path), &body).await;
         assert_eq!(status, 400, "{method} {path} {body}: {answer}");

@@ -27,7 +27,7 @@ async fn bad_pushes_are_refused_with_words_that_name_the_fault() {
             "`user`",
         ),
         (r#"{"to":"42","data":1}"#, "42"),
-        (r#"{"to":{"user":42},"data":1}"#, "42"),
+        (r#"{"to":{"user":4.2},"data":1}"#, "4.2"),
         (r#"{"to":{"users":"42"},"data":1}"#, "42"),
         (r#"{"to":{"user":"42"},"data":1,"id":5}"#, "5"),
         (
@@ -49,22 +49,22 @@ async fn bad_pushes_are_refused_with_words_that_name_the_fault() {
             r#"{"to":{"users":[]},"data":1}"#,
             "to.users must not be empty",
         ),
-        (r#"{"to":{"user":""},"data":1}"#, "user id must be 1 to 128"),
+        (r#"{"to":{"user":""},"data":1}"#, "user id must be 1 to 256"),
         (
-            r#"{"to":{"user":"a b"},"data":1}"#,
-            "user id must be 1 to 128",
+            r#"{"to":{"user":"a\u0000b"},"data":1}"#,
+            "user id must be 1 to 256",
         ),
         (
-            r#"{"to":{"user":"{42}"},"data":1}"#,
-            "user id must be 1 to 128",
+            r#"{"to":{"user":"a\u007fb"},"data":1}"#,
+            "user id must be 1 to 256",
         ),
         (
             r#"{"to":{"user":"a\nb"},"data":1}"#,
-            "user id must be 1 to 128",
+            "user id must be 1 to 256",
         ),
         (
-            r#"{"to":{"users":["42","*"]},"data":1}"#,
-            "user id must be 1 to 128",
+            r#"{"to":{"users":["42","\u0085"]},"data":1}"#,
+            "user id must be 1 to 256",
         ),
         (r#"{"to":{"fd":"7"},"data":1}"#, "connection id must be"),
         (r#"{"to":{"fd":"a.1/0"},"data":1}"#, "connection id must be"),
@@ -126,8 +126,8 @@ async fn bad_pushes_are_refused_with_words_that_name_the_fault() {
             "except has over 1000 users",
         ),
         (
-            json!({"to": {"user": "x".repeat(129)}, "data": 1}).to_string(),
-            "user id must be 1 to 128",
+            json!({"to": {"user": "x".repeat(257)}, "data": 1}).to_string(),
+            "user id must be 1 to 256",
         ),
         (
             json!({"to": {"user": "42"}, "id": "x".repeat(129), "data": 1}).to_string(),

@@ -17,6 +17,7 @@ mod batches;
 mod calls;
 mod commands;
 mod doors;
+mod identity;
 mod keep;
 mod passes;
 mod presence;

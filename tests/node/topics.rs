@@ -121,7 +121,7 @@ async fn a_push_to_topics_that_makes_no_sense_is_refused() {
     let node = node(&[]);
     let many: Vec<String> = (0..101).map(|i| format!("t{i}")).collect();
     for (to, words) in [
-        (json!({"topic": "a b"}), "topic must be 1 to 128 bytes"),
+        (json!({"topic": "a b"}), "topic must be 1 to 200 bytes"),
         (json!({"topics": []}), "to.topics must not be empty"),
         (json!({"topics": many}), "101 topics; 100 at most"),
         (json!({"topic": "a", "user": "b"}), "only one of"),

@@ -52,7 +52,7 @@ async fn a_user_is_shown_with_every_connection() {
         shown,
         json!({"user": "a", "online": false, "devices": 0, "since": null, "connections": []})
     );
-    let (status, _, _) = call("GET", &node.url("/v1/users/a%20b")).await;
+    let (status, _, _) = call("GET", &node.url("/v1/users/a%00b")).await;
     assert_eq!(status, 400, "not a user's name");
 }
 

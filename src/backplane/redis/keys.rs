@@ -21,9 +21,14 @@ impl Keys {
         }
     }
 
+    /// A key of a user. In a hash tag the id is escaped, so that it ends where the tag does.
+    fn tagged(&self, kind: &str, user: &UserId) -> String {
+        format!("{}{kind}:{{{}}}", self.prefix, user.in_key())
+    }
+
     /// Hash: `<node>/<fd>` to the data of that connection.
     pub(crate) fn user(&self, user: &UserId) -> String {
-        format!("{}user:{{{user}}}", self.prefix)
+        self.tagged("user", user)
     }
 
     /// Hash: `<node>` to the number of its connections in the topic.
@@ -42,7 +47,7 @@ impl Keys {
     /// Stream: the messages kept for a user or a topic.
     pub(crate) fn inbox(&self, subject: &Subject) -> String {
         match subject {
-            Subject::User(user) => format!("{}inbox:{{{user}}}", self.prefix),
+            Subject::User(user) => self.tagged("inbox", user),
             Subject::Topic(topic) => format!("{}log:{{{topic}}}", self.prefix),
         }
     }
@@ -50,7 +55,7 @@ impl Keys {
     /// String: the position of the newest message ever kept there.
     pub(crate) fn position(&self, subject: &Subject) -> String {
         match subject {
-            Subject::User(user) => format!("{}pos:{{{user}}}", self.prefix),
+            Subject::User(user) => self.tagged("pos", user),
             Subject::Topic(topic) => format!("{}logpos:{{{topic}}}", self.prefix),
         }
     }
@@ -58,7 +63,7 @@ impl Keys {
     /// String: exists for a minute after a message with this id was kept there.
     pub(crate) fn kept(&self, subject: &Subject, id: &str) -> String {
         match subject {
-            Subject::User(user) => format!("{}kept:{{{user}}}:{id}", self.prefix),
+            Subject::User(user) => format!("{}:{id}", self.tagged("kept", user)),
             Subject::Topic(topic) => format!("{}logkept:{{{topic}}}:{id}", self.prefix),
         }
     }
@@ -70,12 +75,12 @@ impl Keys {
 
     /// String: why a user is banned.
     pub(crate) fn ban(&self, user: &UserId) -> String {
-        format!("{}ban:{{{user}}}", self.prefix)
+        self.tagged("ban", user)
     }
 
     /// Stream of one entry, whose id is the ordinal of the user's newest connection.
     pub(crate) fn seat(&self, user: &UserId) -> String {
-        format!("{}seat:{{{user}}}", self.prefix)
+        self.tagged("seat", user)
     }
 
     /// String: the lease of the node that has this name.

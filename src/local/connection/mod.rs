@@ -320,6 +320,8 @@ impl Connection {
             return Next::End(CloseReason::TooFast);
         }
         match event {
+            // An empty line is no object: some clients end a line twice.
+            Event::Text("") if self.dialect == Dialect::Lines => {}
             Event::Text(text) if self.dialect.sends_objects() => {
                 self.hear_object(text, settings.send_rate);
             }

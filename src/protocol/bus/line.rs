@@ -16,7 +16,7 @@ use crate::protocol::bus::question::{NodeAnswer, Question};
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
-use crate::protocol::json::{Names, present, to_json};
+use crate::protocol::json::{Names, Users, or_default, present, to_json};
 use crate::protocol::message::{Except, Kind, Message, Policy, Push, Target, write_target};
 use crate::protocol::outcome::{DeliveryReport, ReceiptRequest, Status};
 use crate::protocol::sender::push::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
@@ -79,7 +79,7 @@ struct LineFields<'a> {
     except: Option<ExceptFields>,
     #[serde(default, borrow)]
     policy: Option<Cow<'a, str>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     keep: bool,
     #[serde(default, borrow)]
     seq_id: Option<Cow<'a, str>>,
@@ -95,7 +95,7 @@ struct LineFields<'a> {
     from: Option<NodeId>,
     #[serde(default)]
     seq: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     tail: bool,
     #[serde(default)]
     n: Option<u64>,
@@ -107,7 +107,7 @@ struct LineFields<'a> {
     node: Option<NodeId>,
     #[serde(default)]
     status: Option<Status>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     connections: u32,
     #[serde(default, borrow)]
     what: Option<Cow<'a, str>>,
@@ -119,13 +119,13 @@ struct LineFields<'a> {
     reason: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     session: Option<Cow<'a, str>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     here: Vec<UserId>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     gone: Vec<UserId>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     begin: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     end: bool,
 }
 
@@ -356,7 +356,7 @@ pub fn push_line(
         data = if *failed { "error" } else { data };
     }
     if let Some(except) = except {
-        let users = Names(except.users.iter());
+        let users = Users(except.users.iter());
         let fds = Names(except.connections.iter());
         let _ = write!(out, r#""except":{{"users":{users},"fds":{fds}}},"#);
     }

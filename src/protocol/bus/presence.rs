@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::bus::question::MAX_ANSWER_BYTES;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
-use crate::protocol::json::to_json;
+use crate::protocol::json::{or_default, to_json};
 use crate::protocol::message::{MAX_TOPICS, MAX_USERS};
 
 /// Most users of one topic that are listed.
@@ -86,7 +86,11 @@ pub struct NodeMembers {
     /// By name: each user, and with how many connections.
     pub users: Vec<(UserId, u32)>,
     /// There are more.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub truncated: bool,
 }
 
@@ -244,7 +248,7 @@ mod tests {
         for (body, words) in [
             (r#"{"users":[]}"#, "users must not be empty"),
             (&many, "1001 users; 1000 at most"),
-            (r#"{"users":["a b"]}"#, "user id must be"),
+            (r#"{"users":["a\u0001b"]}"#, "user id must be"),
             (
                 r#"{"users":["a"],"topics":["b"]}"#,
                 "one of users and topics",

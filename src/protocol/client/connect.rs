@@ -25,7 +25,7 @@ pub(crate) struct ConnectRequest {
     presence: Option<Value>,
 }
 
-/// A text as in a query, or a list as is natural in JSON. No topic has a comma.
+/// A text as in a query, or a list as is natural in JSON. A comma in a topic is `%2C` in the text.
 fn comma_separated<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "topics must be a text or a list of texts")]
@@ -35,7 +35,10 @@ fn comma_separated<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>,
     }
     Ok(match TopicList::deserialize(from)? {
         TopicList::Text(text) => text,
-        TopicList::List(names) => Some(names.join(",")),
+        TopicList::List(names) => {
+            let names = names.into_iter().map(|name| name.replace(',', "%2C"));
+            Some(names.collect::<Vec<_>>().join(","))
+        }
     })
 }
 

@@ -329,65 +329,54 @@ impl<'a> ClientMessage<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &'a str) -> Result<Self, ClientFault> {
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            #[serde(borrow)]
-            r#type: Cow<'a, str>,
-            #[serde(default, borrow, rename = "ref")]
-            reference: Option<&'a RawValue>,
-            #[serde(default, borrow)]
-            id: Option<Cow<'a, str>>,
-            #[serde(default, borrow)]
-            topic: Option<Cow<'a, str>>,
-            #[serde(default, borrow)]
-            since: Option<Cow<'a, str>>,
-            #[serde(default, borrow)]
-            token: Option<Cow<'a, str>>,
-            presence: Option<&'a RawValue>,
-        }
-        let bad = |reference: &Option<Box<str>>, message: &str| ClientFault {
-            reference: reference.clone(),
-            code: "bad_message",
-            message: message.to_owned(),
-        };
-        let fields: Fields<'a> = serde_json::from_str(text)
-            .map_err(|_| bad(&None, "must be a JSON object with a type"))?;
+        let fields: ClientFields<'a> = serde_json::from_str(text).map_err(|_| ClientFault {
+            reference: reference_of(text),
+            ..bad(&None, "must be a JSON object with a type")
+        })?;
         let reference = json::reference(fields.reference).map_err(|words| bad(&None, words))?;
-        match (&*fields.r#type, fields.id) {
-            ("ping", _) => Ok(Self::Ping),
-            ("pong", _) => Ok(Self::Pong),
-            ("ack", Some(id)) => Ok(Self::Ack(id)),
-            ("send", _) => match Send::parse(text) {
+        let text_of = |field: Option<&'a RawValue>, words: &str| {
+            member_text(field).ok_or_else(|| bad(&reference, words))
+        };
+        let kind = text_of(fields.r#type, "type must be a text")?;
+        match kind.as_deref() {
+            Some("ping") => Ok(Self::Ping),
+            Some("pong") => Ok(Self::Pong),
+            Some("ack") => match text_of(fields.id, "id must be a text")? {
+                Some(id) => Ok(Self::Ack(id)),
+                None => Err(bad(&reference, "ack needs the id of the message")),
+            },
+            Some("send") => match Send::parse(text) {
                 Ok(send) => Ok(Self::Request(Request {
                     reference,
                     what: RequestKind::Send(send),
                 })),
                 Err(words) => Err(bad(&reference, words)),
             },
-            ("answer", _) => ClientAnswer::parse(text, reference.as_deref())
+            Some("answer") => ClientAnswer::parse(text, reference.as_deref())
                 .map(Self::Answer)
                 .map_err(|words| bad(&reference, words)),
-            ("ack", None) => Err(bad(&reference, "ack needs the id of the message")),
-            ("subscribe" | "unsubscribe", _) => {
-                let joins = fields.r#type == "subscribe";
+            Some(kind @ ("subscribe" | "unsubscribe")) => {
+                let topic = text_of(fields.topic, "topic must be a text")?;
+                let since = text_of(fields.since, "since must be a text")?;
                 let watches = match fields.presence.map(RawValue::get) {
                     None | Some("null" | "false") => false,
                     Some("true") => true,
                     Some(_) => return Err(bad(&reference, "presence must be true or false")),
                 };
-                let (topic, since) = (fields.topic.as_deref(), fields.since.as_deref());
-                let what = subscription(joins, topic, since, watches);
+                let joins = kind == "subscribe";
+                let what = subscription(joins, topic.as_deref(), since.as_deref(), watches);
                 let what = what.map_err(|words| bad(&reference, &words))?;
                 Ok(Self::Request(Request { reference, what }))
             }
-            ("auth", _) => match fields.token {
+            Some("auth") => match text_of(fields.token, "token must be a text")? {
                 Some(token) => Ok(Self::Request(Request {
                     reference,
                     what: RequestKind::Auth(Secret::new(token.into_owned())),
                 })),
                 None => Err(bad(&reference, "auth needs the token")),
             },
-            _ => Err(ClientFault {
+            None => Err(bad(&reference, "must be a JSON object with a type")),
+            Some(_) => Err(ClientFault {
                 reference,
                 code: "unknown_type",
                 message:
@@ -395,6 +384,59 @@ impl<'a> ClientMessage<'a> {
                         .to_owned(),
             }),
         }
+    }
+}
+
+/// The members of an object of a client. Their types are looked at one by one, after the `ref`: a
+/// wrong one is told under it.
+#[derive(Deserialize)]
+struct ClientFields<'a> {
+    #[serde(default, borrow)]
+    r#type: Option<&'a RawValue>,
+    #[serde(default, borrow, rename = "ref")]
+    reference: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    topic: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    since: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    token: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    presence: Option<&'a RawValue>,
+}
+
+fn bad(reference: &Option<Box<str>>, message: &str) -> ClientFault {
+    ClientFault {
+        reference: reference.clone(),
+        code: "bad_message",
+        message: message.to_owned(),
+    }
+}
+
+/// The `ref` of an object that cannot be read otherwise, such as one with a member twice.
+fn reference_of(text: &str) -> Option<Box<str>> {
+    #[derive(Deserialize)]
+    struct Only<'a> {
+        #[serde(borrow, rename = "ref")]
+        reference: &'a RawValue,
+    }
+    let only: Only<'_> = serde_json::from_str(text).ok()?;
+    json::reference(Some(only.reference)).ok().flatten()
+}
+
+/// The text of a member; `null` is as good as being absent. Nothing if it is no text.
+fn member_text(field: Option<&RawValue>) -> Option<Option<Cow<'_, str>>> {
+    match field.map(RawValue::get) {
+        None | Some("null") => Some(None),
+        // Nearly every text is without escapes, and is taken as it stands.
+        Some(json) if json.starts_with('"') && !json.contains('\\') => {
+            Some(Some(Cow::Borrowed(&json[1..json.len() - 1])))
+        }
+        Some(json) => serde_json::from_str(json)
+            .ok()
+            .map(|text| Some(Cow::Owned(text))),
     }
 }
 

@@ -7,13 +7,17 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::UserId;
-use crate::protocol::json::to_json;
+use crate::protocol::json::{or_default, to_json};
 use crate::protocol::session_id::SessionId;
 
 /// Longest session or ban: ten years.
 const MAX_SECONDS: u64 = 10 * 365 * 86_400;
 /// Longest reason of a ban, in bytes.
 const MAX_REASON_BYTES: usize = 256;
+
+/// How JSON begins. A session's value that begins so is no plain user id: an application that
+/// wrote a JSON text or list by mistake would let its bearer in as another user.
+pub const JSON_BEGINS: [char; 3] = ['{', '[', '"'];
 
 /// To JSON 60.0 is the same number as 60, and some languages print it so.
 fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
@@ -70,7 +74,10 @@ impl SessionRequest {
             topics: self.topics.as_deref(),
             device: self.device.as_deref(),
         };
-        if claims.topics.is_none() && claims.device.is_none() {
+        // As plain text only what is read back as it was: neither JSON nor trimmed.
+        let user = self.user.as_str();
+        let is_plain = !user.starts_with(JSON_BEGINS) && user.trim() == user;
+        if is_plain && claims.topics.is_none() && claims.device.is_none() {
             return self.user.to_string();
         }
         to_json(&claims)
@@ -115,7 +122,7 @@ pub struct BanRequest {
     #[serde(deserialize_with = "whole")]
     pub seconds: u64,
     /// Why, for operators.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub reason: String,
 }
 

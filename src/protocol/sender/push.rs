@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, Topic, UserId};
+use crate::protocol::json::or_default;
 use crate::protocol::message::{
     Except, MAX_ID_BYTES, MAX_TOPICS, MAX_USERS, Message, Policy, Push, Target,
 };
@@ -43,9 +44,9 @@ struct PushBody<'a> {
     except: Option<ExceptFields>,
     #[serde(default)]
     policy: Option<Cow<'a, str>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     keep: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     wait: Wait,
     #[serde(default)]
     timeout_ms: Option<f64>,
@@ -128,9 +129,9 @@ fn without_repeats<T: Clone + Eq + std::hash::Hash>(mut names: Vec<T>) -> Vec<T>
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExceptFields {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     users: Vec<UserId>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     fds: Vec<ConnectionId>,
 }
 

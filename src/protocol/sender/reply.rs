@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
-use crate::protocol::json::{self, present};
+use crate::protocol::json::{self, or_default, present};
 use crate::protocol::message::{Kind, Message, Policy, Push, Target};
 use crate::protocol::outcome::Wait;
 use crate::protocol::sender::push::{PushRequest, ToFields, check_id, check_timeout};
@@ -50,7 +50,7 @@ struct ReplyBody<'a> {
     data: Option<&'a RawValue>,
     #[serde(default, borrow)]
     error: Option<&'a RawValue>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     wait: Wait,
     #[serde(default)]
     timeout_ms: Option<f64>,

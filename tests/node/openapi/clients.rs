@@ -81,7 +81,7 @@ pub(super) async fn come(seen: &mut Seen) {
     .await;
     let strict = node(&[("PUSH_TOPICS", "chat.*"), ("PUSH_MAX_TOPICS", "1")]);
     for (name, path) in [
-        ("400 bad_request", "?user=%20"),
+        ("400 bad_request", "?user=%00"),
         ("400 too_many_topics", "?user=42&topics=chat.1,chat.2"),
         ("403 forbidden", "?user=42&topics=news"),
     ] {

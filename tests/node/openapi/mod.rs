@@ -151,7 +151,7 @@ async fn users_and_nodes(seen: &mut Seen) {
     let client = Client::v1(&format!("{}&device=phone", node.ws_url("42"))).await;
     let authorization = format!("Bearer {KEY}");
     let key = [("authorization", authorization.as_str())];
-    let (user, bad_user) = (node.url("/v1/users/42"), node.url("/v1/users/%20"));
+    let (user, bad_user) = (node.url("/v1/users/42"), node.url("/v1/users/%00"));
     let connection = node.url(&format!("/v1/connections/{}", client.connection()));
     let nodes = node.url("/v1/nodes");
     let nobody = node.url("/v1/nodes/nobody/drain");
@@ -218,7 +218,7 @@ async fn topics(seen: &mut Seen) {
         (
             "unsubscribeUser 400 bad_request",
             "DELETE",
-            "/v1/topics/news/users/%20",
+            "/v1/topics/news/users/%00",
         ),
         ("subscribeConnection 200", "PUT", &of_connection),
         (

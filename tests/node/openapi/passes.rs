@@ -26,7 +26,7 @@ pub(super) async fn of_senders(seen: &mut Seen) {
     }
     let node = crate::common::node(&[]);
     let (sessions, ban) = (node.url("/v1/sessions"), node.url("/v1/users/42/ban"));
-    let bad = node.url("/v1/users/%20/ban");
+    let bad = node.url("/v1/users/%00/ban");
     for (name, method, url, body) in [
         ("openSession 409 sessions_off", "POST", &sessions, wish),
         ("endSession 409 sessions_off", "DELETE", &sessions, "{}"),

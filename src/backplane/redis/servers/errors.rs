@@ -4,6 +4,7 @@
 //! and keep every connection up. The beat of the lease meets them first. Meanwhile the node is
 //! not ready, and logs the refusal once.
 
+use std::borrow::Cow;
 use std::sync::{PoisonError, RwLock};
 
 use fred::error::{Error, ErrorKind};
@@ -25,7 +26,21 @@ const REFUSALS: [(&str, &str); 8] = [
 pub(crate) fn redacted(error: &Error) -> String {
     let text = error.to_string();
     let (said, _) = text.split_once(", with args").unwrap_or((&text, ""));
-    said.escape_debug().to_string()
+    in_words(said).escape_debug().to_string()
+}
+
+/// fred has the system's errors in the form for programmers: `IO Error: Os { code: 111, kind:
+/// ConnectionRefused, message: "Connection refused" }`. Of that only the message is for people.
+fn in_words(text: &str) -> Cow<'_, str> {
+    for (open, key) in [(" Os {", "message: "), (" Custom {", "error: ")] {
+        if let Some((kind, inside)) = text.split_once(open)
+            && let Some((_, said)) = inside.split_once(key)
+        {
+            let said = said.trim_end_matches([' ', '}']).trim_matches('"');
+            return Cow::Owned(format!("{kind} {said}"));
+        }
+    }
+    Cow::Borrowed(text)
 }
 
 /// The kind of failure, as a metric's label: the first word of a refusal by Redis.
@@ -83,5 +98,23 @@ impl RedisHealth {
             &mut *self.0.write().unwrap_or_else(PoisonError::into_inner),
             reason,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_are_told_in_words() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        assert_eq!(
+            redacted(&Error::from(refused)),
+            "IO Error: Connection refused"
+        );
+        let inner = std::io::Error::new(std::io::ErrorKind::InvalidData, "bad certificate");
+        assert_eq!(redacted(&Error::from(inner)), "IO Error: bad certificate");
+        let other = Error::new(ErrorKind::Auth, "WRONGPASS no");
+        assert!(redacted(&other).ends_with("WRONGPASS no"));
     }
 }
