@@ -18,6 +18,7 @@ use crate::delivery::router::Router;
 use crate::local::hub::Hub;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
 
 pub(crate) struct App {
     pub(crate) config: Config,
@@ -40,6 +41,10 @@ pub(crate) struct App {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) connection_limits: ConnectionLimits,
     pub(crate) metrics: Arc<Metrics>,
+    /// Log lines about requests of pages from elsewhere.
+    pub(crate) refused_origins: Throttle,
+    /// Log lines about requests to other names.
+    pub(crate) refused_hosts: Throttle,
     /// Whether the node is leaving.
     pub(crate) shutdown: Shutdown,
 }

@@ -28,6 +28,7 @@ use crate::cluster::pending::Replies;
 use crate::cluster::questions::Respond;
 use crate::cluster::survey::Survey;
 use crate::config::Config;
+use crate::config::hosts::OwnNames;
 use crate::delivery::call::CallService;
 use crate::delivery::replay_reader::ReplayReader;
 use crate::delivery::router::Router;
@@ -49,6 +50,7 @@ use crate::protocol::client::websocket::Limits;
 use crate::protocol::ids::NodeId;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::trace::Trace;
 
 /// Most fragments of one message from a client.
@@ -84,6 +86,7 @@ pub async fn run(
     let leaving = Shutdown::default();
     let (fatal, mut must_stop) = watch::channel(None);
     let Node { app, mut tasks } = Node::start(config, &node, &leaving, fatal)?;
+    tell_names(&app, &listeners);
     // Operators look as long as the node lives, also while it is leaving.
     let ended = Shutdown::default();
     start_acceptors(&app, listeners, &leaving, &ended);
@@ -181,6 +184,8 @@ impl Node {
             backplane,
             balance: Balance::default(),
             metrics,
+            refused_origins: Throttle::default(),
+            refused_hosts: Throttle::default(),
             shutdown: leaving.clone(),
             config,
         });
@@ -324,6 +329,25 @@ fn start_backplane(
     Ok((Arc::new(backplane), feed))
 }
 
+/// Says which requests are refused at listeners that other machines reach, where operators may have
+/// names for this node that it does not know. Version 0.1.0 answered them.
+fn tell_names(app: &App, listeners: &Listeners) {
+    let mut open = listeners.admin();
+    if app.api_keys.is_empty() {
+        open.extend(listeners.senders());
+    }
+    open.retain(|listen| !listen.is_local());
+    if open.is_empty() || !app.config.allowed_hosts.is_empty() {
+        return;
+    }
+    let open: Vec<String> = open.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        listeners = open.join(" "),
+        "without an API key, and for /metrics, requests are refused whose Host is a name with a \
+        dot, unless PUSH_ALLOWED_HOSTS lists it"
+    );
+}
+
 fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &Shutdown) {
     let most = match app.config.max_connections {
         0 => file_limit() / 10 * 9,
@@ -334,6 +358,7 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, end
         admission,
         shutdown: leaving.clone(),
         proxies: Arc::new(app.config.trusted_proxies.clone()),
+        names: Arc::new(OwnNames::new(&app.config)),
         metrics: app.metrics.clone(),
     };
     // Senders and operators are few and trusted: clients must not be able to keep them out.

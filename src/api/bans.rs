@@ -22,12 +22,13 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "users" / String / "ban")
         .and(documented("/v1/users/{user}/ban"))
         .and(with_key(app))
+        .and(body::content_type())
         .and(warp::body::stream())
         .then(
-            async |user: String, method: Method, app: Arc<App>, stream| {
+            async |user: String, method: Method, app: Arc<App>, declared, stream| {
                 // The body of other methods is not read.
                 let body = match method == Method::PUT {
-                    true => body::read(stream).await,
+                    true => body::read_json(&app, declared, stream).await,
                     false => Ok(Bytes::new()),
                 };
                 let body = match body {

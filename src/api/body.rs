@@ -1,12 +1,17 @@
 //! Reading a request's body: bounded in bytes and in time, independently of what its headers say.
+//!
+//! Its `Content-Type` must be one that a web page cannot send to another host without asking first
+//! (by a CORS preflight, which senders' routes do not answer). So forms and plain text are refused,
+//! and so is a missing type unless a key has shown that the sender is no such page.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use warp::Filter;
-use warp::http::{Method, StatusCode};
+use warp::http::{HeaderValue, Method, StatusCode};
 use warp::reject::Rejection;
 use warp::reply::Response;
 
@@ -15,6 +20,14 @@ use crate::app::App;
 use crate::edge::error::{HttpError, Routes};
 use crate::protocol::InvalidInput;
 
+/// The media types of lines, the first of them in answers.
+pub(super) const LINES: [&str; 3] = [
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+];
+const TYPES: &str = "send Content-Type: application/json, or application/x-ndjson for pushes one \
+    a line";
 /// Largest body.
 const MAX_BYTES: usize = 1024 * 1024;
 /// A body must be here within this time.
@@ -35,9 +48,10 @@ where
     F: Future<Output = Response> + Send,
 {
     path.and(with_key(app))
+        .and(content_type())
         .and(warp::body::stream())
-        .then(move |_method, app: Arc<App>, stream| async move {
-            let body = match read(stream).await {
+        .then(move |_method, app: Arc<App>, declared, stream| async move {
+            let body = match read_json(&app, declared, stream).await {
                 Ok(body) => body,
                 Err(error) => return error.reply(),
             };
@@ -49,7 +63,80 @@ where
         .boxed()
 }
 
-pub(super) async fn read<B: Buf>(
+/// The form of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    /// One JSON value a line.
+    Lines,
+}
+
+/// What a request says of its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Declared {
+    Nothing,
+    Form(Form),
+    /// None that we read.
+    Other,
+}
+
+/// The `Content-Type`.
+pub(super) fn content_type() -> impl Filter<Extract = (Declared,), Error = Infallible> + Copy {
+    warp::header::value("content-type")
+        .map(|value: HeaderValue| Declared::of(value.as_bytes()))
+        .or(warp::any().map(|| Declared::Nothing))
+        .unify()
+}
+
+impl Declared {
+    fn of(value: &[u8]) -> Self {
+        let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
+        let is = |one: &&str| essence.trim_ascii().eq_ignore_ascii_case(one.as_bytes());
+        if ["application/json", "text/json"].iter().any(is) {
+            Self::Form(Form::Json)
+        } else if LINES.iter().any(is) {
+            Self::Form(Form::Lines)
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// Reads a body of JSON.
+pub(super) async fn read_json<B: Buf>(
+    app: &App,
+    declared: Declared,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+) -> Result<Bytes, HttpError> {
+    if declared == Declared::Form(Form::Lines) {
+        return Err(bad_type("send Content-Type: application/json"));
+    }
+    Ok(read_declared(app, declared, body).await?.1)
+}
+
+/// Reads a body, whose form is what the request says. A missing body is JSON without a value.
+pub(super) async fn read_declared<B: Buf>(
+    app: &App,
+    declared: Declared,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+) -> Result<(Form, Bytes), HttpError> {
+    let form = match declared {
+        Declared::Form(form) => form,
+        Declared::Nothing => Form::Json,
+        Declared::Other => return Err(bad_type(TYPES)),
+    };
+    let body = read(body).await?;
+    if declared == Declared::Nothing && app.api_keys.is_empty() && !body.is_empty() {
+        return Err(bad_type(TYPES));
+    }
+    Ok((form, body))
+}
+
+fn bad_type(words: &str) -> HttpError {
+    HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", words)
+}
+
+async fn read<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
 ) -> Result<Bytes, HttpError> {
     let gathered = tokio::time::timeout(PATIENCE, gather(body)).await;

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
+use url::form_urlencoded::Parse;
 use warp::http::StatusCode;
 use warp::http::header::WWW_AUTHENTICATE;
 use warp::reject::Rejection;
@@ -17,7 +18,9 @@ use warp::{Filter, Reply};
 
 use crate::api::openapi::NotAllowed;
 use crate::app::App;
+use crate::edge::caller::Caller;
 use crate::edge::error::{HttpError, RefusalCode, Routes};
+use crate::edge::upgrade::RequestContext;
 use crate::protocol::ids::BadName;
 
 /// Gives a route the node's parts.
@@ -28,20 +31,49 @@ pub(super) fn with(
     warp::any().map(move || app.clone())
 }
 
-/// Passes only senders with a key; comes after the path and the method.
+/// Passes only senders with a key, and without keys no web pages from elsewhere; comes after the
+/// path and the method.
 pub(super) fn with_key(
     app: &Arc<App>,
 ) -> impl Filter<Extract = (Arc<App>,), Error = Rejection> + Clone + use<> {
     with(app)
         .and(warp::header::optional::<String>("authorization"))
-        .and_then(|app: Arc<App>, authorization: Option<String>| async move {
-            if app.api_keys.allow(authorization.as_deref()) {
+        .and(warp::ext::get::<RequestContext>())
+        .and_then(
+            |app: Arc<App>, authorization: Option<String>, context: RequestContext| async move {
+                if !app.api_keys.allow(authorization.as_deref()) {
+                    return Err(warp::reject::custom(NoKey));
+                }
+                if app.api_keys.is_empty() {
+                    let checked = context.caller.check_stranger(&app);
+                    checked.map_err(|error| warp::reject::custom(Refused(error)))?;
+                }
                 Ok(app)
-            } else {
-                Err(warp::reject::custom(NoKey))
-            }
-        })
+            },
+        )
 }
+
+/// Passes only requests that are not of web pages from elsewhere: what operators look at has no
+/// key.
+pub(super) fn with_operator(
+    app: &Arc<App>,
+    check: fn(&Caller, &App) -> Result<(), HttpError>,
+) -> impl Filter<Extract = (Arc<App>,), Error = Rejection> + Clone + use<> {
+    with(app).and(warp::ext::get::<RequestContext>()).and_then(
+        move |app: Arc<App>, context: RequestContext| async move {
+            match check(&context.caller, &app) {
+                Ok(()) => Ok(app),
+                Err(error) => Err(warp::reject::custom(Refused(error))),
+            }
+        },
+    )
+}
+
+/// A request that comes from elsewhere.
+#[derive(Debug)]
+struct Refused(HttpError);
+
+impl warp::reject::Reject for Refused {}
 
 /// A sender without a valid key.
 #[derive(Debug)]
@@ -52,6 +84,17 @@ impl warp::reject::Reject for NoKey {}
 /// The query of a request; empty if it has none.
 pub(super) fn query() -> impl Filter<Extract = (String,), Error = Infallible> + Copy {
     warp::query::raw().or(warp::any().map(String::new)).unify()
+}
+
+/// The parameters of a query. Those of which only one can count must not be repeated.
+pub(super) fn parameters<'a>(query: &'a str, single: &[&str]) -> Result<Parse<'a>, HttpError> {
+    let all = url::form_urlencoded::parse(query.as_bytes());
+    for name in single {
+        if all.filter(|(one, _)| one == name).nth(1).is_some() {
+            return Err(HttpError::bad_request(format!("{name} must be there once")));
+        }
+    }
+    Ok(all)
 }
 
 /// A user, topic or connection in a path or query.
@@ -101,6 +144,8 @@ fn explain(rejection: &Rejection) -> Response {
             "a valid API key is needed: Authorization: Bearer <key>",
         )
         .header(WWW_AUTHENTICATE, "Bearer")
+    } else if let Some(Refused(error)) = rejection.find() {
+        error.clone()
     } else if let Some(NotAllowed(allowed)) = rejection.find() {
         HttpError::method_not_allowed(allowed)
     } else if rejection.is_not_found() {

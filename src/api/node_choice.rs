@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use warp::Filter;
-use warp::http::StatusCode;
 use warp::http::header::CACHE_CONTROL;
+use warp::http::{HeaderMap, Method, StatusCode};
 
-use crate::api::filters::{query, with};
+use crate::api::filters::{parameters, query, with};
 use crate::api::openapi::documented;
 use crate::app::App;
 use crate::cluster::balance::Strategy;
+use crate::edge::cors::{Reader, preflight};
 use crate::edge::error::{HttpError, Routes, json};
+use crate::edge::upgrade::RequestContext;
 use crate::protocol::ids::NodeId;
 
 /// How long a client should wait before its first attempt to reconnect, and at most later.
@@ -38,16 +40,27 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "route")
         .and(documented("/v1/route"))
         .and(with(app))
+        .and(warp::header::headers_cloned())
         .and(query())
-        .then(async |_method, app: Arc<App>, query: String| {
-            choose(&app, &query).unwrap_or_else(HttpError::reply)
-        })
+        .and(warp::ext::get::<RequestContext>())
+        .then(
+            async |method: Method, app: Arc<App>, headers: HeaderMap, query: String, context| {
+                let RequestContext { caller, .. } = context;
+                if method == Method::OPTIONS {
+                    return preflight(&app, &headers, &caller);
+                }
+                let chosen = caller.check_page(&app, &headers);
+                let chosen = chosen.and_then(|()| choose(&app, &query));
+                let answer = chosen.unwrap_or_else(HttpError::reply);
+                Reader::of(&app, &headers, &caller).allow(answer)
+            },
+        )
         .boxed()
 }
 
 fn choose(app: &App, query: &str) -> Result<warp::reply::Response, HttpError> {
     let mut strategy = Strategy::default();
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+    for (name, value) in parameters(query, &["strategy"])? {
         if name == "strategy" {
             let unknown = |()| {
                 let names = Strategy::NAMES;

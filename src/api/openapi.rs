@@ -22,6 +22,9 @@ use crate::edge::error::Routes;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
+/// The paths whose GET answers a connection.
+const STREAMS: [&str; 2] = ["/ws", "/sse"];
+
 /// The methods of each path, as `Allow` lists them.
 static METHODS: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
     #[derive(Deserialize)]
@@ -31,8 +34,11 @@ static METHODS: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
     }
     let document: Document<'_> = serde_json::from_str(DOCUMENT).expect("the tests read it too");
     let listed = |(path, item): (_, HashMap<&str, _>)| {
-        let known = ["get", "head", "post", "put", "delete", "patch"];
-        let methods = known.iter().filter(|method| item.contains_key(**method));
+        let known = ["get", "head", "post", "put", "delete", "patch", "options"];
+        // RFC 9110, 9.3.2; a stream has no end at which its head could be told.
+        let has_head = item.contains_key("get") && !STREAMS.contains(&path);
+        let is_listed = |method: &str| item.contains_key(method) || (method == "head" && has_head);
+        let methods = known.iter().filter(|method| is_listed(method));
         let methods: Vec<_> = methods.map(|method| method.to_ascii_uppercase()).collect();
         (path, methods.join(", "))
     };
@@ -45,7 +51,8 @@ pub(super) struct NotAllowed(pub(super) &'static str);
 
 impl warp::reject::Reject for NotAllowed {}
 
-/// Passes only the methods that the document has for this path; comes after the path. Panics at the
+/// Passes only the methods that the document has for this path, and HEAD, as GET, where it has GET;
+/// comes after the path. Panics at the
 /// start of the node if the document does not have the path.
 pub(super) fn documented(
     path: &str,
@@ -55,7 +62,10 @@ pub(super) fn documented(
     });
     warp::method().and_then(move |method: Method| async move {
         let fits = allowed.split(", ").any(|one| one == method.as_str());
-        if fits {
+        if fits && method == Method::HEAD {
+            // hyper leaves the body out.
+            Ok(Method::GET)
+        } else if fits {
             Ok(method)
         } else {
             Err(warp::reject::custom(NotAllowed(allowed)))

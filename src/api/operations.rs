@@ -8,26 +8,31 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use crate::api::filters::with;
+use crate::api::filters::with_operator;
 use crate::api::gauges;
 use crate::api::openapi::documented;
 use crate::app::App;
 use crate::backplane::nodes::Health;
+use crate::edge::caller::Caller;
 use crate::edge::error::{Routes, json};
 
 pub(super) fn routes(app: &Arc<App>) -> Routes {
-    let health = warp::path!("healthz").and(documented("/healthz")).map(|_| {
-        json(
-            StatusCode::OK,
-            &State {
-                status: "ok",
-                reason: None,
-            },
-        )
-    });
+    // By any name: a check that fails for its `Host` would take all nodes out of service.
+    let health = warp::path!("healthz")
+        .and(documented("/healthz"))
+        .and(with_operator(app, Caller::check_foreign))
+        .map(|_, _| {
+            json(
+                StatusCode::OK,
+                &State {
+                    status: "ok",
+                    reason: None,
+                },
+            )
+        });
     let ready = warp::path!("readyz")
         .and(documented("/readyz"))
-        .and(with(app))
+        .and(with_operator(app, Caller::check_foreign))
         .map(|_, app: Arc<App>| {
             let health = *app.backplane.health().borrow();
             let reason = match health {
@@ -54,7 +59,7 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
         });
     let metrics = warp::path!("metrics")
         .and(documented("/metrics"))
-        .and(with(app))
+        .and(with_operator(app, Caller::check_stranger))
         .then(async |_method, app: Arc<App>| {
             let most = app.config.queue_bytes;
             gauges::read(

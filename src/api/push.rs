@@ -12,7 +12,7 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use crate::api::body;
+use crate::api::body::{self, Form, LINES};
 use crate::api::filters::with_key;
 use crate::api::openapi::documented;
 use crate::app::App;
@@ -22,54 +22,25 @@ use crate::protocol::{InvalidInput, PushRequest, Status};
 
 /// Most pushes in one batch.
 const MAX_BATCH: usize = 10_000;
-const NDJSON: &str = "application/x-ndjson";
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "push")
         .and(documented("/v1/push"))
         .and(with_key(app))
-        .and(warp::header::optional::<String>("content-type"))
+        .and(body::content_type())
         .and(warp::body::stream())
-        .then(
-            async |_method, app: Arc<App>, content_type: Option<String>, stream| {
-                let body = match body::read(stream).await {
-                    Ok(body) => body,
-                    Err(error) => return error.reply(),
-                };
-                let reply = match media_type(content_type.as_deref()) {
-                    Some(Form::Lines) => push_lines(&app, &body).await,
-                    Some(Form::Json) if body.trim_ascii_start().starts_with(b"[") => {
-                        push_array(&app, &body).await
-                    }
-                    Some(Form::Json) => push_one(&app, &body).await,
-                    None => Err(HttpError::new(
-                        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                        "content_type",
-                        "send application/json, or application/x-ndjson for one push a line",
-                    )),
-                };
-                reply.unwrap_or_else(HttpError::reply)
-            },
-        )
+        .then(async |_method, app: Arc<App>, declared, stream| {
+            let reply = match body::read_declared(&app, declared, stream).await {
+                Err(error) => Err(error),
+                Ok((Form::Lines, body)) => push_lines(&app, &body).await,
+                Ok((Form::Json, body)) if body.trim_ascii_start().starts_with(b"[") => {
+                    push_array(&app, &body).await
+                }
+                Ok((Form::Json, body)) => push_one(&app, &body).await,
+            };
+            reply.unwrap_or_else(HttpError::reply)
+        })
         .boxed()
-}
-
-/// The form of a batch.
-enum Form {
-    Json,
-    Lines,
-}
-
-/// A missing header means JSON, and so does the one that curl sends by default.
-fn media_type(content_type: Option<&str>) -> Option<Form> {
-    let essence = content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
-    match essence.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("application/json" | "text/json" | "application/x-www-form-urlencoded") => {
-            Some(Form::Json)
-        }
-        Some(NDJSON | "application/ndjson" | "application/jsonl") => Some(Form::Lines),
-        Some(_) => None,
-    }
 }
 
 fn parse(app: &App, body: &[u8]) -> Result<PushRequest, InvalidInput> {
@@ -154,7 +125,7 @@ async fn push_lines(app: &App, body: &[u8]) -> Result<Response, HttpError> {
     let mut response = Response::new(out.into());
     response
         .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+        .insert(CONTENT_TYPE, HeaderValue::from_static(LINES[0]));
     Ok(response)
 }
 

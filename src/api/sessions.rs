@@ -29,9 +29,10 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "sessions")
         .and(documented("/v1/sessions"))
         .and(with_key(app))
+        .and(body::content_type())
         .and(warp::body::stream())
-        .then(async |method: Method, app: Arc<App>, stream| {
-            let body = match body::read(stream).await {
+        .then(async |method: Method, app: Arc<App>, declared, stream| {
+            let body = match body::read_json(&app, declared, stream).await {
                 Ok(body) => body,
                 Err(error) => return error.reply(),
             };

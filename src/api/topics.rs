@@ -10,7 +10,7 @@ use warp::Filter;
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use crate::api::filters::{name, query, with_key};
+use crate::api::filters::{name, parameters, query, with_key};
 use crate::api::openapi::documented;
 use crate::app::App;
 use crate::backplane::rows::MemberCount;
@@ -77,7 +77,7 @@ fn list_here(app: &App, query: &str) -> Result<Response, HttpError> {
         next: Option<Topic>,
     }
     let (mut limit, mut after) = (PAGE, None);
-    for (field, value) in url::form_urlencoded::parse(query.as_bytes()) {
+    for (field, value) in parameters(query, &["limit", "after"])? {
         match &*field {
             "limit" => {
                 let number = value
@@ -120,7 +120,7 @@ async fn show(app: &App, topic: &str, query: &str) -> Result<Response, HttpError
     }
     let topic: Topic = name(topic)?;
     let mut wants_members = false;
-    for (field, value) in url::form_urlencoded::parse(query.as_bytes()) {
+    for (field, value) in parameters(query, &["members"])? {
         if field == "members" {
             let words = "members must be true or false";
             wants_members = value.parse().map_err(|_| HttpError::bad_request(words))?;

@@ -10,7 +10,7 @@ use warp::Filter;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use crate::api::filters::{name, query, with_key};
+use crate::api::filters::{name, parameters, query, with_key};
 use crate::api::openapi::documented;
 use crate::app::App;
 use crate::backplane::rows::Row;
@@ -130,7 +130,7 @@ async fn ask(app: &App, user: &UserId, id: Option<&str>) -> Gathered {
 /// The message that is asked for.
 fn wanted_id(query: &str) -> Result<Option<String>, HttpError> {
     let mut id = None;
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+    for (name, value) in parameters(query, &["id"])? {
         if name != "id" {
             return Err(HttpError::bad_request("the only parameter is id"));
         }

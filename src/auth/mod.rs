@@ -28,6 +28,11 @@ impl ApiKeys {
         )
     }
 
+    /// Whether any sender may send.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether an `Authorization` header admits its sender. Takes the same time for any key:
     /// it is compared with every valid one, in constant time.
     pub(crate) fn allow(&self, authorization: Option<&str>) -> bool {
@@ -116,19 +121,6 @@ pub(crate) fn claimed_user(user: Option<&str>) -> Result<UserId, String> {
         .map_err(|error: crate::protocol::ids::BadName| error.to_string())
 }
 
-/// Whether a page of this origin may connect to this host.
-///
-/// `allowed` is the exact list from the configuration. If it is empty, a page may connect to the
-/// host that it was loaded from. A client without an origin is not a browser and may connect.
-pub(crate) fn allows_origin(allowed: &[String], origin: Option<&str>, host: Option<&str>) -> bool {
-    let Some(origin) = origin else { return true };
-    if allowed.is_empty() {
-        let host_of_origin = origin.split_once("://").map(|(_, host)| host);
-        return host_of_origin.is_some() && host_of_origin == host;
-    }
-    allowed.iter().any(|one| one == "*" || one == origin)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,39 +151,5 @@ mod tests {
             assert!(!keys.allow(bad), "{bad:?}");
         }
         assert!(crate::auth::ApiKeys::new(&[]).allow(None));
-    }
-
-    #[test]
-    fn origins_are_compared_whole() {
-        let allowed = ["https://app.example.org".to_owned()];
-        assert!(allows_origin(
-            &allowed,
-            Some("https://app.example.org"),
-            None
-        ));
-        assert!(allows_origin(&allowed, None, None));
-        for bad in [
-            "null",
-            "https://app.example.org.evil.net",
-            "http://app.example.org",
-            "",
-        ] {
-            assert!(
-                !allows_origin(&allowed, Some(bad), Some("app.example.org")),
-                "{bad}"
-            );
-        }
-        assert!(allows_origin(
-            &[],
-            Some("http://127.0.0.1:8080"),
-            Some("127.0.0.1:8080")
-        ));
-        assert!(!allows_origin(
-            &[],
-            Some("http://evil.net"),
-            Some("127.0.0.1:8080")
-        ));
-        assert!(!allows_origin(&[], Some("null"), Some("127.0.0.1:8080")));
-        assert!(!allows_origin(&[], Some("null"), None));
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::auth::{AuthMode, SessionPolicy};
+use crate::config::hosts::AllowedHosts;
+use crate::config::origins::AllowedOrigins;
 use crate::config::redis_url::RedisUrl;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::upstream_routes::UpstreamRoutes;
@@ -206,17 +208,12 @@ pub(super) fn api_keys(text: &str) -> Result<Vec<Secret>, String> {
         .collect())
 }
 
-pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
-    let origin = |text: &str| match url::Url::parse(text) {
-        _ if text == "*" => Ok(text.to_owned()),
-        Ok(url) if url.origin().is_tuple() && url.origin().ascii_serialization() == text => {
-            Ok(text.to_owned())
-        }
-        _ => Err(format!(
-            "has {text:?}: must be an origin such as https://app.example.org, without a path"
-        )),
-    };
-    list(text).map(origin).collect()
+pub(super) fn origins(text: &str) -> Result<AllowedOrigins, String> {
+    AllowedOrigins::parse(list(text))
+}
+
+pub(super) fn allowed_hosts(text: &str) -> Result<AllowedHosts, String> {
+    AllowedHosts::parse(list(text))
 }
 
 pub(super) fn topics(text: &str) -> Result<Arc<TopicPatterns>, String> {

@@ -11,6 +11,10 @@ pub(crate) mod upstream_routes;
 
 pub(crate) mod trusted_proxies;
 
+pub(crate) mod hosts;
+
+pub(crate) mod origins;
+
 pub(crate) mod faults;
 
 pub(crate) mod auth;
@@ -27,13 +31,15 @@ use serde::Deserialize;
 
 use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::checks::{
-    api_keys, auth_mode, boolean, events, jwks_url, jwt_secrets, listeners, listeners_required,
-    log_format, log_level, node_name, number, origins, path, prefix, public_keys, public_url,
-    redis_url, seconds, session_policy, topics, trusted_proxies, upstream_routes, user_claim,
-    words,
+    allowed_hosts, api_keys, auth_mode, boolean, events, jwks_url, jwt_secrets, listeners,
+    listeners_required, log_format, log_level, node_name, number, origins, path, prefix,
+    public_keys, public_url, redis_url, seconds, session_policy, topics, trusted_proxies,
+    upstream_routes, user_claim, words,
 };
 use crate::config::faults::Faults;
 use crate::config::faults::nearest;
+use crate::config::hosts::AllowedHosts;
+use crate::config::origins::AllowedOrigins;
 use crate::config::redis_url::RedisUrl;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::upstream_routes::UpstreamRoutes;
@@ -176,9 +182,18 @@ settings! {
     /// Check on every connect whether the user is banned.
     bans / "BANS": bool = "true", boolean;
 
-    /// Web pages that may connect, by exact `Origin`, comma-separated. Empty: pages of this host
-    /// only. `*`: any. Clients that send no Origin (not browsers) are always allowed.
-    origins / "ORIGINS": Vec<String> = "", origins;
+    /// Web pages that may connect, by their origin, comma-separated: `https://app.example.org`,
+    /// `https://*.example.org` for any one label there, `capacitor://localhost` for an app,
+    /// `null` for pages without one. `*`: any. Pages of this host may always connect, and so may
+    /// clients that are not browsers.
+    origins / "ORIGINS": AllowedOrigins = "", origins;
+
+    /// Further names of this node in `Host`, comma-separated, without a port: `push.example.org`,
+    /// `*.example.org` for any one label there. `*`: any. Needed only without PUSH_API_KEYS, for
+    /// `/metrics`, and with PUSH_AUTH=none. There, names with a dot are refused unless they are
+    /// listed, against DNS rebinding; addresses, `*.localhost`, the host name and the host of
+    /// PUSH_PUBLIC_URL pass.
+    allowed_hosts / "ALLOWED_HOSTS": AllowedHosts = "", allowed_hosts;
 
     /// Maximum clients at once. 0: nine tenths of the process's limit on open files.
     max_connections / "MAX_CONNECTIONS": usize = "0", number(0, 100_000_000);

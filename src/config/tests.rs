@@ -150,12 +150,19 @@ fn routes_that_would_lead_nowhere_are_faults() {
 }
 
 #[test]
-fn an_origin_is_scheme_host_and_port() {
-    assert!(Config::from_pairs([("PUSH_ORIGINS", "https://a.org, http://b:81")]).is_ok());
-    for bad in ["a.org", "https://a.org/", "https://a.org/x", "null"] {
+fn origins_and_hosts_that_could_not_match_stop_the_start() {
+    let good = "https://a.org, http://b:81, https://*.c.org, capacitor://localhost, null";
+    assert!(Config::from_pairs([("PUSH_ORIGINS", good)]).is_ok());
+    for bad in ["a.org", "https://a.org/x", "https://*", "wss://a.org"] {
+        let faults = faults([("PUSH_ORIGINS", bad)]);
+        assert!(faults[0].starts_with("PUSH_ORIGINS has"), "{faults:?}");
+    }
+    assert!(Config::from_pairs([("PUSH_ALLOWED_HOSTS", "a.org, *.b.org")]).is_ok());
+    for bad in ["a.org:80", "https://a.org", "a.*.org", "a..org"] {
+        let faults = faults([("PUSH_ALLOWED_HOSTS", bad)]);
         assert!(
-            Config::from_pairs([("PUSH_ORIGINS", bad)]).is_err(),
-            "{bad}"
+            faults[0].starts_with("PUSH_ALLOWED_HOSTS has"),
+            "{faults:?}"
         );
     }
 }

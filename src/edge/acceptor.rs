@@ -18,7 +18,9 @@ use tokio::net::{TcpStream, UnixStream};
 use warp::http::StatusCode;
 
 use crate::app::App;
+use crate::config::hosts::OwnNames;
 use crate::config::trusted_proxies::TrustedProxies;
+use crate::edge::caller::Caller;
 use crate::edge::error::{HttpError, Routes};
 use crate::edge::listeners::Listener;
 use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
@@ -57,12 +59,14 @@ pub(crate) struct Acceptor {
     /// When to stop accepting.
     pub(crate) shutdown: Shutdown,
     pub(crate) proxies: Arc<TrustedProxies>,
+    pub(crate) names: Arc<OwnNames>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Acceptor {
     /// Accepts on one listener and serves its clients, until the node is leaving.
     pub(crate) async fn serve(self, listener: Listener, service: Service) {
+        let port = listener.port();
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&listener) => accepted,
@@ -72,9 +76,9 @@ impl Acceptor {
                 Ok(Accepted::Tcp(stream, address)) => {
                     // Only fails on a socket that is gone already, which reading will show.
                     let _ = stream.set_nodelay(true);
-                    self.admit(stream, Some(address.ip()), &service);
+                    self.admit(stream, Some(address.ip()), port, &service);
                 }
-                Ok(Accepted::Unix(stream)) => self.admit(stream, None, &service),
+                Ok(Accepted::Unix(stream)) => self.admit(stream, None, port, &service),
                 // The client gave up before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -86,7 +90,13 @@ impl Acceptor {
         }
     }
 
-    fn admit<S: Stream>(&self, stream: S, address: Option<IpAddr>, service: &Service) {
+    fn admit<S: Stream>(
+        &self,
+        stream: S,
+        address: Option<IpAddr>,
+        port: Option<u16>,
+        service: &Service,
+    ) {
         // A proxy's clients are counted once it has named them, which it cannot do over lines.
         let counted = address.filter(|_| !self.proxies.trusts(address));
         let permit = match self.admission.admit(counted) {
@@ -96,12 +106,24 @@ impl Acceptor {
         let peer = Peer { address, permit };
         match service {
             Service::Http(routes) => {
-                tokio::spawn(serve_connection(stream, peer, routes.clone(), self.clone()));
+                let (routes, acceptor) = (routes.clone(), self.clone());
+                tokio::spawn(serve_connection(stream, peer, port, routes, acceptor));
             }
             Service::Lines(app) => {
                 tokio::spawn(tcp::connect(app.clone(), stream, peer));
             }
         }
+    }
+
+    /// Who sent this request, before any route sees it.
+    fn examine<B>(
+        &self,
+        request: &hyper::Request<B>,
+        peer: &Peer,
+        port: Option<u16>,
+    ) -> Result<(Caller, Peer), HttpError> {
+        let caller = Caller::of(request, &self.names, port)?;
+        Ok((caller, self.sender(request, peer)?))
     }
 
     /// The peer that sent this request: the one at the socket, or a client of that proxy.
@@ -154,16 +176,24 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
 }
 
 /// Serves the requests of one socket, until it is closed or handed over.
-async fn serve_connection(stream: impl Stream, peer: Peer, routes: Routes, acceptor: Acceptor) {
+async fn serve_connection(
+    stream: impl Stream,
+    peer: Peer,
+    port: Option<u16>,
+    routes: Routes,
+    acceptor: Acceptor,
+) {
     let shutdown = acceptor.shutdown.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
     let slot = UpgradeSlot::default();
     let shared = slot.clone();
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            let answer = acceptor.sender(&request, &peer).map(|peer| {
+            let answer = acceptor.examine(&request, &peer, port);
+            let answer = answer.map(|(caller, peer)| {
                 let context = RequestContext {
                     peer,
+                    caller,
                     version: request.version(),
                     slot: shared.clone(),
                 };

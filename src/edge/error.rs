@@ -17,7 +17,7 @@ use crate::protocol::{InvalidInput, error_object};
 pub(crate) type Routes = BoxedFilter<(Response,)>;
 
 /// An error on its way to a sender or client.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct HttpError {
     pub(crate) status: StatusCode,
     pub(crate) code: &'static str,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use warp::http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use warp::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use warp::http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::app::App;
@@ -21,13 +21,13 @@ use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::{NewConnection, Reservation};
 use crate::local::replay::follower::Start;
 use crate::local::shard::command::Command;
-use crate::protocol::Dialect;
 use crate::protocol::client::connect::ConnectRequest;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId, listed};
 use crate::protocol::position::Since;
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
+use crate::protocol::{Dialect, InvalidInput};
 
 /// A client that is in the hub, before its socket is in a shard.
 #[derive(Debug)]
@@ -38,7 +38,10 @@ pub(crate) struct Admitted {
 }
 
 /// Reads what a client says in its request.
-pub(crate) fn read_request(query: &str, headers: &HeaderMap) -> ConnectRequest {
+pub(crate) fn read_request(
+    query: &str,
+    headers: &HeaderMap,
+) -> Result<ConnectRequest, InvalidInput> {
     let texts = |name: HeaderName| {
         let values = headers.get_all(name).into_iter();
         values.filter_map(|value| value.to_str().ok())
@@ -47,17 +50,12 @@ pub(crate) fn read_request(query: &str, headers: &HeaderMap) -> ConnectRequest {
     ConnectRequest::from_http(query, authorization, texts(SEC_WEBSOCKET_PROTOCOL))
 }
 
-/// Refuses every client while the node is leaving, and pages of foreign origins.
-pub(crate) fn check_request(app: &App, headers: &HeaderMap) -> Result<(), HttpError> {
+/// Refuses every client while the node is leaving.
+pub(crate) fn check_leaving(app: &App) -> Result<(), HttpError> {
     if app.shutdown.has_begun() {
         let words = "this node is leaving";
         let error = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "draining", words);
         return Err(error.retry_after(1));
-    }
-    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    if !auth::allows_origin(&app.config.origins, header(ORIGIN), header(HOST)) {
-        let words = "pages of this origin may not connect (PUSH_ORIGINS)";
-        return Err(HttpError::new(StatusCode::FORBIDDEN, "origin", words));
     }
     Ok(())
 }
@@ -192,7 +190,9 @@ fn check_terms(
     {
         return Err(HttpError::bad_request("device has over 64 bytes"));
     }
-    let since = request.since.map(|text| text.parse()).transpose();
+    // Empty is not there, as with topics: templates of URLs leave such parameters.
+    let since = request.since.filter(|text| !text.is_empty());
+    let since = since.map(|text| text.parse()).transpose();
     let since = since.map_err(|error| HttpError::bad_request(format!("since {error}")))?;
     let watches = watches?;
     let most = app.hub.topics().most();

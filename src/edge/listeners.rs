@@ -129,6 +129,14 @@ impl Listener {
         }
     }
 
+    /// None over a Unix socket.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(_, address) => Some(address.port()),
+            Self::Unix(..) => None,
+        }
+    }
+
     /// Where it listens, as a person or a program would write it.
     fn address(&self) -> Listen {
         match self {

@@ -12,6 +12,10 @@ pub(crate) mod error;
 
 pub(crate) mod client_error;
 
+pub(crate) mod caller;
+
+pub(crate) mod cors;
+
 pub(crate) mod handshake;
 
 pub(crate) mod upgrade;

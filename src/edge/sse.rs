@@ -5,41 +5,54 @@
 //! shard writes the head of the answer, and then the events, into the socket itself. The answer has
 //! neither a length nor chunks, so the end of the stream is the end of the connection.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use warp::http::header::ORIGIN;
-use warp::http::{HeaderMap, StatusCode};
+use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::Response;
 
 use crate::app::App;
+use crate::edge::cors::{Reader, preflight};
 use crate::edge::error::HttpError;
-use crate::edge::handshake::{check_request, enter, read_request};
+use crate::edge::handshake::{check_leaving, enter, read_request};
 use crate::edge::upgrade::{RequestContext, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
 use crate::protocol::{Dialect, GOODBYE_ID};
 
 /// Lets a client in, or answers why not.
 pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response {
-    match admit(&app, request).await {
+    let (headers, caller) = (&request.headers, &request.context.caller);
+    if request.method == Method::OPTIONS {
+        return preflight(&app, headers, caller);
+    }
+    let reader = Reader::of(&app, headers, caller);
+    let response = match admit(&app, request, &reader).await {
         Ok(response) => response,
         Err(error) => {
             app.metrics.handshake_refused(error.code);
             error.reply()
         }
-    }
+    };
+    reader.allow(response)
 }
 
-async fn admit(app: &Arc<App>, request: UpgradeRequest) -> Result<Response, HttpError> {
+async fn admit(
+    app: &Arc<App>,
+    request: UpgradeRequest,
+    reader: &Reader,
+) -> Result<Response, HttpError> {
     let UpgradeRequest {
         headers,
         query,
-        context: RequestContext { peer, slot, .. },
+        context: RequestContext {
+            peer, slot, caller, ..
+        },
         ..
     } = request;
-    check_request(app, &headers)?;
-    let mut connect = read_request(&query, &headers);
+    check_leaving(app)?;
+    caller.check_page(app, &headers)?;
+    let mut connect = read_request(&query, &headers)?;
     match last_event_id(&headers, &query)? {
         Some(id) if id == GOODBYE_ID => {
             // It was told not to reconnect. A browser does all the same, and stops at this answer.
@@ -58,7 +71,7 @@ async fn admit(app: &Arc<App>, request: UpgradeRequest) -> Result<Response, Http
         admitted,
         peer,
         role: Role::Client,
-        head: head(&config.origins, origin(&headers)).into(),
+        head: head(reader).into(),
         // A write that is not taken is found by the write deadline, which should speak first.
         silence: Some(config.pong_seconds + config.write_seconds),
     };
@@ -74,36 +87,27 @@ fn last_event_id(headers: &HeaderMap, query: &str) -> Result<Option<String>, Htt
             let id = id.to_str().map_err(|_| HttpError::bad_request(words))?;
             Some(id.to_owned())
         }
-        None => url::form_urlencoded::parse(query.as_bytes())
-            .find(|(name, _)| name == "lastEventId")
-            .map(|(_, value)| value.into_owned()),
+        None => {
+            let named = |(name, _): &(Cow<'_, str>, _)| name == "lastEventId";
+            let mut ids = url::form_urlencoded::parse(query.as_bytes()).filter(named);
+            let id = ids.next();
+            if ids.next().is_some() {
+                return Err(HttpError::bad_request("lastEventId must be there once"));
+            }
+            id.map(|(_, value)| value.into_owned())
+        }
     };
     Ok(id.filter(|id| !id.is_empty()))
 }
 
-fn origin(headers: &HeaderMap) -> Option<&str> {
-    headers.get(ORIGIN)?.to_str().ok()
-}
-
-/// The head of the answer. `origin` is allowed to connect.
-fn head(allowed: &[String], origin: Option<&str>) -> String {
+/// The head of the answer.
+fn head(reader: &Reader) -> String {
     let date = httpdate::fmt_http_date(SystemTime::now());
     let mut head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n\
          x-accel-buffering: no\r\nconnection: close\r\ndate: {date}\r\n"
     );
-    if let Some(origin) = origin {
-        // To any page, but without its user's cookies, unless the page is on the list.
-        let _ = if allowed.iter().any(|one| one == "*") {
-            write!(head, "access-control-allow-origin: *\r\n")
-        } else {
-            write!(
-                head,
-                "access-control-allow-origin: {origin}\r\n\
-                 access-control-allow-credentials: true\r\nvary: origin\r\n"
-            )
-        };
-    }
+    reader.write(&mut head);
     head.push_str("\r\n");
     head
 }
@@ -114,15 +118,16 @@ mod tests {
 
     #[test]
     fn a_page_may_read_the_stream_if_it_may_connect() {
-        let list = ["https://app.example.org".to_owned()];
-        let head = |allowed: &[String], origin| crate::edge::sse::head(allowed, origin);
-        assert!(!head(&list, None).contains("access-control"));
-        let listed = head(&list, Some("https://app.example.org"));
+        assert!(!head(&Reader::None).contains("access-control"));
+        let page = Reader::Page("https://app.example.org".parse().unwrap());
+        let listed = head(&page);
         assert!(listed.contains("\r\naccess-control-allow-origin: https://app.example.org\r\n"));
         assert!(listed.contains("\r\naccess-control-allow-credentials: true\r\n"));
-        let any = head(&["*".to_owned()], Some("https://evil.net"));
-        assert!(any.contains("\r\naccess-control-allow-origin: *\r\n"));
-        assert!(!any.contains("credentials"));
+        for (reader, origin) in [(Reader::Any, "*"), (Reader::Null, "null")] {
+            let head = head(&reader);
+            assert!(head.contains(&format!("\r\naccess-control-allow-origin: {origin}\r\n")));
+            assert!(!head.contains("credentials"), "{head}");
+        }
     }
 
     #[test]

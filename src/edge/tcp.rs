@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use warp::http::{HeaderMap, StatusCode};
+use warp::http::StatusCode;
 
 use crate::app::App;
 use crate::edge::error::HttpError;
-use crate::edge::handshake::{check_request, enter};
+use crate::edge::handshake::{check_leaving, enter};
 use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
 use crate::edge::upgrade::Upgrade;
 use crate::local::connection::Role;
@@ -61,8 +61,7 @@ async fn admit(
         // The check below tells the client that the node is leaving.
         () = app.shutdown.begun() => (String::new(), Bytes::new()),
     };
-    // A client that is not a browser has no origin.
-    check_request(app, &HeaderMap::new())?;
+    check_leaving(app)?;
     let request = ConnectRequest::from_line(&line).map_err(HttpError::from)?;
     let admitted = enter(app, request, Dialect::Lines, &peer).await?;
     let upgrade = Upgrade {

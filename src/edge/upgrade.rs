@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use warp::http::{HeaderMap, Method, Version};
 
+use crate::edge::caller::Caller;
 use crate::edge::handshake::Admitted;
 use crate::edge::peer::Peer;
 use crate::local::connection::Role;
@@ -34,6 +35,7 @@ pub(crate) struct RequestContext {
     pub(crate) peer: Peer,
     /// The HTTP version of the request.
     pub(crate) version: Version,
+    pub(crate) caller: Caller,
     pub(crate) slot: UpgradeSlot,
 }
 

@@ -11,14 +11,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha1::{Digest, Sha1};
 use warp::http::header::{
-    CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use warp::http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 use warp::reply::Response;
 
 use crate::app::App;
+use crate::edge::cors::Reader;
 use crate::edge::error::HttpError;
-use crate::edge::handshake::{check_request, enter, read_request};
+use crate::edge::handshake::{check_leaving, enter, read_request};
 use crate::edge::upgrade::{RequestContext, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
 use crate::protocol::{Dialect, SUBPROTOCOL};
@@ -37,11 +38,12 @@ struct Opening {
 
 /// Lets a client in, or answers why not.
 pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response {
+    let reader = Reader::of(&app, &request.headers, &request.context.caller);
     match admit(&app, request, Role::Client).await {
         Ok(response) => response,
         Err(error) => {
             app.metrics.handshake_refused(error.code);
-            error.reply()
+            reader.allow(error.reply())
         }
     }
 }
@@ -65,11 +67,16 @@ async fn admit(app: &Arc<App>, request: UpgradeRequest, role: Role) -> Result<Re
     let RequestContext {
         peer,
         version,
+        caller,
         slot,
     } = context;
     let opening = check(&method, version, &headers)?;
-    check_request(app, &headers)?;
-    let request = read_request(&query, &headers);
+    check_leaving(app)?;
+    // A browser always says where the page is from (RFC 6455, 10.2).
+    if headers.contains_key(ORIGIN) {
+        caller.check_page(app, &headers)?;
+    }
+    let request = read_request(&query, &headers)?;
     let admitted = enter(app, request, opening.dialect, &peer).await?;
     let upgrade = Upgrade {
         hub: app.hub.clone(),
@@ -139,7 +146,8 @@ fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Openi
     let mut digest = Sha1::new();
     digest.update(key);
     digest.update(GUID);
-    let v1 = has_token(headers, SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    // Not in any case: a browser ends the connection over a protocol that it did not offer.
+    let v1 = offered(headers, SEC_WEBSOCKET_PROTOCOL).any(|one| one == SUBPROTOCOL);
     let dialect = if v1 { Dialect::V1 } else { Dialect::Plain };
     Ok(Opening {
         accept: BASE64.encode(digest.finalize()),
@@ -149,13 +157,14 @@ fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Openi
 
 /// Whether a comma-separated header has this token, in any case.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let values = headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|one| one.trim().eq_ignore_ascii_case(token))
+    offered(headers, name).any(|one| one.eq_ignore_ascii_case(token))
+}
+
+/// The items of a comma-separated header.
+fn offered(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).into_iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    texts.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 #[cfg(test)]
@@ -196,6 +205,19 @@ mod tests {
         pairs.push(("sec-websocket-protocol", "other, pushnode.v1"));
         let opening = check(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
         assert_eq!(opening.dialect, Dialect::V1);
+    }
+
+    #[test]
+    fn only_a_subprotocol_that_was_offered_is_chosen() {
+        for (offer, expected) in [
+            ("PUSHNODE.V1", Dialect::Plain),
+            ("other, Pushnode.v1", Dialect::Plain),
+            ("PushNode.V1, pushnode.v1", Dialect::V1),
+        ] {
+            let pairs = [&GOOD[..], &[("sec-websocket-protocol", offer)]].concat();
+            let opening = check(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
+            assert_eq!(opening.dialect, expected, "{offer}");
+        }
     }
 
     #[test]

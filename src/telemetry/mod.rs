@@ -3,3 +3,5 @@
 pub(crate) mod metrics;
 
 pub(crate) mod trace;
+
+pub(crate) mod throttle;

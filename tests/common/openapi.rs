@@ -17,6 +17,9 @@ pub static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../../src/api/openapi.json")).expect("JSON")
 });
 
+/// Where HEAD is not answered like GET.
+const STREAMS: [&str; 2] = ["/ws", "/sse"];
+
 /// Under which the validator knows the document.
 const ADDRESS: &str = "http://node/openapi.json";
 
@@ -152,7 +155,7 @@ pub fn operations() -> Vec<Operation> {
         let item = paths.child(path).expect("listed");
         let methods = item.keys().map(str::to_ascii_uppercase);
         let methods = methods.filter_map(|method| {
-            let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"];
+            let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
             known
                 .contains(&&*method)
                 .then(|| method.parse().expect("a method"))
@@ -247,8 +250,16 @@ fn path_of(url: &str) -> &str {
 
 fn operation(method: &Method, path: &str) -> Option<Operation> {
     let path = template(path)?;
-    let fits = |one: &Operation| one.path == path && one.method == *method;
-    operations().into_iter().find(fits)
+    let of = |method: &Method| {
+        let fits = |one: &Operation| one.path == path && one.method == *method;
+        operations().into_iter().find(fits)
+    };
+    let implied = || {
+        let method = method.clone();
+        let get = of(&Method::GET).filter(|_| method == Method::HEAD && !STREAMS.contains(&path));
+        get.map(|get| Operation { method, ..get })
+    };
+    of(method).or_else(implied)
 }
 
 /// Reads an answer of a node; fails if it is not as the document says.
@@ -326,7 +337,10 @@ fn judge_stranger(
         let listed = operations()
             .into_iter()
             .filter(|one| Some(one.path) == path);
-        let listed: BTreeSet<String> = listed.map(|one| one.method.to_string()).collect();
+        let mut listed: BTreeSet<String> = listed.map(|one| one.method.to_string()).collect();
+        if listed.contains("GET") && !path.is_some_and(|path| STREAMS.contains(&path)) {
+            listed.insert("HEAD".to_owned());
+        }
         let allowed = answer.header("allow").unwrap_or_default().split(", ");
         let allowed: BTreeSet<String> = allowed.map(str::to_owned).collect();
         if listed != allowed {

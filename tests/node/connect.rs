@@ -155,10 +155,10 @@ async fn a_web_page_may_connect_if_its_origin_is_its_host_or_in_the_list() {
         ("null", &of_host, "null", 403),
         ("listed", &listed, "https://app.example.org", 101),
         (
-            "own, but not listed",
+            "own, and not listed",
             &listed,
             "https://push.example.org",
-            403,
+            101,
         ),
         (
             "listed, in plain text",

@@ -10,12 +10,16 @@ mod start;
 
 mod connect;
 mod frames;
+mod handshakes;
 mod limits;
+mod origins;
+mod strangers;
 
 mod bad_input;
 mod batches;
 mod calls;
 mod commands;
+mod cors;
 mod doors;
 mod identity;
 mod keep;

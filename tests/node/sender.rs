@@ -35,7 +35,11 @@ pub(crate) async fn call(method: &str, url: &str) -> (u16, String, Value) {
 /// A push as raw HTTP.
 pub(crate) async fn post_raw(node: &Node, headers: &str, body: &[u8]) -> Answer {
     let mut raw = Raw::open(node.client_address()).await;
-    let head = format!("POST /v1/push HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+    let json = match headers.to_ascii_lowercase().contains("content-type") {
+        true => "",
+        false => "Content-Type: application/json\r\n",
+    };
+    let head = format!("POST /v1/push HTTP/1.1\r\nHost: x\r\n{json}{headers}\r\n");
     raw.try_send(&[head.as_bytes(), body].concat()).await;
     raw.answer().await
 }

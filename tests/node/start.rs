@@ -284,8 +284,9 @@ async fn a_unix_socket_serves_clients_and_senders() {
     let mut sender = Raw::over(UnixStream::connect(&path).await.unwrap());
     let body = r#"{"to":{"user":"42"},"data":"through a file"}"#;
     let length = body.len();
-    let request =
-        format!("POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    let request = format!(
+        "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
     let answer = sender.ask(&request).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.body.contains("\"connections\":1"), "{answer:?}");

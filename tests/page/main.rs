@@ -330,6 +330,10 @@ fn the_page_connects_by_a_token_and_tells_of_its_end() {
         let url = format!("{}/?token={token}", node.url);
         let page = browser.command("/url", Some(json!({ "url": url })));
         page.expect("the page");
+        browser.until(
+            "the token does not stay in the address",
+            "return location.hash.startsWith('#user=') && !location.href.includes('token')",
+        );
         let choose = "document.querySelector('#transport').value = arguments[0]";
         browser.run(choose, &json!([transport]));
         browser.click("#connect");

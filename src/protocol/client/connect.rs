@@ -49,32 +49,44 @@ impl ConnectRequest {
         query: &str,
         authorization: Option<&str>,
         subprotocols: impl Iterator<Item = &'a str>,
-    ) -> Self {
-        let mut request = Self::from_query(query);
+    ) -> Result<Self, InvalidInput> {
+        let mut request = Self::from_query(query)?;
         let mut offered = subprotocols.flat_map(|value| value.split(','));
         let subprotocol = offered.find_map(|one| one.trim().strip_prefix("bearer."));
         if let Some(token) = authorization.or(subprotocol) {
             request.token = Some(Secret::new(token.to_owned()));
         }
-        request
+        Ok(request)
     }
 
     /// Unknown parameters are ignored: they may be meant for a proxy, or for another program.
-    fn from_query(query: &str) -> Self {
+    /// Repeated topics add up. Of anything else a second one is refused: a proxy may have set the
+    /// first, and programs disagree which of them counts.
+    fn from_query(query: &str) -> Result<Self, InvalidInput> {
         let mut request = Self::default();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            let value = Some(value.into_owned());
-            match &*name {
-                "user" => request.user = value,
-                "token" => request.token = value.map(Secret::new),
-                "device" => request.device = value,
-                "since" => request.since = value,
-                "topics" => request.topics = value,
-                "presence" => request.presence = value.map(Into::into),
-                _ => {}
+            let value = value.into_owned();
+            let earlier = match &*name {
+                "user" => request.user.replace(value).is_some(),
+                "token" => request.token.replace(Secret::new(value)).is_some(),
+                "device" => request.device.replace(value).is_some(),
+                "since" => request.since.replace(value).is_some(),
+                "presence" => request.presence.replace(value.into()).is_some(),
+                "topics" => {
+                    let all = request.topics.get_or_insert_default();
+                    if !all.is_empty() {
+                        all.push(',');
+                    }
+                    all.push_str(&value);
+                    false
+                }
+                _ => false,
+            };
+            if earlier {
+                return Err(InvalidInput::new(format!("{name} must be there once")));
             }
         }
-        request
+        Ok(request)
     }
 
     /// Reads the first line of a client that connects by TCP.
@@ -129,11 +141,28 @@ mod tests {
     }
 
     #[test]
+    fn repeated_topics_add_up_and_any_other_repetition_is_refused() {
+        let read = |query: &str| ConnectRequest::from_http(query, None, std::iter::empty());
+        let topics = |query: &str| read(query).unwrap().topics;
+        assert_eq!(topics("topics=a&topics=b,c").as_deref(), Some("a,b,c"));
+        assert_eq!(topics("topics=&topics=b").as_deref(), Some("b"));
+        assert_eq!(topics("user=42"), None);
+        for name in ["user", "token", "device", "since", "presence"] {
+            let refused = read(&format!("{name}=1&x=2&{name}=1")).unwrap_err();
+            assert_eq!(refused.to_string(), format!("{name} must be there once"));
+        }
+        assert!(read("x=1&x=2").is_ok());
+        let line = r#"{"type":"connect","user":"a","user":"b"}"#;
+        let refused = ConnectRequest::from_line(line).unwrap_err().to_string();
+        assert!(refused.contains("duplicate field"), "{refused}");
+    }
+
+    #[test]
     fn a_token_in_a_header_counts_before_one_in_the_query() {
         let token = |authorization, subprotocols: &[&'static str]| {
             let subprotocols = subprotocols.iter().copied();
             let request = ConnectRequest::from_http("token=query", authorization, subprotocols);
-            request.token.unwrap().reveal().to_owned()
+            request.unwrap().token.unwrap().reveal().to_owned()
         };
         assert_eq!(token(None, &["pushnode.v1"]), "query");
         assert_eq!(token(None, &["pushnode.v1, bearer.protocol"]), "protocol");

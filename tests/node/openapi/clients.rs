@@ -79,6 +79,31 @@ pub(super) async fn come(seen: &mut Seen) {
         "",
     )
     .await;
+    let port = named.client_address().port();
+    let (host, origin) = (
+        format!("evil.example:{port}"),
+        format!("http://evil.example:{port}"),
+    );
+    let rebound = [("host", host.as_str()), ("origin", origin.as_str())];
+    let upgrade = [&WEBSOCKET[..], &rebound].concat();
+    seen.expect("connect 403 host", "GET", &ws, &upgrade, "")
+        .await;
+    for (id, method, url) in [
+        ("connectEvents", "GET", &events),
+        ("preflightEvents", "OPTIONS", &events),
+        ("route", "GET", &route),
+        ("preflightRoute", "OPTIONS", &route),
+    ] {
+        let evil = [("origin", "https://evil.example")];
+        let (by_host, by_origin) = (format!("{id} 403 host"), format!("{id} 403 origin"));
+        seen.expect(&by_host, method, url, &rebound, "").await;
+        seen.expect(&by_origin, method, url, &evil, "").await;
+        if method == "OPTIONS" {
+            let allowed = format!("{id} 204");
+            let page = [("origin", own.as_str())];
+            seen.expect(&allowed, method, url, &page, "").await;
+        }
+    }
     let strict = node(&[("PUSH_TOPICS", "chat.*"), ("PUSH_MAX_TOPICS", "1")]);
     for (name, path) in [
         ("400 bad_request", "?user=%00"),

@@ -26,6 +26,7 @@ async fn every_answer_of_the_document_is_seen_and_no_other() {
     let others = async {
         clients::come(&mut seen).await;
         any_sender(&mut seen).await;
+        strangers(&mut seen).await;
         pushes(&mut seen).await;
         calls::of_senders(&mut seen).await;
         calls::to_nodes(&mut seen).await;
@@ -82,6 +83,36 @@ async fn any_sender(seen: &mut Seen) {
             seen.expect(&bad, method, &url, &headers, "{}").await;
             seen.expect(&too_large, method, &url, &headers, &large)
                 .await;
+        }
+    }
+}
+
+/// What web pages from elsewhere hear of a node without keys, whatever they ask for.
+async fn strangers(seen: &mut Seen) {
+    let node = node(&[]);
+    let page = [("origin", "https://evil.example"), ("content-type", JSON)];
+    let name = [("host", "evil.example"), ("content-type", JSON)];
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    for operation in operations() {
+        let (id, method) = (operation.id(), operation.method.as_str());
+        let path = operation.example_path();
+        let url = match operation.has_tag("operations") {
+            true => node.admin_url(&path),
+            false if operation.needs_key() => node.url(&path),
+            false => continue,
+        };
+        let word = |code: &str| match method {
+            "HEAD" => format!("{id} 403"),
+            _ => format!("{id} 403 {code}"),
+        };
+        seen.expect(&word("origin"), method, &url, &page, "").await;
+        // Health is told under any name.
+        if operation.needs_key() || path == "/metrics" {
+            seen.expect(&word("host"), method, &url, &name, "").await;
+        }
+        if !operation.example_bodies().is_empty() {
+            let word = format!("{id} 415 content_type");
+            seen.expect(&word, method, &url, &form, "a=b").await;
         }
     }
 }

@@ -8,6 +8,7 @@ use reqwest::header::{HeaderMap, HeaderName};
 use crate::common::openapi::{Answer, judge, operations};
 use crate::common::{Node, http};
 use crate::raw::Raw;
+use crate::sender::JSON;
 
 /// What has been answered so far.
 #[derive(Default)]
@@ -28,7 +29,12 @@ impl Seen {
         body: impl Into<reqwest::Body>,
     ) -> Answer {
         let method: Method = method.parse().expect("a method");
+        let body = body.into();
+        let has_body = body.as_bytes().is_none_or(|bytes| !bytes.is_empty());
         let mut request = http().request(method.clone(), url).body(body);
+        if has_body && !headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", JSON);
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
