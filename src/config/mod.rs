@@ -111,7 +111,8 @@ settings! {
 
     /// URL of the Redis that all nodes share: `redis://`, `rediss://` (TLS) or `redis+unix://`,
     /// with user, password and database; `redis-sentinel://host:26379,host:26379/0?master=mymaster`
-    /// or `redis-cluster://host:6379,host:6379`, with `rediss-` for TLS. If unset, REDIS_URL is
+    /// or `redis-cluster://host:6379,host:6379`, with `rediss-` for TLS. Percent-encode odd
+    /// characters. Channels carry the number of a database other than 0. If unset, REDIS_URL is
     /// used. Empty: a single node without Redis.
     redis_url / "REDIS_URL": Option<RedisUrl> = "", redis_url;
 

@@ -15,6 +15,8 @@ mod redis_groups;
 
 mod calls;
 mod commands;
+mod credentials;
+mod databases;
 mod documents;
 mod drain;
 mod events;

@@ -13,6 +13,8 @@ pub(crate) mod registry;
 pub(crate) mod servers;
 pub(crate) mod store;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +22,9 @@ use fred::prelude::{
     Builder, Client, Config as FredConfig, ConnectionConfig, PerformanceConfig, ReconnectPolicy,
     TcpConfig,
 };
-use fred::types::config::UnresponsiveConfig;
+use fred::types::config::{ServerConfig, UnresponsiveConfig};
 use fred::types::{RespVersion, Value};
+use percent_encoding::percent_decode_str;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -39,7 +42,7 @@ use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
 use crate::backplane::redis::store::upstream::Streams;
-use crate::config::redis_url::{RedisUrl, Topology};
+use crate::config::redis_url::{RedisUrl, ServerUrl, Topology};
 use crate::local::hub::Hub;
 use crate::local::replay::page::Bounds;
 use crate::protocol;
@@ -130,7 +133,7 @@ impl Redis {
         fatal: watch::Sender<Option<Fatal>>,
         metrics: &Arc<Metrics>,
     ) -> Result<(Self, Subscriber), String> {
-        let keys = Keys::new(&settings.prefix);
+        let keys = Keys::new(&settings.prefix, settings.url.database());
         let own = keys.node_channel(hub.node());
         let global = keys.global_channel();
         let servers = Servers::new(&settings.url, own.clone(), global, metrics.clone());
@@ -349,10 +352,14 @@ impl Drop for Redis {
 
 /// A client in which every default that loses commands or hangs is replaced.
 ///
-/// `url` names one server. At most `messages` wait for the listener, and `commands` for a
+/// At most `messages` wait for the listener, and `commands` for a
 /// connection.
-fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::error::Error> {
-    let mut config = FredConfig::from_url(url)?;
+fn build(
+    server: &ServerUrl,
+    messages: usize,
+    commands: usize,
+) -> Result<Client, fred::error::Error> {
+    let mut config = FredConfig::from_url(&server.url)?;
     config.version = RespVersion::RESP3;
     // Redis may be down when the node starts: keep trying.
     config.fail_fast = false;
@@ -370,6 +377,14 @@ fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::er
         },
         unresponsive: UnresponsiveConfig {
             max_timeout: Some(UNRESPONSIVE),
+    if let ServerConfig::Unix { path } = &mut config.server {
+        let text = path.to_string_lossy().into_owned();
+        *path = OsString::from_vec(percent_decode_str(&text).collect()).into();
+    }
+    config.database = Some(server.database).filter(|number| *number != 0);
+    let login = server.login.as_ref();
+    config.username = login.and_then(|login| login.user.as_deref().map(inline_word));
+    config.password = login.map(|login| inline_word(login.password.reveal()));
             interval: UNRESPONSIVE / 4,
         },
         ..ConnectionConfig::default()
@@ -385,4 +400,25 @@ fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::er
         .set_performance_config(performance)
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
     builder.build()
+}
+
+/// A user or password as one word of an inline command.
+///
+/// fred 10.1: writes HELLO inline and without quotes, so Redis splits a password at a space and
+/// refuses one with a quote. In double quotes Redis takes any byte, as `\xHH`. Other words are left
+/// as they are, because servers that imitate Redis may not know quotes.
+fn inline_word(text: &str) -> String {
+    let is_odd = |c: char| c.is_ascii_whitespace() || c.is_ascii_control() || "\"'".contains(c);
+    if !text.contains(is_odd) {
+        return text.to_owned();
+    }
+    let mut word = String::from('"');
+    for c in text.chars() {
+        match c {
+            c if is_odd(c) || c == '\\' => word += &format!("\\x{:02x}", u32::from(c)),
+            c => word.push(c),
+        }
+    }
+    word.push('"');
+    word
 }

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub(crate) use crate::backplane::redis::servers::commands::{asking, exec, multi, queue};
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
-use crate::config::redis_url::{Host, RedisUrl, Topology};
+use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
 use crate::telemetry::metrics::Metrics;
 
 /// Maximum number of rows looked up in one pipeline.
@@ -120,7 +120,7 @@ impl Servers {
         let one = *url.topology() == Topology::One;
         // Until the routes are known, a client without a connection refuses commands.
         let (waiting, doubt) = (if one { COMMAND_BUFFER } else { 1 }, Notify::new());
-        let client = build(url.reveal(), NO_MESSAGES, waiting)?;
+        let client = build(&url.one(), NO_MESSAGES, waiting)?;
         let server = if one {
             started(client, None, breaks.clone(), metrics.clone())
         } else {
@@ -178,11 +178,11 @@ impl Servers {
         self.routes().server(key).host.clone()
     }
 
-    /// The URL, with its password, of the server that has this key now.
-    pub(crate) fn url_of(&self, key: &str) -> Option<String> {
+    /// The server that has this key now.
+    pub(crate) fn url_of(&self, key: &str) -> Option<ServerUrl> {
         match self.host_of(key) {
-            Some(host) => self.0.url.reveal_server(&host),
-            None if *self.0.url.topology() == Topology::One => Some(self.0.url.reveal().to_owned()),
+            Some(host) => self.0.url.server(&host),
+            None if *self.0.url.topology() == Topology::One => Some(self.0.url.one()),
             // Not known yet.
             None => None,
         }
@@ -300,7 +300,7 @@ impl Servers {
 
     /// A connection to a server, not yet part of the routes.
     pub(crate) fn dial(&self, host: Host) -> Option<Server> {
-        let url = self.0.url.reveal_server(&host)?;
+        let url = self.0.url.server(&host)?;
         let client = build(&url, NO_MESSAGES, COMMAND_BUFFER)
             .inspect_err(
                 |error| tracing::error!(error = %redacted(error), "cannot connect to Redis"),
@@ -326,7 +326,7 @@ impl Servers {
         };
         let server = match silent {
             Some(host) => self.dial(host.clone()),
-            None => build(self.0.url.reveal(), NO_MESSAGES, COMMAND_BUFFER)
+            None => build(&self.0.url.one(), NO_MESSAGES, COMMAND_BUFFER)
                 .ok()
                 .map(|client| {
                     let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
