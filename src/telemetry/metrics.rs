@@ -3,6 +3,7 @@
 //! Hot counters are fields, incremented without a look-up. Labelled ones count what happens once
 //! per connection or push. No user id is ever a label.
 
+use std::hash::Hash;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
@@ -15,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::outcome::Status;
+use crate::telemetry::labels;
 
 /// A label whose values are fixed words.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -112,18 +114,47 @@ macro_rules! metrics {
                 $(Metric { name: $name, form: stringify!($type), help: $help },)+
             ];
 
+            /// The values that the label of a counter can have, by the counter's name without prefix
+            /// and `_total`.
+            #[must_use]
+            pub fn known_labels(name: &str) -> Vec<&'static str> {
+                labels::of(name)
+            }
+
             /// A table of zeros.
             #[must_use]
             pub fn new() -> Self {
                 let mut registry = Registry::with_prefix("pushnode");
                 $(
                     let $field: $type = $make;
+                    $field.begin(&labels::of($name));
                     registry.register($name, $help, $field.clone());
                 )+
                 Self { registry, $($field,)+ }
             }
         }
     };
+}
+
+/// What a metric shows before anything is counted.
+trait Begin {
+    /// Gives these label values a 0.
+    fn begin(&self, _words: &[&'static str]) {}
+}
+
+impl Begin for Counter {}
+impl Begin for Gauge {}
+impl Begin for Seconds {}
+impl Begin for Histogram {}
+/// Set at each look.
+impl Begin for Family<Queue, Gauge> {}
+
+impl<L: From<&'static str> + Clone + Eq + Hash> Begin for Family<L, Counter> {
+    fn begin(&self, words: &[&'static str]) {
+        for word in words {
+            drop(self.get_or_create(&L::from(word)));
+        }
+    }
 }
 
 /// A gauge of seconds.
