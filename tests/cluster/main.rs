@@ -37,6 +37,7 @@ mod quickstarts;
 mod redis_faults;
 mod registry;
 mod repeats;
+mod refusals;
 mod restart;
 mod secrets;
 mod topics;

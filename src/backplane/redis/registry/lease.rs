@@ -325,7 +325,9 @@ impl Lease {
             .unwrap_or_else(PoisonError::into_inner)
             .is_some();
         if held {
-            tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
+            if self.refusal.tells_forgotten() {
+                tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
+            }
             let mut forgotten = self
                 .forgotten
                 .write()

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(crate) use crate::backplane::redis::servers::commands::{asking, exec, multi, queue};
-use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::errors::{Complaints, redacted};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
 use crate::telemetry::metrics::Metrics;
@@ -62,6 +62,7 @@ struct Shared {
     doubt: Notify,
     /// When a server was last replaced by one that may have less data.
     turned: RwLock<Option<Instant>>,
+    complaints: Complaints,
     /// Live nodes, as of the last beat.
     population: AtomicU32,
     metrics: Arc<Metrics>,
@@ -148,6 +149,7 @@ impl Servers {
             turns: watch::channel(0).0,
             doubt,
             turned: RwLock::default(),
+            complaints: Complaints::default(),
             population: AtomicU32::new(0),
             metrics,
         })))
@@ -230,6 +232,7 @@ impl Servers {
 
     /// Notes a failure. If it may mean that the routes are out of date, wakes their check.
     pub(crate) fn note(&self, error: &Error) {
+        self.0.complaints.note(error);
         let kind = errors::kind(error);
         self.0
             .metrics
