@@ -45,8 +45,10 @@ use crate::local::replay::page::Bounds;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::topics::Topics;
 use crate::presence::Presence;
+use crate::protocol::ClusterKeys;
 use crate::protocol::client::websocket::Limits;
 use crate::protocol::ids::NodeId;
+use crate::protocol::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Trace;
@@ -152,7 +154,7 @@ impl Node {
             bans: config.bans,
         };
         let reader = ReplayReader::new(hub.clone(), backplane.clone(), metrics.clone());
-        let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds);
+        let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(inbound.run(feed));
         tasks.spawn(reader.serve(asked));
@@ -207,7 +209,13 @@ impl Cluster {
         metrics: &Arc<Metrics>,
         fatal: watch::Sender<Option<Fatal>>,
     ) -> Result<Self, RunError> {
-        let (backplane, feed) = start_backplane(config, hub, metrics, fatal)?;
+        let secrets = ClusterKeys::new(config.cluster_secret.iter().map(Secret::reveal));
+        if config.redis_url.is_some() && secrets.is_empty() {
+            tracing::info!(
+                "PUSH_CLUSTER_SECRET is empty: every publisher in Redis can speak as a node"
+            );
+        }
+        let (backplane, feed) = start_backplane(config, hub, &secrets, metrics, fatal)?;
         let replies = Arc::new(Replies::default());
         let calls = Arc::new(Calls::new(hub.clone(), metrics.clone()));
         let respond = Arc::new(Respond::new(
@@ -222,6 +230,7 @@ impl Cluster {
             replies.clone(),
             backplane.clone(),
             respond.clone(),
+            secrets,
             leaving.clone(),
             metrics.clone(),
         );
@@ -281,6 +290,7 @@ fn start_hub(
 fn start_backplane(
     config: &Config,
     hub: &Arc<Hub>,
+    secrets: &ClusterKeys,
     metrics: &Arc<Metrics>,
     fatal: watch::Sender<Option<Fatal>>,
 ) -> Result<(Arc<Backplane>, Feed), RunError> {
@@ -295,6 +305,7 @@ fn start_backplane(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         url: config.public_url.clone(),
         weight: config.weight,
+        signs: !secrets.is_empty(),
     };
     let inboxes = Bounds {
         messages: config.keep_messages,
@@ -311,6 +322,7 @@ fn start_backplane(
             let settings = RedisSettings {
                 url: url.clone(),
                 prefix: config.prefix.clone(),
+                secrets: secrets.clone(),
                 inboxes,
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,

@@ -272,6 +272,30 @@ impl Backplane {
         }
     }
 
+    /// The names of this node's channel and of that of all nodes, as signatures have them.
+    pub(crate) fn channels(&self) -> [String; 2] {
+        match self {
+            // There is no other to say anything.
+            Self::Standalone(_) => [String::new(), String::new()],
+            Self::Redis(redis) => redis.channels(),
+        }
+    }
+
+    /// Whether all nodes sign, so that an unsigned line is not theirs.
+    pub(crate) fn requires_signatures(&self) -> bool {
+        match self {
+            Self::Standalone(_) => false,
+            Self::Redis(redis) => redis.requires_signatures(),
+        }
+    }
+
+    /// A node is heard for the first time: if it is not in the table, the table is read again soon.
+    pub(crate) fn note_stranger(&self, node: &NodeId) {
+        if let Self::Redis(redis) = self {
+            redis.note_stranger(node);
+        }
+    }
+
     /// How many lines for other nodes Redis has not answered yet.
     pub(crate) fn unanswered(&self) -> usize {
         match self {

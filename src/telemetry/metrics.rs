@@ -258,6 +258,10 @@ metrics! {
         "Envelopes received from the bus";
     bad_envelopes: Counter = Counter::default(), "bad_envelopes",
         "Lines received from the bus that are not valid envelopes";
+    lines_refused: Family<Reason, Counter> = Family::default(), "lines_refused",
+        "Lines of the bus that only nodes may say and that no node has said, by reason";
+    lines_trusted: Counter = Counter::default(), "lines_trusted",
+        "Unsigned lines taken for a node's because a live node has no PUSH_CLUSTER_SECRET";
     stale: Counter = Counter::default(), "stale",
         "Envelopes on this node's own channel whose recipients are no longer here";
     duplicates: Counter = Counter::default(), "duplicates",
@@ -371,6 +375,11 @@ impl Metrics {
         if messages > 0 {
             self.drops.get_or_create(&reason.into()).inc_by(messages);
         }
+    }
+
+    /// Counts a line of the bus that was not believed.
+    pub fn line_refused(&self, reason: &'static str) {
+        self.lines_refused.get_or_create(&reason.into()).inc();
     }
 
     /// Counts a sign of loss.

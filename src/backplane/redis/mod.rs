@@ -46,6 +46,7 @@ use crate::config::redis_url::{RedisUrl, ServerUrl, Topology};
 use crate::local::hub::Hub;
 use crate::local::replay::page::Bounds;
 use crate::protocol;
+use crate::protocol::ClusterKeys;
 use crate::protocol::ids::NodeId;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -59,9 +60,9 @@ const COMMAND_BUFFER: usize = 100_000;
 /// Payloads that fred's buffer holds until the pump takes them; those that do not fit are lost.
 /// The pump takes them at once, but on a machine without a free processor that can be half a
 /// second later. Costs about 0.7 KiB each, all of it allocated at the start.
-const SUBSCRIPTION_BUFFER: usize = 32_768;
 /// Maximum wait for Redis when the node leaves.
 const LEAVE: Duration = Duration::from_secs(5);
+const SUBSCRIPTION_BUFFER: usize = 32_768;
 /// A row's TTL in Redis: a safety net for rows that no node swept. Rows are rewritten long before.
 const ROW_TTL_SECONDS: i64 = 24 * 3600;
 /// Follows the number in a topic's row if clients of that node watch joins and leaves.
@@ -76,6 +77,8 @@ pub(crate) struct RedisSettings {
     pub url: RedisUrl,
     /// The prefix of keys and channels.
     pub prefix: String,
+    /// By which nodes know each other's lines.
+    pub secrets: ClusterKeys,
     /// The bounds of inboxes and logs.
     pub inboxes: Bounds,
     /// Approximately how many entries the stream of a service holds.
@@ -144,21 +147,23 @@ impl Redis {
             keys.clone(),
             record,
             hub.clone(),
+            settings.secrets.clone(),
             fatal,
         ));
-        let outboxes = Outboxes::new(servers.clone(), hub.node().clone(), metrics.clone());
+        let outboxes = Outboxes::new(
+            servers.clone(),
+            lease.clone(),
+            keys.clone(),
+            settings.secrets.clone(),
+            metrics.clone(),
+        );
         let registry = Registry::new(servers.clone(), keys.clone(), hub.clone(), metrics.clone());
         let kept = KeptStore::new(servers.clone(), keys.clone(), settings.inboxes);
         let streams = Streams::new(servers.clone(), keys.clone(), settings.upstream_length);
         let access = AccessStore::new(servers.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
-        let pump = Pump {
-            own: own.as_str().into(),
-            backlog: Arc::new(Semaphore::new(BACKLOG)),
-            probes: Arc::default(),
-            metrics: metrics.clone(),
-        };
+        let pump = Pump::new(&own, metrics);
         let bus = Bus {
             servers: servers.clone(),
             own,
@@ -210,18 +215,14 @@ impl Redis {
         line: String,
         deadline: Instant,
     ) -> Published {
-        self.outboxes
-            .publish(self.keys.node_channel(node), line, deadline)
-            .await
+        self.outboxes.publish(Some(node), line, deadline).await
     }
 
     pub(crate) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
         if self.servers.is_clustered() {
             return Published::now(self.publish_to_each(line, deadline).await);
         }
-        self.outboxes
-            .publish(self.keys.global_channel(), line, deadline)
-            .await
+        self.outboxes.publish(None, line, deadline).await
     }
 
     /// In a cluster, PUBLISH is answered before all servers have passed the payload on, so a later
@@ -251,8 +252,7 @@ impl Redis {
             }
         }
         let line = protocol::line_but(&line, &served);
-        let global = self.keys.global_channel();
-        let published = self.outboxes.publish(global, line, deadline).await;
+        let published = self.outboxes.publish(None, line, deadline).await;
         // That count covers only the subscribers of one server. The 1 below is this node.
         published.receivers(deadline).await?;
         Ok(served.len() as u32 + 1)
@@ -279,6 +279,22 @@ impl Redis {
 
     pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
         self.lease.nodes()
+    }
+
+    /// The names of this node's channel and of that of all nodes.
+    pub(crate) fn channels(&self) -> [String; 2] {
+        let own = self.keys.node_channel(self.lease.node());
+        [own, self.keys.global_channel()]
+    }
+
+    pub(crate) fn requires_signatures(&self) -> bool {
+        self.lease.requires_signatures()
+    }
+
+    pub(crate) fn note_stranger(&self, node: &NodeId) {
+        if !self.lease.knows(node) {
+            self.lease.look_soon();
+        }
     }
 
     pub(crate) fn unanswered(&self) -> usize {
@@ -361,6 +377,14 @@ fn build(
 ) -> Result<Client, fred::error::Error> {
     let mut config = FredConfig::from_url(&server.url)?;
     config.version = RespVersion::RESP3;
+    if let ServerConfig::Unix { path } = &mut config.server {
+        let text = path.to_string_lossy().into_owned();
+        *path = OsString::from_vec(percent_decode_str(&text).collect()).into();
+    }
+    config.database = Some(server.database).filter(|number| *number != 0);
+    let login = server.login.as_ref();
+    config.username = login.and_then(|login| login.user.as_deref().map(inline_word));
+    config.password = login.map(|login| inline_word(login.password.reveal()));
     // Redis may be down when the node starts: keep trying.
     config.fail_fast = false;
     let connection = ConnectionConfig {
@@ -377,14 +401,6 @@ fn build(
         },
         unresponsive: UnresponsiveConfig {
             max_timeout: Some(UNRESPONSIVE),
-    if let ServerConfig::Unix { path } = &mut config.server {
-        let text = path.to_string_lossy().into_owned();
-        *path = OsString::from_vec(percent_decode_str(&text).collect()).into();
-    }
-    config.database = Some(server.database).filter(|number| *number != 0);
-    let login = server.login.as_ref();
-    config.username = login.and_then(|login| login.user.as_deref().map(inline_word));
-    config.password = login.map(|login| inline_word(login.password.reveal()));
             interval: UNRESPONSIVE / 4,
         },
         ..ConnectionConfig::default()
