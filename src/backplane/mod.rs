@@ -20,6 +20,7 @@ pub(crate) mod redis;
 pub(crate) mod access;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -321,20 +322,23 @@ impl Backplane {
     }
 
     /// Marks this node as draining in its lease and in its clients' rows, so that it takes no new
-    /// clients; bounded in time.
-    pub(crate) async fn announce_draining(&self) {
+    /// clients. Returns whether that was done within `patience`.
+    pub(crate) async fn announce_draining(&self, patience: Duration) -> bool {
         match self {
-            Self::Standalone(standalone) => standalone.announce_draining(),
-            Self::Redis(redis) => redis.announce_draining().await,
+            Self::Standalone(standalone) => {
+                standalone.announce_draining();
+                true
+            }
+            Self::Redis(redis) => redis.announce_draining(patience).await,
         }
     }
 
     /// Writes the last rows, gives up the lease, stops listening, and processes everything
-    /// received by then; bounded in time.
-    pub(crate) async fn leave(&self) {
+    /// received by then, within `patience`.
+    pub(crate) async fn leave(&self, patience: Duration) {
         match self {
             Self::Standalone(_) => {}
-            Self::Redis(redis) => redis.leave().await,
+            Self::Redis(redis) => redis.leave(patience).await,
         }
     }
 }

@@ -27,6 +27,7 @@ mod frozen;
 mod gateway;
 mod ghosts;
 mod keep;
+mod leaving;
 mod logs;
 mod losses;
 mod mangled;

@@ -60,8 +60,6 @@ const COMMAND_BUFFER: usize = 100_000;
 /// Payloads that fred's buffer holds until the pump takes them; those that do not fit are lost.
 /// The pump takes them at once, but on a machine without a free processor that can be half a
 /// second later. Costs about 0.7 KiB each, all of it allocated at the start.
-/// Maximum wait for Redis when the node leaves.
-const LEAVE: Duration = Duration::from_secs(5);
 const SUBSCRIPTION_BUFFER: usize = 32_768;
 /// A row's TTL in Redis: a safety net for rows that no node swept. Rows are rewritten long before.
 const ROW_TTL_SECONDS: i64 = 24 * 3600;
@@ -315,19 +313,21 @@ impl Redis {
         metrics.nodes.set(self.lease.nodes().len() as i64);
     }
 
-    pub(crate) async fn announce_draining(&self) {
-        let announced = async {
-            self.lease.announce_draining().await;
-            self.registry.mark_leaving();
-            self.registry.settle(COMMAND_TIMEOUT).await;
-        };
+    pub(crate) async fn announce_draining(&self, patience: Duration) -> bool {
         // Without Redis, no other node can be told.
-        let _ = tokio::time::timeout(COMMAND_TIMEOUT, announced).await;
+        let announced = self.lease.announce_draining();
+        let patience = COMMAND_TIMEOUT.min(patience);
+        let is_told = tokio::time::timeout(patience, announced).await == Ok(true);
+        self.registry.mark_leaving();
+        if is_told {
+            self.registry.settle(COMMAND_TIMEOUT).await;
+        }
+        is_told
     }
 
     /// The order matters: a lookup finds no row of this node before its channel falls silent,
     /// and lines published until then are still received and answered.
-    pub(crate) async fn leave(&self) {
+    pub(crate) async fn leave(&self, patience: Duration) {
         let left = async {
             let clean = self.registry.settle(COMMAND_TIMEOUT).await;
             EventLog::settle(&self.hub, COMMAND_TIMEOUT).await;
@@ -337,7 +337,7 @@ impl Redis {
             self.outboxes.settle(COMMAND_TIMEOUT).await;
             self.servers.quit().await;
         };
-        let in_time = tokio::time::timeout(LEAVE, left).await.is_ok();
+        let in_time = tokio::time::timeout(patience, left).await.is_ok();
         let unsent = self.unanswered();
         if !in_time || unsent > 0 {
             tracing::warn!(unsent, "left before everything received was processed");
