@@ -211,9 +211,7 @@ impl Cluster {
     ) -> Result<Self, RunError> {
         let secrets = ClusterKeys::new(config.cluster_secret.iter().map(Secret::reveal));
         if config.redis_url.is_some() && secrets.is_empty() {
-            tracing::info!(
-                "PUSH_CLUSTER_SECRET is empty: every publisher in Redis can speak as a node"
-            );
+            tracing::info!("PUSH_CLUSTER_SECRET is empty: every publisher can speak as a node");
         }
         let (backplane, feed) = start_backplane(config, hub, &secrets, metrics, fatal)?;
         let replies = Arc::new(Replies::default());
