@@ -320,7 +320,7 @@ async fn a_receipt_goes_to_who_listens_although_it_is_no_node() {
         let receipt = loop {
             let heard = billing.next().await.texts();
             let lines = heard[2].lines();
-            let mut lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(line));
+            let mut lines = lines.map(serde_json::from_str::<serde_json::Value>);
             let receipt = lines.find_map(|line| line.ok().filter(|line| line["v"].is_null()));
             if let Some(receipt) = receipt {
                 break receipt;
