@@ -58,7 +58,12 @@ fn main() -> ExitCode {
     };
     start_log(&config);
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(run(config)),
+        Ok(runtime) => {
+            let code = runtime.block_on(run(config));
+            // Without waiting for threads that look up a name or fetch keys.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             eprintln!("pushnode: cannot start: {error}");
             ExitCode::from(OS_ERROR)

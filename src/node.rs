@@ -46,8 +46,10 @@ use crate::local::replay::page::Bounds;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::topics::Topics;
 use crate::presence::Presence;
+use crate::protocol::ClusterKeys;
 use crate::protocol::client::websocket::Limits;
 use crate::protocol::ids::NodeId;
+use crate::protocol::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
@@ -155,7 +157,7 @@ impl Node {
             bans: config.bans,
         };
         let reader = ReplayReader::new(hub.clone(), backplane.clone(), metrics.clone());
-        let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds);
+        let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(inbound.run(feed));
         tasks.spawn(reader.serve(asked));
@@ -212,7 +214,11 @@ impl Cluster {
         metrics: &Arc<Metrics>,
         fatal: watch::Sender<Option<Fatal>>,
     ) -> Result<Self, RunError> {
-        let (backplane, feed) = start_backplane(config, hub, metrics, fatal)?;
+        let secrets = ClusterKeys::new(config.cluster_secret.iter().map(Secret::reveal));
+        if config.redis_url.is_some() && secrets.is_empty() {
+            tracing::info!("PUSH_CLUSTER_SECRET is empty: every publisher can speak as a node");
+        }
+        let (backplane, feed) = start_backplane(config, hub, &secrets, metrics, fatal)?;
         let replies = Arc::new(Replies::default());
         let calls = Arc::new(Calls::new(hub.clone(), metrics.clone()));
         let respond = Arc::new(Respond::new(
@@ -227,6 +233,7 @@ impl Cluster {
             replies.clone(),
             backplane.clone(),
             respond.clone(),
+            secrets,
             leaving.clone(),
             metrics.clone(),
         );
@@ -286,6 +293,7 @@ fn start_hub(
 fn start_backplane(
     config: &Config,
     hub: &Arc<Hub>,
+    secrets: &ClusterKeys,
     metrics: &Arc<Metrics>,
     fatal: watch::Sender<Option<Fatal>>,
 ) -> Result<(Arc<Backplane>, Feed), RunError> {
@@ -300,6 +308,7 @@ fn start_backplane(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         url: config.public_url.clone(),
         weight: config.weight,
+        signs: !secrets.is_empty(),
     };
     let inboxes = Bounds {
         messages: config.keep_messages,
@@ -316,6 +325,7 @@ fn start_backplane(
             let settings = RedisSettings {
                 url: url.clone(),
                 prefix: config.prefix.clone(),
+                secrets: secrets.clone(),
                 inboxes,
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,

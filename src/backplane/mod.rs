@@ -20,6 +20,7 @@ pub(crate) mod redis;
 pub(crate) mod access;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -272,6 +273,30 @@ impl Backplane {
         }
     }
 
+    /// The names of this node's channel and of that of all nodes, as signatures have them.
+    pub(crate) fn channels(&self) -> [String; 2] {
+        match self {
+            // There is no other to say anything.
+            Self::Standalone(_) => [String::new(), String::new()],
+            Self::Redis(redis) => redis.channels(),
+        }
+    }
+
+    /// Whether all nodes sign, so that an unsigned line is not theirs.
+    pub(crate) fn requires_signatures(&self) -> bool {
+        match self {
+            Self::Standalone(_) => false,
+            Self::Redis(redis) => redis.requires_signatures(),
+        }
+    }
+
+    /// A node is heard for the first time: if it is not in the table, the table is read again soon.
+    pub(crate) fn note_stranger(&self, node: &NodeId) {
+        if let Self::Redis(redis) = self {
+            redis.note_stranger(node);
+        }
+    }
+
     /// How many lines for other nodes Redis has not answered yet.
     pub(crate) fn unanswered(&self) -> usize {
         match self {
@@ -297,20 +322,23 @@ impl Backplane {
     }
 
     /// Marks this node as draining in its lease and in its clients' rows, so that it takes no new
-    /// clients; bounded in time.
-    pub(crate) async fn announce_draining(&self) {
+    /// clients. Returns whether that was done within `patience`.
+    pub(crate) async fn announce_draining(&self, patience: Duration) -> bool {
         match self {
-            Self::Standalone(standalone) => standalone.announce_draining(),
-            Self::Redis(redis) => redis.announce_draining().await,
+            Self::Standalone(standalone) => {
+                standalone.announce_draining();
+                true
+            }
+            Self::Redis(redis) => redis.announce_draining(patience).await,
         }
     }
 
     /// Writes the last rows, gives up the lease, stops listening, and processes everything
-    /// received by then; bounded in time.
-    pub(crate) async fn leave(&self) {
+    /// received by then, within `patience`.
+    pub(crate) async fn leave(&self, patience: Duration) {
         match self {
             Self::Standalone(_) => {}
-            Self::Redis(redis) => redis.leave().await,
+            Self::Redis(redis) => redis.leave(patience).await,
         }
     }
 }

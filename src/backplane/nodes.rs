@@ -25,6 +25,9 @@ pub(crate) struct NodeRecord {
     pub url: String,
     /// Its share of the clients, relative to other nodes.
     pub weight: u32,
+    /// Whether it signs its lines. Older nodes do not say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub signs: bool,
 }
 
 /// Whether a node takes new clients.

@@ -136,6 +136,7 @@ mod tests {
             version: String::new(),
             url: format!("http://{name}"),
             weight,
+            signs: false,
         }
     }
 

@@ -21,7 +21,9 @@ use crate::local::receipt::{Receipt, Waiter};
 use crate::local::shard::command::Command;
 use crate::protocol;
 use crate::protocol::ids::{NodeId, Topic};
-use crate::protocol::{DeliveryReport, Line, MAX_TIMEOUT, ReceiptRequest, Status, Target};
+use crate::protocol::{
+    ClusterKeys, DeliveryReport, Line, MAX_TIMEOUT, Proof, Question, ReceiptRequest, Status, Target,
+};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::TraceOutcome;
@@ -35,8 +37,14 @@ const REPORTS: Duration = Duration::from_secs(1);
 /// The time between two checks whether all receipts are sent.
 const REPORT_STEP: Duration = Duration::from_millis(10);
 
+/// Receipts owed at a time. A further one reports at once what is proven by then.
+const RECEIPTS: i64 = 100_000;
+
 /// The minimum time between two loss notices to clients: in a flood, there are thousands of losses.
 const TELL: Duration = Duration::from_millis(500);
+
+/// The minimum time between two entries in the log about refused lines.
+const COMPLAINTS: Duration = Duration::from_secs(30);
 
 /// Maximum number of senders whose numbers are remembered.
 const SENDERS: usize = 10_000;
@@ -48,7 +56,14 @@ pub(crate) struct Inbound {
     replies: Arc<Replies>,
     backplane: Arc<Backplane>,
     respond: Arc<Respond>,
+    secrets: ClusterKeys,
+    /// The names of the own channel and of that of all nodes.
+    channels: [String; 2],
     senders: HashMap<NodeId, Numbers>,
+    /// As `senders`, by headers that are not signed: they must not disturb those that are.
+    unsigned: HashMap<NodeId, Numbers>,
+    /// When a refused line was last logged.
+    complained: Option<Instant>,
     /// When the clients were last told of a loss.
     told: Option<Instant>,
     /// The sign of a loss that the clients have not been told of.
@@ -66,12 +81,17 @@ impl Inbound {
         replies: Arc<Replies>,
         backplane: Arc<Backplane>,
         respond: Arc<Respond>,
+        secrets: ClusterKeys,
         shutdown: Shutdown,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             hub,
             replies,
+            secrets,
+            channels: backplane.channels(),
+            unsigned: HashMap::new(),
+            complained: None,
             backplane,
             respond,
             senders: HashMap::new(),
@@ -98,24 +118,55 @@ impl Inbound {
         }
     }
 
-    /// Processes one payload: lines, of which the first may be a node's header.
+    /// Processes one payload: lines, of which the first may be a node's header. Without one that is
+    /// believed it is a publisher's.
     async fn hear(&mut self, channel: Channel, payload: &[u8]) {
         let mut lines = 0_u32;
+        let mut header: &[u8] = b"";
+        let mut is_first = true;
         for line in payload.split(|byte| *byte == b'\n') {
             if line.trim_ascii().is_empty() || protocol::leaves_out(line, self.hub.node()) {
                 continue;
             }
-            match Line::parse(line) {
+            let is_first = std::mem::take(&mut is_first);
+            let parsed = Line::parse(line);
+            let mut is_signed = false;
+            if let Ok(parsed) = &parsed
+                && parsed.is_of_nodes()
+            {
+                match self.prove(channel, header, line) {
+                    Ok(signed) => is_signed = signed,
+                    Err(reason) => {
+                        // It may have come since the table was read, and sign nothing.
+                        if let Line::Header { from, .. } = parsed {
+                            self.backplane.note_stranger(from);
+                        }
+                        self.refuse(channel, reason);
+                        continue;
+                    }
+                }
+            }
+            match parsed {
                 // Our own push to everybody; the router has delivered it here itself.
                 Ok(Line::Header { from, .. })
                     if channel == Channel::Global && from == *self.hub.node() =>
                 {
                     return;
                 }
+                Ok(Line::Header { .. }) if !is_first => self.refuse(channel, "place"),
                 Ok(Line::Header { from, seq, tail }) => {
-                    if !self.is_next(channel, from, seq, tail).await {
-                        return;
+                    match self.number(channel, from, (seq, tail), is_signed).await {
+                        Some(true) => header = line,
+                        Some(false) => return,
+                        None => self.refuse(channel, "range"),
                     }
+                }
+                // On the channel of all nodes it would end all of them, and the nodes that start
+                // later if it is repeated.
+                Ok(Line::Drain | Line::Ask(Ok(Question::Drain), _))
+                    if channel == Channel::Global =>
+                {
+                    self.refuse(channel, "place");
                 }
                 Ok(line) => {
                     lines += 1;
@@ -134,19 +185,68 @@ impl Inbound {
         }
     }
 
+    /// Whether a line that only nodes may say is signed; an error if it is not theirs.
+    fn prove(&self, channel: Channel, header: &[u8], line: &[u8]) -> Result<bool, &'static str> {
+        if self.secrets.is_empty() {
+            return Ok(false);
+        }
+        let [own, global] = &self.channels;
+        let name = match channel {
+            Channel::Own => own,
+            Channel::Global => global,
+        };
+        match self.secrets.check(name, header, line) {
+            Proof::Valid => Ok(true),
+            Proof::Invalid => Err("signature"),
+            Proof::Unsigned if self.backplane.requires_signatures() => Err("unsigned"),
+            Proof::Unsigned => {
+                self.metrics.lines_trusted.inc();
+                Ok(false)
+            }
+        }
+    }
+
+    /// Counts a line that is not believed. Logged at intervals: a publisher may send many.
+    fn refuse(&mut self, channel: Channel, reason: &'static str) {
+        self.metrics.line_refused(reason);
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(
+                ?channel,
+                reason,
+                "a line that only nodes may say is refused"
+            );
+        }
+    }
+
     /// Checks a sender's sequence number; returns whether the following lines are new. A known
     /// number is a repeat of a payload whose sender got no answer. A jump means that payloads were
-    /// lost on the way. A tail reveals the loss of the last payload.
-    async fn is_next(&mut self, channel: Channel, from: NodeId, seq: u64, tail: bool) -> bool {
-        if self.senders.len() >= SENDERS {
+    /// lost on the way. A tail reveals the loss of the last payload. `None`: no sender can have got
+    /// to that number.
+    async fn number(
+        &mut self,
+        channel: Channel,
+        from: NodeId,
+        (seq, tail): (u64, bool),
+        is_signed: bool,
+    ) -> Option<bool> {
+        let senders = match is_signed {
+            true => &mut self.senders,
+            false => &mut self.unsigned,
+        };
+        if senders.len() >= SENDERS {
             // Years of restarts, or invented names. Forgetting costs at most a false alarm.
-            self.senders.clear();
+            let nodes = self.backplane.nodes();
+            senders.retain(|node, _| nodes.iter().any(|record| record.node == *node));
         }
-        let heard = self.senders.entry(from).or_default();
+        let heard = senders.entry(from).or_insert_with_key(|from| {
+            self.backplane.note_stranger(from);
+            Numbers::default()
+        });
         let number = match channel {
             // No sender can have published to this boot before it existed.
-            Channel::Own => heard.own.take(seq, tail, true),
-            Channel::Global => heard.global.take(seq, tail, false),
+            Channel::Own => heard.own.take(seq, tail, true, is_signed),
+            Channel::Global => heard.global.take(seq, tail, false, is_signed),
         };
         match number {
             Number::Jump(missed) => {
@@ -155,9 +255,10 @@ impl Inbound {
             }
             Number::Late => _ = self.metrics.payloads_late.inc(),
             Number::Repeat if !tail => _ = self.metrics.payloads_repeated.inc(),
+            Number::Beyond => return None,
             Number::Repeat | Number::Next => {}
         }
-        !tail && number != Number::Repeat
+        Some(!tail && number != Number::Repeat)
     }
 
     /// Messages for this node may be lost: counts that and tells the clients now or, if they were
@@ -196,7 +297,7 @@ impl Inbound {
 
     async fn act(&mut self, channel: Channel, line: Line) {
         match line {
-            // Valid only as the first line of a payload; others were refused above.
+            // Valid only as the first line of a payload, and taken there.
             Line::Header { .. } => {}
             Line::Push(push, reply) => {
                 self.metrics.envelopes.inc();
@@ -264,7 +365,7 @@ impl Inbound {
         let backplane = self.backplane.clone();
         let under_way = self.reports.clone();
         let metrics = self.metrics.clone();
-        metrics.receipts_owed.inc();
+        let owed = metrics.receipts_owed.inc();
         // A node without recipients is not a fault of a broadcast.
         let none = if *to == Target::All {
             Status::Written
@@ -274,7 +375,10 @@ impl Inbound {
         tokio::spawn(async move {
             let timeout = Duration::from_millis(reply.timeout_ms).min(MAX_TIMEOUT);
             // The receipt must arrive before the asker stops waiting for it.
-            let timeout = timeout - REPORT_MARGIN.min(timeout / 4);
+            let timeout = match owed < RECEIPTS {
+                true => timeout - REPORT_MARGIN.min(timeout / 4),
+                false => Duration::ZERO,
+            };
             let (status, connections) = match delivered {
                 Delivered::Duplicate => (Status::Duplicate, 0),
                 Delivered::To(0) => (none, 0),

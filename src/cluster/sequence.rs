@@ -2,6 +2,9 @@
 //!
 //! A node numbers its payloads for each target, from 1 in each boot. What must stay true: a gap is
 //! reported once, and no payload is processed twice.
+//!
+//! Without a secret of the cluster a publisher can name any number in a node's name. That must not
+//! silence the node: what goes on far below such a number is processed, and soon believed.
 
 /// The numbers received from one sender, for each channel.
 #[derive(Debug, Default, Clone, Copy)]
@@ -22,7 +25,28 @@ pub(crate) struct Count {
     /// The highest number announced by a tail. Separate from `last`: a late payload is not a
     /// repeat, although its number is known.
     told: Option<u64>,
+    /// New numbers received below `told` since then.
+    below: u8,
+    /// Numbers far below `last`, which may be the true ones.
+    aside: Option<Aside>,
 }
+
+/// Numbers that go on somewhere else than `last` says.
+#[derive(Debug, Clone, Copy)]
+struct Aside {
+    last: u64,
+    heard: u64,
+    /// How many there were, one above the other.
+    run: u8,
+}
+
+/// A jump by more is no loss: no sender publishes so much while its receiver is away.
+const MAX_JUMP: u64 = 1 << 32;
+/// So many numbers in a row show what is true.
+const TRUE_RUN: u8 = 8;
+/// So many new payloads below what a tail has announced show that it was not true. At most eight
+/// are on their way at a time.
+const BELOW: u8 = 64;
 
 /// What a number means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,18 +59,27 @@ pub(crate) enum Number {
     Late,
     /// This many numbers before it were not received.
     Jump(u64),
+    /// No sender can have got there.
+    Beyond,
 }
 
 impl Count {
     /// Takes the number of a header. `from_1`: no payload can have been sent before the first.
-    pub(crate) fn take(&mut self, seq: u64, tail: bool, from_1: bool) -> Number {
+    /// `proven`: the sender's own. A number that is not may be a forgery, so numbers far below it
+    /// are taken, and believed once they go on.
+    pub(crate) fn take(&mut self, seq: u64, tail: bool, from_1: bool, proven: bool) -> Number {
         let before = match self.last.max(self.told) {
             None if from_1 => 0,
             None => seq.saturating_sub(u64::from(!tail)),
             Some(known) => known,
         };
+        if seq.saturating_sub(before) > MAX_JUMP {
+            return Number::Beyond;
+        }
         if tail {
-            self.told = self.told.max(Some(seq));
+            if self.told < Some(seq) {
+                (self.told, self.below) = (Some(seq), 0);
+            }
             return if seq > before {
                 Number::Jump(seq - before)
             } else {
@@ -54,41 +87,83 @@ impl Count {
             };
         }
         if let Some(age) = self.last.and_then(|last| last.checked_sub(seq)) {
-            let bit = u32::try_from(age)
-                .ok()
-                .and_then(|age| 1u64.checked_shl(age));
-            return match bit {
+            return match bit(age) {
                 Some(bit) if self.heard & bit == 0 => {
                     self.heard |= bit;
                     Number::Late
                 }
+                None if !proven => self.take_aside(seq),
                 _ => Number::Repeat,
             };
         }
         let step = self.last.map_or(u64::MAX, |last| seq - last);
-        let kept = u32::try_from(step)
-            .ok()
-            .and_then(|step| self.heard.checked_shl(step));
-        self.heard = kept.unwrap_or(0) | 1;
+        self.heard = shifted(self.heard, step) | 1;
         self.last = Some(seq);
         match seq.saturating_sub(before) {
-            0 => Number::Late,
+            0 => {
+                self.below += 1;
+                if self.below == BELOW {
+                    (self.told, self.below) = (None, 0);
+                }
+                Number::Late
+            }
             1 => Number::Next,
             step => Number::Jump(step - 1),
         }
     }
+
+    /// A number far below the last one: a publisher may have named that one in the sender's name.
+    fn take_aside(&mut self, seq: u64) -> Number {
+        let aside = self.aside.get_or_insert(Aside {
+            last: seq,
+            heard: 0,
+            run: 0,
+        });
+        match aside.last.checked_sub(seq).map(bit) {
+            Some(Some(bit)) if aside.heard & bit != 0 => return Number::Repeat,
+            Some(Some(bit)) => aside.heard |= bit,
+            // Far away from those as well.
+            Some(None) => (aside.last, aside.heard, aside.run) = (seq, 1, 0),
+            None => {
+                aside.heard = shifted(aside.heard, seq - aside.last) | 1;
+                aside.last = seq;
+            }
+        }
+        aside.run += 1;
+        if aside.run == TRUE_RUN {
+            *self = Self {
+                last: Some(aside.last),
+                heard: aside.heard,
+                ..Self::default()
+            };
+        }
+        Number::Late
+    }
+}
+
+/// The bit of a number that is so much older than the last.
+fn bit(age: u64) -> Option<u64> {
+    u32::try_from(age)
+        .ok()
+        .and_then(|age| 1u64.checked_shl(age))
+}
+
+/// The bits of numbers, once the last is higher by `step`.
+fn shifted(heard: u64, step: u64) -> u64 {
+    let step = u32::try_from(step).ok();
+    step.and_then(|step| heard.checked_shl(step)).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Count, Number};
+    use super::{BELOW, Count, Number, TRUE_RUN};
 
     /// Takes headers in order; a tail is a negative number.
     fn take(from_1: bool, numbers: &[i64]) -> Vec<Number> {
         let mut count = Count::default();
         numbers
             .iter()
-            .map(|&n| count.take(n.unsigned_abs(), n < 0, from_1))
+            .map(|&n| count.take(n.unsigned_abs(), n < 0, from_1, true))
             .collect()
     }
 
@@ -145,8 +220,36 @@ mod tests {
     #[test]
     fn no_number_is_too_great() {
         let mut count = Count::default();
-        count.take(u64::MAX, true, true);
-        assert_eq!(count.take(u64::MAX, false, true), Number::Late);
-        assert_eq!(Count::default().take(0, false, false), Number::Late);
+        assert_eq!(count.take(u64::MAX, true, true, true), Number::Beyond);
+        assert_eq!(count.take(u64::MAX, false, true, true), Number::Beyond);
+        assert_eq!(count.take(1, false, true, true), Number::Next);
+        assert_eq!(count.take(0, false, true, true), Number::Late);
+        let mut count = Count::default();
+        assert_eq!(count.take(u64::MAX, false, false, true), Number::Next);
+        assert_eq!(count.take(u64::MAX, false, false, true), Number::Repeat);
+    }
+
+    #[test]
+    fn a_forged_number_silences_nobody() {
+        use Number::{Jump, Late, Next, Repeat};
+        let mut count = Count::default();
+        let mut take = |seq| count.take(seq, false, true, false);
+        assert_eq!([take(1), take(2)], [Next, Next]);
+        assert_eq!(take(1_000_000), Jump(999_997), "forged");
+        // The true ones go on: each is processed, once.
+        for seq in 3..3 + u64::from(TRUE_RUN) {
+            assert_eq!(take(seq), Late, "{seq}");
+            assert_eq!(take(seq), Repeat, "{seq}");
+        }
+        assert_eq!([take(11), take(11), take(13)], [Next, Repeat, Jump(1)]);
+        let mut count = Count::default();
+        assert_eq!(count.take(1, false, true, false), Next);
+        assert_eq!(count.take(5_000, true, true, false), Jump(4_999));
+        for seq in 2..2 + u64::from(BELOW) {
+            assert_eq!(count.take(seq, false, true, false), Late);
+        }
+        let next = 2 + u64::from(BELOW);
+        assert_eq!(count.take(next, false, true, false), Next);
+        assert_eq!(count.take(next + 2, false, true, false), Jump(1));
     }
 }

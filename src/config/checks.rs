@@ -109,6 +109,20 @@ pub(super) fn auth_mode(text: &str) -> Result<AuthMode, String> {
 /// Shortest secret: HS256 needs at least as many bits as its hash has (RFC 7518, 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
+/// Maximum number of secrets of the cluster: one replaces another.
+const CLUSTER_SECRETS: usize = 2;
+
+pub(super) fn cluster_secrets(text: &str) -> Result<Vec<Secret>, String> {
+    let secrets = jwt_secrets(text)?;
+    if secrets.len() > CLUSTER_SECRETS {
+        return Err(format!(
+            "has {} secrets; {CLUSTER_SECRETS} at most",
+            secrets.len()
+        ));
+    }
+    Ok(secrets)
+}
+
 pub(super) fn jwt_secrets(text: &str) -> Result<Vec<Secret>, String> {
     let secrets: Vec<&str> = list(text).collect();
     match secrets.iter().position(|one| one.len() < MIN_SECRET_BYTES) {

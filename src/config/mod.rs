@@ -31,8 +31,8 @@ use serde::Deserialize;
 
 use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::checks::{
-    allowed_hosts, api_keys, auth_mode, boolean, events, jwks_url, jwt_secrets, listeners,
-    listeners_required, log_format, log_level, node_name, number, origins, path, prefix,
+    allowed_hosts, api_keys, auth_mode, boolean, cluster_secrets, events, jwks_url, jwt_secrets,
+    listeners, listeners_required, log_format, log_level, node_name, number, origins, path, prefix,
     public_keys, public_url, redis_url, seconds, session_policy, topics, trusted_proxies,
     upstream_routes, user_claim, words,
 };
@@ -118,12 +118,18 @@ settings! {
 
     /// URL of the Redis that all nodes share: `redis://`, `rediss://` (TLS) or `redis+unix://`,
     /// with user, password and database; `redis-sentinel://host:26379,host:26379/0?master=mymaster`
-    /// or `redis-cluster://host:6379,host:6379`, with `rediss-` for TLS. If unset, REDIS_URL is
+    /// or `redis-cluster://host:6379,host:6379`, with `rediss-` for TLS. Percent-encode odd
+    /// characters. Channels carry the number of a database other than 0. If unset, REDIS_URL is
     /// used. Empty: a single node without Redis.
     redis_url / "REDIS_URL": Option<RedisUrl> = "", redis_url;
 
     /// Prefix of every key and channel in Redis.
     prefix / "PREFIX": String = "pn:", prefix;
+
+    /// Secret by which nodes know each other's lines on the channels of Redis, at least 32 bytes.
+    /// Two, comma-separated, while one replaces the other: the first signs, both are valid. Needs
+    /// Redis. Empty: every publisher in Redis can speak as a node.
+    cluster_secret / "CLUSTER_SECRET": Vec<Secret> = "", cluster_secrets;
 
     /// Name of the node: 1 to 64 bytes of A-Z a-z 0-9 . _ - and different on each node. Empty: the
     /// host name.
@@ -435,6 +441,9 @@ impl Config {
     fn check_streams(&self, faults: &mut Faults) {
         if self.redis_url.is_none() && !self.upstream_routes.is_empty() {
             faults.add("PUSH_UPSTREAM_ROUTES", "needs PUSH_REDIS_URL");
+        }
+        if self.redis_url.is_none() && !self.cluster_secret.is_empty() {
+            faults.add("PUSH_CLUSTER_SECRET", "needs PUSH_REDIS_URL");
         }
         if self.redis_url.is_none() && !self.events.is_empty() {
             faults.add("PUSH_EVENTS", "needs PUSH_REDIS_URL");

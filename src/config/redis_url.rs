@@ -1,10 +1,13 @@
 //! The URL of Redis: one server, Sentinels that know the master, or a cluster.
 //!
 //! The `url` crate does not support several hosts. So the list of hosts is taken out first, and the
-//! rest is parsed with one host in its place. Invariant: no fault and no `Debug` output shows a
-//! password.
+//! rest is parsed with one host in its place. User, password and parameters are decoded here, by
+//! one rule for all topologies: `%` escapes and nothing else, so that `+` is a plus. Invariant: no
+//! fault and no `Debug` output shows a password, or a parameter's name, which may be part of one.
 
 use std::fmt;
+
+use percent_encoding::percent_decode_str;
 
 use crate::protocol::secret::Secret;
 
@@ -37,12 +40,31 @@ pub enum Topology {
 /// A Redis URL; `Display` and `Debug` mask its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    /// With several hosts: the URL of the first one, with the scheme for a single server.
+    /// Without parameters. With several hosts: the URL of the first one, with the scheme for a
+    /// single server.
     url: url::Url,
     topology: Topology,
+    database: u8,
+    login: Option<Login>,
     /// Credentials for the Sentinels.
-    sentinel_user: Option<String>,
-    sentinel_password: Option<Secret>,
+    sentinel_login: Option<Login>,
+}
+
+/// How to authenticate to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    /// `None`: the user `default`.
+    pub(crate) user: Option<String>,
+    pub(crate) password: Secret,
+}
+
+/// One server to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServerUrl {
+    /// Scheme, host and port, or the path of a Unix socket. Without credentials and database.
+    pub(crate) url: String,
+    pub(crate) login: Option<Login>,
+    pub(crate) database: u8,
 }
 
 impl RedisUrl {
@@ -52,27 +74,31 @@ impl RedisUrl {
     /// The fault, without any part of the text that could be secret.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-        match scheme.rsplit_once('-') {
+        let url = match scheme.rsplit_once('-') {
             Some(("redis" | "rediss", "sentinel")) => Self::parse_sentinel(text),
             Some(("redis" | "rediss", "cluster")) => Self::parse_cluster(text),
             _ => Self::parse_one(text),
+        }?;
+        if url.url.fragment().is_some() {
+            return Err("has a `#`; write it as %23 in a user or password".to_owned());
         }
+        Ok(url)
     }
 
     fn parse_one(text: &str) -> Result<Self, String> {
         let url =
             url::Url::parse(text).map_err(|error| format!("is not a URL ({error}); {LOOKS}"))?;
-        match url.scheme() {
+        let is_socket = match url.scheme() {
             "redis" | "rediss" | "valkey" | "valkeys"
                 if url.host_str().is_none_or(str::is_empty) =>
             {
                 return Err(format!("has no host; {LOOKS}"));
             }
-            "redis" | "rediss" | "valkey" | "valkeys" => check_database(&url)?,
+            "redis" | "rediss" | "valkey" | "valkeys" => false,
             "redis+unix" | "valkey+unix" if url.path().len() < 2 => {
                 return Err("has no path; expected redis+unix:///run/redis.sock".to_owned());
             }
-            "redis+unix" | "valkey+unix" => {}
+            "redis+unix" | "valkey+unix" => true,
             scheme => {
                 return Err(format!(
                     "has scheme {scheme:?}; supported are redis://, rediss://, redis+unix://, \
@@ -80,58 +106,67 @@ impl RedisUrl {
                     (with TLS rediss-sentinel:// and rediss-cluster://)"
                 ));
             }
-        }
-        Ok(Self::of(url, Topology::One))
+        };
+        let [database] = parameters(&url, ["db"])?;
+        let path = if is_socket { "" } else { url.path() };
+        let database = check_database(path, database.as_deref())?;
+        Self::of(url, Topology::One, database)
     }
 
     fn parse_sentinel(text: &str) -> Result<Self, String> {
-        let (mut url, sentinels) = several(text, 26379, SENTINEL_LOOKS)?;
-        check_database(&url)?;
-        let (mut master, mut user, mut password) = (None, None, None);
-        for (name, value) in url.query_pairs() {
-            let place = match &*name {
-                "master" => &mut master,
-                "sentinel_user" => &mut user,
-                "sentinel_password" => &mut password,
-                _ => {
-                    return Err(
-                        "has a parameter other than master, sentinel_user and sentinel_password"
-                            .to_owned(),
-                    );
-                }
-            };
-            *place = Some(value.into_owned()).filter(|value| !value.is_empty());
-        }
-        if user.is_some() && password.is_none() {
-            return Err("has a sentinel_user without a sentinel_password".to_owned());
-        }
+        let (url, sentinels) = several(text, 26379, SENTINEL_LOOKS)?;
+        let names = ["master", "sentinel_user", "sentinel_password", "db"];
+        let [master, user, password, database] = parameters(&url, names)?;
+        let database = check_database(url.path(), database.as_deref())?;
+        let sentinel_login = match (user, password) {
+            (Some(_), None) => {
+                return Err("has a sentinel_user without a sentinel_password".to_owned());
+            }
+            (user, password) => password.map(|password| Login {
+                user,
+                password: Secret::new(password),
+            }),
+        };
         let master = master.ok_or_else(|| format!("does not name the master; {SENTINEL_LOOKS}"))?;
-        url.set_query(None);
         Ok(Self {
-            sentinel_user: user,
-            sentinel_password: password.map(Secret::new),
-            ..Self::of(url, Topology::Sentinel { sentinels, master })
+            sentinel_login,
+            ..Self::of(url, Topology::Sentinel { sentinels, master }, database)?
         })
     }
 
     fn parse_cluster(text: &str) -> Result<Self, String> {
         let (url, seeds) = several(text, 6379, CLUSTER_LOOKS)?;
-        if !matches!(url.path(), "" | "/" | "/0") {
+        let [database] = parameters(&url, ["db"])?;
+        if check_database(url.path(), database.as_deref())? != 0 {
             return Err("names a database; a cluster has only database 0".to_owned());
         }
-        if url.query().is_some() {
-            return Err(format!("has a parameter; {CLUSTER_LOOKS}"));
-        }
-        Ok(Self::of(url, Topology::Cluster { seeds }))
+        Self::of(url, Topology::Cluster { seeds }, 0)
     }
 
-    fn of(url: url::Url, topology: Topology) -> Self {
-        Self {
+    fn of(mut url: url::Url, topology: Topology, database: u8) -> Result<Self, String> {
+        url.set_query(None);
+        let user = Some(decoded(url.username(), "user")?).filter(|user| !user.is_empty());
+        let password = decoded(url.password().unwrap_or_default(), "password")?;
+        let login = match (user, password) {
+            (None, password) if password.is_empty() => None,
+            (Some(_), password) if password.is_empty() => {
+                return Err(
+                    "has a user without a password; a password alone is written :password@"
+                        .to_owned(),
+                );
+            }
+            (user, password) => Some(Login {
+                user,
+                password: Secret::new(password),
+            }),
+        };
+        Ok(Self {
             url,
             topology,
-            sentinel_user: None,
-            sentinel_password: None,
-        }
+            database,
+            login,
+            sentinel_login: None,
+        })
     }
 
     /// How the servers are organised.
@@ -140,34 +175,44 @@ impl RedisUrl {
         &self.topology
     }
 
-    /// The whole URL of a single server, with its password.
+    /// The number of the database.
     #[must_use]
-    pub fn reveal(&self) -> &str {
-        self.url.as_str()
+    pub fn database(&self) -> u8 {
+        self.database
     }
 
-    /// The whole URL of one of several servers, with its password. `None` if a URL cannot contain
-    /// the host's name.
-    #[must_use]
-    pub fn reveal_server(&self, (host, port): &Host) -> Option<String> {
+    /// The only server.
+    pub(crate) fn one(&self) -> ServerUrl {
         let mut url = self.url.clone();
-        url.set_host(Some(&bracketed(host))).ok()?;
-        url.set_port(Some(*port)).ok()?;
-        Some(url.into())
+        // Both fail only for a URL that has neither.
+        let _ = (url.set_username(""), url.set_password(None));
+        if !url.scheme().ends_with("+unix") {
+            url.set_path("");
+        }
+        ServerUrl {
+            url: url.into(),
+            login: self.login.clone(),
+            database: self.database,
+        }
     }
 
-    /// As [`RedisUrl::reveal_server`], for a Sentinel.
-    #[must_use]
-    pub fn reveal_sentinel(&self, (host, port): &Host) -> Option<String> {
-        let mut url = self.url.clone();
-        url.set_path("");
+    /// One of several servers. `None` if a URL cannot contain the host's name.
+    pub(crate) fn server(&self, (host, port): &Host) -> Option<ServerUrl> {
+        let mut server = self.one();
+        let mut url = url::Url::parse(&server.url).ok()?;
         url.set_host(Some(&bracketed(host))).ok()?;
         url.set_port(Some(*port)).ok()?;
-        let password = self.sentinel_password.as_ref().map(Secret::reveal);
-        url.set_username(self.sentinel_user.as_deref().unwrap_or_default())
-            .ok()?;
-        url.set_password(password).ok()?;
-        Some(url.into())
+        server.url = url.into();
+        Some(server)
+    }
+
+    /// As [`RedisUrl::server`], for a Sentinel.
+    pub(crate) fn sentinel(&self, host: &Host) -> Option<ServerUrl> {
+        Some(ServerUrl {
+            login: self.sentinel_login.clone(),
+            database: 0,
+            ..self.server(host)?
+        })
     }
 }
 
@@ -178,7 +223,9 @@ impl fmt::Display for RedisUrl {
             // Cannot fail: a URL that had a password has a host.
             let _ = shown.set_password(Some("***"));
         }
-        shown.set_query(None);
+        if self.database != 0 && !shown.scheme().ends_with("+unix") {
+            shown.set_path(&self.database.to_string());
+        }
         let (kind, hosts, end) = match &self.topology {
             Topology::One => return shown.as_str().fmt(f),
             Topology::Sentinel { sentinels, master } => {
@@ -215,12 +262,52 @@ fn bracketed(host: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-fn check_database(url: &url::Url) -> Result<(), String> {
-    let database = url.path().trim_start_matches('/');
-    if !database.is_empty() && database.parse::<u8>().is_err() {
-        return Err("has a path that is not a database number (0 to 255)".to_owned());
+/// The number of the database, in the path or as `?db=`.
+fn check_database(path: &str, parameter: Option<&str>) -> Result<u8, String> {
+    let path = Some(path.trim_start_matches('/')).filter(|path| !path.is_empty());
+    let number = |text: &str, place| {
+        let odd = || format!("has {place} that is not a database number (0 to 255)");
+        text.parse::<u8>().map_err(|_| odd())
+    };
+    let path = path.map(|text| number(text, "a path")).transpose()?;
+    let parameter = parameter.map(|text| number(text, "a `db`")).transpose()?;
+    match (path, parameter) {
+        (Some(path), Some(parameter)) if path != parameter => {
+            Err(format!("names two databases: {path} and {parameter}"))
+        }
+        (path, parameter) => Ok(path.or(parameter).unwrap_or(0)),
     }
-    Ok(())
+}
+
+/// The values of these parameters, in their order; no other may be there.
+fn parameters<const N: usize>(
+    url: &url::Url,
+    names: [&str; N],
+) -> Result<[Option<String>; N], String> {
+    let mut values = [const { None }; N];
+    let pairs = url.query().unwrap_or_default().split('&');
+    for pair in pairs.filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let Some(at) = names.iter().position(|known| *known == name) else {
+            // Its name may be the rest of a password with a `?`.
+            return Err(format!(
+                "has a parameter other than {}; write a `?` in a password as %3F",
+                names.join(", ")
+            ));
+        };
+        if values[at].is_some() {
+            return Err(format!("has the parameter {} twice", names[at]));
+        }
+        values[at] = Some(decoded(value, names[at])?).filter(|value| !value.is_empty());
+    }
+    Ok(values)
+}
+
+fn decoded(text: &str, what: &str) -> Result<String, String> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(format!("has a {what} that is not UTF-8")),
+    }
 }
 
 /// Splits `scheme-kind://[user:password@]host[:port],...[/path][?query]` into the URL of one server

@@ -1,7 +1,7 @@
 //! Which settings are accepted, which are refused, and with which words.
 
 use super::*;
-use crate::config::redis_url::Topology;
+use crate::config::redis_url::{Login, Topology};
 
 fn faults<const N: usize>(pairs: [(&str, &str); N]) -> Vec<String> {
     Config::from_pairs(pairs).expect_err("has faults").0
@@ -60,14 +60,15 @@ fn another_programs_variables_do_not_matter() {
 #[test]
 fn redis_url_is_a_fallback() {
     let config = Config::from_pairs([("REDIS_URL", "redis://a")]).unwrap();
-    assert_eq!(config.redis_url.unwrap().reveal(), "redis://a");
+    assert_eq!(config.redis_url.unwrap().one().url, "redis://a");
     let both = [("REDIS_URL", "redis://a"), ("PUSH_REDIS_URL", "redis://b")];
     assert_eq!(
         Config::from_pairs(both)
             .unwrap()
             .redis_url
             .unwrap()
-            .reveal(),
+            .one()
+            .url,
         "redis://b"
     );
     let off = [("REDIS_URL", "redis://a"), ("PUSH_REDIS_URL", "")];
@@ -167,6 +168,48 @@ fn origins_and_hosts_that_could_not_match_stop_the_start() {
     }
 }
 
+/// User and password.
+fn words(login: Option<&Login>) -> (&str, &str) {
+    login.map_or(("", ""), |login| {
+        let user = login.user.as_deref().unwrap_or_default();
+        (user, login.password.reveal())
+    })
+}
+
+#[test]
+fn credentials_and_databases_of_every_kind_of_url() {
+    let url = |text: &str| {
+        let config = Config::from_pairs([("PUSH_REDIS_URL", text)]).unwrap();
+        config.redis_url.unwrap()
+    };
+    let odd = "redis://us%22er:%20a+b%25c%27%23%3F%C3%A4@h:1";
+    let one = url(odd).one();
+    assert_eq!(
+        (&*one.url, words(one.login.as_ref())),
+        ("redis://h:1", ("us\"er", " a+b%c'#?ä"))
+    );
+    for (text, database) in [
+        ("redis://h", 0),
+        ("redis://h/3", 3),
+        ("redis://h?db=3", 3),
+        ("redis://h/3?db=3", 3),
+        ("redis+unix:///run/redis.sock?db=4", 4),
+        ("redis-sentinel://h/?master=m&db=5", 5),
+        ("redis-cluster://h?db=0", 0),
+    ] {
+        assert_eq!(url(text).database(), database, "{text}");
+    }
+    assert_eq!(url("redis://h?db=3").to_string(), "redis://h/3");
+    let socket = url("redis+unix://u:p%20q@localhost/run/a%20b.sock").one();
+    assert_eq!(
+        (&*socket.url, words(socket.login.as_ref())),
+        ("redis+unix://localhost/run/a%20b.sock", ("u", "p q"))
+    );
+    let plus = url("redis-sentinel://h?master=m&sentinel_password=a+b%2Bc%26d");
+    let login = plus.sentinel(&("h".to_owned(), 1)).unwrap().login;
+    assert_eq!(words(login.as_ref()), ("", "a+b+c&d"));
+}
+
 #[test]
 fn several_redis_hosts_stand_in_one_url() {
     let url = |text: &str| {
@@ -189,18 +232,21 @@ fn several_redis_hosts_stand_in_one_url() {
         "rediss-sentinel://u:***@a:1,b:26379,[::1]:3/2?master=m"
     );
     assert!(!format!("{sentinel:?}").contains("hunter2"));
+    let server = sentinel.server(&host("10.0.0.1", 7)).unwrap();
     assert_eq!(
-        sentinel.reveal_server(&host("10.0.0.1", 7)).unwrap(),
-        "rediss://u:p%40ss@10.0.0.1:7/2"
+        (&*server.url, server.database, words(server.login.as_ref())),
+        ("rediss://10.0.0.1:7", 2, ("u", "p@ss"))
     );
+    let server = sentinel.sentinel(&host("fd00::1", 7)).unwrap();
     assert_eq!(
-        sentinel.reveal_sentinel(&host("fd00::1", 7)).unwrap(),
-        "rediss://s:hunter2@[fd00::1]:7"
+        (&*server.url, server.database, words(server.login.as_ref())),
+        ("rediss://[fd00::1]:7", 0, ("s", "hunter2"))
     );
     let bare = url("redis-sentinel://:p@a/?master=m").unwrap();
-    let told = bare.reveal_sentinel(&host("a", 26379)).unwrap();
+    let told = bare.sentinel(&host("a", 26379)).unwrap();
     assert_eq!(
-        told, "redis://a:26379",
+        (&*told.url, told.login),
+        ("redis://a:26379", None),
         "a Sentinel is not told the servers' password"
     );
 
@@ -208,9 +254,10 @@ fn several_redis_hosts_stand_in_one_url() {
     let seeds = vec![host("a", 6379), host("b", 7000)];
     assert_eq!(*cluster.topology(), Topology::Cluster { seeds });
     assert_eq!(cluster.to_string(), "redis-cluster://:***@a:6379,b:7000");
+    let server = cluster.server(&host("c", 1)).unwrap();
     assert_eq!(
-        cluster.reveal_server(&host("c", 1)).unwrap(),
-        "redis://:hunter2@c:1"
+        (&*server.url, words(server.login.as_ref())),
+        ("redis://c:1", ("", "hunter2"))
     );
 
     for (bad, fault) in [
@@ -229,7 +276,15 @@ fn several_redis_hosts_stand_in_one_url() {
         ("redis-cluster://:hunter2@a/1", "only database 0"),
         ("redis-cluster://:hunter2@a?master=m", "has a parameter"),
         ("redis-cluster://:hunter2@a:99999", "an invalid host"),
+        ("redis-cluster://:hunter2@a?db=1", "only database 0"),
         ("redis-swarm://:hunter2@a", "has scheme"),
+        ("redis://a?hunter2=1", "a parameter other than db"),
+        ("redis://a?db=hunter2", "not a database number"),
+        ("redis://a/1?db=2", "two databases: 1 and 2"),
+        ("redis://a?db=2&db=2", "the parameter db twice"),
+        ("redis://hunter2@a", "a user without a password"),
+        ("redis://a#hunter2", "has a `#`"),
+        ("redis://u:%ff@a", "a password that is not UTF-8"),
     ] {
         let faults = url(bad).expect_err(bad);
         assert!(faults.list()[0].contains(fault), "{bad}: {faults}");

@@ -81,7 +81,8 @@ pub(crate) fn further(a: (Status, u32), b: (Status, u32)) -> (Status, u32) {
     match rank(a.0).cmp(&rank(b.0)) {
         std::cmp::Ordering::Less => b,
         std::cmp::Ordering::Greater => a,
-        std::cmp::Ordering::Equal => (a.0, a.1 + b.1),
+        // Nodes count them, and a sum of theirs must not overflow here.
+        std::cmp::Ordering::Equal => (a.0, a.1.saturating_add(b.1)),
     }
 }
 

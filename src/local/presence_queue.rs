@@ -17,6 +17,10 @@ use crate::protocol::ids::{Fd, Topic};
 /// Lines that may wait for the task, which works at processor speed. Beyond, it is told that
 /// some are lost, and asks again.
 const LINES: usize = 8_192;
+/// Bytes of the names in them.
+const BYTES: usize = 16 * 1024 * 1024;
+/// Bytes charged for each name in addition to its own.
+const OVERHEAD: usize = 48;
 
 /// Kept by the hub; what is noted is taken by the presence task.
 #[derive(Debug, Default)]
@@ -42,6 +46,8 @@ pub(crate) struct PresenceBatch {
     pub(crate) asked: HashSet<(Fd, Topic)>,
     /// What other nodes said, in order.
     pub(crate) lines: Vec<PresenceLine>,
+    /// Bytes of the names in them.
+    bytes: usize,
     /// Lines of others may be lost.
     pub(crate) lost: bool,
 }
@@ -76,9 +82,20 @@ impl PresenceQueue {
 
     /// Another node says something.
     pub(crate) fn hear(&self, line: PresenceLine) {
-        self.note(|noted| match noted.lines.len() < LINES {
-            true => noted.lines.push(line),
-            false => noted.lost = true,
+        let bytes = match &line {
+            PresenceLine::Watch(_) => 0,
+            PresenceLine::Told(told) => {
+                let names = told.here.iter().chain(&told.gone);
+                names.map(|user| user.as_str().len() + OVERHEAD).sum()
+            }
+        };
+        self.note(|noted| {
+            if noted.lines.len() < LINES && noted.bytes + bytes <= BYTES {
+                noted.bytes += bytes;
+                noted.lines.push(line);
+            } else {
+                noted.lost = true;
+            }
         });
     }
 

@@ -9,10 +9,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::app::App;
+use crate::backplane::nodes::Health;
 use crate::protocol::close::CloseReason;
 
 /// Beyond the drain window, the longest wait for the last clients to go.
 const LAST_WAIT: Duration = Duration::from_secs(6);
+/// The longest wait for Redis at the end.
+const LEAVE: Duration = Duration::from_secs(5);
+/// It takes as long to notice that Redis has gone.
+const NOTICED: Duration = Duration::from_secs(3);
+/// Beyond the drain window, what a node without Redis takes to end.
+const SPARE: Duration = Duration::from_millis(800);
 /// Between two rounds of closing connections.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
@@ -26,12 +33,19 @@ pub(super) async fn drain(app: &App, gracefully: bool) {
     };
     let hub = &app.hub;
     tracing::info!(connections = hub.len(), ?window, "leaving");
+    let began = Instant::now();
+    let has_redis = || *app.backplane.health().borrow() == Health::Ready;
+    let mut is_told = false;
     if gracefully {
-        app.backplane.announce_draining().await;
+        let patience = match has_redis() {
+            true => window.max(SPARE / 2),
+            // It may come back at this very moment.
+            false => SPARE / 4,
+        };
+        is_told = app.backplane.announce_draining(patience).await;
     }
     let fds = hub.fds();
     let steps = (window.as_millis() / DRAIN_STEP.as_millis()).max(1) as usize;
-    let began = Instant::now();
     for (step, part) in fds.chunks(fds.len().div_ceil(steps).max(1)).enumerate() {
         tokio::time::sleep_until(began + DRAIN_STEP * step as u32).await;
         for fd in part {
@@ -50,7 +64,14 @@ pub(super) async fn drain(app: &App, gracefully: bool) {
         tokio::time::sleep(DRAIN_STEP).await;
     }
     if gracefully {
-        app.backplane.leave().await;
+        let end = began + window + SPARE;
+        // In a short window it is not noticed that Redis has gone.
+        let patience = match has_redis() && (is_told || window >= NOTICED) {
+            true => LEAVE,
+            // Nothing can be removed there. The lease expires, and other nodes sweep the rows.
+            false => end.saturating_duration_since(Instant::now()).max(SPARE / 8),
+        };
+        app.backplane.leave(patience).await;
     }
     tracing::info!(connections = hub.len(), "left");
 }

@@ -30,6 +30,7 @@ use crate::presence::view::{PresenceChanges, View};
 use crate::protocol;
 use crate::protocol::ids::{Fd, NodeId, Topic, UserId};
 use crate::protocol::{MAX_NAMES, PresenceLine, Told, Watch};
+use crate::telemetry::metrics::Metrics;
 
 /// Between two looks at what time brings.
 const BEAT: Duration = Duration::from_secs(1);
@@ -47,6 +48,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_secs(2);
 /// Longer than this between two beats the task did not run, and perhaps the whole node.
 const STILL: Duration = Duration::from_secs(3);
+/// Listeners of other nodes that are noted whatever they name. Beyond, only nodes of the table are,
+/// and only for topics with members here: a publisher can invent topics and names.
+const LISTENERS: usize = 10_000;
 /// Lines on their way to the backplane. Beyond, the node is told nothing until it asks again.
 const LINES: usize = 8_192;
 
@@ -62,6 +66,8 @@ pub(crate) struct Presence {
     grace: Duration,
     /// Topics of whose members here clients are told.
     rolls: HashMap<Topic, Roster>,
+    /// How many listeners those have: exact with each beat, and counted up in between.
+    listeners: usize,
     /// When to look at them.
     looks: BTreeSet<(Instant, Topic)>,
     /// Topics that clients here watch.
@@ -77,10 +83,16 @@ pub(crate) struct Presence {
     lines: mpsc::Sender<(NodeId, String)>,
     finds: mpsc::UnboundedSender<Found>,
     found: mpsc::UnboundedReceiver<Found>,
+    metrics: Arc<Metrics>,
 }
 
 impl Presence {
-    pub(crate) fn new(hub: &Arc<Hub>, backplane: &Arc<Backplane>, grace: Duration) -> Self {
+    pub(crate) fn new(
+        hub: &Arc<Hub>,
+        backplane: &Arc<Backplane>,
+        grace: Duration,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let (lines, carried) = mpsc::channel(LINES);
         tokio::spawn(carry(backplane.clone(), carried));
         // One find for each of two questions is under way at most.
@@ -93,6 +105,8 @@ impl Presence {
             awake: Instant::now(),
             grace,
             rolls: HashMap::new(),
+            listeners: 0,
+            metrics: metrics.clone(),
             looks: BTreeSet::new(),
             views: HashMap::new(),
             leaves: BTreeSet::new(),
@@ -209,6 +223,9 @@ impl Presence {
                     roster.forget(&node);
                 }
             }
+            PresenceLine::Watch(Watch { topic, node, .. }) if !self.admits(&topic, &node) => {
+                self.metrics.line_refused("full");
+            }
             PresenceLine::Watch(Watch {
                 topic, node, begin, ..
             }) => {
@@ -225,6 +242,9 @@ impl Presence {
             // No client watches it here any more.
             return self.ask(&topic, &told.node, false, true);
         };
+        if view.is_full(&told.node) {
+            return self.metrics.line_refused("full");
+        }
         let changes = view.hear(told, now, self.grace);
         let joined = self.note(&topic, changes);
         self.tell_clients(&topic, &joined, &[]).await;
@@ -253,6 +273,19 @@ impl Presence {
         }
     }
 
+    /// Whether another listener may be noted.
+    fn admits(&self, topic: &Topic, node: &NodeId) -> bool {
+        let is_noted = |roster: &Roster| roster.tells(node);
+        self.listeners < LISTENERS
+            || self.rolls.get(topic).is_some_and(is_noted)
+            || self.hub.topics().count(topic) > 0
+                && self
+                    .backplane
+                    .nodes()
+                    .iter()
+                    .any(|record| record.node == *node)
+    }
+
     /// A node wants to hear who is here.
     fn listen(&mut self, topic: &Topic, node: &NodeId, begin: bool, until: Option<Instant>) {
         if !self.rolls.contains_key(topic) {
@@ -260,6 +293,7 @@ impl Presence {
             self.notices().tell_of(topic, true);
         }
         let roster = self.rolls.entry(topic.clone()).or_default();
+        self.listeners += usize::from(!roster.tells(node));
         if roster.listen(node, until, begin) {
             self.arrange(topic);
         }
@@ -351,6 +385,7 @@ impl Presence {
             }
             !is_over
         });
+        self.listeners = self.rolls.values().map(Roster::len).sum();
         let topics: Vec<Topic> = self.views.keys().cloned().collect();
         for topic in topics {
             self.tend(&topic, now).await;

@@ -50,6 +50,16 @@ impl Roster {
         listener.is_new
     }
 
+    /// Whether a node is told.
+    pub(super) fn tells(&self, node: &NodeId) -> bool {
+        self.listeners.contains_key(node)
+    }
+
+    /// How many nodes are told.
+    pub(super) fn len(&self) -> usize {
+        self.listeners.len()
+    }
+
     /// A node wants to hear no more.
     pub(super) fn forget(&mut self, node: &NodeId) {
         self.listeners.remove(node);

@@ -19,6 +19,11 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// stands until it is dead.
 const DOUBT: Duration = Duration::from_secs(10);
 
+/// Maximum number of users noted in one topic.
+const USERS: usize = 1_000_000;
+/// Maximum number of nodes noted in one topic.
+const SOURCES: usize = 10_000;
+
 /// What this node knows of one topic.
 #[derive(Debug)]
 pub(super) struct View {
@@ -84,6 +89,12 @@ impl View {
             asked: None,
             list: None,
         });
+    }
+
+    /// Whether nothing more can be noted of this node.
+    pub(super) fn is_full(&self, node: &NodeId) -> bool {
+        self.users.len() >= USERS
+            || self.sources.len() >= SOURCES && !self.sources.contains_key(node)
     }
 
     /// Forgets nodes that have no members, but for those chosen.

@@ -38,6 +38,7 @@ pub use crate::protocol::bus::event::*;
 pub use crate::protocol::bus::line::*;
 pub use crate::protocol::bus::presence::*;
 pub use crate::protocol::bus::question::*;
+pub use crate::protocol::bus::signature::{ClusterKeys, Proof, is_command};
 pub use crate::protocol::client::dialect::{Dialect, GOODBYE_ID};
 pub use crate::protocol::client::objects::*;
 pub use crate::protocol::client::send::*;

@@ -3,6 +3,7 @@
 //! Hot counters are fields, incremented without a look-up. Labelled ones count what happens once
 //! per connection or push. No user id is ever a label.
 
+use std::hash::Hash;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
@@ -15,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::outcome::Status;
+use crate::telemetry::labels;
 
 /// A label whose values are fixed words.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -112,18 +114,47 @@ macro_rules! metrics {
                 $(Metric { name: $name, form: stringify!($type), help: $help },)+
             ];
 
+            /// The values that the label of a counter can have, by the counter's name without prefix
+            /// and `_total`.
+            #[must_use]
+            pub fn known_labels(name: &str) -> Vec<&'static str> {
+                labels::of(name)
+            }
+
             /// A table of zeros.
             #[must_use]
             pub fn new() -> Self {
                 let mut registry = Registry::with_prefix("pushnode");
                 $(
                     let $field: $type = $make;
+                    $field.begin(&labels::of($name));
                     registry.register($name, $help, $field.clone());
                 )+
                 Self { registry, $($field,)+ }
             }
         }
     };
+}
+
+/// What a metric shows before anything is counted.
+trait Begin {
+    /// Gives these label values a 0.
+    fn begin(&self, _words: &[&'static str]) {}
+}
+
+impl Begin for Counter {}
+impl Begin for Gauge {}
+impl Begin for Seconds {}
+impl Begin for Histogram {}
+/// Set at each look.
+impl Begin for Family<Queue, Gauge> {}
+
+impl<L: From<&'static str> + Clone + Eq + Hash> Begin for Family<L, Counter> {
+    fn begin(&self, words: &[&'static str]) {
+        for word in words {
+            drop(self.get_or_create(&L::from(word)));
+        }
+    }
 }
 
 /// A gauge of seconds.
@@ -227,6 +258,10 @@ metrics! {
         "Envelopes received from the bus";
     bad_envelopes: Counter = Counter::default(), "bad_envelopes",
         "Lines received from the bus that are not valid envelopes";
+    lines_refused: Family<Reason, Counter> = Family::default(), "lines_refused",
+        "Lines of the bus that only nodes may say and that no node has said, by reason";
+    lines_trusted: Counter = Counter::default(), "lines_trusted",
+        "Unsigned lines taken for a node's because a live node has no PUSH_CLUSTER_SECRET";
     stale: Counter = Counter::default(), "stale",
         "Envelopes on this node's own channel whose recipients are no longer here";
     duplicates: Counter = Counter::default(), "duplicates",
@@ -340,6 +375,11 @@ impl Metrics {
         if messages > 0 {
             self.drops.get_or_create(&reason.into()).inc_by(messages);
         }
+    }
+
+    /// Counts a line of the bus that was not believed.
+    pub fn line_refused(&self, reason: &'static str) {
+        self.lines_refused.get_or_create(&reason.into()).inc();
     }
 
     /// Counts a sign of loss.

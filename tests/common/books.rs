@@ -118,3 +118,17 @@ pub fn gaps(values: &Values) -> Vec<Gap> {
         .filter_map(|account| account.gap(values))
         .collect()
 }
+
+/// That every label value of a counter is one that it has from the start.
+pub fn check_labels(text: &str) {
+    for line in text.lines() {
+        let value = line
+            .strip_prefix("pushnode_")
+            .and_then(|line| line.split_once("_total{"))
+            .and_then(|(name, rest)| Some((name, rest.split('"').nth(1)?)));
+        if let Some((name, value)) = value {
+            let known = pushnode::Metrics::known_labels(name);
+            assert!(known.contains(&value), "not there from the start: {line}");
+        }
+    }
+}

@@ -236,7 +236,9 @@ impl Node {
     /// All metrics as text.
     pub async fn metrics(&self) -> String {
         let answer = http().get(self.admin_url("/metrics")).send().await;
-        answer.expect("an answer").text().await.expect("text")
+        let text = answer.expect("an answer").text().await.expect("text");
+        books::check_labels(&text);
+        text
     }
 
     /// Sends a signal: "TERM", "KILL", "STOP", "CONT".

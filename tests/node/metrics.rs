@@ -163,3 +163,22 @@ fn the_alerts_are_whole_and_documented() {
     assert_eq!(place, 0, "the last rule is not whole");
     assert_eq!(headings(&section("Alerts")), alerts);
 }
+
+#[tokio::test]
+async fn a_counter_has_all_its_labels_from_the_start() {
+    let node = node(&[]);
+    let text = node.metrics().await;
+    for metric in Metrics::TABLE {
+        let (Some(label), "counter") = (metric.label(), metric.kind()) else {
+            continue;
+        };
+        let name = metric.full_name();
+        let short = name.trim_start_matches("pushnode_");
+        let values = Metrics::known_labels(short.trim_end_matches("_total"));
+        assert!(!values.is_empty(), "{name} has no known labels");
+        for value in values {
+            let line = format!("{name}{{{label}=\"{value}\"}} ");
+            assert!(text.contains(&line), "{line} is not there at the start");
+        }
+    }
+}

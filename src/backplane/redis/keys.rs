@@ -1,7 +1,8 @@
 //! The names of all keys and channels in Redis, as PROTOCOL.md lists them.
 //!
 //! What must stay true: keys that one MULTI writes share a hash tag, so that in a cluster they
-//! are all on one server.
+//! are all on one server. Redis keeps the keys of two databases apart, but not their channels: a
+//! channel of a database other than 0 has its number.
 
 use std::sync::Arc;
 
@@ -11,13 +12,20 @@ use crate::protocol::session_id::SessionId;
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
     prefix: Arc<str>,
+    /// The prefix of channels.
+    channels: Arc<str>,
 }
 
 impl Keys {
     /// All names begin with `prefix`.
-    pub(crate) fn new(prefix: &str) -> Self {
+    pub(crate) fn new(prefix: &str, database: u8) -> Self {
+        let channels = match database {
+            0 => prefix.to_owned(),
+            number => format!("{prefix}{number}:"),
+        };
         Self {
             prefix: prefix.into(),
+            channels: channels.into(),
         }
     }
 
@@ -124,10 +132,10 @@ impl Keys {
     }
 
     pub(crate) fn node_channel(&self, node: &NodeId) -> String {
-        format!("{}n:{{{node}}}", self.prefix)
+        format!("{}n:{{{node}}}", self.channels)
     }
 
     pub(crate) fn global_channel(&self) -> String {
-        format!("{}g", self.prefix)
+        format!("{}g", self.channels)
     }
 }

@@ -13,6 +13,8 @@ pub(crate) mod registry;
 pub(crate) mod servers;
 pub(crate) mod store;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +22,9 @@ use fred::prelude::{
     Builder, Client, Config as FredConfig, ConnectionConfig, PerformanceConfig, ReconnectPolicy,
     TcpConfig,
 };
-use fred::types::config::UnresponsiveConfig;
+use fred::types::config::{ServerConfig, UnresponsiveConfig};
 use fred::types::{RespVersion, Value};
+use percent_encoding::percent_decode_str;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -39,10 +42,11 @@ use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
 use crate::backplane::redis::store::upstream::Streams;
-use crate::config::redis_url::{RedisUrl, Topology};
+use crate::config::redis_url::{RedisUrl, ServerUrl, Topology};
 use crate::local::hub::Hub;
 use crate::local::replay::page::Bounds;
 use crate::protocol;
+use crate::protocol::ClusterKeys;
 use crate::protocol::ids::NodeId;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -57,8 +61,6 @@ const COMMAND_BUFFER: usize = 100_000;
 /// The pump takes them at once, but on a machine without a free processor that can be half a
 /// second later. Costs about 0.7 KiB each, all of it allocated at the start.
 const SUBSCRIPTION_BUFFER: usize = 32_768;
-/// Maximum wait for Redis when the node leaves.
-const LEAVE: Duration = Duration::from_secs(5);
 /// A row's TTL in Redis: a safety net for rows that no node swept. Rows are rewritten long before.
 const ROW_TTL_SECONDS: i64 = 24 * 3600;
 /// Follows the number in a topic's row if clients of that node watch joins and leaves.
@@ -73,6 +75,8 @@ pub(crate) struct RedisSettings {
     pub url: RedisUrl,
     /// The prefix of keys and channels.
     pub prefix: String,
+    /// By which nodes know each other's lines.
+    pub secrets: ClusterKeys,
     /// The bounds of inboxes and logs.
     pub inboxes: Bounds,
     /// Approximately how many entries the stream of a service holds.
@@ -130,7 +134,7 @@ impl Redis {
         fatal: watch::Sender<Option<Fatal>>,
         metrics: &Arc<Metrics>,
     ) -> Result<(Self, Subscriber), String> {
-        let keys = Keys::new(&settings.prefix);
+        let keys = Keys::new(&settings.prefix, settings.url.database());
         let own = keys.node_channel(hub.node());
         let global = keys.global_channel();
         let servers = Servers::new(&settings.url, own.clone(), global, metrics.clone());
@@ -141,21 +145,23 @@ impl Redis {
             keys.clone(),
             record,
             hub.clone(),
+            settings.secrets.clone(),
             fatal,
         ));
-        let outboxes = Outboxes::new(servers.clone(), hub.node().clone(), metrics.clone());
+        let outboxes = Outboxes::new(
+            servers.clone(),
+            lease.clone(),
+            keys.clone(),
+            settings.secrets.clone(),
+            metrics.clone(),
+        );
         let registry = Registry::new(servers.clone(), keys.clone(), hub.clone(), metrics.clone());
         let kept = KeptStore::new(servers.clone(), keys.clone(), settings.inboxes);
         let streams = Streams::new(servers.clone(), keys.clone(), settings.upstream_length);
         let access = AccessStore::new(servers.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
-        let pump = Pump {
-            own: own.as_str().into(),
-            backlog: Arc::new(Semaphore::new(BACKLOG)),
-            probes: Arc::default(),
-            metrics: metrics.clone(),
-        };
+        let pump = Pump::new(&own, metrics);
         let bus = Bus {
             servers: servers.clone(),
             own,
@@ -207,18 +213,14 @@ impl Redis {
         line: String,
         deadline: Instant,
     ) -> Published {
-        self.outboxes
-            .publish(self.keys.node_channel(node), line, deadline)
-            .await
+        self.outboxes.publish(Some(node), line, deadline).await
     }
 
     pub(crate) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
         if self.servers.is_clustered() {
             return Published::now(self.publish_to_each(line, deadline).await);
         }
-        self.outboxes
-            .publish(self.keys.global_channel(), line, deadline)
-            .await
+        self.outboxes.publish(None, line, deadline).await
     }
 
     /// In a cluster, PUBLISH is answered before all servers have passed the payload on, so a later
@@ -248,8 +250,7 @@ impl Redis {
             }
         }
         let line = protocol::line_but(&line, &served);
-        let global = self.keys.global_channel();
-        let published = self.outboxes.publish(global, line, deadline).await;
+        let published = self.outboxes.publish(None, line, deadline).await;
         // That count covers only the subscribers of one server. The 1 below is this node.
         published.receivers(deadline).await?;
         Ok(served.len() as u32 + 1)
@@ -278,6 +279,22 @@ impl Redis {
         self.lease.nodes()
     }
 
+    /// The names of this node's channel and of that of all nodes.
+    pub(crate) fn channels(&self) -> [String; 2] {
+        let own = self.keys.node_channel(self.lease.node());
+        [own, self.keys.global_channel()]
+    }
+
+    pub(crate) fn requires_signatures(&self) -> bool {
+        self.lease.requires_signatures()
+    }
+
+    pub(crate) fn note_stranger(&self, node: &NodeId) {
+        if !self.lease.knows(node) {
+            self.lease.look_soon();
+        }
+    }
+
     pub(crate) fn unanswered(&self) -> usize {
         self.outboxes.unanswered()
     }
@@ -296,19 +313,21 @@ impl Redis {
         metrics.nodes.set(self.lease.nodes().len() as i64);
     }
 
-    pub(crate) async fn announce_draining(&self) {
-        let announced = async {
-            self.lease.announce_draining().await;
-            self.registry.mark_leaving();
-            self.registry.settle(COMMAND_TIMEOUT).await;
-        };
+    pub(crate) async fn announce_draining(&self, patience: Duration) -> bool {
         // Without Redis, no other node can be told.
-        let _ = tokio::time::timeout(COMMAND_TIMEOUT, announced).await;
+        let announced = self.lease.announce_draining();
+        let patience = COMMAND_TIMEOUT.min(patience);
+        let is_told = tokio::time::timeout(patience, announced).await == Ok(true);
+        self.registry.mark_leaving();
+        if is_told {
+            self.registry.settle(COMMAND_TIMEOUT).await;
+        }
+        is_told
     }
 
     /// The order matters: a lookup finds no row of this node before its channel falls silent,
     /// and lines published until then are still received and answered.
-    pub(crate) async fn leave(&self) {
+    pub(crate) async fn leave(&self, patience: Duration) {
         let left = async {
             let clean = self.registry.settle(COMMAND_TIMEOUT).await;
             EventLog::settle(&self.hub, COMMAND_TIMEOUT).await;
@@ -318,7 +337,7 @@ impl Redis {
             self.outboxes.settle(COMMAND_TIMEOUT).await;
             self.servers.quit().await;
         };
-        let in_time = tokio::time::timeout(LEAVE, left).await.is_ok();
+        let in_time = tokio::time::timeout(patience, left).await.is_ok();
         let unsent = self.unanswered();
         if !in_time || unsent > 0 {
             tracing::warn!(unsent, "left before everything received was processed");
@@ -349,11 +368,23 @@ impl Drop for Redis {
 
 /// A client in which every default that loses commands or hangs is replaced.
 ///
-/// `url` names one server. At most `messages` wait for the listener, and `commands` for a
+/// At most `messages` wait for the listener, and `commands` for a
 /// connection.
-fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::error::Error> {
-    let mut config = FredConfig::from_url(url)?;
+fn build(
+    server: &ServerUrl,
+    messages: usize,
+    commands: usize,
+) -> Result<Client, fred::error::Error> {
+    let mut config = FredConfig::from_url(&server.url)?;
     config.version = RespVersion::RESP3;
+    if let ServerConfig::Unix { path } = &mut config.server {
+        let text = path.to_string_lossy().into_owned();
+        *path = OsString::from_vec(percent_decode_str(&text).collect()).into();
+    }
+    config.database = Some(server.database).filter(|number| *number != 0);
+    let login = server.login.as_ref();
+    config.username = login.and_then(|login| login.user.as_deref().map(inline_word));
+    config.password = login.map(|login| inline_word(login.password.reveal()));
     // Redis may be down when the node starts: keep trying.
     config.fail_fast = false;
     let connection = ConnectionConfig {
@@ -385,4 +416,25 @@ fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::er
         .set_performance_config(performance)
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
     builder.build()
+}
+
+/// A user or password as one word of an inline command.
+///
+/// fred 10.1: writes HELLO inline and without quotes, so Redis splits a password at a space and
+/// refuses one with a quote. In double quotes Redis takes any byte, as `\xHH`. Other words are left
+/// as they are, because servers that imitate Redis may not know quotes.
+fn inline_word(text: &str) -> String {
+    let is_odd = |c: char| c.is_ascii_whitespace() || c.is_ascii_control() || "\"'".contains(c);
+    if !text.contains(is_odd) {
+        return text.to_owned();
+    }
+    let mut word = String::from('"');
+    for c in text.chars() {
+        match c {
+            c if is_odd(c) || c == '\\' => word += &format!("\\x{:02x}", u32::from(c)),
+            c => word.push(c),
+        }
+    }
+    word.push('"');
+    word
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::protocol::bus::presence::{PresenceLine, Told};
+use crate::protocol::bus::presence::{MAX_NAMES, PresenceLine, Told};
 use crate::protocol::bus::question::{NodeAnswer, Question};
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::InvalidInput;
@@ -25,6 +25,9 @@ use crate::protocol::session_id::SessionId;
 
 /// The version in the header line of a node's payload.
 pub const VERSION: u32 = 1;
+
+/// The highest sequence number: a sender cannot get there.
+const MAX_SEQUENCE: u64 = 1 << 53;
 
 /// One line of a payload on a channel.
 #[derive(Debug)]
@@ -153,6 +156,9 @@ impl LineFields<'_> {
         let (Some(from), Some(seq)) = (self.from, self.seq) else {
             return Err(InvalidInput::new("header without from or seq"));
         };
+        if seq > MAX_SEQUENCE {
+            return Err(InvalidInput::new("seq is out of range"));
+        }
         let tail = self.tail;
         Ok(Line::Header { from, seq, tail })
     }
@@ -289,6 +295,10 @@ impl LineFields<'_> {
         let (Some(topic), Some(node)) = (self.topic, self.node) else {
             return Err(InvalidInput::new(format!("{cmd} without topic or node")));
         };
+        if self.here.len() + self.gone.len() > MAX_NAMES {
+            let words = format!("{cmd} names over {MAX_NAMES} users");
+            return Err(InvalidInput::new(words));
+        }
         let told = Told {
             topic,
             node,
@@ -322,10 +332,10 @@ fn kick_reason(reason: &str) -> Result<CloseReason, InvalidInput> {
     .ok_or_else(|| InvalidInput::new("reason must be kicked, banned or replaced"))
 }
 
-/// The header line of a node's payload, line break included.
+/// The header line of a node's payload, without line break.
 #[must_use]
 pub fn header_line(from: &NodeId, seq: u64) -> String {
-    format!("{{\"v\":{VERSION},\"from\":\"{from}\",\"seq\":{seq}}}\n")
+    format!("{{\"v\":{VERSION},\"from\":\"{from}\",\"seq\":{seq}}}")
 }
 
 /// A payload that holds nothing but the number of the one before it.

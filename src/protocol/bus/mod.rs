@@ -8,3 +8,5 @@ pub mod presence;
 pub mod event;
 
 pub mod line;
+
+pub mod signature;

@@ -118,6 +118,18 @@ pub enum CallStatus {
 }
 
 impl CallStatus {
+    /// Every status, in their order.
+    pub const ALL: [Self; 8] = [
+        Self::Offline,
+        Self::Plain,
+        Self::Busy,
+        Self::Gone,
+        Self::Timeout,
+        Self::Unrouted,
+        Self::Failed,
+        Self::Answered,
+    ];
+
     /// As in answers and metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

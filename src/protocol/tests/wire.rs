@@ -322,7 +322,7 @@ fn commands() {
     assert_all([
         (
             protocol::header_line(&node(), 8),
-            "{\"v\":1,\"from\":\"eu-1.9f86d081884c\",\"seq\":8}\n",
+            "{\"v\":1,\"from\":\"eu-1.9f86d081884c\",\"seq\":8}",
         ),
         (
             protocol::tail_payload(&node(), 8),

@@ -4,10 +4,12 @@
 //! go together into the next one. Payloads of one outbox are numbered from 1. If Redis gives no
 //! answer, the outcome is unknown: the payload is sent again under the same number, and receivers
 //! drop a number they have had. Receivers detect a loss by the next number; if no payload
-//! follows, a tail repeats the last number. What must stay true: lines of one channel keep their
-//! order, and each gets exactly one answer.
+//! follows, a tail repeats the last number. A publisher can name any channel in its `reply`, and an
+//! outbox takes memory: for names that are not in the table of nodes there is a bounded number, and
+//! one that finds no subscriber ends at once. What must stay true: lines of one channel keep their order, each gets
+//! exactly one answer, and no number is used twice.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,14 +17,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashMap;
 use futures::stream::{FuturesOrdered, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Published, Unavailable};
 use crate::backplane::redis::AWAY;
+use crate::backplane::redis::keys::Keys;
+use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::protocol;
+use crate::protocol::ClusterKeys;
 use crate::protocol::ids::NodeId;
 use crate::telemetry::metrics::Metrics;
 
@@ -44,6 +49,15 @@ const TAIL_ATTEMPTS: u32 = 10;
 const SETTLE_STEP: Duration = Duration::from_millis(10);
 /// An outbox without work ends after this time; the next line starts another.
 const IDLE: Duration = Duration::from_secs(60);
+/// As [`IDLE`], for a name that is not in the table of nodes; and if no subscriber was there.
+const IDLE_STRANGER: Duration = Duration::from_secs(2);
+const IDLE_UNHEARD: Duration = Duration::from_millis(10);
+/// Maximum number of open outboxes for such names; further publishers wait.
+const STRANGERS: usize = 1_024;
+/// Numbers of closed outboxes that are remembered, of nodes and of other names.
+const NUMBERS: usize = 4_096;
+/// Publishers to more such names than this.
+const TOO_MANY: Unavailable = Unavailable("too many channels of unknown nodes");
 
 struct OutboxLine {
     text: String,
@@ -68,10 +82,13 @@ pub(crate) struct Outboxes {
 #[derive(Debug)]
 struct Shared {
     servers: Servers,
-    node: NodeId,
+    lease: Arc<Lease>,
+    keys: Keys,
+    secrets: ClusterKeys,
     open: DashMap<String, mpsc::Sender<OutboxLine>>,
-    /// The last number used for a channel. Outlives the outbox: a number must not be used twice.
-    numbers: Mutex<HashMap<String, u64>>,
+    /// Places for outboxes of names that are not in the table.
+    strangers: Arc<Semaphore>,
+    numbers: Mutex<ChannelNumbers>,
     /// The number of lines without an answer yet.
     unanswered: AtomicUsize,
     metrics: Arc<Metrics>,
@@ -85,14 +102,68 @@ impl std::fmt::Debug for OutboxLine {
     }
 }
 
+/// The last numbers used for channels. They outlive the outbox.
+#[derive(Debug, Default)]
+struct ChannelNumbers {
+    nodes: HashMap<String, u64>,
+    /// Of other names.
+    strangers: HashMap<String, u64>,
+    /// The highest number of a stranger that was forgotten: where the others begin.
+    forgotten: u64,
+}
+
+impl ChannelNumbers {
+    /// The last number, and whether it was used.
+    fn get(&self, channel: &str, is_stranger: bool) -> (u64, bool) {
+        let last = self.nodes.get(channel);
+        match last.or_else(|| self.strangers.get(channel)) {
+            Some(last) => (*last, true),
+            None if is_stranger => (self.forgotten, false),
+            None => (0, false),
+        }
+    }
+
+    /// Remembers a number. Strangers are forgotten if there are many. Of nodes there is one entry
+    /// for each boot that this node has sent to.
+    fn set(&mut self, channel: String, number: u64, is_stranger: bool) {
+        if !is_stranger || self.nodes.contains_key(&channel) {
+            self.strangers.remove(&channel);
+            self.nodes.insert(channel, number);
+            return;
+        }
+        if self.strangers.len() >= NUMBERS {
+            let highest = self.strangers.drain().map(|(_, number)| number).max();
+            self.forgotten = self.forgotten.max(highest.unwrap_or(0));
+        }
+        self.strangers.insert(channel, number);
+    }
+
+    /// Forgets dead nodes, if there are many.
+    fn prune(&mut self, live: impl FnOnce() -> HashSet<String>) {
+        if self.nodes.len() >= NUMBERS {
+            let live = live();
+            self.nodes.retain(|channel, _| live.contains(channel));
+        }
+    }
+}
+
 impl Outboxes {
-    pub(crate) fn new(servers: Servers, node: NodeId, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        servers: Servers,
+        lease: Arc<Lease>,
+        keys: Keys,
+        secrets: ClusterKeys,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (open, numbers) = (DashMap::new(), Mutex::default());
         Self {
             shared: Arc::new(Shared {
                 servers,
-                node,
+                lease,
+                keys,
+                secrets,
                 open,
+                strangers: Arc::new(Semaphore::new(STRANGERS)),
                 numbers,
                 unanswered: AtomicUsize::new(0),
                 metrics,
@@ -100,15 +171,32 @@ impl Outboxes {
         }
     }
 
-    /// Puts a line into its channel's outbox; waits for room there.
+    /// Puts a line into the outbox of a node, or of all; waits for room there.
     pub(crate) async fn publish(
         &self,
-        channel: String,
+        node: Option<&NodeId>,
         text: String,
         deadline: Instant,
     ) -> Published {
+        let channel = match node {
+            Some(node) => self.shared.keys.node_channel(node),
+            None => self.shared.keys.global_channel(),
+        };
+        let open = self.shared.open.get(&channel).map(|open| open.clone());
+        let outbox = match open {
+            Some(outbox) => outbox,
+            None if node.is_none_or(|node| self.shared.lease.knows(node)) => {
+                self.shared.outbox(channel, None)
+            }
+            None => {
+                let place = self.shared.strangers.clone().acquire_owned();
+                match tokio::time::timeout_at(deadline, place).await {
+                    Ok(Ok(place)) => self.shared.outbox(channel, Some(place)),
+                    _ => return Published::now(Err(TOO_MANY)),
+                }
+            }
+        };
         let (answer, published) = oneshot::channel();
-        let outbox = self.shared.outbox(channel);
         // Counted once there is room, because a waiting publisher may be dropped. `reserve` fails
         // only when the runtime is ending; the dropped `answer` tells the publisher.
         if let Ok(place) = outbox.reserve().await {
@@ -148,22 +236,44 @@ impl Outboxes {
 }
 
 impl Shared {
-    fn outbox(self: &Arc<Self>, channel: String) -> mpsc::Sender<OutboxLine> {
-        if let Some(outbox) = self.open.get(&channel) {
-            return outbox.clone();
-        }
+    fn live_channels(&self) -> HashSet<String> {
+        let nodes = self.lease.nodes();
+        let channels = nodes
+            .iter()
+            .map(|record| self.keys.node_channel(&record.node));
+        channels.chain([self.keys.global_channel()]).collect()
+    }
+
+    /// The header line of a payload, signed if there is a secret.
+    fn header(&self, channel: &str, line: &str) -> String {
+        self.secrets.signed(channel, "", line)
+    }
+
+    /// The outbox of a channel. `stranger`: a place for one whose name is not in the table.
+    fn outbox(
+        self: &Arc<Self>,
+        channel: String,
+        stranger: Option<OwnedSemaphorePermit>,
+    ) -> mpsc::Sender<OutboxLine> {
         let entry = self.open.entry(channel.clone());
         let outbox = entry.or_insert_with(|| {
             let (outbox, lines) = mpsc::channel(QUEUE);
-            tokio::spawn(self.clone().serve(channel, lines));
+            tokio::spawn(self.clone().serve(channel, lines, stranger));
             outbox
         });
         outbox.clone()
     }
 
     /// Serves one channel until it has had no work for a while.
-    async fn serve(self: Arc<Self>, channel: String, mut lines: mpsc::Receiver<OutboxLine>) {
-        let mut number = self.numbers().get(&channel).copied().unwrap_or(0);
+    async fn serve(
+        self: Arc<Self>,
+        channel: String,
+        mut lines: mpsc::Receiver<OutboxLine>,
+        stranger: Option<OwnedSemaphorePermit>,
+    ) {
+        let is_stranger = stranger.is_some();
+        // The second: whether a number may have been received.
+        let (mut number, mut is_used) = self.numbers().get(&channel, is_stranger);
         let mut waiting: VecDeque<OutboxLine> = VecDeque::new();
         let mut under_way = FuturesOrdered::new();
         let mut taken = Vec::with_capacity(LINES);
@@ -172,7 +282,7 @@ impl Shared {
         loop {
             while under_way.len() < IN_FLIGHT && !waiting.is_empty() {
                 number += 1;
-                let payload = self.pack(number, &mut waiting);
+                let payload = self.pack(&channel, number, &mut waiting);
                 under_way.push_back(self.send(&channel, payload));
             }
             tokio::select! {
@@ -189,6 +299,7 @@ impl Shared {
                         }
                         self.repeat(&channel, again).await;
                     }
+                    is_used |= heard;
                     if heard || tail.is_some() {
                         tail = Some(Instant::now() + TAIL);
                     }
@@ -203,13 +314,15 @@ impl Shared {
                     tail = None;
                     tokio::spawn(self.clone().publish_tail(channel.clone(), number));
                 }
-                () = tokio::time::sleep(IDLE), if under_way.is_empty() && waiting.is_empty() => {
+                () = tokio::time::sleep(idle_time(is_stranger, is_used)), if under_way.is_empty() && waiting.is_empty() => {
                     // If no sender is held elsewhere, no line can be on its way to this task.
                     let is_idle = |outbox: &mpsc::Sender<OutboxLine>| outbox.strong_count() == 1 && lines.is_empty();
                     let closed = self.open.remove_if(&channel, |channel, outbox| {
                         let idle = is_idle(outbox);
-                        if idle {
-                            self.numbers().insert(channel.clone(), number);
+                        if idle && is_used {
+                            let mut numbers = self.numbers();
+                            numbers.prune(|| self.live_channels());
+                            numbers.set(channel.clone(), number, is_stranger);
                         }
                         idle
                     });
@@ -221,22 +334,26 @@ impl Shared {
         }
     }
 
-    fn numbers(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
+    fn numbers(&self) -> std::sync::MutexGuard<'_, ChannelNumbers> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pack(&self, number: u64, waiting: &mut VecDeque<OutboxLine>) -> Payload {
-        let mut text = protocol::header_line(&self.node, number);
+    fn pack(&self, channel: &str, number: u64, waiting: &mut VecDeque<OutboxLine>) -> Payload {
+        let mut text = self.header(channel, &protocol::header_line(self.lease.node(), number));
+        let header = text.len();
         let mut answers = Vec::with_capacity(waiting.len().min(LINES));
         let mut deadline = Instant::now();
         while answers.len() < LINES && (answers.is_empty() || text.len() < BYTES) {
             let Some(line) = waiting.pop_front() else {
                 break;
             };
-            if !answers.is_empty() {
-                text.push('\n');
+            text.push('\n');
+            if self.secrets.is_empty() || !protocol::is_command(&line.text) {
+                text.push_str(&line.text);
+            } else {
+                let signed = self.secrets.signed(channel, &text[..header], &line.text);
+                text.push_str(&signed);
             }
-            text.push_str(&line.text);
             deadline = deadline.max(line.deadline);
             answers.push(line.answer);
         }
@@ -319,12 +436,22 @@ impl Shared {
     /// Repeats the last number to the listeners. Overtaking, in either direction, does no harm:
     /// receivers ignore a lower number.
     async fn publish_tail(self: Arc<Self>, channel: String, number: u64) {
-        let tail = Bytes::from(protocol::tail_payload(&self.node, number));
+        let tail = protocol::tail_payload(self.lease.node(), number);
+        let tail = Bytes::from(self.header(&channel, &tail));
         for _ in 0..TAIL_ATTEMPTS {
             if self.servers.publish(&channel, tail.clone()).await.is_ok() {
                 return;
             }
             tokio::time::sleep(TAIL).await;
         }
+    }
+}
+
+/// How long an outbox stays open without work.
+fn idle_time(is_stranger: bool, is_used: bool) -> Duration {
+    match (is_stranger, is_used) {
+        (false, _) => IDLE,
+        (true, true) => IDLE_STRANGER,
+        (true, false) => IDLE_UNHEARD,
     }
 }

@@ -4,7 +4,10 @@
 //! conclusions. What must stay true: a subscription is declared deaf only after Redis has
 //! confirmed that it passed a probe on, however slow the publish path is; and never while lines
 //! still come over the own channel.
+//!
+//! A probe's number is random, and each counts once, so a publisher can forge none.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -26,30 +29,55 @@ pub(crate) const DEAF: Duration = Duration::from_millis(1_500);
 /// subscription went silent at the same moment, and detecting that has taken its time already.
 const DEAF_TOO: Duration = Duration::from_millis(400);
 
+/// Maximum number of probes remembered: half a minute of them.
+const SENT: usize = 64;
+
+#[derive(Debug)]
+struct SentProbe {
+    /// What it carries.
+    secret: u64,
+    /// Its place among the probes.
+    number: u64,
+    at: Instant,
+}
+
 /// The last probe received: whether the subscription works.
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
     heard: AtomicU64,
     lines: AtomicU64,
     overruns: AtomicU64,
-    /// The last probe sent, and when.
-    sent: Mutex<Option<(u64, Instant)>>,
+    /// The last probes sent, until they are received.
+    sent: Mutex<VecDeque<SentProbe>>,
     /// Woken by each probe received.
     news: Notify,
 }
 
 impl Probes {
-    /// Notes that this probe is sent now.
-    fn note_sent(&self, n: u64) {
-        *self.sent.lock() = Some((n, Instant::now()));
+    /// Notes that this probe is sent now; returns what it carries.
+    fn note_sent(&self, number: u64) -> u64 {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the operating system gives random bytes");
+        let secret = u64::from_ne_bytes(random);
+        let mut sent = self.sent.lock();
+        if sent.len() == SENT {
+            sent.pop_front();
+        }
+        let at = Instant::now();
+        sent.push_back(SentProbe { secret, number, at });
+        secret
     }
 
-    /// Notes that this probe was received. Returns its travel time if it is the last one sent.
-    pub(crate) fn note(&self, n: u64) -> Option<Duration> {
-        self.heard.fetch_max(n, Ordering::Relaxed);
+    /// Notes that a probe was received. Returns its travel time; `None` if this node did not send
+    /// it, or has received it before.
+    pub(crate) fn note(&self, secret: u64) -> Option<Duration> {
+        let mut sent = self.sent.lock();
+        let at = sent.iter().position(|probe| probe.secret == secret)?;
+        let probe = sent.remove(at)?;
+        drop(sent);
+        self.heard.fetch_max(probe.number, Ordering::Relaxed);
         self.news.notify_one();
-        let (_, at) = self.sent.lock().filter(|(last, _)| *last == n)?;
-        Some(at.elapsed())
+        Some(probe.at.elapsed())
     }
 
     /// Notes that a line came over the own channel: a probe may be queued behind it.
@@ -213,12 +241,32 @@ impl Probing {
             }
         }
         self.sent += 1;
-        probes.note_sent(self.sent);
+        let line = protocol::probe_line(probes.note_sent(self.sent));
         let (servers, channel) = (servers.clone(), own.to_owned());
-        let line = protocol::probe_line(self.sent);
         self.task = Some(tokio::spawn(async move {
             servers.publish(&channel, line.into()).await
         }));
         verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_probe_that_was_sent_counts_and_once() {
+        let probes = Probes::default();
+        let secret = probes.note_sent(1);
+        for forged in [0, 1, u64::MAX, secret.wrapping_add(1)] {
+            assert_eq!(probes.note(forged), None);
+        }
+        assert_eq!(probes.last(), 0);
+        assert!(probes.note(secret).is_some());
+        assert_eq!((probes.note(secret), probes.last()), (None, 1));
+        for number in 2..1_000 {
+            probes.note_sent(number);
+        }
+        assert_eq!(probes.sent.lock().len(), SENT);
     }
 }

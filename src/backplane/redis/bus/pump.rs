@@ -37,6 +37,16 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
+    /// For a node of this channel.
+    pub(crate) fn new(own: &str, metrics: &Arc<Metrics>) -> Self {
+        Self {
+            own: own.into(),
+            backlog: Arc::new(Semaphore::new(BACKLOG)),
+            probes: Arc::default(),
+            metrics: metrics.clone(),
+        }
+    }
+
     /// Moves messages from fred's buffer, which overwrites messages that are not taken in time, to
     /// one that is bounded by bytes. Does nothing else, so that it keeps up however busy the
     /// reader is.
@@ -61,8 +71,11 @@ impl Pump {
                     if let Some(n) =
                         protocol::as_probe(message.value.as_bytes().unwrap_or_default())
                     {
-                        if let Some(lag) = self.probes.note(n) {
-                            self.metrics.bus_lag.observe(lag.as_secs_f64());
+                        match self.probes.note(n) {
+                            Some(lag) => self.metrics.bus_lag.observe(lag.as_secs_f64()),
+                            // By which another node finds out whether this one listens.
+                            None if n == 0 => {}
+                            None => self.metrics.line_refused("probe"),
                         }
                         continue;
                     }

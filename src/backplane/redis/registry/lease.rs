@@ -7,7 +7,7 @@
 //! A node that was taken for dead finds itself missing in `pn:boots`, or its sweep under way. Then
 //! it also writes every row again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,17 +15,18 @@ use std::time::Duration;
 use fred::error::ErrorKind;
 use fred::prelude::{Expiration, KeysInterface, SetOptions, SetsInterface};
 use fred::types::Value;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::{NodeRecord, NodeState};
+use crate::backplane::redis::registry::node_table::NodeTable;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::{RedisHealth, redacted};
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::local::hub::Hub;
-use crate::protocol;
 use crate::protocol::ids::NodeId;
+use crate::protocol::{self, ClusterKeys};
 
 pub(crate) const BEAT: Duration = Duration::from_secs(3);
 /// The time between two checks that Redis still has the lease: how long a loss can go unnoticed.
@@ -39,17 +40,8 @@ const RETRY: Duration = Duration::from_millis(250);
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// After this long all rows are rewritten, well before their TTL of one day expires.
 const REFRESH: Duration = Duration::from_secs(6 * 3600);
-/// Beats without a lease after which a node counts as dead. One may be Redis's own pause.
-pub(crate) const MISSING_BEATS: u32 = 2;
 /// Maximum number of dead nodes remembered as such.
 const GRAVES: usize = 10_000;
-
-#[derive(Debug, Default)]
-struct NodeTable {
-    nodes: Arc<Vec<NodeRecord>>,
-    /// Names in the set without a lease, and for how many beats.
-    missing: HashMap<String, u32>,
-}
 
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -64,9 +56,12 @@ pub(crate) struct Lease {
     forgotten: RwLock<Option<Instant>>,
     /// The value of `forgotten` whose loss led to all rows being marked dirty.
     marked: RwLock<Option<Instant>>,
-    table: RwLock<NodeTable>,
+    table: NodeTable,
     beats: watch::Sender<u64>,
     refusal: RedisHealth,
+    secrets: ClusterKeys,
+    /// Woken if a node may not be in the table yet.
+    strangers: Notify,
     /// Nodes that were proven dead; the table may not show that yet.
     dead: RwLock<HashSet<NodeId>>,
     /// The lease was given up for good. Locked during a beat, so that no beat follows the end.
@@ -80,8 +75,10 @@ impl Lease {
         keys: Keys,
         record: NodeRecord,
         hub: Arc<Hub>,
+        secrets: ClusterKeys,
         fatal: watch::Sender<Option<Fatal>>,
     ) -> Self {
+        let table = NodeTable::new(record.signs);
         Self {
             servers,
             keys,
@@ -91,9 +88,11 @@ impl Lease {
             held: RwLock::default(),
             forgotten: RwLock::default(),
             marked: RwLock::default(),
-            table: RwLock::default(),
+            table,
             beats: watch::channel(0).0,
             refusal: RedisHealth::default(),
+            secrets,
+            strangers: Notify::new(),
             dead: RwLock::default(),
             left: tokio::sync::Mutex::default(),
             fatal,
@@ -127,21 +126,27 @@ impl Lease {
     }
 
     pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
-        self.table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .nodes
-            .clone()
+        self.table.nodes()
+    }
+
+    /// Whether a node is in the table, or is this one.
+    pub(crate) fn knows(&self, node: &NodeId) -> bool {
+        *node == self.record.node || self.table.has(node)
+    }
+
+    /// Whether all nodes sign their lines.
+    pub(crate) fn requires_signatures(&self) -> bool {
+        self.table.requires_signatures()
+    }
+
+    /// Has the table read again before the next beat.
+    pub(crate) fn look_soon(&self) {
+        self.strangers.notify_one();
     }
 
     /// Whether the name has been without a lease for two beats.
     pub(crate) fn is_missing(&self, name: &str) -> bool {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        // A name that is not even in the set was removed for that reason.
-        match table.missing.get(name) {
-            Some(beats) => *beats >= MISSING_BEATS,
-            None => !table.nodes.iter().any(|record| record.name == name),
-        }
+        self.table.is_missing(name)
     }
 
     /// Notes that a node was proven dead.
@@ -202,6 +207,7 @@ impl Lease {
         let mut breaks = self.servers.breaks();
         let mut refreshed = Instant::now();
         let mut trusted = false;
+        let mut is_announced = false;
         loop {
             let left = self.left.lock().await;
             if *left {
@@ -213,6 +219,9 @@ impl Lease {
                 Ok(intact) => {
                     self.refusal.clear();
                     self.beats.send_modify(|count| *count += 1);
+                    if !is_announced {
+                        is_announced = self.announce().await;
+                    }
                     if !(intact && trusted) {
                         // A deposed master may have accepted removals that no other server has.
                         self.hub.changes().mark_removed();
@@ -239,7 +248,17 @@ impl Lease {
     async fn watch(&self, breaks: &mut watch::Receiver<u64>) -> bool {
         let next = Instant::now() + BEAT;
         while Instant::now() < next {
-            match tokio::time::timeout(LOOK, breaks.changed()).await {
+            let changed = tokio::select! {
+                changed = tokio::time::timeout(LOOK, breaks.changed()) => changed,
+                () = self.strangers.notified() => {
+                    // If it fails, the next beat shows why.
+                    let _ = self.look_around(false).await;
+                    // However many names are heard: a few looks in a second.
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            };
+            match changed {
                 Ok(Ok(())) => return false,
                 // The servers are dropped, and the node ends in a moment.
                 Ok(Err(_)) => tokio::time::sleep(LOOK).await,
@@ -288,7 +307,7 @@ impl Lease {
         if ours && swept {
             tracing::warn!("this node was taken for dead; rewriting its rows");
         }
-        self.look_around().await?;
+        self.look_around(true).await?;
         Ok(ours && !swept)
     }
 
@@ -325,7 +344,9 @@ impl Lease {
             .unwrap_or_else(PoisonError::into_inner)
             .is_some();
         if held {
-            tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
+            if self.refusal.tells_forgotten() {
+                tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
+            }
             let mut forgotten = self
                 .forgotten
                 .write()
@@ -359,55 +380,30 @@ impl Lease {
         Ok(!answer.is_null())
     }
 
-    /// Reads the leases of all nodes; removes names from the set that have had none for long.
-    async fn look_around(&self) -> Result<(), fred::error::Error> {
-        let key = self.keys.nodes();
-        let names: HashSet<String> = self.servers.at(&key).smembers(&key).await?;
-        let names: Vec<String> = names.into_iter().collect();
-        let leases: Vec<String> = names.iter().map(|name| self.keys.lease(name)).collect();
-        let values = self.servers.read_each("GET", &leases).await?;
-        let mut nodes = Vec::new();
-        let mut missing = HashMap::new();
-        let mut gone = Vec::new();
-        {
-            let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-            for (name, value) in names.into_iter().zip(values) {
-                let value: Option<String> = value.convert().ok();
-                match value.and_then(|value| serde_json::from_str::<NodeRecord>(&value).ok()) {
-                    Some(record) => nodes.push(record),
-                    None => {
-                        let beats = table.missing.get(&name).copied().unwrap_or(0) + 1;
-                        if beats > MISSING_BEATS {
-                            gone.push(name.clone());
-                        }
-                        missing.insert(name, beats);
-                    }
-                }
-            }
-        }
-        self.servers.note_population(nodes.len());
-        nodes.sort_by(|a, b| a.node.cmp(&b.node));
-        {
-            // Taken for dead, and back again.
-            let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
-            nodes
-                .iter()
-                .for_each(|record| _ = dead.remove(&record.node));
-        }
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = NodeTable {
-            nodes: Arc::new(nodes),
-            missing,
-        };
-        if !gone.is_empty() {
-            let _: () = self.servers.at(&key).srem(&key, gone).await?;
-        }
-        Ok(())
+    /// Tells the other nodes that there is a new one: they read the table again if they hear from a
+    /// node that is not in it. This says nothing else, and older nodes ignore it.
+    async fn announce(&self) -> bool {
+        let channel = self.keys.global_channel();
+        let tail = protocol::tail_payload(&self.record.node, 0);
+        let tail = self.secrets.signed(&channel, "", &tail);
+        self.servers.publish(&channel, tail.into()).await.is_ok()
     }
 
-    pub(crate) async fn announce_draining(&self) {
+    async fn look_around(&self, with_beat: bool) -> Result<(), fred::error::Error> {
+        let read = self.table.read(&self.servers, &self.keys, with_beat).await;
+        // Taken for dead, and back again.
+        let nodes = self.table.nodes();
+        let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
+        nodes
+            .iter()
+            .for_each(|record| _ = dead.remove(&record.node));
+        read
+    }
+
+    /// Returns whether Redis has it. If not, the next beat reports it.
+    pub(crate) async fn announce_draining(&self) -> bool {
         self.draining.store(true, Ordering::Relaxed);
-        // If it fails, the next beat reports it.
-        let _ = self.put(None).await;
+        self.put(None).await.is_ok()
     }
 
     /// Removes the lease, so that all nodes know at once. With `clean`, no row is left for others

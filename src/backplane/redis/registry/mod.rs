@@ -4,6 +4,8 @@ pub(crate) mod read;
 
 pub(crate) mod write;
 
+pub(crate) mod node_table;
+
 pub(crate) mod lease;
 
 pub(crate) mod sweep;

@@ -23,7 +23,8 @@ use futures::future::try_join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backplane::redis::Keys;
-use crate::backplane::redis::registry::lease::{BEAT, Lease, MISSING_BEATS};
+use crate::backplane::redis::registry::lease::{BEAT, Lease};
+use crate::backplane::redis::registry::node_table::MISSING_BEATS;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::store::events::EventLog;

@@ -1,16 +1,23 @@
 //! Why Redis is reachable and yet refuses what a node needs.
 //!
-//! A server that has become a replica, or access rules that exclude this node, answer at once
-//! and keep every connection up. The beat of the lease meets them first. Meanwhile the node is
-//! not ready, and logs the refusal once.
+//! A server that has become a replica, that cannot save its data, or whose access rules exclude this
+//! node, answers at once and keeps every connection up. The beat of the lease meets that first.
+//! Meanwhile the node is not ready. Every kind of refusal is logged once, then at intervals.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
-/// How such answers begin, and what `readyz` reports for them.
-const REFUSALS: [(&str, &str); 8] = [
+/// The minimum time between two entries in the log about one kind of refusal.
+const COMPLAINTS: Duration = Duration::from_secs(30);
+
+/// The first words of such answers, and what `readyz` reports for them.
+const REFUSALS: [(&str, &str); 13] = [
     ("READONLY", "Redis is read-only: a replica"),
     ("MASTERDOWN", "Redis has lost its master"),
     ("LOADING", "Redis is loading its data"),
@@ -19,7 +26,28 @@ const REFUSALS: [(&str, &str); 8] = [
     ("WRONGPASS", "Redis refuses the password"),
     ("OOM", "Redis is out of memory"),
     ("CLUSTERDOWN", "the Redis cluster is down"),
+    ("MISCONF", "Redis cannot save its data"),
+    ("NOREPLICAS", "Redis has too few replicas"),
+    ("BUSY", "Redis is busy with a script"),
+    ("DENIED", "Redis is in protected mode"),
+    ("WRONGTYPE", "a key in Redis has another type"),
 ];
+
+/// What is reported for words that are not in the table.
+const REFUSED: (&str, &str) = ("refused", "Redis refuses commands");
+
+/// The word and the reason, if Redis has refused the command.
+fn refusal(error: &Error) -> Option<(&'static str, &'static str)> {
+    let word = error.details().split(' ').next().unwrap_or_default();
+    if let Some(known) = REFUSALS.iter().find(|(known, _)| *known == word) {
+        return Some(*known);
+    }
+    // What fred itself reports begins with no such word. ASK and MOVED lead elsewhere, and ERR is
+    // an answer to one command.
+    let is_word = word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    let is_of_redis = is_word && word != "ERR" && *error.kind() == ErrorKind::Unknown;
+    is_of_redis.then_some(REFUSED)
+}
 
 /// An error as it may appear in the log. A server that does not know a command quotes its
 /// arguments, which may be a message, or the password of a HELLO.
@@ -45,10 +73,7 @@ fn in_words(text: &str) -> Cow<'_, str> {
 
 /// The kind of failure, as a metric's label: the first word of a refusal by Redis.
 pub(crate) fn kind(error: &Error) -> &'static str {
-    let refusal = REFUSALS
-        .iter()
-        .find(|(word, _)| error.details().starts_with(word));
-    if let Some((word, _)) = refusal {
+    if let Some((word, _)) = refusal(error) {
         return word;
     }
     match error.kind() {
@@ -63,39 +88,68 @@ pub(crate) fn kind(error: &Error) -> &'static str {
     }
 }
 
+/// When each kind of refusal was last logged. One for all commands of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints(Mutex<HashMap<&'static str, Instant>>);
+
+impl Complaints {
+    /// Logs a refusal, unless that was done a moment ago.
+    pub(crate) fn note(&self, error: &Error) {
+        if let Some((_, reason)) = refusal(error)
+            && self.is_due(reason)
+        {
+            tracing::warn!(error = %redacted(error), "{reason}; retrying");
+        }
+    }
+
+    fn is_due(&self, what: &'static str) -> bool {
+        let (mut logged, now) = (self.0.lock(), Instant::now());
+        let is_due = |at: &Instant| now - *at >= COMPLAINTS;
+        let due = logged.get(what).is_none_or(is_due);
+        if due {
+            logged.insert(what, now);
+        }
+        due
+    }
+}
+
 /// The current refusal, if there is one.
 #[derive(Debug, Default)]
-pub(crate) struct RedisHealth(RwLock<Option<&'static str>>);
+pub(crate) struct RedisHealth {
+    reason: RwLock<Option<&'static str>>,
+    complaints: Complaints,
+}
 
 impl RedisHealth {
     /// Notes why a beat failed.
     pub(crate) fn note(&self, error: &Error) {
-        let Some((_, reason)) = REFUSALS
-            .iter()
-            .find(|(word, _)| error.details().starts_with(word))
-        else {
-            return;
-        };
-        if self.set(Some(reason)) != Some(reason) {
-            tracing::warn!(error = %redacted(error), "{reason}; retrying");
+        if let Some((_, reason)) = refusal(error) {
+            self.set(Some(reason));
         }
     }
 
     /// Notes that a beat succeeded.
     pub(crate) fn clear(&self) {
-        if self.reason().is_some() && self.set(None).is_some() {
+        let was_refused = self.reason().is_some() && self.set(None).is_some();
+        if was_refused && self.complaints.is_due("again") {
             tracing::info!("Redis serves this node again");
         }
     }
 
+    /// Notes that the lease is missing; returns whether that should be logged.
+    pub(crate) fn tells_forgotten(&self) -> bool {
+        // While Redis refuses to write the lease, each beat finds it missing.
+        self.reason().is_none() || self.complaints.is_due("forgotten")
+    }
+
     /// Why the node cannot be ready.
     pub(crate) fn reason(&self) -> Option<&'static str> {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+        *self.reason.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, reason: Option<&'static str>) -> Option<&'static str> {
         std::mem::replace(
-            &mut *self.0.write().unwrap_or_else(PoisonError::into_inner),
+            &mut *self.reason.write().unwrap_or_else(PoisonError::into_inner),
             reason,
         )
     }
@@ -104,6 +158,7 @@ impl RedisHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn errors_of_the_system_are_told_in_words() {
@@ -116,5 +171,52 @@ mod tests {
         assert_eq!(redacted(&Error::from(inner)), "IO Error: bad certificate");
         let other = Error::new(ErrorKind::Auth, "WRONGPASS no");
         assert!(redacted(&other).ends_with("WRONGPASS no"));
+    }
+
+    #[test]
+    fn every_refusal_has_a_word_and_a_reason() {
+        let of_redis = |details: &'static str| Error::new(ErrorKind::Unknown, details);
+        for (details, word) in [
+            ("MISCONF Redis is configured to save", "MISCONF"),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                "NOREPLICAS",
+            ),
+            ("OOM command not allowed", "OOM"),
+            ("BUSY Redis is busy", "BUSY"),
+            ("BUSYGROUP Consumer Group name already exists", "refused"),
+            ("SOMETHING new", "refused"),
+            ("ERR unknown command", "other"),
+            ("no answer to the pipeline", "other"),
+        ] {
+            assert_eq!(kind(&of_redis(details)), word, "{details}");
+        }
+        assert_eq!(kind(&Error::new(ErrorKind::IO, "EOF")), "io");
+        let counted = Metrics::known_labels("redis_errors");
+        for (word, _) in REFUSALS.iter().chain([&REFUSED]) {
+            assert!(
+                counted.contains(word),
+                "{word} is not counted from the start"
+            );
+        }
+        let health = RedisHealth::default();
+        health.note(&of_redis("NOREPLICAS Not enough good replicas"));
+        assert_eq!(health.reason(), Some("Redis has too few replicas"));
+        health.note(&of_redis("SOMETHING new"));
+        assert_eq!(health.reason(), Some("Redis refuses commands"));
+        health.clear();
+        assert_eq!(health.reason(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_of_refusal_is_logged_once_in_a_while() {
+        let complaints = Complaints::default();
+        assert!(complaints.is_due("a"));
+        for _ in 0..100 {
+            assert!(!complaints.is_due("a"));
+        }
+        assert!(complaints.is_due("b"), "another kind");
+        tokio::time::advance(COMPLAINTS).await;
+        assert!(complaints.is_due("a") && !complaints.is_due("a"));
     }
 }

@@ -27,9 +27,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(crate) use crate::backplane::redis::servers::commands::{asking, exec, multi, queue};
-use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::errors::{Complaints, redacted};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
-use crate::config::redis_url::{Host, RedisUrl, Topology};
+use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
 use crate::telemetry::metrics::Metrics;
 
 /// Maximum number of rows looked up in one pipeline.
@@ -62,6 +62,7 @@ struct Shared {
     doubt: Notify,
     /// When a server was last replaced by one that may have less data.
     turned: RwLock<Option<Instant>>,
+    complaints: Complaints,
     /// Live nodes, as of the last beat.
     population: AtomicU32,
     metrics: Arc<Metrics>,
@@ -120,7 +121,7 @@ impl Servers {
         let one = *url.topology() == Topology::One;
         // Until the routes are known, a client without a connection refuses commands.
         let (waiting, doubt) = (if one { COMMAND_BUFFER } else { 1 }, Notify::new());
-        let client = build(url.reveal(), NO_MESSAGES, waiting)?;
+        let client = build(&url.one(), NO_MESSAGES, waiting)?;
         let server = if one {
             started(client, None, breaks.clone(), metrics.clone())
         } else {
@@ -148,6 +149,7 @@ impl Servers {
             turns: watch::channel(0).0,
             doubt,
             turned: RwLock::default(),
+            complaints: Complaints::default(),
             population: AtomicU32::new(0),
             metrics,
         })))
@@ -178,11 +180,11 @@ impl Servers {
         self.routes().server(key).host.clone()
     }
 
-    /// The URL, with its password, of the server that has this key now.
-    pub(crate) fn url_of(&self, key: &str) -> Option<String> {
+    /// The server that has this key now.
+    pub(crate) fn url_of(&self, key: &str) -> Option<ServerUrl> {
         match self.host_of(key) {
-            Some(host) => self.0.url.reveal_server(&host),
-            None if *self.0.url.topology() == Topology::One => Some(self.0.url.reveal().to_owned()),
+            Some(host) => self.0.url.server(&host),
+            None if *self.0.url.topology() == Topology::One => Some(self.0.url.one()),
             // Not known yet.
             None => None,
         }
@@ -230,6 +232,7 @@ impl Servers {
 
     /// Notes a failure. If it may mean that the routes are out of date, wakes their check.
     pub(crate) fn note(&self, error: &Error) {
+        self.0.complaints.note(error);
         let kind = errors::kind(error);
         self.0
             .metrics
@@ -300,7 +303,7 @@ impl Servers {
 
     /// A connection to a server, not yet part of the routes.
     pub(crate) fn dial(&self, host: Host) -> Option<Server> {
-        let url = self.0.url.reveal_server(&host)?;
+        let url = self.0.url.server(&host)?;
         let client = build(&url, NO_MESSAGES, COMMAND_BUFFER)
             .inspect_err(
                 |error| tracing::error!(error = %redacted(error), "cannot connect to Redis"),
@@ -326,7 +329,7 @@ impl Servers {
         };
         let server = match silent {
             Some(host) => self.dial(host.clone()),
-            None => build(self.0.url.reveal(), NO_MESSAGES, COMMAND_BUFFER)
+            None => build(&self.0.url.one(), NO_MESSAGES, COMMAND_BUFFER)
                 .ok()
                 .map(|client| {
                     let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());

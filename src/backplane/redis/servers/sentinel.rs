@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: String) {
     let mut asked = Vec::new();
     for sentinel in &sentinels {
-        let url = servers.url().reveal_sentinel(sentinel);
+        let url = servers.url().sentinel(sentinel);
         let client = url.and_then(|url| build(&url, 16, COMMAND_BUFFER).ok());
         let Some(client) = client else {
             tracing::error!(host = sentinel.0, "invalid address of a Sentinel");

@@ -1,0 +1,127 @@
+//! The label values that counters have from the start, with 0: otherwise the first event is also the
+//! first sample, and `increase()` in an alert does not see it.
+//!
+//! What must stay true: every value that code counts is listed. The tests check each answer of
+//! `/metrics` for that.
+
+use crate::protocol::CallStatus;
+use crate::protocol::close::CloseReason;
+use crate::protocol::outcome::Status;
+
+/// A counter, and all values of its label.
+type LabelValues = (&'static str, &'static [&'static str]);
+
+/// Counters whose values stand here. Those of the others are in [`of`].
+const KNOWN: [LabelValues; 11] = [
+    (
+        "handshakes_refused",
+        &[
+            "bad_request",
+            "banned",
+            "draining",
+            "forbidden",
+            "full",
+            "keys_unavailable",
+            "method_not_allowed",
+            "origin",
+            "timeout",
+            "token_expired",
+            "token_invalid",
+            "token_missing",
+            "too_big",
+            "unavailable",
+            "upgrade_required",
+            "wrong_user",
+        ],
+    ),
+    ("accepts_refused", &["node_full", "address_full"]),
+    (
+        "requests_refused",
+        &[
+            "bad_item",
+            "bad_request",
+            "bans_off",
+            "content_type",
+            "keys_unavailable",
+            "method_not_allowed",
+            "not_found",
+            "offline",
+            "sessions_off",
+            "timeout",
+            "too_large",
+            "too_many",
+            "unauthorized",
+            "unavailable",
+        ],
+    ),
+    (
+        "upstream",
+        &[
+            "accepted",
+            "busy",
+            "no_route",
+            "no_upstream",
+            "unavailable",
+            "unknown",
+        ],
+    ),
+    ("share_outcomes", &["abandoned"]),
+    ("line_outcomes", &["taken", "nobody", "failed"]),
+    ("drops", &["unreadable"]),
+    ("left_to_inbox", &["old", "later"]),
+    (
+        "losses",
+        &[
+            "lag",
+            "reconnect",
+            "resubscribed",
+            "sequence",
+            "forgotten",
+            "late_row",
+        ],
+    ),
+    (
+        "redis_errors",
+        &[
+            "READONLY",
+            "MASTERDOWN",
+            "LOADING",
+            "NOPERM",
+            "NOAUTH",
+            "WRONGPASS",
+            "OOM",
+            "CLUSTERDOWN",
+            "MISCONF",
+            "NOREPLICAS",
+            "BUSY",
+            "DENIED",
+            "WRONGTYPE",
+            "refused",
+            "io",
+            "timeout",
+            "canceled",
+            "cluster",
+            "auth",
+            "backpressure",
+            "protocol",
+            "other",
+        ],
+    ),
+    (
+        "lines_refused",
+        &["unsigned", "signature", "place", "range", "probe", "full"],
+    ),
+];
+
+/// All values of the label of a counter, by its name in the table.
+pub(super) fn of(name: &str) -> Vec<&'static str> {
+    let listed = KNOWN.iter().find(|(known, _)| *known == name);
+    let mut words: Vec<&'static str> = listed.map_or_else(Vec::new, |(_, words)| words.to_vec());
+    match name {
+        "closes" | "drops" => words.extend(CloseReason::ALL.map(CloseReason::label)),
+        "pushes" | "share_outcomes" => words.extend(Status::ALL.map(Status::as_str)),
+        "calls" => words.extend(CallStatus::ALL.map(CallStatus::as_str)),
+        _ => {}
+    }
+    words
+}
