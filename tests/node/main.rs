@@ -9,6 +9,7 @@ mod sender;
 mod start;
 
 mod connect;
+mod credits;
 mod frames;
 mod limits;
 

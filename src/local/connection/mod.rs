@@ -32,7 +32,7 @@ use crate::protocol::client::websocket;
 use crate::protocol::client::websocket::{Event, Limits};
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
-use crate::protocol::{ClientMessage, Dialect, Policy};
+use crate::protocol::{ClientFault, ClientMessage, Dialect, Policy};
 use crate::telemetry::metrics::Metrics;
 
 /// How long the other side has to answer a close frame, or to read the last bytes.
@@ -130,11 +130,14 @@ pub(crate) struct Connection {
     pong_due: Tick,
     write_due: Tick,
     expiry: Expiry,
-    /// Messages received within the tick `rate_tick`.
+    /// Frames received within the tick `rate_tick` that answered nothing.
     rate: u32,
     rate_tick: Tick,
     /// And of those, what it sent to services.
     sends: u32,
+    /// Messages, calls and pings sent to it and not answered yet: each allows one frame beyond
+    /// the rate. Saturates, which bounds what a client may send at once after it was silent.
+    credits: u16,
 }
 
 impl Connection {
@@ -161,6 +164,7 @@ impl Connection {
             rate: 0,
             rate_tick: 0,
             sends: 0,
+            credits: 0,
         }
     }
 
@@ -316,22 +320,28 @@ impl Connection {
             }
             return Next::Stay;
         }
-        if self.is_too_fast(settings.client_rate, now) {
+        let said = match event {
+            Event::Text(text) if self.dialect.sends_objects() => Some(ClientMessage::parse(text)),
+            _ => None,
+        };
+        let may_answer = match &said {
+            Some(said) => said.as_ref().is_ok_and(ClientMessage::is_answer),
+            None => matches!(event, Event::Pong),
+        };
+        if !(may_answer && self.spend_credit()) && self.is_too_fast(settings.client_rate, now) {
             return Next::End(CloseReason::TooFast);
         }
-        match event {
-            Event::Text(text) if self.dialect.sends_objects() => {
-                self.hear_object(text, settings.send_rate);
-            }
-            Event::Ping(payload) => self.queue.push(websocket::pong(payload)),
+        match (said, event) {
+            (Some(said), _) => self.hear_object(said, settings.send_rate),
+            (None, Event::Ping(payload)) => self.queue.push(websocket::pong(payload)),
             // Other clients have nothing to say to us.
-            Event::Text(_) | Event::Binary(_) | Event::Pong | Event::Close(_) => {}
+            (None, _) => {}
         }
         Next::Stay
     }
 
-    fn hear_object(&mut self, text: &str, send_rate: u32) {
-        match ClientMessage::parse(text) {
+    fn hear_object(&mut self, said: Result<ClientMessage<'_>, ClientFault>, send_rate: u32) {
+        match said {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
             Ok(ClientMessage::Pong) => {}
             Ok(ClientMessage::Ack(id)) => {
@@ -363,6 +373,19 @@ impl Connection {
         }
         self.rate += 1;
         client_rate > 0 && self.rate > client_rate
+    }
+
+    /// So many things were sent to the client that it may answer.
+    pub(crate) fn credit(&mut self, sent: u64) {
+        let sent = u16::try_from(sent).unwrap_or(u16::MAX);
+        self.credits = self.credits.saturating_add(sent);
+    }
+
+    /// Takes a credit, if there is one.
+    fn spend_credit(&mut self) -> bool {
+        let left = self.credits.checked_sub(1);
+        self.credits = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// The socket took `progress` bytes and then no more (`blocked`), or all there were.
@@ -419,6 +442,7 @@ impl Connection {
                 }
                 if self.ping_due <= now {
                     self.queue.push(self.dialect.ping());
+                    self.credit(1);
                     self.ping_due = now + settings.pause(self.dialect);
                     if self.pong_due == NEVER && self.dialect.answers_pings() {
                         self.pong_due = now + 1 + settings.pong;
