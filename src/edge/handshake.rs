@@ -23,7 +23,6 @@ use crate::local::replay::follower::Start;
 use crate::local::shard::command::Command;
 use crate::protocol::Dialect;
 use crate::protocol::client::connect::ConnectRequest;
-use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::position::Since;
 use crate::protocol::secret::Secret;
@@ -81,15 +80,17 @@ pub(crate) async fn enter(
 
     let deadline = Instant::now() + ROW_PATIENCE;
     let ordinal = app.connection_limits.ordinal(&app.backplane, &user);
-    let (inbox, ban, ordinal) = futures::join!(
+    let (inbox, is_cleared, ordinal) = futures::join!(
         start_inbox(app, &user, dialect, terms.since, deadline),
         tokio::time::timeout_at(deadline, app.authenticator.check_ban(&user)),
         tokio::time::timeout_at(deadline, ordinal),
     );
-    // A user who cannot be looked up in time is let in.
-    ban.unwrap_or(Ok(()))?;
+    // A user who cannot be looked up in time is let in, and looked up later.
+    let is_cleared = is_cleared.unwrap_or(Ok(false))?;
+    let ordinal = ordinal.unwrap_or_default();
+    let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
     let newcomer = NewConnection {
-        user,
+        user: user.clone(),
         dialect,
         device: terms.device,
         address: peer.address.filter(|_| app.config.store_address),
@@ -99,10 +100,14 @@ pub(crate) async fn enter(
         // The end of a session is watched by `Sessions`.
         expires: expires.filter(|_| session.is_none()),
         session,
-        ordinal: ordinal.unwrap_or_default(),
+        ordinal,
         watches: terms.watches && dialect.has_objects(),
     };
-    join(app, newcomer, expires, deadline).await
+    let admitted = join(app, newcomer, expires, deadline).await?;
+    if !is_checked {
+        app.late_checks.owe(admitted.membership.fd(), &user);
+    }
+    Ok(admitted)
 }
 
 /// Puts the client into the hub, and waits for its row and its logs until `deadline`. `expires` is
@@ -125,12 +130,18 @@ async fn join(
         app.sessions.watch(session, expires);
     }
     let fd = membership.fd();
-    let late = settle_late(app.clone(), user.clone(), fd);
+    let late = check_late(app.clone(), user.clone(), fd);
     let mut in_time = app.hub.await_rows_or(fd, rows, deadline, late).await;
-    if in_time && !app.connection_limits.settle(&app.router, &user, fd).await {
-        let words = "this user has as many connections as may be";
-        let code = "too_many_connections";
-        return Err(HttpError::new(StatusCode::CONFLICT, code, words));
+    if in_time {
+        match app.connection_limits.settle(&app.router, &user, fd).await {
+            Some(true) => {}
+            Some(false) => {
+                let words = "this user has as many connections as may be";
+                let code = "too_many_connections";
+                return Err(HttpError::new(StatusCode::CONFLICT, code, words));
+            }
+            None => app.late_checks.owe(fd, &user),
+        }
     }
     if in_time && follows_inbox {
         // What was kept after the look at the inbox and before the row was pushed past this node.
@@ -253,9 +264,8 @@ async fn start_inbox(
     Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
 }
 
-/// A client that was let in before its row was written is checked against the limits afterwards.
-async fn settle_late(app: Arc<App>, user: UserId, fd: Fd) {
-    if !app.connection_limits.settle(&app.router, &user, fd).await {
-        app.hub.close(fd, CloseReason::Replaced, None).await;
-    }
+/// A client that was let in before its row was written is checked afterwards: other nodes counted
+/// it, and told it of bans, only from then on.
+async fn check_late(app: Arc<App>, user: UserId, fd: Fd) {
+    app.late_checks.owe(fd, &user);
 }

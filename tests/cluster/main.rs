@@ -24,6 +24,7 @@ mod frozen;
 mod gateway;
 mod ghosts;
 mod keep;
+mod late_checks;
 mod logs;
 mod losses;
 mod mangled;
