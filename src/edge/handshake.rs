@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use tokio::time::Instant;
 use warp::http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use warp::http::{HeaderMap, HeaderName, StatusCode};
@@ -21,12 +22,12 @@ use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::{NewConnection, Reservation};
 use crate::local::replay::follower::Start;
 use crate::local::shard::command::Command;
-use crate::protocol::Dialect;
 use crate::protocol::client::connect::ConnectRequest;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::position::Since;
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
+use crate::protocol::{Dialect, EventId, MAX_RESUMED_TOPICS};
 
 /// A client that is in the hub, before its socket is in a shard.
 #[derive(Debug)]
@@ -80,8 +81,9 @@ pub(crate) async fn enter(
 
     let deadline = Instant::now() + ROW_PATIENCE;
     let ordinal = app.connection_limits.ordinal(&app.backplane, &user);
-    let (inbox, is_cleared, ordinal) = futures::join!(
+    let (mut inbox, logs, is_cleared, ordinal) = futures::join!(
         start_inbox(app, &user, dialect, terms.since, deadline),
+        start_logs(app, dialect, &terms, deadline),
         tokio::time::timeout_at(deadline, app.authenticator.check_ban(&user)),
         tokio::time::timeout_at(deadline, ordinal),
     );
@@ -89,6 +91,11 @@ pub(crate) async fn enter(
     let is_cleared = is_cleared.unwrap_or(Ok(false))?;
     let ordinal = ordinal.unwrap_or_default();
     let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
+    if dialect == Dialect::Sse
+        && let Some(inbox) = &mut inbox
+    {
+        terms.prove(inbox, &logs);
+    }
     let newcomer = NewConnection {
         user: user.clone(),
         dialect,
@@ -97,6 +104,7 @@ pub(crate) async fn enter(
         inbox,
         grants,
         topics: terms.topics,
+        logs,
         // The end of a session is watched by `Sessions`.
         expires: expires.filter(|_| session.is_none()),
         session,
@@ -118,7 +126,9 @@ async fn join(
     expires: Option<Instant>,
     deadline: Instant,
 ) -> Result<Admitted, HttpError> {
-    let (user, topics) = (newcomer.user.clone(), newcomer.topics.clone());
+    let (user, mut topics) = (newcomer.user.clone(), newcomer.topics.clone());
+    topics.retain(|topic| !newcomer.logs.iter().any(|(one, _)| one == topic));
+    let resumes_logs = !newcomer.logs.is_empty();
     let (dialect, session) = (newcomer.dialect, newcomer.session);
     let follows_inbox = newcomer.inbox.is_some();
     let (membership, rows) = app.hub.join(newcomer).await;
@@ -143,15 +153,17 @@ async fn join(
             None => app.late_checks.owe(fd, &user),
         }
     }
-    if in_time && follows_inbox {
-        // What was kept after the look at the inbox and before the row was pushed past this node.
-        // A row that is late has the inbox read by itself.
+    // What was kept after the look at inbox and logs and before the row was pushed past this node.
+    // A row that is late has them read by itself.
+    if in_time && resumes_logs {
+        app.hub.tell(fd, Command::CheckAll { fd }).await;
+    } else if in_time && follows_inbox {
         app.hub.tell(fd, Command::CheckInbox { fd }).await;
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
         let logs = topics.iter();
         let logs = logs.map(|topic| app.hub.follow_log(fd, topic, deadline));
-        let followed = futures::future::join_all(logs).await;
+        let followed = join_all(logs).await;
         in_time &= followed.into_iter().all(|in_time| in_time);
     }
     Ok(Admitted {
@@ -182,9 +194,26 @@ async fn identify(
 struct Terms {
     device: Option<Arc<str>>,
     since: Option<Since>,
+    /// How far it has read the logs of topics.
+    read: EventId,
+    /// It comes back with an id that does not say where it was.
+    is_lost: bool,
     topics: Vec<Topic>,
     /// It wants join and leave events of its topics.
     watches: bool,
+}
+
+impl Terms {
+    /// `recovered` of an event stream covers its topics, too: it cannot ask for each.
+    fn prove(&self, inbox: &mut Start, logs: &[(Topic, Start)]) {
+        if inbox.recovered.is_none() && self.read.logs.is_empty() && !self.is_lost {
+            return;
+        }
+        let is_covered = logs.len() == self.topics.len();
+        let are_whole = logs.iter().all(|(_, log)| log.is_recovered());
+        let is_proven = inbox.is_recovered() && is_covered && are_whole && !self.is_lost;
+        inbox.recovered = Some(is_proven);
+    }
 }
 
 /// `device` is the one in the token, which counts before the one in the request.
@@ -205,6 +234,12 @@ fn check_terms(
     }
     let since = request.since.map(|text| text.parse()).transpose();
     let since = since.map_err(|error| HttpError::bad_request(format!("since {error}")))?;
+    let (since, read, is_lost) = match request.event_id {
+        None => (since, EventId::default(), false),
+        Some(Ok(id)) => (id.inbox, id, false),
+        // Of another server: it begins as if it came for the first time.
+        Some(Err(_)) => (since, EventId::default(), true),
+    };
     let watches = watches?;
     let most = app.hub.topics().most();
     let grants = grants.unwrap_or(app.hub.topics().grants());
@@ -212,6 +247,8 @@ fn check_terms(
     Ok(Terms {
         device,
         since,
+        read,
+        is_lost,
         topics,
         watches,
     })
@@ -262,6 +299,28 @@ async fn start_inbox(
     let user = Subject::User(user.clone());
     let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&user, since)).await;
     Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
+}
+
+/// The positions of an event stream in the logs of its topics, as [`start_inbox`]. Other clients
+/// subscribe to each topic from where they were.
+async fn start_logs(
+    app: &App,
+    dialect: Dialect,
+    terms: &Terms,
+    deadline: Instant,
+) -> Vec<(Topic, Start)> {
+    if dialect != Dialect::Sse || !app.hub.topics().keeps() {
+        return Vec::new();
+    }
+    let topics = terms.topics.iter().take(MAX_RESUMED_TOPICS);
+    let starts = topics.map(async |topic| {
+        let since = terms.read.log(topic).map_or(Since::Now, Since::After);
+        let log = Subject::Topic(topic.clone());
+        let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&log, since)).await;
+        let start = Start::new(since, page.ok().and_then(Result::ok));
+        (topic.clone(), start)
+    });
+    join_all(starts).await
 }
 
 /// A client that was let in before its row was written is checked afterwards: other nodes counted

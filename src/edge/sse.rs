@@ -40,7 +40,7 @@ async fn admit(app: &Arc<App>, request: UpgradeRequest) -> Result<Response, Http
     } = request;
     check_request(app, &headers)?;
     let mut connect = read_request(&query, &headers);
-    match last_event_id(&headers, &query)? {
+    match last_event_id(&headers, &query) {
         Some(id) if id == GOODBYE_ID => {
             // It was told not to reconnect. A browser does all the same, and stops at this answer.
             let mut stop = Response::default();
@@ -48,8 +48,7 @@ async fn admit(app: &Arc<App>, request: UpgradeRequest) -> Result<Response, Http
             return Ok(stop);
         }
         // It is the client's position now; the URL's `since` is the one it began with.
-        Some(id) => connect.since = Some(id),
-        None => {}
+        id => connect.event_id = id.map(|id| id.parse()),
     }
     let admitted = enter(app, connect, Dialect::Sse, &peer).await?;
     let config = &app.config;
@@ -66,19 +65,16 @@ async fn admit(app: &Arc<App>, request: UpgradeRequest) -> Result<Response, Http
 }
 
 /// The id of the last event that the client got: from the header that browsers send, or from
-/// the query, as clients do that cannot set one.
-fn last_event_id(headers: &HeaderMap, query: &str) -> Result<Option<String>, HttpError> {
+/// the query, as clients do that cannot set one. It may be of another server that once stood
+/// here: an `EventSource` would stop for good if it were refused.
+fn last_event_id(headers: &HeaderMap, query: &str) -> Option<String> {
     let id = match headers.get("last-event-id") {
-        Some(id) => {
-            let words = "Last-Event-ID must be the id of an event from here";
-            let id = id.to_str().map_err(|_| HttpError::bad_request(words))?;
-            Some(id.to_owned())
-        }
+        Some(id) => Some(String::from_utf8_lossy(id.as_bytes()).into_owned()),
         None => url::form_urlencoded::parse(query.as_bytes())
             .find(|(name, _)| name == "lastEventId")
             .map(|(_, value)| value.into_owned()),
     };
-    Ok(id.filter(|id| !id.is_empty()))
+    id.filter(|id| !id.is_empty())
 }
 
 fn origin(headers: &HeaderMap) -> Option<&str> {
@@ -129,7 +125,7 @@ mod tests {
     fn the_header_counts_before_the_query() {
         let mut headers = HeaderMap::new();
         let query = "user=42&lastEventId=1.2-3";
-        let id = |headers: &HeaderMap| last_event_id(headers, query).unwrap();
+        let id = |headers: &HeaderMap| last_event_id(headers, query);
         assert_eq!(id(&headers).as_deref(), Some("1.2-3"));
         headers.insert("last-event-id", "4.5-6".parse().unwrap());
         assert_eq!(id(&headers).as_deref(), Some("4.5-6"));

@@ -24,6 +24,7 @@ mod presence;
 mod push;
 mod refusals;
 mod slow;
+mod streams;
 mod tokens;
 mod topics;
 mod trace;

@@ -25,14 +25,13 @@ use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
 use crate::local::membership::Membership;
 use crate::local::replay::follower::{Follower, Start};
-use crate::local::replay::page::Page;
 use crate::protocol;
 use crate::protocol::client::decoder::Input;
 use crate::protocol::client::websocket;
 use crate::protocol::client::websocket::{Event, Limits};
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
-use crate::protocol::{ClientFault, ClientMessage, Dialect, Policy};
+use crate::protocol::{ClientFault, ClientMessage, Dialect, Policy, StreamPosition};
 use crate::telemetry::metrics::Metrics;
 
 /// How long the other side has to answer a close frame, or to read the last bytes.
@@ -122,6 +121,8 @@ pub(crate) struct Connection {
     input: Input,
     /// If it follows its user's inbox.
     inbox: Option<Box<Follower>>,
+    /// How far it has been given inbox and logs, if it is an event stream that resumes logs.
+    stream: Option<Box<StreamPosition>>,
     /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
     subscriptions: Option<Box<Subscriptions>>,
     /// What it asks of the node and is asked by senders, while there is something.
@@ -155,6 +156,7 @@ impl Connection {
             membership: None,
             input: Input::of(dialect),
             inbox: None,
+            stream: None,
             dialogue: None,
             subscriptions: None,
             ping_due: NEVER,
@@ -174,14 +176,22 @@ impl Connection {
     }
 
     /// Puts what a client gets first into the queue: who and where it is, and what its inbox
-    /// holds for it. Answers how many messages that are.
+    /// holds for it. Answers how many messages that are. `logs` are those it resumes; what they
+    /// hold comes after it has subscribed.
     pub(crate) fn welcome(
         &mut self,
         id: &ConnectionId,
         topics: &[Topic],
         start: Option<Start>,
+        logs: &[(Topic, Start)],
         metrics: &Metrics,
     ) -> u64 {
+        let at = start.as_ref().and_then(Start::position);
+        self.stream = (self.dialect == Dialect::Sse && !logs.is_empty()).then(|| {
+            let logs = logs.iter();
+            let logs = logs.map(|(topic, start)| (topic.clone(), start.position()));
+            Box::new(StreamPosition::new(at, logs.collect()))
+        });
         let (follower, page, recovered) = match start {
             Some(start) => (Some(start.follower), start.page, start.recovered),
             None => (None, None, None),
@@ -189,24 +199,14 @@ impl Connection {
         if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
             let ready = protocol::ready_object(id, &self.user, topics, resume, recovered);
-            let ready = self.dialect.ready(&ready, resume, retry_after());
+            let ready = match &self.stream {
+                Some(stream) => self.dialect.ready(&ready, Some(stream), retry_after()),
+                None => self.dialect.ready(&ready, resume, retry_after()),
+            };
             self.queue.push(ready);
         }
         self.inbox = follower.map(Box::new);
-        page.map_or(0, |page| self.queue_page(&page, metrics))
-    }
-
-    /// Puts the messages of a page into the queue; answers how many they are.
-    pub(crate) fn queue_page(&mut self, page: &Page, metrics: &Metrics) -> u64 {
-        for message in &page.messages {
-            self.queue.push_message(message.frame(self.dialect));
-        }
-        metrics
-            .offered
-            .inc_by(page.messages.len() as u64 + page.unreadable);
-        metrics.dropped("unreadable", page.unreadable);
-        metrics.replayed.inc_by(page.messages.len() as u64);
-        page.messages.len() as u64
+        page.map_or(0, |page| self.queue_page(None, &page, metrics))
     }
 
     /// The socket is here.
