@@ -13,6 +13,7 @@ mod ledger;
 mod raw;
 mod redis_groups;
 
+mod absent;
 mod calls;
 mod commands;
 mod documents;

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::{NodeRecord, NodeState};
+use crate::backplane::redis::registry::absent::AbsentNodes;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::{RedisHealth, redacted};
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
@@ -35,6 +36,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const REBUILD: Duration = Duration::from_secs(5);
 /// The pause between two attempts while the beat fails.
 const RETRY: Duration = Duration::from_millis(250);
+/// How long after such a loss a node that has not come back may still be alive. After that, it
+/// would count as dead in any case.
+const ABSENCE: Duration = Duration::from_secs(16);
 /// How long a lease lasts without a beat.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// After this long all rows are rewritten, well before their TTL of one day expires.
@@ -65,6 +69,7 @@ pub(crate) struct Lease {
     /// The value of `forgotten` whose loss led to all rows being marked dirty.
     marked: RwLock<Option<Instant>>,
     table: RwLock<NodeTable>,
+    absent: AbsentNodes,
     beats: watch::Sender<u64>,
     refusal: RedisHealth,
     /// Nodes that were proven dead; the table may not show that yet.
@@ -92,6 +97,7 @@ impl Lease {
             forgotten: RwLock::default(),
             marked: RwLock::default(),
             table: RwLock::default(),
+            absent: AbsentNodes::default(),
             beats: watch::channel(0).0,
             refusal: RedisHealth::default(),
             dead: RwLock::default(),
@@ -190,6 +196,7 @@ impl Lease {
         if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
             // A new master may lack the newest rows even though it has this node's lease.
             || self.servers.has_turned_within(REBUILD)
+            || self.absent.may_have_rows(ABSENCE, REBUILD)
         {
             return Ok(false);
         }
@@ -326,6 +333,10 @@ impl Lease {
             .is_some();
         if held {
             tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
+            let others = self.nodes();
+            let others = others.iter().map(|record| &record.node);
+            self.absent
+                .expect(others.filter(|node| **node != self.record.node));
             let mut forgotten = self
                 .forgotten
                 .write()
@@ -386,6 +397,7 @@ impl Lease {
             }
         }
         self.servers.note_population(nodes.len());
+        self.absent.see(&nodes);
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         {
             // Taken for dead, and back again.

@@ -4,6 +4,8 @@ pub(crate) mod read;
 
 pub(crate) mod write;
 
+pub(crate) mod absent;
+
 pub(crate) mod lease;
 
 pub(crate) mod sweep;
