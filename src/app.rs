@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::access::authenticator::Authenticator;
 use crate::access::connection_limits::ConnectionLimits;
+use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
 use crate::auth::ApiKeys;
 use crate::backplane::Backplane;
@@ -40,6 +41,8 @@ pub(crate) struct App {
     /// Sessions that connections here depend on.
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) connection_limits: ConnectionLimits,
+    /// Checks of clients that were let in while Redis could not be read.
+    pub(crate) late_checks: Arc<LateChecks>,
     pub(crate) metrics: Arc<Metrics>,
     /// Log lines about requests of pages from elsewhere.
     pub(crate) refused_origins: Throttle,

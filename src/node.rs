@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::access::authenticator::Authenticator;
 use crate::access::connection_limits::ConnectionLimits;
+use crate::access::late_checks::LateChecks;
 use crate::access::recheck::AccessRecheck;
 use crate::access::session_watch::Sessions;
 use crate::app::App;
@@ -134,9 +135,15 @@ impl Node {
             feed,
         } = Cluster::join(&config, &hub, leaving, &metrics, fatal)?;
 
-        let authenticator = Authenticator::start(&config, backplane.clone());
-        let authenticator = Arc::new(authenticator.map_err(RunError::Keys)?);
-        let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
+        let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
+        let router = Arc::new(router);
+        let Access {
+            authenticator,
+            sessions,
+            connection_limits,
+            late_checks,
+            recheck,
+        } = Access::new(&config, &hub, &backplane, &router)?;
         let upstream = Upstream::new(
             node.clone(),
             config.upstream_routes.clone(),
@@ -149,12 +156,7 @@ impl Node {
             upstream,
             authenticator: authenticator.clone(),
             sessions: sessions.clone(),
-        };
-        let recheck = AccessRecheck {
-            hub: hub.clone(),
-            backplane: backplane.clone(),
-            sessions: sessions.clone(),
-            bans: config.bans,
+            late_checks: late_checks.clone(),
         };
         let reader = ReplayReader::new(hub.clone(), backplane.clone(), metrics.clone());
         let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds, &metrics);
@@ -163,10 +165,10 @@ impl Node {
         tasks.spawn(reader.serve(asked));
         tasks.spawn(sessions.clone().keep());
         tasks.spawn(recheck.serve());
+        tasks.spawn(late_checks.clone().serve());
         tasks.spawn(presence.serve());
         tasks.spawn(client_requests.serve(requested));
 
-        let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
         let call_service = CallService::new(
             hub.clone(),
             backplane.clone(),
@@ -176,12 +178,13 @@ impl Node {
         );
         let app = Arc::new(App {
             api_keys: ApiKeys::new(&config.api_keys),
-            router: Arc::new(router),
+            router,
             call_service,
             survey,
             authenticator,
             sessions,
-            connection_limits: ConnectionLimits::new(&config),
+            connection_limits,
+            late_checks,
             hub,
             backplane,
             balance: Balance::default(),
@@ -192,6 +195,50 @@ impl Node {
             config,
         });
         Ok(Self { app, tasks })
+    }
+}
+
+/// The parts that decide who may be connected.
+struct Access {
+    authenticator: Arc<Authenticator>,
+    sessions: Arc<Sessions>,
+    connection_limits: ConnectionLimits,
+    late_checks: Arc<LateChecks>,
+    recheck: AccessRecheck,
+}
+
+impl Access {
+    fn new(
+        config: &Config,
+        hub: &Arc<Hub>,
+        backplane: &Arc<Backplane>,
+        router: &Arc<Router>,
+    ) -> Result<Self, RunError> {
+        let authenticator = Authenticator::start(config, backplane.clone());
+        let authenticator = Arc::new(authenticator.map_err(RunError::Keys)?);
+        let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
+        let connection_limits = ConnectionLimits::new(config);
+        let late_checks = LateChecks::new(
+            router.clone(),
+            hub.clone(),
+            backplane.clone(),
+            sessions.clone(),
+            connection_limits,
+            config.bans,
+        );
+        let recheck = AccessRecheck {
+            hub: hub.clone(),
+            backplane: backplane.clone(),
+            sessions: sessions.clone(),
+            bans: config.bans,
+        };
+        Ok(Self {
+            authenticator,
+            sessions,
+            connection_limits,
+            late_checks: Arc::new(late_checks),
+            recheck,
+        })
     }
 }
 

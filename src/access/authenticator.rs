@@ -99,13 +99,18 @@ impl Authenticator {
         }
     }
 
-    /// Refuses a banned user. A user who cannot be looked up is let in: bans must not lock
-    /// everybody out while Redis is unavailable.
-    pub(crate) async fn check_ban(&self, user: &UserId) -> Result<(), Denial> {
-        if self.bans && self.backplane.is_banned(user).await.unwrap_or(false) {
-            return Err(Denial::Banned);
+    /// Refuses a banned user; answers whether the user could be looked up. One that could not is
+    /// let in: bans must not lock everybody out while Redis is unavailable. The caller then owes
+    /// a check by `LateChecks`.
+    pub(crate) async fn check_ban(&self, user: &UserId) -> Result<bool, Denial> {
+        if !self.bans {
+            return Ok(true);
         }
-        Ok(())
+        match self.backplane.is_banned(user).await {
+            Ok(true) => Err(Denial::Banned),
+            Ok(false) => Ok(true),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Looks again at a user who was sent away a moment ago: the ban may be lifted since.

@@ -5,7 +5,7 @@
 //! new one perhaps. Of several that come at the same moment on several nodes, the last to read sees
 //! the rows of all. A row that the others do not see makes them only more lenient. So at most the
 //! allowed number stays, and always the same ones. No clock decides. While Redis is unavailable
-//! every connection is let in.
+//! every connection is let in, and checked afterwards (`late_checks`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl ConnectionLimits {
         }
     }
 
-    const fn is_limited(&self) -> bool {
+    pub(crate) const fn is_limited(&self) -> bool {
         self.per_user > 0 || self.per_device > 0
     }
 
@@ -53,21 +53,24 @@ impl ConnectionLimits {
     }
 
     /// Sends away the connections that have no place, now that the row of `own` is written; answers
-    /// whether `own` may stay.
-    pub(crate) async fn settle(&self, router: &Arc<Router>, user: &UserId, own: Fd) -> bool {
+    /// whether `own` may stay, or nothing if the rows cannot be read.
+    pub(crate) async fn settle(
+        &self,
+        router: &Arc<Router>,
+        user: &UserId,
+        own: Fd,
+    ) -> Option<bool> {
         if !self.is_limited() {
-            return true;
+            return Some(true);
         }
         let own = ConnectionId {
             node: router.node().clone(),
             fd: own,
         };
-        let Some(mut losers) = self.losers(router, user).await else {
-            return true;
-        };
+        let mut losers = self.losers(router, user).await?;
         if self.policy == SessionPolicy::Oldest && losers.contains(&own) {
             tokio::time::sleep(SECOND_LOOK).await;
-            losers = self.losers(router, user).await.unwrap_or_default();
+            losers = self.losers(router, user).await?;
         }
         let stays = !losers.contains(&own);
         for loser in losers.into_iter().filter(|loser| *loser != own) {
@@ -77,7 +80,7 @@ impl ConnectionLimits {
                 router.kick_connection(&loser, CloseReason::Replaced).await;
             });
         }
-        stays
+        Some(stays)
     }
 
     async fn losers(&self, router: &Router, user: &UserId) -> Option<Vec<ConnectionId>> {

@@ -9,3 +9,5 @@ pub(crate) mod session_watch;
 pub(crate) mod recheck;
 
 pub(crate) mod connection_limits;
+
+pub(crate) mod late_checks;

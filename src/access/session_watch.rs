@@ -19,6 +19,7 @@ use crate::local::hub::Hub;
 use crate::local::shard::command::Command;
 use crate::protocol;
 use crate::protocol::close::CloseReason;
+use crate::protocol::ids::Fd;
 use crate::protocol::session_id::SessionId;
 
 /// How long before the end of its session a client is told so.
@@ -92,8 +93,17 @@ impl Sessions {
 
     /// Has all of them looked at within a second.
     pub(crate) fn look_at_all(&self) {
+        self.look_soon(self.hub.sessions());
+    }
+
+    /// Has the sessions of these connections looked at within a second.
+    pub(crate) fn look_at(&self, fds: impl Iterator<Item = Fd>) {
+        self.look_soon(fds.filter_map(|fd| self.hub.session_of(fd)));
+    }
+
+    fn look_soon(&self, ids: impl IntoIterator<Item = SessionId>) {
         let mut plan = self.plan.lock();
-        for id in self.hub.sessions() {
+        for id in ids {
             let warned = plan.known.get(&id).is_some_and(|(_, warned)| *warned);
             plan.put(id, Instant::now(), warned);
         }

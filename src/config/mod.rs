@@ -242,7 +242,8 @@ settings! {
     /// Maximum bytes of one message from a client.
     max_message_bytes / "MAX_MESSAGE_BYTES": usize = "65536", number(125, 1_073_741_824);
 
-    /// Maximum messages per second from one client, pings included. 0: no limit.
+    /// Maximum frames per second from one client, pings included. `ack`, `answer` and `pong` do not
+    /// count where they answer something. 0: no limit.
     client_rate / "CLIENT_RATE": u32 = "100", number(0, 1_000_000);
 
     /// Services that receive what clients send (`"type":"send"`): a comma-separated list of

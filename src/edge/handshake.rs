@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use tokio::time::Instant;
 use warp::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use warp::http::{HeaderMap, HeaderName, StatusCode};
@@ -22,12 +23,11 @@ use crate::local::hub::{NewConnection, Reservation};
 use crate::local::replay::follower::Start;
 use crate::local::shard::command::Command;
 use crate::protocol::client::connect::ConnectRequest;
-use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId, listed};
 use crate::protocol::position::Since;
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
-use crate::protocol::{Dialect, InvalidInput};
+use crate::protocol::{Dialect, EventId, InvalidInput, MAX_RESUMED_TOPICS};
 
 /// A client that is in the hub, before its socket is in a shard.
 #[derive(Debug)]
@@ -79,28 +79,41 @@ pub(crate) async fn enter(
 
     let deadline = Instant::now() + ROW_PATIENCE;
     let ordinal = app.connection_limits.ordinal(&app.backplane, &user);
-    let (inbox, ban, ordinal) = futures::join!(
+    let (mut inbox, logs, is_cleared, ordinal) = futures::join!(
         start_inbox(app, &user, dialect, terms.since, deadline),
+        start_logs(app, dialect, &terms, deadline),
         tokio::time::timeout_at(deadline, app.authenticator.check_ban(&user)),
         tokio::time::timeout_at(deadline, ordinal),
     );
-    // A user who cannot be looked up in time is let in.
-    ban.unwrap_or(Ok(()))?;
+    // A user who cannot be looked up in time is let in, and looked up later.
+    let is_cleared = is_cleared.unwrap_or(Ok(false))?;
+    let ordinal = ordinal.unwrap_or_default();
+    let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
+    if dialect == Dialect::Sse
+        && let Some(inbox) = &mut inbox
+    {
+        terms.prove(inbox, &logs);
+    }
     let newcomer = NewConnection {
-        user,
+        user: user.clone(),
         dialect,
         device: terms.device,
         address: peer.address.filter(|_| app.config.store_address),
         inbox,
         grants,
         topics: terms.topics,
+        logs,
         // The end of a session is watched by `Sessions`.
         expires: expires.filter(|_| session.is_none()),
         session,
-        ordinal: ordinal.unwrap_or_default(),
+        ordinal,
         watches: terms.watches && dialect.has_objects(),
     };
-    join(app, newcomer, expires, deadline).await
+    let admitted = join(app, newcomer, expires, deadline).await?;
+    if !is_checked {
+        app.late_checks.owe(admitted.membership.fd(), &user);
+    }
+    Ok(admitted)
 }
 
 /// Puts the client into the hub, and waits for its row and its logs until `deadline`. `expires` is
@@ -111,7 +124,9 @@ async fn join(
     expires: Option<Instant>,
     deadline: Instant,
 ) -> Result<Admitted, HttpError> {
-    let (user, topics) = (newcomer.user.clone(), newcomer.topics.clone());
+    let (user, mut topics) = (newcomer.user.clone(), newcomer.topics.clone());
+    topics.retain(|topic| !newcomer.logs.iter().any(|(one, _)| one == topic));
+    let resumes_logs = !newcomer.logs.is_empty();
     let (dialect, session) = (newcomer.dialect, newcomer.session);
     let follows_inbox = newcomer.inbox.is_some();
     let (membership, rows) = app.hub.join(newcomer).await;
@@ -123,22 +138,30 @@ async fn join(
         app.sessions.watch(session, expires);
     }
     let fd = membership.fd();
-    let late = settle_late(app.clone(), user.clone(), fd);
+    let late = check_late(app.clone(), user.clone(), fd);
     let mut in_time = app.hub.await_rows_or(fd, rows, deadline, late).await;
-    if in_time && !app.connection_limits.settle(&app.router, &user, fd).await {
-        let words = "this user has as many connections as may be";
-        let code = "too_many_connections";
-        return Err(HttpError::new(StatusCode::CONFLICT, code, words));
+    if in_time {
+        match app.connection_limits.settle(&app.router, &user, fd).await {
+            Some(true) => {}
+            Some(false) => {
+                let words = "this user has as many connections as may be";
+                let code = "too_many_connections";
+                return Err(HttpError::new(StatusCode::CONFLICT, code, words));
+            }
+            None => app.late_checks.owe(fd, &user),
+        }
     }
-    if in_time && follows_inbox {
-        // What was kept after the look at the inbox and before the row was pushed past this node.
-        // A row that is late has the inbox read by itself.
+    // What was kept after the look at inbox and logs and before the row was pushed past this node.
+    // A row that is late has them read by itself.
+    if in_time && resumes_logs {
+        app.hub.tell(fd, Command::CheckAll { fd }).await;
+    } else if in_time && follows_inbox {
         app.hub.tell(fd, Command::CheckInbox { fd }).await;
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
         let logs = topics.iter();
         let logs = logs.map(|topic| app.hub.follow_log(fd, topic, deadline));
-        let followed = futures::future::join_all(logs).await;
+        let followed = join_all(logs).await;
         in_time &= followed.into_iter().all(|in_time| in_time);
     }
     Ok(Admitted {
@@ -169,9 +192,26 @@ async fn identify(
 struct Terms {
     device: Option<Arc<str>>,
     since: Option<Since>,
+    /// How far it has read the logs of topics.
+    read: EventId,
+    /// It comes back with an id that does not say where it was.
+    is_lost: bool,
     topics: Vec<Topic>,
     /// It wants join and leave events of its topics.
     watches: bool,
+}
+
+impl Terms {
+    /// `recovered` of an event stream covers its topics, too: it cannot ask for each.
+    fn prove(&self, inbox: &mut Start, logs: &[(Topic, Start)]) {
+        if inbox.recovered.is_none() && self.read.logs.is_empty() && !self.is_lost {
+            return;
+        }
+        let is_covered = logs.len() == self.topics.len();
+        let are_whole = logs.iter().all(|(_, log)| log.is_recovered());
+        let is_proven = inbox.is_recovered() && is_covered && are_whole && !self.is_lost;
+        inbox.recovered = Some(is_proven);
+    }
 }
 
 /// `device` is the one in the token, which counts before the one in the request.
@@ -194,6 +234,12 @@ fn check_terms(
     let since = request.since.filter(|text| !text.is_empty());
     let since = since.map(|text| text.parse()).transpose();
     let since = since.map_err(|error| HttpError::bad_request(format!("since {error}")))?;
+    let (since, read, is_lost) = match request.event_id {
+        None => (since, EventId::default(), false),
+        Some(Ok(id)) => (id.inbox, id, false),
+        // Of another server: it begins as if it came for the first time.
+        Some(Err(_)) => (since, EventId::default(), true),
+    };
     let watches = watches?;
     let most = app.hub.topics().most();
     let grants = grants.unwrap_or(app.hub.topics().grants());
@@ -201,6 +247,8 @@ fn check_terms(
     Ok(Terms {
         device,
         since,
+        read,
+        is_lost,
         topics,
         watches,
     })
@@ -252,9 +300,30 @@ async fn start_inbox(
     Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
 }
 
-/// A client that was let in before its row was written is checked against the limits afterwards.
-async fn settle_late(app: Arc<App>, user: UserId, fd: Fd) {
-    if !app.connection_limits.settle(&app.router, &user, fd).await {
-        app.hub.close(fd, CloseReason::Replaced, None).await;
+/// The positions of an event stream in the logs of its topics, as [`start_inbox`]. Other clients
+/// subscribe to each topic from where they were.
+async fn start_logs(
+    app: &App,
+    dialect: Dialect,
+    terms: &Terms,
+    deadline: Instant,
+) -> Vec<(Topic, Start)> {
+    if dialect != Dialect::Sse || !app.hub.topics().keeps() {
+        return Vec::new();
     }
+    let topics = terms.topics.iter().take(MAX_RESUMED_TOPICS);
+    let starts = topics.map(async |topic| {
+        let since = terms.read.log(topic).map_or(Since::Now, Since::After);
+        let log = Subject::Topic(topic.clone());
+        let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&log, since)).await;
+        let start = Start::new(since, page.ok().and_then(Result::ok));
+        (topic.clone(), start)
+    });
+    join_all(starts).await
+}
+
+/// A client that was let in before its row was written is checked afterwards: other nodes counted
+/// it, and told it of bans, only from then on.
+async fn check_late(app: Arc<App>, user: UserId, fd: Fd) {
+    app.late_checks.owe(fd, &user);
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::access::authenticator::Authenticator;
+use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
 use crate::auth::Denial;
 use crate::edge::client_error::ClientError;
@@ -53,6 +54,7 @@ pub(crate) struct ClientRequests {
     pub(crate) upstream: Upstream,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) late_checks: Arc<LateChecks>,
 }
 
 impl ClientRequests {
@@ -161,7 +163,9 @@ impl ClientRequests {
         if identity.user != *user {
             return Err(Denial::WrongUser.into());
         }
-        self.authenticator.check_ban(user).await?;
+        if !self.authenticator.check_ban(user).await? {
+            self.late_checks.owe(fd, user);
+        }
         self.hub.renew(fd, user, &identity).await;
         // Revoked since it was looked up: the one who revoked it did not find this connection.
         if let Some(reason) = self.hub.barred(user, identity.session)

@@ -218,6 +218,21 @@ impl Directory {
         true
     }
 
+    /// Gives a connection its place in the order of its user's connections, and has the row
+    /// written that says so. Nothing if it has left.
+    pub(in crate::local) fn order(
+        &self,
+        fd: Fd,
+        user: &UserId,
+        ordinal: u64,
+    ) -> Option<oneshot::Receiver<()>> {
+        let mut seats = self.users.get_mut(user)?;
+        let seat = seats.iter_mut().find(|seat| seat.fd == fd)?;
+        seat.traits.get_or_insert_default().ordinal = Some(ordinal);
+        drop(seats);
+        Some(self.changes.joined(Subject::User(user.clone())))
+    }
+
     pub(in crate::local) fn len(&self) -> usize {
         self.size.load(Ordering::Relaxed)
     }

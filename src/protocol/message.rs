@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::client::dialect::{Dialect, Frames};
+use crate::protocol::client::event_id::StreamPosition;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::json::{Names, Quoted, Users, one_line, raw, to_json};
@@ -238,10 +239,16 @@ impl Message {
     #[must_use]
     pub fn frame(&self, dialect: Dialect) -> Bytes {
         self.frames.get(dialect, || {
-            // Where an event stream goes on is a place in its inbox, never one in a topic's log.
+            // An event stream whose topics' logs can be resumed is not encoded here.
             let place = self.position.filter(|_| self.topic.is_none());
             dialect.message(|| self.head(), &self.data, place)
         })
+    }
+
+    /// The bytes that go to the client of an event stream that stands there after it.
+    #[must_use]
+    pub fn event(&self, at: &StreamPosition) -> Bytes {
+        Dialect::Sse.message(|| self.head(), &self.data, Some(at))
     }
 
     /// The object it comes in, up to its data.

@@ -40,6 +40,7 @@ pub use crate::protocol::bus::presence::*;
 pub use crate::protocol::bus::question::*;
 pub use crate::protocol::bus::signature::{ClusterKeys, Proof, is_command};
 pub use crate::protocol::client::dialect::{Dialect, GOODBYE_ID};
+pub use crate::protocol::client::event_id::{EventId, MAX_RESUMED_TOPICS, StreamPosition};
 pub use crate::protocol::client::objects::*;
 pub use crate::protocol::client::send::*;
 pub use crate::protocol::fault::InvalidInput;

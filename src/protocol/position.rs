@@ -53,7 +53,7 @@ fn digits(text: &str) -> Result<u64, BadPosition> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The message's number. The first number of an inbox is chosen at random, so that a
-    /// position of an inbox that was lost fits into no other.
+    /// position of an inbox that was lost fits into no other. See also [`Unwritten`].
     pub n: u64,
     /// The message's entry.
     pub entry: EntryId,
@@ -79,7 +79,86 @@ impl Position {
     /// Whether `self` is the very next message after `other`.
     #[must_use]
     pub fn follows(&self, other: &Self) -> bool {
-        self.n == other.n.wrapping_add(1)
+        match Unwritten::of(other) {
+            Some(_) => count_since_first(self.n) == 1,
+            None => self.n == other.n.wrapping_add(1),
+        }
+    }
+}
+
+/// The bits of a number that count the messages since the first one of the inbox. The bits above
+/// are chosen at random for each new inbox.
+const COUNT_BITS: u32 = 36;
+/// Set in the number of a position where nothing was ever kept. Redis's numbers have 63 bits.
+const UNWRITTEN: u64 = 1 << 63;
+/// The bits of an epoch: so few that such a number has no more digits than others.
+const EPOCH_BITS: u32 = 27;
+
+/// A number for a new inbox to begin with, which no other begins with. So small that it never
+/// overflows.
+#[must_use]
+pub fn first_number() -> u64 {
+    fastrand::u64(1..1 << 26) << COUNT_BITS
+}
+
+/// A number for a new epoch, which is not 0.
+#[must_use]
+pub fn new_epoch() -> u32 {
+    fastrand::u32(1..1 << EPOCH_BITS)
+}
+
+/// How many messages were kept up to this number, if the inbox began with a [`first_number`].
+#[must_use]
+pub const fn count_since_first(n: u64) -> u64 {
+    n & ((1 << COUNT_BITS) - 1)
+}
+
+/// Where a reader stands who found nothing, not even a number: reading creates none. The position
+/// proves something only as long as it is certain that nothing was kept and forgotten since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unwritten {
+    /// A random number that is lost when the store loses all it has, see [`new_epoch`]; 0 if it
+    /// is unknown, which proves nothing.
+    pub epoch: u32,
+    /// When that was, in seconds by the clock of Redis.
+    pub seconds: u32,
+}
+
+impl Unwritten {
+    /// Proves nothing.
+    pub const UNKNOWN: Self = Self {
+        epoch: 0,
+        seconds: 0,
+    };
+
+    /// What a position says, if it is one of these.
+    #[must_use]
+    pub const fn of(position: &Position) -> Option<Self> {
+        if position.n & UNWRITTEN == 0 {
+            return None;
+        }
+        Some(Self {
+            epoch: (position.n >> 32) as u32 & (u32::MAX >> 1),
+            seconds: position.n as u32,
+        })
+    }
+
+    /// The position of such a reader.
+    #[must_use]
+    pub const fn position(self) -> Position {
+        let epoch = (self.epoch & ((1 << EPOCH_BITS) - 1)) as u64;
+        Position {
+            n: UNWRITTEN | epoch << 32 | self.seconds as u64,
+            entry: EntryId { ms: 0, seq: 0 },
+        }
+    }
+
+    /// Whether whatever was kept since then is still known of `now`, if that is at most `lasts`
+    /// seconds later.
+    #[must_use]
+    pub const fn reaches(self, now: Self, lasts: u64) -> bool {
+        let passed = now.seconds.wrapping_sub(self.seconds);
+        self.epoch != 0 && self.epoch == now.epoch && (passed as u64) <= lasts
     }
 }
 

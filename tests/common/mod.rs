@@ -21,6 +21,7 @@ pub mod openapi;
 pub mod passes;
 pub mod presence;
 mod redis;
+pub mod streams;
 pub mod tokens;
 pub mod topics;
 pub mod transports;

@@ -136,6 +136,17 @@ pub async fn connect_as(transport: Transport, node: &Node, who: &[(&str, &str)])
     connect_over(socket.expect("a connection"), transport, who, None).await
 }
 
+/// As [`connect_as`], with the token or the id of the last event that it was given.
+pub async fn connect_back(
+    transport: Transport,
+    node: &Node,
+    who: &[(&str, &str)],
+    since: Option<&str>,
+) -> AnyClient {
+    let socket = TcpStream::connect(address(node, transport)).await;
+    connect_over(socket.expect("a connection"), transport, who, since).await
+}
+
 /// The code of the error with which a client is refused.
 pub async fn refused_as(transport: Transport, node: &Node, who: &[(&str, &str)]) -> String {
     let query = query(who);

@@ -9,6 +9,7 @@ mod sender;
 mod start;
 
 mod connect;
+mod credits;
 mod frames;
 mod handshakes;
 mod limits;
@@ -28,6 +29,7 @@ mod presence;
 mod push;
 mod refusals;
 mod slow;
+mod streams;
 mod tokens;
 mod topics;
 mod trace;

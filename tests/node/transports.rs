@@ -365,16 +365,6 @@ async fn a_bad_request_for_a_stream_is_told_what_is_wrong() {
             "since must be 0 or",
         ),
         (
-            "GET /sse?user=42 HTTP/1.1\r\nHost: x\r\nLast-Event-ID: 7\r\n\r\n",
-            400,
-            "since must be 0 or",
-        ),
-        (
-            "GET /sse?user=42&lastEventId=7 HTTP/1.1\r\nHost: x\r\n\r\n",
-            400,
-            "since must be 0 or",
-        ),
-        (
             "POST /sse?user=42 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
             405,
             "only GET",

@@ -76,6 +76,11 @@ impl Keys {
         }
     }
 
+    /// String: a random number that is lost when Redis loses all it has.
+    pub(crate) fn epoch(&self) -> String {
+        format!("{}epoch", self.prefix)
+    }
+
     /// String: the claims of a session; any application may write it.
     pub(crate) fn session(&self, id: SessionId) -> String {
         format!("{}session:{id}", self.prefix)

@@ -186,6 +186,7 @@ impl Redis {
             tokio::spawn(registry.clone().write()),
             tokio::spawn(sweeper.watch()),
             tokio::spawn(log.write(hub.clone())),
+            tokio::spawn(kept.epoch().keep()),
         ];
         tasks.extend(follow_servers(&settings.url, &servers));
         let redis = Self {

@@ -11,9 +11,6 @@ use crate::backplane::access::{Ban, Session};
 use crate::protocol::ids::UserId;
 use crate::protocol::session_id::SessionId;
 
-/// Expired entries are removed once every this many writes.
-const SWEEP: u32 = 256;
-
 #[derive(Debug, Default)]
 pub(crate) struct MemoryAccess {
     sessions: Ending<SessionId>,
@@ -53,6 +50,12 @@ impl MemoryAccess {
         self.bans.remove(user)
     }
 
+    /// Removes what has expired.
+    pub(crate) fn sweep(&self) {
+        self.sessions.sweep();
+        self.bans.sweep();
+    }
+
     pub(crate) fn next_ordinal(&self) -> u64 {
         self.ordinals.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -60,10 +63,7 @@ impl MemoryAccess {
 
 /// Texts with an expiry time.
 #[derive(Debug)]
-struct Ending<K>(Mutex<Texts<K>>);
-
-/// The texts, and how many were written since the last sweep.
-type Texts<K> = (HashMap<K, (String, Instant)>, u32);
+struct Ending<K>(Mutex<HashMap<K, (String, Instant)>>);
 
 impl<K> Default for Ending<K> {
     fn default() -> Self {
@@ -74,25 +74,24 @@ impl<K> Default for Ending<K> {
 impl<K: Eq + Hash> Ending<K> {
     fn get(&self, key: &K) -> Option<(String, Duration)> {
         let state = self.0.lock();
-        let (text, ends) = state.0.get(key)?;
+        let (text, ends) = state.get(key)?;
         let left = ends.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then(|| (text.clone(), left))
     }
 
     fn put(&self, key: K, text: String, lasts: Duration) {
-        let mut state = self.0.lock();
+        let ends = Instant::now() + lasts;
+        self.0.lock().insert(key, (text, ends));
+    }
+
+    fn sweep(&self) {
         let now = Instant::now();
-        state.0.insert(key, (text, now + lasts));
-        state.1 = (state.1 + 1) % SWEEP;
-        if state.1 == 0 {
-            state.0.retain(|_, (_, ends)| *ends > now);
-        }
+        self.0.lock().retain(|_, (_, ends)| *ends > now);
     }
 
     fn remove(&self, key: &K) -> bool {
         let mut state = self.0.lock();
         state
-            .0
             .remove(key)
             .is_some_and(|(_, ends)| ends > Instant::now())
     }

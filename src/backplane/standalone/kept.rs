@@ -1,5 +1,9 @@
 //! Inboxes and logs in memory, for a node without Redis. They have the same bounds as those in
 //! Redis, and are lost at exit.
+//!
+//! What must stay true: reading creates nothing, and what is too old goes by itself
+//! ([`MemoryLogs::sweep`]), also where nothing is kept or read any more. All of them together have
+//! a bound, too: beyond it those go that were not written for longest.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -7,23 +11,47 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::backplane::answers::Kept;
-use crate::local::replay::page::{Bounds, Entry, PAGE, Page, REPEAT, first_number};
+use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
-use crate::protocol::position::{EntryId, Position, Since};
+use crate::protocol::position::{EntryId, Position, Since, Unwritten, first_number, new_epoch};
 
-/// Inboxes unused for longer than their messages' age are looked for once in this many messages.
-const SWEEP: u64 = 1_024;
 /// Bytes charged for each message in addition to its own.
 const OVERHEAD: usize = 128;
+/// Bytes charged for each inbox in addition to its messages.
+const INBOX_OVERHEAD: usize = 256;
+/// Most bytes of all inboxes and logs.
+const MOST_BYTES: usize = 256 << 20;
+/// What is left of that when inboxes had to go, so that not every message makes one go.
+const ENOUGH_BYTES: usize = MOST_BYTES / 8 * 7;
 
-#[derive(Debug, Default)]
-pub(crate) struct MemoryLogs(Mutex<State>);
+#[derive(Debug)]
+pub(crate) struct MemoryLogs {
+    state: Mutex<State>,
+    started: Instant,
+}
 
-#[derive(Debug, Default)]
+impl Default for MemoryLogs {
+    fn default() -> Self {
+        let state = State {
+            inboxes: HashMap::default(),
+            bytes: 0,
+            epoch: new_epoch(),
+        };
+        Self {
+            state: Mutex::new(state),
+            started: Instant::now(),
+        }
+    }
+}
+
+#[derive(Debug)]
 struct State {
     inboxes: HashMap<Subject, Inbox, ahash::RandomState>,
-    kept: u64,
+    /// Of all of them.
+    bytes: usize,
+    /// Of positions in inboxes that do not exist: another one whenever some had to go early.
+    epoch: u32,
 }
 
 #[derive(Debug)]
@@ -32,8 +60,8 @@ struct Inbox {
     last: EntryId,
     entries: VecDeque<(Entry, Instant)>,
     bytes: usize,
-    /// When it was last written or read.
-    used: Instant,
+    /// When the newest message was kept.
+    written: Instant,
 }
 
 impl Inbox {
@@ -43,7 +71,7 @@ impl Inbox {
             last: EntryId::default(),
             entries: VecDeque::new(),
             bytes: 0,
-            used: now,
+            written: now,
         }
     }
 
@@ -71,10 +99,15 @@ impl Inbox {
         };
         self.bytes += charge(&entry);
         self.entries.push_back((entry, now));
+        self.written = now;
         Position {
             n: self.newest,
             entry: self.last,
         }
+    }
+
+    fn charge(&self) -> usize {
+        self.bytes + INBOX_OVERHEAD
     }
 
     /// Drops messages that are too old or too many; the newest message always stays.
@@ -99,49 +132,95 @@ fn charge(entry: &Entry) -> usize {
 impl MemoryLogs {
     pub(crate) fn keep(&self, subject: &Subject, message: &Message, bounds: &Bounds) -> Kept {
         let now = Instant::now();
-        let mut state = self.0.lock();
-        state.kept += 1;
-        if state.kept.is_multiple_of(SWEEP) {
-            let is_used = |inbox: &Inbox| now.duration_since(inbox.used) < bounds.age;
-            state.inboxes.retain(|_, inbox| is_used(inbox));
-        }
-        let inbox = state.inbox(subject, now);
+        let mut state = self.state.lock();
+        let State { inboxes, bytes, .. } = &mut *state;
+        let fresh = || {
+            *bytes += INBOX_OVERHEAD;
+            Inbox::new(now)
+        };
+        let inbox = inboxes.entry(subject.clone()).or_insert_with(fresh);
         if message.id().is_some_and(|id| inbox.is_repeat(id, now)) {
             return Kept::Before;
         }
+        let before = inbox.charge();
         let position = inbox.push(message, now);
         inbox.trim(bounds, now);
+        *bytes = *bytes - before + inbox.charge();
+        if *bytes > MOST_BYTES {
+            state.shrink(ENOUGH_BYTES);
+        }
         Kept::At(position)
+    }
+
+    /// Drops what is too old.
+    pub(crate) fn sweep(&self, bounds: &Bounds) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let inboxes = &mut state.inboxes;
+        inboxes.retain(|_, inbox| now.duration_since(inbox.written) < bounds.age);
+        inboxes
+            .values_mut()
+            .for_each(|inbox| inbox.trim(bounds, now));
+        let bytes = inboxes.values().map(Inbox::charge).sum();
+        if inboxes.len() < inboxes.capacity() / 4 {
+            inboxes.shrink_to_fit();
+        }
+        state.bytes = bytes;
     }
 
     pub(crate) fn read(&self, subject: &Subject, since: Since, bounds: &Bounds) -> Page {
         let now = Instant::now();
-        let mut state = self.0.lock();
-        let inbox = state.inbox(subject, now);
-        inbox.trim(bounds, now);
+        let mut state = self.state.lock();
+        let State {
+            inboxes,
+            bytes,
+            epoch,
+        } = &mut *state;
+        let inbox = inboxes.get_mut(subject).map(|inbox| {
+            let before = inbox.charge();
+            inbox.trim(bounds, now);
+            *bytes = *bytes - before + inbox.charge();
+            &*inbox
+        });
+        let kept = inbox.into_iter().flat_map(|inbox| &inbox.entries);
         let entries: Vec<Entry> = match since {
-            Since::Now => inbox
-                .entries
-                .back()
-                .into_iter()
-                .map(|e| e.0.clone())
-                .collect(),
+            Since::Now => kept.last().into_iter().map(|e| e.0.clone()).collect(),
             since => {
-                let behind = |(entry, _): &&(Entry, Instant)| entry.entry > since.entry();
-                let behind = inbox.entries.iter().filter(behind);
-                behind.take(PAGE + 1).map(|e| e.0.clone()).collect()
+                let later = kept.filter(|(entry, _)| entry.entry > since.entry());
+                later.take(PAGE + 1).map(|e| e.0.clone()).collect()
             }
         };
-        Page::new(&since, inbox.newest, inbox.entries.len() as u64, entries)
+        let extent = LogExtent {
+            newest: inbox.map(|inbox| inbox.newest),
+            length: inbox.map_or(0, |inbox| inbox.entries.len() as u64),
+            holds: true,
+            unwritten: Unwritten {
+                epoch: *epoch,
+                seconds: self.started.elapsed().as_secs() as u32,
+            },
+            // Its number goes with its messages, and this one is rounded down.
+            lasts: bounds.age.as_secs().saturating_sub(1),
+        };
+        drop(state);
+        Page::new(&since, &extent, entries)
     }
 }
 
 impl State {
-    fn inbox(&mut self, subject: &Subject, now: Instant) -> &mut Inbox {
-        let fresh = || Inbox::new(now);
-        let inbox = self.inboxes.entry(subject.clone()).or_insert_with(fresh);
-        inbox.used = now;
-        inbox
+    /// Drops the inboxes that were not written for longest, until so many bytes are left.
+    fn shrink(&mut self, enough: usize) {
+        self.epoch = new_epoch();
+        let mut oldest: Vec<(Instant, Subject)> = (self.inboxes.iter())
+            .map(|(subject, inbox)| (inbox.written, subject.clone()))
+            .collect();
+        oldest.sort_unstable_by_key(|(written, _)| *written);
+        for (_, subject) in oldest {
+            if self.bytes <= enough {
+                return;
+            }
+            let gone = self.inboxes.remove(&subject);
+            self.bytes -= gone.map_or(0, |inbox| inbox.charge());
+        }
     }
 }
 
@@ -189,6 +268,48 @@ mod tests {
         assert_eq!(ids(&page), ["2", "3", "4"]);
         assert!(!page.is_continuous);
         assert!(inboxes.read(&user, rest, &BOUNDS).is_continuous);
+    }
+
+    #[test]
+    fn reading_creates_nothing_and_what_is_old_goes_by_itself() {
+        let inboxes = MemoryLogs::default();
+        let user = |n: u32| Subject::User(format!("u{n}").parse().unwrap());
+        for n in 0..1_000 {
+            inboxes.read(&user(n), Since::Now, &BOUNDS);
+            inboxes.read(&user(n), Since::Beginning, &BOUNDS);
+        }
+        assert_eq!(inboxes.state.lock().inboxes.len(), 0);
+        inboxes.keep(&user(1), &message("1", "x"), &BOUNDS);
+        inboxes.sweep(&BOUNDS);
+        assert_eq!(inboxes.state.lock().inboxes.len(), 1);
+        let ended = Bounds {
+            age: Duration::ZERO,
+            ..BOUNDS
+        };
+        inboxes.sweep(&ended);
+        let state = inboxes.state.lock();
+        assert_eq!((state.inboxes.len(), state.bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_goes_for_the_bound_of_all_is_not_claimed_to_be_there() {
+        let inboxes = MemoryLogs::default();
+        let user = |n: u32| Subject::User(format!("u{n}").parse().unwrap());
+        let before = inboxes.read(&user(1), Since::Now, &BOUNDS);
+        for n in 1..=3 {
+            inboxes.keep(&user(n), &message("1", "x"), &BOUNDS);
+        }
+        let since = Since::After(before.end);
+        let page = inboxes.read(&user(1), since, &BOUNDS);
+        assert!(page.is_continuous && page.messages.len() == 1);
+        let bytes = inboxes.state.lock().bytes;
+        inboxes.state.lock().shrink(bytes - 1);
+        assert_eq!(inboxes.state.lock().inboxes.len(), 2);
+        assert!(!inboxes.read(&user(1), since, &BOUNDS).is_continuous);
+        // Those that are still there are counted by their own numbers.
+        let rest = inboxes.read(&user(2), Since::Beginning, &BOUNDS);
+        let since = Since::After(rest.end);
+        assert!(inboxes.read(&user(2), since, &BOUNDS).is_continuous);
     }
 
     #[test]

@@ -8,7 +8,8 @@ pub(crate) mod access;
 
 pub(crate) mod kept;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
@@ -28,6 +29,9 @@ use crate::telemetry::metrics::Metrics;
 /// Maximum number of queued lines to the node itself. Only operators send them, to drain it.
 const QUEUE: usize = 64;
 
+/// Between two removals of what has expired.
+const SWEEP: Duration = Duration::from_secs(30);
+
 /// The backplane of the only node.
 #[derive(Debug)]
 pub(crate) struct Standalone {
@@ -36,9 +40,21 @@ pub(crate) struct Standalone {
     /// The lines that the node sends to itself.
     lines: mpsc::Sender<String>,
     health: watch::Sender<Health>,
-    logs: MemoryLogs,
+    logs: Arc<MemoryLogs>,
     bounds: Bounds,
-    access: MemoryAccess,
+    access: Arc<MemoryAccess>,
+}
+
+/// Removes what has expired, as long as the backplane lives.
+async fn sweep(logs: Weak<MemoryLogs>, access: Weak<MemoryAccess>, bounds: Bounds) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let (Some(logs), Some(access)) = (logs.upgrade(), access.upgrade()) else {
+            return;
+        };
+        logs.sweep(&bounds);
+        access.sweep();
+    }
 }
 
 impl Standalone {
@@ -54,10 +70,15 @@ impl Standalone {
             record: RwLock::new(record),
             lines,
             health: watch::channel(Health::Ready).0,
-            logs: MemoryLogs::default(),
+            logs: Arc::default(),
             bounds,
-            access: MemoryAccess::default(),
+            access: Arc::default(),
         };
+        tokio::spawn(sweep(
+            Arc::downgrade(&standalone.logs),
+            Arc::downgrade(&standalone.access),
+            bounds,
+        ));
         (standalone, heard)
     }
 

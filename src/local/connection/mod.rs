@@ -25,14 +25,13 @@ use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
 use crate::local::membership::Membership;
 use crate::local::replay::follower::{Follower, Start};
-use crate::local::replay::page::Page;
 use crate::protocol;
 use crate::protocol::client::decoder::Input;
 use crate::protocol::client::websocket;
 use crate::protocol::client::websocket::{Event, Limits};
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
-use crate::protocol::{ClientMessage, Dialect, Policy};
+use crate::protocol::{ClientFault, ClientMessage, Dialect, Policy, StreamPosition};
 use crate::telemetry::metrics::Metrics;
 
 /// How long the other side has to answer a close frame, or to read the last bytes.
@@ -122,6 +121,8 @@ pub(crate) struct Connection {
     input: Input,
     /// If it follows its user's inbox.
     inbox: Option<Box<Follower>>,
+    /// How far it has been given inbox and logs, if it is an event stream that resumes logs.
+    stream: Option<Box<StreamPosition>>,
     /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
     subscriptions: Option<Box<Subscriptions>>,
     /// What it asks of the node and is asked by senders, while there is something.
@@ -130,11 +131,14 @@ pub(crate) struct Connection {
     pong_due: Tick,
     write_due: Tick,
     expiry: Expiry,
-    /// Messages received within the tick `rate_tick`.
+    /// Frames received within the tick `rate_tick` that answered nothing.
     rate: u32,
     rate_tick: Tick,
     /// And of those, what it sent to services.
     sends: u32,
+    /// Messages, calls and pings sent to it and not answered yet: each allows one frame beyond
+    /// the rate. Saturates, which bounds what a client may send at once after it was silent.
+    credits: u16,
 }
 
 impl Connection {
@@ -152,6 +156,7 @@ impl Connection {
             membership: None,
             input: Input::of(dialect),
             inbox: None,
+            stream: None,
             dialogue: None,
             subscriptions: None,
             ping_due: NEVER,
@@ -161,6 +166,7 @@ impl Connection {
             rate: 0,
             rate_tick: 0,
             sends: 0,
+            credits: 0,
         }
     }
 
@@ -170,14 +176,22 @@ impl Connection {
     }
 
     /// Puts what a client gets first into the queue: who and where it is, and what its inbox
-    /// holds for it. Answers how many messages that are.
+    /// holds for it. Answers how many messages that are. `logs` are those it resumes; what they
+    /// hold comes after it has subscribed.
     pub(crate) fn welcome(
         &mut self,
         id: &ConnectionId,
         topics: &[Topic],
         start: Option<Start>,
+        logs: &[(Topic, Start)],
         metrics: &Metrics,
     ) -> u64 {
+        let at = start.as_ref().and_then(Start::position);
+        self.stream = (self.dialect == Dialect::Sse && !logs.is_empty()).then(|| {
+            let logs = logs.iter();
+            let logs = logs.map(|(topic, start)| (topic.clone(), start.position()));
+            Box::new(StreamPosition::new(at, logs.collect()))
+        });
         let (follower, page, recovered) = match start {
             Some(start) => (Some(start.follower), start.page, start.recovered),
             None => (None, None, None),
@@ -185,24 +199,14 @@ impl Connection {
         if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
             let ready = protocol::ready_object(id, &self.user, topics, resume, recovered);
-            let ready = self.dialect.ready(&ready, resume, retry_after());
+            let ready = match &self.stream {
+                Some(stream) => self.dialect.ready(&ready, Some(stream), retry_after()),
+                None => self.dialect.ready(&ready, resume, retry_after()),
+            };
             self.queue.push(ready);
         }
         self.inbox = follower.map(Box::new);
-        page.map_or(0, |page| self.queue_page(&page, metrics))
-    }
-
-    /// Puts the messages of a page into the queue; answers how many they are.
-    pub(crate) fn queue_page(&mut self, page: &Page, metrics: &Metrics) -> u64 {
-        for message in &page.messages {
-            self.queue.push_message(message.frame(self.dialect));
-        }
-        metrics
-            .offered
-            .inc_by(page.messages.len() as u64 + page.unreadable);
-        metrics.dropped("unreadable", page.unreadable);
-        metrics.replayed.inc_by(page.messages.len() as u64);
-        page.messages.len() as u64
+        page.map_or(0, |page| self.queue_page(None, &page, metrics))
     }
 
     /// The socket is here.
@@ -316,24 +320,30 @@ impl Connection {
             }
             return Next::Stay;
         }
-        if self.is_too_fast(settings.client_rate, now) {
+        let said = match event {
+            // An empty line is no object: some clients end a line twice.
+            Event::Text("") if self.dialect == Dialect::Lines => None,
+            Event::Text(text) if self.dialect.sends_objects() => Some(ClientMessage::parse(text)),
+            _ => None,
+        };
+        let may_answer = match &said {
+            Some(said) => said.as_ref().is_ok_and(ClientMessage::is_answer),
+            None => matches!(event, Event::Pong),
+        };
+        if !(may_answer && self.spend_credit()) && self.is_too_fast(settings.client_rate, now) {
             return Next::End(CloseReason::TooFast);
         }
-        match event {
-            // An empty line is no object: some clients end a line twice.
-            Event::Text("") if self.dialect == Dialect::Lines => {}
-            Event::Text(text) if self.dialect.sends_objects() => {
-                self.hear_object(text, settings.send_rate);
-            }
-            Event::Ping(payload) => self.queue.push(websocket::pong(payload)),
+        match (said, event) {
+            (Some(said), _) => self.hear_object(said, settings.send_rate),
+            (None, Event::Ping(payload)) => self.queue.push(websocket::pong(payload)),
             // Other clients have nothing to say to us.
-            Event::Text(_) | Event::Binary(_) | Event::Pong | Event::Close(_) => {}
+            (None, _) => {}
         }
         Next::Stay
     }
 
-    fn hear_object(&mut self, text: &str, send_rate: u32) {
-        match ClientMessage::parse(text) {
+    fn hear_object(&mut self, said: Result<ClientMessage<'_>, ClientFault>, send_rate: u32) {
+        match said {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
             Ok(ClientMessage::Pong) => {}
             Ok(ClientMessage::Ack(id)) => {
@@ -365,6 +375,19 @@ impl Connection {
         }
         self.rate += 1;
         client_rate > 0 && self.rate > client_rate
+    }
+
+    /// So many things were sent to the client that it may answer.
+    pub(crate) fn credit(&mut self, sent: u64) {
+        let sent = u16::try_from(sent).unwrap_or(u16::MAX);
+        self.credits = self.credits.saturating_add(sent);
+    }
+
+    /// Takes a credit, if there is one.
+    fn spend_credit(&mut self) -> bool {
+        let left = self.credits.checked_sub(1);
+        self.credits = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// The socket took `progress` bytes and then no more (`blocked`), or all there were.
@@ -421,6 +444,7 @@ impl Connection {
                 }
                 if self.ping_due <= now {
                     self.queue.push(self.dialect.ping());
+                    self.credit(1);
                     self.ping_due = now + settings.pause(self.dialect);
                     if self.pong_due == NEVER && self.dialect.answers_pings() {
                         self.pong_due = now + 1 + settings.pong;

@@ -1,5 +1,6 @@
 //! How a connection follows its user's inbox and the logs of its topics.
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::local::connection::Connection;
@@ -9,10 +10,63 @@ use crate::protocol;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
 use crate::protocol::position::Since;
+use crate::telemetry::metrics::Metrics;
 
 impl Connection {
+    /// The bytes of a message, and for an event stream where it stands after it.
+    pub(crate) fn kept_frame(&self, message: &Message) -> Bytes {
+        if let (Some(stream), Some(position)) = (&self.stream, message.position())
+            && stream.covers(message.topic())
+        {
+            let mut stream = stream.clone();
+            stream.advance(message.topic(), position);
+            return message.event(&stream);
+        }
+        message.frame(self.dialect)
+    }
+
+    /// Puts the messages of a page of a topic's log, or of the inbox, into the queue; answers how
+    /// many they are.
+    pub(crate) fn queue_page(
+        &mut self,
+        topic: Option<&Topic>,
+        page: &Page,
+        metrics: &Metrics,
+    ) -> u64 {
+        for message in &page.messages {
+            let frame = self.kept_frame(message);
+            self.queue.push_message(frame);
+            self.note_given(message);
+        }
+        if let Some(stream) = &mut self.stream {
+            // Beyond the last message, if others after it were of no use.
+            stream.advance(topic, page.end);
+        }
+        metrics
+            .offered
+            .inc_by(page.messages.len() as u64 + page.unreadable);
+        metrics.dropped("unreadable", page.unreadable);
+        metrics.replayed.inc_by(page.messages.len() as u64);
+        page.messages.len() as u64
+    }
+
+    /// A kept message is in the queue, or counts as given.
+    fn note_given(&mut self, message: &Message) {
+        if let (Some(stream), Some(position)) = (&mut self.stream, message.position()) {
+            stream.advance(message.topic(), position);
+        }
+    }
+
     /// What to do with a kept message that is pushed; `fits` if the queue has room for it.
     pub(crate) fn hear_kept(&mut self, message: &Message, fits: bool) -> Verdict {
+        let verdict = self.judge_kept(message, fits);
+        if verdict == Verdict::Take {
+            self.note_given(message);
+        }
+        verdict
+    }
+
+    fn judge_kept(&mut self, message: &Message, fits: bool) -> Verdict {
         let Some(position) = message.position() else {
             return Verdict::Take;
         };

@@ -114,6 +114,7 @@ impl Connection {
         }
         dialogue.calls.push(pending);
         self.queue.push(frame);
+        self.credit(1);
     }
 
     /// The client answers a call. One that is over, or was never put to it, is no harm: it cannot

@@ -183,6 +183,18 @@ impl Connection {
         true
     }
 
+    /// Follows the log of a topic it is in from where it was read already.
+    pub(crate) fn go_on(&mut self, topic: &Topic, follower: Follower) {
+        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        if let Some(one) = list.find(|one| one.topic == *topic) {
+            one.log = Some(Box::new(follower));
+        }
+        if let Some(subscriptions) = &mut self.subscriptions {
+            // It may be one that has nothing read yet.
+            subscriptions.is_behind = true;
+        }
+    }
+
     /// Takes the connection out of a topic; answers whether it was there.
     pub(crate) fn unsubscribe(&mut self, topic: &Topic) -> bool {
         let Some(subscriptions) = &mut self.subscriptions else {

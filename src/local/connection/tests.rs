@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::dirty_rows::DirtyRows;
+use crate::local::replay::page::{LogExtent, Page};
 use crate::local::topics::Topics;
 use crate::protocol::ids::Subject;
 use crate::protocol::position::Since;
@@ -157,7 +158,7 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
     let topics = Topics::new(1, DirtyRows::ignored().into(), &config);
     let mut connection = open();
     let names: [Topic; 2] = ["a", "b"].map(|one| one.parse().unwrap());
-    let page = |since| Page::new(&since, 5, 0, Vec::new());
+    let page = |since| Page::new(&since, &LogExtent::of(5, 0), Vec::new());
     for topic in &names {
         connection.subscribe(topic, Asker::Client, &topics).unwrap();
         assert!(connection.follow(topic, Since::Now));

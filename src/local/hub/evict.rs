@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::auth::identity::Identity;
 use crate::local::hub::Hub;
 use crate::local::receipt::Receipt;
+use crate::local::row_wait::RowWait;
 use crate::local::shard::command::Command;
 use crate::protocol::Target;
 use crate::protocol::close::CloseReason;
@@ -73,6 +74,26 @@ impl Hub {
     /// The connections that rest on this session.
     pub(crate) fn bearers(&self, session: SessionId) -> SmallVec<[Fd; 1]> {
         self.directory.bearers(session)
+    }
+
+    /// The session that a connection rests on.
+    pub(crate) fn session_of(&self, fd: Fd) -> Option<SessionId> {
+        let user = self.user_of(fd)?;
+        let seats = self.seats(&user);
+        seats.iter().find(|seat| seat.fd == fd)?.session()
+    }
+
+    /// Whether a connection that is here has no place in the order of its user's connections.
+    pub(crate) fn lacks_ordinal(&self, fd: Fd, user: &UserId) -> bool {
+        let seats = self.seats(user);
+        let seat = seats.iter().find(|seat| seat.fd == fd);
+        seat.is_some_and(|seat| seat.ordinal().is_none())
+    }
+
+    /// Gives a connection its place in that order; the answer resolves once its row says so.
+    /// Nothing if it has left.
+    pub(crate) fn give_ordinal(&self, fd: Fd, user: &UserId, ordinal: u64) -> Option<RowWait> {
+        self.directory.order(fd, user, ordinal).map(RowWait::from)
     }
 
     /// A connection rests on another token from now on. Nothing happens if it has left.

@@ -60,6 +60,8 @@ pub(crate) struct NewConnection {
     pub grants: Option<Arc<TopicPatterns>>,
     /// What it is subscribed to from its beginning.
     pub topics: Vec<Topic>,
+    /// Of those, the logs that it follows from a page that was read before, as its inbox.
+    pub logs: Vec<(Topic, Start)>,
     /// When its token ends, if that ends it.
     pub expires: Option<Instant>,
     /// The session it rests on, if it does.
@@ -229,7 +231,7 @@ impl Hub {
     /// once the registry knows.
     ///
     /// If it follows its topics' logs ([`Topics::keeps`]), the caller owes it a `Hub::follow_log`
-    /// of each.
+    /// of each that is not among its `logs`.
     pub(crate) async fn join(&self, newcomer: NewConnection) -> (Reservation, RowWait) {
         let NewConnection {
             user,
@@ -239,6 +241,7 @@ impl Hub {
             inbox,
             grants,
             topics,
+            logs,
             expires,
             session,
             ordinal,
@@ -250,6 +253,7 @@ impl Hub {
             let arrival = Arrival {
                 grants,
                 topics,
+                logs,
                 watches,
                 done,
             };

@@ -78,6 +78,14 @@ impl Follower {
         self.state == State::Asking
     }
 
+    /// Up to where the client has been given it, if that is known.
+    const fn position(&self) -> Option<Position> {
+        match self.since {
+            Since::After(position) => Some(position),
+            Since::Now | Since::Beginning => None,
+        }
+    }
+
     /// A message was pushed; `fits` if the client's queue has room for it.
     pub(crate) fn hear(&mut self, position: Position, fits: bool) -> Verdict {
         if self.since == Since::Now {
@@ -86,12 +94,19 @@ impl Follower {
             self.since = Since::After(position.before());
         }
         if let Since::After(here) = self.since {
+            // Two masters gave one number to two messages: the client has only had the other one.
+            let is_twin = position.n == here.n && position.entry != here.entry;
+            let is_next = position.follows(&here) || is_twin;
+            if is_next && fits && self.state == State::Live {
+                self.since = Since::After(Position {
+                    n: position.n,
+                    // So that the twin is not read again.
+                    entry: position.entry.max(here.entry),
+                });
+                return Verdict::Take;
+            }
             if position.entry <= here.entry {
                 return Verdict::Old;
-            }
-            if fits && self.state == State::Live && position.follows(&here) {
-                self.since = Since::After(position);
-                return Verdict::Take;
             }
         }
         self.seen = self.seen.max(position.entry);
@@ -170,12 +185,25 @@ impl Start {
             recovered: (since != Since::Now).then_some(proven),
         }
     }
+
+    /// Where the client stands before it is given the page.
+    pub(crate) fn position(&self) -> Option<Position> {
+        match &self.page {
+            Some(page) => Some(page.start),
+            None => self.follower.position(),
+        }
+    }
+
+    /// Whether it is proven that nothing is missing since the client was here.
+    pub(crate) fn is_recovered(&self) -> bool {
+        self.recovered == Some(true)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::replay::page::Entry;
+    use crate::local::replay::page::{Entry, LogExtent};
 
     fn at(n: u64) -> Position {
         let entry = EntryId { ms: n, seq: 0 };
@@ -186,7 +214,11 @@ mod tests {
         let since = Since::After(at(end - 1));
         let (id, data) = (None, "1".to_owned());
         let entry = at(end).entry;
-        let mut page = Page::new(&since, end, 5, vec![Entry { entry, id, data }]);
+        let mut page = Page::new(
+            &since,
+            &LogExtent::of(end, 5),
+            vec![Entry { entry, id, data }],
+        );
         page.is_last = is_last;
         page
     }
@@ -208,6 +240,24 @@ mod tests {
         assert_eq!(follower.hear(at(7), true), Verdict::Later);
         assert_eq!(follower.ask(), Some(Since::After(at(6))));
         assert_eq!(follower.ask(), None, "one page at a time");
+    }
+
+    #[test]
+    fn both_messages_are_taken_to_which_two_masters_gave_one_number() {
+        let twin = |n: u64, ms: u64| Position {
+            n,
+            entry: EntryId { ms, seq: 0 },
+        };
+        // The second may be older or newer by the clocks of the masters.
+        for ms in [600, 800] {
+            let mut follower = live(5);
+            assert_eq!(follower.hear(twin(6, 700), true), Verdict::Take);
+            assert_eq!(follower.hear(twin(6, ms), true), Verdict::Take);
+            assert_eq!(follower.hear(twin(6, 700.max(ms)), true), Verdict::Old);
+            // By the clock of the master that is left, which may be behind.
+            assert_eq!(follower.hear(twin(7, 650), true), Verdict::Take);
+            assert_eq!(follower.hear(twin(8, 900), true), Verdict::Take);
+        }
     }
 
     #[test]
@@ -244,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_was_kept_behind_an_empty_page_is_looked_for_again() {
-        let nothing = Page::new(&Since::After(at(5)), 5, 5, Vec::new());
+        let nothing = Page::new(&Since::After(at(5)), &LogExtent::of(5, 5), Vec::new());
         let mut follower = live(5);
         follower.distrust();
         assert!(follower.ask().is_some());
@@ -261,7 +311,7 @@ mod tests {
         assert_eq!(follower.ask(), Some(Since::Now));
         assert_eq!(follower.hear(at(6), true), Verdict::Later);
         // Read after it.
-        follower.take_page(&Page::new(&Since::Now, 6, 5, Vec::new()));
+        follower.take_page(&Page::new(&Since::Now, &LogExtent::of(6, 5), Vec::new()));
         assert_eq!(follower.ask(), Some(Since::After(at(6).before())));
         follower.take_page(&page(6, true));
         assert_eq!(follower.hear(at(6), true), Verdict::Old);
@@ -273,7 +323,11 @@ mod tests {
         let mut follower = live(5);
         assert_eq!(follower.hear(at(9), true), Verdict::Later);
         assert!(follower.ask().is_some());
-        follower.take_page(&Page::new(&Since::After(at(5)), 5, 5, Vec::new()));
+        follower.take_page(&Page::new(
+            &Since::After(at(5)),
+            &LogExtent::of(5, 5),
+            Vec::new(),
+        ));
         assert_eq!(follower.ask(), None);
         assert_eq!(follower.state, State::Live);
     }

@@ -11,19 +11,13 @@ use std::time::Duration;
 
 use crate::protocol::Message;
 use crate::protocol::ids::Topic;
-use crate::protocol::position::{EntryId, Position, Since};
+use crate::protocol::position::{EntryId, Position, Since, Unwritten, count_since_first};
 
 /// Most messages in one page: what a slow client that comes back may have in memory at once.
 pub(crate) const PAGE: usize = 32;
 
 /// How long the id of a kept message is remembered.
 pub(crate) const REPEAT: Duration = Duration::from_secs(60);
-
-/// A number for a new inbox to begin with, which no other begins with. So small that it never
-/// overflows.
-pub(crate) fn first_number() -> u64 {
-    fastrand::u64(..1 << 48)
-}
 
 /// How much an inbox holds; from the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +38,60 @@ pub(crate) struct Entry {
     pub(crate) data: String,
 }
 
+/// What holds of a whole inbox at the moment when a part of it is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogExtent {
+    /// The number of the newest message ever kept there. None if it has none: nothing was kept
+    /// there yet, or all of it was forgotten.
+    pub newest: Option<u64>,
+    /// How many messages are there.
+    pub length: u64,
+    /// Whether the message at the position that is read from is there, unless it was thrown out.
+    /// If not, another master gave its number to another message.
+    pub holds: bool,
+    /// Where a reader stands who finds nothing.
+    pub unwritten: Unwritten,
+    /// For how many seconds that proves something: less than a number lasts.
+    pub lasts: u64,
+}
+
+impl LogExtent {
+    /// So many messages, the newest of this number.
+    #[cfg(test)]
+    pub(crate) fn of(newest: u64, length: u64) -> Self {
+        Self {
+            newest: Some(newest),
+            length,
+            holds: true,
+            unwritten: Unwritten::UNKNOWN,
+            lasts: 0,
+        }
+    }
+
+    /// Whether nothing is missing that was kept since a reader found nothing.
+    const fn is_whole_since(&self, then: Unwritten) -> bool {
+        let is_whole = match self.newest {
+            Some(newest) => count_since_first(newest) == self.length,
+            None => self.length == 0,
+        };
+        is_whole && then.reaches(self.unwritten, self.lasts)
+    }
+
+    /// Whether nothing is missing that was kept after this position.
+    fn is_whole_after(&self, position: &Position) -> bool {
+        match (Unwritten::of(position), self.newest) {
+            (Some(then), _) => self.is_whole_since(then),
+            // Everything after it is still there: its number is one of those that are, or the
+            // last before.
+            (None, Some(newest)) => match newest.wrapping_sub(position.n) {
+                later if later < self.length => self.holds,
+                later => later == self.length,
+            },
+            (None, None) => false,
+        }
+    }
+}
+
 /// A part of an inbox.
 #[derive(Debug)]
 pub(crate) struct Page {
@@ -62,40 +110,37 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// The page after `since`. `newest` is the number of the newest message, `length` how many
-    /// there are; `entries` are those after `since`, one more than [`PAGE`] if there are so
-    /// many. For [`Since::Now`] it is the newest entry alone.
-    pub(crate) fn new(since: &Since, newest: u64, length: u64, mut entries: Vec<Entry>) -> Self {
+    /// The page after `since` of an inbox of this extent. `entries` are those after `since`, one
+    /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone.
+    pub(crate) fn new(since: &Since, extent: &LogExtent, mut entries: Vec<Entry>) -> Self {
+        let LogExtent { newest, length, .. } = *extent;
+        let mut is_continuous = match since {
+            Since::Now => true,
+            Since::Beginning => false,
+            Since::After(position) => extent.is_whole_after(position),
+        };
+        if newest.is_none() && entries.is_empty() {
+            return Self::empty(extent.unwritten.position(), is_continuous);
+        }
+        // Without a number of their own: another program wrote them, or it was lost.
+        let newest = newest.unwrap_or(length);
         let oldest = newest.wrapping_sub(length);
-        let (start, mut is_continuous) = match since {
+        let start = match since {
             Since::Now => {
                 let entry = entries.last().map(|entry| entry.entry).unwrap_or_default();
-                let here = Position { n: newest, entry };
-                return Self {
-                    start: here,
-                    messages: Vec::new(),
-                    unreadable: 0,
-                    end: here,
-                    is_last: true,
-                    is_continuous: true,
-                };
+                return Self::empty(Position { n: newest, entry }, true);
             }
             Since::Beginning => {
                 let entry = EntryId::default();
-                (Position { n: oldest, entry }, false)
+                Position { n: oldest, entry }
             }
-            // Everything after it is still there: its number is one of those that are, or the
-            // last before.
-            Since::After(position) if newest.wrapping_sub(position.n) <= length => {
-                (*position, true)
+            Since::After(position) if is_continuous && Unwritten::of(position).is_none() => {
+                *position
             }
-            Since::After(Position { entry, .. }) => (
-                Position {
-                    n: oldest,
-                    entry: *entry,
-                },
-                false,
-            ),
+            Since::After(Position { entry, .. }) => Position {
+                n: oldest,
+                entry: *entry,
+            },
         };
         let is_last = entries.len() <= PAGE;
         entries.truncate(PAGE);
@@ -138,6 +183,18 @@ impl Page {
 }
 
 impl Page {
+    /// Nothing, for a reader who stands here.
+    const fn empty(here: Position, is_continuous: bool) -> Self {
+        Self {
+            start: here,
+            messages: Vec::new(),
+            unreadable: 0,
+            end: here,
+            is_last: true,
+            is_continuous,
+        }
+    }
+
     /// The page as one of this topic's log, whose messages name it.
     pub(crate) fn of_topic(self, topic: &Topic) -> Self {
         let messages = self.messages.iter();

@@ -109,6 +109,8 @@ pub(crate) enum Command {
     Missed { fd: Fd },
     /// Something is in the inbox of this connection's user.
     CheckInbox { fd: Fd },
+    /// As `CheckInbox`, for the logs that the connection follows, too.
+    CheckAll { fd: Fd },
     /// As `SkipKept`, for all connections in a topic.
     SkipInTopic { topic: Topic, message: Arc<Message> },
     /// Something is in the log of this topic.
@@ -202,6 +204,8 @@ pub(crate) struct Arrival {
     pub(crate) grants: Option<Arc<TopicPatterns>>,
     /// What it is subscribed to from its beginning.
     pub(crate) topics: Vec<Topic>,
+    /// Of those, the logs that it follows from a page that was read before.
+    pub(crate) logs: Vec<(Topic, Start)>,
     /// It wants to hear who comes and goes there.
     pub(crate) watches: bool,
     /// Hears of each topic.

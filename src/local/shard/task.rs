@@ -235,6 +235,7 @@ impl ShardTask {
             Command::CheckLog { topic } => self.check_log(&topic),
             Command::Missed { fd } => self.with_slot(fd, Self::missed),
             Command::CheckInbox { fd } => self.with_slot(fd, Self::check_inbox),
+            Command::CheckAll { fd } => self.with_slot(fd, Self::look),
             Command::Page {
                 fd,
                 subject,

@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::protocol::InvalidInput;
+use crate::protocol::client::event_id::EventId;
+use crate::protocol::position::BadPosition;
 use crate::protocol::secret::Secret;
 
 /// What a client says, unchecked.
@@ -18,6 +20,10 @@ pub(crate) struct ConnectRequest {
     pub(crate) device: Option<String>,
     /// The position in its inbox from which it wants to go on.
     pub(crate) since: Option<String>,
+    /// How far it has read, as an event stream has told it. Before `since`, which stays in its
+    /// URL. A text that is none of ours is an error.
+    #[serde(skip)]
+    pub(crate) event_id: Option<Result<EventId, BadPosition>>,
     /// The topics it wants to be subscribed to from the beginning, comma-separated.
     #[serde(deserialize_with = "comma_separated")]
     pub(crate) topics: Option<String>,

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use crate::protocol::client::objects::bye_object;
 use crate::protocol::client::websocket;
 use crate::protocol::close::CloseReason;
-use crate::protocol::position::Position;
 
 /// The dialect a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,12 +85,12 @@ impl Dialect {
         }
     }
 
-    /// The `ready` object. SSE also says where the inbox is and when to come back if the
+    /// The `ready` object. SSE also says where the stream stands and when to come back if the
     /// connection breaks off.
     #[must_use]
-    pub fn ready(self, object: &str, resume: Option<Position>, retry: Duration) -> Bytes {
+    pub fn ready(self, object: &str, id: Option<impl Display>, retry: Duration) -> Bytes {
         match self {
-            Self::Sse => event(object, resume, Some(retry)),
+            Self::Sse => event(object, id, Some(retry)),
             _ => self.encode(object),
         }
     }
@@ -126,12 +125,13 @@ impl Dialect {
         }
     }
 
-    /// A push: its data, and the object it is in for those who get objects.
+    /// A push: its data, and the object it is in for those who get objects. SSE also says where
+    /// the stream stands after it.
     pub(crate) fn message(
         self,
         head: impl FnOnce() -> String,
         data: &str,
-        position: Option<Position>,
+        event_id: Option<impl Display>,
     ) -> Bytes {
         match self {
             Self::Plain => websocket::text(&[data.as_bytes()]),
@@ -139,7 +139,7 @@ impl Dialect {
             Self::Lines => [&*head(), data, "}\n"].concat().into(),
             Self::Sse => {
                 let mut id = String::new();
-                write_id(&mut id, position);
+                write_id(&mut id, event_id);
                 [&*id, "data: ", data, "\n\n"].concat().into()
             }
         }

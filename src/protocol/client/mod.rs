@@ -10,6 +10,8 @@ pub mod send;
 
 pub mod objects;
 
+pub mod event_id;
+
 pub mod dialect;
 
 pub mod decoder;

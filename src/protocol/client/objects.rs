@@ -324,6 +324,12 @@ pub struct ClientFault {
 }
 
 impl<'a> ClientMessage<'a> {
+    /// Whether it is the answer to something that a node sends.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        matches!(self, Self::Pong | Self::Ack(_) | Self::Answer(_))
+    }
+
     /// Reads an object of a client.
     ///
     /// # Errors

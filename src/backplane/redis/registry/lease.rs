@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::{NodeRecord, NodeState};
+use crate::backplane::redis::registry::absent::AbsentNodes;
 use crate::backplane::redis::registry::node_table::NodeTable;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::{RedisHealth, redacted};
@@ -36,6 +37,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const REBUILD: Duration = Duration::from_secs(5);
 /// The pause between two attempts while the beat fails.
 const RETRY: Duration = Duration::from_millis(250);
+/// How long after such a loss a node that has not come back may still be alive. After that, it
+/// would count as dead in any case.
+const ABSENCE: Duration = Duration::from_secs(16);
 /// How long a lease lasts without a beat.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// After this long all rows are rewritten, well before their TTL of one day expires.
@@ -57,6 +61,7 @@ pub(crate) struct Lease {
     /// The value of `forgotten` whose loss led to all rows being marked dirty.
     marked: RwLock<Option<Instant>>,
     table: NodeTable,
+    absent: AbsentNodes,
     beats: watch::Sender<u64>,
     refusal: RedisHealth,
     secrets: ClusterKeys,
@@ -89,6 +94,7 @@ impl Lease {
             forgotten: RwLock::default(),
             marked: RwLock::default(),
             table,
+            absent: AbsentNodes::default(),
             beats: watch::channel(0).0,
             refusal: RedisHealth::default(),
             secrets,
@@ -195,6 +201,7 @@ impl Lease {
         if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
             // A new master may lack the newest rows even though it has this node's lease.
             || self.servers.has_turned_within(REBUILD)
+            || self.absent.may_have_rows(ABSENCE, REBUILD)
         {
             return Ok(false);
         }
@@ -347,6 +354,10 @@ impl Lease {
             if self.refusal.tells_forgotten() {
                 tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
             }
+            let others = self.nodes();
+            let others = others.iter().map(|record| &record.node);
+            self.absent
+                .expect(others.filter(|node| **node != self.record.node));
             let mut forgotten = self
                 .forgotten
                 .write()
@@ -393,6 +404,7 @@ impl Lease {
         let read = self.table.read(&self.servers, &self.keys, with_beat).await;
         // Taken for dead, and back again.
         let nodes = self.table.nodes();
+        self.absent.see(&nodes);
         let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
         nodes
             .iter()

@@ -6,6 +6,8 @@ pub(crate) mod write;
 
 pub(crate) mod node_table;
 
+pub(crate) mod absent;
+
 pub(crate) mod lease;
 
 pub(crate) mod sweep;

@@ -19,11 +19,12 @@ use tokio::time::Instant;
 use crate::backplane::answers::{Kept, Unavailable};
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::{Servers, exec, multi};
+use crate::backplane::redis::store::epoch::Epoch;
 use crate::backplane::redis::{AWAY, Keys};
-use crate::local::replay::page::{Bounds, Entry, PAGE, Page, REPEAT, first_number};
+use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
-use crate::protocol::position::{EntryId, Position, Since};
+use crate::protocol::position::{EntryId, Position, Since, Unwritten, first_number};
 
 /// How long a claim of an id keeps other pushes out. Longer than a push waits by default.
 const CLAIM: Duration = Duration::from_secs(5);
@@ -36,6 +37,9 @@ const SWEEP: u64 = 16;
 /// A counter outlives its inbox by at least this long, so that a client that reconnects late
 /// still learns that messages are missing.
 const COUNTER_SECONDS: i64 = 24 * 3600;
+/// So much sooner a position where nothing was kept proves nothing any more: Redis's clock may be
+/// corrected meanwhile.
+const MARGIN_SECONDS: u64 = 3600;
 /// Why a push is not kept while another push with the same id is being kept.
 const IS_CLAIMED: &str = "another push with this id is under way";
 /// The field of an entry that holds the message.
@@ -48,15 +52,23 @@ pub(crate) struct KeptStore {
     servers: Servers,
     keys: Keys,
     bounds: Bounds,
+    epoch: Epoch,
 }
 
 impl KeptStore {
     pub(crate) fn new(servers: Servers, keys: Keys, bounds: Bounds) -> Self {
+        let lasts = bounds.age.as_secs() as i64 + COUNTER_SECONDS;
         Self {
+            epoch: Epoch::new(servers.clone(), &keys, lasts),
             servers,
             keys,
             bounds,
         }
+    }
+
+    /// What must be kept alive for positions in inboxes that do not exist.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch.clone()
     }
 
     /// Puts a message into an inbox or log; retries until the deadline as long as that is safe.
@@ -219,27 +231,58 @@ impl KeptStore {
     async fn read_once(&self, subject: &Subject, since: Since) -> Result<Page, Error> {
         let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
         let transaction = multi(&self.servers.at(&inbox)).await?;
-        let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.get(&counter).await?;
         let _: () = transaction.xlen(&inbox).await?;
         let _: Value = match since {
             Since::Now => transaction.xrevrange(&inbox, "+", "-", Some(1)).await?,
             since => {
-                let from = format!("({}", since.entry());
-                let count = PAGE as u64 + 1;
+                // The entry itself comes first, if it is there.
+                let from = since.entry().to_string();
+                let count = PAGE as u64 + 2;
                 transaction.xrange(&inbox, from, "+", Some(count)).await?
             }
         };
         let mut answers: Vec<Value> = exec(&transaction).await?;
-        let entries = answers.pop().map(entries).unwrap_or_default();
+        let mut entries = answers.pop().map(entries).unwrap_or_default();
+        let holds = match (since, entries.first()) {
+            (Since::Now, _) => true,
+            (since, Some(first)) if first.entry == since.entry() => {
+                entries.remove(0);
+                true
+            }
+            (since, _) => since.entry() == EntryId::default(),
+        };
+        // One more than a page says that there is another.
+        entries.truncate(PAGE + 1);
         let (newest, length) = match &answers[..] {
-            [_, newest, length] => (newest.as_u64(), length.as_u64()),
+            [newest, length] => (newest.as_u64(), length.as_u64()),
             _ => (None, None),
         };
-        let (Some(newest), Some(length)) = (newest, length) else {
+        let Some(length) = length else {
             return Err(Error::new(ErrorKind::Unknown, "EXEC gave no inbox"));
         };
-        Ok(Page::new(&since, newest, length, entries))
+        let extent = LogExtent {
+            holds,
+            ..self.extent(since, newest, length).await
+        };
+        Ok(Page::new(&since, &extent, entries))
+    }
+
+    /// The extent of an inbox that was read a moment ago. After that, so that an epoch that is
+    /// still the same proves that nothing was lost before.
+    async fn extent(&self, since: Since, newest: Option<u64>, length: u64) -> LogExtent {
+        let unwritten = match since {
+            Since::After(position) if Unwritten::of(&position).is_some() => self.epoch.now().await,
+            _ if newest.is_none() => self.epoch.recent().await,
+            _ => Unwritten::UNKNOWN,
+        };
+        LogExtent {
+            newest,
+            length,
+            holds: true,
+            unwritten,
+            lasts: self.bounds.age.as_secs() + COUNTER_SECONDS as u64 - MARGIN_SECONDS,
+        }
     }
 }
 

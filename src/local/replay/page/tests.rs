@@ -1,4 +1,18 @@
 use super::*;
+use crate::protocol::position::first_number;
+
+fn extent(newest: u64, length: u64) -> LogExtent {
+    LogExtent {
+        unwritten: at(100),
+        lasts: 50,
+        ..LogExtent::of(newest, length)
+    }
+}
+
+/// Where a reader of nothing stands at this moment.
+fn at(seconds: u32) -> Unwritten {
+    Unwritten { epoch: 9, seconds }
+}
 
 fn position(n: u64, ms: u64) -> Position {
     let entry = EntryId { ms, seq: 0 };
@@ -30,34 +44,54 @@ fn a_token_is_read_as_it_was_written_and_nothing_else_is() {
 #[test]
 fn nothing_is_missing_behind_a_position_that_is_still_there() {
     // 7 messages were stored, 5 are left: 3 to 7.
-    let page = Page::new(&Since::After(position(5, 50)), 7, 5, entries(60, 61));
+    let page = Page::new(
+        &Since::After(position(5, 50)),
+        &extent(7, 5),
+        entries(60, 61),
+    );
     assert!(page.is_continuous && page.is_last);
     assert_eq!((page.start, page.end), (position(5, 50), position(7, 61)));
     // The last before those that are left.
-    let page = Page::new(&Since::After(position(2, 20)), 7, 5, entries(30, 34));
+    let page = Page::new(
+        &Since::After(position(2, 20)),
+        &extent(7, 5),
+        entries(30, 34),
+    );
     assert!(page.is_continuous);
     assert_eq!(page.messages.len(), 5);
 }
 
 #[test]
 fn what_was_thrown_out_cannot_be_recovered() {
-    let page = Page::new(&Since::After(position(1, 10)), 7, 5, entries(30, 34));
+    let page = Page::new(
+        &Since::After(position(1, 10)),
+        &extent(7, 5),
+        entries(30, 34),
+    );
     assert!(!page.is_continuous);
     assert_eq!((page.start.n, page.end), (2, position(7, 34)));
 }
 
 #[test]
 fn a_position_in_an_inbox_that_was_lost_fits_nowhere() {
-    let page = Page::new(&Since::After(position(1000, 10)), 7, 5, entries(30, 34));
+    let page = Page::new(
+        &Since::After(position(1000, 10)),
+        &extent(7, 5),
+        entries(30, 34),
+    );
     assert!(!page.is_continuous);
     assert_eq!(page.end, position(7, 34), "and yet all that is there comes");
-    let nothing = Page::new(&Since::After(position(1000, 10)), 7, 0, Vec::new());
+    let nothing = Page::new(&Since::After(position(1000, 10)), &extent(7, 0), Vec::new());
     assert!(!nothing.is_continuous);
 }
 
 #[test]
 fn an_entry_that_is_missing_in_the_middle_is_noticed_at_the_end() {
-    let page = Page::new(&Since::After(position(4, 40)), 7, 7, entries(60, 61));
+    let page = Page::new(
+        &Since::After(position(4, 40)),
+        &extent(7, 7),
+        entries(60, 61),
+    );
     assert!(!page.is_continuous);
     assert_eq!(page.end, position(7, 61));
 }
@@ -65,7 +99,11 @@ fn an_entry_that_is_missing_in_the_middle_is_noticed_at_the_end() {
 #[test]
 fn a_long_inbox_comes_in_pages() {
     let all = PAGE as u64 + 1;
-    let page = Page::new(&Since::After(position(0, 0)), all, all, entries(1, all));
+    let page = Page::new(
+        &Since::After(position(0, 0)),
+        &extent(all, all),
+        entries(1, all),
+    );
     assert!(!page.is_last && page.is_continuous);
     assert_eq!(page.messages.len(), PAGE);
     assert_eq!(page.end, position(PAGE as u64, PAGE as u64));
@@ -73,7 +111,7 @@ fn a_long_inbox_comes_in_pages() {
 
 #[test]
 fn who_wants_nothing_old_stands_at_the_newest() {
-    let page = Page::new(&Since::Now, 7, 5, entries(34, 34));
+    let page = Page::new(&Since::Now, &extent(7, 5), entries(34, 34));
     assert_eq!(page.end, position(7, 34));
     assert!(page.messages.is_empty() && page.is_last);
 }
@@ -84,7 +122,7 @@ fn a_message_stored_twice_is_given_once() {
     for entry in &mut twice[..2] {
         entry.id = Some("same".to_owned());
     }
-    let page = Page::new(&Since::Beginning, 3, 3, twice);
+    let page = Page::new(&Since::Beginning, &extent(3, 3), twice);
     assert_eq!(page.messages.len(), 2);
     assert_eq!(page.end, position(3, 3));
     assert!(
@@ -97,7 +135,73 @@ fn a_message_stored_twice_is_given_once() {
 fn what_is_no_message_is_passed_over_and_counted() {
     let mut three = entries(1, 3);
     "no JSON".clone_into(&mut three[1].data);
-    let page = Page::new(&Since::After(position(0, 0)), 3, 3, three);
+    let page = Page::new(&Since::After(position(0, 0)), &extent(3, 3), three);
     assert_eq!((page.messages.len(), page.unreadable), (2, 1));
     assert_eq!(page.end, position(3, 3));
+}
+
+/// The number of the first message of an inbox, the `count`th of which is the newest.
+fn after_first(count: u64) -> u64 {
+    first_number() + count
+}
+
+#[test]
+fn who_found_nothing_has_missed_nothing_while_all_is_there_that_was_ever_kept() {
+    let since = Since::After(at(70).position());
+    let whole = Page::new(&since, &extent(after_first(2), 2), entries(1, 2));
+    assert!(whole.is_continuous);
+    assert_eq!(whole.messages.len(), 2);
+    let trimmed = Page::new(&since, &extent(after_first(3), 2), entries(2, 3));
+    assert!(!trimmed.is_continuous);
+    let nothing = LogExtent {
+        newest: None,
+        ..extent(0, 0)
+    };
+    let page = Page::new(&since, &nothing, Vec::new());
+    assert!(page.is_continuous);
+    assert_eq!(page.end, at(100).position());
+    // So long ago that all may have been forgotten since, or after everything was lost.
+    for then in [
+        at(49),
+        at(101),
+        Unwritten {
+            epoch: 8,
+            seconds: 70,
+        },
+        Unwritten::UNKNOWN,
+    ] {
+        let since = Since::After(then.position());
+        assert!(
+            !Page::new(&since, &nothing, Vec::new()).is_continuous,
+            "{then:?}"
+        );
+        let page = Page::new(&since, &extent(after_first(2), 2), entries(1, 2));
+        assert!(!page.is_continuous, "{then:?}");
+        assert_eq!(page.messages.len(), 2);
+    }
+    // A position among messages proves nothing once their number is lost.
+    let since = Since::After(position(after_first(1), 1));
+    assert!(!Page::new(&since, &nothing, Vec::new()).is_continuous);
+}
+
+#[test]
+fn the_first_message_ever_follows_nothing() {
+    let first = position(after_first(1), 1);
+    assert!(first.follows(&at(7).position()));
+    assert!(!position(after_first(2), 1).follows(&at(7).position()));
+    let text = at(7).position().to_string();
+    assert_eq!(text.parse::<Position>().unwrap(), at(7).position());
+}
+
+#[test]
+fn a_number_that_another_message_has_proves_nothing() {
+    let since = Since::After(position(7, 70));
+    let twin = LogExtent {
+        holds: false,
+        ..extent(7, 5)
+    };
+    assert!(!Page::new(&since, &twin, Vec::new()).is_continuous);
+    // Its own message was thrown out, as far as is known: it was the last before those there.
+    let since = Since::After(position(2, 20));
+    assert!(Page::new(&since, &twin, entries(30, 34)).is_continuous);
 }

@@ -31,7 +31,8 @@ impl ShardTask {
         // First in the queue, before any message that comes during the handshake.
         let start = inbox.map(|start| *start);
         let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
-        self.delivered += connection.welcome(&id, topics, start, &self.metrics);
+        let logs = arrival.as_ref().map_or(&[][..], |arrival| &arrival.logs);
+        self.delivered += connection.welcome(&id, topics, start, logs, &self.metrics);
         let place = ConnectionSlot {
             connection,
             socket: None,

@@ -153,6 +153,7 @@ impl ShardTask {
             }
         }
         self.written += messages;
+        connection.credit(messages);
         connection.wrote(progress, *blocked, self.now, self.settings.write);
         if failed {
             return self.hung_up(slot);

@@ -21,7 +21,7 @@ impl ShardTask {
     ) {
         let bound = self.settings.queue_bytes;
         let connection = &mut self.places[slot].connection;
-        let frame = message.frame(connection.dialect());
+        let frame = connection.kept_frame(message);
         let fits = !connection.queue.is_full(&frame, bound);
         match connection.hear_kept(message, fits) {
             Verdict::Take => self.offer(slot, frame, message, receipt),
@@ -88,7 +88,11 @@ impl ShardTask {
             if !(page.is_continuous || is_told) {
                 connection.say(&resync);
             }
-            self.delivered += connection.queue_page(page, &self.metrics);
+            let topic = match subject {
+                Subject::User(_) => None,
+                Subject::Topic(topic) => Some(topic),
+            };
+            self.delivered += connection.queue_page(topic, page, &self.metrics);
         }
         self.touch(slot);
     }

@@ -25,6 +25,13 @@ impl ShardTask {
         let subscribed =
             topics.filter_map(|topic| self.subscribe(slot, topic, None, Asker::Client).ok());
         let subscribed = subscribed.collect();
+        for (topic, start) in arrival.logs {
+            let connection = &mut self.places[slot].connection;
+            connection.go_on(&topic, start.follower);
+            if let Some(page) = start.page {
+                self.delivered += connection.queue_page(Some(&topic), &page, &self.metrics);
+            }
+        }
         if arrival.watches {
             let fd = self.places[slot].connection.fd;
             for topic in &arrival.topics {

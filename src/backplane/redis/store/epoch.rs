@@ -1,0 +1,101 @@
+//! `pn:epoch`: a random number that Redis loses when it loses all that it has.
+//!
+//! Reading an inbox writes nothing, so a reader who finds none has no number to come back with.
+//! Instead its position names the epoch: as long as that is the same, what was kept since then is
+//! still counted. What must stay true: a node may hand out an epoch that is over, which proves
+//! nothing later, but compares with the one that Redis has at that moment.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fred::error::Error;
+use fred::prelude::{Expiration, KeysInterface, SetOptions};
+use fred::types::Value;
+use parking_lot::Mutex;
+
+use crate::backplane::redis::Keys;
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::commands::queue;
+use crate::protocol::position::{Unwritten, new_epoch};
+
+/// Between two looks at the epoch.
+const LOOK: Duration = Duration::from_secs(3);
+/// After a look that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub(crate) struct Epoch {
+    servers: Servers,
+    key: String,
+    /// How long it outlives all nodes, in seconds.
+    lasts: i64,
+    /// The last answer, and when it came.
+    known: Arc<Mutex<Option<(Unwritten, Instant)>>>,
+}
+
+impl Epoch {
+    pub(crate) fn new(servers: Servers, keys: &Keys, lasts: i64) -> Self {
+        Self {
+            servers,
+            key: keys.epoch(),
+            lasts,
+            known: Arc::default(),
+        }
+    }
+
+    /// Begins an epoch where there is none, and keeps it alive, for ever.
+    pub(crate) async fn keep(self) {
+        loop {
+            let pause = match self.renew().await {
+                Ok(()) => LOOK,
+                Err(error) => {
+                    self.servers.note(&error);
+                    RETRY
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn renew(&self) -> Result<(), Error> {
+        let client = self.servers.at(&self.key);
+        let (expire, options) = (Expiration::EX(self.lasts), SetOptions::NX);
+        let _: Value = client
+            .set(&self.key, new_epoch(), Some(expire), Some(options), false)
+            .await?;
+        let _: () = client.expire(&self.key, self.lasts, None).await?;
+        self.read().await?;
+        Ok(())
+    }
+
+    /// The epoch, and Redis's time.
+    async fn read(&self) -> Result<Unwritten, Error> {
+        let pipeline = self.servers.at(&self.key).pipeline();
+        let _: () = pipeline.get(&self.key).await?;
+        queue(&pipeline, "TIME").await?;
+        let (epoch, (seconds, _)): (Option<u32>, (u64, u64)) = pipeline.all().await?;
+        let read = Unwritten {
+            epoch: epoch.unwrap_or(0),
+            seconds: seconds as u32,
+        };
+        *self.known.lock() = Some((read, Instant::now()));
+        Ok(read)
+    }
+
+    /// Where a reader of nothing stands now, asked of Redis.
+    pub(crate) async fn now(&self) -> Unwritten {
+        self.read().await.unwrap_or(Unwritten::UNKNOWN)
+    }
+
+    /// As [`Epoch::now`], as of the last look.
+    pub(crate) async fn recent(&self) -> Unwritten {
+        let known = *self.known.lock();
+        let Some((known, at)) = known.filter(|(known, _)| known.epoch != 0) else {
+            return self.now().await;
+        };
+        Unwritten {
+            seconds: known.seconds.wrapping_add(at.elapsed().as_secs() as u32),
+            ..known
+        }
+    }
+}
