@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::delivery::call::CallService;
 use crate::delivery::router::Router;
 use crate::local::hub::Hub;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
 
 pub(crate) struct App {
@@ -42,4 +42,6 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the node is leaving.
     pub(crate) shutdown: Shutdown,
+    /// Requests of senders and clients that are being carried out.
+    pub(crate) under_way: UnderWay,
 }

@@ -206,8 +206,13 @@ settings! {
     /// Seconds allowed to answer a ping.
     pong_seconds / "PONG_SECONDS": Duration = "8", seconds(1, 3600);
 
-    /// Seconds for which a client may accept no byte of its queue before it is closed.
+    /// Seconds for which a client may accept no byte of its queue, or of an HTTP answer, before it
+    /// is closed.
     write_seconds / "WRITE_SECONDS": Duration = "10", seconds(1, 3600);
+
+    /// Seconds for which an HTTP connection stays open between two requests. Longer than proxies
+    /// keep theirs (60 is common), so that they close first. Told in `Keep-Alive: timeout=`.
+    keepalive_seconds / "KEEPALIVE_SECONDS": Duration = "75", seconds(1, 3600);
 
     /// Maximum bytes queued per client. Beyond that, the push's policy decides.
     queue_bytes / "QUEUE_BYTES": usize = "262144", number(4096, 1_073_741_824);

@@ -23,6 +23,7 @@ mod flavours;
 mod frozen;
 mod gateway;
 mod ghosts;
+mod hangups;
 mod keep;
 mod logs;
 mod losses;

@@ -10,6 +10,7 @@ mod start;
 
 mod connect;
 mod frames;
+mod idle_and_stuck;
 mod limits;
 
 mod bad_input;
