@@ -29,7 +29,7 @@ use crate::edge::listeners::Listener;
 use crate::edge::peer::{Peer, Stream, last_words};
 use crate::edge::tcp;
 use crate::edge::upgrade::{RequestContext, UpgradeSlot};
-use crate::local::admission::{Admission, Refusal};
+use crate::local::admission::{AddressKey, Admission, Refusal};
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
 
@@ -98,6 +98,7 @@ impl Acceptor {
     fn admit<S: Stream>(&self, stream: S, address: Option<IpAddr>, service: &Service) {
         // A proxy's clients are counted once it has named them, which it cannot do over lines.
         let counted = address.filter(|_| !self.proxies.trusts(address));
+        let counted = counted.map(|address| AddressKey::of(Some(address)));
         let permit = match self.admission.admit(counted) {
             Ok(permit) => Arc::new(permit),
             Err(refusal) => return self.refuse(stream, refusal, service),
@@ -119,11 +120,11 @@ impl Acceptor {
             return Ok(peer.clone());
         }
         let forwarded = request.headers().get_all(FORWARDED_FOR).iter();
-        // A value that is not text ends the list, as one that names no address does.
-        let forwarded = forwarded.map(|value| value.to_str().unwrap_or_default());
+        let forwarded = forwarded.map(HeaderValue::as_bytes);
         let address = self.proxies.client(peer.address, forwarded);
-        let counted = address.filter(|_| !self.proxies.trusts(address));
-        let permit = self.admission.admit_behind(&peer.permit, counted);
+        // Also if it is the proxy's own: who cannot be told apart shares one limit.
+        let source = AddressKey::of(address);
+        let permit = self.admission.admit_behind(&peer.permit, source);
         let permit = permit.map_err(|refusal| {
             self.count_refusal(refusal);
             let words = "no more connections from this address on this node";

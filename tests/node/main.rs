@@ -13,6 +13,7 @@ mod frames;
 mod idle_and_stuck;
 mod limits;
 
+mod addresses;
 mod bad_input;
 mod batches;
 mod calls;
