@@ -31,6 +31,7 @@ mod mangled;
 mod openapi;
 mod passes;
 mod presence;
+mod proofs;
 mod publishers;
 mod quickstarts;
 mod redis_faults;
