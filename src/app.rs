@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::delivery::call::CallService;
 use crate::delivery::router::Router;
 use crate::local::hub::Hub;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
@@ -50,4 +50,6 @@ pub(crate) struct App {
     pub(crate) refused_hosts: Throttle,
     /// Whether the node is leaving.
     pub(crate) shutdown: Shutdown,
+    /// Requests of senders and clients that are being carried out.
+    pub(crate) under_way: UnderWay,
 }

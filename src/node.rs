@@ -34,6 +34,7 @@ use crate::delivery::call::CallService;
 use crate::delivery::replay_reader::ReplayReader;
 use crate::delivery::router::Router;
 use crate::edge::acceptor::{Acceptor, Service};
+use crate::edge::http_stream::HttpPatience;
 use crate::edge::listeners::Listeners;
 use crate::edge::requests::ClientRequests;
 use crate::edge::upstream::Upstream;
@@ -51,7 +52,7 @@ use crate::protocol::ClusterKeys;
 use crate::protocol::client::websocket::Limits;
 use crate::protocol::ids::NodeId;
 use crate::protocol::secret::Secret;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 use crate::telemetry::trace::Trace;
@@ -192,6 +193,7 @@ impl Node {
             refused_origins: Throttle::default(),
             refused_hosts: Throttle::default(),
             shutdown: leaving.clone(),
+            under_way: UnderWay::default(),
             config,
         });
         Ok(Self { app, tasks })
@@ -417,6 +419,8 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, end
         proxies: Arc::new(app.config.trusted_proxies.clone()),
         names: Arc::new(OwnNames::new(&app.config)),
         metrics: app.metrics.clone(),
+        patience: HttpPatience::new(app.config.keepalive_seconds, app.config.write_seconds),
+        under_way: app.under_way.clone(),
     };
     // Senders and operators are few and trusted: clients must not be able to keep them out.
     let unlimited = Arc::new(Admission::new(usize::MAX, 0));
@@ -426,6 +430,8 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, end
     };
     let admin = Acceptor {
         shutdown: ended.clone(),
+        // The end does not wait for operators' requests.
+        under_way: UnderWay::default(),
         ..private.clone()
     };
     for listener in listeners.clients {

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::BanRequest;
 use crate::protocol::close::CloseReason;
-use crate::protocol::ids::UserId;
+use crate::protocol::ids::{NodeId, UserId};
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "users" / String / "ban")
@@ -71,6 +71,12 @@ async fn put(app: &App, user: UserId, body: &Bytes) -> Result<Response, HttpErro
         /// How many connections are proven to be closed.
         connections: u32,
         nodes: u32,
+        /// Nodes that may hold connections and did not report.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<NodeId>,
+        /// Why some connections may be open.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unproven: Option<&'static str>,
     }
     let BanRequest { seconds, reason } = BanRequest::parse(body)?;
     let lasts = Duration::from_secs(seconds);
@@ -86,8 +92,10 @@ async fn put(app: &App, user: UserId, body: &Bytes) -> Result<Response, HttpErro
     };
     let banned = Banned {
         ban,
-        connections: kicked.connections,
+        connections: kicked.connections(),
         nodes: kicked.nodes,
+        unproven: kicked.answer.reason,
+        missing: kicked.missing,
     };
     Ok(json(StatusCode::OK, &banned))
 }

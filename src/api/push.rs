@@ -22,6 +22,8 @@ use crate::protocol::{InvalidInput, PushRequest, Status};
 
 /// Most pushes in one batch.
 const MAX_BATCH: usize = 10_000;
+/// Bytes of an answer that are written in one turn.
+const TURN_BYTES: usize = 64 * 1024;
 
 pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "push")
@@ -106,7 +108,13 @@ async fn push_array(app: &App, body: &[u8]) -> Result<Response, HttpError> {
         .into_iter()
         .map(|item| parse(app, item.get().as_bytes()));
     let outcomes = push_batch(app, items).await;
-    Ok(json(StatusCode::OK, &outcomes))
+    let mut out = vec![b'['];
+    write_outcomes(&mut out, &outcomes, b',').await;
+    if out.last() == Some(&b',') {
+        out.pop();
+    }
+    out.push(b']');
+    Ok(batch(out, "application/json"))
 }
 
 async fn push_lines(app: &App, body: &[u8]) -> Result<Response, HttpError> {
@@ -118,15 +126,30 @@ async fn push_lines(app: &App, body: &[u8]) -> Result<Response, HttpError> {
     check_count(lines().count())?;
     let outcomes = push_batch(app, lines().map(|line| parse(app, line))).await;
     let mut out = Vec::with_capacity(outcomes.len() * 64);
-    for outcome in &outcomes {
-        serde_json::to_writer(&mut out, outcome).expect("our own types become JSON");
-        out.push(b'\n');
+    write_outcomes(&mut out, &outcomes, b'\n').await;
+    Ok(batch(out, LINES[0]))
+}
+
+/// Writes outcomes, each with `end` after it. An answer may have many megabytes: others get their
+/// turn meanwhile.
+async fn write_outcomes(out: &mut Vec<u8>, outcomes: &[ItemOutcome], end: u8) {
+    let mut written = 0;
+    for outcome in outcomes {
+        serde_json::to_writer(&mut *out, outcome).expect("our own types become JSON");
+        out.push(end);
+        if out.len() > written + TURN_BYTES {
+            written = out.len();
+            tokio::task::yield_now().await;
+        }
     }
-    let mut response = Response::new(out.into());
+}
+
+fn batch(body: Vec<u8>, media_type: &'static str) -> Response {
+    let mut response = Response::new(body.into());
     response
         .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(LINES[0]));
-    Ok(response)
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
 }
 
 fn check_count(count: usize) -> Result<(), HttpError> {

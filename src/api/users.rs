@@ -26,7 +26,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
                 Err(error) => Err(error),
                 Ok(user) if method == Method::DELETE => {
                     let kicked = app.router.kick_user(&user, CloseReason::Kicked).await;
-                    Ok(push::reply(&kicked))
+                    Ok(push::reply(&kicked.answer))
                 }
                 Ok(user) => show(&app, user).await,
             };

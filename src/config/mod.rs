@@ -204,13 +204,14 @@ settings! {
     /// Maximum clients at once. 0: nine tenths of the process's limit on open files.
     max_connections / "MAX_CONNECTIONS": usize = "0", number(0, 100_000_000);
 
-    /// Maximum clients at once from one address. 0: no limit, which is right if clients come
-    /// through a proxy that is not in PUSH_TRUSTED_PROXIES.
+    /// Maximum clients at once from one address, or from one /64 of IPv6. 0: no limit, which is
+    /// right if clients come through a proxy that is not in PUSH_TRUSTED_PROXIES.
     max_connections_per_address / "MAX_CONNECTIONS_PER_ADDRESS": u32 = "0", number(0, 1_000_000);
 
     /// Proxies whose `X-Forwarded-For` gives a client's address: a comma-separated list of
-    /// addresses, blocks such as 10.0.0.0/8, and `unix` for connections over a Unix socket. Empty:
-    /// the header is ignored.
+    /// addresses, blocks such as 10.0.0.0/8, and `unix` for connections over a Unix socket. A
+    /// request whose header is missing or unreadable counts for the proxy's own address. Empty: the
+    /// header is ignored.
     trusted_proxies / "TRUSTED_PROXIES": TrustedProxies = "", trusted_proxies;
 
     /// Maximum connections of one user, across all nodes. 0: no limit.
@@ -233,8 +234,13 @@ settings! {
     /// Seconds allowed to answer a ping.
     pong_seconds / "PONG_SECONDS": Duration = "8", seconds(1, 3600);
 
-    /// Seconds for which a client may accept no byte of its queue before it is closed.
+    /// Seconds for which a client may accept no byte of its queue, or of an HTTP answer, before it
+    /// is closed.
     write_seconds / "WRITE_SECONDS": Duration = "10", seconds(1, 3600);
+
+    /// Seconds for which an HTTP connection stays open between two requests. Longer than proxies
+    /// keep theirs (60 is common), so that they close first. Told in `Keep-Alive: timeout=`.
+    keepalive_seconds / "KEEPALIVE_SECONDS": Duration = "75", seconds(1, 3600);
 
     /// Maximum bytes queued per client. Beyond that, the push's policy decides.
     queue_bytes / "QUEUE_BYTES": usize = "262144", number(4096, 1_073_741_824);

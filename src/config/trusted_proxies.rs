@@ -61,19 +61,21 @@ impl TrustedProxies {
     }
 
     /// The client's address, by the word of the proxy that this request comes from: `forwarded`
-    /// is what each `X-Forwarded-For` header says, in the order of the request.
+    /// is what each `X-Forwarded-For` header says, in the order of the request. Where a trusted
+    /// proxy names no address that can be read, its own counts.
     #[must_use]
     pub fn client<'a>(
         &self,
         proxy: Option<IpAddr>,
-        forwarded: impl DoubleEndedIterator<Item = &'a str>,
+        forwarded: impl DoubleEndedIterator<Item = &'a [u8]>,
     ) -> Option<IpAddr> {
         let mut client = proxy;
-        for hop in forwarded.rev().flat_map(|value| value.rsplit(',')) {
+        let hops = |value: &'a [u8]| value.rsplit(|byte| *byte == b',');
+        for hop in forwarded.rev().flat_map(hops) {
             if !self.trusts(client) {
                 return client;
             }
-            match address(hop.trim()) {
+            match std::str::from_utf8(hop).ok().and_then(address) {
                 Some(address) => client = Some(address),
                 // The hops before it were written by an unknown sender.
                 None => return client,
@@ -93,6 +95,7 @@ fn block(text: &str) -> Option<IpNet> {
 
 /// Some proxies write the port as well.
 fn address(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
     let address = hop
         .parse()
         .or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()))
@@ -104,7 +107,7 @@ fn address(hop: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn client(trusted: &str, peer: &str, forwarded: &[&str]) -> String {
+    fn client(trusted: &str, peer: &str, forwarded: &[&[u8]]) -> String {
         let proxies = TrustedProxies::parse(trusted.split(',')).unwrap();
         let peer = peer.parse().ok();
         match proxies.client(peer, forwarded.iter().copied()) {
@@ -114,22 +117,27 @@ mod tests {
     }
 
     #[test]
-    fn the_last_address_that_is_no_proxys_is_the_clients() {
+    fn the_last_address_that_is_no_proxys_is_the_clients_or_else_the_proxys() {
         let trusted = "10.0.0.0/8,::1,192.0.2.7";
         for (peer, forwarded, expected) in [
-            ("203.0.113.9", &["1.1.1.1"][..], "203.0.113.9"),
-            ("10.1.2.3", &["1.1.1.1"], "1.1.1.1"),
-            ("10.1.2.3", &["9.9.9.9, 1.1.1.1"], "1.1.1.1"),
-            ("10.1.2.3", &["9.9.9.9, 1.1.1.1, 10.0.0.1"], "1.1.1.1"),
-            ("10.1.2.3", &["9.9.9.9", "1.1.1.1, 192.0.2.7"], "1.1.1.1"),
-            ("::1", &["1.1.1.1:4711"], "1.1.1.1"),
-            ("::1", &["[2001:db8::1]:80"], "2001:db8::1"),
-            ("::1", &["2001:db8::1"], "2001:db8::1"),
-            ("::ffff:10.0.0.1", &["::ffff:1.1.1.1"], "1.1.1.1"),
-            ("10.1.2.3", &["10.0.0.1, 10.0.0.2"], "10.0.0.1"),
-            ("10.1.2.3", &["1.1.1.1, nonsense, 10.0.0.2"], "10.0.0.2"),
-            ("10.1.2.3", &["1.1.1.1", ""], "10.1.2.3"),
+            ("203.0.113.9", &[&b"1.1.1.1"[..]][..], "203.0.113.9"),
+            ("10.1.2.3", &[b"1.1.1.1"], "1.1.1.1"),
+            ("10.1.2.3", &[b"9.9.9.9, 1.1.1.1"], "1.1.1.1"),
+            ("10.1.2.3", &[b"9.9.9.9, 1.1.1.1, 10.0.0.1"], "1.1.1.1"),
+            ("10.1.2.3", &[b"9.9.9.9", b"1.1.1.1, 192.0.2.7"], "1.1.1.1"),
+            ("::1", &[b"1.1.1.1:4711"], "1.1.1.1"),
+            ("::1", &[b"[2001:db8::1]:80"], "2001:db8::1"),
+            ("::1", &[b"2001:db8::1"], "2001:db8::1"),
+            ("::ffff:10.0.0.1", &[b"::ffff:1.1.1.1"], "1.1.1.1"),
+            ("10.1.2.3", &[b"10.0.0.1, 10.0.0.2"], "10.0.0.1"),
+            ("10.1.2.3", &[b"1.1.1.1, nonsense, 10.0.0.2"], "10.0.0.2"),
+            ("10.1.2.3", &[b"1.1.1.1", b""], "10.1.2.3"),
             ("10.1.2.3", &[], "10.1.2.3"),
+            ("10.1.2.3", &[b"\xff"], "10.1.2.3"),
+            ("10.1.2.3", &[b"unknown"], "10.1.2.3"),
+            ("10.1.2.3", &[b"1.1.1.1, _hidden"], "10.1.2.3"),
+            // What a client wrote does not spoil what the proxy appended.
+            ("10.1.2.3", &[b"\xff, 1.1.1.1"], "1.1.1.1"),
         ] {
             assert_eq!(
                 client(trusted, peer, forwarded),
@@ -137,8 +145,9 @@ mod tests {
                 "{peer} {forwarded:?}"
             );
         }
-        assert_eq!(client("unix", "a Unix socket", &["1.1.1.1"]), "1.1.1.1");
-        assert_eq!(client(trusted, "a Unix socket", &["1.1.1.1"]), "nobody");
+        assert_eq!(client("unix", "a Unix socket", &[b"1.1.1.1"]), "1.1.1.1");
+        assert_eq!(client("unix", "a Unix socket", &[b"unknown"]), "nobody");
+        assert_eq!(client(trusted, "a Unix socket", &[b"1.1.1.1"]), "nobody");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -14,123 +15,24 @@ use crate::backplane::Backplane;
 use crate::backplane::answers::{Published, Unavailable};
 use crate::cluster::pending::{Expected, Replies};
 use crate::cluster::reach::{RETRY, Reached, judge};
-use crate::delivery::answer::{Answer, PartAnswer, further};
+use crate::delivery::answer::further;
 use crate::delivery::operation::Operation;
+use crate::delivery::share::Delivery;
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
-use crate::local::receipt::{Receipt, Waiter};
+use crate::local::receipt::Receipt;
 use crate::protocol::ids::{NodeId, Subject, UserId};
-use crate::protocol::position::Position;
 use crate::protocol::{Push, ReceiptRequest, Status, Target, Wait};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::Trace;
 
-/// One user's or topic's part of one push on its way.
-#[derive(Debug)]
-pub(crate) struct Delivery<'a> {
-    operation: Operation<'a>,
-    subject: Subject,
-    wait: Wait,
-    deadline: Instant,
-    /// Nodes that need no line (any more): they accepted it, or they are dead.
-    served: SmallVec<[NodeId; 2]>,
-    connections: u32,
-    /// Nodes that accepted it for at least one connection.
-    reached: SmallVec<[NodeId; 1]>,
-    duplicate: bool,
-    /// It is in the inbox or log.
-    kept: bool,
-    /// It could not be put there, so it is not pushed at all.
-    refused: bool,
-    /// Why it is not finished yet; `None` once it is.
-    open: Option<&'static str>,
-    local: Option<Waiter>,
-    receipts: Option<Expected>,
-    /// The number of nodes that owe a receipt.
-    owed: u32,
-    /// The furthest status that receipts prove.
-    proven: Option<Status>,
-}
-
-impl<'a> Delivery<'a> {
-    pub(crate) fn new(
-        operation: Operation<'a>,
-        subject: Subject,
-        wait: Wait,
-        deadline: Instant,
-    ) -> Self {
-        Self {
-            operation,
-            subject,
-            wait,
-            deadline,
-            served: SmallVec::new(),
-            connections: 0,
-            reached: SmallVec::new(),
-            duplicate: false,
-            kept: false,
-            refused: false,
-            open: Some("the row could not be looked up"),
-            local: None,
-            receipts: None,
-            owed: 0,
-            proven: None,
-        }
-    }
-
-    /// Marks it as kept in the inbox or log.
-    pub(crate) fn kept(self) -> Self {
-        Self { kept: true, ..self }
-    }
-
-    /// Marks it as refused: it should have been kept, and could not be.
-    pub(crate) fn refused(self, reason: &'static str) -> Self {
-        Self {
-            refused: true,
-            open: Some(reason),
-            ..self
-        }
-    }
-
-    /// Whether nodes must send receipts for it.
-    fn wants_receipts(&self) -> bool {
-        self.wait > Wait::Routed && !matches!(self.operation, Operation::Look)
-    }
-
-    /// Whether some node must still get it.
-    fn is_open(&self) -> bool {
-        self.open.is_some() && !self.refused
-    }
-
-    /// Records the sender's answer in the trace.
-    pub(crate) fn trace(&self, id: Option<&str>, trace: &Trace) {
-        trace.pushed(&self.subject, id, self.status(), self.open);
-    }
-
-    fn position(&self) -> Option<Position> {
-        match self.operation {
-            Operation::Push(push) => push.message.position(),
-            Operation::Kick(_) | Operation::Enroll(..) | Operation::Look => None,
-        }
-    }
-
-    fn status(&self) -> Status {
-        match self.open {
-            // Sent before: the connections have it, or get it now.
-            _ if matches!(self.operation, Operation::Look) => Status::Duplicate,
-            _ if self.connections > 0 && self.proven.is_some() => self.proven.expect("checked"),
-            // Some nodes received it, although not all: that much is proven.
-            Some(_) if self.connections == 0 && !self.kept => Status::Unrouted,
-            _ if self.connections > 0 => Status::Routed,
-            _ if self.duplicate => Status::Duplicate,
-            _ if self.kept => Status::Stored,
-            _ => Status::Offline,
-        }
-    }
-}
+/// Most shares that are stored, looked up and published together. After each chunk of a large batch
+/// others get their turn, and the deadline is looked at.
+pub(crate) const CHUNK: usize = 512;
+/// How long connections are told in the background to look for kept messages.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Carries what goes to users and topics, here and to other nodes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Carrier {
     pub(crate) hub: Arc<Hub>,
     pub(crate) backplane: Arc<Backplane>,
@@ -162,15 +64,56 @@ impl Carrier {
 
     /// Carries shares to this node and to other nodes.
     pub(crate) async fn carry_all(&self, shares: &mut [Delivery<'_>]) {
+        self.carry_first(shares, &mut HashSet::new()).await;
+        self.carry_rest(shares).await;
+    }
+
+    /// Carries shares to this node and, in one round, to other nodes. `held` are recipients of
+    /// earlier shares that are still open: later ones must not overtake those.
+    pub(crate) async fn carry_first(
+        &self,
+        shares: &mut [Delivery<'_>],
+        held: &mut HashSet<Subject>,
+    ) {
         for share in shares.iter_mut().filter(|share| !share.refused) {
             self.deliver_here(share).await;
         }
         if self.backplane.is_shared() {
-            self.carry(shares).await;
+            self.round(shares, held).await;
         } else {
             let carried = shares.iter_mut().filter(|share| !share.refused);
             carried.for_each(|share| share.open = None);
         }
+    }
+
+    /// Carries what the first round left open: further rounds, until the deadline.
+    pub(crate) async fn carry_rest(&self, shares: &mut [Delivery<'_>]) {
+        loop {
+            let now = Instant::now();
+            let waits = |share: &Delivery<'_>| share.is_open() && share.deadline > now + RETRY;
+            if !shares.iter().any(waits) {
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+            self.round(shares, &mut HashSet::new()).await;
+        }
+    }
+
+    /// Has the connections of users and topics look for messages that may be kept and that they
+    /// were not told of. In the background, because the sender's time is over, and only once: a
+    /// node that does not hear of it has lost its subscription, and looks by itself.
+    pub(crate) fn look_later(&self, subjects: Vec<Subject>) {
+        let carrier = self.clone();
+        tokio::spawn(async move {
+            let deadline = Instant::now() + LOOK_TIMEOUT;
+            for chunk in subjects.chunks(CHUNK) {
+                let look = |subject: &Subject| {
+                    Delivery::new(Operation::Look, subject.clone(), Wait::Routed, deadline)
+                };
+                let mut shares: Vec<Delivery<'static>> = chunk.iter().map(look).collect();
+                carrier.carry_first(&mut shares, &mut HashSet::new()).await;
+            }
+        });
     }
 
     /// Waits for the requested receipts.
@@ -210,30 +153,37 @@ impl Carrier {
         }
     }
 
-    /// Delivers to connections on other nodes: rounds of look-up and publishing.
-    async fn carry(&self, shares: &mut [Delivery<'_>]) {
-        loop {
-            let round = self.carry_once(shares).await;
-            if let Err(Unavailable(reason)) = round {
-                for share in shares.iter_mut().filter(|share| share.is_open()) {
+    /// Delivers to connections on other nodes: one look-up and one publishing of each open share.
+    async fn round(&self, shares: &mut [Delivery<'_>], held: &mut HashSet<Subject>) {
+        let mut chunks = shares.chunks_mut(CHUNK).peekable();
+        while let Some(chunk) = chunks.next() {
+            if let Err(Unavailable(reason)) = self.carry_once(chunk, held).await {
+                for share in chunk.iter_mut().filter(|share| share.is_open()) {
                     share.open = Some(reason);
                 }
             }
-            let now = Instant::now();
-            let waits = |share: &Delivery<'_>| share.is_open() && share.deadline > now + RETRY;
-            if !shares.iter().any(waits) {
-                return;
+            let open = chunk.iter().filter(|share| share.is_open());
+            held.extend(open.map(|share| share.subject.clone()));
+            if chunks.peek().is_some() {
+                tokio::task::yield_now().await;
             }
-            tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// One round for every share that is still open.
-    async fn carry_once(&self, shares: &mut [Delivery<'_>]) -> Result<(), Unavailable> {
+    /// One round for every share that is still open and not held back.
+    async fn carry_once(
+        &self,
+        shares: &mut [Delivery<'_>],
+        held: &HashSet<Subject>,
+    ) -> Result<(), Unavailable> {
         let now = Instant::now();
-        let open: Vec<usize> = (0..shares.len())
-            .filter(|&i| shares[i].is_open() && shares[i].deadline > now)
-            .collect();
+        let is_next = |share: &Delivery<'_>| {
+            share.is_open() && share.deadline > now && !held.contains(&share.subject)
+        };
+        let open: Vec<usize> = (0..shares.len()).filter(|&i| is_next(&shares[i])).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
         let subjects: Vec<Subject> = open.iter().map(|&i| shares[i].subject.clone()).collect();
         let last = open
             .iter()
@@ -308,17 +258,21 @@ impl Carrier {
                     share.served.push(node.clone());
                     share.connections += connections;
                     share.reached.push(node.clone());
-                    share.owed += u32::from(share.wants_receipts());
+                    share.unheard.retain(|unheard| *unheard != node);
+                    if share.wants_receipts() {
+                        share.owing.push(node.clone());
+                    }
                 }
                 Reached::Dead => {
                     share.served.push(node.clone());
+                    share.unheard.retain(|unheard| *unheard != node);
                     // The sender does not wait for the clean-up.
                     let backplane = self.backplane.clone();
                     let (subject, node) = (share.subject.clone(), node.clone());
                     tokio::spawn(async move { backplane.forget(&subject, &node).await });
                 }
-                Reached::Deaf => share.open = Some("a node in the row does not listen"),
-                Reached::Away(reason) => share.open = Some(reason),
+                Reached::Deaf => share.not_heard(&node, "a node in the row does not listen"),
+                Reached::Away(reason) => share.not_heard(&node, reason),
             }
         }
     }
@@ -328,16 +282,20 @@ impl Carrier {
     async fn settle(&self, share: &mut Delivery<'_>) {
         let mut proven = (Status::Routed, 0);
         if let Some(local) = share.local.take() {
-            proven = further(proven, local.settle(share.deadline).await);
+            let settled = local.settle(share.deadline).await;
+            if settled.0 == Status::Routed {
+                share.unheard.push(self.hub.node().clone());
+            }
+            proven = further(proven, settled);
         }
         let mut moved = false;
-        while share.owed > 0 {
+        while !share.owing.is_empty() {
             let Some(expected) = &mut share.receipts else {
                 break;
             };
             let receipt = tokio::time::timeout_at(share.deadline, expected.receipts.recv()).await;
             let Ok(Some(receipt)) = receipt else { break };
-            share.owed -= 1;
+            share.owing.retain(|node| *node != receipt.node);
             match receipt.status {
                 Status::Stale if !moved => {
                     moved = true;
@@ -350,14 +308,16 @@ impl Carrier {
                             proven = further(proven, local.settle(share.deadline).await);
                         }
                     }
-                    self.carry(std::slice::from_mut(share)).await;
+                    let moved = std::slice::from_mut(share);
+                    self.round(moved, &mut HashSet::new()).await;
+                    self.carry_rest(moved).await;
                 }
                 Status::Stale => share.reached.retain(|node| *node != receipt.node),
                 Status::Duplicate => share.duplicate = true,
                 status => proven = further(proven, (status, receipt.connections)),
             }
         }
-        if moved && share.owed == 0 && proven.1 == 0 {
+        if moved && share.owing.is_empty() && proven.1 == 0 {
             // Every node has reported that it holds no connection of this recipient.
             share.connections = 0;
         }
@@ -420,76 +380,4 @@ fn add_to_batch(
         shares: SmallVec::from_elem((i, connections), 1),
         published: None,
     });
-}
-/// One answer for all shares of one push.
-pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
-    let status_of = |status| shares.iter().any(|share| share.status() == status);
-    let order = [
-        Status::Acked,
-        Status::Written,
-        Status::Routed,
-        Status::Unrouted,
-        Status::Stored,
-        Status::Duplicate,
-    ];
-    let status = order
-        .into_iter()
-        .find(|status| status_of(*status))
-        .unwrap_or(Status::Offline);
-    // Several users' connections may be on one node.
-    let nodes: HashSet<&NodeId> = shares.iter().flat_map(|share| &share.reached).collect();
-    Answer {
-        id: None,
-        status,
-        connections: shares.iter().map(|share| share.connections).sum(),
-        seq_id: match shares {
-            [only] => only.position(),
-            _ => None,
-        },
-        nodes: nodes.len() as u32,
-        // A message that is kept but reached no client is `stored`, which needs no reason.
-        reason: shares
-            .iter()
-            .filter(|share| !share.kept || share.connections > 0)
-            .find_map(|share| share.open),
-        targets: shares
-            .iter()
-            .map(|share| PartAnswer {
-                subject: share.subject.clone(),
-                status: share.status(),
-                connections: share.connections,
-                seq_id: share.position(),
-            })
-            .collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::PushRequest;
-
-    #[test]
-    fn a_kept_push_that_has_not_reached_all_says_so() {
-        let body = br#"{"to":{"user":"42"},"keep":true,"data":1}"#;
-        let PushRequest { push, wait, .. } = PushRequest::parse(body).expect("a push");
-        let Target::User(user) = &push.to else {
-            panic!("to a user: {:?}", push.to)
-        };
-        let (subject, operation) = (Subject::User(user.clone()), Operation::Push(&push));
-        let answer = |connections, open| {
-            let share = Delivery::new(operation, subject.clone(), wait, Instant::now()).kept();
-            let share = Delivery {
-                connections,
-                open,
-                ..share
-            };
-            let answer = sum_up(&[share]);
-            (answer.status, answer.reason)
-        };
-        let reason = Some("a node in the row does not listen");
-        assert_eq!(answer(1, reason), (Status::Routed, reason));
-        assert_eq!(answer(0, reason), (Status::Stored, None));
-        assert_eq!(answer(1, None), (Status::Routed, None));
-    }
 }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, Unavailable};
 use crate::delivery::carrier::{Carrier, Part};
+use crate::delivery::share::TOO_LATE;
 use crate::protocol::ids::Subject;
 use crate::protocol::{Message, Push, PushRequest};
 
@@ -89,6 +90,9 @@ impl Carrier {
         message: &Message,
         deadline: Instant,
     ) -> Result<Stored, Unavailable> {
+        if Instant::now() >= deadline {
+            return Err(Unavailable(TOO_LATE));
+        }
         match self.backplane.keep(subject, message, deadline).await? {
             Kept::Before => {
                 self.metrics.kept_before.inc();

@@ -1,15 +1,15 @@
 //! The sender's side of the ledger: every accepted share gets exactly one outcome.
 //!
 //! A share is one user's or topic's part of a push, or the whole of a push to a connection or to
-//! everybody. A sender may hang up while its push is under way, which drops the futures that work
-//! on it. Shares without an outcome by then are counted as abandoned.
+//! everybody. The node may end while a push is under way, which drops the futures that work on it.
+//! Shares without an outcome by then are counted as abandoned.
 
 use crate::delivery::answer::Answer;
 use crate::protocol::Status;
 use crate::protocol::{PushRequest, Target};
 use crate::telemetry::metrics::Metrics;
 
-/// The outcome of a share whose sender hung up: it may have been pushed or not.
+/// The outcome of a share whose node ended: it may have been pushed or not.
 const ABANDONED: &str = "abandoned";
 
 /// Shares under way. Dropping it gives the remaining shares their outcome.

@@ -6,7 +6,8 @@
 //! sender's deadline. What is still open then is `unrouted`. A node that turns out to be dead is
 //! removed from the row. What must stay true: an answer never says more than is proven.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
@@ -16,10 +17,11 @@ use crate::backplane::rows::Row;
 use crate::cluster::pending::Replies;
 use crate::cluster::reach::{RETRY, Reached, reach};
 use crate::delivery::answer::{Answer, await_receipts, settled_here};
-use crate::delivery::carrier::{Carrier, Delivery, Part, parts_of, sum_up};
+use crate::delivery::carrier::{CHUNK, Carrier, Part, parts_of};
 use crate::delivery::keep::Stored;
 use crate::delivery::ledger::OutcomeLedger;
 use crate::delivery::operation::Operation;
+use crate::delivery::share::{Delivery, TOO_LATE, sum_up};
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::Receipt;
@@ -72,6 +74,8 @@ impl Router {
 
     /// Carries out many pushes, in order for each user; returns the answers in order.
     pub(crate) async fn push_all(&self, requests: &[PushRequest]) -> Vec<Answer> {
+        // One time for all: what waits for others of its batch waits within its own deadline.
+        let began = Instant::now();
         let ledger = OutcomeLedger::open(requests, &self.carrier.metrics);
         let mut answers = Vec::with_capacity(requests.len());
         let mut rest = requests;
@@ -84,10 +88,10 @@ impl Router {
                 .count();
             if run > 0 {
                 let (those, behind) = rest.split_at(run);
-                answers.extend(self.push_to_subjects(those).await);
+                answers.extend(self.push_to_subjects(those, began).await);
                 rest = behind;
             } else {
-                answers.push(self.push_elsewhere(first).await);
+                answers.push(self.push_elsewhere(first, began).await);
                 rest = &rest[1..];
             }
         }
@@ -98,9 +102,10 @@ impl Router {
         answers
     }
 
-    async fn push_elsewhere(&self, request: &PushRequest) -> Answer {
-        let deadline = Instant::now() + request.timeout;
+    async fn push_elsewhere(&self, request: &PushRequest, began: Instant) -> Answer {
+        let deadline = began + request.timeout;
         let mut answer = match &request.push.to {
+            _ if Instant::now() >= deadline => Answer::unrouted(TOO_LATE),
             Target::Connection(id, _) if id.node == *self.carrier.hub.node() => {
                 self.push_here(request, deadline).await
             }
@@ -125,60 +130,99 @@ impl Router {
 
     // ------------------------------------------------------------ users and topics
 
-    async fn push_to_subjects(&self, requests: &[PushRequest]) -> Vec<Answer> {
-        let now = Instant::now();
-        // Messages are kept first: no client gets a message that could still be refused.
+    async fn push_to_subjects(&self, requests: &[PushRequest], began: Instant) -> Vec<Answer> {
         let parts: Vec<Vec<Part<'_>>> = requests.iter().map(|one| parts_of(&one.push)).collect();
-        let kept = self.carrier.keep_all(requests, &parts, now).await;
-        let mut kept_here = kept.iter();
-        let mut shares = Vec::with_capacity(requests.len());
-        for (request, parts) in requests.iter().zip(&parts) {
-            for (subject, push) in parts {
-                let deadline = now + request.timeout;
-                let new =
-                    |operation| Delivery::new(operation, subject.clone(), request.wait, deadline);
-                shares.push(if request.keep {
-                    match kept_here.next().expect("one for each subject") {
-                        Ok(Stored::At(push)) => new(Operation::Push(push)).kept(),
-                        Ok(Stored::Before) => new(Operation::Look).kept(),
-                        Err(Unavailable(reason)) => new(Operation::Push(push)).refused(reason),
-                    }
-                } else {
-                    new(Operation::Push(push))
-                });
+        let count = parts.iter().map(Vec::len).sum();
+        let mut kept_pushes = Vec::new();
+        if requests.iter().any(|request| request.keep) {
+            kept_pushes.resize_with(count, OnceLock::new);
+        }
+        let mut shares: Vec<Delivery<'_>> = Vec::with_capacity(count);
+        let mut held = HashSet::new();
+        let mut next = 0;
+        while next < requests.len() {
+            let these = next..next + chunk(&parts[next..]);
+            let (requests, parts) = (&requests[these.clone()], &parts[these.clone()]);
+            // Messages are kept first: no client gets a message that could still be refused.
+            // The first ones have not waited for others.
+            let waited = next > 0;
+            let now = Instant::now();
+            let is_late = |request: &PushRequest| waited && now >= began + request.timeout;
+            let kept = match requests.iter().all(is_late) {
+                true => Vec::new(),
+                false => self.carrier.keep_all(requests, parts, began).await,
+            };
+            let first = shares.len();
+            let mut kept = kept.into_iter().peekable();
+            for (request, parts) in requests.iter().zip(parts) {
+                for (subject, push) in parts {
+                    let deadline = began + request.timeout;
+                    let new = |operation| {
+                        Delivery::new(operation, subject.clone(), request.wait, deadline)
+                    };
+                    // Empty also where the whole chunk is late.
+                    let kept = kept.next_if(|_| request.keep);
+                    shares.push(match kept {
+                        Some(Ok(Stored::At(push))) => {
+                            let push = kept_pushes[shares.len()].get_or_init(|| push);
+                            new(Operation::Push(push)).kept()
+                        }
+                        Some(Ok(Stored::Before)) => new(Operation::Look).kept(),
+                        Some(Err(Unavailable(reason))) => {
+                            new(Operation::Push(push)).refused(reason)
+                        }
+                        None if is_late(request) => new(Operation::Push(push)).too_late(),
+                        None => new(Operation::Push(push)),
+                    });
+                }
+            }
+            self.carrier
+                .carry_first(&mut shares[first..], &mut held)
+                .await;
+            next = these.end;
+            if shares.len() < count {
+                tokio::task::yield_now().await;
             }
         }
-        self.carrier.carry_and_settle(&mut shares).await;
+        self.carrier.carry_rest(&mut shares).await;
+        self.carrier.settle_all(&mut shares).await;
+        let untold = shares.iter().filter(|share| share.is_untold());
+        let untold: Vec<Subject> = untold.map(|share| share.subject.clone()).collect();
+        if !untold.is_empty() {
+            self.carrier.look_later(untold);
+        }
+        self.answers(requests, shares).await
+    }
 
-        let mut shares = shares.into_iter();
-        requests
-            .iter()
-            .zip(&parts)
-            .map(|(request, parts)| {
-                let id = request.push.message.id();
-                let trace = |share: &Delivery<'_>| share.trace(id, self.carrier.hub.trace());
-                let id = id.map(Into::into);
-                match &request.push.to {
-                    Target::Users(_) | Target::Topics(_) => {
-                        let parts: Vec<Delivery<'_>> = shares.by_ref().take(parts.len()).collect();
-                        parts.iter().for_each(trace);
-                        Answer {
-                            id,
-                            ..sum_up(&parts)
-                        }
-                    }
-                    _ => {
-                        let share = shares.next().expect("a share for each");
-                        trace(&share);
-                        Answer {
-                            id,
-                            targets: Vec::new(),
-                            ..sum_up(std::slice::from_ref(&share))
-                        }
-                    }
-                }
-            })
-            .collect()
+    /// The answers to pushes to users and topics, whose shares these are, in order.
+    async fn answers(&self, requests: &[PushRequest], shares: Vec<Delivery<'_>>) -> Vec<Answer> {
+        let trace = self.carrier.hub.trace();
+        let mut answers = Vec::with_capacity(requests.len());
+        let mut rest = &shares[..];
+        let mut since_yield = 0;
+        for request in requests {
+            let (count, has_targets) = match &request.push.to {
+                Target::Users(users) => (users.len(), true),
+                Target::Topics(topics) => (topics.len(), true),
+                _ => (1, false),
+            };
+            let (parts, behind) = rest.split_at(count);
+            rest = behind;
+            let id = request.push.message.id();
+            parts.iter().for_each(|share| share.trace(id, trace));
+            let mut answer = sum_up(parts);
+            answer.id = id.map(Into::into);
+            if !has_targets {
+                answer.targets = Vec::new();
+            }
+            answers.push(answer);
+            since_yield += count;
+            if since_yield > CHUNK {
+                since_yield = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        answers
     }
 
     /// Subscribes all connections of a user to a topic, on all nodes, or unsubscribes them.
@@ -357,6 +401,16 @@ impl Router {
             .await;
         Ok(published.receivers(deadline).await? > 0)
     }
+}
+
+/// How many of these pushes are carried together: those of a chunk, and one at least.
+fn chunk(parts: &[Vec<Part<'_>>]) -> usize {
+    let mut count = 0;
+    let fits = parts.iter().take_while(|parts| {
+        count += parts.len();
+        count <= CHUNK
+    });
+    fits.count().max(1)
 }
 
 fn is_to_subjects(request: &PushRequest) -> bool {

@@ -1,8 +1,11 @@
 //! The accept loop, and hyper's HTTP/1 under warp's routes.
 //!
-//! The loop is ours and not warp's, for what warp cannot do: caps before a byte is read, a header
-//! timeout, TCP_NODELAY, Unix sockets beside TCP, and an accept that fails for want of file
+//! The loop is ours and not warp's, for what warp cannot do: caps before a byte is read, time
+//! limits, TCP_NODELAY, Unix sockets beside TCP, and an accept that fails for want of file
 //! descriptors without ending the node. A handshake never runs in the accept loop.
+//!
+//! A request that was read is carried out, whether or not its sender still listens: see
+//! [`http_stream`](crate::edge::http_stream).
 
 use std::convert::Infallible;
 use std::io;
@@ -12,26 +15,29 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::Service as _;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpStream, UnixStream};
-use warp::http::StatusCode;
+use warp::http::header::CONNECTION;
+use warp::http::{HeaderName, HeaderValue, StatusCode, Version};
 
 use crate::app::App;
 use crate::config::hosts::OwnNames;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::edge::caller::Caller;
 use crate::edge::error::{HttpError, Routes};
+use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
 use crate::edge::listeners::Listener;
-use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
+use crate::edge::peer::{Peer, Stream, last_words};
 use crate::edge::tcp;
 use crate::edge::upgrade::{RequestContext, UpgradeSlot};
-use crate::local::admission::{Admission, Refusal};
-use crate::shutdown::Shutdown;
+use crate::local::admission::{AddressKey, Admission, Refusal};
+use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
 
 /// Most bytes of headers; more is answered 431.
 const HEADER_BYTES: usize = 16 * 1024;
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// The header that proxies list a request's hops in.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Pause after a failed accept. The usual reason is a full table of file descriptors, and only the
@@ -61,6 +67,9 @@ pub(crate) struct Acceptor {
     pub(crate) proxies: Arc<TrustedProxies>,
     pub(crate) names: Arc<OwnNames>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) patience: HttpPatience,
+    /// Requests that the node's end waits for.
+    pub(crate) under_way: UnderWay,
 }
 
 impl Acceptor {
@@ -99,6 +108,7 @@ impl Acceptor {
     ) {
         // A proxy's clients are counted once it has named them, which it cannot do over lines.
         let counted = address.filter(|_| !self.proxies.trusts(address));
+        let counted = counted.map(|address| AddressKey::of(Some(address)));
         let permit = match self.admission.admit(counted) {
             Ok(permit) => Arc::new(permit),
             Err(refusal) => return self.refuse(stream, refusal, service),
@@ -132,11 +142,11 @@ impl Acceptor {
             return Ok(peer.clone());
         }
         let forwarded = request.headers().get_all(FORWARDED_FOR).iter();
-        // A value that is not text ends the list, as one that names no address does.
-        let forwarded = forwarded.map(|value| value.to_str().unwrap_or_default());
+        let forwarded = forwarded.map(HeaderValue::as_bytes);
         let address = self.proxies.client(peer.address, forwarded);
-        let counted = address.filter(|_| !self.proxies.trusts(address));
-        let permit = self.admission.admit_behind(&peer.permit, counted);
+        // Also if it is the proxy's own: who cannot be told apart shares one limit.
+        let source = AddressKey::of(address);
+        let permit = self.admission.admit_behind(&peer.permit, source);
         let permit = permit.map_err(|refusal| {
             self.count_refusal(refusal);
             let words = "no more connections from this address on this node";
@@ -187,8 +197,15 @@ async fn serve_connection(
     let routes = TowerToHyperService::new(warp::service(routes));
     let slot = UpgradeSlot::default();
     let shared = slot.clone();
+    let turn = Turn::default();
+    let stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone());
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            turn.begin();
+            let turn = turn.clone();
+            let work = acceptor.under_way.begin();
+            let stays = stays_open(&request) && !acceptor.shutdown.has_begun();
+            let keep_alive = stays.then(|| acceptor.patience.header.clone());
             let answer = acceptor.examine(&request, &peer, port);
             let answer = answer.map(|(caller, peer)| {
                 let context = RequestContext {
@@ -201,15 +218,24 @@ async fn serve_connection(
                 routes.call(request)
             });
             async move {
-                Ok::<_, Infallible>(match answer {
+                let mut answer = match answer {
                     Ok(answer) => answer.await.unwrap_or_else(|never| match never {}),
                     Err(error) => error.reply(),
-                })
+                };
+                if let Some(value) = keep_alive {
+                    answer.headers_mut().insert(KEEP_ALIVE, value);
+                }
+                turn.end();
+                drop(work);
+                Ok::<_, Infallible>(answer)
             }
         });
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        // A sender that has shut its side down still gets its answer (RFC 9112, 6.3). This also
+        // keeps hyper from dropping the work of a sender that is gone.
+        .half_close(true)
+        // The stream has its own limits on time.
+        .header_read_timeout(None)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut is_leaving = false;
@@ -230,10 +256,16 @@ async fn serve_connection(
         }
     };
     let parts = connection.into_parts();
-    match parts.io.into_inner().try_into() {
+    match parts.io.into_inner().into_inner().try_into() {
         Ok(socket) => upgrade.attach(socket, parts.read_buf).await,
         Err(error) => tracing::warn!(%error, "socket lost in the handshake"),
     }
+}
+
+/// Whether the sender expects to send further requests on its connection.
+fn stays_open<B>(request: &hyper::Request<B>) -> bool {
+    let closes = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    request.version() == Version::HTTP_11 && !request.headers().get(CONNECTION).is_some_and(closes)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ pub(crate) mod listeners;
 
 pub(crate) mod peer;
 
+pub(crate) mod http_stream;
+
 pub(crate) mod error;
 
 pub(crate) mod client_error;

@@ -3,7 +3,7 @@
 //! A place is taken when a socket is accepted, before a byte of it is read, and given back when
 //! its [`Permit`] is dropped, wherever the connection has gone by then.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,13 +28,37 @@ impl Refusal {
     }
 }
 
+/// Whom `PUSH_MAX_CONNECTIONS_PER_ADDRESS` counts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum AddressKey {
+    V4(Ipv4Addr),
+    /// A /64: providers give one to each customer, who can use all of its addresses.
+    V6([u16; 4]),
+    /// All clients of Unix sockets that no proxy names an address for.
+    Unix,
+}
+
+impl AddressKey {
+    /// The source that this address counts for; none is a Unix socket.
+    pub(crate) fn of(address: Option<IpAddr>) -> Self {
+        match address.map(|address| address.to_canonical()) {
+            None => Self::Unix,
+            Some(IpAddr::V4(address)) => Self::V4(address),
+            Some(IpAddr::V6(address)) => {
+                let [a, b, c, d, ..] = address.segments();
+                Self::V6([a, b, c, d])
+            }
+        }
+    }
+}
+
 /// The caps and what is taken of them.
 #[derive(Debug)]
 pub(crate) struct Admission {
     most: usize,
     most_per_address: u32,
     taken: AtomicUsize,
-    addresses: DashMap<IpAddr, u32, ahash::RandomState>,
+    sources: DashMap<AddressKey, u32, ahash::RandomState>,
 }
 
 impl Admission {
@@ -44,27 +68,28 @@ impl Admission {
             most,
             most_per_address,
             taken: AtomicUsize::new(0),
-            addresses: DashMap::default(),
+            sources: DashMap::default(),
         }
     }
 
-    /// Takes a place. Unix sockets have no address: only the cap of the node counts for them.
+    /// Takes a place. Without a source, only the cap of the node counts.
     ///
     /// # Errors
     /// Which cap is reached.
-    pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Refusal> {
+    pub(crate) fn admit(self: &Arc<Self>, source: Option<AddressKey>) -> Result<Permit, Refusal> {
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most {
             self.taken.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::NodeFull);
         }
-        let address = address.filter(|_| self.most_per_address > 0);
         // From here on the drop of the permit gives back what was taken.
         let mut permit = Permit {
             admission: self.clone(),
-            address: None,
+            source: None,
             behind: None,
         };
-        self.count(&mut permit, address)?;
+        if let Some(source) = source {
+            self.count(&mut permit, source)?;
+        }
         Ok(permit)
     }
 
@@ -76,25 +101,25 @@ impl Admission {
     pub(crate) fn admit_behind(
         self: &Arc<Self>,
         behind: &Arc<Permit>,
-        address: Option<IpAddr>,
+        source: AddressKey,
     ) -> Result<Arc<Permit>, Refusal> {
         let mut permit = Permit {
             admission: self.clone(),
-            address: None,
+            source: None,
             behind: Some(behind.clone()),
         };
-        self.count(&mut permit, address.filter(|_| self.most_per_address > 0))?;
+        self.count(&mut permit, source)?;
         Ok(Arc::new(permit))
     }
 
-    fn count(&self, permit: &mut Permit, address: Option<IpAddr>) -> Result<(), Refusal> {
-        if let Some(address) = address {
-            let mut count = self.addresses.entry(address).or_insert(0);
+    fn count(&self, permit: &mut Permit, source: AddressKey) -> Result<(), Refusal> {
+        if self.most_per_address > 0 {
+            let mut count = self.sources.entry(source).or_insert(0);
             if *count >= self.most_per_address {
                 return Err(Refusal::AddressFull);
             }
             *count += 1;
-            permit.address = Some(address);
+            permit.source = Some(source);
         }
         Ok(())
     }
@@ -104,7 +129,7 @@ impl Admission {
 #[derive(Debug)]
 pub(crate) struct Permit {
     admission: Arc<Admission>,
-    address: Option<IpAddr>,
+    source: Option<AddressKey>,
     /// The proxy's, for a client of one: that has the place on the node.
     behind: Option<Arc<Permit>>,
 }
@@ -114,13 +139,11 @@ impl Drop for Permit {
         if self.behind.is_none() {
             self.admission.taken.fetch_sub(1, Ordering::Relaxed);
         }
-        if let Some(address) = self.address {
-            self.admission
-                .addresses
-                .remove_if_mut(&address, |_, count| {
-                    *count -= 1;
-                    *count == 0
-                });
+        if let Some(source) = self.source {
+            self.admission.sources.remove_if_mut(&source, |_, count| {
+                *count -= 1;
+                *count == 0
+            });
         }
     }
 }
@@ -129,11 +152,29 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn source(address: &str) -> AddressKey {
+        AddressKey::of(address.parse().ok())
+    }
+
+    #[test]
+    fn an_address_counts_with_those_of_its_customer() {
+        for (one, other, together) in [
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", true),
+            ("2001:db8:0:1::1", "2001:db8:0:2::1", false),
+            ("a Unix socket", "a Unix socket", true),
+            ("a Unix socket", "192.0.2.1", false),
+        ] {
+            assert_eq!(source(one) == source(other), together, "{one} {other}");
+        }
+    }
+
     #[test]
     fn places_are_given_back() {
         let admission = Arc::new(Admission::new(3, 2));
-        let (one, two): (IpAddr, IpAddr) =
-            ("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap());
+        let (one, two) = (source("127.0.0.1"), source("127.0.0.2"));
         let first = admission.admit(Some(one)).unwrap();
         let second = admission.admit(Some(one)).unwrap();
         assert_eq!(
@@ -144,14 +185,14 @@ mod tests {
         assert_eq!(admission.admit(None).unwrap_err(), Refusal::NodeFull);
         drop((first, second, third));
         let proxy = Arc::new(admission.admit(None).unwrap());
-        let clients = [one, one, two].map(|one| admission.admit_behind(&proxy, Some(one)));
+        let clients = [one, one, two].map(|one| admission.admit_behind(&proxy, one));
         assert_eq!(
-            admission.admit_behind(&proxy, Some(one)).unwrap_err(),
+            admission.admit_behind(&proxy, one).unwrap_err(),
             Refusal::AddressFull
         );
         assert_eq!(admission.taken.load(Ordering::Relaxed), 1);
         drop((clients, proxy));
-        assert!(admission.addresses.is_empty());
+        assert!(admission.sources.is_empty());
         assert_eq!(admission.taken.load(Ordering::Relaxed), 0);
     }
 }

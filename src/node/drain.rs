@@ -1,5 +1,5 @@
-//! The end of a node: its clients are sent away over the drain window, then its place in the
-//! cluster is given up.
+//! The end of a node: its clients are sent away over the drain window, what senders asked for is
+//! carried out, then its place in the cluster is given up.
 //!
 //! Clients reconnect to other nodes, so they are spread over the window: all at once would be a
 //! connect storm there.
@@ -12,7 +12,8 @@ use crate::app::App;
 use crate::backplane::nodes::Health;
 use crate::protocol::close::CloseReason;
 
-/// Beyond the drain window, the longest wait for the last clients to go.
+/// Beyond the drain window, the longest wait for the last clients to go, and for senders' requests
+/// to be carried out.
 const LAST_WAIT: Duration = Duration::from_secs(6);
 /// The longest wait for Redis at the end.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -58,7 +59,8 @@ pub(super) async fn drain(app: &App, gracefully: bool) {
         for fd in hub.fds() {
             hub.close(fd, CloseReason::Drain, None).await;
         }
-        if hub.is_flushed() || Instant::now() > last {
+        let is_done = hub.is_flushed() && app.under_way.count() == 0;
+        if is_done || Instant::now() > last {
             break;
         }
         tokio::time::sleep(DRAIN_STEP).await;

@@ -225,7 +225,10 @@ async fn headers_are_bounded_in_bytes_and_number() {
 /// Ten seconds of waiting, all cases at once.
 #[tokio::test]
 async fn a_client_that_does_not_finish_its_request_is_let_go_after_ten_seconds() {
-    let node = node(&[("PUSH_MAX_CONNECTIONS", "5")]);
+    let node = node(&[
+        ("PUSH_MAX_CONNECTIONS", "5"),
+        ("PUSH_KEEPALIVE_SECONDS", "12"),
+    ]);
     let close_after = async |sent: &str| {
         let begun = Instant::now();
         let mut raw = Raw::open(node.client_address()).await;

@@ -12,10 +12,12 @@ mod connect;
 mod credits;
 mod frames;
 mod handshakes;
+mod idle_and_stuck;
 mod limits;
 mod origins;
 mod strangers;
 
+mod addresses;
 mod bad_input;
 mod batches;
 mod calls;

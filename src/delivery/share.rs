@@ -1,0 +1,229 @@
+//! A share: one user's or topic's part of one push, and what is proven of it.
+
+use std::collections::HashSet;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::cluster::pending::Expected;
+use crate::delivery::answer::{Answer, PartAnswer};
+use crate::delivery::operation::Operation;
+use crate::local::receipt::Waiter;
+use crate::protocol::ids::{NodeId, Subject};
+use crate::protocol::position::Position;
+use crate::protocol::{Status, Wait};
+use crate::telemetry::trace::Trace;
+
+/// Why a share is refused whose turn did not come: nothing of it was done.
+pub(crate) const TOO_LATE: &str = "the deadline passed before its turn in the batch";
+
+/// One user's or topic's part of one push on its way.
+#[derive(Debug)]
+pub(crate) struct Delivery<'a> {
+    pub(super) operation: Operation<'a>,
+    pub(super) subject: Subject,
+    pub(super) wait: Wait,
+    pub(super) deadline: Instant,
+    /// Nodes that need no line (any more): they accepted it, or they are dead.
+    pub(super) served: SmallVec<[NodeId; 2]>,
+    pub(super) connections: u32,
+    /// Nodes that accepted it for at least one connection.
+    pub(super) reached: SmallVec<[NodeId; 1]>,
+    pub(super) duplicate: bool,
+    /// It is in the inbox or log.
+    pub(super) kept: bool,
+    /// It could not be put there, so it is not pushed at all.
+    pub(super) refused: bool,
+    /// Why it is not finished yet; `None` once it is.
+    pub(super) open: Option<&'static str>,
+    pub(super) local: Option<Waiter>,
+    pub(super) receipts: Option<Expected>,
+    /// The nodes that owe a receipt.
+    pub(super) owing: SmallVec<[NodeId; 1]>,
+    /// Nodes with connections that are not known to have heard it; this one too.
+    pub(super) unheard: Vec<NodeId>,
+    /// The furthest status that receipts prove.
+    pub(super) proven: Option<Status>,
+}
+
+impl<'a> Delivery<'a> {
+    pub(crate) fn new(
+        operation: Operation<'a>,
+        subject: Subject,
+        wait: Wait,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            operation,
+            subject,
+            wait,
+            deadline,
+            served: SmallVec::new(),
+            connections: 0,
+            reached: SmallVec::new(),
+            duplicate: false,
+            kept: false,
+            refused: false,
+            open: Some("the row could not be looked up"),
+            local: None,
+            receipts: None,
+            owing: SmallVec::new(),
+            unheard: Vec::new(),
+            proven: None,
+        }
+    }
+
+    /// Marks it as kept in the inbox or log.
+    pub(crate) fn kept(self) -> Self {
+        Self { kept: true, ..self }
+    }
+
+    /// Marks it as refused: it should have been kept, and could not be.
+    pub(crate) fn refused(self, reason: &'static str) -> Self {
+        Self {
+            refused: true,
+            open: Some(reason),
+            ..self
+        }
+    }
+
+    /// Marks it as not begun: its deadline passed before its turn came.
+    pub(crate) fn too_late(self) -> Self {
+        self.refused(TOO_LATE)
+    }
+
+    /// Whether it is, or may be, in the inbox or log, and connections were not told of it.
+    pub(crate) fn is_untold(&self) -> bool {
+        match self.open {
+            None | Some(TOO_LATE) => false,
+            Some(_) => self.refused || self.kept,
+        }
+    }
+
+    /// Whether nodes must send receipts for it.
+    pub(super) fn wants_receipts(&self) -> bool {
+        self.wait > Wait::Routed && !matches!(self.operation, Operation::Look)
+    }
+
+    /// Whether some node must still get it.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some() && !self.refused
+    }
+
+    pub(super) fn not_heard(&mut self, node: &NodeId, reason: &'static str) {
+        self.open = Some(reason);
+        if !self.unheard.contains(node) {
+            self.unheard.push(node.clone());
+        }
+    }
+
+    /// Nodes that may hold connections for which nothing is proven.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &NodeId> {
+        self.unheard.iter().chain(&self.owing)
+    }
+
+    /// Nodes that have reported what they did.
+    pub(crate) fn proven_nodes(&self) -> impl Iterator<Item = &NodeId> {
+        let is_missing = |node: &NodeId| self.missing().any(|missing| missing == node);
+        self.reached.iter().filter(move |node| !is_missing(node))
+    }
+
+    /// Records the sender's answer in the trace.
+    pub(crate) fn trace(&self, id: Option<&str>, trace: &Trace) {
+        trace.pushed(&self.subject, id, self.status(), self.open);
+    }
+
+    pub(super) fn position(&self) -> Option<Position> {
+        match self.operation {
+            Operation::Push(push) => push.message.position(),
+            Operation::Kick(_) | Operation::Enroll(..) | Operation::Look => None,
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        match self.open {
+            // Sent before: the connections have it, or get it now.
+            _ if matches!(self.operation, Operation::Look) => Status::Duplicate,
+            _ if self.connections > 0 && self.proven.is_some() => self.proven.expect("checked"),
+            // Some nodes received it, although not all: that much is proven.
+            Some(_) if self.connections == 0 && !self.kept => Status::Unrouted,
+            _ if self.connections > 0 => Status::Routed,
+            _ if self.duplicate => Status::Duplicate,
+            _ if self.kept => Status::Stored,
+            _ => Status::Offline,
+        }
+    }
+}
+
+/// One answer for all shares of one push.
+pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
+    let status_of = |status| shares.iter().any(|share| share.status() == status);
+    let order = [
+        Status::Acked,
+        Status::Written,
+        Status::Routed,
+        Status::Unrouted,
+        Status::Stored,
+        Status::Duplicate,
+    ];
+    let status = order
+        .into_iter()
+        .find(|status| status_of(*status))
+        .unwrap_or(Status::Offline);
+    // Several users' connections may be on one node.
+    let nodes: HashSet<&NodeId> = shares.iter().flat_map(|share| &share.reached).collect();
+    Answer {
+        id: None,
+        status,
+        connections: shares.iter().map(|share| share.connections).sum(),
+        seq_id: match shares {
+            [only] => only.position(),
+            _ => None,
+        },
+        nodes: nodes.len() as u32,
+        // A message that is kept but reached no client is `stored`, which needs no reason.
+        reason: shares
+            .iter()
+            .filter(|share| !share.kept || share.connections > 0)
+            .find_map(|share| share.open),
+        targets: shares
+            .iter()
+            .map(|share| PartAnswer {
+                subject: share.subject.clone(),
+                status: share.status(),
+                connections: share.connections,
+                seq_id: share.position(),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{PushRequest, Target};
+
+    #[test]
+    fn a_kept_push_that_has_not_reached_all_says_so() {
+        let body = br#"{"to":{"user":"42"},"keep":true,"data":1}"#;
+        let PushRequest { push, wait, .. } = PushRequest::parse(body).expect("a push");
+        let Target::User(user) = &push.to else {
+            panic!("to a user: {:?}", push.to)
+        };
+        let (subject, operation) = (Subject::User(user.clone()), Operation::Push(&push));
+        let answer = |connections, open| {
+            let share = Delivery::new(operation, subject.clone(), wait, Instant::now()).kept();
+            let share = Delivery {
+                connections,
+                open,
+                ..share
+            };
+            let answer = sum_up(&[share]);
+            (answer.status, answer.reason)
+        };
+        let reason = Some("a node in the row does not listen");
+        assert_eq!(answer(1, reason), (Status::Routed, reason));
+        assert_eq!(answer(0, reason), (Status::Stored, None));
+        assert_eq!(answer(1, None), (Status::Routed, None));
+    }
+}

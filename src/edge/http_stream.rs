@@ -1,0 +1,347 @@
+//! A socket as hyper sees it, with the time limits that hyper lacks.
+//!
+//! hyper has one limit for the wait for a request and for its headers, and none for writing. And
+//! it drops the work on a request when an answer to an earlier one cannot be written. So a socket
+//! whose other end is gone, or takes no bytes in time, goes on as one that swallows what is
+//! written and has nothing more to read: requests that were read are carried out, then hyper
+//! closes it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+use warp::http::HeaderValue;
+
+use crate::edge::peer::HEADER_TIMEOUT;
+
+/// All of an answer must be taken within this time. Long enough for 1 MiB at 20 KB/s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the other end may take.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpPatience {
+    /// For another request after an answer.
+    keep_alive: Duration,
+    /// For taking any byte of an answer.
+    write: Duration,
+    /// Tells `keep_alive`, so that proxies close idle connections before the node does.
+    pub(crate) header: HeaderValue,
+}
+
+impl HttpPatience {
+    pub(crate) fn new(keep_alive: Duration, write: Duration) -> Self {
+        let header = format!("timeout={}", keep_alive.as_secs());
+        let header = HeaderValue::try_from(header).expect("digits");
+        Self {
+            keep_alive,
+            write,
+            header,
+        }
+    }
+}
+
+/// Whether a request is being carried out, which has limits of its own. Shared by the socket and
+/// the service of one connection. A count and not a flag: hyper may read a request and its answer
+/// may be there before the socket is asked again. Odd while a request is carried out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turn(Arc<AtomicU32>);
+
+impl Turn {
+    /// The headers of a request have been read.
+    pub(crate) fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its answer is there.
+    pub(crate) fn end(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What is read next.
+#[derive(Debug, Clone, Copy)]
+enum Reading {
+    /// The rest of a request's headers, by this time.
+    Headers(Instant),
+    /// The first byte of another request, by this time.
+    Idle(Instant),
+}
+
+/// A write that found no room.
+#[derive(Debug, Clone, Copy)]
+struct Blocked {
+    since: Instant,
+    /// When the other end last took a byte.
+    moved: Instant,
+}
+
+/// A socket under hyper.
+#[derive(Debug)]
+pub(crate) struct HttpStream<S> {
+    stream: S,
+    patience: HttpPatience,
+    turn: Turn,
+    /// The count of the turn that `reading` belongs to.
+    last_turn: u32,
+    reading: Reading,
+    blocked: Option<Blocked>,
+    /// Whether the other end is given up.
+    is_lost: bool,
+    read_alarm: Alarm,
+    write_alarm: Alarm,
+}
+
+impl<S> HttpStream<S> {
+    pub(crate) fn new(stream: S, patience: HttpPatience, turn: Turn) -> Self {
+        Self {
+            stream,
+            patience,
+            last_turn: turn.count(),
+            turn,
+            reading: Reading::Headers(Instant::now() + HEADER_TIMEOUT),
+            blocked: None,
+            is_lost: false,
+            read_alarm: Alarm::default(),
+            write_alarm: Alarm::default(),
+        }
+    }
+
+    /// The socket itself, when a shard takes it over from hyper.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
+
+    fn give_up(&mut self, reason: &dyn std::fmt::Display) {
+        tracing::debug!(%reason, "HTTP connection lost while an answer was written");
+        self.is_lost = true;
+    }
+
+    /// Notes what became of a write of `length` bytes.
+    fn wrote(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+        length: usize,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(count)) if count == length => {
+                self.blocked = None;
+                return Poll::Ready(Ok(count));
+            }
+            Poll::Ready(Ok(count)) => {
+                let now = Instant::now();
+                let since = self.blocked.map_or(now, |blocked| blocked.since);
+                self.blocked = Some(Blocked { since, moved: now });
+                return Poll::Ready(Ok(count));
+            }
+            Poll::Ready(Err(error)) => self.give_up(&error),
+            Poll::Pending => {
+                let now = Instant::now();
+                let blocked = self.blocked.get_or_insert(Blocked {
+                    since: now,
+                    moved: now,
+                });
+                let deadline =
+                    (blocked.moved + self.patience.write).min(blocked.since + ANSWER_TIMEOUT);
+                ready!(self.write_alarm.poll(context, deadline));
+                self.give_up(&"it took too long");
+            }
+        }
+        Poll::Ready(Ok(length))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.is_lost {
+            return Poll::Ready(Ok(()));
+        }
+        let turn = this.turn.count();
+        if turn % 2 == 1 {
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        }
+        if turn != this.last_turn {
+            this.last_turn = turn;
+            this.reading = Reading::Idle(Instant::now() + this.patience.keep_alive);
+        }
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        match this.reading {
+            Reading::Headers(deadline) | Reading::Idle(deadline) if read.is_pending() => {
+                ready!(this.read_alarm.poll(context, deadline));
+                // As if the other end had closed it.
+                Poll::Ready(Ok(()))
+            }
+            Reading::Idle(_) => {
+                this.reading = Reading::Headers(Instant::now() + HEADER_TIMEOUT);
+                read
+            }
+            Reading::Headers(_) => read,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for HttpStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_lost {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.wrote(context, written, bytes.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = parts.iter().map(|part| part.len()).sum();
+        if self.is_lost {
+            return Poll::Ready(Ok(length));
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.wrote(context, written, length)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_lost {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_lost {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A timer for a deadline that usually moves on before it is reached: it is set again when it
+/// fires, and not at each request.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready once the deadline has passed.
+    fn poll(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let sleep = match &mut self.0 {
+            Some(sleep) => {
+                if sleep.deadline() > deadline {
+                    sleep.as_mut().reset(deadline);
+                }
+                sleep
+            }
+            empty => empty.insert(Box::pin(tokio::time::sleep_until(deadline))),
+        };
+        loop {
+            ready!(sleep.as_mut().poll(context));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    fn pair(room: usize) -> (HttpStream<DuplexStream>, DuplexStream, Turn) {
+        let (near, far) = tokio::io::duplex(room);
+        let turn = Turn::default();
+        let patience = HttpPatience::new(Duration::from_secs(75), Duration::from_secs(5));
+        (HttpStream::new(near, patience, turn.clone()), far, turn)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn headers_have_10_s_and_an_idle_connection_its_own_time() {
+        let (mut near, mut far, turn) = pair(64);
+        let start = Instant::now();
+        let mut bytes = [0; 8];
+        assert_eq!(near.read(&mut bytes).await.unwrap(), 0);
+        assert_eq!(start.elapsed().as_secs(), 10);
+
+        // No body to read.
+        turn.begin();
+        turn.end();
+        let start = Instant::now();
+        assert_eq!(near.read(&mut bytes).await.unwrap(), 0);
+        assert_eq!(start.elapsed().as_secs(), 75);
+
+        // The first byte of a request begins the time for its headers.
+        turn.begin();
+        let reads = tokio::time::timeout(Duration::from_secs(100), near.read(&mut bytes));
+        assert!(reads.await.is_err(), "a body has limits of its own");
+        turn.end();
+        let idle = tokio::time::timeout(Duration::from_secs(50), near.read(&mut bytes));
+        assert!(idle.await.is_err());
+        far.write_all(b"G").await.unwrap();
+        assert_eq!(near.read(&mut bytes).await.unwrap(), 1);
+        let start = Instant::now();
+        assert_eq!(near.read(&mut bytes).await.unwrap(), 0);
+        assert_eq!(start.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_in_time_is_swallowed() {
+        let (mut near, mut far, _turn) = pair(4);
+        let start = Instant::now();
+        near.write_all(b"12345678").await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 5);
+        near.write_all(b"more").await.unwrap();
+        assert_eq!(near.read(&mut [0; 8]).await.unwrap(), 0);
+        drop(near);
+        let mut taken = Vec::new();
+        far.read_to_end(&mut taken).await.unwrap();
+        assert_eq!(taken, b"1234");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_byte_by_byte_has_a_minute() {
+        let (mut near, mut far, _turn) = pair(1);
+        let start = Instant::now();
+        let dripping = tokio::spawn(async move {
+            while far.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+        });
+        near.write_all(&[0; 1000]).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 60);
+        drop(near);
+        dripping.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writing_to_an_end_that_is_gone_goes_on() {
+        let (mut near, far, _turn) = pair(4);
+        drop(far);
+        near.write_all(b"12345678").await.unwrap();
+        assert_eq!(near.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+}
