@@ -288,6 +288,14 @@ impl Backplane {
         }
     }
 
+    /// What an operator should mend although this node can serve.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        match self {
+            Self::Standalone(_) => None,
+            Self::Redis(redis) => redis.warning(),
+        }
+    }
+
     /// Sets the gauges of the queues to and from other nodes.
     pub(crate) fn gauge(&self, metrics: &Metrics) {
         match self {

@@ -42,3 +42,4 @@ mod topologies;
 mod topologies_refused;
 mod trace;
 mod upstream;
+mod verified_rows;

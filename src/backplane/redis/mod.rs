@@ -33,8 +33,10 @@ use crate::backplane::redis::bus::subscriber::{Bus, Subscriber};
 use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::sweep::Sweeper;
+use crate::backplane::redis::registry::verify::Verifier;
 use crate::backplane::redis::registry::write::Registry;
 use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::eviction::EvictionWatch;
 use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
@@ -108,6 +110,7 @@ pub(crate) struct Redis {
     pub(crate) kept: KeptStore,
     pub(crate) streams: Streams,
     pub(crate) access: AccessStore,
+    eviction: Arc<EvictionWatch>,
     /// How many further bytes the backlog of received messages may take.
     backlog: Arc<Semaphore>,
     health: watch::Receiver<Health>,
@@ -131,8 +134,7 @@ impl Redis {
         metrics: &Arc<Metrics>,
     ) -> Result<(Self, Subscriber), String> {
         let keys = Keys::new(&settings.prefix);
-        let own = keys.node_channel(hub.node());
-        let global = keys.global_channel();
+        let (own, global) = (keys.node_channel(hub.node()), keys.global_channel());
         let servers = Servers::new(&settings.url, own.clone(), global, metrics.clone());
         let servers = servers.map_err(|error| error.to_string())?;
 
@@ -175,12 +177,15 @@ impl Redis {
             log.clone(),
             metrics.clone(),
         );
+        let eviction = Arc::new(EvictionWatch::new(servers.clone(), metrics.clone()));
         let mut tasks = vec![
             tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
             tokio::spawn(sweeper.watch()),
             tokio::spawn(log.write(hub.clone())),
+            tokio::spawn(eviction.clone().watch()),
         ];
+        tasks.push(verify_rows(&servers, &keys, hub, &eviction, metrics));
         tasks.extend(follow_servers(&settings.url, &servers));
         let redis = Self {
             hub: hub.clone(),
@@ -192,6 +197,7 @@ impl Redis {
             kept,
             streams,
             access,
+            eviction,
             backlog: pump.backlog,
             health,
             stop,
@@ -286,6 +292,10 @@ impl Redis {
         self.health.clone()
     }
 
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        self.eviction.warning()
+    }
+
     pub(crate) fn gauge(&self, metrics: &Metrics) {
         let (lines, fullest) = self.outboxes.load();
         metrics.lines_under_way.set(lines as i64);
@@ -324,6 +334,19 @@ impl Redis {
             tracing::warn!(unsent, "left before everything received was processed");
         }
     }
+}
+
+/// The task that finds rows that Redis lost.
+fn verify_rows(
+    servers: &Servers,
+    keys: &Keys,
+    hub: &Arc<Hub>,
+    eviction: &EvictionWatch,
+    metrics: &Arc<Metrics>,
+) -> tokio::task::JoinHandle<()> {
+    let (servers, keys, hub) = (servers.clone(), keys.clone(), hub.clone());
+    let verifier = Verifier::new(servers, keys, hub, eviction.evicted(), metrics.clone());
+    tokio::spawn(verifier.watch())
 }
 
 /// The task that follows which server serves what, where there are several.

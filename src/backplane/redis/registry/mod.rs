@@ -7,3 +7,5 @@ pub(crate) mod write;
 pub(crate) mod lease;
 
 pub(crate) mod sweep;
+
+pub(crate) mod verify;

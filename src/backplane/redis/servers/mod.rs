@@ -11,6 +11,7 @@
 pub(crate) mod cluster;
 pub(crate) mod commands;
 pub(crate) mod errors;
+pub(crate) mod eviction;
 pub(crate) mod sentinel;
 
 use std::sync::atomic::{AtomicU32, Ordering};
