@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::{Published, Unavailable};
+use crate::backplane::answers::{Published, ReplicaProof, Unavailable};
 use crate::cluster::pending::{Expected, Replies};
 use crate::cluster::reach::{RETRY, Reached, judge};
-use crate::delivery::answer::{Answer, PartAnswer, further};
+use crate::delivery::answer::{Answer, PartAnswer, further, replicated};
 use crate::delivery::operation::Operation;
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
@@ -40,6 +40,10 @@ pub(crate) struct Delivery<'a> {
     duplicate: bool,
     /// It is in the inbox or log.
     kept: bool,
+    /// Whether replicas have it; taken once that is asked.
+    proof: ReplicaProof,
+    /// It is not known that enough replicas have it.
+    unreplicated: bool,
     /// It could not be put there, so it is not pushed at all.
     refused: bool,
     /// Why it is not finished yet; `None` once it is.
@@ -69,6 +73,8 @@ impl<'a> Delivery<'a> {
             reached: SmallVec::new(),
             duplicate: false,
             kept: false,
+            proof: ReplicaProof::default(),
+            unreplicated: false,
             refused: false,
             open: Some("the row could not be looked up"),
             local: None,
@@ -79,8 +85,12 @@ impl<'a> Delivery<'a> {
     }
 
     /// Marks it as kept in the inbox or log.
-    pub(crate) fn kept(self) -> Self {
-        Self { kept: true, ..self }
+    pub(crate) fn kept(self, proof: ReplicaProof) -> Self {
+        Self {
+            kept: true,
+            proof,
+            ..self
+        }
     }
 
     /// Marks it as refused: it should have been kept, and could not be.
@@ -173,10 +183,16 @@ impl Carrier {
         }
     }
 
-    /// Waits for the requested receipts.
+    /// Waits for the requested receipts, then for replicas: they had the same time.
     pub(crate) async fn settle_all(&self, shares: &mut [Delivery<'_>]) {
         for share in shares.iter_mut().filter(|share| share.wants_receipts()) {
             self.settle(share).await;
+        }
+        for share in shares.iter_mut().filter(|share| share.kept) {
+            let proof = std::mem::take(&mut share.proof);
+            share.unreplicated = !proof.is_replicated(share.deadline).await;
+            let missing = u64::from(share.unreplicated);
+            self.metrics.kept_unreplicated.inc_by(missing);
         }
     }
 
@@ -447,6 +463,7 @@ pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
             _ => None,
         },
         nodes: nodes.len() as u32,
+        replicated: replicated(shares.iter().any(|share| share.unreplicated)),
         // A message that is kept but reached no client is `stored`, which needs no reason.
         reason: shares
             .iter()
@@ -459,37 +476,11 @@ pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
                 status: share.status(),
                 connections: share.connections,
                 seq_id: share.position(),
+                replicated: replicated(share.unreplicated),
             })
             .collect(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::PushRequest;
-
-    #[test]
-    fn a_kept_push_that_has_not_reached_all_says_so() {
-        let body = br#"{"to":{"user":"42"},"keep":true,"data":1}"#;
-        let PushRequest { push, wait, .. } = PushRequest::parse(body).expect("a push");
-        let Target::User(user) = &push.to else {
-            panic!("to a user: {:?}", push.to)
-        };
-        let (subject, operation) = (Subject::User(user.clone()), Operation::Push(&push));
-        let answer = |connections, open| {
-            let share = Delivery::new(operation, subject.clone(), wait, Instant::now()).kept();
-            let share = Delivery {
-                connections,
-                open,
-                ..share
-            };
-            let answer = sum_up(&[share]);
-            (answer.status, answer.reason)
-        };
-        let reason = Some("a node in the row does not listen");
-        assert_eq!(answer(1, reason), (Status::Routed, reason));
-        assert_eq!(answer(0, reason), (Status::Stored, None));
-        assert_eq!(answer(1, None), (Status::Routed, None));
-    }
-}
+mod tests;

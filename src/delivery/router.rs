@@ -129,8 +129,8 @@ impl Router {
         let now = Instant::now();
         // Messages are kept first: no client gets a message that could still be refused.
         let parts: Vec<Vec<Part<'_>>> = requests.iter().map(|one| parts_of(&one.push)).collect();
-        let kept = self.carrier.keep_all(requests, &parts, now).await;
-        let mut kept_here = kept.iter();
+        let mut kept = self.carrier.keep_all(requests, &parts, now).await;
+        let mut kept_here = kept.iter_mut();
         let mut shares = Vec::with_capacity(requests.len());
         for (request, parts) in requests.iter().zip(&parts) {
             for (subject, push) in parts {
@@ -139,8 +139,11 @@ impl Router {
                     |operation| Delivery::new(operation, subject.clone(), request.wait, deadline);
                 shares.push(if request.keep {
                     match kept_here.next().expect("one for each subject") {
-                        Ok(Stored::At(push)) => new(Operation::Push(push)).kept(),
-                        Ok(Stored::Before) => new(Operation::Look).kept(),
+                        Ok(Stored { push, proof }) => new(match push {
+                            Some(push) => Operation::Push(push),
+                            None => Operation::Look,
+                        })
+                        .kept(std::mem::take(proof)),
                         Err(Unavailable(reason)) => new(Operation::Push(push)).refused(reason),
                     }
                 } else {

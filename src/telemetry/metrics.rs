@@ -217,6 +217,8 @@ metrics! {
         "Messages stored in inboxes and logs for this node's senders";
     kept_before: Counter = Counter::default(), "kept_before",
         "Messages not stored again because their id was stored within the last minute";
+    kept_unreplicated: Counter = Counter::default(), "kept_unreplicated",
+        "Messages stored but not known to be on PUSH_KEEP_REPLICAS replicas in time";
     replayed: Counter = Counter::default(), "replayed",
         "Messages read from inboxes and logs for clients that resumed or fell behind";
     catch_ups: Counter = Counter::default(), "catch_ups",

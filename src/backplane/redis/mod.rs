@@ -55,6 +55,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// Commands that may wait while Redis is unavailable; further ones are refused at once.
 const COMMAND_BUFFER: usize = 100_000;
+/// The same for a connection of one task, which sends a dozen commands at a time.
+const EXCLUSIVE_BUFFER: usize = 64;
 /// Payloads that fred's buffer holds until the pump takes them; those that do not fit are lost.
 /// The pump takes them at once, but on a machine without a free processor that can be half a
 /// second later. Costs about 0.7 KiB each, all of it allocated at the start.
@@ -77,10 +79,14 @@ pub(crate) struct RedisSettings {
     pub prefix: String,
     /// The bounds of inboxes and logs.
     pub inboxes: Bounds,
+    /// How many replicas must have a kept message.
+    pub keep_replicas: u32,
     /// Approximately how many entries the stream of a service holds.
     pub upstream_length: u64,
     /// Approximately how many events the stream of events holds.
     pub events_length: i64,
+    /// Approximately how many bytes the stream of events takes.
+    pub events_bytes: u64,
 }
 
 /// Why the node must end.
@@ -147,7 +153,12 @@ impl Redis {
         ));
         let outboxes = Outboxes::new(servers.clone(), hub.node().clone(), metrics.clone());
         let registry = Registry::new(servers.clone(), keys.clone(), hub.clone(), metrics.clone());
-        let kept = KeptStore::new(servers.clone(), keys.clone(), settings.inboxes);
+        let kept = KeptStore::new(
+            servers.clone(),
+            keys.clone(),
+            settings.inboxes,
+            settings.keep_replicas,
+        );
         let streams = Streams::new(servers.clone(), keys.clone(), settings.upstream_length);
         let access = AccessStore::new(servers.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
@@ -169,7 +180,7 @@ impl Redis {
             stopped: stopped.clone(),
             metrics: metrics.clone(),
         };
-        let log = EventLog::new(servers.clone(), &keys, settings.events_length);
+        let log = EventLog::new(servers.clone(), &keys, settings);
         let sweeper = Sweeper::new(
             servers.clone(),
             keys.clone(),
@@ -375,6 +386,21 @@ impl Drop for Redis {
 /// `url` names one server. At most `messages` wait for the listener, and `commands` for a
 /// connection.
 fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::error::Error> {
+    let mut builder = builder(url, messages, commands)?;
+    builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
+    builder.build()
+}
+
+/// As [`build`], for a connection that one task has to itself; it does not connect again.
+fn build_once(url: &str) -> Result<Client, fred::error::Error> {
+    // It receives no messages, and its task sends one pipeline at a time.
+    let mut builder = builder(url, 1, EXCLUSIVE_BUFFER)?;
+    // fred 10.1: otherwise the first connect, too, follows the policy, of which there is none.
+    builder.with_config(|config| config.fail_fast = true);
+    builder.build()
+}
+
+fn builder(url: &str, messages: usize, commands: usize) -> Result<Builder, fred::error::Error> {
     let mut config = FredConfig::from_url(url)?;
     config.version = RespVersion::RESP3;
     // Redis may be down when the node starts: keep trying.
@@ -405,7 +431,6 @@ fn build(url: &str, messages: usize, commands: usize) -> Result<Client, fred::er
     let mut builder = Builder::from_config(config);
     builder
         .set_connection_config(connection)
-        .set_performance_config(performance)
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
-    builder.build()
+        .set_performance_config(performance);
+    Ok(builder)
 }

@@ -1,5 +1,7 @@
 //! Stored data: kept messages, sessions and bans, streams to services, events.
 
+pub(crate) mod replicas;
+
 pub(crate) mod kept;
 
 pub(crate) mod access;
