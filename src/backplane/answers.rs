@@ -56,7 +56,7 @@ impl ReplicaProof {
     }
 
     /// `false` if that is not proven by the deadline.
-    pub(crate) async fn is_replicated(self, deadline: Instant) -> bool {
+    pub(crate) async fn replicated_by(self, deadline: Instant) -> bool {
         match self.0 {
             None => true,
             Some(proof) => matches!(tokio::time::timeout_at(deadline, proof).await, Ok(Ok(true))),

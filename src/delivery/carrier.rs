@@ -190,7 +190,7 @@ impl Carrier {
         }
         for share in shares.iter_mut().filter(|share| share.kept) {
             let proof = std::mem::take(&mut share.proof);
-            share.unreplicated = !proof.is_replicated(share.deadline).await;
+            share.unreplicated = !proof.replicated_by(share.deadline).await;
             let missing = u64::from(share.unreplicated);
             self.metrics.kept_unreplicated.inc_by(missing);
         }
