@@ -153,12 +153,7 @@ impl Redis {
         ));
         let outboxes = Outboxes::new(servers.clone(), hub.node().clone(), metrics.clone());
         let registry = Registry::new(servers.clone(), keys.clone(), hub.clone(), metrics.clone());
-        let kept = KeptStore::new(
-            servers.clone(),
-            keys.clone(),
-            settings.inboxes,
-            settings.keep_replicas,
-        );
+        let kept = KeptStore::new(servers.clone(), keys.clone(), settings);
         let streams = Streams::new(servers.clone(), keys.clone(), settings.upstream_length);
         let access = AccessStore::new(servers.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));

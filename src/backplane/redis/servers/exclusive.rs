@@ -1,7 +1,7 @@
 //! Connections that one task has to itself for a while.
 //!
 //! `WATCH` and `WAIT` speak of their connection: what it has read, what it has written. All other
-//! commands share one connection to a server, where such a state would be anybody's, and where a
+//! commands share one connection to a server, where such a state would be that of all tasks, and a
 //! `WAIT` would hold up all that comes after it. What must stay true: a connection never connects
 //! again by itself, because an `EXEC` sent over the new one would not know of the `WATCH`; and one
 //! whose task was cut off is closed, not lent again.
@@ -27,13 +27,13 @@ const MOST: usize = 64;
 const IDLE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-struct Connection {
+struct PooledClient {
     client: Client,
     task: JoinHandle<Result<(), Error>>,
     idle_since: Instant,
 }
 
-impl Drop for Connection {
+impl Drop for PooledClient {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -43,14 +43,14 @@ impl Drop for Connection {
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPool {
     servers: Servers,
-    idle: Arc<Mutex<HashMap<Option<Host>, Vec<Connection>>>>,
+    idle: Arc<Mutex<HashMap<Option<Host>, Vec<PooledClient>>>>,
     permits: Arc<Semaphore>,
 }
 
-/// A connection that nobody else uses. Dropping it closes the connection.
+/// A connection that no other task uses. Dropping it closes the connection.
 #[derive(Debug)]
 pub(crate) struct Loan {
-    connection: Connection,
+    connection: PooledClient,
     host: Option<Host>,
     pool: ConnectionPool,
     _permit: OwnedSemaphorePermit,
@@ -112,7 +112,7 @@ impl ConnectionPool {
         })
     }
 
-    fn idle_one(&self, host: &Option<Host>) -> Option<Connection> {
+    fn idle_one(&self, host: &Option<Host>) -> Option<PooledClient> {
         let mut all = self.idle.lock();
         let idle = all.get_mut(host)?;
         while let Some(connection) = idle.pop() {
@@ -123,11 +123,11 @@ impl ConnectionPool {
         None
     }
 
-    async fn open(&self, key: &str) -> FredResult<Connection> {
+    async fn open(&self, key: &str) -> FredResult<PooledClient> {
         let away = || Error::new(ErrorKind::IO, "no connection");
         let url = self.servers.url_of(key).ok_or_else(away)?;
         let client = build_once(&url)?;
-        let connection = Connection {
+        let connection = PooledClient {
             task: client.connect(),
             client,
             idle_since: Instant::now(),

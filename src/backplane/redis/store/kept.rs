@@ -23,7 +23,7 @@ use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
 use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi, queue};
 use crate::backplane::redis::store::replicas::Replicas;
-use crate::backplane::redis::{AWAY, Keys};
+use crate::backplane::redis::{AWAY, Keys, RedisSettings};
 use crate::local::replay::page::{Bounds, Entry, PAGE, Page, REPEAT, first_number};
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
@@ -55,13 +55,13 @@ pub(crate) struct KeptStore {
 }
 
 impl KeptStore {
-    pub(crate) fn new(servers: Servers, keys: Keys, bounds: Bounds, replicas: u32) -> Self {
+    pub(crate) fn new(servers: Servers, keys: Keys, settings: &RedisSettings) -> Self {
         Self {
             connections: ConnectionPool::new(servers.clone()),
             servers,
             keys,
-            bounds,
-            replicas: Replicas::new(replicas),
+            bounds: settings.inboxes,
+            replicas: Replicas::new(settings.keep_replicas),
         }
     }
 
