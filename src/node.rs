@@ -18,6 +18,7 @@ use crate::access::recheck::AccessRecheck;
 use crate::access::session_watch::Sessions;
 use crate::app::App;
 use crate::auth::ApiKeys;
+use crate::backplane::answers::UpstreamBacklog;
 use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::backplane::redis::Fatal;
 use crate::backplane::redis::{Redis, RedisSettings};
@@ -148,7 +149,10 @@ impl Node {
         let upstream = Upstream::new(
             node.clone(),
             config.upstream_routes.clone(),
-            config.upstream_backlog,
+            UpstreamBacklog {
+                entries: config.upstream_backlog,
+                bytes: config.upstream_bytes,
+            },
             backplane.clone(),
             metrics.clone(),
         );
@@ -376,8 +380,10 @@ fn start_backplane(
                 prefix: config.prefix.clone(),
                 secrets: secrets.clone(),
                 inboxes,
+                keep_replicas: config.keep_replicas,
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,
+                events_bytes: config.events_bytes,
             };
             let (redis, subscriber) =
                 Redis::start(&settings, hub, record, fatal, metrics).map_err(RunError::Redis)?;

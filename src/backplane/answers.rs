@@ -45,6 +45,25 @@ pub(crate) enum Kept {
     Before,
 }
 
+/// Whether enough replicas have a kept message; known later than that it is kept. The default is
+/// for a message that need not be replicated.
+#[derive(Debug, Default)]
+pub(crate) struct ReplicaProof(Option<oneshot::Receiver<bool>>);
+
+impl ReplicaProof {
+    pub(crate) fn awaited(proof: oneshot::Receiver<bool>) -> Self {
+        Self(Some(proof))
+    }
+
+    /// `false` if that is not proven by the deadline.
+    pub(crate) async fn replicated_by(self, deadline: Instant) -> bool {
+        match self.0 {
+            None => true,
+            Some(proof) => matches!(tokio::time::timeout_at(deadline, proof).await, Ok(Ok(true))),
+        }
+    }
+}
+
 /// A client's message as an entry in the stream of a service.
 #[derive(Debug)]
 pub(crate) struct UpstreamEntry<'a> {
@@ -58,6 +77,14 @@ pub(crate) struct UpstreamEntry<'a> {
     pub reference: Option<&'a str>,
     /// The message, as JSON.
     pub data: &'a str,
+}
+
+/// What a service has still to read or to finish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct UpstreamBacklog {
+    pub entries: u64,
+    /// Of its whole stream in Redis; 0 if that is not known.
+    pub bytes: u64,
 }
 
 /// Why an entry is not known to be in a stream.

@@ -25,7 +25,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::backplane::answers::{Kept, Published, Unavailable, Unsent, UpstreamEntry};
+use crate::backplane::answers::{
+    Kept, Published, ReplicaProof, Unavailable, Unsent, UpstreamBacklog, UpstreamEntry,
+};
 use crate::backplane::feed::{Channel, FeedEvent};
 use crate::backplane::nodes::{Health, NodeRecord};
 use crate::backplane::redis::Redis;
@@ -177,9 +179,11 @@ impl Backplane {
         subject: &Subject,
         message: &Message,
         deadline: Instant,
-    ) -> Result<Kept, Unavailable> {
+    ) -> Result<(Kept, ReplicaProof), Unavailable> {
         match self {
-            Self::Standalone(standalone) => Ok(standalone.keep(subject, message)),
+            Self::Standalone(standalone) => {
+                Ok((standalone.keep(subject, message), ReplicaProof::default()))
+            }
             Self::Redis(redis) => redis.kept.keep(subject, message, deadline).await,
         }
     }
@@ -219,7 +223,7 @@ impl Backplane {
         }
     }
 
-    /// How many entries of a service's stream are unread or unfinished; counts to `most` at most.
+    /// What of a service's stream is unread or unfinished; counts to `most` entries at most.
     ///
     /// # Errors
     /// When the stream cannot be read.
@@ -227,7 +231,7 @@ impl Backplane {
         &self,
         service: &str,
         most: u64,
-    ) -> Result<u64, Unavailable> {
+    ) -> Result<UpstreamBacklog, Unavailable> {
         match self {
             Self::Standalone(_) => Err(NO_STREAMS),
             Self::Redis(redis) => redis.streams.backlog(service, most).await,
@@ -310,6 +314,14 @@ impl Backplane {
         match self {
             Self::Standalone(standalone) => standalone.health(),
             Self::Redis(redis) => redis.health(),
+        }
+    }
+
+    /// What an operator should mend although this node can serve.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        match self {
+            Self::Standalone(_) => None,
+            Self::Redis(redis) => redis.warning(),
         }
     }
 

@@ -265,6 +265,10 @@ settings! {
     /// nodes plus one.
     upstream_backlog / "UPSTREAM_BACKLOG": u64 = "10000", number(1, 1_000_000_000);
 
+    /// Approximate maximum of bytes of a service's stream in Redis. What all groups of the service
+    /// have acknowledged is trimmed; if the rest takes more, clients are told `busy`.
+    upstream_bytes / "UPSTREAM_BYTES": u64 = "67108864", number(65_536, 1_099_511_627_776);
+
     /// Maximum messages per second from one client to services; more are refused. 0: no limit.
     send_rate / "SEND_RATE": u32 = "20", number(0, 1_000_000);
 
@@ -278,6 +282,10 @@ settings! {
     /// Approximate maximum of bytes kept per user and per topic, in Redis (or in the node without
     /// Redis).
     keep_bytes / "KEEP_BYTES": usize = "1048576", number(4096, 1_073_741_824);
+
+    /// How many Redis replicas must have a kept message before its sender is answered without
+    /// `"replicated": false`; the node asks by `WAIT` until the push's timeout. 0: not asked.
+    keep_replicas / "KEEP_REPLICAS": u32 = "0", number(0, 100);
 
     /// Topics that clients may subscribe to: comma-separated patterns. `*` matches any text between
     /// two of `.` and `:`, `**` at the end matches the rest, `*` alone every topic; `{user}` is the
@@ -293,6 +301,9 @@ settings! {
 
     /// Approximate maximum of events that Redis keeps.
     events_length / "EVENTS_LENGTH": i64 = "10000", number(100, 1_000_000_000);
+
+    /// Approximate maximum of bytes of these events in Redis. The oldest are discarded.
+    events_bytes / "EVENTS_BYTES": u64 = "16777216", number(65_536, 1_099_511_627_776);
 
     /// Seconds between the moment a user's last connection leaves a topic and the leave event. A
     /// user who returns before that, on any node, causes no event.
@@ -454,6 +465,9 @@ impl Config {
         }
         if self.redis_url.is_none() && !self.events.is_empty() {
             faults.add("PUSH_EVENTS", "needs PUSH_REDIS_URL");
+        }
+        if self.redis_url.is_none() && self.keep_replicas > 0 {
+            faults.add("PUSH_KEEP_REPLICAS", "needs PUSH_REDIS_URL");
         }
         if self.upstream_backlog > self.upstream_length / 2 {
             faults.add(

@@ -25,6 +25,9 @@ pub(crate) struct Answer {
     /// Its position in the inbox or log, if it is kept (and goes to one user or topic).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<Position>,
+    /// `false`: kept, and not known to be on `PUSH_KEEP_REPLICAS` replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicated: Option<bool>,
     /// The reason for `unrouted`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
@@ -42,6 +45,7 @@ impl Answer {
             connections,
             nodes,
             seq_id: None,
+            replicated: None,
             reason: None,
             targets: Vec::new(),
         }
@@ -69,6 +73,14 @@ pub(crate) struct PartAnswer {
     /// As in [`Answer`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<Position>,
+    /// As in [`Answer`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicated: Option<bool>,
+}
+
+/// The field is there only where something is missing.
+pub(crate) fn replicated(is_missing: bool) -> Option<bool> {
+    is_missing.then_some(false)
 }
 
 /// The further of two proofs; the counts of equal ones are added.

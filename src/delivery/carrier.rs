@@ -116,10 +116,16 @@ impl Carrier {
         });
     }
 
-    /// Waits for the requested receipts.
+    /// Waits for the requested receipts, then for replicas: they had the same time.
     pub(crate) async fn settle_all(&self, shares: &mut [Delivery<'_>]) {
         for share in shares.iter_mut().filter(|share| share.wants_receipts()) {
             self.settle(share).await;
+        }
+        for share in shares.iter_mut().filter(|share| share.kept) {
+            let proof = std::mem::take(&mut share.proof);
+            share.unreplicated = !proof.replicated_by(share.deadline).await;
+            let missing = u64::from(share.unreplicated);
+            self.metrics.kept_unreplicated.inc_by(missing);
         }
     }
 

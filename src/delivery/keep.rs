@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::backplane::answers::{Kept, Unavailable};
+use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
 use crate::delivery::carrier::{Carrier, Part};
 use crate::delivery::share::TOO_LATE;
 use crate::protocol::ids::Subject;
@@ -17,11 +17,11 @@ const AT_ONCE: usize = 64;
 
 /// The outcome of keeping one user's or topic's part of a push.
 #[derive(Debug)]
-pub(crate) enum Stored {
-    /// It is kept; this push goes to the connections.
-    At(Push),
-    /// It had been kept before.
-    Before,
+pub(crate) struct Stored {
+    /// What goes to the connections. `None`: it had been kept before.
+    pub(crate) push: Option<Push>,
+    /// Whether replicas have it.
+    pub(crate) proof: ReplicaProof,
 }
 
 /// A message on its way into one inbox or log.
@@ -93,19 +93,21 @@ impl Carrier {
         if Instant::now() >= deadline {
             return Err(Unavailable(TOO_LATE));
         }
-        match self.backplane.keep(subject, message, deadline).await? {
+        let (kept, proof) = self.backplane.keep(subject, message, deadline).await?;
+        let push = match kept {
             Kept::Before => {
                 self.metrics.kept_before.inc();
-                Ok(Stored::Before)
+                None
             }
             Kept::At(position) => {
                 self.metrics.kept.inc();
-                Ok(Stored::At(Push {
+                Some(Push {
                     to: subject.clone().into(),
                     except: None,
                     message: Arc::new(message.kept_at(position)),
-                }))
+                })
             }
-        }
+        };
+        Ok(Stored { push, proof })
     }
 }

@@ -163,11 +163,13 @@ impl Router {
                     // Empty also where the whole chunk is late.
                     let kept = kept.next_if(|_| request.keep);
                     shares.push(match kept {
-                        Some(Ok(Stored::At(push))) => {
-                            let push = kept_pushes[shares.len()].get_or_init(|| push);
-                            new(Operation::Push(push)).kept()
-                        }
-                        Some(Ok(Stored::Before)) => new(Operation::Look).kept(),
+                        Some(Ok(Stored { push, proof })) => new(match push {
+                            Some(push) => {
+                                Operation::Push(kept_pushes[shares.len()].get_or_init(|| push))
+                            }
+                            None => Operation::Look,
+                        })
+                        .kept(proof),
                         Some(Err(Unavailable(reason))) => {
                             new(Operation::Push(push)).refused(reason)
                         }

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::backplane::answers::ReplicaProof;
 use crate::cluster::pending::Expected;
-use crate::delivery::answer::{Answer, PartAnswer};
+use crate::delivery::answer::{Answer, PartAnswer, replicated};
 use crate::delivery::operation::Operation;
 use crate::local::receipt::Waiter;
 use crate::protocol::ids::{NodeId, Subject};
@@ -32,6 +33,10 @@ pub(crate) struct Delivery<'a> {
     pub(super) duplicate: bool,
     /// It is in the inbox or log.
     pub(super) kept: bool,
+    /// Whether replicas have it; taken once that is asked.
+    pub(super) proof: ReplicaProof,
+    /// It is not known that enough replicas have it.
+    pub(super) unreplicated: bool,
     /// It could not be put there, so it is not pushed at all.
     pub(super) refused: bool,
     /// Why it is not finished yet; `None` once it is.
@@ -63,6 +68,8 @@ impl<'a> Delivery<'a> {
             reached: SmallVec::new(),
             duplicate: false,
             kept: false,
+            proof: ReplicaProof::default(),
+            unreplicated: false,
             refused: false,
             open: Some("the row could not be looked up"),
             local: None,
@@ -74,8 +81,12 @@ impl<'a> Delivery<'a> {
     }
 
     /// Marks it as kept in the inbox or log.
-    pub(crate) fn kept(self) -> Self {
-        Self { kept: true, ..self }
+    pub(crate) fn kept(self, proof: ReplicaProof) -> Self {
+        Self {
+            kept: true,
+            proof,
+            ..self
+        }
     }
 
     /// Marks it as refused: it should have been kept, and could not be.
@@ -181,6 +192,7 @@ pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
             _ => None,
         },
         nodes: nodes.len() as u32,
+        replicated: replicated(shares.iter().any(|share| share.unreplicated)),
         // A message that is kept but reached no client is `stored`, which needs no reason.
         reason: shares
             .iter()
@@ -193,6 +205,7 @@ pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
                 status: share.status(),
                 connections: share.connections,
                 seq_id: share.position(),
+                replicated: replicated(share.unreplicated),
             })
             .collect(),
     }
@@ -212,7 +225,8 @@ mod tests {
         };
         let (subject, operation) = (Subject::User(user.clone()), Operation::Push(&push));
         let answer = |connections, open| {
-            let share = Delivery::new(operation, subject.clone(), wait, Instant::now()).kept();
+            let share = Delivery::new(operation, subject.clone(), wait, Instant::now())
+                .kept(ReplicaProof::default());
             let share = Delivery {
                 connections,
                 open,

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::{Unavailable, Unsent, UpstreamEntry};
+use crate::backplane::answers::{Unavailable, Unsent, UpstreamBacklog, UpstreamEntry};
 use crate::config::upstream_routes::UpstreamRoutes;
 use crate::edge::client_error::ClientError;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, UserId};
@@ -31,18 +31,22 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// When a client that found no room may try again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What an entry takes beside its longest fields, about: names of fields, `from`, `ref`.
+const OVERHEAD: u64 = 100;
+
 /// What a node knows of the stream of one service.
 #[derive(Debug, Default)]
 struct ServiceBacklog {
     seen: Mutex<Seen>,
-    /// Entries that this node has added, or is adding, since the last look.
+    /// Entries that this node has added, or is adding, since the last look, and their bytes.
     added: AtomicU64,
+    added_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     at: Option<Instant>,
-    unread: u64,
+    unread: UpstreamBacklog,
 }
 
 /// Takes what clients of this node send to services. One for each node.
@@ -51,17 +55,17 @@ pub(crate) struct Upstream {
     node: NodeId,
     routes: UpstreamRoutes,
     backlogs: HashMap<Arc<str>, ServiceBacklog>,
-    most: u64,
+    most: UpstreamBacklog,
     backplane: Arc<Backplane>,
     metrics: Arc<Metrics>,
 }
 
 impl Upstream {
-    /// `most` is the bound of unread entries in a service's stream.
+    /// `most` is the bound of unread entries in a service's stream, and of its bytes.
     pub(crate) fn new(
         node: NodeId,
         routes: UpstreamRoutes,
-        most: u64,
+        most: UpstreamBacklog,
         backplane: Arc<Backplane>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -117,7 +121,9 @@ impl Upstream {
             let words = "the service is behind; nothing was added";
             return Err(ClientError::new("busy", words).retry_after(RETRY));
         }
+        let bytes = (send.data.len() + send.route.len() + user.as_str().len()) as u64;
         backlog.added.fetch_add(1, Ordering::Relaxed);
+        (backlog.added_bytes).fetch_add(bytes + OVERHEAD, Ordering::Relaxed);
         let from = ConnectionId {
             node: self.node.clone(),
             fd,
@@ -147,22 +153,27 @@ impl Upstream {
         deadline: Instant,
     ) -> Result<bool, ClientError> {
         let mut seen = backlog.seen.lock().await;
-        let known = |seen: &Seen| seen.unread + backlog.added.load(Ordering::Relaxed);
-        let fresh = if known(&seen) * 2 < self.most {
-            FRESH
-        } else {
-            FRESH_WHEN_NEAR
+        // The share of each bound that is taken, `times` over.
+        let is_below = |seen: &Seen, times: u64| {
+            let entries = seen.unread.entries + backlog.added.load(Ordering::Relaxed);
+            let bytes = seen.unread.bytes + backlog.added_bytes.load(Ordering::Relaxed);
+            entries * times < self.most.entries && bytes * times < self.most.bytes
+        };
+        let fresh = match is_below(&seen, 2) {
+            true => FRESH,
+            false => FRESH_WHEN_NEAR,
         };
         if seen.at.is_none_or(|at| at.elapsed() >= fresh) {
             // Entries added meanwhile may count twice, but never zero times.
             backlog.added.store(0, Ordering::Relaxed);
-            let unread = self.backplane.upstream_backlog(service, self.most);
+            backlog.added_bytes.store(0, Ordering::Relaxed);
+            let unread = self.backplane.upstream_backlog(service, self.most.entries);
             let unread = tokio::time::timeout_at(deadline, unread).await;
             let unread = unread.unwrap_or(Err(Unavailable("no answer from Redis in time")));
             seen.unread = unread.map_err(|Unavailable(reason)| unavailable(reason))?;
             seen.at = Some(Instant::now());
         }
-        Ok(known(&seen) < self.most)
+        Ok(is_below(&seen, 1))
     }
 }
 

@@ -128,6 +128,14 @@ impl DirtyRows {
         });
     }
 
+    /// Leaves only those that are not waiting to be written.
+    pub(crate) fn retain_clean(&self, subjects: &mut Vec<Subject>) {
+        if let Some(state) = &self.state {
+            let state = state.lock();
+            subjects.retain(|subject| !state.dirty.contains_key(subject));
+        }
+    }
+
     /// What was removed lately must be removed again: Redis may have forgotten that.
     pub(crate) fn mark_removed(&self) {
         self.with(|state| {

@@ -157,6 +157,11 @@ impl Topics {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
+    /// Whether no topic has a connection here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
     /// Every topic with a connection here. A snapshot.
     pub(crate) fn all(&self) -> Vec<Topic> {
         self.counts

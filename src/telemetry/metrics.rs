@@ -248,6 +248,8 @@ metrics! {
         "Messages stored in inboxes and logs for this node's senders";
     kept_before: Counter = Counter::default(), "kept_before",
         "Messages not stored again because their id was stored within the last minute";
+    kept_unreplicated: Counter = Counter::default(), "kept_unreplicated",
+        "Messages stored but not known to be on PUSH_KEEP_REPLICAS replicas in time";
     replayed: Counter = Counter::default(), "replayed",
         "Messages read from inboxes and logs for clients that resumed or fell behind";
     catch_ups: Counter = Counter::default(), "catch_ups",
@@ -298,6 +300,8 @@ metrics! {
         "User and topic rows waiting to be written";
     registry_errors: Counter = Counter::default(), "registry_errors",
         "Row writes that failed and will be repeated";
+    rows_restored: Counter = Counter::default(), "registry_rows_restored",
+        "Rows found missing in Redis one by one and written again";
     redis_up: Gauge = Gauge::default(), "redis_up",
         "1 if the subscription works and the lease is held; always 1 without Redis";
     redis_servers: Gauge = Gauge::default(), "redis_servers",
@@ -310,6 +314,10 @@ metrics! {
         "Switches to other Redis servers: fail-over, moved slots or a silent connection";
     redis_errors: Family<Kind, Counter> = Family::default(), "redis_errors",
         "Redis commands that failed, by kind";
+    redis_may_evict: Gauge = Gauge::default(), "redis_may_evict",
+        "1 if the maxmemory-policy of a Redis server is not noeviction";
+    redis_evictions: Counter = Counter::default(), "redis_evictions",
+        "Keys that Redis evicted while this node watched";
     lease_age: Seconds = Gauge::default(), "lease_age_seconds",
         "Seconds since the lease was last confirmed; it lasts 10 s";
     nodes: Gauge = Gauge::default(), "nodes",

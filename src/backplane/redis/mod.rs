@@ -36,8 +36,10 @@ use crate::backplane::redis::bus::subscriber::{Bus, Subscriber};
 use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::sweep::Sweeper;
+use crate::backplane::redis::registry::verify::Verifier;
 use crate::backplane::redis::registry::write::Registry;
 use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::eviction::EvictionWatch;
 use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
@@ -57,6 +59,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// Commands that may wait while Redis is unavailable; further ones are refused at once.
 const COMMAND_BUFFER: usize = 100_000;
+/// The same for a connection of one task, which sends a dozen commands at a time.
+const EXCLUSIVE_BUFFER: usize = 64;
 /// Payloads that fred's buffer holds until the pump takes them; those that do not fit are lost.
 /// The pump takes them at once, but on a machine without a free processor that can be half a
 /// second later. Costs about 0.7 KiB each, all of it allocated at the start.
@@ -79,10 +83,14 @@ pub(crate) struct RedisSettings {
     pub secrets: ClusterKeys,
     /// The bounds of inboxes and logs.
     pub inboxes: Bounds,
+    /// How many replicas must have a kept message.
+    pub keep_replicas: u32,
     /// Approximately how many entries the stream of a service holds.
     pub upstream_length: u64,
     /// Approximately how many events the stream of events holds.
     pub events_length: i64,
+    /// Approximately how many bytes the stream of events takes.
+    pub events_bytes: u64,
 }
 
 /// Why the node must end.
@@ -112,6 +120,7 @@ pub(crate) struct Redis {
     pub(crate) kept: KeptStore,
     pub(crate) streams: Streams,
     pub(crate) access: AccessStore,
+    eviction: Arc<EvictionWatch>,
     /// How many further bytes the backlog of received messages may take.
     backlog: Arc<Semaphore>,
     health: watch::Receiver<Health>,
@@ -135,8 +144,7 @@ impl Redis {
         metrics: &Arc<Metrics>,
     ) -> Result<(Self, Subscriber), String> {
         let keys = Keys::new(&settings.prefix, settings.url.database());
-        let own = keys.node_channel(hub.node());
-        let global = keys.global_channel();
+        let (own, global) = (keys.node_channel(hub.node()), keys.global_channel());
         let servers = Servers::new(&settings.url, own.clone(), global, metrics.clone());
         let servers = servers.map_err(|error| error.to_string())?;
 
@@ -156,7 +164,7 @@ impl Redis {
             metrics.clone(),
         );
         let registry = Registry::new(servers.clone(), keys.clone(), hub.clone(), metrics.clone());
-        let kept = KeptStore::new(servers.clone(), keys.clone(), settings.inboxes);
+        let kept = KeptStore::new(servers.clone(), keys.clone(), settings);
         let streams = Streams::new(servers.clone(), keys.clone(), settings.upstream_length);
         let access = AccessStore::new(servers.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
@@ -173,7 +181,7 @@ impl Redis {
             stopped: stopped.clone(),
             metrics: metrics.clone(),
         };
-        let log = EventLog::new(servers.clone(), &keys, settings.events_length);
+        let log = EventLog::new(servers.clone(), &keys, settings);
         let sweeper = Sweeper::new(
             servers.clone(),
             keys.clone(),
@@ -181,13 +189,16 @@ impl Redis {
             log.clone(),
             metrics.clone(),
         );
+        let eviction = Arc::new(EvictionWatch::new(servers.clone(), metrics.clone()));
         let mut tasks = vec![
             tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
             tokio::spawn(sweeper.watch()),
             tokio::spawn(log.write(hub.clone())),
             tokio::spawn(kept.epoch().keep()),
+            tokio::spawn(eviction.clone().watch()),
         ];
+        tasks.push(verify_rows(&servers, &keys, hub, &eviction, metrics));
         tasks.extend(follow_servers(&settings.url, &servers));
         let redis = Self {
             hub: hub.clone(),
@@ -199,6 +210,7 @@ impl Redis {
             kept,
             streams,
             access,
+            eviction,
             backlog: pump.backlog,
             health,
             stop,
@@ -304,6 +316,10 @@ impl Redis {
         self.health.clone()
     }
 
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        self.eviction.warning()
+    }
+
     pub(crate) fn gauge(&self, metrics: &Metrics) {
         let (lines, fullest) = self.outboxes.load();
         metrics.lines_under_way.set(lines as i64);
@@ -346,6 +362,19 @@ impl Redis {
     }
 }
 
+/// The task that finds rows that Redis lost.
+fn verify_rows(
+    servers: &Servers,
+    keys: &Keys,
+    hub: &Arc<Hub>,
+    eviction: &EvictionWatch,
+    metrics: &Arc<Metrics>,
+) -> tokio::task::JoinHandle<()> {
+    let (servers, keys, hub) = (servers.clone(), keys.clone(), hub.clone());
+    let verifier = Verifier::new(servers, keys, hub, eviction.evicted(), metrics.clone());
+    tokio::spawn(verifier.watch())
+}
+
 /// The task that follows which server serves what, where there are several.
 fn follow_servers(url: &RedisUrl, servers: &Servers) -> Option<tokio::task::JoinHandle<()>> {
     match url.topology().clone() {
@@ -376,6 +405,25 @@ fn build(
     messages: usize,
     commands: usize,
 ) -> Result<Client, fred::error::Error> {
+    let mut builder = builder(server, messages, commands)?;
+    builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
+    builder.build()
+}
+
+/// As [`build`], for a connection that one task has to itself; it does not connect again.
+fn build_once(server: &ServerUrl) -> Result<Client, fred::error::Error> {
+    // It receives no messages, and its task sends one pipeline at a time.
+    let mut builder = builder(server, 1, EXCLUSIVE_BUFFER)?;
+    // fred 10.1: otherwise the first connect, too, follows the policy, of which there is none.
+    builder.with_config(|config| config.fail_fast = true);
+    builder.build()
+}
+
+fn builder(
+    server: &ServerUrl,
+    messages: usize,
+    commands: usize,
+) -> Result<Builder, fred::error::Error> {
     let mut config = FredConfig::from_url(&server.url)?;
     config.version = RespVersion::RESP3;
     if let ServerConfig::Unix { path } = &mut config.server {
@@ -414,9 +462,8 @@ fn build(
     let mut builder = Builder::from_config(config);
     builder
         .set_connection_config(connection)
-        .set_performance_config(performance)
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
-    builder.build()
+        .set_performance_config(performance);
+    Ok(builder)
 }
 
 /// A user or password as one word of an inline command.

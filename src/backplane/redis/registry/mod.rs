@@ -11,3 +11,5 @@ pub(crate) mod absent;
 pub(crate) mod lease;
 
 pub(crate) mod sweep;
+
+pub(crate) mod verify;

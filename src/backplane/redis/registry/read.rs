@@ -212,7 +212,7 @@ impl Redis {
 }
 
 /// The texts of a list, or of a map as fields and values in turn.
-fn flat(answer: Value) -> Option<Vec<String>> {
+pub(super) fn flat(answer: Value) -> Option<Vec<String>> {
     let values = match answer {
         Value::Map(map) => map
             .inner()

@@ -218,12 +218,16 @@ pub(crate) async fn multi(client: &Client) -> FredResult<Pipeline<Client>> {
     Ok(pipeline)
 }
 
+/// Why a MULTI did nothing: a key that its connection watches has changed.
+pub(crate) const OVERTAKEN: &str = "a watched key has changed";
+
 /// Ends a MULTI and sends it. Returns the answer to EXEC, or the first error.
 pub(crate) async fn exec(pipeline: &Pipeline<Client>) -> FredResult<Vec<Value>> {
     queue(pipeline, "EXEC").await?;
     let answers: Vec<Value> = pipeline.all().await?;
     match answers.into_iter().next_back() {
         Some(Value::Array(answers)) => Ok(answers),
+        Some(Value::Null) => Err(Error::new(ErrorKind::Unknown, OVERTAKEN)),
         _ => Err(Error::new(ErrorKind::Protocol, "EXEC gave no list")),
     }
 }

@@ -11,6 +11,8 @@
 pub(crate) mod cluster;
 pub(crate) mod commands;
 pub(crate) mod errors;
+pub(crate) mod eviction;
+pub(crate) mod exclusive;
 pub(crate) mod sentinel;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,7 +28,9 @@ use tokio::sync::{Notify, broadcast::error::RecvError, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub(crate) use crate::backplane::redis::servers::commands::{asking, exec, multi, queue};
+pub(crate) use crate::backplane::redis::servers::commands::{
+    OVERTAKEN, asking, exec, multi, queue,
+};
 use crate::backplane::redis::servers::errors::{Complaints, redacted};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};

@@ -2,33 +2,35 @@
 //! message) and `pn:kept:{<user>}:<id>` (ids of the last minute). Topics' logs are the same under
 //! `pn:log:{<topic>}`, `pn:logpos:{<topic>}` and `pn:logkept:{<topic>}:<id>`.
 //!
-//! One MULTI writes number and entry, so both have the same order. A push with an id claims the
-//! id first, and the MULTI turns the claim into the mark that the message is kept. So if several
-//! nodes send one id at the same moment, exactly one keeps it. A node that got no answer learns
-//! from the mark whether Redis has the message. Nothing here trusts a node's clock: ages are
-//! measured by entry ids, which carry Redis's time. What must stay true: if it is unknown whether
-//! Redis has a message, it is written again only if its id can prevent a duplicate.
+//! One MULTI writes number and entry, so both have the same order. A push with an id watches the
+//! mark of the id first, and the MULTI sets it. So if several nodes send one id, exactly one keeps
+//! it, even if Redis stands still for any time in between: no lease can expire. A node that got no
+//! answer learns from the mark whether Redis has the message. Nothing here trusts a node's clock:
+//! ages are measured by entry ids, which carry Redis's time. What must stay true: if it is unknown
+//! whether Redis has a message, it is written again only if its id can prevent a duplicate.
 
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
-use fred::prelude::{Expiration, KeysInterface, MemoryInterface, SetOptions, StreamsInterface};
-use fred::types::Value;
+use fred::prelude::{
+    Client, ClientLike, Expiration, KeysInterface, MemoryInterface, SetOptions, StreamsInterface,
+};
+use fred::types::{CustomCommand, Value};
 use tokio::time::Instant;
 
-use crate::backplane::answers::{Kept, Unavailable};
+use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
 use crate::backplane::redis::servers::errors::redacted;
-use crate::backplane::redis::servers::{Servers, exec, multi};
+use crate::backplane::redis::servers::exclusive::ConnectionPool;
+use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi, queue};
 use crate::backplane::redis::store::epoch::Epoch;
-use crate::backplane::redis::{AWAY, Keys};
+use crate::backplane::redis::store::replicas::Replicas;
+use crate::backplane::redis::{AWAY, Keys, RedisSettings};
 use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
 use crate::protocol::position::{EntryId, Position, Since, Unwritten, first_number};
 
-/// How long a claim of an id keeps other pushes out. Longer than a push waits by default.
-const CLAIM: Duration = Duration::from_secs(5);
-/// The value that replaces a claim: the message is in the inbox.
+/// The value of the mark of an id: the message is in the inbox.
 const IS_KEPT: &str = "kept";
 /// The pause before another attempt.
 const RETRY: Duration = Duration::from_millis(50);
@@ -50,19 +52,23 @@ const ID: &str = "id";
 #[derive(Debug)]
 pub(crate) struct KeptStore {
     servers: Servers,
+    connections: ConnectionPool,
     keys: Keys,
     bounds: Bounds,
     epoch: Epoch,
+    replicas: Replicas,
 }
 
 impl KeptStore {
-    pub(crate) fn new(servers: Servers, keys: Keys, bounds: Bounds) -> Self {
-        let lasts = bounds.age.as_secs() as i64 + COUNTER_SECONDS;
+    pub(crate) fn new(servers: Servers, keys: Keys, settings: &RedisSettings) -> Self {
+        let lasts = settings.inboxes.age.as_secs() as i64 + COUNTER_SECONDS;
         Self {
             epoch: Epoch::new(servers.clone(), &keys, lasts),
+            connections: ConnectionPool::new(servers.clone()),
             servers,
             keys,
-            bounds,
+            bounds: settings.inboxes,
+            replicas: Replicas::new(settings.keep_replicas),
         }
     }
 
@@ -77,10 +83,9 @@ impl KeptStore {
         subject: &Subject,
         message: &Message,
         deadline: Instant,
-    ) -> Result<Kept, Unavailable> {
-        let claim = format!("{:016x}", fastrand::u64(..));
+    ) -> Result<(Kept, ReplicaProof), Unavailable> {
         loop {
-            let attempt = self.keep_once(subject, message, &claim);
+            let attempt = self.keep_once(subject, message, deadline);
             let attempt = tokio::time::timeout_at(deadline, attempt).await;
             let error = match attempt {
                 Ok(Ok(kept)) => return Ok(kept),
@@ -109,40 +114,90 @@ impl KeptStore {
         }
     }
 
-    /// Whether this push may keep the message; `false` if the message is kept already.
-    ///
-    /// # Errors
-    /// Also while another push has claimed the id.
-    async fn claim(&self, key: &str, claim: &str) -> Result<bool, Error> {
-        let expire = Expiration::PX(CLAIM.as_millis() as i64);
-        let options = Some(SetOptions::NX);
-        let client = self.servers.at(key);
-        let taken: Value = client.set(key, claim, Some(expire), options, false).await?;
-        if !taken.is_null() {
-            return Ok(true);
-        }
-        let holder: Option<String> = client.get(key).await?;
-        match holder.as_deref() {
-            Some(IS_KEPT) => Ok(false),
-            Some(holder) if holder == claim => Ok(true),
-            _ => Err(Error::new(ErrorKind::Unknown, IS_CLAIMED)),
-        }
-    }
-
+    /// One attempt. Alone on its connection if that must be watched or waited for.
     async fn keep_once(
         &self,
         subject: &Subject,
         message: &Message,
-        claim: &str,
-    ) -> Result<Kept, Error> {
+        deadline: Instant,
+    ) -> Result<(Kept, ReplicaProof), Error> {
         // All keys of one user or topic are in one slot.
-        let client = self.servers.at(&self.keys.inbox(subject));
-        let id_key = message.id().map(|id| self.keys.kept(subject, id));
-        if let Some(key) = &id_key
-            && !self.claim(key, claim).await?
-        {
-            return Ok(Kept::Before);
+        let inbox = self.keys.inbox(subject);
+        if message.id().is_none() && !self.replicas.are_wanted() {
+            let kept = self.add(&self.servers.at(&inbox), subject, message).await?;
+            return Ok((kept, ReplicaProof::default()));
         }
+        let loan = self.connections.take(&inbox).await?;
+        match self.keep_fenced(loan.client(), subject, message).await {
+            Ok(kept) if self.replicas.are_wanted() => {
+                Ok((kept, self.replicas.prove(loan, deadline)))
+            }
+            Ok(kept) => {
+                loan.give_back();
+                Ok((kept, ReplicaProof::default()))
+            }
+            Err(error) => {
+                // After a refusal all answers have come, and EXEC has ended the watch.
+                match is_refusal(&error) {
+                    true => loan.give_back(),
+                    false => loan.close_all(),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds the message unless its id is there. Redis itself refuses the MULTI if another node has
+    /// added it since the id was looked up, however late either arrives.
+    async fn keep_fenced(
+        &self,
+        client: &Client,
+        subject: &Subject,
+        message: &Message,
+    ) -> Result<Kept, Error> {
+        let Some(key) = message.id().map(|id| self.keys.kept(subject, id)) else {
+            return self.add(client, subject, message).await;
+        };
+        loop {
+            let pipeline = client.pipeline();
+            let watch = CustomCommand::new_static("WATCH", None, false);
+            let _: () = pipeline.custom(watch, vec![&*key]).await?;
+            let _: () = pipeline.get(&key).await?;
+            let mark: Option<String> = pipeline.last().await?;
+            match mark.as_deref() {
+                None => match self.add(client, subject, message).await {
+                    Err(error) if error.details() == OVERTAKEN => {}
+                    kept => return kept,
+                },
+                Some(IS_KEPT) => return self.kept_before(client, &key).await,
+                // A node of an older version claims ids for 5 s.
+                Some(_) => return Err(Error::new(ErrorKind::Unknown, IS_CLAIMED)),
+            }
+        }
+    }
+
+    async fn kept_before(&self, client: &Client, key: &str) -> Result<Kept, Error> {
+        let pipeline = client.pipeline();
+        queue(&pipeline, "UNWATCH").await?;
+        if self.replicas.are_wanted() {
+            // WAIT asks for what its own connection wrote: now that is something after the message.
+            let stays = Some(Expiration::KEEPTTL);
+            let _: () = pipeline
+                .set(key, IS_KEPT, stays, Some(SetOptions::XX), false)
+                .await?;
+        }
+        let _: Vec<Value> = pipeline.all().await?;
+        Ok(Kept::Before)
+    }
+
+    /// Adds the message in one MULTI.
+    async fn add(
+        &self,
+        client: &Client,
+        subject: &Subject,
+        message: &Message,
+    ) -> Result<Kept, Error> {
+        let id_key = message.id().map(|id| self.keys.kept(subject, id));
         let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
         let mut fields = Vec::with_capacity(2);
         if let Some(id) = message.id() {
@@ -152,7 +207,7 @@ impl KeptStore {
         let bounds = &self.bounds;
         let age = bounds.age.as_secs() as i64;
 
-        let transaction = multi(&client).await?;
+        let transaction = multi(client).await?;
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.incr(&counter).await?;
         let cap = ("MAXLEN", "~", bounds.messages as i64);
@@ -284,6 +339,15 @@ impl KeptStore {
             lasts: self.bounds.age.as_secs() + COUNTER_SECONDS as u64 - MARGIN_SECONDS,
         }
     }
+}
+
+/// Whether the server answered, and would answer the same on a new connection.
+fn is_refusal(error: &Error) -> bool {
+    let is_broken = matches!(
+        error.kind(),
+        ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
+    );
+    !is_broken && !error.is_cluster() && !error.details().starts_with("READONLY")
 }
 
 fn entry_id(value: &Value) -> Option<EntryId> {

@@ -2,6 +2,8 @@
 
 pub(crate) mod epoch;
 
+pub(crate) mod replicas;
+
 pub(crate) mod kept;
 
 pub(crate) mod access;

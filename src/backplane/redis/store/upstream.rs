@@ -1,20 +1,23 @@
 //! The streams of services: `pn:upstream:<service>`.
 //!
 //! One XADD adds each client message, in the order of each client. A service reads by a consumer
-//! group. What must stay true: an entry is added at most once, so an XADD without an answer is
-//! not repeated.
+//! group. What all groups have acknowledged is trimmed, and what remains is measured in entries and
+//! bytes. What must stay true: an entry is added at most once, so an XADD without an answer is
+//! not repeated; and no entry is trimmed that a group has not acknowledged.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
-use fred::prelude::{ClientLike, StreamsInterface};
+use fred::prelude::{Client, ClientLike, MemoryInterface, StreamsInterface};
 use fred::types::{CustomCommand, Value};
 use tokio::time::Instant;
 
-use crate::backplane::answers::{Unavailable, Unsent, UpstreamEntry};
+use crate::backplane::answers::{Unavailable, Unsent, UpstreamBacklog, UpstreamEntry};
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::{AWAY, Keys};
+use crate::protocol::position::EntryId;
 
 /// The pause before another attempt, if it is certain that no entry was added.
 const RETRY: Duration = Duration::from_millis(50);
@@ -27,11 +30,14 @@ pub(crate) struct Streams {
     keys: Keys,
     /// The `MAXLEN ~` of each stream.
     length: u64,
+    /// Whether it was logged that Redis does not allow to trim.
+    warned: AtomicBool,
 }
 
 /// The backlog of one consumer group.
 #[derive(Debug, Default)]
 struct Group {
+    name: String,
     pending: u64,
     /// `None` before Redis 7, and after some deletions.
     lag: Option<u64>,
@@ -44,6 +50,7 @@ impl Streams {
             servers,
             keys,
             length,
+            warned: AtomicBool::new(false),
         }
     }
 
@@ -88,8 +95,13 @@ impl Streams {
     }
 
     /// How many entries of a service's stream are unfinished: those of its slowest group, or all
-    /// entries if there is no group. Counts no further than just beyond `most`.
-    pub(crate) async fn backlog(&self, service: &str, most: u64) -> Result<u64, Unavailable> {
+    /// entries if there is no group. Counts no further than just beyond `most`. First trims what
+    /// all groups have finished; the bytes are of what remains.
+    pub(crate) async fn backlog(
+        &self,
+        service: &str,
+        most: u64,
+    ) -> Result<UpstreamBacklog, Unavailable> {
         let counted = self.count(&self.keys.upstream(service), most).await;
         counted.map_err(|error| {
             tracing::debug!(error = %redacted(&error), service, "could not read the backlog");
@@ -98,7 +110,7 @@ impl Streams {
         })
     }
 
-    async fn count(&self, key: &str, most: u64) -> Result<u64, Error> {
+    async fn count(&self, key: &str, most: u64) -> Result<UpstreamBacklog, Error> {
         let client = self.servers.at(key);
         if !client.is_connected() {
             return Err(Error::new(ErrorKind::IO, "no connection"));
@@ -106,10 +118,56 @@ impl Streams {
         let command = CustomCommand::new_static("XINFO", None, false);
         let groups: Result<Value, Error> = client.custom(command, vec!["GROUPS", key]).await;
         let groups = match groups {
-            Err(error) if error.details().contains("no such key") => return Ok(0),
+            Err(error) if error.details().contains("no such key") => {
+                return Ok(UpstreamBacklog::default());
+            }
             groups => groups?.into_array(),
         };
         let groups: Vec<Group> = groups.into_iter().map(group).collect();
+        let bytes = match self.trim(&client, key, &groups).await {
+            Ok(bytes) => bytes,
+            // Without the right to trim, the bound in entries still holds.
+            Err(error) if error.details().starts_with("NOPERM") => {
+                if !self.warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        error = %redacted(&error), key,
+                        "cannot trim or measure a service's stream; \
+                         allow XPENDING, XTRIM and MEMORY USAGE"
+                    );
+                }
+                0
+            }
+            Err(error) => return Err(error),
+        };
+        let entries = self.count_entries(&client, key, &groups, most).await?;
+        Ok(UpstreamBacklog { entries, bytes })
+    }
+
+    /// Removes the entries that all groups have finished; returns the bytes of the others.
+    async fn trim(&self, client: &Client, key: &str, groups: &[Group]) -> Result<u64, Error> {
+        let mut unfinished = Vec::with_capacity(groups.len());
+        for group in groups {
+            unfinished.push(match group.pending {
+                0 => after(&group.last_delivered),
+                _ => oldest_pending(client, key, &group.name).await?,
+            });
+        }
+        // Where the first unfinished entry is unknown, nothing goes.
+        let first: Option<Vec<EntryId>> = unfinished.into_iter().collect();
+        if let Some(first) = first.and_then(|all| all.into_iter().min()) {
+            let _: u64 = client.xtrim(key, ("MINID", "=", first.to_string())).await?;
+        }
+        let bytes: Option<u64> = client.memory_usage(key, None).await?;
+        Ok(bytes.unwrap_or(0))
+    }
+
+    async fn count_entries(
+        &self,
+        client: &Client,
+        key: &str,
+        groups: &[Group],
+        most: u64,
+    ) -> Result<u64, Error> {
         let is_known = !groups.is_empty() && groups.iter().all(|group| group.lag.is_some());
         let length = if is_known { 0 } else { client.xlen(key).await? };
         if groups.is_empty() {
@@ -121,7 +179,10 @@ impl Streams {
                 Some(lag) => lag + group.pending,
                 // Pending entries are in the stream too, so there cannot be more than that.
                 None if length < most => length,
-                None => group.pending + self.count_behind(key, group.last_delivered, most).await?,
+                None => {
+                    let last = group.last_delivered.clone();
+                    group.pending + self.count_behind(key, last, most).await?
+                }
             };
             backlog = backlog.max(behind);
         }
@@ -151,6 +212,24 @@ impl Streams {
         }
         Ok(count)
     }
+}
+
+/// The first id after this one.
+fn after(id: &str) -> Option<EntryId> {
+    let id: EntryId = id.parse().ok()?;
+    Some(EntryId {
+        seq: id.seq.checked_add(1)?,
+        ..id
+    })
+}
+
+/// The oldest entry that a group has delivered and not acknowledged; `None` if that has changed.
+async fn oldest_pending(client: &Client, key: &str, group: &str) -> Result<Option<EntryId>, Error> {
+    let command = CustomCommand::new_static("XPENDING", None, false);
+    let summary: Value = client.custom(command, vec![key, group]).await?;
+    // The number of entries, the oldest, the newest, and consumers.
+    let oldest = summary.into_array().into_iter().nth(1);
+    Ok(oldest.and_then(|id| id.as_str()?.parse().ok()))
 }
 
 /// Whether Redis may have executed the command.
@@ -191,6 +270,7 @@ fn group(value: Value) -> Group {
     };
     for (name, value) in pairs {
         match &*name {
+            "name" => group.name = value.into_string().unwrap_or_default(),
             "pending" => group.pending = value.as_u64().unwrap_or(0),
             "lag" => group.lag = value.as_u64(),
             "last-delivered-id" => group.last_delivered = value.into_string().unwrap_or_default(),

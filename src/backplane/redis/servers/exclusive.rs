@@ -1,0 +1,140 @@
+//! Connections that one task has to itself for a while.
+//!
+//! `WATCH` and `WAIT` speak of their connection: what it has read, what it has written. All other
+//! commands share one connection to a server, where such a state would be that of all tasks, and a
+//! `WAIT` would hold up all that comes after it. What must stay true: a connection never connects
+//! again by itself, because an `EXEC` sent over the new one would not know of the `WATCH`; and one
+//! whose task was cut off is closed, not lent again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{Client, ClientLike, FredResult};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::{COMMAND_TIMEOUT, build_once};
+use crate::config::redis_url::Host;
+
+/// Maximum number of connections of one node; as many inboxes are written at once by one batch.
+const MOST: usize = 64;
+/// An idle connection is closed after this long.
+const IDLE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct PooledClient {
+    client: Client,
+    task: JoinHandle<Result<(), Error>>,
+    idle_since: Instant,
+}
+
+impl Drop for PooledClient {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Connections by their server. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionPool {
+    servers: Servers,
+    idle: Arc<Mutex<HashMap<Option<Host>, Vec<PooledClient>>>>,
+    permits: Arc<Semaphore>,
+}
+
+/// A connection that no other task uses. Dropping it closes the connection.
+#[derive(Debug)]
+pub(crate) struct Loan {
+    connection: PooledClient,
+    host: Option<Host>,
+    pool: ConnectionPool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Loan {
+    pub(crate) fn client(&self) -> &Client {
+        &self.connection.client
+    }
+
+    /// For the next task. Only if every answer has come and nothing is watched any more.
+    pub(crate) fn give_back(self) {
+        let Self {
+            mut connection,
+            host,
+            pool,
+            ..
+        } = self;
+        let now = Instant::now();
+        connection.idle_since = now;
+        let mut all = pool.idle.lock();
+        for idle in all.values_mut() {
+            idle.retain(|one| now - one.idle_since < IDLE);
+        }
+        all.retain(|_, idle| !idle.is_empty());
+        all.entry(host).or_default().push(connection);
+    }
+
+    /// The server refused, perhaps because it is a replica now: no other task should meet that on
+    /// an idle connection to it.
+    pub(crate) fn close_all(self) {
+        self.pool.idle.lock().remove(&self.host);
+    }
+}
+
+impl ConnectionPool {
+    pub(crate) fn new(servers: Servers) -> Self {
+        Self {
+            servers,
+            idle: Arc::default(),
+            permits: Arc::new(Semaphore::new(MOST)),
+        }
+    }
+
+    /// A connection to the server that has this key now; waits while all are lent.
+    pub(crate) async fn take(&self, key: &str) -> FredResult<Loan> {
+        let permit = self.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| Error::new(ErrorKind::Canceled, "the node is ending"))?;
+        let host = self.servers.host_of(key);
+        let connection = match self.idle_one(&host) {
+            Some(connection) => connection,
+            None => self.open(key).await?,
+        };
+        Ok(Loan {
+            connection,
+            host,
+            pool: self.clone(),
+            _permit: permit,
+        })
+    }
+
+    fn idle_one(&self, host: &Option<Host>) -> Option<PooledClient> {
+        let mut all = self.idle.lock();
+        let idle = all.get_mut(host)?;
+        while let Some(connection) = idle.pop() {
+            if connection.client.is_connected() && connection.idle_since.elapsed() < IDLE {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    async fn open(&self, key: &str) -> FredResult<PooledClient> {
+        let away = || Error::new(ErrorKind::IO, "no connection");
+        let url = self.servers.url_of(key).ok_or_else(away)?;
+        let client = build_once(&url)?;
+        let connection = PooledClient {
+            task: client.connect(),
+            client,
+            idle_since: Instant::now(),
+        };
+        let connected = connection.client.wait_for_connect();
+        let connected = tokio::time::timeout(COMMAND_TIMEOUT, connected).await;
+        connected.map_err(|_| away())??;
+        Ok(connection)
+    }
+}

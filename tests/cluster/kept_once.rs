@@ -1,0 +1,161 @@
+//! A kept push with an id is stored once, however late Redis carries out what a node has sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::common::keep::{connect, hears, keep};
+use crate::common::{Redis, node, node_on, post, post_text};
+
+/// A way to Redis that holds the first write of a message back until it is told to go on. The
+/// node may have closed the connection by then: Redis gets it all the same.
+struct Gate {
+    address: SocketAddr,
+    holds: Arc<AtomicBool>,
+    open: Arc<Semaphore>,
+    /// Gets a permit when Redis has answered what was held back.
+    answered: Arc<Semaphore>,
+}
+
+impl Gate {
+    async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let gate = Self {
+            address: listener.local_addr().expect("an address"),
+            holds: Arc::default(),
+            open: Arc::new(Semaphore::new(0)),
+            answered: Arc::new(Semaphore::new(0)),
+        };
+        let (holds, open, answered) =
+            (gate.holds.clone(), gate.open.clone(), gate.answered.clone());
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (holds, open, answered) = (holds.clone(), open.clone(), answered.clone());
+                tokio::spawn(pass(socket, port, holds, open, answered));
+            }
+        });
+        gate
+    }
+
+    fn is_holding(&self) -> bool {
+        !self.holds.load(Ordering::SeqCst)
+    }
+}
+
+async fn pass(
+    socket: TcpStream,
+    port: u16,
+    holds: Arc<AtomicBool>,
+    open: Arc<Semaphore>,
+    answered: Arc<Semaphore>,
+) {
+    let redis = TcpStream::connect(("127.0.0.1", port))
+        .await
+        .expect("Redis");
+    let ((mut from_node, mut to_node), (mut from_redis, mut to_redis)) =
+        (socket.into_split(), redis.into_split());
+    let was_held = Arc::new(AtomicBool::new(false));
+    let held = was_held.clone();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(count @ 1..) = from_redis.read(&mut buffer).await {
+            if held.load(Ordering::SeqCst) {
+                answered.add_permits(1);
+            }
+            let _ = to_node.write_all(&buffer[..count]).await;
+        }
+    });
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from_node.read(&mut buffer).await {
+        let is_write = buffer[..count].windows(4).any(|part| part == b"XADD");
+        if is_write && holds.swap(false, Ordering::SeqCst) {
+            open.acquire().await.expect("not closed").forget();
+            was_held.store(true, Ordering::SeqCst);
+        }
+        if to_redis.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+    // Until Redis has answered: dropping this half would end the connection.
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_write_of_one_node_does_not_repeat_that_of_another() {
+    let redis = Redis::start();
+    let gate = Gate::to(redis.port()).await;
+    let url = format!("redis://{}", gate.address);
+    let slow = node(&[("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", "a")]);
+    let other = node_on(&redis, "b");
+    let mut client = connect(&other, "42", None).await;
+    gate.holds.store(true, Ordering::SeqCst);
+
+    let body = json!({"to": {"user": "42"}, "keep": true, "id": "m1", "data": 1,
+        "timeout_ms": 1500});
+    let (status, answer) = post(&slow.push_url, &body).await;
+    assert_eq!(status, 503, "{answer}");
+    assert!(gate.is_holding(), "nothing was held back");
+    // The sender does what it should. Nothing keeps it waiting.
+    let (_, answer) = post(&other.push_url, &body).await;
+    assert_eq!(answer["status"], "routed", "{answer}");
+
+    gate.open.add_permits(1);
+    gate.answered.acquire().await.expect("an answer").forget();
+    assert_eq!(redis.cli(&["XLEN", "pn:inbox:{42}"]), "1");
+    keep(&slow, "42", 2).await;
+    hears(&mut client, 1..=2).await;
+    let (_, answer) = post(&slow.push_url, &body).await;
+    assert_eq!(answer["status"], "duplicate", "{answer}");
+}
+
+/// The claim of a node of 0.1.0 is respected: it may be about to write.
+#[tokio::test]
+async fn a_claim_of_an_older_node_is_waited_for() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let mark = "pn:kept:{42}:m1";
+    assert_eq!(redis.cli(&["SET", mark, "0123", "PX", "1000"]), "OK");
+    let body = json!({"to": {"user": "42"}, "keep": true, "id": "m1", "data": 1,
+        "timeout_ms": 30_000});
+    let (status, answer) = post(&node.push_url, &body).await;
+    assert_eq!(
+        (status, &answer["status"]),
+        (200, &json!("stored")),
+        "{answer}"
+    );
+    assert_eq!(redis.cli(&["GET", mark]), "kept");
+}
+
+/// Connections that watch are few, and not left over.
+#[tokio::test]
+async fn many_ids_at_once_take_few_connections() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let before = connections(&redis);
+    let batches = (0..4).map(async |batch| {
+        let pushes = (0..250).map(|number| {
+            let to = json!({"user": format!("u{}", number % 100)});
+            let id = format!("m{batch}-{number}");
+            let push = json!({"to": to, "keep": true, "id": id, "data": number,
+                "timeout_ms": 30_000});
+            format!("{push}\n")
+        });
+        let body: String = pushes.collect();
+        let (status, answers) = post_text(&node.push_url, "application/x-ndjson", body).await;
+        assert_eq!(status, 200, "{answers}");
+        assert!(!answers.contains("unrouted"), "{answers}");
+    });
+    futures::future::join_all(batches).await;
+    assert_eq!(node.metric("kept_total").await, 1000.0);
+    let more = connections(&redis) - before;
+    assert!(more <= 64, "{more}");
+}
+
+fn connections(redis: &Redis) -> usize {
+    redis.cli(&["CLIENT", "LIST"]).lines().count()
+}

@@ -1,0 +1,173 @@
+//! Rows that Redis loses one by one, by an eviction or a `DEL`, are found and written again.
+
+use serde_json::{Value, json};
+
+use crate::common::{Client, Node, Redis, eventually, http, node_on, node_with, post, start_node};
+use crate::crowd::Crowd;
+
+/// Its clients need not answer pings: here they do not read.
+fn quiet_node_on(redis: &Redis, name: &str) -> Node {
+    node_with(redis, name, &[("PUSH_PING_SECONDS", "3600")])
+}
+
+async fn readiness(node: &Node) -> (u16, Value) {
+    let answer = http().get(node.admin_url("/readyz")).send().await;
+    let answer = answer.expect("an answer");
+    (answer.status().as_u16(), answer.json().await.expect("JSON"))
+}
+
+async fn until_fields(redis: &Redis, key: &str, count: &str) {
+    eventually(async || match redis.cli(&["HLEN", key]) {
+        found if found == count => Ok(()),
+        other => Err(format!("{key} has {other} fields")),
+    })
+    .await;
+}
+
+async fn until_routed(node: &Node, to: Value) {
+    eventually(async || {
+        let (_, answer) = post(&node.push_url, &json!({"to": to, "data": 1})).await;
+        match &answer["status"] {
+            status if *status == "routed" => Ok(()),
+            _ => Err(answer),
+        }
+    })
+    .await;
+}
+
+/// The rows are in the next round, and no lease says that anything is missing.
+#[tokio::test]
+async fn deleted_rows_are_put_back_by_every_node_that_has_a_share() {
+    let redis = Redis::start();
+    let (a, b) = (quiet_node_on(&redis, "a"), quiet_node_on(&redis, "b"));
+    let query = |user: &str| format!("{user}&topics=news");
+    let _here = Client::v1(&a.ws_url(&query("42"))).await;
+    let _there = Client::v1(&b.ws_url(&query("42"))).await;
+    let _only = Client::v1(&a.ws_url(&query("7"))).await;
+    let keys = ["pn:user:{42}", "pn:user:{7}", "pn:topic:{news}"];
+    for key in keys {
+        assert_eq!(redis.cli(&["DEL", key]), "1", "{key}");
+    }
+    until_routed(&b, json!({"user": "7"})).await;
+    for (key, count) in keys.into_iter().zip(["2", "1", "2"]) {
+        until_fields(&redis, key, count).await;
+    }
+    until_routed(&a, json!({"topic": "news"})).await;
+    let restored = async |node: &Node| node.metric("registry_rows_restored_total").await;
+    assert_eq!((restored(&a).await, restored(&b).await), (3.0, 2.0));
+    assert!(a.log().contains("written again"), "{}", a.log());
+}
+
+/// One field goes, as if another node took this one for dead, and the row stays.
+#[tokio::test]
+async fn a_field_that_is_missing_from_a_row_is_put_back() {
+    let redis = Redis::start();
+    let (a, b) = (quiet_node_on(&redis, "a"), quiet_node_on(&redis, "b"));
+    let here = Client::v1(&a.ws_url("42")).await;
+    let _there = Client::v1(&b.ws_url("42")).await;
+    let field = here.connection();
+    assert_eq!(redis.cli(&["HDEL", "pn:user:{42}", &field]), "1");
+    until_fields(&redis, "pn:user:{42}", "2").await;
+    assert_eq!(a.metric("registry_rows_restored_total").await, 1.0);
+    assert_eq!(b.metric("registry_rows_restored_total").await, 0.0);
+}
+
+/// What tells other nodes which rows to remove when this one dies.
+#[tokio::test]
+async fn a_deleted_index_of_rows_is_put_back() {
+    let redis = Redis::start();
+    let node = quiet_node_on(&redis, "a");
+    let _client = Client::v1(&format!("{}&topics=news", node.ws_url("42"))).await;
+    let indexes = [("users", "42"), ("topics", "news")];
+    let key = |kind: &str| format!("pn:{kind}:{{{}}}", node.id);
+    for (kind, _) in indexes {
+        assert_eq!(redis.cli(&["DEL", &key(kind)]), "1");
+    }
+    for (kind, name) in indexes {
+        eventually(async || match redis.cli(&["SMEMBERS", &key(kind)]) {
+            names if names == name => Ok(()),
+            names => Err(names),
+        })
+        .await;
+    }
+}
+
+/// So many that rows are asked for together, and most of them not read.
+#[tokio::test]
+async fn a_few_lost_rows_among_many_are_put_back() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let _crowd = Crowd::of(&node, "u", 2_600).await;
+    for user in [0, 1_299, 2_599] {
+        let key = format!("pn:user:{{u{user}}}");
+        assert_eq!(redis.cli(&["DEL", &key]), "1");
+    }
+    for user in [0, 1_299, 2_599] {
+        until_fields(&redis, &format!("pn:user:{{u{user}}}"), "1").await;
+    }
+    assert_eq!(node.metric("registry_rows_restored_total").await, 3.0);
+    assert_eq!(node.metric("registry_errors_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn an_eviction_policy_is_named_and_evicted_rows_come_back() {
+    let redis = Redis::start_with(&["--maxmemory-policy", "volatile-lru"]);
+    let node = node_on(&redis, "a");
+    let named = "Redis may evict keys: maxmemory-policy is volatile-lru, not noeviction";
+    eventually(async || match readiness(&node).await {
+        (200, body) if body == json!({"status": "ready", "reason": named}) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert!(node.log().contains(named), "{}", node.log());
+    assert_eq!(node.metric("redis_may_evict").await, 1.0);
+
+    // Of the rows, leases and indexes some must go.
+    let crowd = Crowd::of(&node, "u", 100).await;
+    let used = redis.cli(&["INFO", "memory"]);
+    let used = used
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("used_memory:"));
+    let used: u64 = used.expect("a field").parse().expect("a number");
+    let below = (used - 40_000).to_string();
+    assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", &below]), "OK");
+    let evicted = async || node.metric("redis_evictions_total").await;
+    eventually(async || match evicted().await {
+        count if count > 0.0 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    assert_eq!(
+        redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]),
+        "OK"
+    );
+    for member in &crowd.members {
+        until_fields(&redis, &format!("pn:user:{{{}}}", member.user), "1").await;
+    }
+    eventually(async || match readiness(&node).await {
+        (200, body) if body == json!({"status": "ready"}) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+/// As managed servers do.
+#[tokio::test]
+async fn the_policy_is_known_without_config_and_by_config_without_info() {
+    for denied in ["-config", "-info"] {
+        let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-random"]);
+        redis.cli(&[
+            "ACL", "SETUSER", "node", "on", ">secret", "~*", "&*", "+@all", denied,
+        ]);
+        let url = redis.url().replace("://", "://node:secret@");
+        let node = start_node(&[("PUSH_REDIS_URL", &url), ("PUSH_NODE_NAME", "a")]);
+        node.wait_ready();
+        let named = async || readiness(&node).await.1["reason"].to_string();
+        eventually(async || match named().await {
+            reason if reason.contains("allkeys-random") => Ok(()),
+            reason => Err(reason),
+        })
+        .await;
+    }
+}
