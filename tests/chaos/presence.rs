@@ -10,11 +10,11 @@ use crate::index::{Conn, Index};
 /// was told that it hears no more has nothing to be wrong.
 pub(crate) fn check(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
-    let times = index.events.iter().filter_map(|event| match event {
+    let mut times = index.events.iter().filter_map(|event| match event {
         Event::Registry { at, .. } => Some(*at),
         _ => None,
     });
-    let Some(at) = times.last() else {
+    let Some(at) = times.next_back() else {
         return verdict;
     };
     let there = |topic: &str| -> BTreeSet<&str> {

@@ -4,8 +4,10 @@ use crate::checker::{TOKEN_ENDED, Verdict};
 use crate::history::{Micros, SECOND};
 use crate::index::Index;
 
-/// Time to look for a session once more, to say goodbye, and for a busy machine.
+/// Time to say goodbye, and for a busy machine.
 const LATE: Micros = 5 * SECOND;
+/// A session is looked for again 5 s after Redis did not answer; till then it is believed.
+const UNSEEN: Micros = 6 * SECOND;
 /// How far clocks of the issuer, of Redis and of nodes may be apart: they round.
 const EARLY: Micros = 3 * SECOND / 2;
 
@@ -14,7 +16,8 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for conn in index.conns.values() {
         let Some(token) = conn.token else { continue };
-        let limit = index.after(conn.node, token.ends.min(index.end), LATE);
+        let span = LATE + if token.session { UNSEEN } else { 0 };
+        let limit = index.after(conn.node, token.ends.min(index.end), span);
         if token.ends < index.end && limit < index.end {
             verdict.expect(conn.closed() <= limit, || {
                 format!(
