@@ -44,6 +44,9 @@ pub(crate) struct Device {
     pub(crate) renews: bool,
     /// Whether it comes back with its last position.
     pub(crate) resumes: bool,
+    /// Whether it believes that what it hears of its inbox, as it comes back, goes for its topics too:
+    /// server-sent events have one position for all.
+    pub(crate) resumes_all: bool,
     /// The last one it saw.
     pub(crate) position: Option<String>,
     /// As [`Event::Open`] has them. It names them when it connects or, if it resumes or watches, asks
@@ -260,6 +263,11 @@ impl Device {
     /// Notes that it is in, and asks for what it did not name.
     async fn enter(&mut self, link: &mut Link<'_>, ready: Option<Object>) {
         let inbox = self.inbox(ready.as_ref());
+        let of_topics = if self.resumes_all {
+            inbox.clone()
+        } else {
+            Inbox::Unknown
+        };
         let node = ready.as_ref().and_then(|ready| ready.node.clone());
         link.write(|conn, at| Event::Open {
             conn,
@@ -290,7 +298,7 @@ impl Device {
             link.write(|conn, at| Event::Subscribed {
                 conn,
                 topic: named.clone(),
-                inbox: Inbox::Unknown,
+                inbox: of_topics.clone(),
                 at,
             });
         }

@@ -61,7 +61,7 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
     let stage = Arc::new(stage.await?);
     until("the nodes to be ready", async || stage.is_ready().await).await?;
     let mut rng = Rng::with_seed(seed ^ 0x5EED);
-    let devices = devices(&users, scenario.tokens, &mut rng);
+    let devices = devices(&users, scenario, &mut rng);
     let count = devices.len();
     let world = World {
         users,
@@ -167,7 +167,7 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
 }
 
 /// Each user has one to four devices; most speak `pushnode.v1`, and many are in topics.
-fn devices(users: &[String], tokens: bool, rng: &mut Rng) -> Vec<Device> {
+fn devices(users: &[String], scenario: &Scenario, rng: &mut Rng) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     for user in users {
         for _ in 0..rng.usize(1..=4) {
@@ -189,9 +189,10 @@ fn devices(users: &[String], tokens: bool, rng: &mut Rng) -> Vec<Device> {
                 churns: rng.u8(..3) == 0,
                 toggles: wire.can_ask() && rng.u8(..3) == 0,
                 watches: wire.hears_objects() && rng.u8(..4) == 0,
-                pass: tokens.then_some(pass),
+                pass: scenario.tokens.then_some(pass),
                 renews: wire.can_ask() && rng.u8(..3) > 0,
                 resumes: wire.hears_objects() && rng.bool(),
+                resumes_all: wire == Wire::Sse && scenario.sse_topics,
                 position: None,
                 topics,
                 positions: HashMap::new(),

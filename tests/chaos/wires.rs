@@ -50,6 +50,7 @@ pub(crate) struct Wish<'a> {
 }
 
 impl Wish<'_> {
+    /// Without `since`, which server-sent events have in a header.
     fn query(&self) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("user", self.user);
@@ -59,9 +60,6 @@ impl Wish<'_> {
         }
         if self.presence {
             query.append_pair("presence", "true");
-        }
-        if let Some(since) = self.since {
-            query.append_pair("since", since);
         }
         query.finish()
     }
@@ -106,7 +104,11 @@ impl Socket {
     pub(crate) async fn connect(wire: Wire, view: &View, wish: &Wish<'_>) -> Option<Self> {
         match wire {
             Wire::Plain | Wire::V1 => {
-                let url = format!("ws://{}/ws?{}", view.clients, wish.query());
+                let mut url = format!("ws://{}/ws?{}", view.clients, wish.query());
+                if let Some(since) = wish.since {
+                    let since = url::form_urlencoded::byte_serialize(since.as_bytes());
+                    url = since.fold(url + "&since=", |url, piece| url + piece);
+                }
                 let mut request = url.into_client_request().ok()?;
                 if wire == Wire::V1 {
                     let v1 = "pushnode.v1".parse().ok()?;
@@ -120,16 +122,16 @@ impl Socket {
                 Some(Self::Ws(Box::new(socket)))
             }
             Wire::Sse => {
-                let token = wish
-                    .token
-                    .map(|token| format!("Authorization: Bearer {token}\r\n"));
                 // By HTTP/1.0: a stream of events as they are, not in chunks.
-                let head = format!(
-                    "GET /sse?{} HTTP/1.0\r\nHost: {}\r\n{}\r\n",
-                    wish.query(),
-                    view.clients,
-                    token.unwrap_or_default()
-                );
+                let mut head = format!("GET /sse?{} HTTP/1.0\r\n", wish.query());
+                head += &format!("Host: {}\r\n", view.clients);
+                if let Some(token) = wish.token {
+                    head += &format!("Authorization: Bearer {token}\r\n");
+                }
+                if let Some(since) = wish.since {
+                    head += &format!("Last-Event-ID: {since}\r\n");
+                }
+                head += "\r\n";
                 let mut pieces = Pieces::connect(view.clients, &head).await?;
                 let answer = pieces.until("\r\n\r\n").await?;
                 answer
