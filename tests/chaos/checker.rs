@@ -230,8 +230,10 @@ fn losses(index: &Index<'_>) -> Verdict {
                 if settled >= first.sent || *until < last.sent {
                     continue;
                 }
-                // Nobody can find them, and who looks is told so.
-                if conn.is_unlisted(first.sent, last.answered) || deleted(&part.user, first, last) {
+                // Who looks for them is told that they are not there.
+                let is_unlisted =
+                    part.user == conn.user && conn.is_unlisted(first.sent, last.answered);
+                if is_unlisted || deleted(&part.user, first, last) {
                     continue;
                 }
                 if first.by == FINAL && !taken {
