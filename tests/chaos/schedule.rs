@@ -401,7 +401,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: true,
         http: true,
-        tokens: false,
+        tokens: true,
         sse_topics: false,
         unmended: None,
         draw: any,
