@@ -177,8 +177,9 @@ fn as_a_test(arguments: &Arguments) -> Result<bool, String> {
             length: Duration::from_secs(6),
         };
         let named = |name| Scenario::named(name).map(|scenario| (scenario, 1));
-        let runs = SHORT_RUNS.into_iter().filter_map(named);
-        well &= play_all(runs.collect(), SHORT_RUNS.len(), size, None);
+        let runs: Option<Vec<_>> = SHORT_RUNS.into_iter().map(named).collect();
+        let runs = runs.ok_or("no such scenario")?;
+        well &= play_all(runs, SHORT_RUNS.len(), size, None);
     }
     Ok(well)
 }
@@ -264,6 +265,9 @@ fn one_run(
         "\nscenario {}, seed {seed}: {} nodes, {} users, faults for {:?}\n",
         scenario.name, size.nodes, size.users, size.length
     );
+    if let Some(fault) = scenario.unmended {
+        text += &format!("  finds a fault that nodes have today: {fault}\n");
+    }
     let again = format!(
         "  again: cargo test --all-features --test chaos -- --scenario {} --seeds {seed} --seconds {} --nodes {}\n",
         scenario.name,
