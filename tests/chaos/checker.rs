@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 
 use crate::common::books::{ACCOUNTS, sum};
 use crate::history::{
-    Cause, EVERYBODY, Event, FINAL, Field, Micros, Phase, SECOND, TopicRows, topic,
+    Cause, EVERYBODY, Event, FINAL, Field, HUNG_UP, Micros, Phase, Push, SECOND, TOPICS, TopicRows,
 };
 use crate::index::{Conn, Index, Recv};
-use crate::kept;
+use crate::{kept, presence, rows, senders, tokens};
 
 /// A loss is told within 3 s, spread over 5 s more; the beat of a shard and a busy machine
 /// take up to 2 s.
@@ -20,6 +20,8 @@ pub(crate) const WINDOW: Micros = (3 + 5 + 2) * SECOND;
 const LATEST: Micros = 30 * SECOND;
 /// After this long on a node nobody should be told that a user is not there.
 const SETTLED: Micros = 2 * SECOND;
+/// The close code of a connection whose token has ended.
+pub(crate) const TOKEN_ENDED: u16 = 4004;
 /// Examples kept of each rule.
 const EXAMPLES: usize = 5;
 /// File descriptors a node may have more at the end than when warm, beside its clients': kept
@@ -29,14 +31,14 @@ const MORE_FDS: i64 = 64;
 const MORE_RSS_KIB: u64 = 192 * 1024;
 
 /// The rules, in the order of their verdicts.
-pub(crate) const RULES: [(&str, &str); 13] = [
+pub(crate) const RULES: [(&str, &str); 17] = [
     (
         "H0",
         "no node ends by itself; all are ready again after the last fault",
     ),
     (
         "H1",
-        "nothing reaches another user, or who is not in the topic",
+        "nothing reaches another user, or who is not in the topic or has left it",
     ),
     ("H2", "nothing arrives that nobody published"),
     ("H3", "order by publisher and node, on each connection"),
@@ -54,6 +56,19 @@ pub(crate) const RULES: [(&str, &str); 13] = [
     (
         "H12",
         "on each live node the ledger is balanced: of every message it is known what became of it",
+    ),
+    (
+        "H13",
+        "after quiet, who watches a topic knows exactly who is in it",
+    ),
+    (
+        "H14",
+        "no connection outlives its token, and none ends by it before",
+    ),
+    ("H15", "a row that somebody deleted is back within 30 s"),
+    (
+        "H16",
+        "who half-closes is answered; nothing waits for one that does not read",
     ),
 ];
 
@@ -96,6 +111,10 @@ pub(crate) fn check(events: &[Event]) -> Vec<Verdict> {
         resources(&index),
         kept::check(&index),
         ledger(&index),
+        presence::check(&index),
+        tokens::check(&index),
+        rows::check(&index),
+        senders::check(&index),
     ]
 }
 
@@ -119,7 +138,8 @@ fn addressees(index: &Index<'_>) -> (Verdict, Verdict) {
             unknown.expect(push.is_some(), || {
                 format!("{} got {id}, which nobody published, at {at}", conn.name)
             });
-            let meant = conn.is_among(to) && push.is_none_or(|push| conn.is_among(&push.to));
+            let meant =
+                conn.is_among(to, *at) && push.is_none_or(|push| conn.is_among(&push.to, *at));
             others.expect(meant, || {
                 format!("{} of {} got {id} for {to:?} at {at}", conn.name, conn.user)
             });
@@ -138,17 +158,18 @@ fn order(index: &Index<'_>) -> Verdict {
         let mut latest: HashMap<(&str, &str, Option<&str>), Micros> = HashMap::new();
         let mut seen = HashSet::new();
         for recv in &conn.recvs {
-            let Recv { id, kept, at, .. } = recv;
+            let Recv { id, at, .. } = recv;
             let Some([push]) = index.messages.get(id).map(Vec::as_slice) else {
                 continue;
             };
             // Its publisher has been told that it may come, or may not.
-            let is_open = push.status == "unknown" || push.partial && *at > push.answered;
+            let is_open =
+                matches!(&*push.status, "unknown" | HUNG_UP) || push.partial && *at > push.answered;
             if !seen.insert(*id) || is_open {
                 continue;
             }
             let (by, via, lane) = (&*push.by, &*push.via, recv.log(conn.user));
-            let log = kept.then_some(lane);
+            let log = conn.is_kept(recv, push).then_some(lane);
             let before = last.insert((by, via, log, lane), push.seq);
             let latest = latest.entry((by, via, log)).or_default();
             let holds = before.is_none_or(|before| before < push.seq) && *latest <= push.sent;
@@ -182,21 +203,37 @@ fn duplicates(index: &Index<'_>) -> Verdict {
 /// plain one cannot hear that, so its node must have counted a loss in the same time.
 fn losses(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut by_user: HashMap<&str, Vec<&Conn<'_>>> = HashMap::new();
+    // Since when and until when they must get it.
+    let mut by_user: HashMap<&str, Vec<(&Conn<'_>, Micros, Micros)>> = HashMap::new();
     for conn in index.conns.values() {
         for seat in &conn.seats {
-            by_user.entry(seat.of).or_default().push(conn);
+            let until = seat.leaving.min(conn.closed());
+            let entry = by_user.entry(seat.of).or_default();
+            entry.push((conn, seat.since, until));
         }
-        by_user.entry(EVERYBODY).or_default().push(conn);
+        let all = by_user.entry(EVERYBODY).or_default();
+        all.push((conn, conn.opened, conn.closed()));
     }
+    let deleted = |topic: &str, first: &Push, last: &Push| {
+        let mut deleted = index.deleted.iter();
+        deleted
+            .any(|(of, at)| *of == topic && *at <= last.answered && first.sent <= at + rows::ROUND)
+    };
     for (id, attempts) in &index.messages {
         let (first, last) = (attempts[0], attempts[attempts.len() - 1]);
         for part in &last.parts {
-            let taken = matches!(&*part.status, "routed" | "written" | "acked") && !last.partial;
+            let words = ["routed", "written", "acked", HUNG_UP];
+            let taken = words.contains(&&*part.status) && !last.partial;
             let denied = part.status == "offline" && attempts.len() == 1;
-            for conn in by_user.get(&*part.user).into_iter().flatten() {
-                let settled = conn.since(&part.user) + if taken { 0 } else { SETTLED };
-                if settled >= first.sent || conn.closed() < last.sent {
+            for (conn, since, until) in by_user.get(&*part.user).into_iter().flatten() {
+                let settled = since + if taken { 0 } else { SETTLED };
+                if settled >= first.sent || *until < last.sent {
+                    continue;
+                }
+                // Who looks for them is told that they are not there.
+                let is_unlisted =
+                    part.user == conn.user && conn.is_unlisted(first.sent, last.answered);
+                if is_unlisted || deleted(&part.user, first, last) {
                     continue;
                 }
                 if first.by == FINAL && !taken {
@@ -211,14 +248,14 @@ fn losses(index: &Index<'_>) -> Verdict {
                     .after(conn.node, last.answered, WINDOW)
                     .min(index.end.max(last.answered));
                 let holds = conn.ids.contains(id)
-                    || conn.closed() <= limit
+                    || *until <= limit
                     || conn.told(&part.user, first.sent, limit)
                     || denied && conn.degraded
                     || !conn.v1 && index.counted_loss(conn.node, first.sent, limit);
                 verdict.expect(holds, || {
                     format!(
                         "{} ({}, on {} since {}) did not get {id} to {}, sent {} by {} via {}, answered {} ({}), and was told nothing until {limit}",
-                        conn.name, if conn.v1 { "v1" } else { "plain" }, conn.node, conn.since(&part.user), part.user, first.sent, first.by, last.via, part.status, part.connections,
+                        conn.name, if conn.v1 { "v1" } else { "plain" }, conn.node, since, part.user, first.sent, first.by, last.via, part.status, part.connections,
                     )
                 });
             }
@@ -230,14 +267,15 @@ fn losses(index: &Index<'_>) -> Verdict {
 fn lateness(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for conn in index.conns.values() {
-        for Recv { id, at, kept, .. } in &conn.recvs {
-            if *kept {
-                // Kept for whoever comes back, which may be late.
-                continue;
-            }
+        for recv in &conn.recvs {
+            let Recv { id, at, .. } = recv;
             let Some(attempts) = index.messages.get(id) else {
                 continue;
             };
+            if conn.is_kept(recv, attempts[0]) {
+                // Kept for whoever comes back, which may be late.
+                continue;
+            }
             let sent = attempts[attempts.len() - 1].sent;
             let limit = index.after(conn.node, sent, LATEST);
             verdict.expect(*at <= limit, || {
@@ -292,9 +330,9 @@ fn registry(index: &Index<'_>) -> Verdict {
 /// Who is in which topic then.
 fn members(index: &Index<'_>, at: Micros) -> TopicRows {
     let mut rows = TopicRows::new();
-    for conn in index.conns.values().filter(|conn| conn.closed() > at) {
-        for seat in conn.seats.iter().filter(|seat| topic(seat.of).is_some()) {
-            let row = rows.entry(seat.of.to_owned()).or_default();
+    for conn in index.conns.values() {
+        for topic in TOPICS.into_iter().filter(|topic| conn.is_in(topic, at)) {
+            let row = rows.entry(topic.to_owned()).or_default();
             *row.entry(conn.node.to_owned()).or_default() += 1;
         }
     }
@@ -315,7 +353,7 @@ fn counters(index: &Index<'_>) -> Verdict {
             .flatten()
             .filter(|push| push.via == *node)
         {
-            if push.status == "unknown" {
+            if matches!(&*push.status, "unknown" | HUNG_UP) {
                 unknown += 1.0;
             } else {
                 *answers.entry(&push.status).or_default() += 1.0;
@@ -373,7 +411,7 @@ fn ledger(index: &Index<'_>) -> Verdict {
 }
 
 fn endings(index: &Index<'_>) -> Verdict {
-    const LEGAL: [u16; 6] = [1002, 1008, 1012, 4001, 4002, 4003];
+    const LEGAL: [u16; 7] = [1002, 1008, 1012, 4001, 4002, 4003, TOKEN_ENDED];
     let mut verdict = Verdict::default();
     let killed: HashSet<&str> = index
         .events

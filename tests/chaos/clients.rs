@@ -1,45 +1,59 @@
-//! Clients: users' devices that connect to any node, listen, and come back when cut off.
+//! Clients: users' devices that connect to any node by any way, listen, leave topics and come back
+//! to them, renew their tokens, and come back when cut off.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
-use serde_json::json;
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use crate::history::{Cause, EVERYBODY, Event, Inbox, Recorder, topic};
+use crate::history::{Cause, EVERYBODY, Event, Inbox, News, Recorder, SECOND, topic};
+use crate::passes::{Pass, Token};
 use crate::views::{View, Views};
+use crate::wires::{Heard, Socket, Wire, Wish};
 
-/// Longest wait for a handshake, and for `ready`.
+/// Longest wait for a token, a handshake, and for `ready`.
 const CONNECT: Duration = Duration::from_secs(4);
 /// How long a client that says goodbye waits for the answer.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// After the end of all churn no token ends any more.
+const LONG: u64 = 3_600;
+/// Before a client asks again for what it was refused.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// One device of one user.
 pub(crate) struct Device {
     pub(crate) number: usize,
     pub(crate) user: String,
-    pub(crate) v1: bool,
+    pub(crate) wire: Wire,
     /// Whether it acknowledges.
     pub(crate) acks: bool,
     /// Whether it leaves and comes back of its own accord.
     pub(crate) churns: bool,
-    /// Whether it comes back with its last token.
+    /// Whether it leaves topics and comes back to them.
+    pub(crate) toggles: bool,
+    /// Whether it wants to know who else is in its topics.
+    pub(crate) watches: bool,
+    /// What it is let in by, where nodes ask for it.
+    pub(crate) pass: Option<Pass>,
+    /// Whether it presents a new token before the old one ends.
+    pub(crate) renews: bool,
+    /// Whether it comes back with its last position.
     pub(crate) resumes: bool,
+    /// Whether it believes that what it hears of its inbox, as it comes back, goes for its topics too:
+    /// server-sent events have one position for all.
+    pub(crate) resumes_all: bool,
     /// The last one it saw.
-    pub(crate) token: Option<String>,
-    /// As [`Event::Open`] has them. It names them when it connects or, if it resumes, asks for each then.
+    pub(crate) position: Option<String>,
+    /// As [`Event::Open`] has them. It names them when it connects or, if it resumes or watches, asks
+    /// for each then.
     pub(crate) topics: Vec<String>,
     /// The last one it saw of each.
-    pub(crate) tokens: HashMap<String, String>,
+    pub(crate) positions: HashMap<String, String>,
     pub(crate) rng: Rng,
 }
 
@@ -55,51 +69,127 @@ struct Data {
 struct Object {
     #[serde(rename = "type")]
     kind: String,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+    status: Option<String>,
     node: Option<String>,
     fd: Option<u64>,
     id: Option<String>,
     topic: Option<String>,
     degraded: Option<bool>,
-    data: Option<serde_json::Value>,
-    code: Option<u16>,
+    data: Option<Value>,
+    code: Option<Value>,
     resume: Option<String>,
     recovered: Option<bool>,
+    members: Option<Vec<String>>,
+    join: Option<Vec<String>>,
+    leave: Option<Vec<String>>,
+    in_ms: Option<u64>,
+    expires_in_ms: Option<u64>,
 }
+
+/// The `ref` of a request for a new token to be taken.
+const AUTH: &str = "auth";
 
 /// How listening ended, and the node's close code.
 type Ending = (Cause, Option<u16>);
+
+/// A connection of a device.
+struct Link<'a> {
+    name: String,
+    socket: Socket,
+    view: View,
+    views: &'a Views,
+    recorder: &'a Recorder,
+    /// Topics whose reply is still to come.
+    asked: HashSet<String>,
+    /// Topics that it has left.
+    out: HashSet<String>,
+    /// The code of the node's last word.
+    bye: Option<u16>,
+    token: Option<Token>,
+    /// Whether that token ends within the run.
+    expires_soon: bool,
+    renew_at: Option<Instant>,
+    renewal: Option<JoinHandle<Option<Token>>>,
+}
+
+impl Link<'_> {
+    fn write(&self, event: impl FnOnce(String, u64) -> Event) {
+        let at = self.recorder.now();
+        self.recorder.write(event(self.name.clone(), at));
+    }
+
+    /// Notes the token by which it may stay.
+    fn holds(&mut self, session: bool, ends: u64) {
+        self.write(|conn, at| Event::Token {
+            conn,
+            session,
+            ends,
+            at,
+        });
+        let soon = ends < self.recorder.now() + LONG / 2 * SECOND;
+        self.set_expires_soon(soon);
+    }
+
+    fn set_expires_soon(&mut self, soon: bool) {
+        if self.expires_soon != soon {
+            self.expires_soon = soon;
+            self.views.expires_soon(soon);
+        }
+    }
+
+    async fn subscribe(&mut self, topic: &str, position: Option<&String>, presence: bool) {
+        let name = self::topic(topic).unwrap_or(topic);
+        let mut ask = json!({"type": "subscribe", "topic": name, "ref": name});
+        if let Some(position) = position {
+            ask["since"] = json!(position);
+        }
+        if presence {
+            ask["presence"] = json!(true);
+        }
+        self.write(|conn, at| Event::Subscribing {
+            conn,
+            topic: topic.to_owned(),
+            presence,
+            at,
+        });
+        self.asked.insert(topic.to_owned());
+        self.out.remove(topic);
+        self.socket.send(&ask).await;
+    }
+
+    async fn unsubscribe(&mut self, topic: &str) {
+        let name = self::topic(topic).unwrap_or(topic);
+        let ask = json!({"type": "unsubscribe", "topic": name, "ref": name});
+        self.write(|conn, at| Event::Unsubscribing {
+            conn,
+            topic: topic.to_owned(),
+            at,
+        });
+        self.asked.insert(topic.to_owned());
+        self.out.insert(topic.to_owned());
+        self.socket.send(&ask).await;
+    }
+}
 
 impl Device {
     /// Connects again and again, for ever.
     pub(crate) async fn live(mut self, views: Arc<Views>, recorder: Recorder) {
         for round in 0.. {
             let name = format!("d{}r{round}", self.number);
-            if let Some(view) = views.any(&mut self.rng)
-                && let Some((mut socket, ready)) = self.connect(&name, &view).await
-            {
-                let inbox = self.inbox(ready.as_ref());
-                recorder.write(Event::Open {
-                    conn: name.clone(),
-                    user: self.user.clone(),
-                    v1: self.v1,
-                    node: ready
-                        .as_ref()
-                        .and_then(|ready| ready.node.clone())
-                        .unwrap_or(view.id),
-                    fd: ready.and_then(|ready| ready.fd),
-                    inbox,
-                    topics: self.topics.clone(),
-                    at: recorder.now(),
-                });
-                self.subscribe(&name, &mut socket, &recorder).await;
+            let connect = self.connect(name, &views, &recorder);
+            if let Ok(Some((mut link, ready))) = tokio::time::timeout(CONNECT, connect).await {
+                self.enter(&mut link, ready).await;
                 views.client_came();
-                let (cause, code) = self.listen(&name, socket, &views, &recorder).await;
+                let (cause, code) = self.listen(&mut link).await;
                 views.client_went();
-                recorder.write(Event::Close {
-                    conn: name,
+                link.set_expires_soon(false);
+                link.write(|conn, at| Event::Close {
+                    conn,
                     cause,
                     code,
-                    at: recorder.now(),
+                    at,
                 });
             }
             let pause = Duration::from_millis(self.rng.u64(20..600));
@@ -107,15 +197,122 @@ impl Device {
         }
     }
 
+    /// Whether it asks for its topics, instead of naming them when it connects.
+    fn asks(&self) -> bool {
+        self.wire.can_ask() && (self.resumes || self.watches)
+    }
+
+    /// How long its next token is to live.
+    fn token_seconds(&mut self, views: &Views) -> u64 {
+        if views.is_churning() && self.rng.u8(..3) > 0 {
+            self.rng.u64(3..12)
+        } else {
+            LONG
+        }
+    }
+
+    async fn connect<'a>(
+        &mut self,
+        name: String,
+        views: &'a Views,
+        recorder: &'a Recorder,
+    ) -> Option<(Link<'a>, Option<Object>)> {
+        let view = views.any(&mut self.rng)?;
+        let seconds = self.token_seconds(views);
+        let token = match self.pass {
+            Some(pass) => Some(pass.issue(&view, &self.user, seconds, recorder).await?),
+            None => None,
+        };
+        let topics = self.topics.iter().filter(|_| !self.asks());
+        let wish = Wish {
+            user: &self.user,
+            device: &name,
+            token: token.as_ref().map(|token| &*token.text),
+            topics: topics.filter_map(|named| topic(named)).collect(),
+            presence: self.watches && self.wire == Wire::Sse,
+            since: self.position.as_deref(),
+        };
+        let mut socket = Socket::connect(self.wire, &view, &wish).await?;
+        let ready = if self.wire.hears_objects() {
+            let Heard::Text(text) = socket.next().await else {
+                return None;
+            };
+            let object: Object = serde_json::from_str(&text).ok()?;
+            (object.kind == "ready").then_some(())?;
+            Some(object)
+        } else {
+            None
+        };
+        let link = Link {
+            name,
+            socket,
+            view,
+            views,
+            recorder,
+            asked: HashSet::new(),
+            out: HashSet::new(),
+            bye: None,
+            token,
+            expires_soon: false,
+            renew_at: None,
+            renewal: None,
+        };
+        Some((link, ready))
+    }
+
+    /// Notes that it is in, and asks for what it did not name.
+    async fn enter(&mut self, link: &mut Link<'_>, ready: Option<Object>) {
+        let inbox = self.inbox(ready.as_ref());
+        let of_topics = if self.resumes_all {
+            inbox.clone()
+        } else {
+            Inbox::Unknown
+        };
+        let node = ready.as_ref().and_then(|ready| ready.node.clone());
+        link.write(|conn, at| Event::Open {
+            conn,
+            user: self.user.clone(),
+            v1: self.wire.hears_objects(),
+            wire: self.wire,
+            node: node.unwrap_or_else(|| link.view.id.clone()),
+            fd: ready.and_then(|ready| ready.fd),
+            inbox,
+            topics: self.topics.clone(),
+            at,
+        });
+        if let Some(token) = &link.token {
+            link.holds(self.pass == Some(Pass::Session), token.ends);
+        }
+        for named in &self.topics {
+            if self.asks() {
+                let position = self.positions.get(named).filter(|_| self.resumes);
+                link.subscribe(named, position, self.watches).await;
+                continue;
+            }
+            link.write(|conn, at| Event::Subscribing {
+                conn,
+                topic: named.clone(),
+                presence: self.watches,
+                at,
+            });
+            link.write(|conn, at| Event::Subscribed {
+                conn,
+                topic: named.clone(),
+                inbox: of_topics.clone(),
+                at,
+            });
+        }
+    }
+
     /// What `ready` says of the user's inbox.
     fn inbox(&mut self, ready: Option<&Object>) -> Inbox {
-        let Some(token) = ready.and_then(|ready| ready.resume.clone()) else {
+        let Some(position) = ready.and_then(|ready| ready.resume.clone()) else {
             return Inbox::Unknown;
         };
         if !self.resumes {
             return Inbox::Unknown;
         }
-        self.token = Some(token);
+        self.position = Some(position);
         let device = format!("d{}", self.number);
         match ready.and_then(|ready| ready.recovered) {
             Some(true) => Inbox::Continues(device),
@@ -123,146 +320,123 @@ impl Device {
         }
     }
 
-    /// Notes the topics that it came with, or asks for them.
-    async fn subscribe(&self, conn: &str, socket: &mut Socket, recorder: &Recorder) {
-        for named in &self.topics {
-            if self.resumes {
-                let topic = topic(named);
-                let mut ask = json!({"type": "subscribe", "topic": topic, "ref": topic});
-                if let Some(token) = self.tokens.get(named) {
-                    ask["since"] = json!(token);
-                }
-                // A connection that just ended says so to the next read.
-                let _ = socket.send(Message::text(ask.to_string())).await;
-            } else {
-                recorder.write(Event::Subscribed {
-                    conn: conn.to_owned(),
-                    topic: named.clone(),
-                    inbox: Inbox::Unknown,
-                    at: recorder.now(),
-                });
-            }
-        }
-    }
-
-    /// What the node says of a topic that it was asked for.
-    fn subscribed(&mut self, conn: String, object: Object, recorder: &Recorder) {
-        let (Some(topic), at) = (object.topic, recorder.now()) else {
-            return;
-        };
-        let (topic, device) = (format!("#{topic}"), format!("d{}", self.number));
-        if object.degraded == Some(true) {
-            let conn = conn.clone();
-            recorder.write(Event::Degraded { conn, at });
-        }
-        let inbox = match object.resume {
-            None => Inbox::Unknown,
-            Some(token) => {
-                self.tokens.insert(topic.clone(), token);
-                match object.recovered {
-                    Some(true) => Inbox::Continues(device),
-                    _ => Inbox::Begins(device),
-                }
-            }
-        };
-        recorder.write(Event::Subscribed {
-            conn,
-            topic,
-            inbox,
-            at,
-        });
-    }
-
-    async fn connect(&self, name: &str, view: &View) -> Option<(Socket, Option<Object>)> {
-        let mut url = format!("ws://{}/ws?user={}&device={name}", view.clients, self.user);
-        if let Some(token) = &self.token {
-            let escaped: String = url::form_urlencoded::byte_serialize(token.as_bytes()).collect();
-            url += &format!("&since={escaped}");
-        }
-        if !self.resumes && !self.topics.is_empty() {
-            let topics: Vec<&str> = self
-                .topics
-                .iter()
-                .filter_map(|named| topic(named))
-                .collect();
-            url += &format!("&topics={}", topics.join(","));
-        }
-        let mut request = url.into_client_request().ok()?;
-        if self.v1 {
-            let v1 = "pushnode.v1".parse().ok()?;
-            request.headers_mut().insert("sec-websocket-protocol", v1);
-        }
-        let handshake = async {
-            let (mut socket, _) = tokio_tungstenite::connect_async(request).await.ok()?;
-            if !self.v1 {
-                return Some((socket, None));
-            }
-            match socket.next().await? {
-                Ok(Message::Text(text)) => {
-                    let object: Object = serde_json::from_str(&text).ok()?;
-                    (object.kind == "ready").then_some((socket, Some(object)))
-                }
-                _ => None,
-            }
-        };
-        tokio::time::timeout(CONNECT, handshake).await.ok()?
-    }
-
-    async fn listen(
-        &mut self,
-        name: &str,
-        mut socket: Socket,
-        views: &Views,
-        recorder: &Recorder,
-    ) -> Ending {
+    async fn listen(&mut self, link: &mut Link<'_>) -> Ending {
         let stay = if self.churns {
             self.rng.u64(2_000..20_000)
         } else {
             3_600_000
         };
         let leave = tokio::time::sleep(Duration::from_millis(stay));
-        tokio::pin!(leave);
-        let mut left = false;
+        let toggle = tokio::time::sleep(self.toggle_pause());
+        let views = link.views;
+        let end_of_churn = views.churn_ended();
+        tokio::pin!(leave, toggle, end_of_churn);
+        let (mut left, mut calm) = (false, false);
         loop {
-            let message = tokio::select! {
-                message = socket.next() => message,
+            let renew_at = link.renew_at;
+            tokio::select! {
+                heard = link.socket.next() => match heard {
+                    Heard::Text(text) => self.hear(link, &text).await,
+                    Heard::Close(code) => {
+                        let end = async { while !matches!(link.socket.next().await, Heard::End) {} };
+                        let _ = tokio::time::timeout(GOODBYE, end).await;
+                        return (Cause::Node, code);
+                    }
+                    Heard::End => return self.lost(link),
+                },
                 () = &mut leave, if !left => {
                     left = true;
                     if views.is_churning() {
-                        return self.go(name, socket, recorder).await;
+                        return self.go(link).await;
                     }
-                    continue;
                 }
-            };
-            match message {
-                Some(Ok(Message::Text(text))) => {
-                    self.hear(name, &text, &mut socket, recorder).await;
+                () = &mut toggle, if self.toggles => {
+                    toggle.as_mut().reset(Instant::now() + self.toggle_pause());
+                    if views.is_churning() {
+                        self.toggle(link).await;
+                    }
                 }
-                Some(Ok(Message::Close(frame))) => {
-                    let end = async { while let Some(Ok(_)) = socket.next().await {} };
-                    let _ = tokio::time::timeout(GOODBYE, end).await;
-                    return (Cause::Node, frame.map(|frame| frame.code.into()));
+                () = &mut end_of_churn, if !calm => {
+                    calm = true;
+                    if link.expires_soon && self.renews {
+                        link.renew_at = Some(Instant::now());
+                    } else if link.expires_soon {
+                        return self.go(link).await;
+                    }
                 }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return (Cause::Lost, None),
+                () = until(renew_at), if link.renewal.is_none() => {
+                    link.renew_at = None;
+                    self.begin_renewal(link);
+                }
+                token = renewed(&mut link.renewal) => {
+                    link.renewal = None;
+                    self.present(link, token).await;
+                }
             }
         }
     }
 
+    fn toggle_pause(&mut self) -> Duration {
+        Duration::from_millis(self.rng.u64(500..4_000))
+    }
+
+    /// Leaves one of its topics, or comes back to it.
+    async fn toggle(&mut self, link: &mut Link<'_>) {
+        let topic = self.rng.choice(&self.topics);
+        let Some(topic) = topic.filter(|topic| !link.asked.contains(*topic)) else {
+            return;
+        };
+        if link.out.contains(topic) {
+            let position = self.positions.get(topic).filter(|_| self.resumes);
+            link.subscribe(topic, position, self.watches).await;
+        } else {
+            link.unsubscribe(topic).await;
+        }
+    }
+
+    /// Has a new token made while it goes on listening.
+    fn begin_renewal(&mut self, link: &mut Link<'_>) {
+        let Some(pass) = self.pass else { return };
+        let seconds = self.token_seconds(link.views);
+        let (view, user) = (link.view.clone(), self.user.clone());
+        let recorder = link.recorder.clone();
+        link.renewal = Some(tokio::spawn(async move {
+            pass.issue(&view, &user, seconds, &recorder).await
+        }));
+    }
+
+    async fn present(&mut self, link: &mut Link<'_>, token: Option<Token>) {
+        let Some(token) = token else {
+            link.renew_at = Some(Instant::now() + AGAIN);
+            return;
+        };
+        let ask = json!({"type": "auth", "token": token.text, "ref": AUTH});
+        link.token = Some(token);
+        link.socket.send(&ask).await;
+    }
+
+    /// The stream ended. Without close frames, the last word is what tells why.
+    fn lost(&self, link: &Link<'_>) -> Ending {
+        match link.bye {
+            Some(code) if matches!(self.wire, Wire::Sse | Wire::Tcp) => (Cause::Node, Some(code)),
+            _ => (Cause::Lost, None),
+        }
+    }
+
     /// Leaves: politely, or not.
-    async fn go(&mut self, name: &str, mut socket: Socket, recorder: &Recorder) -> Ending {
-        if self.rng.bool() {
+    async fn go(&mut self, link: &mut Link<'_>) -> Ending {
+        if self.rng.bool() || self.wire == Wire::Sse {
             return (Cause::Dropped, None);
         }
         let goodbye = async {
-            socket.close(None).await.ok()?;
+            if !link.socket.close().await {
+                return;
+            }
             loop {
-                match socket.next().await {
-                    Some(Ok(Message::Text(text))) => {
-                        self.hear(name, &text, &mut socket, recorder).await;
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Some(()),
+                match link.socket.next().await {
+                    Heard::Text(text) => self.hear(link, &text).await,
+                    Heard::Close(_) => {}
+                    Heard::End => return,
                 }
             }
         };
@@ -270,47 +444,128 @@ impl Device {
         (Cause::Client, None)
     }
 
-    async fn hear(&mut self, name: &str, text: &str, socket: &mut Socket, recorder: &Recorder) {
-        let (conn, at) = (name.to_owned(), recorder.now());
-        if !self.v1 {
+    async fn hear(&mut self, link: &mut Link<'_>, text: &str) {
+        if self.wire == Wire::Plain {
             let data = serde_json::from_str::<Data>(text).ok();
-            return recorder.write(received(conn, None, data, false, at));
+            return link.write(|conn, at| received(conn, None, data, false, at));
         }
         let Ok(object) = serde_json::from_str::<Object>(text) else {
-            return recorder.write(received(conn, None, None, false, at));
+            return link.write(|conn, at| received(conn, None, None, false, at));
         };
+        let topic = object.topic.as_ref().map(|topic| format!("#{topic}"));
         match &*object.kind {
-            "message" => {
-                let kept = object.resume.is_some();
-                if let Some(token) = object.resume.filter(|_| self.resumes) {
-                    match object.topic {
-                        Some(topic) => drop(self.tokens.insert(format!("#{topic}"), token)),
-                        None => self.token = Some(token),
-                    }
-                }
-                let data = object
-                    .data
-                    .and_then(|data| serde_json::from_value::<Data>(data).ok());
-                recorder.write(received(conn, object.id.as_deref(), data, kept, at));
-                if let Some(id) = object.id.filter(|_| self.acks) {
-                    let ack = json!({"type": "ack", "id": id});
-                    // A connection that just ended says so to the next read.
-                    let _ = socket.send(Message::text(ack.to_string())).await;
+            "message" => self.take(link, object).await,
+            "reply" => self.replied(link, object),
+            "resync" => link.write(|conn, at| Event::Resync { conn, topic, at }),
+            "degraded" => link.write(|conn, at| Event::Degraded { conn, at }),
+            "bye" => {
+                let code = object.code.and_then(|code| code.as_u64());
+                let code = code.unwrap_or_default() as u16;
+                link.bye = Some(code);
+                link.write(|conn, at| Event::Bye { conn, code, at });
+            }
+            "ping" => link.socket.send(&json!({"type": "pong"})).await,
+            "expiring" if self.renews => {
+                // Half of what is left, as docs/clients.md says.
+                let left = Duration::from_millis(object.in_ms.unwrap_or_default() / 2);
+                link.renew_at = Some(Instant::now() + left);
+            }
+            "presence" => {
+                let news = match (object.members, object.join, object.leave) {
+                    (Some(members), ..) => News::Members(members),
+                    (_, Some(join), _) => News::Join(join),
+                    (.., Some(leave)) => News::Leave(leave),
+                    _ => News::Lost,
+                };
+                let topic = topic.unwrap_or_default();
+                link.write(|conn, at| Event::Presence {
+                    conn,
+                    topic,
+                    news,
+                    at,
+                });
+            }
+            "error" => {
+                // The `ref` is what was asked for.
+                let reference = object.reference.unwrap_or_default();
+                link.asked.remove(&format!("#{reference}"));
+                if reference == AUTH {
+                    link.renew_at = Some(Instant::now() + AGAIN);
                 }
             }
-            "reply" => self.subscribed(conn, object, recorder),
-            "resync" => {
-                let topic = object.topic.map(|topic| format!("#{topic}"));
-                recorder.write(Event::Resync { conn, topic, at });
-            }
-            "degraded" => recorder.write(Event::Degraded { conn, at }),
-            "bye" => recorder.write(Event::Bye {
-                conn,
-                code: object.code.unwrap_or_default(),
-                at,
-            }),
             _ => {}
         }
+    }
+
+    async fn take(&mut self, link: &mut Link<'_>, object: Object) {
+        let kept = object.resume.is_some();
+        if let Some(position) = object.resume.filter(|_| self.resumes) {
+            match object.topic {
+                Some(topic) => drop(self.positions.insert(format!("#{topic}"), position)),
+                None => self.position = Some(position),
+            }
+        }
+        let data = object
+            .data
+            .and_then(|data| serde_json::from_value::<Data>(data).ok());
+        link.write(|conn, at| received(conn, object.id.as_deref(), data, kept, at));
+        if let Some(id) = object.id.filter(|_| self.acks && self.wire.can_ask()) {
+            link.socket.send(&json!({"type": "ack", "id": id})).await;
+        }
+    }
+
+    /// What the node says of what it was asked for.
+    fn replied(&mut self, link: &mut Link<'_>, object: Object) {
+        if object.reference.as_deref() == Some(AUTH) {
+            let now = link.recorder.now();
+            let ends = object.expires_in_ms.map(|left| now + left * 1_000);
+            // A session's end may be unknown to its node.
+            let ends = ends.or(link.token.as_ref().map(|token| token.ends));
+            return link.holds(self.pass == Some(Pass::Session), ends.unwrap_or(u64::MAX));
+        }
+        let Some(topic) = object.topic else {
+            return;
+        };
+        let (topic, device) = (format!("#{topic}"), format!("d{}", self.number));
+        link.asked.remove(&topic);
+        if object.status.as_deref() == Some("unsubscribed") {
+            return link.write(|conn, at| Event::Unsubscribed { conn, topic, at });
+        }
+        if object.degraded == Some(true) {
+            link.write(|conn, at| Event::Degraded { conn, at });
+        }
+        let inbox = match object.resume.filter(|_| self.resumes) {
+            None => Inbox::Unknown,
+            Some(position) => {
+                self.positions.insert(topic.clone(), position);
+                match object.recovered {
+                    Some(true) => Inbox::Continues(device),
+                    _ => Inbox::Begins(device),
+                }
+            }
+        };
+        link.write(|conn, at| Event::Subscribed {
+            conn,
+            topic,
+            inbox,
+            at,
+        });
+    }
+}
+
+/// Waits for this time, or for ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a new token, if one is being made, or for ever.
+async fn renewed(renewal: &mut Option<JoinHandle<Option<Token>>>) -> Option<Token> {
+    match renewal {
+        Some(renewal) => renewal.await.ok().flatten(),
+        None => std::future::pending().await,
     }
 }
 

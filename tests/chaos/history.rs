@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::wires::Wire;
+
 /// Microseconds since the start of the run.
 pub(crate) type Micros = u64;
 
@@ -31,6 +33,9 @@ pub(crate) fn topic(name: &str) -> Option<&str> {
 /// The publisher of the last round: when all is quiet, a push to each user and topic that must arrive.
 pub(crate) const FINAL: &str = "final";
 
+/// The status of a push whose sender closed its connection after the whole request.
+pub(crate) const HUNG_UP: &str = "hung-up";
+
 /// One attempt to publish a message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Push {
@@ -47,7 +52,7 @@ pub(crate) struct Push {
     pub(crate) attempt: u32,
     pub(crate) sent: Micros,
     pub(crate) answered: Micros,
-    /// What the publisher was told; `unknown` without an answer.
+    /// What the publisher was told; `unknown` without an answer, [`HUNG_UP`] if it did not wait.
     pub(crate) status: String,
     /// Whether the answer gave a reason why some part of it is not through.
     #[serde(default)]
@@ -93,10 +98,13 @@ pub(crate) enum Event {
     Open {
         conn: String,
         user: String,
+        /// Whether it hears objects, and so of losses.
         v1: bool,
+        #[serde(default)]
+        wire: Wire,
         /// `<name>.<boot>`.
         node: String,
-        /// Known to `pushnode.v1` clients only.
+        /// Known to clients that hear objects.
         fd: Option<u64>,
         /// How it follows its user's inbox.
         #[serde(default)]
@@ -106,12 +114,47 @@ pub(crate) enum Event {
         topics: Vec<String>,
         at: Micros,
     },
+    /// The connection asks to be in the topic.
+    Subscribing {
+        conn: String,
+        topic: String,
+        /// Whether it wants to know who else is.
+        presence: bool,
+        at: Micros,
+    },
     /// The connection was told that it is in the topic.
     Subscribed {
         conn: String,
         topic: String,
         /// How it follows the topic's log.
         inbox: Inbox,
+        at: Micros,
+    },
+    /// The connection asks to leave the topic.
+    Unsubscribing {
+        conn: String,
+        topic: String,
+        at: Micros,
+    },
+    /// The connection was told that it has left the topic.
+    Unsubscribed {
+        conn: String,
+        topic: String,
+        at: Micros,
+    },
+    /// What a connection was told of who is in a topic.
+    Presence {
+        conn: String,
+        topic: String,
+        news: News,
+        at: Micros,
+    },
+    /// The connection was let in by a token, or has renewed it.
+    Token {
+        conn: String,
+        /// A session, of which Redis knows; otherwise a signed token.
+        session: bool,
+        ends: Micros,
         at: Micros,
     },
     Recv {
@@ -153,6 +196,38 @@ pub(crate) enum Event {
         node: Option<String>,
         at: Micros,
         /// Until then nothing could be expected of whom it hit.
+        until: Micros,
+    },
+    /// Rows of these connections, and of these topics, were deleted in Redis, or may have been.
+    RowsDeleted {
+        conns: Vec<String>,
+        topics: Vec<String>,
+        at: Micros,
+    },
+    /// The connection was seen in its user's row again.
+    RowBack {
+        conn: String,
+        at: Micros,
+    },
+    /// How often a kept message stands in its inbox, when all that was stalled has passed.
+    Stored {
+        id: String,
+        times: u64,
+        at: Micros,
+    },
+    /// A sender ended its half of the connection after a whole request.
+    HalfClosed {
+        id: String,
+        node: String,
+        is_answered: bool,
+        at: Micros,
+    },
+    /// Somebody asked a node for answers, read none of them, and was sent away, or not.
+    Stalled {
+        node: String,
+        at: Micros,
+        ended: Option<Micros>,
+        /// How long it was watched.
         until: Micros,
     },
     /// A process ended that nobody had told to.
@@ -210,6 +285,18 @@ pub(crate) enum Inbox {
     Begins(String),
     /// Of this device, and `recovered` was `true`: nothing is missing.
     Continues(String),
+}
+
+/// Who is in a topic.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum News {
+    /// These and nobody else.
+    Members(Vec<String>),
+    Join(Vec<String>),
+    Leave(Vec<String>),
+    /// No more will be told.
+    Lost,
 }
 
 /// Who ended a connection.

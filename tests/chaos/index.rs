@@ -1,8 +1,9 @@
 //! A history, looked up by what the checker's rules ask for. Pure.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::history::{Cause, EVERYBODY, Event, Inbox, Micros, Push, SECOND, topic};
+use crate::history::{Cause, EVERYBODY, Event, Inbox, Micros, News, Push, SECOND, topic};
+use crate::wires::Wire;
 
 /// A message that a connection got.
 #[derive(Clone, Copy)]
@@ -21,11 +22,31 @@ impl<'a> Recv<'a> {
     }
 }
 
-/// Its user, or a topic: from when on a connection must get what is for them.
+/// Its user, or a topic: from when until when a connection must get what is for them.
 pub(crate) struct Seat<'a> {
     pub(crate) of: &'a str,
     pub(crate) inbox: &'a Inbox,
+    /// Since when it may.
+    pub(crate) asked: Micros,
     pub(crate) since: Micros,
+    /// When it asked to leave.
+    pub(crate) leaving: Micros,
+    /// Until when it may.
+    pub(crate) left: Micros,
+}
+
+/// A time in which a connection knew that it was not in the topic.
+struct Gap<'a> {
+    topic: &'a str,
+    from: Micros,
+    until: Micros,
+}
+
+/// A token by which a connection may stay.
+#[derive(Clone, Copy)]
+pub(crate) struct Leave {
+    pub(crate) session: bool,
+    pub(crate) ends: Micros,
 }
 
 /// A connection's life.
@@ -33,6 +54,7 @@ pub(crate) struct Conn<'a> {
     pub(crate) name: &'a str,
     pub(crate) user: &'a str,
     pub(crate) v1: bool,
+    wire: Wire,
     pub(crate) node: &'a str,
     pub(crate) fd: Option<u64>,
     pub(crate) opened: Micros,
@@ -47,23 +69,91 @@ pub(crate) struct Conn<'a> {
     /// Of which topic, if not of everything.
     resyncs: Vec<(Option<&'a str>, Micros)>,
     pub(crate) degraded: bool,
+    gaps: Vec<Gap<'a>>,
+    /// From when until when its user's row may not have named it.
+    unlisted: Vec<(Micros, Micros)>,
+    /// When it asked for a topic last.
+    asking: HashMap<&'a str, Micros>,
+    /// Who is in these topics, as it was told last; none once no more is told.
+    pub(crate) watched: BTreeMap<&'a str, Option<BTreeSet<&'a str>>>,
+    /// The last of its tokens.
+    pub(crate) token: Option<Leave>,
 }
 
-impl Conn<'_> {
+impl<'a> Conn<'a> {
     pub(crate) fn closed(&self) -> Micros {
         self.closes.first().map_or(Micros::MAX, |close| close.2)
     }
 
-    /// Whether it is one of these.
-    pub(crate) fn is_among(&self, to: &[String]) -> bool {
-        to.iter()
-            .any(|one| one == self.user || one == EVERYBODY || self.topics.contains(one))
+    /// Whether this message comes from an inbox or a log. Server-sent events do not tell it of topics.
+    pub(crate) fn is_kept(&self, recv: &Recv<'_>, push: &Push) -> bool {
+        recv.kept || push.kept && self.wire == Wire::Sse
     }
 
-    /// Since when it must get what is for this user, topic or everybody.
-    pub(crate) fn since(&self, of: &str) -> Micros {
-        let seat = self.seats.iter().find(|seat| seat.of == of);
-        seat.map_or(self.opened, |seat| seat.since)
+    /// Whether it is one of these, as far as it could know then.
+    pub(crate) fn is_among(&self, to: &[String], at: Micros) -> bool {
+        let left = |one: &str| {
+            let mut gaps = self.gaps.iter();
+            gaps.any(|gap| gap.topic == one && gap.from < at && at < gap.until)
+        };
+        to.iter().any(|one| {
+            one == self.user || one == EVERYBODY || self.topics.contains(one) && !left(one)
+        })
+    }
+
+    /// Whether it is in the topic then.
+    pub(crate) fn is_in(&self, topic: &str, at: Micros) -> bool {
+        let mut seats = self.seats.iter();
+        self.closed() > at && seats.any(|seat| seat.of == topic && seat.leaving > at)
+    }
+
+    /// Whether its user's row may not have named it at some time between these.
+    pub(crate) fn is_unlisted(&self, from: Micros, until: Micros) -> bool {
+        let mut unlisted = self.unlisted.iter();
+        unlisted.any(|(begin, end)| *begin <= until && from <= *end)
+    }
+
+    /// It has asked for the topic.
+    fn ask(&mut self, topic: &'a str, presence: bool, at: Micros) {
+        self.asking.insert(topic, at);
+        let gaps = self.gaps.iter_mut();
+        for gap in gaps.filter(|gap| gap.topic == topic && gap.until == Micros::MAX) {
+            gap.until = at;
+        }
+        if presence {
+            self.watched.insert(topic, Some(BTreeSet::new()));
+        }
+    }
+
+    /// It asks to leave the topic, or knows that it has left.
+    fn leave(&mut self, topic: &'a str, has_left: bool, at: Micros) {
+        for seat in self.seats.iter_mut().filter(|seat| seat.of == topic) {
+            seat.leaving = seat.leaving.min(at);
+            if has_left {
+                seat.left = seat.left.min(at);
+            }
+        }
+        if has_left {
+            self.watched.remove(topic);
+            self.gaps.push(Gap {
+                topic,
+                from: at,
+                until: Micros::MAX,
+            });
+        }
+    }
+
+    fn hear(&mut self, topic: &'a str, news: &'a News) {
+        let Some(view) = self.watched.get_mut(topic) else {
+            return;
+        };
+        match (news, &mut *view) {
+            (News::Members(users), _) => *view = Some(users.iter().map(|user| &**user).collect()),
+            (News::Join(users), Some(view)) => view.extend(users.iter().map(|user| &**user)),
+            (News::Leave(users), Some(view)) => view.retain(|one| users.iter().all(|u| u != one)),
+            (News::Lost, _) => *view = None,
+            (_, None) => {}
+        }
     }
 
     /// Whether it was told between these times that it may lack something that was for them.
@@ -84,8 +174,10 @@ pub(crate) struct Index<'a> {
     pub(crate) stalls: Vec<(Option<&'a str>, Micros, Micros)>,
     pub(crate) samples: HashMap<&'a str, Vec<(Micros, f64)>>,
     pub(crate) end: Micros,
-    /// Whether Redis was emptied.
+    /// Whether Redis was emptied, or some of it.
     pub(crate) forgets: bool,
+    /// When rows of these topics were deleted.
+    pub(crate) deleted: Vec<(&'a str, Micros)>,
 }
 
 impl<'a> Index<'a> {
@@ -98,6 +190,7 @@ impl<'a> Index<'a> {
             samples: HashMap::new(),
             end: 0,
             forgets: false,
+            deleted: Vec::new(),
         };
         for event in events {
             index.take(event);
@@ -127,6 +220,7 @@ impl<'a> Index<'a> {
                 fd,
                 inbox,
                 topics,
+                wire,
                 at,
             } => {
                 let (v1, fd, opened) = (*v1, *fd, *at);
@@ -134,6 +228,7 @@ impl<'a> Index<'a> {
                     name,
                     user,
                     v1,
+                    wire: *wire,
                     node,
                     fd,
                     opened,
@@ -144,11 +239,19 @@ impl<'a> Index<'a> {
                     seats: vec![Seat {
                         of: user,
                         inbox,
+                        asked: opened,
                         since: opened,
+                        leaving: Micros::MAX,
+                        left: Micros::MAX,
                     }],
                     ids: HashSet::new(),
                     resyncs: Vec::new(),
                     degraded: false,
+                    gaps: Vec::new(),
+                    unlisted: Vec::new(),
+                    asking: HashMap::new(),
+                    watched: BTreeMap::new(),
+                    token: None,
                 });
             }
             Event::Subscribed {
@@ -160,7 +263,43 @@ impl<'a> Index<'a> {
                 conn.seats.push(Seat {
                     of: topic,
                     inbox,
+                    asked: conn.asking.get(&**topic).copied().unwrap_or(*at),
                     since: *at,
+                    leaving: Micros::MAX,
+                    left: Micros::MAX,
+                });
+            }),
+            Event::Subscribing {
+                conn: name,
+                topic,
+                presence,
+                at,
+            } => conn(self, name, &mut |conn| conn.ask(topic, *presence, *at)),
+            Event::Unsubscribing {
+                conn: name,
+                topic,
+                at,
+            } => conn(self, name, &mut |conn| conn.leave(topic, false, *at)),
+            Event::Unsubscribed {
+                conn: name,
+                topic,
+                at,
+            } => conn(self, name, &mut |conn| conn.leave(topic, true, *at)),
+            Event::Presence {
+                conn: name,
+                topic,
+                news,
+                ..
+            } => conn(self, name, &mut |conn| conn.hear(topic, news)),
+            Event::Token {
+                conn: name,
+                session,
+                ends,
+                ..
+            } => conn(self, name, &mut |conn| {
+                conn.token = Some(Leave {
+                    session: *session,
+                    ends: *ends,
                 });
             }),
             Event::Recv {
@@ -206,11 +345,25 @@ impl<'a> Index<'a> {
                 until,
             } => {
                 self.stalls.push((node.as_deref(), *at, *until));
-                self.forgets |= matches!(&**kind, "redis-restart" | "flushall");
+                self.forgets |= matches!(&**kind, "redis-restart" | "flushall" | "eviction");
             }
             Event::Sample { node, lost, at } => {
                 self.samples.entry(node).or_default().push((*at, *lost));
             }
+            Event::RowsDeleted { conns, topics, at } => {
+                let topics = topics.iter().map(|topic| (&**topic, *at));
+                self.deleted.extend(topics);
+                for name in conns {
+                    conn(self, name, &mut |conn| {
+                        conn.unlisted.push((*at, Micros::MAX));
+                    });
+                }
+            }
+            Event::RowBack { conn: name, at } => conn(self, name, &mut |conn| {
+                for (_, until) in &mut conn.unlisted {
+                    *until = (*until).min(*at);
+                }
+            }),
             Event::End { at } => self.end = *at,
             _ => {}
         }

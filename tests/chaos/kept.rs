@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::checker::{Verdict, WINDOW};
-use crate::history::{Inbox, Micros, Part};
-use crate::index::{Conn, Index, Recv};
+use crate::history::{Event, HUNG_UP, Inbox, Micros, Part};
+use crate::index::{Conn, Index, Recv, Seat};
 
-/// Connections of a device that follow one inbox or log, and since when.
-type Chain<'a> = Vec<(&'a Conn<'a>, Micros)>;
+/// Connections of a device that follow one inbox or log, with their seats in it.
+type Chain<'a> = Vec<(&'a Conn<'a>, &'a Seat<'a>)>;
 
 /// A device that follows its user's inbox, or a topic's log, over its connections: from the one that
 /// begins to the last that continues, each kept message comes once and in order; and if it is there to
@@ -21,7 +21,7 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
         .into_iter()
         .flat_map(|conn| conn.seats.iter().map(move |seat| (conn, seat)))
     {
-        let link = (conn, seat.since);
+        let link = (conn, seat);
         match seat.inbox {
             Inbox::Unknown => {}
             Inbox::Begins(device) => {
@@ -38,19 +38,41 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
         once_in_order(index, of, chain, &mut verdict);
         if chain
             .last()
-            .is_some_and(|(conn, _)| conn.closed() == Micros::MAX)
+            .is_some_and(|(conn, seat)| conn.closed().min(seat.leaving) == Micros::MAX)
         {
             all_there(index, device, of, chain, &mut verdict);
+        }
+    }
+    for event in index.events {
+        if let Event::Stored { id, times, at } = event {
+            stored_once(index, id, *times, *at, &mut verdict);
         }
     }
     verdict
 }
 
+/// However often it was sent under its id, and wherever: it is kept once and comes once.
+fn stored_once(index: &Index<'_>, id: &str, times: u64, at: u64, verdict: &mut Verdict) {
+    verdict.expect(times <= 1, || {
+        format!("the kept {id} stands {times} times in its inbox at {at}")
+    });
+    for conn in index.conns.values() {
+        let count = conn.recvs.iter().filter(|recv| recv.id == id).count();
+        verdict.expect(count <= 1, || {
+            format!("{} got the kept {id} {count} times", conn.name)
+        });
+    }
+}
+
 fn once_in_order(index: &Index<'_>, of: &str, chain: &Chain<'_>, verdict: &mut Verdict) {
     let mut seen = HashSet::new();
     let mut last: HashMap<(&str, &str), u64> = HashMap::new();
-    for (conn, _) in chain {
-        let ours = |recv: &&Recv<'_>| recv.kept && recv.log(conn.user) == of;
+    for (conn, seat) in chain {
+        // A connection that left a topic and came back to it has two seats.
+        let ours = |recv: &&Recv<'_>| {
+            let while_in = (seat.asked..=seat.left).contains(&recv.at);
+            recv.kept && recv.log(conn.user) == of && while_in
+        };
         for Recv { id, at, .. } in conn.recvs.iter().filter(ours) {
             let attempts = index.messages.get(id);
             let repeated = attempts.is_some_and(|attempts| attempts.len() > 1);
@@ -62,7 +84,8 @@ fn once_in_order(index: &Index<'_>, of: &str, chain: &Chain<'_>, verdict: &mut V
             };
             let before = last.insert((&push.by, &push.via), push.seq);
             let ordered = before.is_none_or(|before| before < push.seq);
-            verdict.expect(ordered || push.status == "unknown", || {
+            let has_order = !matches!(&*push.status, "unknown" | HUNG_UP);
+            verdict.expect(ordered || !has_order, || {
                 format!(
                     "{} got the kept {id} after number {before:?} at {at}",
                     conn.name
@@ -81,14 +104,17 @@ fn all_there(index: &Index<'_>, device: &str, of: &str, chain: &Chain<'_>, verdi
     };
     let ids = index.conns.values().filter(ours);
     let heard: HashSet<&str> = ids.flat_map(|conn| &conn.ids).copied().collect();
-    let (from, Conn { name, node, .. }) = (chain[0].1, chain[chain.len() - 1].0);
+    let (from, Conn { name, node, .. }) = (chain[0].1.since, chain[chain.len() - 1].0);
     for (id, attempts) in &index.messages {
         let (first, last) = (attempts[0], attempts[attempts.len() - 1]);
         let ours = |part: &&Part| part.user == of;
         let Some(part) = last.parts.iter().find(ours) else {
             continue;
         };
-        let stored = matches!(&*part.status, "routed" | "written" | "acked" | "stored");
+        let stored = matches!(
+            &*part.status,
+            "routed" | "written" | "acked" | "stored" | HUNG_UP
+        );
         if !first.kept || !stored || last.partial || first.sent <= from {
             continue;
         }

@@ -1,12 +1,15 @@
 //! The checker held against histories made by hand: a clean one must pass, and each with one
 //! planted fault must be found, by exactly the rule that is meant.
 
+mod clients;
+mod mishaps;
 mod topics;
 
 use std::collections::BTreeMap;
 
 use crate::checker::{self, RULES, WINDOW};
 use crate::history::{Cause, Event, Field, Inbox, Part, Phase, Push, SECOND, TopicRows};
+use crate::wires::Wire;
 
 const NODE: &str = "n0.aaaaaaaaaaaa";
 
@@ -36,6 +39,7 @@ fn open(conn: &str, user: &str, fd: Option<u64>) -> Event {
         conn: conn.to_owned(),
         user: user.to_owned(),
         v1: fd.is_some(),
+        wire: Wire::default(),
         node: NODE.to_owned(),
         fd,
         inbox: Inbox::Unknown,
@@ -427,6 +431,7 @@ fn resume(history: &mut History) {
         conn: conn.to_owned(),
         user: "r".to_owned(),
         v1: true,
+        wire: Wire::default(),
         node: NODE.to_owned(),
         fd: Some(fd),
         inbox,
@@ -460,12 +465,22 @@ pub(crate) fn run() -> bool {
     let allowed = ALLOWED
         .iter()
         .chain(topics::ALLOWED)
+        .chain(clients::ALLOWED)
+        .chain(mishaps::ALLOWED)
         .map(|(words, change)| (None, *words, *change));
     let planted = PLANTED
         .iter()
         .chain(topics::PLANTED)
+        .chain(clients::PLANTED)
+        .chain(mishaps::PLANTED)
         .map(|(rule, words, change)| (Some(*rule), *words, *change));
+    let (mut fine, mut faulty) = (0, 0);
     for (rule, words, change) in allowed.chain(planted) {
+        *if rule.is_none() {
+            &mut fine
+        } else {
+            &mut faulty
+        } += 1;
         let mut history = History::clean();
         change(&mut history);
         let broken = history.broken();
@@ -475,9 +490,7 @@ pub(crate) fn run() -> bool {
         }
     }
     println!(
-        "checker: {} histories that are well, {} with a planted fault: {}",
-        ALLOWED.len() + topics::ALLOWED.len(),
-        PLANTED.len() + topics::PLANTED.len(),
+        "checker: {fine} histories that are well, {faulty} with a planted fault: {}",
         if well { "ok" } else { "FAILED" }
     );
     well

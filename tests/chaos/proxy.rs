@@ -2,8 +2,8 @@
 //! for ever, single messages lost.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +31,7 @@ pub(crate) struct Proxy {
     silences: watch::Sender<bool>,
     /// How many messages are still to be lost.
     losses: Arc<AtomicU32>,
+    stall: Arc<Stall>,
     task: JoinHandle<()>,
 }
 
@@ -42,6 +43,8 @@ impl Proxy {
         let (resets, _) = watch::channel(0);
         let (silences, _) = watch::channel(false);
         let losses = Arc::new(AtomicU32::new(0));
+        let stall = Arc::new(Stall::default());
+        let stalled = stall.clone();
         let (ways, cuts, mutes, lost) = (
             way.clone(),
             resets.clone(),
@@ -55,6 +58,7 @@ impl Proxy {
                     resets: cuts.subscribe(),
                     silences: mutes.subscribe(),
                     losses: lost.clone(),
+                    stall: stalled.clone(),
                 };
                 tokio::spawn(link.serve(client, port));
             }
@@ -65,6 +69,7 @@ impl Proxy {
             resets,
             silences,
             losses,
+            stall,
             task,
         })
     }
@@ -92,6 +97,13 @@ impl Proxy {
         self.losses.store(messages, Ordering::Relaxed);
     }
 
+    /// The next commands that hold all of these words stand still for so long on their connection,
+    /// and reach Redis then, whatever has become of the node's end of it.
+    pub(crate) fn stall(&self, words: &[&str], time: Duration) {
+        let words = words.iter().map(|word| word.as_bytes().to_vec());
+        *self.stall.lock() = Some((words.collect(), time));
+    }
+
     /// Ends all connections with a reset.
     pub(crate) fn reset(&self) {
         self.resets.send_modify(|count| *count += 1);
@@ -105,12 +117,31 @@ impl Drop for Proxy {
     }
 }
 
+/// Commands that are to stand still: the words in them, and how long.
+#[derive(Default)]
+struct Stall(Mutex<Option<(Vec<Vec<u8>>, Duration)>>);
+
+impl Stall {
+    fn lock(&self) -> MutexGuard<'_, Option<(Vec<Vec<u8>>, Duration)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long these commands are to stand still, once.
+    fn of(&self, piece: &[u8]) -> Option<Duration> {
+        let holds = |word: &Vec<u8>| piece.windows(word.len()).any(|one| one == word);
+        let mut armed = self.lock();
+        let (_, time) = armed.take_if(|(words, _)| words.iter().all(holds))?;
+        Some(time)
+    }
+}
+
 /// What one connection listens to.
 struct Link {
     way: watch::Receiver<Way>,
     resets: watch::Receiver<u32>,
     silences: watch::Receiver<bool>,
     losses: Arc<AtomicU32>,
+    stall: Arc<Stall>,
 }
 
 impl Link {
@@ -132,19 +163,20 @@ impl Link {
             resets,
             silences,
             losses,
+            stall,
         } = &mut self;
         {
             let up = copy(&mut from_client, &mut to_redis, way.clone(), |piece| {
                 if piece.windows(9).any(|word| word == b"SUBSCRIBE") {
                     subscribes.store(true, Ordering::Relaxed);
                 }
-                true
+                stall.of(piece).map_or(Passage::Free, Passage::Late)
             });
             let down = copy(&mut from_redis, &mut to_client, way.clone(), |piece| {
                 let left = losses.load(Ordering::Relaxed);
                 let lost = left > 0 && is_one_message(piece);
                 losses.store(left - u32::from(lost), Ordering::Relaxed);
-                !lost
+                if lost { Passage::None } else { Passage::Free }
             });
             tokio::pin!(up, down);
             loop {
@@ -167,12 +199,19 @@ impl Link {
     }
 }
 
+/// What becomes of a piece.
+enum Passage {
+    Free,
+    None,
+    Late(Duration),
+}
+
 /// Moves the pieces that pass until one side ends. The delay of a piece holds up those behind it.
 async fn copy(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     mut way: watch::Receiver<Way>,
-    passes: impl Fn(&[u8]) -> bool,
+    passage: impl Fn(&[u8]) -> Passage,
 ) {
     let mut piece = vec![0; 64 * 1024];
     loop {
@@ -181,8 +220,11 @@ async fn copy(
             let _ = way.wait_for(|way| *way != Way::Closed).await;
             return;
         };
-        if !passes(&piece[..count]) {
-            continue;
+        let passage = passage(&piece[..count]);
+        match passage {
+            Passage::None => continue,
+            Passage::Late(time) => tokio::time::sleep(time).await,
+            Passage::Free => {}
         }
         let now = *way.borrow();
         if let Way::Slow(delay) = now {
@@ -193,6 +235,10 @@ async fn copy(
         }
         if to.write_all(&piece[..count]).await.is_err() {
             return;
+        }
+        if let Passage::Late(_) = passage {
+            // The client has given up, and the reset that its end becomes must not overtake this.
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
     }
 }

@@ -54,15 +54,15 @@ impl World {
 }
 
 /// A message that is to be published.
-struct Draft {
-    id: String,
-    seq: u64,
-    to: Vec<String>,
-    padding: usize,
+pub(crate) struct Draft {
+    pub(crate) id: String,
+    pub(crate) seq: u64,
+    pub(crate) to: Vec<String>,
+    pub(crate) padding: usize,
     /// Without an `id` in the envelope: no node knows a repeat, so it is sent once only.
-    anonymous: bool,
+    pub(crate) anonymous: bool,
     /// To be kept in the inboxes of its users, or the topic's log.
-    kept: bool,
+    pub(crate) kept: bool,
 }
 
 impl Draft {
@@ -78,7 +78,7 @@ impl Draft {
     }
 
     /// As an envelope, beside these further fields.
-    fn envelope(&self, mut fields: Value) -> Value {
+    pub(crate) fn envelope(&self, mut fields: Value) -> Value {
         if fields["to"].is_null() {
             fields["to"] = self.target();
         }
@@ -231,7 +231,7 @@ impl Sender {
 }
 
 /// What the answer says of each user.
-fn parts(to: &[String], status: &str, answer: &Value) -> Vec<Part> {
+pub(crate) fn parts(to: &[String], status: &str, answer: &Value) -> Vec<Part> {
     let part = |user: &str, status: &str, answer: &Value| Part {
         user: user.to_owned(),
         status: status.to_owned(),

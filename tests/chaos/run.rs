@@ -13,14 +13,16 @@ use crate::clients::Device;
 use crate::common::books::{self, Values};
 use crate::common::{self, PATIENCE};
 use crate::history::{Event, Phase, Recorder, TOPICS};
+use crate::passes::Pass;
 use crate::publishers::{RedisPublisher, Sender, World};
 use crate::schedule::Scenario;
 use crate::stage::Stage;
 use crate::views::View;
+use crate::wires::Wire;
 
 /// How long after the last push its loss may still be told: the checker's window, and time for
-/// connections that died in their handshake to be given up.
-const SETTLE: Duration = Duration::from_secs(25);
+/// connections that died in their handshake to be given up, and for a dead node's users to leave.
+const SETTLE: Duration = Duration::from_secs(35);
 /// A harness that comes this late cannot blame the nodes for it.
 const LAG: Duration = Duration::from_millis(1_000);
 
@@ -59,7 +61,7 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
     let stage = Arc::new(stage.await?);
     until("the nodes to be ready", async || stage.is_ready().await).await?;
     let mut rng = Rng::with_seed(seed ^ 0x5EED);
-    let devices = devices(&users, &mut rng);
+    let devices = devices(&users, scenario, &mut rng);
     let count = devices.len();
     let world = World {
         users,
@@ -127,7 +129,8 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
         })
         .await?;
         stage.views.end_churn();
-        until("all clients to be back", is_full).await
+        let is_calm = async || is_full().await && stage.views.expiring() == 0;
+        until("all clients to be back", is_calm).await
     };
     match back.await {
         Ok(()) => {
@@ -164,24 +167,35 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
 }
 
 /// Each user has one to four devices; most speak `pushnode.v1`, and many are in topics.
-fn devices(users: &[String], rng: &mut Rng) -> Vec<Device> {
+fn devices(users: &[String], scenario: &Scenario, rng: &mut Rng) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     for user in users {
         for _ in 0..rng.usize(1..=4) {
-            let v1 = rng.u8(..3) > 0;
+            let wire = match rng.u8(..6) {
+                0 | 1 => Wire::V1,
+                2 => Wire::Plain,
+                3 | 4 => Wire::Tcp,
+                _ => Wire::Sse,
+            };
             let topics = TOPICS.iter().enumerate();
             let topics = topics.filter(|(i, _)| rng.u8(..2 << i) == 0);
             let topics = topics.map(|(_, topic)| (*topic).to_owned()).collect();
+            let pass = if rng.bool() { Pass::Jwt } else { Pass::Session };
             devices.push(Device {
                 number: devices.len(),
                 user: user.clone(),
-                v1,
+                wire,
                 acks: rng.bool(),
                 churns: rng.u8(..3) == 0,
-                resumes: v1 && rng.bool(),
-                token: None,
+                toggles: wire.can_ask() && rng.u8(..3) == 0,
+                watches: wire.hears_objects() && rng.u8(..4) == 0,
+                pass: scenario.tokens.then_some(pass),
+                renews: wire.can_ask() && rng.u8(..3) > 0,
+                resumes: wire.hears_objects() && rng.bool(),
+                resumes_all: wire == Wire::Sse && scenario.sse_topics,
+                position: None,
                 topics,
-                tokens: HashMap::new(),
+                positions: HashMap::new(),
                 rng: rng.fork(),
             });
         }

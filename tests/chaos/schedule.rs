@@ -38,6 +38,31 @@ pub(crate) enum Fault {
         pause: Duration,
     },
     FlushAll,
+    /// Rows of some users, or fields of them, are deleted one by one.
+    DeleteRows {
+        draw: u64,
+    },
+    /// Redis evicts some of what has a time to live.
+    Evict {
+        draw: u64,
+    },
+    /// Senders close in the middle of a request, or without waiting for the answer.
+    HangUp {
+        node: usize,
+        draw: u64,
+    },
+    /// Senders read no answer.
+    StallReaders {
+        node: usize,
+        draw: u64,
+    },
+    /// A node's commands stand still between the claim of an id and the rest, and the push comes
+    /// again to another node.
+    StallClaim {
+        node: usize,
+        draw: u64,
+        time: Duration,
+    },
     KillSubscriptions,
     KillCommands,
     /// A small limit, and more for a node than fits; the node frozen meanwhile, or not.
@@ -98,6 +123,12 @@ pub(crate) struct Scenario {
     pub(crate) proxied: bool,
     /// Whether there are publishers over HTTP; without them no node hears numbered messages.
     pub(crate) http: bool,
+    /// Whether clients need tokens, which end and are renewed.
+    pub(crate) tokens: bool,
+    /// Whether topics are to be resumed over server-sent events.
+    pub(crate) sse_topics: bool,
+    /// The fault of the nodes that it finds as they are: `all` leaves it out.
+    pub(crate) unmended: Option<&'static str>,
     draw: fn(&mut Rng, usize) -> Fault,
 }
 
@@ -107,6 +138,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: redis_restart,
     },
     Scenario {
@@ -114,6 +148,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: |_, _| Fault::FlushAll,
     },
     Scenario {
@@ -121,6 +158,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: client_kill,
     },
     Scenario {
@@ -128,6 +168,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: |_, _| Fault::KillSubscriptions,
     },
     Scenario {
@@ -135,6 +178,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: output_buffer,
     },
     Scenario {
@@ -142,6 +188,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: node_kill,
     },
     Scenario {
@@ -149,6 +198,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: node_freeze,
     },
     Scenario {
@@ -156,6 +208,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: redis_freeze,
     },
     Scenario {
@@ -163,6 +218,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: |rng, nodes| Fault::NodeRestart {
             node: rng.usize(..nodes),
         },
@@ -172,6 +230,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: true,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: way,
     },
     Scenario {
@@ -179,6 +240,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: true,
         http: false,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: |rng, nodes| Fault::Silence {
             node: some_node(rng, nodes),
             all: false,
@@ -189,6 +253,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: true,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: |rng, nodes| Fault::Silence {
             node: some_node(rng, nodes),
             all: true,
@@ -199,6 +266,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Standalone,
         proxied: true,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: |rng, nodes| Fault::Lose {
             node: some_node(rng, nodes),
             messages: rng.u32(1..10),
@@ -209,6 +279,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Sentinel,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: master_kill,
     },
     Scenario {
@@ -216,6 +289,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Sentinel,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: master_freeze,
     },
     Scenario {
@@ -223,6 +299,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Cluster,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: master_fails,
     },
     Scenario {
@@ -230,13 +309,101 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         setup: Setup::Cluster,
         proxied: false,
         http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: None,
         draw: slot_move,
+    },
+    Scenario {
+        name: "tokens",
+        setup: Setup::Standalone,
+        proxied: false,
+        http: true,
+        tokens: true,
+        sse_topics: false,
+        unmended: None,
+        draw: while_tokens_end,
+    },
+    Scenario {
+        name: "rows-deleted",
+        setup: Setup::Standalone,
+        proxied: false,
+        http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: Some("a row that is deleted alone is not put back"),
+        draw: |rng, _| Fault::DeleteRows { draw: rng.u64(..) },
+    },
+    Scenario {
+        name: "eviction",
+        setup: Setup::Standalone,
+        proxied: false,
+        http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: Some("a row that is evicted alone is not put back"),
+        draw: |rng, _| Fault::Evict { draw: rng.u64(..) },
+    },
+    Scenario {
+        name: "sender-hangup",
+        setup: Setup::Standalone,
+        proxied: false,
+        http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: Some("a push ends with its sender's connection"),
+        draw: |rng, nodes| Fault::HangUp {
+            node: rng.usize(..nodes),
+            draw: rng.u64(..),
+        },
+    },
+    Scenario {
+        name: "sse-resume",
+        setup: Setup::Standalone,
+        proxied: false,
+        http: true,
+        tokens: false,
+        sse_topics: true,
+        unmended: Some("over server-sent events topics are not resumed, and yet `recovered`"),
+        draw: |rng, nodes| Fault::NodeRestart {
+            node: rng.usize(..nodes),
+        },
+    },
+    Scenario {
+        name: "stalled-claim",
+        setup: Setup::Standalone,
+        proxied: true,
+        http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: Some("a claim ends before what it guards"),
+        draw: |rng, nodes| Fault::StallClaim {
+            node: rng.usize(..nodes),
+            draw: rng.u64(..),
+            time: millis(rng, 6_000, 9_000),
+        },
+    },
+    Scenario {
+        name: "stalled-reader",
+        setup: Setup::Standalone,
+        proxied: false,
+        http: true,
+        tokens: false,
+        sse_topics: false,
+        unmended: Some("answers that nobody reads have no deadline"),
+        draw: |rng, nodes| Fault::StallReaders {
+            node: rng.usize(..nodes),
+            draw: rng.u64(..),
+        },
     },
     Scenario {
         name: "mixed",
         setup: Setup::Standalone,
         proxied: true,
         http: true,
+        tokens: true,
+        sse_topics: false,
+        unmended: None,
         draw: any,
     },
 ];
@@ -319,7 +486,12 @@ impl Fault {
             Self::MasterFreeze { time, .. } => *time,
             Self::SlotMove { pause, .. } => *pause * 6,
             Self::NodeRestart { .. } => Duration::from_secs(2),
-            Self::FlushAll
+            // Until all rows are back.
+            Self::DeleteRows { .. } | Self::Evict { .. } => Duration::from_secs(20),
+            Self::StallReaders { .. } => Duration::from_secs(15),
+            Self::StallClaim { time, .. } => *time,
+            Self::HangUp { .. }
+            | Self::FlushAll
             | Self::KillSubscriptions
             | Self::KillCommands
             | Self::Reset { .. }
@@ -337,6 +509,11 @@ impl Fault {
             Self::MasterFreeze { .. } => "master-freeze",
             Self::SlotMove { .. } => "slot-move",
             Self::FlushAll => "flushall",
+            Self::DeleteRows { .. } => "rows-deleted",
+            Self::Evict { .. } => "eviction",
+            Self::HangUp { .. } => "sender-hangup",
+            Self::StallReaders { .. } => "stalled-reader",
+            Self::StallClaim { .. } => "stalled-claim",
             Self::KillSubscriptions => "kill-subscriptions",
             Self::KillCommands => "kill-commands",
             Self::OutputBuffer { .. } => "output-buffer",
@@ -409,6 +586,18 @@ fn client_kill(rng: &mut Rng, _: usize) -> Fault {
         Fault::KillSubscriptions
     } else {
         Fault::KillCommands
+    }
+}
+
+/// What nodes look up tokens, bans and sessions through fails.
+fn while_tokens_end(rng: &mut Rng, nodes: usize) -> Fault {
+    match rng.u8(..4) {
+        0 => redis_freeze(rng, nodes),
+        1 => redis_restart(rng, nodes),
+        2 => Fault::NodeRestart {
+            node: rng.usize(..nodes),
+        },
+        _ => client_kill(rng, nodes),
     }
 }
 

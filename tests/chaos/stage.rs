@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 use crate::access::Doors;
 use crate::common::{self, Node};
 use crate::history::{Event, Field, Recorder, TOPICS, TopicRows, topic};
+use crate::passes::SECRET;
 use crate::proxy::Proxy;
 use crate::resp::{Answer, Resp};
 use crate::schedule::{Fault, Scenario};
@@ -22,21 +23,23 @@ const BUFFER: &str = "pubsub 33554432 8388608 60";
 /// Exit code of a node whose name is taken.
 const NAME_TAKEN: i32 = 69;
 
-type Place = tokio::sync::Mutex<Option<Node>>;
+pub(crate) type Place = tokio::sync::Mutex<Option<Node>>;
 
 /// Redis and some nodes.
 pub(crate) struct Stage {
     /// Of the only redis-server, or the first.
-    port: u16,
+    pub(crate) port: u16,
     url: String,
     pub(crate) doors: Doors,
-    users: Arc<Vec<String>>,
+    pub(crate) users: Arc<Vec<String>>,
     pub(crate) views: Arc<Views>,
-    recorder: Recorder,
+    pub(crate) recorder: Recorder,
     topology: Arc<Mutex<Topology>>,
     /// One for each node, or none at all.
-    ways: Vec<Proxy>,
-    places: Vec<Place>,
+    pub(crate) ways: Vec<Proxy>,
+    pub(crate) places: Vec<Place>,
+    /// Whether nodes ask clients for tokens.
+    tokens: bool,
 }
 
 impl Stage {
@@ -64,6 +67,7 @@ impl Stage {
             topology: Arc::new(Mutex::new(topology)),
             ways,
             places: (0..nodes).map(|_| Place::default()).collect(),
+            tokens: scenario.tokens,
         };
         for place in 0..nodes {
             stage.start(place).await;
@@ -75,14 +79,23 @@ impl Stage {
     async fn start(&self, place: usize) {
         let way = self.ways.get(place);
         let url = way.map(|way| format!("redis://127.0.0.1:{}", way.port));
-        let settings = [
+        let mut settings = vec![
             ("PUSH_REDIS_URL", url.unwrap_or_else(|| self.url.clone())),
             ("PUSH_NODE_NAME", format!("n{place}")),
             ("PUSH_DRAIN_SECONDS", "2".to_owned()),
             // A client that acknowledges a backlog sends hundreds of frames at once.
             ("PUSH_CLIENT_RATE", "0".to_owned()),
+            // So that a run need not wait long for the last leave to be announced.
+            ("PUSH_PRESENCE_GRACE_SECONDS", "2".to_owned()),
             ("PUSH_LOG", "info".to_owned()),
         ];
+        if self.tokens {
+            settings.extend([
+                ("PUSH_AUTH", "jwt,session".to_owned()),
+                ("PUSH_JWT_SECRETS", SECRET.to_owned()),
+                ("PUSH_JWT_LEEWAY_SECONDS", "0".to_owned()),
+            ]);
+        }
         let started = spawn_blocking(move || {
             let settings: Vec<(&str, &str)> = settings
                 .iter()
@@ -151,11 +164,15 @@ impl Stage {
         keys.truncate(rng.usize(1..=keys.len()));
         self.with_redis(move |redis| redis.move_slots(&keys, &mut rng, pause))
             .await?;
+        self.harmless("slot-move", None, at)
+    }
+
+    /// Notes a fault that excuses nothing: Redis and the nodes serve all the time.
+    fn harmless(&self, kind: &str, node: Option<String>, at: u64) -> Result<()> {
         self.recorder.write(Event::Fault {
-            kind: "slot-move".to_owned(),
-            node: None,
+            kind: kind.to_owned(),
+            node,
             at,
-            // Redis serves all the time: it excuses nothing.
             until: at,
         });
         Ok(())
@@ -220,6 +237,25 @@ impl Stage {
             }
             Fault::SlotMove { node, draw, pause } => {
                 return self.move_slots(node, draw, pause).await;
+            }
+            Fault::DeleteRows { draw } => {
+                self.delete_rows(draw).await?;
+                return self.harmless(fault.kind(), None, at);
+            }
+            Fault::Evict { draw } => {
+                self.evict(draw).await?;
+                return self.harmless(fault.kind(), None, at);
+            }
+            Fault::HangUp { node, draw } => {
+                let whom = self.hang_up(node, draw).await;
+                return self.harmless(fault.kind(), whom, at);
+            }
+            Fault::StallReaders { node, draw } => {
+                let whom = self.stall_readers(node, draw).await;
+                return self.harmless(fault.kind(), whom, at);
+            }
+            Fault::StallClaim { node, draw, time } => {
+                whom = self.stall_claim(node, draw, time).await;
             }
             Fault::RedisFreeze { time } => {
                 let pid = self.with_redis(|redis| redis.first().pid()).await?;
@@ -435,8 +471,15 @@ async fn rows(port: u16, kind: &str, take: &mut dyn FnMut(&str, Pairs<'_>)) -> R
     Ok(())
 }
 
+/// The number of members; a mark follows it where some of them watch the topic.
 fn count(value: &Answer) -> u64 {
-    value.text().parse().unwrap_or_default()
+    let digits = |text: &str| {
+        text.split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
+    };
+    digits(value.text()).unwrap_or_default()
 }
 
 fn field(user: &str, pair: &[Answer]) -> Field {
@@ -452,6 +495,7 @@ fn view(node: &Node) -> View {
     View {
         id: node.id.clone(),
         clients: node.client_address(),
+        lines: node.lines.first().copied(),
         admin: node.admin,
         pid: node.pid(),
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use fastrand::Rng;
+use tokio::sync::watch;
 
 /// A running node.
 #[derive(Debug, Clone)]
@@ -12,6 +13,8 @@ pub(crate) struct View {
     /// `<name>.<boot>`.
     pub(crate) id: String,
     pub(crate) clients: SocketAddr,
+    /// Where clients connect by plain TCP.
+    pub(crate) lines: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) pid: u32,
 }
@@ -23,8 +26,10 @@ pub(crate) struct Views {
     nodes: RwLock<Vec<Option<View>>>,
     /// Clients that are connected.
     connected: AtomicUsize,
+    /// Those of them whose tokens end soon.
+    expiring: AtomicUsize,
     publishers_end: AtomicBool,
-    churn_ends: AtomicBool,
+    churn_ends: watch::Sender<bool>,
 }
 
 impl Views {
@@ -72,12 +77,32 @@ impl Views {
         !self.publishers_end.load(Ordering::SeqCst)
     }
 
-    /// Clients stay where they are from now on.
+    /// Notes that one more client, or one less, has a token that ends soon.
+    pub(crate) fn expires_soon(&self, soon: bool) {
+        if soon {
+            self.expiring.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.expiring.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn expiring(&self) -> usize {
+        self.expiring.load(Ordering::SeqCst)
+    }
+
+    /// Clients stay where they are from now on, with the topics that they are in.
     pub(crate) fn end_churn(&self) {
-        self.churn_ends.store(true, Ordering::SeqCst);
+        self.churn_ends.send_replace(true);
     }
 
     pub(crate) fn is_churning(&self) -> bool {
-        !self.churn_ends.load(Ordering::SeqCst)
+        !*self.churn_ends.borrow()
+    }
+
+    /// Waits for the end of churning.
+    pub(crate) async fn churn_ended(&self) {
+        let mut ends = self.churn_ends.subscribe();
+        // The sender lives as long as `self`.
+        let _ = ends.wait_for(|ends| *ends).await;
     }
 }

@@ -3,7 +3,7 @@
 use super::{Change, History, NODE, kept, push, recv, resume, resync};
 use crate::history::{Event, Inbox, SECOND, TOPICS};
 
-const TOPIC: &str = TOPICS[0];
+pub(super) const TOPIC: &str = TOPICS[0];
 
 pub(super) const ALLOWED: &[(&str, Change)] = &[
     ("messages to a topic", enrol),
@@ -83,7 +83,7 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
     }),
 ];
 
-fn subscribed(conn: &str, inbox: Inbox, at: u64) -> Event {
+pub(super) fn subscribed(conn: &str, inbox: Inbox, at: u64) -> Event {
     Event::Subscribed {
         conn: conn.to_owned(),
         topic: TOPIC.to_owned(),
@@ -93,7 +93,7 @@ fn subscribed(conn: &str, inbox: Inbox, at: u64) -> Event {
 }
 
 /// They may get the topic's messages.
-fn admit(history: &mut History, members: &[&str]) {
+pub(super) fn admit(history: &mut History, members: &[&str]) {
     for event in &mut history.events {
         if let Event::Open { conn, topics, .. } = event
             && members.contains(&&**conn)
@@ -106,7 +106,7 @@ fn admit(history: &mut History, members: &[&str]) {
 }
 
 /// A message to the topic, which one connection is in.
-fn enrol(history: &mut History) {
+pub(super) fn enrol(history: &mut History) {
     admit(history, &["a1"]);
     history.pushes.push(push("t1", 5, TOPIC, 7 * SECOND));
     history.events.extend([

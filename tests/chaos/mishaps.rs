@@ -1,0 +1,351 @@
+//! Faults that are not about a process or a way: rows that somebody deletes or Redis evicts,
+//! senders that hang up or read nothing, and a push that Redis answers too late.
+
+use std::io::Result;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::access::Access;
+use crate::history::{Event, HUNG_UP, Micros, Push, TOPICS, topic};
+use crate::publishers::{Draft, parts};
+use crate::resp::Resp;
+use crate::stage::Stage;
+use crate::views::View;
+
+/// How long rows that were deleted are looked for: longer than they may be away.
+const AWAY: Duration = Duration::from_secs(40);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(400);
+/// The key that makes Redis run out of memory. It has no time to live, so it is not evicted.
+const BALLAST: &str = "chaos:ballast";
+/// How long a sender that does not read is watched: longer than it may stay.
+const WATCH: Duration = Duration::from_secs(30);
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(8);
+
+impl Stage {
+    fn rows_deleted(&self, conns: Vec<String>, topics: Vec<String>, at: Micros) {
+        self.recorder
+            .write(Event::RowsDeleted { conns, topics, at });
+    }
+
+    /// Deletes rows of some users, or single fields of them, and now and then a topic's row. Waits
+    /// until all who are still connected are in their rows again, or should be.
+    pub(crate) async fn delete_rows(&self, draw: u64) -> Result<()> {
+        let mut rng = Rng::with_seed(draw);
+        let (mut fields, topics) = self.registry().await?;
+        rng.shuffle(&mut fields);
+        let mut redis = Resp::connect(self.port).await?;
+        let mut conns = Vec::new();
+        let at = self.recorder.now();
+        for _ in 0..rng.usize(1..=6) {
+            let Some(chosen) = fields.pop() else { break };
+            let key = format!("pn:user:{{{}}}", chosen.user);
+            if rng.bool() {
+                redis.call(&["HDEL", &key, &chosen.field]).await?;
+            } else {
+                redis.call(&["DEL", &key]).await?;
+                let others = fields.extract_if(.., |field| field.user == chosen.user);
+                conns.extend(others.map(|field| field.device));
+            }
+            conns.push(chosen.device);
+        }
+        let mut gone = Vec::new();
+        let names: Vec<&String> = topics.keys().collect();
+        if let Some(named) = rng.choice(names).filter(|_| rng.u8(..3) == 0)
+            && let Some(name) = topic(named)
+        {
+            redis
+                .call(&["DEL", &format!("pn:topic:{{{name}}}")])
+                .await?;
+            gone.push(named.clone());
+        }
+        self.rows_deleted(conns.clone(), gone, at);
+        self.await_rows(conns).await
+    }
+
+    /// Lets Redis run out of memory until it has evicted some of what has a time to live.
+    pub(crate) async fn evict(&self, draw: u64) -> Result<()> {
+        let mut rng = Rng::with_seed(draw);
+        let (fields, topics) = self.registry().await?;
+        let conns: Vec<String> = fields.into_iter().map(|field| field.device).collect();
+        self.rows_deleted(
+            conns.clone(),
+            topics.into_keys().collect(),
+            self.recorder.now(),
+        );
+        let mut redis = Resp::connect(self.port).await?;
+        let count = |info: &str, name: &str| -> u64 {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.trim().parse().ok())
+                .unwrap_or_default()
+        };
+        let memory = redis.call(&["INFO", "memory"]).await?;
+        let limit = count(memory.text(), "used_memory:") + 1_000_000;
+        let set = ["CONFIG", "SET", "maxmemory-policy", "volatile-lru"];
+        redis.call(&set).await?;
+        redis
+            .call(&["CONFIG", "SET", "maxmemory", &limit.to_string()])
+            .await?;
+        let stats = redis.call(&["INFO", "stats"]).await?;
+        let before = count(stats.text(), "evicted_keys:");
+        // Rows are looked up all the time, so they are among the last to go.
+        let keys = redis.call(&["DBSIZE"]).await?.number() as u64;
+        let wanted = before + keys * rng.u64(60..98) / 100;
+        let piece = "x".repeat(8_000);
+        for _ in 0..1_000 {
+            // Refused once nothing is left to evict.
+            let taken = redis.call(&["RPUSH", BALLAST, &piece]).await;
+            let stats = redis.call(&["INFO", "stats"]).await?;
+            if taken.is_err() || count(stats.text(), "evicted_keys:") >= wanted {
+                break;
+            }
+        }
+        redis.call(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+        redis
+            .call(&["CONFIG", "SET", "maxmemory-policy", "noeviction"])
+            .await?;
+        redis.call(&["DEL", BALLAST]).await?;
+        self.await_rows(conns).await
+    }
+
+    /// Notes when these connections are in their rows again. Those that have closed need not be.
+    async fn await_rows(&self, mut conns: Vec<String>) -> Result<()> {
+        let start = Instant::now();
+        while !conns.is_empty() && start.elapsed() < AWAY {
+            tokio::time::sleep(LOOK).await;
+            let (fields, _) = self.registry().await?;
+            let at = self.recorder.now();
+            let history = self.recorder.snapshot();
+            let closed = |name: &String| {
+                let mut events = history.iter();
+                events.any(|event| matches!(event, Event::Close { conn, .. } if conn == name))
+            };
+            conns.retain(|name| {
+                let is_back = fields.iter().any(|field| field.device == *name);
+                if is_back {
+                    let conn = name.clone();
+                    self.recorder.write(Event::RowBack { conn, at });
+                }
+                !is_back && !closed(name)
+            });
+        }
+        Ok(())
+    }
+
+    fn view(&self, node: usize) -> Option<View> {
+        let name = format!("n{node}.");
+        let mut views = self.views.all().into_iter();
+        views.find(|view| view.id.starts_with(&name))
+    }
+
+    /// To a user or a topic.
+    fn draft(&self, id: String, seq: u64, rng: &mut Rng) -> Draft {
+        let to = match rng.u8(..4) {
+            0 => TOPICS[rng.usize(..TOPICS.len())].to_owned(),
+            _ => self.users[rng.usize(..self.users.len())].clone(),
+        };
+        Draft {
+            id,
+            seq,
+            to: vec![to],
+            padding: rng.usize(..2_000),
+            anonymous: rng.u8(..4) == 0,
+            kept: rng.bool(),
+        }
+    }
+
+    /// Senders that do not wait: some close in the middle of their request, some after it, some only
+    /// their half.
+    pub(crate) async fn hang_up(&self, node: usize, draw: u64) -> Option<String> {
+        let view = self.view(node)?;
+        let mut rng = Rng::with_seed(draw);
+        let senders = (0..rng.u64(10..30)).map(|seq| {
+            let mut own = rng.fork();
+            let mut draft = self.draft(format!("x{draw:x}-{seq}"), seq, &mut own);
+            // Without an id, an answer that does not come would be of unknown outcome.
+            draft.anonymous &= !draft.kept;
+            self.hang_up_once(&view, draft, own)
+        });
+        futures::future::join_all(senders).await;
+        Some(view.id)
+    }
+
+    async fn hang_up_once(&self, view: &View, draft: Draft, mut rng: Rng) -> Option<()> {
+        tokio::time::sleep(Duration::from_millis(rng.u64(..500))).await;
+        let body = draft.envelope(json!({})).to_string();
+        let request = format!(
+            "POST /v1/push HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            view.clients,
+            body.len()
+        );
+        let mut socket = TcpStream::connect(view.clients).await.ok()?;
+        let sent = self.recorder.now();
+        if rng.bool() {
+            // What is not read whole is nothing: no history knows of it, and it must not arrive.
+            let cut = rng.usize(1..request.len());
+            socket.write_all(&request.as_bytes()[..cut]).await.ok()?;
+            if rng.bool() {
+                let _ = socket.set_zero_linger();
+            }
+            return Some(());
+        }
+        socket.write_all(request.as_bytes()).await.ok()?;
+        let mut status = HUNG_UP.to_owned();
+        let mut answer = Value::Null;
+        if rng.bool() {
+            socket.shutdown().await.ok()?;
+            let mut text = Vec::new();
+            // What came is there, whether or not the node ends the connection after it.
+            let _ = tokio::time::timeout(ANSWER, socket.read_to_end(&mut text)).await;
+            let text = String::from_utf8_lossy(&text);
+            let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
+            answer = body
+                .and_then(|body| serde_json::from_str(body).ok())
+                .unwrap_or_default();
+            let told = answer["status"].as_str();
+            self.recorder.write(Event::HalfClosed {
+                id: draft.id.clone(),
+                node: view.id.clone(),
+                is_answered: told.is_some(),
+                at: sent,
+            });
+            if let Some(told) = told {
+                told.clone_into(&mut status);
+            }
+        }
+        drop(socket);
+        let mut parts = parts(&draft.to, &status, &answer);
+        if status == HUNG_UP {
+            parts.iter_mut().for_each(|part| part.connections = 1);
+        }
+        self.recorder.write(Event::Push(Push {
+            id: draft.id,
+            by: "hangup".to_owned(),
+            via: view.id.clone(),
+            seq: draft.seq,
+            to: draft.to,
+            attempt: 1,
+            sent,
+            answered: self.recorder.now(),
+            partial: answer["reason"].is_string(),
+            kept: draft.kept,
+            parts,
+            status,
+        }));
+        Some(())
+    }
+
+    /// A node's commands stand still after a push's id is claimed, and its sender repeats the push at
+    /// another node.
+    pub(crate) async fn stall_claim(
+        &self,
+        node: usize,
+        draw: u64,
+        time: Duration,
+    ) -> Option<String> {
+        let mut rng = Rng::with_seed(draw);
+        let (first, second) = (self.view(node)?, self.view((node + 1) % self.places.len())?);
+        let mut draft = self.draft(format!("c{draw:x}"), 1, &mut rng);
+        (draft.anonymous, draft.kept) = (false, true);
+        let start = Instant::now();
+        self.ways[node].stall(&["XADD", &draft.id], time);
+        let mut attempt = 1;
+        let mut told = self.push_once(&first, &draft, attempt).await;
+        while matches!(&*told, "unrouted" | "unknown") && start.elapsed() < time * 2 {
+            attempt += 1;
+            told = self.push_once(&second, &draft, attempt).await;
+            tokio::time::sleep(LOOK).await;
+        }
+        // Until what stood still has reached Redis.
+        let rest = (time + Duration::from_secs(1)).saturating_sub(start.elapsed());
+        tokio::time::sleep(rest).await;
+        let key = match topic(&draft.to[0]) {
+            Some(topic) => format!("pn:log:{{{topic}}}"),
+            None => format!("pn:inbox:{{{}}}", draft.to[0]),
+        };
+        let mut redis = Access::new(self.doors.clone());
+        let entries = redis.call(&key, &["XRANGE", &key, "-", "+"]).await.ok()?;
+        let is_ours = |entry: &&crate::resp::Answer| {
+            let fields = entry.list().get(1).map_or(&[][..], |fields| fields.list());
+            fields.iter().any(|field| field.text() == draft.id)
+        };
+        self.recorder.write(Event::Stored {
+            times: entries.list().iter().filter(is_ours).count() as u64,
+            id: draft.id,
+            at: self.recorder.now(),
+        });
+        Some(first.id)
+    }
+
+    /// One attempt; answers what it was told.
+    async fn push_once(&self, view: &View, draft: &Draft, attempt: u32) -> String {
+        let url = format!("http://{}/v1/push", view.clients);
+        let body = draft.envelope(json!({"timeout_ms": 3_000}));
+        let sent = self.recorder.now();
+        let request = crate::common::http().post(url).timeout(ANSWER).json(&body);
+        let answer = async { request.send().await?.json::<Value>().await };
+        let answer = answer.await.unwrap_or_default();
+        let status = answer["status"].as_str().unwrap_or("unknown").to_owned();
+        self.recorder.write(Event::Push(Push {
+            id: draft.id.clone(),
+            by: "claim".to_owned(),
+            via: view.id.clone(),
+            seq: draft.seq,
+            to: draft.to.clone(),
+            attempt,
+            sent,
+            answered: self.recorder.now(),
+            partial: answer["reason"].is_string(),
+            kept: draft.kept,
+            parts: parts(&draft.to, &status, &answer),
+            status: status.clone(),
+        }));
+        status
+    }
+
+    /// Senders that ask and ask on one connection, and read no answer.
+    pub(crate) async fn stall_readers(&self, node: usize, draw: u64) -> Option<String> {
+        let view = self.view(node)?;
+        let count = Rng::with_seed(draw).usize(4..16);
+        let readers = (0..count).map(|_| self.stall_reader(&view));
+        futures::future::join_all(readers).await;
+        Some(view.id)
+    }
+
+    async fn stall_reader(&self, view: &View) -> Option<()> {
+        let socket = TcpSocket::new_v4().ok()?;
+        socket.set_recv_buffer_size(4_096).ok()?;
+        let socket = socket.connect(view.clients).await.ok()?;
+        let request = format!(
+            "GET /openapi.json HTTP/1.1\r\nHost: {}\r\n\r\n",
+            view.clients
+        );
+        let (at, start) = (self.recorder.now(), Instant::now());
+        let (mut ended, mut sent) = (None, 0);
+        while ended.is_none() && start.elapsed() < WATCH {
+            // Begins in the middle of a request where the last write did.
+            match socket.try_write(&request.as_bytes()[sent..]) {
+                Ok(count) => {
+                    sent = (sent + count) % request.len();
+                    tokio::task::yield_now().await;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Err(_) => ended = Some(self.recorder.now()),
+            }
+        }
+        self.recorder.write(Event::Stalled {
+            node: view.id.clone(),
+            at,
+            ended,
+            until: self.recorder.now(),
+        });
+        Some(())
+    }
+}

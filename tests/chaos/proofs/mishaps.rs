@@ -1,0 +1,141 @@
+//! Histories of rows that are deleted, and of senders that hang up, stall or repeat themselves.
+
+use super::{Change, History, NODE, kept};
+use crate::history::{Event, HUNG_UP, SECOND};
+
+pub(super) const ALLOWED: &[(&str, Change)] = &[
+    ("a deleted row that comes back in time", |history| {
+        delete(history);
+        history.events.push(back(44 * SECOND));
+    }),
+    ("offline while a row is deleted", |history| {
+        delete(history);
+        history.events.push(back(44 * SECOND));
+        deny(history, 20 * SECOND);
+    }),
+    ("a sender that hung up, and its push", hang_up),
+    ("senders that misbehave and are treated well", |history| {
+        history
+            .events
+            .extend([half_closed(true), stalled(Some(30))]);
+    }),
+    (
+        "a kept push, repeated elsewhere and stored once",
+        |history| {
+            repeat(history);
+            history.events.push(stored(1));
+        },
+    ),
+];
+
+pub(super) const PLANTED: &[(&str, &str, Change)] = &[
+    ("H15", "a deleted row that comes back late", |history| {
+        delete(history);
+        history.events.push(back(60 * SECOND));
+    }),
+    ("H15", "a deleted row that does not come back", delete),
+    ("H5", "offline after a deleted row was back", |history| {
+        delete(history);
+        history.events.push(back(15 * SECOND));
+        deny(history, 20 * SECOND);
+    }),
+    ("H5", "a push that was lost with its sender", |history| {
+        hang_up(history);
+        history.unheard("m3");
+    }),
+    ("H16", "a half-closed sender without an answer", |history| {
+        history.events.push(half_closed(false));
+    }),
+    ("H16", "a sender that reads nothing and stays", |history| {
+        history.events.push(stalled(None));
+    }),
+    ("H16", "a push that waits for a stalled sender", |history| {
+        history.events.push(stalled(Some(30)));
+        history.unheard("m4");
+        history.pushes[3].sent = 25 * SECOND;
+        history.pushes[3].answered = 33 * SECOND;
+        history.pushes[3].status = "unknown".to_owned();
+        history.pushes[3].parts[0].status = "unknown".to_owned();
+        history.count("pushes_total{status=\"routed\"}", 3.0);
+    }),
+    ("H11", "a kept push that is stored twice", |history| {
+        repeat(history);
+        history.events.push(stored(2));
+    }),
+    ("H11", "a kept push that comes twice", |history| {
+        repeat(history);
+        history.events.push(kept("a1", "m3", "a", 9 * SECOND));
+        history.events.push(stored(1));
+        history.wrote(5.0);
+    }),
+];
+
+/// The row of a connection is deleted.
+fn delete(history: &mut History) {
+    history.events.push(Event::RowsDeleted {
+        conns: vec!["a1".to_owned()],
+        topics: Vec::new(),
+        at: 10 * SECOND,
+    });
+}
+
+fn back(at: u64) -> Event {
+    Event::RowBack {
+        conn: "a1".to_owned(),
+        at,
+    }
+}
+
+/// The last message to `a` is sent at this time, does not come, and is answered `offline`.
+fn deny(history: &mut History, at: u64) {
+    history.unheard("m3");
+    let push = &mut history.pushes[2];
+    (push.sent, push.answered) = (at, at + 1_000);
+    push.status = "offline".to_owned();
+    push.parts[0].status = "offline".to_owned();
+    history.count("pushes_total{status=\"routed\"}", 3.0);
+    history.count("pushes_total{status=\"offline\"}", 1.0);
+}
+
+/// The sender of the last message to `a` closed after its request. Its node counts it all the same.
+fn hang_up(history: &mut History) {
+    history.pushes[2].status = HUNG_UP.to_owned();
+    history.pushes[2].parts[0].status = HUNG_UP.to_owned();
+}
+
+fn half_closed(is_answered: bool) -> Event {
+    Event::HalfClosed {
+        id: "m3".to_owned(),
+        node: NODE.to_owned(),
+        is_answered,
+        at: 20 * SECOND,
+    }
+}
+
+fn stalled(ended: Option<u64>) -> Event {
+    Event::Stalled {
+        node: NODE.to_owned(),
+        at: 20 * SECOND,
+        ended: ended.map(|ended| ended * SECOND),
+        until: 50 * SECOND,
+    }
+}
+
+/// The last message to `a` is kept, and was sent again to another node.
+fn repeat(history: &mut History) {
+    history.pushes[2].kept = true;
+    let mut again = history.pushes[2].clone();
+    again.via = "n1.bbbbbbbbbbbb".to_owned();
+    again.attempt = 2;
+    history.pushes.push(again);
+    history.unheard("m3");
+    history.events.push(kept("a1", "m3", "a", 5 * SECOND));
+}
+
+fn stored(times: u64) -> Event {
+    Event::Stored {
+        id: "m3".to_owned(),
+        times,
+        at: 60 * SECOND,
+    }
+}
