@@ -146,19 +146,9 @@ impl Node {
             late_checks,
             recheck,
         } = Access::new(&config, &hub, &backplane, &router)?;
-        let upstream = Upstream::new(
-            node.clone(),
-            config.upstream_routes.clone(),
-            UpstreamBacklog {
-                entries: config.upstream_backlog,
-                bytes: config.upstream_bytes,
-            },
-            backplane.clone(),
-            metrics.clone(),
-        );
         let client_requests = ClientRequests {
             hub: hub.clone(),
-            upstream,
+            upstream: start_upstream(&config, node, &backplane, &metrics),
             authenticator: authenticator.clone(),
             sessions: sessions.clone(),
             late_checks: late_checks.clone(),
@@ -202,6 +192,26 @@ impl Node {
         });
         Ok(Self { app, tasks })
     }
+}
+
+fn start_upstream(
+    config: &Config,
+    node: &NodeId,
+    backplane: &Arc<Backplane>,
+    metrics: &Arc<Metrics>,
+) -> Upstream {
+    let most = UpstreamBacklog {
+        entries: config.upstream_backlog,
+        bytes: config.upstream_bytes,
+    };
+    let routes = config.upstream_routes.clone();
+    Upstream::new(
+        node.clone(),
+        routes,
+        most,
+        backplane.clone(),
+        metrics.clone(),
+    )
 }
 
 /// The parts that decide who may be connected.
@@ -372,7 +382,10 @@ fn start_backplane(
         None => {
             let (standalone, heard) = Standalone::start(hub, record, inboxes);
             metrics.redis_up.set(1);
-            (Backplane::Standalone(standalone), Feed::Standalone(heard))
+            (
+                Backplane::Standalone(Box::new(standalone)),
+                Feed::Standalone(heard),
+            )
         }
         Some(url) => {
             let settings = RedisSettings {
@@ -388,7 +401,7 @@ fn start_backplane(
             let (redis, subscriber) =
                 Redis::start(&settings, hub, record, fatal, metrics).map_err(RunError::Redis)?;
             let feed = Feed::Redis(Box::new(subscriber));
-            (Backplane::Redis(redis), feed)
+            (Backplane::Redis(Box::new(redis)), feed)
         }
     };
     Ok((Arc::new(backplane), feed))

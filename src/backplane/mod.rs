@@ -47,9 +47,9 @@ const NO_STREAMS: Unavailable = Unavailable("this node has no Redis");
 #[derive(Debug)]
 pub(crate) enum Backplane {
     /// One node, in memory.
-    Standalone(Standalone),
+    Standalone(Box<Standalone>),
     /// Many nodes, over Redis.
-    Redis(Redis),
+    Redis(Box<Redis>),
 }
 
 impl Backplane {

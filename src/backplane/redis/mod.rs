@@ -182,13 +182,7 @@ impl Redis {
             metrics: metrics.clone(),
         };
         let log = EventLog::new(servers.clone(), &keys, settings);
-        let sweeper = Sweeper::new(
-            servers.clone(),
-            keys.clone(),
-            lease.clone(),
-            log.clone(),
-            metrics.clone(),
-        );
+        let sweeper = Sweeper::new(&servers, &keys, &lease, &log, metrics);
         let eviction = Arc::new(EvictionWatch::new(servers.clone(), metrics.clone()));
         let mut tasks = vec![
             tokio::spawn(lease.clone().keep()),

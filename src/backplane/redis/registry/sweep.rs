@@ -54,19 +54,19 @@ pub(crate) struct Sweeper {
 
 impl Sweeper {
     pub(crate) fn new(
-        servers: Servers,
-        keys: Keys,
-        lease: Arc<Lease>,
-        log: EventLog,
-        metrics: Arc<Metrics>,
+        servers: &Servers,
+        keys: &Keys,
+        lease: &Arc<Lease>,
+        log: &EventLog,
+        metrics: &Arc<Metrics>,
     ) -> Self {
         Self {
-            servers,
-            keys,
-            lease,
-            log,
+            servers: servers.clone(),
+            keys: keys.clone(),
+            lease: lease.clone(),
+            log: log.clone(),
             missing: HashMap::new(),
-            metrics,
+            metrics: metrics.clone(),
         }
     }
 
