@@ -180,7 +180,7 @@ async fn a_bad_command_is_refused_in_words() {
         (json!({"cmd": "format-disk"}), "cmd must be"),
         (json!({"cmd": "stats", "user": "42"}), "only kick"),
         (json!({"cmd": "kick"}), "user or fd"),
-        (json!({"cmd": "kick", "user": "4 2"}), "user"),
+        (json!({"cmd": "kick", "user": "4\u{1}2"}), "user"),
         (json!({"cmd": "stats", "nodes": []}), "nodes"),
         (json!({"cmd": "stats", "node": "a"}), "node"),
         (json!({"cmd": "stats", "timeout_ms": 0}), "timeout_ms"),

@@ -31,7 +31,7 @@ async fn a_listed_page_reads_every_answer_to_a_client() {
         (&strict, "/v1/route", "", 503),
         (&open, "/sse?user=42", "", 200),
         (&open, "/sse?user=42&lastEventId=bye", "", 204),
-        (&open, "/sse?user=%20", "", 400),
+        (&open, "/sse?user=%01", "", 400),
         (&strict, "/sse", "", 401),
         (&strict, "/sse?token=a.b.c", "", 401),
         (&open, "/ws?user=42", "", 426),

@@ -15,7 +15,8 @@ async fn closes(node: &Node) -> Vec<(String, u64)> {
     let parse = |line: &str| {
         let rest = line.strip_prefix("pushnode_closes_total{reason=\"")?;
         let (reason, count) = rest.split_once("\"} ")?;
-        Some((reason.to_owned(), count.parse().expect("a count")))
+        let count: u64 = count.parse().expect("a count");
+        (count > 0).then(|| (reason.to_owned(), count))
     };
     let mut closes: Vec<_> = text.lines().filter_map(parse).collect();
     closes.sort();

@@ -14,7 +14,8 @@ async fn refusals(node: &Node) -> BTreeMap<String, f64> {
         let key = key.strip_prefix(r#"requests_refused_total{reason=""#)?;
         Some((key.strip_suffix(r#""}"#)?.to_owned(), count))
     };
-    values.into_iter().filter_map(reason).collect()
+    let counted = values.into_iter().filter_map(reason);
+    counted.filter(|(_, count)| *count > 0.0).collect()
 }
 
 #[tokio::test]

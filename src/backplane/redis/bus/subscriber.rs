@@ -31,8 +31,6 @@ use crate::local::shard::command::Command;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// A connect reported within this time of opening is the one already awaited.
-const SETTLED: Duration = Duration::from_millis(200);
 /// How long a retiring subscription may take to deliver what it still holds.
 const RETIRE: Duration = Duration::from_secs(1);
 /// Rows missing in Redis are written within this time; a new one may always be on its way.
@@ -65,6 +63,8 @@ struct RedisSubscription {
     last: Shutdown,
     reconnects: Receiver<fred::types::config::Server>,
     connecting: JoinHandle<Result<(), fred::error::Error>>,
+    /// Whether its first connect was reported as a reconnect, as fred does.
+    announced: bool,
     /// When it was opened, or connected again.
     since: Instant,
 }
@@ -206,8 +206,8 @@ impl Live {
                 None => self.replace(bus).await,
             },
             reconnected = self.subscription.reconnects.recv() => {
-                // The first connect may be reported here too, a moment after it was awaited.
-                if reconnected.is_ok() && self.subscription.since.elapsed() > SETTLED {
+                let is_first = !std::mem::replace(&mut self.subscription.announced, true);
+                if reconnected.is_ok() && !is_first {
                     bus.subscribe(&self.subscription.client).await;
                     self.subscription.since = Instant::now();
                     events.push_back(FeedEvent::Lost("reconnect"));
@@ -419,6 +419,7 @@ impl Bus {
             last,
             reconnects,
             connecting,
+            announced: false,
             since: Instant::now(),
         };
         let connected = subscription.client.wait_for_connect();
