@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de::{self, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Longest user id, in bytes.
 pub const MAX_USER_BYTES: usize = 256;
@@ -338,6 +339,12 @@ macro_rules! serde_by_text {
                         fn visit_i64<E: de::Error>(self, number: i64) -> Result<$name, E> {
                             $numbers(number)
                         }
+                        fn visit_f64<E: de::Error>(self, number: f64) -> Result<$name, E> {
+                            // To JSON, 42.0 is the same number as 42.
+                            let is_whole = number.fract() == 0.0 && number.abs() < WHOLE;
+                            let other = || E::invalid_type(Unexpected::Float(number), &self);
+                            is_whole.then_some(number as i64).ok_or_else(other).and_then($numbers)
+                        }
                     )?
                     fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
                         text.parse().map_err(E::custom)
@@ -349,6 +356,9 @@ macro_rules! serde_by_text {
     )*};
 }
 serde_by_text!(UserId, by_number; Topic; NodeId; NodeName; ConnectionId;);
+
+/// Below it, every whole number that a float holds is an `i64`.
+const WHOLE: f64 = 9_223_372_036_854_775_808.0;
 
 /// A user by number, as databases have it, is the text of that number.
 fn by_number<E: de::Error>(number: impl fmt::Display) -> Result<UserId, E> {

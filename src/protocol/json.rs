@@ -4,10 +4,14 @@
 //! that line breaks between its tokens become blanks, because on the bus a line is an envelope.
 
 use std::fmt::{self, Display, Write as _};
+use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::UserId;
 
 /// Longest `ref` of a client's request, in bytes of JSON.
@@ -20,6 +24,30 @@ where
     D: Deserializer<'de>,
 {
     T::deserialize(deserializer).map(Some)
+}
+
+/// A value that must be an object. A struct that is derived takes an array too, field by field.
+pub(super) struct ObjectOnly<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOnly<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = ObjectOnly<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<ObjectOnly<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(ObjectOnly)
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData))
+    }
+}
+
+/// The body of a request, which must be an object.
+pub(super) fn from_object<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, InvalidInput> {
+    Ok(serde_json::from_slice::<ObjectOnly<T>>(body)?.0)
 }
 
 /// JSON as it came, but in one line.

@@ -16,7 +16,7 @@ use crate::protocol::bus::question::{NodeAnswer, Question};
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
-use crate::protocol::json::{Names, Users, or_default, present, to_json};
+use crate::protocol::json::{Names, ObjectOnly, Users, or_default, present, to_json};
 use crate::protocol::message::{Except, Kind, Message, Policy, Push, Target, write_target};
 use crate::protocol::outcome::{DeliveryReport, ReceiptRequest, Status};
 use crate::protocol::sender::push::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
@@ -79,7 +79,7 @@ struct LineFields<'a> {
     #[serde(default, borrow)]
     id: Option<Cow<'a, str>>,
     #[serde(default)]
-    except: Option<ExceptFields>,
+    except: Option<ObjectOnly<ExceptFields>>,
     #[serde(default, borrow)]
     policy: Option<Cow<'a, str>>,
     #[serde(default, deserialize_with = "or_default")]
@@ -187,7 +187,7 @@ impl LineFields<'_> {
         let data = self
             .data
             .ok_or_else(|| InvalidInput::new("missing field `data`"))?;
-        let except = self.except.map_or(Ok(None), ExceptFields::check)?;
+        let except = self.except.map_or(Ok(None), |except| except.0.check())?;
         let (id, policy) = (check_id(self.id)?, check_policy(self.policy.as_deref())?);
         let message = Message::new(id, data, policy);
         let message = match &to {

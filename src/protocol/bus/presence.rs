@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::bus::question::MAX_ANSWER_BYTES;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
-use crate::protocol::json::{or_default, to_json};
+use crate::protocol::json::{from_object, or_default, to_json};
 use crate::protocol::message::{MAX_TOPICS, MAX_USERS};
 
 /// Most users of one topic that are listed.
@@ -57,7 +57,7 @@ impl PresenceRequest {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
-        let body: PresenceBody = serde_json::from_slice(body)?;
+        let body: PresenceBody = from_object(body)?;
         match (body.users, body.topics) {
             (Some(users), None) => {
                 check_count("users", users.len(), MAX_USERS)?;

@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
-use crate::protocol::json::{one_line, raw, to_json};
+use crate::protocol::json::{from_object, one_line, raw, to_json};
 use crate::protocol::message::{MAX_USERS, Target};
 use crate::protocol::outcome::ReceiptRequest;
 use crate::protocol::sender::call::Call;
@@ -355,7 +355,7 @@ impl CommandRequest {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
-        let body: CommandBody = serde_json::from_slice(body)?;
+        let body: CommandBody = from_object(body)?;
         let mut nodes = body.nodes;
         match &nodes {
             Some(nodes) if nodes.is_empty() => {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::UserId;
-use crate::protocol::json::{or_default, to_json};
+use crate::protocol::json::{from_object, or_default, to_json};
 use crate::protocol::session_id::SessionId;
 
 /// Longest session or ban: ten years.
@@ -53,7 +53,7 @@ impl SessionRequest {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
-        let request: Self = serde_json::from_slice(body)?;
+        let request: Self = from_object(body)?;
         check_seconds("ttl_seconds", request.ttl_seconds)?;
         Ok(request)
     }
@@ -103,7 +103,7 @@ pub fn session_to_end(body: &[u8]) -> Result<SessionId, InvalidInput> {
         #[serde(default)]
         session: Option<String>,
     }
-    let body: Body = serde_json::from_slice(body)?;
+    let body: Body = from_object(body)?;
     match (body.token, body.session) {
         (Some(token), None) => Ok(SessionId::of(&token)),
         (None, Some(name)) => {
@@ -132,7 +132,7 @@ impl BanRequest {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
-        let request: Self = serde_json::from_slice(body)?;
+        let request: Self = from_object(body)?;
         check_seconds("seconds", request.seconds)?;
         if request.reason.len() > MAX_REASON_BYTES {
             return Err(InvalidInput::new("reason has over 256 bytes"));

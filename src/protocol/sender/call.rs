@@ -13,7 +13,7 @@ use crate::protocol::client::objects::Object;
 pub use crate::protocol::client::send::ClientAnswer;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{Fd, NodeId, UserId};
-use crate::protocol::json::{one_line, present, raw, to_json};
+use crate::protocol::json::{ObjectOnly, from_object, one_line, present, raw, to_json};
 use crate::protocol::message::Target;
 use crate::protocol::sender::push::{ToFields, check_id, check_timeout};
 
@@ -34,7 +34,7 @@ pub struct Call {
 #[serde(deny_unknown_fields)]
 struct CallBody<'a> {
     #[serde(borrow)]
-    to: ToFields<'a>,
+    to: ObjectOnly<ToFields<'a>>,
     data: &'a RawValue,
     #[serde(default)]
     id: Option<Cow<'a, str>>,
@@ -49,8 +49,8 @@ impl Call {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
-        let body: CallBody<'_> = serde_json::from_slice(body)?;
-        let to = body.to.check()?;
+        let body: CallBody<'_> = from_object(body)?;
+        let to = body.to.0.check()?;
         if !matches!(to, Target::User(_) | Target::Connection(..)) {
             return Err(InvalidInput::new("a call goes to one of to.user or to.fd"));
         }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, Topic, UserId};
-use crate::protocol::json::or_default;
+use crate::protocol::json::{ObjectOnly, from_object, or_default};
 use crate::protocol::message::{
     Except, MAX_ID_BYTES, MAX_TOPICS, MAX_USERS, Message, Policy, Push, Target,
 };
@@ -36,12 +36,12 @@ pub struct PushRequest {
 #[serde(deny_unknown_fields)]
 struct PushBody<'a> {
     #[serde(borrow)]
-    to: ToFields<'a>,
+    to: ObjectOnly<ToFields<'a>>,
     data: &'a RawValue,
     #[serde(default)]
     id: Option<Cow<'a, str>>,
     #[serde(default)]
-    except: Option<ExceptFields>,
+    except: Option<ObjectOnly<ExceptFields>>,
     #[serde(default)]
     policy: Option<Cow<'a, str>>,
     #[serde(default, deserialize_with = "or_default")]
@@ -194,10 +194,10 @@ impl PushRequest {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
-        let body: PushBody<'_> = serde_json::from_slice(body)?;
+        let body: PushBody<'_> = from_object(body)?;
         let timeout = check_timeout(body.timeout_ms)?;
-        let to = body.to.check()?;
-        let except = body.except.map_or(Ok(None), ExceptFields::check)?;
+        let to = body.to.0.check()?;
+        let except = body.except.map_or(Ok(None), |except| except.0.check())?;
         if body.keep {
             if matches!(to, Target::Connection(..) | Target::All) {
                 return Err(InvalidInput::new(NOT_KEPT));

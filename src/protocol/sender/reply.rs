@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
-use crate::protocol::json::{self, or_default, present};
+use crate::protocol::json::{self, ObjectOnly, from_object, or_default, present};
 use crate::protocol::message::{Kind, Message, Policy, Push, Target};
 use crate::protocol::outcome::Wait;
 use crate::protocol::sender::push::{PushRequest, ToFields, check_id, check_timeout};
@@ -41,7 +41,7 @@ pub(crate) fn reply_push(
 #[serde(deny_unknown_fields)]
 struct ReplyBody<'a> {
     #[serde(borrow)]
-    to: ToFields<'a>,
+    to: ObjectOnly<ToFields<'a>>,
     #[serde(default, borrow, rename = "ref")]
     reference: Option<&'a RawValue>,
     #[serde(default)]
@@ -62,10 +62,16 @@ impl PushRequest {
     /// # Errors
     /// What is wrong with it.
     pub fn parse_reply(body: &[u8]) -> Result<Self, InvalidInput> {
-        let body: ReplyBody<'_> = serde_json::from_slice(body)?;
+        let body: ReplyBody<'_> = from_object(body)?;
         let timeout = check_timeout(body.timeout_ms)?;
         let id = check_id(body.id)?;
-        let push = reply_push(body.to.check()?, body.reference, id, body.data, body.error)?;
+        let push = reply_push(
+            body.to.0.check()?,
+            body.reference,
+            id,
+            body.data,
+            body.error,
+        )?;
         Ok(Self {
             push,
             keep: false,

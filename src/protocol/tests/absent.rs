@@ -98,3 +98,29 @@ fn a_user_by_number_is_the_text_of_it() {
     };
     assert_eq!(push.to, Target::User("42".parse().unwrap()));
 }
+
+#[test]
+fn an_array_is_no_object() {
+    for body in [
+        r#"[{"user":"42"},1]"#,
+        r#"{"to":["42"],"data":1}"#,
+        r#"{"to":{"user":"42"},"data":1,"except":[null,null]}"#,
+    ] {
+        let refused = PushRequest::parse(body.as_bytes());
+        let words = refused.expect_err(body).to_string();
+        assert!(words.contains("expected an object"), "{body}: {words}");
+    }
+}
+
+#[test]
+fn a_whole_number_is_a_user_however_it_is_written() {
+    for (number, user) in [("42", "42"), ("42.0", "42"), ("-7.0", "-7"), ("4e1", "40")] {
+        let body = format!(r#"{{"to":{{"user":{number}}},"data":1}}"#);
+        let read = PushRequest::parse(body.as_bytes()).expect(number);
+        assert_eq!(read.push.to, Target::User(user.parse().unwrap()));
+    }
+    for number in ["4.5", "1e300"] {
+        let body = format!(r#"{{"to":{{"user":{number}}},"data":1}}"#);
+        assert!(PushRequest::parse(body.as_bytes()).is_err(), "{number}");
+    }
+}
