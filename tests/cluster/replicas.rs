@@ -105,6 +105,18 @@ async fn senders_go_on_while_replicas_are_missing() {
     // One waits to its deadline; the others do not have to.
     let patient = keep(&node, "42", None, 30_000);
     tokio::pin!(patient);
+    // It waits before the others come: who comes first is who waits.
+    let waits = eventually(async || {
+        let clients = redis.cli(&["INFO", "clients"]);
+        match clients.contains("blocked_clients:1") {
+            true => Ok(()),
+            false => Err(clients),
+        }
+    });
+    tokio::select! {
+        answer = &mut patient => panic!("nothing was replicated: {answer}"),
+        () = waits => {}
+    }
     for number in 0..100 {
         let id = format!("m{number}");
         tokio::select! {
