@@ -17,14 +17,10 @@ pub async fn push_as(node: &Node, body: Value) -> Value {
     answer
 }
 
-/// What is asked of the node, and its answer; messages that come first are a fault. A `resync` may
-/// come at any time: a node that gets no processor for long opens another subscription.
+/// What is asked of the node, and its answer; messages that come first are a fault.
 pub async fn ask(client: &mut Client, request: Value) -> Value {
     client.send(&request.to_string()).await;
-    let mut reply = client.json().await;
-    while reply["type"] == "resync" {
-        reply = client.json().await;
-    }
+    let reply = client.json().await;
     assert_eq!(reply["ref"], request["ref"], "{request} {reply}");
     reply
 }

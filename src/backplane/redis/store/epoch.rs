@@ -83,19 +83,46 @@ impl Epoch {
     }
 
     /// Where a reader of nothing stands now, asked of Redis.
-    pub(crate) async fn now(&self) -> Unwritten {
-        self.read().await.unwrap_or(Unwritten::UNKNOWN)
+    pub(crate) async fn now(&self) -> Result<Unwritten, Error> {
+        unless_denied(self.read().await)
     }
 
     /// As [`Epoch::now`], as of the last look.
-    pub(crate) async fn recent(&self) -> Unwritten {
+    pub(crate) async fn recent(&self) -> Result<Unwritten, Error> {
         let known = *self.known.lock();
         let Some((known, at)) = known.filter(|(known, _)| known.epoch != 0) else {
             return self.now().await;
         };
-        Unwritten {
+        Ok(Unwritten {
             seconds: known.seconds.wrapping_add(at.elapsed().as_secs() as u32),
             ..known
+        })
+    }
+}
+
+/// Access rules without `TIME` or `pn:epoch` are lived with: nothing is proven then. After any other
+/// error the reader asks again; it would else tell its client of a loss that never was.
+fn unless_denied(read: Result<Unwritten, Error>) -> Result<Unwritten, Error> {
+    match read {
+        Err(error) if error.details().starts_with("NOPERM") => Ok(Unwritten::UNKNOWN),
+        read => read,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fred::error::ErrorKind;
+
+    #[test]
+    fn only_a_denial_proves_nothing() {
+        let denied = Error::new(ErrorKind::Auth, "NOPERM No permissions to access a key");
+        assert_eq!(unless_denied(Err(denied)), Ok(Unwritten::UNKNOWN));
+        for error in [
+            Error::new(ErrorKind::Timeout, "Request timed out."),
+            Error::new(ErrorKind::Unknown, "LOADING Redis is loading"),
+        ] {
+            assert_eq!(unless_denied(Err(error.clone())), Err(error));
         }
     }
 }

@@ -318,26 +318,33 @@ impl KeptStore {
         };
         let extent = LogExtent {
             holds,
-            ..self.extent(since, newest, length).await
+            ..self.extent(since, newest, length).await?
         };
         Ok(Page::new(&since, &extent, entries))
     }
 
     /// The extent of an inbox that was read a moment ago. After that, so that an epoch that is
     /// still the same proves that nothing was lost before.
-    async fn extent(&self, since: Since, newest: Option<u64>, length: u64) -> LogExtent {
+    async fn extent(
+        &self,
+        since: Since,
+        newest: Option<u64>,
+        length: u64,
+    ) -> Result<LogExtent, Error> {
         let unwritten = match since {
-            Since::After(position) if Unwritten::of(&position).is_some() => self.epoch.now().await,
-            _ if newest.is_none() => self.epoch.recent().await,
+            Since::After(position) if Unwritten::of(&position).is_some() => {
+                self.epoch.now().await?
+            }
+            _ if newest.is_none() => self.epoch.recent().await?,
             _ => Unwritten::UNKNOWN,
         };
-        LogExtent {
+        Ok(LogExtent {
             newest,
             length,
             holds: true,
             unwritten,
             lasts: self.bounds.age.as_secs() + COUNTER_SECONDS as u64 - MARGIN_SECONDS,
-        }
+        })
     }
 }
 
