@@ -60,6 +60,8 @@ use crate::telemetry::trace::Trace;
 
 /// Most fragments of one message from a client.
 const MAX_FRAGMENTS: u32 = 64;
+/// Between two lines in the log about pages or names that are refused.
+const REFUSED: Duration = Duration::from_secs(60);
 
 /// Why a node could not run, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -184,8 +186,8 @@ impl Node {
             backplane,
             balance: Balance::default(),
             metrics,
-            refused_origins: Throttle::default(),
-            refused_hosts: Throttle::default(),
+            refused_origins: Throttle::new(REFUSED),
+            refused_hosts: Throttle::new(REFUSED),
             shutdown: leaving.clone(),
             under_way: UnderWay::default(),
             config,

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::access::refusals::Refusals;
 use crate::auth::claims::{Claims, Rules, UserClaim};
 use crate::auth::identity::Identity;
 use crate::auth::keyring::{Keyring, Sources};
@@ -21,6 +20,10 @@ use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
 use crate::protocol::session_id::SessionId;
+use crate::telemetry::throttle::ThrottleByKind;
+
+/// Between two lines in the log about one reason to refuse a token.
+const REFUSALS: Duration = Duration::from_secs(60);
 
 /// Finds identities. One for each node.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ pub(crate) struct Authenticator {
     backplane: Arc<Backplane>,
     /// Whether bans are looked at.
     bans: bool,
-    refusals: Refusals,
+    refusals: ThrottleByKind,
 }
 
 impl Authenticator {
@@ -60,7 +63,7 @@ impl Authenticator {
             keyring,
             backplane,
             bans: config.bans,
-            refusals: Refusals::default(),
+            refusals: ThrottleByKind::new(REFUSALS),
         })
     }
 
@@ -77,7 +80,17 @@ impl Authenticator {
     /// The identity of the client that shows this token.
     pub(crate) async fn identify(&self, token: Option<&str>) -> Result<Identity, Denial> {
         let identified = self.look(token.filter(|token| !token.is_empty())).await;
-        identified.inspect_err(|denial| self.refusals.count(*denial))
+        identified.inspect_err(|denial| self.log_refusal(*denial))
+    }
+
+    /// Any client can cause a refusal, as often as it likes.
+    fn log_refusal(&self, denial: Denial) {
+        let (code, reason) = (denial.code(), denial.reason());
+        tracing::debug!(reason, "token refused");
+        if let Some(unlogged) = self.refusals.pass(reason) {
+            let count = unlogged + 1;
+            tracing::info!(code, reason, count, "clients refused by their token");
+        }
     }
 
     async fn look(&self, token: Option<&str>) -> Result<Identity, Denial> {

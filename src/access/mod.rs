@@ -1,7 +1,5 @@
 //! Which clients may be connected here, and whether they still may: tokens, sessions, bans, limits.
 
-pub(crate) mod refusals;
-
 pub(crate) mod authenticator;
 
 pub(crate) mod session_watch;

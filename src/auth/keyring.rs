@@ -6,9 +6,10 @@
 //! token's key is unknown.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -132,13 +133,13 @@ impl Keyring {
     }
 
     fn open(&self, token: &str) -> Result<Claims, Fault> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         jwt::open(token, &state.keys(), &self.rules.user)
     }
 
     /// Keys must be fetched, and no fetch has succeeded yet.
     fn is_waiting_for_keys(&self) -> bool {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         self.url.is_some() && state.fetched.is_none()
     }
 
@@ -146,8 +147,7 @@ impl Keyring {
     /// fetch was made.
     async fn has_fetched(&self, mut attempts: watch::Receiver<u64>) -> bool {
         let recently = |last: &Option<Instant>| last.is_some_and(|at| at.elapsed() < FETCH_PAUSE);
-        if self.url.is_none() || recently(&self.last.read().unwrap_or_else(PoisonError::into_inner))
-        {
+        if self.url.is_none() || recently(&self.last.read()) {
             return false;
         }
         self.wanted.notify_one();
@@ -166,7 +166,7 @@ impl Keyring {
                         tracing::info!(keys = keys.len(), "JWKS fetched");
                     }
                     failures = 0;
-                    let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+                    let mut state = self.state.write();
                     // An issuer that withdraws all its keys is believed, like any other answer.
                     let had_keys = state.fetched.as_ref().is_none_or(|keys| !keys.is_empty());
                     if keys.is_empty() && had_keys {
@@ -184,7 +184,7 @@ impl Keyring {
                     failures += 1;
                 }
             }
-            *self.last.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *self.last.write() = Some(Instant::now());
             self.attempts.send_modify(|count| *count += 1);
             // Fetches are never closer together than this.
             tokio::time::sleep(FETCH_PAUSE.min(refresh)).await;
@@ -224,7 +224,7 @@ async fn watch_file(ring: std::sync::Weak<Keyring>, path: PathBuf) {
                 if !first {
                     tracing::info!(keys = keys.len(), "keys of PUSH_JWT_KEYS_FILE read again");
                 }
-                let mut state = ring.state.write().unwrap_or_else(PoisonError::into_inner);
+                let mut state = ring.state.write();
                 state.file = keys;
             }
             Err(what) => tracing::warn!("PUSH_JWT_KEYS_FILE {what}; the keys read before stay"),

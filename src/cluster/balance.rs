@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::protocol::ids::NodeId;
+use parking_lot::Mutex;
 
 /// The strategy for choosing a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,8 +80,7 @@ impl Balance {
         if nodes.is_empty() {
             return None;
         }
-        // A poisoned lock guards only counts, and those are hints.
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if !Arc::ptr_eq(&state.table, table) {
             state.table = table.clone();
             state.sent.clear();

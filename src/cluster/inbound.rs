@@ -26,6 +26,7 @@ use crate::protocol::{
 };
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::trace::TraceOutcome;
 
 /// The time reserved for a receipt's way back.
@@ -62,8 +63,8 @@ pub(crate) struct Inbound {
     senders: HashMap<NodeId, Numbers>,
     /// As `senders`, by headers that are not signed: they must not disturb those that are.
     unsigned: HashMap<NodeId, Numbers>,
-    /// When a refused line was last logged.
-    complained: Option<Instant>,
+    /// Which refused lines are logged.
+    complaints: Throttle,
     /// When the clients were last told of a loss.
     told: Option<Instant>,
     /// The sign of a loss that the clients have not been told of.
@@ -91,7 +92,7 @@ impl Inbound {
             secrets,
             channels: backplane.channels(),
             unsigned: HashMap::new(),
-            complained: None,
+            complaints: Throttle::new(COMPLAINTS),
             backplane,
             respond,
             senders: HashMap::new(),
@@ -209,11 +210,11 @@ impl Inbound {
     /// Counts a line that is not believed. Logged at intervals: a publisher may send many.
     fn refuse(&mut self, channel: Channel, reason: &'static str) {
         self.metrics.line_refused(reason);
-        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
-            self.complained = Some(Instant::now());
+        if let Some(unlogged) = self.complaints.pass() {
             tracing::warn!(
                 ?channel,
                 reason,
+                unlogged,
                 "a line that only nodes may say is refused"
             );
         }

@@ -5,9 +5,10 @@
 //! ask: a page read earlier might lack the messages they ask for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::backplane::Backplane;
@@ -149,8 +150,7 @@ impl ReplayReader {
         self.hub.tell(fd, command).await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        // A poisoned lock still guards a whole map.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Waiting> {
+        self.waiting.lock()
     }
 }

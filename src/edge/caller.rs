@@ -186,7 +186,7 @@ impl Caller {
             Complaint::Host => &app.refused_hosts,
         };
         let Some(words) = &self.words else { return };
-        if let Some(more) = throttle.pass() {
+        if let Some(unlogged) = throttle.pass() {
             let text = |value: &Option<HeaderValue>| -> String {
                 let bytes = value.as_ref().map_or(&[][..], HeaderValue::as_bytes);
                 String::from_utf8_lossy(bytes)
@@ -195,7 +195,7 @@ impl Caller {
                     .collect()
             };
             let (origin, host) = (text(&words.origin), text(&words.host));
-            tracing::info!(%origin, %host, more, "request refused: {setting}");
+            tracing::info!(%origin, %host, unlogged, "request refused: {setting}");
         }
     }
 }

@@ -254,6 +254,8 @@ metrics! {
         "Messages read from inboxes and logs for clients that resumed or fell behind";
     catch_ups: Counter = Counter::default(), "catch_ups",
         "Reads of inboxes and logs for connections that fell behind";
+    catch_up_gaps: Counter = Counter::default(), "catch_up_gaps",
+        "Connections told that kept messages may be missing before a page of an inbox or log";
     inbox_asks: Gauge = Gauge::default(), "inbox_asks",
         "Connections waiting for a page of an inbox or log";
     envelopes: Counter = Counter::default(), "envelopes",

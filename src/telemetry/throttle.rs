@@ -1,34 +1,59 @@
-//! Complaints that a peer can cause as often as it likes: one a minute is logged, with the number
+//! Complaints that a peer can cause as often as it likes: one is logged in a while, with the number
 //! of those that were not.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-const PAUSE: Duration = Duration::from_secs(60);
-
 /// One kind of complaint.
-#[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    last: Option<Instant>,
-    /// Not logged since.
-    kept: u64,
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    kinds: ThrottleByKind,
 }
 
 impl Throttle {
-    /// Whether to log this one: the number of those before it that were not logged.
+    pub(crate) fn new(pause: Duration) -> Self {
+        let kinds = ThrottleByKind::new(pause);
+        Self { kinds }
+    }
+
+    /// As [`ThrottleByKind::pass`].
     pub(crate) fn pass(&self) -> Option<u64> {
-        let mut state = self.0.lock();
-        if state.last.is_some_and(|last| last.elapsed() < PAUSE) {
-            state.kept += 1;
-            return None;
+        self.kinds.pass("")
+    }
+}
+
+/// Several kinds, each on its own. They are fixed texts, so their number is bounded.
+#[derive(Debug)]
+pub(crate) struct ThrottleByKind {
+    /// Between two of one kind that are logged.
+    pause: Duration,
+    /// When one of this kind was last logged, and how many were not since.
+    logged: Mutex<HashMap<&'static str, (Instant, u64)>>,
+}
+
+impl ThrottleByKind {
+    pub(crate) fn new(pause: Duration) -> Self {
+        let logged = Mutex::default();
+        Self { pause, logged }
+    }
+
+    /// Whether to log this one: the number of those before it that were not logged.
+    pub(crate) fn pass(&self, kind: &'static str) -> Option<u64> {
+        let (mut logged, now) = (self.logged.lock(), Instant::now());
+        match logged.get_mut(kind) {
+            Some((at, unlogged)) if now - *at < self.pause => {
+                *unlogged += 1;
+                None
+            }
+            _ => Some(
+                logged
+                    .insert(kind, (now, 0))
+                    .map_or(0, |(_, unlogged)| unlogged),
+            ),
         }
-        state.last = Some(Instant::now());
-        Some(std::mem::take(&mut state.kept))
     }
 }
 
@@ -37,13 +62,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_a_minute_passes_and_the_others_are_counted() {
-        let throttle = Throttle::default();
-        assert_eq!(throttle.pass(), Some(0));
+    async fn one_in_a_while_passes_and_the_others_are_counted() {
+        let kinds = ThrottleByKind::new(Duration::from_secs(60));
+        assert_eq!(kinds.pass("a"), Some(0));
         tokio::time::advance(Duration::from_secs(59)).await;
-        assert_eq!((throttle.pass(), throttle.pass()), (None, None));
+        assert_eq!((kinds.pass("a"), kinds.pass("a")), (None, None));
+        assert_eq!(kinds.pass("b"), Some(0), "another kind");
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(throttle.pass(), Some(2));
-        assert_eq!(throttle.pass(), None);
+        assert_eq!(kinds.pass("a"), Some(2));
+        assert_eq!(kinds.pass("a"), None);
     }
 }

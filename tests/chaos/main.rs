@@ -194,10 +194,7 @@ fn long_runs(arguments: &Arguments) -> Result<bool, String> {
             .join(", ")
     };
     let scenarios: Vec<&Scenario> = match name {
-        "all" => SCENARIOS
-            .iter()
-            .filter(|one| one.unmended.is_none())
-            .collect(),
+        "all" => SCENARIOS.iter().collect(),
         name => vec![
             Scenario::named(name)
                 .ok_or_else(|| format!("no scenario {name}; there are {}", known()))?,
@@ -265,9 +262,6 @@ fn one_run(
         "\nscenario {}, seed {seed}: {} nodes, {} users, faults for {:?}\n",
         scenario.name, size.nodes, size.users, size.length
     );
-    if let Some(fault) = scenario.unmended {
-        text += &format!("  finds a fault that nodes have today: {fault}\n");
-    }
     let again = format!(
         "  again: cargo test --all-features --test chaos -- --scenario {} --seeds {seed} --seconds {} --nodes {}\n",
         scenario.name,

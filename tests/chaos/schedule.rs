@@ -127,284 +127,182 @@ pub(crate) struct Scenario {
     pub(crate) tokens: bool,
     /// Whether topics are to be resumed over server-sent events.
     pub(crate) sse_topics: bool,
-    /// The fault of the nodes that it finds as they are: `all` leaves it out.
-    pub(crate) unmended: Option<&'static str>,
     draw: fn(&mut Rng, usize) -> Fault,
 }
+
+/// What most scenarios have in common.
+const PLAIN: Scenario = Scenario {
+    name: "",
+    setup: Setup::Standalone,
+    proxied: false,
+    http: true,
+    tokens: false,
+    sse_topics: false,
+    draw: redis_restart,
+};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "standalone-restart",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: redis_restart,
+        ..PLAIN
     },
     Scenario {
         name: "flushall",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |_, _| Fault::FlushAll,
+        ..PLAIN
     },
     Scenario {
         name: "client-kill",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: client_kill,
+        ..PLAIN
     },
     Scenario {
         name: "kill-storm",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |_, _| Fault::KillSubscriptions,
+        ..PLAIN
     },
     Scenario {
         name: "output-buffer",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: output_buffer,
+        ..PLAIN
     },
     Scenario {
         name: "node-kill",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: node_kill,
+        ..PLAIN
     },
     Scenario {
         name: "node-freeze",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: node_freeze,
+        ..PLAIN
     },
     Scenario {
         name: "redis-freeze",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: redis_freeze,
+        ..PLAIN
     },
     Scenario {
         name: "rolling-restart",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, nodes| Fault::NodeRestart {
             node: rng.usize(..nodes),
         },
+        ..PLAIN
     },
     Scenario {
         name: "proxy",
-        setup: Setup::Standalone,
         proxied: true,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: way,
+        ..PLAIN
     },
     Scenario {
         name: "deaf",
-        setup: Setup::Standalone,
         proxied: true,
         http: false,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, nodes| Fault::Silence {
             node: some_node(rng, nodes),
             all: false,
         },
+        ..PLAIN
     },
     Scenario {
         name: "silence",
-        setup: Setup::Standalone,
         proxied: true,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, nodes| Fault::Silence {
             node: some_node(rng, nodes),
             all: true,
         },
+        ..PLAIN
     },
     Scenario {
         name: "lossy",
-        setup: Setup::Standalone,
         proxied: true,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, nodes| Fault::Lose {
             node: some_node(rng, nodes),
             messages: rng.u32(1..10),
         },
+        ..PLAIN
     },
     Scenario {
         name: "sentinel-kill",
         setup: Setup::Sentinel,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: master_kill,
+        ..PLAIN
     },
     Scenario {
         name: "sentinel-freeze",
         setup: Setup::Sentinel,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: master_freeze,
+        ..PLAIN
     },
     Scenario {
         name: "cluster-failover",
         setup: Setup::Cluster,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: master_fails,
+        ..PLAIN
     },
     Scenario {
         name: "slot-move",
         setup: Setup::Cluster,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: slot_move,
+        ..PLAIN
     },
     Scenario {
         name: "tokens",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
         tokens: true,
-        sse_topics: false,
-        unmended: None,
         draw: while_tokens_end,
+        ..PLAIN
     },
     Scenario {
         name: "rows-deleted",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, _| Fault::DeleteRows { draw: rng.u64(..) },
+        ..PLAIN
     },
     Scenario {
         name: "eviction",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, _| Fault::Evict { draw: rng.u64(..) },
+        ..PLAIN
     },
     Scenario {
         name: "sender-hangup",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, nodes| Fault::HangUp {
             node: rng.usize(..nodes),
             draw: rng.u64(..),
         },
+        ..PLAIN
     },
     Scenario {
         name: "sse-resume",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
         sse_topics: true,
-        unmended: None,
         draw: |rng, nodes| Fault::NodeRestart {
             node: rng.usize(..nodes),
         },
+        ..PLAIN
     },
     Scenario {
         name: "stalled-claim",
-        setup: Setup::Standalone,
         proxied: true,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, nodes| Fault::StallClaim {
             node: rng.usize(..nodes),
             draw: rng.u64(..),
             time: millis(rng, 6_000, 9_000),
         },
+        ..PLAIN
     },
     Scenario {
         name: "stalled-reader",
-        setup: Setup::Standalone,
-        proxied: false,
-        http: true,
-        tokens: false,
-        sse_topics: false,
-        unmended: None,
         draw: |rng, nodes| Fault::StallReaders {
             node: rng.usize(..nodes),
             draw: rng.u64(..),
         },
+        ..PLAIN
     },
     Scenario {
         name: "mixed",
-        setup: Setup::Standalone,
         proxied: true,
-        http: true,
         tokens: true,
-        sse_topics: false,
-        unmended: None,
         draw: any,
+        ..PLAIN
     },
 ];
 

@@ -75,6 +75,7 @@ async fn what_was_lost_on_the_way_is_read_from_the_log() {
     let resync = client.json().await;
     assert_eq!(resync, json!({"type": "resync", "topic": "news"}));
     hears(&mut client, "news", 6..=6).await;
+    assert_eq!(node.metric("catch_up_gaps_total").await, 1.0);
 }
 
 /// Redis forgets an id sooner than nodes do. Who follows the log passes the second one by; a page

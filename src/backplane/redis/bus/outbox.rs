@@ -10,13 +10,14 @@
 //! exactly one answer, and no number is used twice.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use futures::stream::{FuturesOrdered, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -334,8 +335,8 @@ impl Shared {
         }
     }
 
-    fn numbers(&self) -> std::sync::MutexGuard<'_, ChannelNumbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn numbers(&self) -> parking_lot::MutexGuard<'_, ChannelNumbers> {
+        self.numbers.lock()
     }
 
     fn pack(&self, channel: &str, number: u64, waiting: &mut VecDeque<OutboxLine>) -> Payload {

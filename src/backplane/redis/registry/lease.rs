@@ -8,13 +8,14 @@
 //! it also writes every row again.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use fred::error::ErrorKind;
 use fred::prelude::{Expiration, KeysInterface, SetOptions, SetsInterface};
 use fred::types::Value;
+use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -111,7 +112,7 @@ impl Lease {
 
     /// Whether this node holds the lease, as far as it knows.
     pub(crate) fn is_held(&self) -> bool {
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.read();
         held.is_some_and(|at| at.elapsed() < LEASE)
     }
 
@@ -122,7 +123,7 @@ impl Lease {
 
     /// The time since it was last known to be held; zero if it never was.
     pub(crate) fn age(&self) -> Duration {
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.read();
         held.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
@@ -157,7 +158,7 @@ impl Lease {
 
     /// Notes that a node was proven dead.
     pub(crate) fn bury(&self, node: &NodeId) {
-        let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
+        let mut dead = self.dead.write();
         if dead.len() >= GRAVES {
             dead.clear();
         }
@@ -166,7 +167,7 @@ impl Lease {
 
     /// Whether a node was proven dead and has not come back.
     pub(crate) fn is_buried(&self, node: &NodeId) -> bool {
-        let dead = self.dead.read().unwrap_or_else(PoisonError::into_inner);
+        let dead = self.dead.read();
         dead.contains(node)
     }
 
@@ -180,7 +181,7 @@ impl Lease {
 
     /// When Redis was last found to have forgotten this node; set once all rows are marked dirty.
     pub(crate) fn forgotten(&self) -> Option<Instant> {
-        *self.marked.read().unwrap_or_else(PoisonError::into_inner)
+        *self.marked.read()
     }
 
     /// The lease of the node that has this name now.
@@ -194,10 +195,7 @@ impl Lease {
     /// Whether a missing row proves that its user is offline. Not if Redis has just forgotten
     /// everything, which the own lease shows.
     pub(crate) async fn vouches_for_rows(&self) -> Result<bool, Unavailable> {
-        let forgotten = *self
-            .forgotten
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let forgotten = *self.forgotten.read();
         if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
             // A new master may lack the newest rows even though it has this node's lease.
             || self.servers.has_turned_within(REBUILD)
@@ -309,7 +307,7 @@ impl Lease {
                 return Err(fred::error::Error::new(ErrorKind::Unknown, words));
             }
         }
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.held.write() = Some(Instant::now());
         let swept = self.enlist().await?;
         if ours && swept {
             tracing::warn!("this node was taken for dead; rewriting its rows");
@@ -345,11 +343,7 @@ impl Lease {
     }
 
     fn note_forgotten(&self) {
-        let held = self
-            .held
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some();
+        let held = self.held.read().is_some();
         if held {
             if self.refusal.tells_forgotten() {
                 tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
@@ -358,20 +352,14 @@ impl Lease {
             let others = others.iter().map(|record| &record.node);
             self.absent
                 .expect(others.filter(|node| **node != self.record.node));
-            let mut forgotten = self
-                .forgotten
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut forgotten = self.forgotten.write();
             *forgotten = Some(Instant::now());
         }
     }
 
     fn note_marked(&self) {
-        let forgotten = *self
-            .forgotten
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        *self.marked.write().unwrap_or_else(PoisonError::into_inner) = forgotten;
+        let forgotten = *self.forgotten.read();
+        *self.marked.write() = forgotten;
     }
 
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
@@ -405,7 +393,7 @@ impl Lease {
         // Taken for dead, and back again.
         let nodes = self.table.nodes();
         self.absent.see(&nodes);
-        let mut dead = self.dead.write().unwrap_or_else(PoisonError::into_inner);
+        let mut dead = self.dead.write();
         nodes
             .iter()
             .for_each(|record| _ = dead.remove(&record.node));

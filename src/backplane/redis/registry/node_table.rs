@@ -2,8 +2,8 @@
 //! from one that is not in it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use fred::prelude::SetsInterface;
 
@@ -11,6 +11,7 @@ use crate::backplane::nodes::NodeRecord;
 use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::servers::Servers;
 use crate::protocol::ids::NodeId;
+use parking_lot::RwLock;
 
 /// Beats without a lease after which a node counts as dead. One may be Redis's own pause.
 pub(crate) const MISSING_BEATS: u32 = 2;
@@ -40,8 +41,8 @@ impl NodeTable {
         }
     }
 
-    fn leases(&self) -> std::sync::RwLockReadGuard<'_, KnownLeases> {
-        self.leases.read().unwrap_or_else(PoisonError::into_inner)
+    fn leases(&self) -> parking_lot::RwLockReadGuard<'_, KnownLeases> {
+        self.leases.read()
     }
 
     pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
@@ -105,8 +106,7 @@ impl NodeTable {
         self.note_signing(&nodes);
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         let nodes = Arc::new(nodes);
-        *self.leases.write().unwrap_or_else(PoisonError::into_inner) =
-            KnownLeases { nodes, missing };
+        *self.leases.write() = KnownLeases { nodes, missing };
         if !gone.is_empty() {
             let _: () = servers.at(&key).srem(&key, gone).await?;
         }

@@ -19,7 +19,7 @@ use ahash::RandomState;
 use fred::clients::Pipeline;
 use fred::prelude::{Client, FredResult, KeysInterface};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 use crate::backplane::redis::Keys;
 use crate::backplane::redis::registry::read::flat;
@@ -28,6 +28,7 @@ use crate::backplane::redis::servers::errors::redacted;
 use crate::local::hub::Hub;
 use crate::protocol::ids::{ConnectionId, Subject};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
 
 /// The time between two portions of a round.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,9 +58,9 @@ pub(crate) struct Verifier {
     suspects: Vec<Subject>,
     /// Whether an index of this node's rows was missing at the first look.
     lacks_index: bool,
-    /// Rows restored since the last warning, and when that was.
+    /// Rows restored since the last warning.
     restored: u64,
-    warned: Option<Instant>,
+    warnings: Throttle,
 }
 
 impl Verifier {
@@ -86,7 +87,7 @@ impl Verifier {
             suspects: Vec::new(),
             lacks_index: false,
             restored: 0,
-            warned: None,
+            warnings: Throttle::new(QUIET),
         }
     }
 
@@ -204,14 +205,13 @@ impl Verifier {
         self.restored += lost.len() as u64;
         self.metrics.rows_restored.inc_by(lost.len() as u64);
         self.hub.changes().mark(lost);
-        if self.restored > 0 && self.warned.is_none_or(|at| at.elapsed() >= QUIET) {
+        if self.restored > 0 && self.warnings.pass().is_some() {
             let rows = std::mem::take(&mut self.restored);
             tracing::warn!(
                 rows,
                 "rows of this node were missing in Redis and are written again; is something \
                  deleting keys, or is maxmemory-policy not noeviction?"
             );
-            self.warned = Some(Instant::now());
         }
     }
 

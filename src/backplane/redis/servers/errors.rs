@@ -5,13 +5,12 @@
 //! Meanwhile the node is not ready. Every kind of refusal is logged once, then at intervals.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use parking_lot::RwLock;
+
+use crate::telemetry::throttle::ThrottleByKind;
 
 /// The minimum time between two entries in the log about one kind of refusal.
 const COMPLAINTS: Duration = Duration::from_secs(30);
@@ -88,28 +87,41 @@ pub(crate) fn kind(error: &Error) -> &'static str {
     }
 }
 
-/// When each kind of refusal was last logged. One for all commands of a node.
-#[derive(Debug, Default)]
-pub(crate) struct Complaints(Mutex<HashMap<&'static str, Instant>>);
+/// Whether no answer came, so that the command may have been carried out.
+pub(crate) fn is_broken_off(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
+    )
+}
+
+/// Whether the access rules of this node lack something.
+pub(crate) fn is_denied(error: &Error) -> bool {
+    error.details().starts_with("NOPERM")
+}
+
+/// Which refusals are logged. One for all commands of a node.
+#[derive(Debug)]
+pub(crate) struct Complaints(ThrottleByKind);
+
+impl Default for Complaints {
+    fn default() -> Self {
+        Self(ThrottleByKind::new(COMPLAINTS))
+    }
+}
 
 impl Complaints {
     /// Logs a refusal, unless that was done a moment ago.
     pub(crate) fn note(&self, error: &Error) {
         if let Some((_, reason)) = refusal(error)
-            && self.is_due(reason)
+            && let Some(unlogged) = self.0.pass(reason)
         {
-            tracing::warn!(error = %redacted(error), "{reason}; retrying");
+            tracing::warn!(error = %redacted(error), unlogged, "{reason}; retrying");
         }
     }
 
     fn is_due(&self, what: &'static str) -> bool {
-        let (mut logged, now) = (self.0.lock(), Instant::now());
-        let is_due = |at: &Instant| now - *at >= COMPLAINTS;
-        let due = logged.get(what).is_none_or(is_due);
-        if due {
-            logged.insert(what, now);
-        }
-        due
+        self.0.pass(what).is_some()
     }
 }
 
@@ -144,14 +156,11 @@ impl RedisHealth {
 
     /// Why the node cannot be ready.
     pub(crate) fn reason(&self) -> Option<&'static str> {
-        *self.reason.read().unwrap_or_else(PoisonError::into_inner)
+        *self.reason.read()
     }
 
     fn set(&self, reason: Option<&'static str>) -> Option<&'static str> {
-        std::mem::replace(
-            &mut *self.reason.write().unwrap_or_else(PoisonError::into_inner),
-            reason,
-        )
+        std::mem::replace(&mut *self.reason.write(), reason)
     }
 }
 
@@ -206,17 +215,5 @@ mod tests {
         assert_eq!(health.reason(), Some("Redis refuses commands"));
         health.clear();
         assert_eq!(health.reason(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_kind_of_refusal_is_logged_once_in_a_while() {
-        let complaints = Complaints::default();
-        assert!(complaints.is_due("a"));
-        for _ in 0..100 {
-            assert!(!complaints.is_due("a"));
-        }
-        assert!(complaints.is_due("b"), "another kind");
-        tokio::time::advance(COMPLAINTS).await;
-        assert!(complaints.is_due("a") && !complaints.is_due("a"));
     }
 }

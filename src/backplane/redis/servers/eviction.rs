@@ -5,16 +5,17 @@
 //! `CONFIG`. Evictions are watched as well, so that rows are verified at once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::error::Error;
 use fred::prelude::{Client, ClientLike};
 use fred::types::CustomCommand;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::backplane::redis::servers::Servers;
-use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::errors::{is_denied, redacted};
 use crate::config::redis_url::Host;
 use crate::telemetry::metrics::Metrics;
 
@@ -87,14 +88,14 @@ impl EvictionWatch {
 
     /// That Redis may evict keys, if so.
     pub(crate) fn warning(&self) -> Option<&'static str> {
-        *self.warning.read().unwrap_or_else(PoisonError::into_inner)
+        *self.warning.read()
     }
 
     /// Looks until the node ends.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut seen: HashMap<Option<Host>, KnownServer> = HashMap::new();
         let mut looks = 0;
-        let mut is_denied = false;
+        let mut is_told = false;
         loop {
             let servers = self.servers.servers();
             // A server that left and comes back may have another policy.
@@ -104,8 +105,8 @@ impl EvictionWatch {
                 let known = seen.entry(server.host.clone()).or_default();
                 match self.look(&server.client, known, looks).await {
                     Ok(()) => answered = true,
-                    Err(error) if !is_denied && error.details().starts_with("NOPERM") => {
-                        is_denied = true;
+                    Err(error) if !is_told && is_denied(&error) => {
+                        is_told = true;
                         tracing::warn!(
                             error = %redacted(&error),
                             "cannot tell whether Redis evicts keys; allow INFO, \
@@ -147,7 +148,7 @@ impl EvictionWatch {
     }
 
     fn note(&self, warning: Option<&'static str>) {
-        let mut old = self.warning.write().unwrap_or_else(PoisonError::into_inner);
+        let mut old = self.warning.write();
         if *old == warning {
             return;
         }

@@ -15,8 +15,8 @@ pub(crate) mod eviction;
 pub(crate) mod exclusive;
 pub(crate) mod sentinel;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
@@ -24,6 +24,7 @@ use fred::interfaces::MetricsInterface;
 use fred::prelude::{Client, ClientLike, EventInterface};
 use fred::util::redis_keyslot;
 use futures::future::join_all;
+use parking_lot::RwLock;
 use tokio::sync::{Notify, broadcast::error::RecvError, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -168,14 +169,12 @@ impl Servers {
     }
 
     fn routes(&self) -> Arc<SlotMap> {
-        let routes = self.0.routes.read();
-        routes.unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.routes.read().clone()
     }
 
     /// The connection to the server that has this key now.
     pub(crate) fn at(&self, key: &str) -> Client {
         let routes = self.0.routes.read();
-        let routes = routes.unwrap_or_else(PoisonError::into_inner);
         routes.server(key).client.clone()
     }
 
@@ -223,8 +222,7 @@ impl Servers {
 
     /// Whether a server was replaced within this time: other nodes may still be rewriting rows.
     pub(crate) fn has_turned_within(&self, time: Duration) -> bool {
-        let turned = self.0.turned.read();
-        let turned = *turned.unwrap_or_else(PoisonError::into_inner);
+        let turned = *self.0.turned.read();
         turned.is_some_and(|at| at.elapsed() < time)
     }
 
@@ -353,21 +351,13 @@ impl Servers {
     fn note_turn(&self) {
         // The first server that is found replaces no other.
         if self.routes().servers[0].host.is_some() {
-            let mut turned = self
-                .0
-                .turned
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut turned = self.0.turned.write();
             *turned = Some(Instant::now());
         }
     }
 
     fn install(&self, routes: SlotMap) {
-        *self
-            .0
-            .routes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+        *self.0.routes.write() = Arc::new(routes);
         self.0.turns.send_modify(|count| *count += 1);
         self.0.metrics.redis_turns.inc();
     }

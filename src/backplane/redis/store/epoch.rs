@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::backplane::redis::Keys;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::commands::queue;
+use crate::backplane::redis::servers::errors::is_denied;
 use crate::protocol::position::{Unwritten, new_epoch};
 
 /// Between two looks at the epoch.
@@ -104,7 +105,7 @@ impl Epoch {
 /// error the reader asks again; it would else tell its client of a loss that never was.
 fn unless_denied(read: Result<Unwritten, Error>) -> Result<Unwritten, Error> {
     match read {
-        Err(error) if error.details().starts_with("NOPERM") => Ok(Unwritten::UNKNOWN),
+        Err(error) if is_denied(&error) => Ok(Unwritten::UNKNOWN),
         read => read,
     }
 }

@@ -19,7 +19,7 @@ use fred::types::{CustomCommand, Value};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
-use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::errors::{is_broken_off, redacted};
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
 use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi, queue};
 use crate::backplane::redis::store::epoch::Epoch;
@@ -94,11 +94,7 @@ impl KeptStore {
             };
             tracing::debug!(error = %redacted(&error), "message not kept");
             self.servers.note(&error);
-            let unknown = matches!(
-                error.kind(),
-                ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
-            );
-            if unknown && message.id().is_none() {
+            if is_broken_off(&error) && message.id().is_none() {
                 let words = "Redis broke off: the message may have been kept; send it with an id";
                 return Err(Unavailable(words));
             }
@@ -350,11 +346,7 @@ impl KeptStore {
 
 /// Whether the server answered, and would answer the same on a new connection.
 fn is_refusal(error: &Error) -> bool {
-    let is_broken = matches!(
-        error.kind(),
-        ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
-    );
-    !is_broken && !error.is_cluster() && !error.details().starts_with("READONLY")
+    !is_broken_off(error) && !error.is_cluster() && !error.details().starts_with("READONLY")
 }
 
 fn entry_id(value: &Value) -> Option<EntryId> {

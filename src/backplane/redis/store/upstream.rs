@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::{Unavailable, Unsent, UpstreamBacklog, UpstreamEntry};
 use crate::backplane::redis::servers::Servers;
-use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::errors::{is_broken_off, is_denied, redacted};
 use crate::backplane::redis::{AWAY, Keys};
 use crate::protocol::position::EntryId;
 
@@ -77,7 +77,7 @@ impl Streams {
             let error = if self.servers.at(&key).is_connected() {
                 match self.servers.call("XADD", &key, &words).await {
                     Ok(_) => return Ok(()),
-                    Err(error) if is_unknown(&error) => {
+                    Err(error) if is_broken_off(&error) => {
                         tracing::debug!(error = %redacted(&error), service, "it is unknown whether the entry was added");
                         return Err(Unsent::Unknown);
                     }
@@ -127,7 +127,7 @@ impl Streams {
         let bytes = match self.trim(&client, key, &groups).await {
             Ok(bytes) => bytes,
             // Without the right to trim, the bound in entries still holds.
-            Err(error) if error.details().starts_with("NOPERM") => {
+            Err(error) if is_denied(&error) => {
                 if !self.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         error = %redacted(&error), key,
@@ -230,14 +230,6 @@ async fn oldest_pending(client: &Client, key: &str, group: &str) -> Result<Optio
     // The number of entries, the oldest, the newest, and consumers.
     let oldest = summary.into_array().into_iter().nth(1);
     Ok(oldest.and_then(|id| id.as_str()?.parse().ok()))
-}
-
-/// Whether Redis may have executed the command.
-fn is_unknown(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
-    )
 }
 
 /// Whether another attempt may succeed soon.

@@ -86,6 +86,7 @@ impl ShardTask {
         let connection = &mut self.places[slot].connection;
         if let Some(resync) = connection.take_page(subject, since, page) {
             if !(page.is_continuous || is_told) {
+                self.metrics.catch_up_gaps.inc();
                 connection.say(&resync);
             }
             let topic = match subject {
