@@ -162,7 +162,8 @@ impl Caller {
         }
     }
 
-    /// As [`Caller::check_stranger`], under any name: load balancers use the names of their clients.
+    /// As [`Caller::check_stranger`], under any name: load balancers use the names of their
+    /// clients.
     pub(crate) fn check_foreign(&self, app: &App) -> Result<(), HttpError> {
         if self.page != PageKind::Foreign {
             return Ok(());

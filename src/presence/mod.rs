@@ -1,10 +1,10 @@
 //! Who joins and leaves a topic, told to the clients that ask for it.
 //!
 //! A node whose clients watch a topic keeps a `View` of it and is told by the nodes with members,
-//! each of which keeps a `Roster`. Both find each other by the topic's row: the watching node writes
-//! its mark there before it reads who has members, and the node with its first member writes that
-//! before it reads who watches. So one of them sees the other, and where no client watches, nothing
-//! is said. All of it is asked and told again where it may have been lost.
+//! each of which keeps a `Roster`. Both find each other by the topic's row: the watching node
+//! writes its mark there before it reads who has members, and the node with its first member writes
+//! that before it reads who watches. So one of them sees the other, and where no client watches,
+//! nothing is said. All of it is asked and told again where it may have been lost.
 //!
 //! What must stay true: no leave is announced while only the user's node, or ours, may be cut off:
 //! leaves wait for the grace, for a backplane that is well, and for the lists of all nodes.

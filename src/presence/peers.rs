@@ -37,7 +37,8 @@ impl Presence {
         if self.lines.try_send((node.clone(), line.to_line())).is_ok() {
             return;
         }
-        // It would go on with a gap that it cannot see. As it is, it begins again when it asks next.
+        // It would go on with a gap that it cannot see. As it is, it begins again when it asks
+        // next.
         if let PresenceLine::Told(told) = line
             && let Some(roster) = self.rolls.get_mut(&told.topic)
         {

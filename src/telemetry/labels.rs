@@ -1,5 +1,5 @@
-//! The label values that counters have from the start, with 0: otherwise the first event is also the
-//! first sample, and `increase()` in an alert does not see it.
+//! The label values that counters have from the start, with 0: otherwise the first event is also
+//! the first sample, and `increase()` in an alert does not see it.
 //!
 //! What must stay true: every value that code counts is listed. The tests check each answer of
 //! `/metrics` for that.

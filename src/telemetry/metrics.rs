@@ -114,8 +114,8 @@ macro_rules! metrics {
                 $(Metric { name: $name, form: stringify!($type), help: $help },)+
             ];
 
-            /// The values that the label of a counter can have, by the counter's name without prefix
-            /// and `_total`.
+            /// The values that the label of a counter can have, by the counter's name without
+            /// prefix and `_total`.
             #[must_use]
             pub fn known_labels(name: &str) -> Vec<&'static str> {
                 labels::of(name)

@@ -4,10 +4,14 @@
 //! go together into the next one. Payloads of one outbox are numbered from 1. If Redis gives no
 //! answer, the outcome is unknown: the payload is sent again under the same number, and receivers
 //! drop a number they have had. Receivers detect a loss by the next number; if no payload
-//! follows, a tail repeats the last number. A publisher can name any channel in its `reply`, and an
-//! outbox takes memory: for names that are not in the table of nodes there is a bounded number, and
-//! one that finds no subscriber ends at once. What must stay true: lines of one channel keep their order, each gets
-//! exactly one answer, and no number is used twice.
+//! follows, a tail repeats the last number.
+//!
+//! A publisher can name any channel in its `reply`, and an outbox takes memory: for names that are
+//! not in the table of nodes there is a bounded number, and one that finds no subscriber ends at
+//! once.
+//!
+//! What must stay true: lines of one channel keep their order, each gets exactly one answer, and
+//! no number is used twice.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -246,8 +250,11 @@ impl Shared {
     }
 
     /// The header line of a payload, signed if there is a secret.
-    fn header(&self, channel: &str, line: &str) -> String {
-        self.secrets.signed(channel, "", line)
+    fn header(&self, channel: &str, line: String) -> String {
+        match self.secrets.is_empty() {
+            true => line,
+            false => self.secrets.signed(channel, "", &line),
+        }
     }
 
     /// The outbox of a channel. `stranger`: a place for one whose name is not in the table.
@@ -340,7 +347,7 @@ impl Shared {
     }
 
     fn pack(&self, channel: &str, number: u64, waiting: &mut VecDeque<OutboxLine>) -> Payload {
-        let mut text = self.header(channel, &protocol::header_line(self.lease.node(), number));
+        let mut text = self.header(channel, protocol::header_line(self.lease.node(), number));
         let header = text.len();
         let mut answers = Vec::with_capacity(waiting.len().min(LINES));
         let mut deadline = Instant::now();
@@ -438,7 +445,7 @@ impl Shared {
     /// receivers ignore a lower number.
     async fn publish_tail(self: Arc<Self>, channel: String, number: u64) {
         let tail = protocol::tail_payload(self.lease.node(), number);
-        let tail = Bytes::from(self.header(&channel, &tail));
+        let tail = Bytes::from(self.header(&channel, tail));
         for _ in 0..TAIL_ATTEMPTS {
             if self.servers.publish(&channel, tail.clone()).await.is_ok() {
                 return;

@@ -1,8 +1,8 @@
 //! Why Redis is reachable and yet refuses what a node needs.
 //!
-//! A server that has become a replica, that cannot save its data, or whose access rules exclude this
-//! node, answers at once and keeps every connection up. The beat of the lease meets that first.
-//! Meanwhile the node is not ready. Every kind of refusal is logged once, then at intervals.
+//! A server that has become a replica, that cannot save its data, or whose access rules exclude
+//! this node, answers at once and keeps every connection up. The beat of the lease meets that
+//! first. Meanwhile the node is not ready. Every kind of refusal is logged once, then at intervals.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -101,8 +101,8 @@ impl Epoch {
     }
 }
 
-/// Access rules without `TIME` or `pn:epoch` are lived with: nothing is proven then. After any other
-/// error the reader asks again; it would else tell its client of a loss that never was.
+/// Access rules without `TIME` or `pn:epoch` are lived with: nothing is proven then. After any
+/// other error the reader asks again; it would else tell its client of a loss that never was.
 fn unless_denied(read: Result<Unwritten, Error>) -> Result<Unwritten, Error> {
     match read {
         Err(error) if is_denied(&error) => Ok(Unwritten::UNKNOWN),
