@@ -16,7 +16,7 @@ cores    := $(shell nproc 2>/dev/null || echo 2)
 export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
 
 .PHONY: help test compile tools setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
-        build unit fuzz k6-smoke schemathesis run bench image compose-up compose-down \
+        build unit fuzz k6-smoke schemathesis run upgrade-test bench image compose-up compose-down \
         clean
 .NOTPARALLEL:
 
@@ -86,6 +86,9 @@ deny: ## check licences, sources and advisories of dependencies (cargo install c
 
 run: ## run one node on http://127.0.0.1:8080/, without Redis unless PUSH_REDIS_URL is set
 	cargo run --locked
+
+upgrade-test: ## a rolling upgrade from the last release and back, under load (builds both)
+	@scripts/upgrade-test
 
 bench: ## run the benchmarks in the release profile
 	cargo bench --locked

@@ -163,8 +163,8 @@ fn order(index: &Index<'_>) -> Verdict {
                 continue;
             };
             // Its publisher has been told that it may come, or may not.
-            let is_open =
-                matches!(&*push.status, "unknown" | HUNG_UP) || push.partial && *at > push.answered;
+            let is_open = matches!(&*push.status, "unknown" | HUNG_UP)
+                || push.reason.is_some() && *at > push.answered;
             if !seen.insert(*id) || is_open {
                 continue;
             }
@@ -223,7 +223,7 @@ fn losses(index: &Index<'_>) -> Verdict {
         let (first, last) = (attempts[0], attempts[attempts.len() - 1]);
         for part in &last.parts {
             let words = ["routed", "written", "acked", HUNG_UP];
-            let taken = words.contains(&&*part.status) && !last.partial;
+            let taken = words.contains(&&*part.status) && last.reason.is_none();
             let denied = part.status == "offline" && attempts.len() == 1;
             for (conn, since, until) in by_user.get(&*part.user).into_iter().flatten() {
                 let settled = since + if taken { 0 } else { SETTLED };
@@ -238,7 +238,10 @@ fn losses(index: &Index<'_>) -> Verdict {
                 }
                 if first.by == FINAL && !taken {
                     verdict.expect(false, || {
-                        format!("{id} to {} was answered {}", conn.name, part.status)
+                        format!(
+                            "{id} to {} was answered {}: {:?}",
+                            conn.name, part.status, last.reason
+                        )
                     });
                 }
                 if !taken && !denied || taken && part.connections == 0 {

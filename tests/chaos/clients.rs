@@ -47,6 +47,9 @@ pub(crate) struct Device {
     /// Whether it believes that what it hears of its inbox, as it comes back, goes for its topics too:
     /// server-sent events have one position for all.
     pub(crate) resumes_all: bool,
+    /// Whether it begins anew, as a page that is reloaded, if its position is refused: 0.1.0 does
+    /// not know the ids of event streams with topics.
+    pub(crate) reloads: bool,
     /// The last one it saw.
     pub(crate) position: Option<String>,
     /// As [`Event::Open`] has them. It names them when it connects or, if it resumes or watches, asks
@@ -232,7 +235,12 @@ impl Device {
             presence: self.watches && self.wire == Wire::Sse,
             since: self.position.as_deref(),
         };
-        let mut socket = Socket::connect(self.wire, &view, &wish).await?;
+        let mut refused = false;
+        let socket = Socket::connect(self.wire, &view, &wish, &mut refused).await;
+        if refused && self.reloads {
+            self.position = None;
+        }
+        let mut socket = socket?;
         let ready = if self.wire.hears_objects() {
             let Heard::Text(text) = socket.next().await else {
                 return None;

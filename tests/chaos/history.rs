@@ -54,9 +54,9 @@ pub(crate) struct Push {
     pub(crate) answered: Micros,
     /// What the publisher was told; `unknown` without an answer, [`HUNG_UP`] if it did not wait.
     pub(crate) status: String,
-    /// Whether the answer gave a reason why some part of it is not through.
+    /// Why some part of it is not through, as the answer says.
     #[serde(default)]
-    pub(crate) partial: bool,
+    pub(crate) reason: Option<String>,
     /// Whether it was to be kept in the inboxes of its users, or the topic's log.
     #[serde(default)]
     pub(crate) kept: bool,

@@ -115,7 +115,7 @@ fn all_there(index: &Index<'_>, device: &str, of: &str, chain: &Chain<'_>, verdi
             &*part.status,
             "routed" | "written" | "acked" | "stored" | HUNG_UP
         );
-        if !first.kept || !stored || last.partial || first.sent <= from {
+        if !first.kept || !stored || last.reason.is_some() || first.sent <= from {
             continue;
         }
         let limit = index.after(node, last.answered, WINDOW).min(index.end);

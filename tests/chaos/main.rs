@@ -7,6 +7,7 @@
 //! ```text
 //! cargo test --all-features --test chaos -- --scenario <name>|all --seeds 1..20 --seconds 60
 //!            [--nodes 3] [--jobs 2] [--keep-history DIR]
+//! cargo test --all-features --test chaos -- --scenario upgrade --last-release PROGRAM
 //! cargo test --all-features --test chaos -- --check FILE
 //! ```
 //!
@@ -60,7 +61,7 @@ use crate::summary::Summary;
 const KEPT: &str = "target/chaos";
 /// What `cargo test` plays, side by side.
 const SHORT_RUNS: [&str; 2] = ["client-kill", "tokens"];
-const USAGE: &str = "usage: chaos [--scenario NAME|all] [--seeds A..B] [--seconds N] [--nodes N] [--jobs N] [--keep-history DIR] | --check FILE";
+const USAGE: &str = "usage: chaos [--scenario NAME|all] [--seeds A..B] [--seconds N] [--nodes N] [--jobs N] [--keep-history DIR] [--last-release PROGRAM] | --check FILE";
 
 #[derive(Debug, Default)]
 struct Arguments {
@@ -72,6 +73,7 @@ struct Arguments {
     jobs: Option<usize>,
     keep: Option<PathBuf>,
     check: Option<PathBuf>,
+    last_release: Option<PathBuf>,
     /// As libtest takes them: what to run, by a part of its name.
     filters: Vec<String>,
     list: bool,
@@ -102,6 +104,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--jobs" => arguments.jobs = Some(number(value()?)?.clamp(1, 8) as usize),
             "--nodes" => arguments.nodes = Some(number(value()?)?.clamp(1, 16) as usize),
             "--keep-history" => arguments.keep = Some(value()?.into()),
+            "--last-release" => arguments.last_release = Some(value()?.into()),
             "--check" => arguments.check = Some(value()?.into()),
             "--list" => arguments.list = true,
             // Options of libtest that `cargo test -- ...` hands to every test program.
@@ -175,6 +178,7 @@ fn as_a_test(arguments: &Arguments) -> Result<bool, String> {
             users: 12,
             senders: 4,
             length: Duration::from_secs(6),
+            last_release: None,
         };
         let named = |name| Scenario::named(name).map(|scenario| (scenario, 1));
         let runs: Option<Vec<_>> = SHORT_RUNS.into_iter().map(named).collect();
@@ -205,6 +209,7 @@ fn long_runs(arguments: &Arguments) -> Result<bool, String> {
         users: 30,
         senders: 8,
         length: Duration::from_secs(arguments.seconds.unwrap_or(30)),
+        last_release: arguments.last_release.clone(),
     };
     let seeds = arguments.seeds.clone().unwrap_or(1..=1);
     let runs = seeds.flat_map(|seed| scenarios.iter().map(move |scenario| (*scenario, seed)));
@@ -230,7 +235,7 @@ fn play_all(
     let next = || lock(&runs).next();
     let work = || {
         while let Some((scenario, seed)) = next() {
-            let text = one_run(scenario, seed, size, keep, &summary);
+            let text = one_run(scenario, seed, &size, keep, &summary);
             // Under the lock, so that no other run's lines come in between.
             let _printing = lock(&summary);
             print!("{text}");
@@ -254,7 +259,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn one_run(
     scenario: &'static Scenario,
     seed: u64,
-    size: Size,
+    size: &Size,
     keep: Option<&Path>,
     summary: &Mutex<Summary>,
 ) -> String {
@@ -270,7 +275,7 @@ fn one_run(
     );
     let play = || {
         let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(run::play(scenario, seed, size))
+        runtime.block_on(run::play(scenario, seed, size.clone()))
     };
     // What helps a test may fail as a test does; the other runs go on.
     let outcome = match std::panic::catch_unwind(play) {

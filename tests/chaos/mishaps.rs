@@ -224,15 +224,16 @@ impl Stage {
             parts.iter_mut().for_each(|part| part.connections = 1);
         }
         self.recorder.write(Event::Push(Push {
+            // Each is a sender of its own, so nothing orders them.
+            by: draft.id.clone(),
             id: draft.id,
-            by: "hangup".to_owned(),
             via: view.id.clone(),
             seq: draft.seq,
             to: draft.to,
             attempt: 1,
             sent,
             answered: self.recorder.now(),
-            partial: answer["reason"].is_string(),
+            reason: answer["reason"].as_str().map(str::to_owned),
             kept: draft.kept,
             parts,
             status,
@@ -300,7 +301,7 @@ impl Stage {
             attempt,
             sent,
             answered: self.recorder.now(),
-            partial: answer["reason"].is_string(),
+            reason: answer["reason"].as_str().map(str::to_owned),
             kept: draft.kept,
             parts: parts(&draft.to, &status, &answer),
             status: status.clone(),

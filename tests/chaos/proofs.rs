@@ -24,7 +24,7 @@ fn push(id: &str, seq: u64, user: &str, sent: u64) -> Push {
         sent,
         answered: sent + 1_000,
         status: "routed".to_owned(),
-        partial: false,
+        reason: None,
         kept: false,
         parts: vec![Part {
             user: user.to_owned(),
@@ -256,7 +256,7 @@ const ALLOWED: &[(&str, Change)] = &[
         "a message that its publisher knows is not everywhere",
         |history| {
             history.unheard("m3");
-            history.pushes[2].partial = true;
+            history.pushes[2].reason = Some("no answer".to_owned());
         },
     ),
     ("a duplicate of a message that was sent twice", |history| {

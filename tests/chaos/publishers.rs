@@ -177,8 +177,8 @@ impl Sender {
             for (i, draft) in drafts.into_iter().enumerate() {
                 let answer = answers.get(i).unwrap_or(&Value::Null);
                 let status = answer["status"].as_str().unwrap_or("unknown").to_owned();
-                let partial = answer["reason"].is_string();
-                let repeat = partial || matches!(&*status, "unknown" | "unrouted");
+                let reason = answer["reason"].as_str().map(str::to_owned);
+                let repeat = reason.is_some() || matches!(&*status, "unknown" | "unrouted");
                 self.world.recorder.write(Event::Push(Push {
                     id: draft.id.clone(),
                     by: self.name.clone(),
@@ -188,7 +188,7 @@ impl Sender {
                     attempt,
                     sent,
                     answered,
-                    partial,
+                    reason,
                     kept: draft.kept,
                     parts: parts(&draft.to, &status, answer),
                     status,
@@ -360,7 +360,7 @@ impl RedisPublisher {
                     sent,
                     answered: self.world.recorder.now(),
                     status: status.to_owned(),
-                    partial: false,
+                    reason: None,
                     kept: false,
                     parts: vec![Part {
                         user: draft.to[0].clone(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Result;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,13 +28,15 @@ const SETTLE: Duration = Duration::from_secs(35);
 const LAG: Duration = Duration::from_millis(1_000);
 
 /// How large a run is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Size {
     pub(crate) nodes: usize,
     pub(crate) users: usize,
     pub(crate) senders: usize,
     /// How long there are faults.
     pub(crate) length: Duration,
+    /// The program of the last release, for the scenario `upgrade`.
+    pub(crate) last_release: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -57,7 +60,7 @@ impl Drop for Actors {
 pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<Outcome> {
     let recorder = Recorder::new(scenario.name, seed);
     let users: Arc<Vec<String>> = Arc::new((0..size.users).map(|i| format!("u{i}")).collect());
-    let stage = Stage::set(scenario, size.nodes, users.clone(), recorder.clone());
+    let stage = Stage::set(scenario, &size, users.clone(), recorder.clone());
     let stage = Arc::new(stage.await?);
     until("the nodes to be ready", async || stage.is_ready().await).await?;
     let mut rng = Rng::with_seed(seed ^ 0x5EED);
@@ -193,6 +196,7 @@ fn devices(users: &[String], scenario: &Scenario, rng: &mut Rng) -> Vec<Device> 
                 renews: wire.can_ask() && rng.u8(..3) > 0,
                 resumes: wire.hears_objects() && rng.bool(),
                 resumes_all: wire == Wire::Sse && scenario.sse_topics,
+                reloads: scenario.upgrades,
                 position: None,
                 topics,
                 positions: HashMap::new(),

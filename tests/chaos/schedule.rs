@@ -81,6 +81,11 @@ pub(crate) enum Fault {
     NodeRestart {
         node: usize,
     },
+    /// A node leaves, and one of this or the last release takes its place.
+    NodeReplace {
+        node: usize,
+        release: Release,
+    },
     /// The way of one node to Redis, or of all, swallows everything.
     BlackHole {
         node: Option<usize>,
@@ -107,6 +112,14 @@ pub(crate) enum Fault {
     },
 }
 
+/// Which build a node is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// The program that `--last-release` names.
+    Last,
+    Present,
+}
+
 /// A fault, or two at a time, after a pause.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
@@ -127,6 +140,8 @@ pub(crate) struct Scenario {
     pub(crate) tokens: bool,
     /// Whether topics are to be resumed over server-sent events.
     pub(crate) sse_topics: bool,
+    /// Whether nodes of the last release are replaced by ones of this build, and back.
+    pub(crate) upgrades: bool,
     draw: fn(&mut Rng, usize) -> Fault,
 }
 
@@ -138,7 +153,15 @@ const PLAIN: Scenario = Scenario {
     http: true,
     tokens: false,
     sse_topics: false,
+    upgrades: false,
     draw: redis_restart,
+};
+
+/// Needs a second program, so it is not one of [`SCENARIOS`].
+const UPGRADE: Scenario = Scenario {
+    name: "upgrade",
+    upgrades: true,
+    ..PLAIN
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -308,12 +331,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 impl Scenario {
     pub(crate) fn named(name: &str) -> Option<&'static Self> {
-        SCENARIOS.iter().find(|scenario| scenario.name == name)
+        let mut known = SCENARIOS.iter().chain([&UPGRADE]);
+        known.find(|scenario| scenario.name == name)
     }
 
     /// The steps of a run of about this length.
     pub(crate) fn schedule(&self, seed: u64, nodes: usize, length: Duration) -> Vec<Step> {
         let mut rng = Rng::with_seed(seed);
+        if self.upgrades {
+            return upgrade(&mut rng, nodes);
+        }
         let mut steps = Vec::new();
         let mut spent = Duration::ZERO;
         while spent < length {
@@ -354,7 +381,8 @@ impl Fault {
             Self::OutputBuffer { node, .. }
             | Self::NodeKill { node, .. }
             | Self::NodeFreeze { node, .. }
-            | Self::NodeRestart { node } => Some(*node),
+            | Self::NodeRestart { node }
+            | Self::NodeReplace { node, .. } => Some(*node),
             _ => None,
         }
     }
@@ -383,7 +411,7 @@ impl Fault {
             Self::MasterKill { away, .. } => (*away).max(Duration::from_secs(2)),
             Self::MasterFreeze { time, .. } => *time,
             Self::SlotMove { pause, .. } => *pause * 6,
-            Self::NodeRestart { .. } => Duration::from_secs(2),
+            Self::NodeRestart { .. } | Self::NodeReplace { .. } => Duration::from_secs(2),
             // Until all rows are back.
             Self::DeleteRows { .. } | Self::Evict { .. } => Duration::from_secs(20),
             Self::StallReaders { .. } => Duration::from_secs(15),
@@ -418,6 +446,11 @@ impl Fault {
             Self::NodeKill { .. } => "node-kill",
             Self::NodeFreeze { .. } => "node-freeze",
             Self::NodeRestart { .. } => "node-restart",
+            Self::NodeReplace {
+                release: Release::Present,
+                ..
+            } => "node-upgrade",
+            Self::NodeReplace { .. } => "node-roll-back",
             Self::BlackHole { .. } => "black-hole",
             Self::Reset { .. } => "reset",
             Self::Silence { .. } => "silence",
@@ -425,6 +458,20 @@ impl Fault {
             Self::Delay { .. } => "delay",
         }
     }
+}
+
+/// A rolling upgrade of all nodes, and a rolling roll-back in another order.
+fn upgrade(rng: &mut Rng, nodes: usize) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for release in [Release::Present, Release::Last] {
+        let mut order: Vec<usize> = (0..nodes).collect();
+        rng.shuffle(&mut order);
+        steps.extend(order.into_iter().map(|node| Step {
+            pause: millis(rng, 4_000, 9_000),
+            faults: vec![Fault::NodeReplace { node, release }],
+        }));
+    }
+    steps
 }
 
 fn millis(rng: &mut Rng, from: u64, to: u64) -> Duration {

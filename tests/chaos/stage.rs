@@ -1,8 +1,9 @@
 //! What a run plays on: Redis, the nodes, the ways between them, and what can be done to them.
 
 use std::io::{Error, Result};
+use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -14,7 +15,8 @@ use crate::history::{Event, Field, Recorder, TOPICS, TopicRows, topic};
 use crate::passes::SECRET;
 use crate::proxy::Proxy;
 use crate::resp::{Answer, Resp};
-use crate::schedule::{Fault, Scenario};
+use crate::run::Size;
+use crate::schedule::{Fault, Release, Scenario};
 use crate::topology::Topology;
 use crate::views::{View, Views};
 
@@ -40,16 +42,28 @@ pub(crate) struct Stage {
     pub(crate) places: Vec<Place>,
     /// Whether nodes ask clients for tokens.
     tokens: bool,
+    /// The last release's program, where a scenario replaces nodes.
+    last_release: Option<PathBuf>,
+    /// Which release each node is of.
+    releases: Vec<Mutex<Release>>,
 }
 
 impl Stage {
     /// Starts all of it; the nodes are ready.
     pub(crate) async fn set(
         scenario: &Scenario,
-        nodes: usize,
+        size: &Size,
         users: Arc<Vec<String>>,
         recorder: Recorder,
     ) -> Result<Self> {
+        let nodes = size.nodes;
+        let last_release = size.last_release.clone().filter(|_| scenario.upgrades);
+        if scenario.upgrades && last_release.is_none() {
+            return Err(Error::other("it needs --last-release PROGRAM"));
+        }
+        let first = last_release
+            .as_ref()
+            .map_or(Release::Present, |_| Release::Last);
         let setup = scenario.setup;
         let mut topology = spawn_blocking(move || Topology::start(setup)).await?;
         let port = topology.first().port();
@@ -68,6 +82,8 @@ impl Stage {
             ways,
             places: (0..nodes).map(|_| Place::default()).collect(),
             tokens: scenario.tokens,
+            last_release,
+            releases: (0..nodes).map(|_| Mutex::new(first)).collect(),
         };
         for place in 0..nodes {
             stage.start(place).await;
@@ -96,12 +112,20 @@ impl Stage {
                 ("PUSH_JWT_LEEWAY_SECONDS", "0".to_owned()),
             ]);
         }
+        let release = *lock(&self.releases[place]);
+        let other = self
+            .last_release
+            .clone()
+            .filter(|_| release == Release::Last);
         let started = spawn_blocking(move || {
             let settings: Vec<(&str, &str)> = settings
                 .iter()
                 .map(|(name, value)| (*name, &**value))
                 .collect();
-            common::start_node(&settings)
+            common::start_command(match other {
+                Some(program) => common::command_of(&program, &settings),
+                None => common::node_command(&settings),
+            })
         });
         match started.await {
             Ok(node) => {
@@ -287,17 +311,12 @@ impl Stage {
                 }
             }
             Fault::NodeRestart { node } => {
-                self.views.set(node, None);
-                let leaving = self.places[node].lock().await.take();
-                if let Some(mut leaving) = leaving {
-                    let id = leaving.id.clone();
-                    leaving.signal("TERM");
-                    let status: ExitStatus = spawn_blocking(move || leaving.wait_exit()).await?;
-                    if !status.success() {
-                        self.died(&id, &format!("told to leave, it ended with {status}"));
-                    }
-                    whom = Some(id);
-                }
+                whom = self.leave(node).await?;
+                self.start(node).await;
+            }
+            Fault::NodeReplace { node, release } => {
+                whom = self.leave(node).await?;
+                *lock(&self.releases[node]) = release;
                 self.start(node).await;
             }
             Fault::BlackHole { node, time } => {
@@ -327,6 +346,21 @@ impl Stage {
         }
         self.fault(fault.kind(), whom, at);
         Ok(())
+    }
+
+    /// Has a node leave and waits for its end. Answers which it was.
+    async fn leave(&self, node: usize) -> Result<Option<String>> {
+        self.views.set(node, None);
+        let Some(mut leaving) = self.places[node].lock().await.take() else {
+            return Ok(None);
+        };
+        let id = leaving.id.clone();
+        leaving.signal("TERM");
+        let status: ExitStatus = spawn_blocking(move || leaving.wait_exit()).await?;
+        if !status.success() {
+            self.died(&id, &format!("told to leave, it ended with {status}"));
+        }
+        Ok(Some(id))
     }
 
     fn ways_of(&self, node: Option<usize>) -> impl Iterator<Item = &Proxy> {
@@ -499,6 +533,10 @@ fn view(node: &Node) -> View {
         admin: node.admin,
         pid: node.pid(),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets a stopped process go on, whatever happens to us.

@@ -101,7 +101,13 @@ pub(crate) enum Socket {
 
 impl Socket {
     /// Connects; for server-sent events the answer is a stream, the rest is still to come.
-    pub(crate) async fn connect(wire: Wire, view: &View, wish: &Wish<'_>) -> Option<Self> {
+    /// `refused` is set if the node calls the request bad.
+    pub(crate) async fn connect(
+        wire: Wire,
+        view: &View,
+        wish: &Wish<'_>,
+        refused: &mut bool,
+    ) -> Option<Self> {
         match wire {
             Wire::Plain | Wire::V1 => {
                 let mut url = format!("ws://{}/ws?{}", view.clients, wish.query());
@@ -134,6 +140,7 @@ impl Socket {
                 head += "\r\n";
                 let mut pieces = Pieces::connect(view.clients, &head).await?;
                 let answer = pieces.until("\r\n\r\n").await?;
+                *refused = answer.split(' ').nth(1) == Some("400");
                 answer
                     .starts_with("HTTP/1.1 200 ")
                     .then_some(Self::Sse(pieces))

@@ -29,7 +29,7 @@ pub mod transports;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,12 @@ pub fn node_with(redis: &Redis, name: &str, settings: &[(&str, &str)]) -> Node {
 
 /// The command that starts a node with these settings and nothing else of this environment.
 pub fn node_command(settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pushnode"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_pushnode")), settings)
+}
+
+/// As [`node_command`], of another build.
+pub fn command_of(program: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("PUSH_LISTEN", "127.0.0.1:0")
