@@ -31,6 +31,7 @@ mod presence;
 mod push;
 mod refusals;
 mod slow;
+mod slow_links;
 mod streams;
 mod tokens;
 mod topics;
