@@ -14,6 +14,7 @@ mod frames;
 mod handshakes;
 mod idle_and_stuck;
 mod limits;
+mod long_bodies;
 mod origins;
 mod strangers;
 
@@ -28,6 +29,7 @@ mod identity;
 mod keep;
 mod passes;
 mod presence;
+mod proxies;
 mod push;
 mod refusals;
 mod slow;
