@@ -146,6 +146,9 @@ fn greet(config: &Config, node: &NodeId, listeners: &Listeners) {
     if let Some(sender) = listeners.senders().first() {
         let curl = match sender {
             Listen::Tcp(_) => format!("curl -s {}", url(sender, "/v1/push")),
+            Listen::Proxied(_) => {
+                format!("curl -s --haproxy-protocol {}", url(sender, "/v1/push"))
+            }
             Listen::Unix(path) => {
                 format!(
                     "curl -s --unix-socket {} http://localhost/v1/push",
@@ -171,7 +174,7 @@ fn greet(config: &Config, node: &NodeId, listeners: &Listeners) {
 
 fn url(listen: &Listen, path: &str) -> String {
     match listen {
-        Listen::Tcp(address) => format!("http://{address}{path}"),
+        Listen::Tcp(address) | Listen::Proxied(address) => format!("http://{address}{path}"),
         Listen::Unix(_) => listen.to_string(),
     }
 }
@@ -194,7 +197,7 @@ fn healthcheck() -> ExitCode {
         return ExitCode::from(USAGE);
     };
     let alive = config.admin_listen.iter().any(|listen| match listen {
-        Listen::Tcp(address) => {
+        Listen::Tcp(address) | Listen::Proxied(address) => {
             TcpStream::connect_timeout(address, CHECK_TIMEOUT).is_ok_and(|socket| {
                 // The kernel accepts connections even for a process that is stuck.
                 socket.set_read_timeout(Some(CHECK_TIMEOUT)).is_ok() && is_healthy(socket)

@@ -438,6 +438,8 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, end
         admission,
         shutdown: leaving.clone(),
         proxies: Arc::new(app.config.trusted_proxies.clone()),
+        address_header: app.config.address_header.clone(),
+        unnamed: Arc::new(Throttle::new(REFUSED)),
         names: Arc::new(OwnNames::new(&app.config)),
         metrics: app.metrics.clone(),
         patience: HttpPatience::new(app.config.keepalive_seconds, app.config.write_seconds),

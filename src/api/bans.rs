@@ -22,7 +22,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "users" / String / "ban")
         .and(documented("/v1/users/{user}/ban"))
         .and(with_key(app))
-        .and(body::content_type())
+        .and(body::declared())
         .and(warp::body::stream())
         .then(
             async |user: String, method: Method, app: Arc<App>, declared, stream| {

@@ -1,10 +1,11 @@
 //! Reading a request's body: bounded in bytes and in time, independently of what its headers say.
+//! What its headers already rule out is refused before any of it is read, so that a sender that
+//! waits for `100 Continue` sends nothing in vain.
 //!
 //! Its `Content-Type` must be one that a web page cannot send to another host without asking first
 //! (by a CORS preflight, which senders' routes do not answer). So forms and plain text are refused,
 //! and so is a missing type unless a key has shown that the sender is no such page.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use warp::reply::Response;
 use crate::api::filters::with_key;
 use crate::app::App;
 use crate::edge::error::{HttpError, Routes};
+use crate::edge::request_body::BodyHead;
+use crate::edge::upgrade::RequestContext;
 use crate::protocol::InvalidInput;
 
 /// The media types of lines, the first of them in answers.
@@ -28,6 +31,9 @@ pub(super) const LINES: [&str; 3] = [
 ];
 const TYPES: &str = "send Content-Type: application/json, or application/x-ndjson for pushes one \
     a line";
+const ENCODED: &str = "Content-Encoding is not supported: send the body uncompressed";
+/// What some editors and shells begin a text with.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Largest body.
 const MAX_BYTES: usize = 1024 * 1024;
 /// A body must be here within this time.
@@ -48,7 +54,7 @@ where
     F: Future<Output = Response> + Send,
 {
     path.and(with_key(app))
-        .and(content_type())
+        .and(declared())
         .and(warp::body::stream())
         .then(move |_method, app: Arc<App>, declared, stream| async move {
             let body = match read_json(&app, declared, stream).await {
@@ -72,23 +78,35 @@ pub(super) enum Form {
 }
 
 /// What a request says of its body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Declared {
+    media: Media,
+    head: BodyHead,
+}
+
+/// Its `Content-Type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Declared {
+enum Media {
     Nothing,
     Form(Form),
     /// None that we read.
     Other,
 }
 
-/// The `Content-Type`.
-pub(super) fn content_type() -> impl Filter<Extract = (Declared,), Error = Infallible> + Copy {
+/// What the head of the request says of its body.
+pub(super) fn declared() -> impl Filter<Extract = (Declared,), Error = Rejection> + Copy {
     warp::header::value("content-type")
-        .map(|value: HeaderValue| Declared::of(value.as_bytes()))
-        .or(warp::any().map(|| Declared::Nothing))
+        .map(|value: HeaderValue| Media::of(value.as_bytes()))
+        .or(warp::any().map(|| Media::Nothing))
         .unify()
+        .and(warp::ext::get::<RequestContext>())
+        .map(|media, context: RequestContext| Declared {
+            media,
+            head: context.body,
+        })
 }
 
-impl Declared {
+impl Media {
     fn of(value: &[u8]) -> Self {
         let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
         let is = |one: &&str| essence.trim_ascii().eq_ignore_ascii_case(one.as_bytes());
@@ -108,7 +126,7 @@ pub(super) async fn read_json<B: Buf>(
     declared: Declared,
     body: impl Stream<Item = Result<B, warp::Error>>,
 ) -> Result<Bytes, HttpError> {
-    if declared == Declared::Form(Form::Lines) {
+    if declared.media == Media::Form(Form::Lines) {
         return Err(bad_type("send Content-Type: application/json"));
     }
     Ok(read_declared(app, declared, body).await?.1)
@@ -120,13 +138,27 @@ pub(super) async fn read_declared<B: Buf>(
     declared: Declared,
     body: impl Stream<Item = Result<B, warp::Error>>,
 ) -> Result<(Form, Bytes), HttpError> {
-    let form = match declared {
-        Declared::Form(form) => form,
-        Declared::Nothing => Form::Json,
-        Declared::Other => return Err(bad_type(TYPES)),
+    let form = match declared.media {
+        Media::Form(form) => form,
+        Media::Nothing => Form::Json,
+        Media::Other => return Err(bad_type(TYPES)),
     };
-    let body = read(body).await?;
-    if declared == Declared::Nothing && app.api_keys.is_empty() && !body.is_empty() {
+    if declared.head.is_encoded {
+        return Err(bad_type(ENCODED));
+    }
+    if declared
+        .head
+        .length
+        .is_some_and(|length| length > MAX_BYTES as u64)
+    {
+        return Err(too_large());
+    }
+    let mut body = read(body).await?;
+    // RFC 8259, 8.1: a reader may skip it instead of calling it an error.
+    if body.starts_with(BYTE_ORDER_MARK) {
+        body.advance(BYTE_ORDER_MARK.len());
+    }
+    if declared.media == Media::Nothing && app.api_keys.is_empty() && !body.is_empty() {
         return Err(bad_type(TYPES));
     }
     Ok((form, body))
@@ -134,6 +166,11 @@ pub(super) async fn read_declared<B: Buf>(
 
 fn bad_type(words: &str) -> HttpError {
     HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", words)
+}
+
+fn too_large() -> HttpError {
+    let words = "the body has over 1 MiB";
+    HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", words)
 }
 
 async fn read<B: Buf>(
@@ -157,12 +194,7 @@ async fn gather<B: Buf>(
     while let Some(chunk) = body.next().await {
         let mut chunk = chunk.map_err(|_| HttpError::bad_request("the body ended early"))?;
         if whole.len() + chunk.remaining() > MAX_BYTES {
-            let words = "the body has over 1 MiB";
-            return Err(HttpError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too_large",
-                words,
-            ));
+            return Err(too_large());
         }
         // The usual body is one chunk, which hyper can hand over without a copy.
         if whole.is_empty() && body.size_hint() == (0, Some(0)) {

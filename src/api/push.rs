@@ -29,7 +29,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "push")
         .and(documented("/v1/push"))
         .and(with_key(app))
-        .and(body::content_type())
+        .and(body::declared())
         .and(warp::body::stream())
         .then(async |_method, app: Arc<App>, declared, stream| {
             let reply = match body::read_declared(&app, declared, stream).await {

@@ -29,7 +29,7 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
     warp::path!("v1" / "sessions")
         .and(documented("/v1/sessions"))
         .and(with_key(app))
-        .and(body::content_type())
+        .and(body::declared())
         .and(warp::body::stream())
         .then(async |method: Method, app: Arc<App>, declared, stream| {
             let body = match body::read_json(&app, declared, stream).await {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::address_header::AddressHeader;
 use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::hosts::AllowedHosts;
 use crate::config::origins::AllowedOrigins;
@@ -16,18 +17,31 @@ use crate::protocol::ids::{NodeName, listed};
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
 
+/// What stands before the address of a listener for proxies.
+const PROXIED: &str = "proxy:";
+
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
         .map(str::trim)
         .filter(|item| !item.is_empty())
 }
 
+/// Listeners for senders and operators.
 pub(super) fn listeners(text: &str) -> Result<Vec<Listen>, String> {
+    if let Some(text) = list(text).find(|text| text.starts_with(PROXIED)) {
+        return Err(format!(
+            "has {text:?}: only PUSH_LISTEN and PUSH_TCP_LISTEN can have proxy: listeners"
+        ));
+    }
+    listeners_for_clients(text)
+}
+
+pub(super) fn listeners_for_clients(text: &str) -> Result<Vec<Listen>, String> {
     list(text).map(listener).collect()
 }
 
 pub(super) fn listeners_required(text: &str) -> Result<Vec<Listen>, String> {
-    let listeners = listeners(text)?;
+    let listeners = listeners_for_clients(text)?;
     if listeners.is_empty() {
         return Err("must name at least one listener".to_owned());
     }
@@ -43,14 +57,21 @@ fn listener(text: &str) -> Result<Listen, String> {
     }
     // Names other than localhost are not resolved: the address of a name may change, and with it
     // whether the listener is on loopback.
-    let address = text.replace("localhost:", "127.0.0.1:");
+    let (text_of_address, is_proxied) = match text.strip_prefix(PROXIED) {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let address = text_of_address.replace("localhost:", "127.0.0.1:");
     let address = address.parse().map_err(|_| {
         format!(
             "has {text:?}: must be an IP address and port, such as 127.0.0.1:8080 or [::1]:8080, \
-            or unix:/path"
+            or unix:/path, or proxy:127.0.0.1:8080"
         )
     })?;
-    Ok(Listen::Tcp(address))
+    Ok(match is_proxied {
+        true => Listen::Proxied(address),
+        false => Listen::Tcp(address),
+    })
 }
 
 pub(super) fn redis_url(text: &str) -> Result<Option<RedisUrl>, String> {
@@ -271,6 +292,10 @@ pub(super) fn seconds(least: u64, most: u64) -> impl FnOnce(&str) -> Result<Dura
 
 pub(super) fn trusted_proxies(text: &str) -> Result<TrustedProxies, String> {
     TrustedProxies::parse(list(text)).map_err(|error| error.to_string())
+}
+
+pub(super) fn address_header(text: &str) -> Result<AddressHeader, String> {
+    AddressHeader::parse(text)
 }
 
 pub(super) fn session_policy(text: &str) -> Result<SessionPolicy, String> {

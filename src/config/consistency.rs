@@ -31,6 +31,20 @@ impl Config {
         }
     }
 
+    /// Refuses listeners on which no proxy would be believed.
+    pub(super) fn check_proxies(&self, faults: &mut Faults) {
+        let is_proxied = |listen: &&Listen| matches!(listen, Listen::Proxied(_));
+        let mut listeners = self.listen.iter().chain(&self.tcp_listen);
+        if let Some(listener) = listeners.find(is_proxied)
+            && !self.trusted_proxies.has_addresses()
+        {
+            faults.add(
+                "PUSH_TRUSTED_PROXIES",
+                format!("must list the proxies that connect to {listener}"),
+            );
+        }
+    }
+
     /// Refuses settings that would let strangers in unnoticed.
     pub(super) fn check_exposure(&self, faults: &mut Faults) {
         if self.allow_insecure {

@@ -11,6 +11,8 @@ pub(crate) mod upstream_routes;
 
 pub(crate) mod trusted_proxies;
 
+pub(crate) mod address_header;
+
 pub(crate) mod hosts;
 
 pub(crate) mod origins;
@@ -31,12 +33,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::config::address_header::AddressHeader;
 use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::checks::{
-    allowed_hosts, api_keys, auth_mode, boolean, cluster_secrets, events, jwks_url, jwt_secrets,
-    listeners, listeners_required, log_format, log_level, node_name, number, origins, path, prefix,
-    public_keys, public_url, redis_url, seconds, session_policy, topics, trusted_proxies,
-    upstream_routes, user_claim, words,
+    address_header, allowed_hosts, api_keys, auth_mode, boolean, cluster_secrets, events, jwks_url,
+    jwt_secrets, listeners, listeners_for_clients, listeners_required, log_format, log_level,
+    node_name, number, origins, path, prefix, public_keys, public_url, redis_url, seconds,
+    session_policy, topics, trusted_proxies, upstream_routes, user_claim, words,
 };
 use crate::config::faults::Faults;
 use crate::config::faults::nearest;
@@ -104,7 +107,8 @@ macro_rules! settings {
 
 settings! {
     /// Listeners for clients: a comma-separated list of `host:port` and `unix:/path`. Port 0 takes
-    /// a free port, which the node prints at the start.
+    /// a free port, which the node prints at the start. `proxy:host:port` for a TCP balancer that
+    /// begins each connection with a PROXY header, version 1 or 2; needs PUSH_TRUSTED_PROXIES.
     listen / "LISTEN": Vec<Listen> = "127.0.0.1:8080", listeners_required;
 
     /// Listeners for senders (`/v1/...`), a list of the same form. Empty: senders use the listeners
@@ -113,7 +117,7 @@ settings! {
 
     /// Listeners for clients over plain TCP, one JSON object per line. A list of the same form.
     /// Empty: none.
-    tcp_listen / "TCP_LISTEN": Vec<Listen> = "", listeners;
+    tcp_listen / "TCP_LISTEN": Vec<Listen> = "", listeners_for_clients;
 
     /// Listeners for operators: `/healthz`, `/readyz`, `/metrics`. A list of the same form.
     admin_listen / "ADMIN_LISTEN": Vec<Listen> = "127.0.0.1:8081", listeners;
@@ -210,11 +214,16 @@ settings! {
     /// right if clients come through a proxy that is not in PUSH_TRUSTED_PROXIES.
     max_connections_per_address / "MAX_CONNECTIONS_PER_ADDRESS": u32 = "0", number(0, 1_000_000);
 
-    /// Proxies whose `X-Forwarded-For` gives a client's address: a comma-separated list of
+    /// Proxies whose PUSH_ADDRESS_HEADER gives a client's address: a comma-separated list of
     /// addresses, blocks such as 10.0.0.0/8, and `unix` for connections over a Unix socket. A
     /// request whose header is missing or unreadable counts for the proxy's own address. Empty: the
     /// header is ignored.
     trusted_proxies / "TRUSTED_PROXIES": TrustedProxies = "", trusted_proxies;
+
+    /// The header in which trusted proxies name their client: X-Forwarded-For, `Forwarded`
+    /// (RFC 7239), or one with an address, such as CF-Connecting-IP. Each proxy must set it or
+    /// append to it; clients can send any other.
+    address_header / "ADDRESS_HEADER": AddressHeader = "X-Forwarded-For", address_header;
 
     /// Maximum connections of one user, across all nodes. 0: no limit.
     max_connections_per_user / "MAX_CONNECTIONS_PER_USER": u32 = "0", number(0, 10_000);
@@ -333,6 +342,8 @@ settings! {
 pub enum Listen {
     /// An address and port; port 0 is any free port.
     Tcp(SocketAddr),
+    /// As `Tcp`, each connection with a PROXY header before what the client sends.
+    Proxied(SocketAddr),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
@@ -342,7 +353,7 @@ impl Listen {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Tcp(address) | Self::Proxied(address) => address.ip().is_loopback(),
             Self::Unix(_) => true,
         }
     }
@@ -352,6 +363,7 @@ impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Proxied(address) => write!(f, "proxy:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -448,6 +460,7 @@ impl Config {
         let config = texts.check(&mut faults);
         if let Some(config) = &config {
             config.check_exposure(&mut faults);
+            config.check_proxies(&mut faults);
             config.check_streams(&mut faults);
             config.check_keys(&mut faults);
         }

@@ -128,6 +128,25 @@ fn strangers_are_not_let_in_unnoticed() {
 }
 
 #[test]
+fn listeners_for_proxies_need_proxies_and_clients() {
+    let listen = ("PUSH_LISTEN", "127.0.0.1:1, proxy:[::1]:2");
+    let trusted = ("PUSH_TRUSTED_PROXIES", "::1");
+    let config = Config::from_pairs([listen, trusted]).unwrap();
+    assert_eq!(
+        config.listen[1],
+        Listen::Proxied("[::1]:2".parse().unwrap())
+    );
+    assert_eq!(config.listen[1].to_string(), "proxy:[::1]:2");
+    for proxies in ["", "unix"] {
+        let faults = faults([listen, ("PUSH_TRUSTED_PROXIES", proxies)]);
+        let expected = "PUSH_TRUSTED_PROXIES must list the proxies that connect to proxy:[::1]:2";
+        assert_eq!(faults, [expected]);
+    }
+    let faults = faults([("PUSH_ADMIN_LISTEN", "proxy:127.0.0.1:1"), trusted]);
+    assert!(faults[0].contains("only PUSH_LISTEN"), "{faults:?}");
+}
+
+#[test]
 fn routes_that_would_lead_nowhere_are_faults() {
     let redis = ("PUSH_REDIS_URL", "redis://127.0.0.1");
     let set = |routes| Config::from_pairs([redis, ("PUSH_UPSTREAM_ROUTES", routes)]);

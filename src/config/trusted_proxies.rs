@@ -1,13 +1,15 @@
 //! Whose word counts for a client's address: proxies that stand between clients and nodes.
 //!
-//! `X-Forwarded-For` can be written by any client. Each proxy appends whom it heard from, so the
+//! `X-Forwarded-For` and its like can be written by any client. Each proxy appends whom it heard from, so the
 //! list is read from its end, and only as far as those who wrote it are trusted; the first address
 //! that is not a trusted proxy's is the client's.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::config::address_header::HopForm;
 
 /// Addresses of proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,26 +62,29 @@ impl TrustedProxies {
         self.blocks.iter().any(|block| block.contains(&address))
     }
 
-    /// The client's address, by the word of the proxy that this request comes from: `forwarded`
-    /// is what each `X-Forwarded-For` header says, in the order of the request. Where a trusted
-    /// proxy names no address that can be read, its own counts.
+    /// Whether proxies that come over TCP are among them.
+    #[must_use]
+    pub fn has_addresses(&self) -> bool {
+        !self.blocks.is_empty()
+    }
+
+    /// The client's address, by the word of the proxy that this request comes from: `named` is
+    /// what each `PUSH_ADDRESS_HEADER` says, in the order of the request. Where a trusted proxy
+    /// names no address that can be read, its own counts.
     #[must_use]
     pub fn client<'a>(
         &self,
         proxy: Option<IpAddr>,
-        forwarded: impl DoubleEndedIterator<Item = &'a [u8]>,
+        form: HopForm,
+        named: impl DoubleEndedIterator<Item = &'a [u8]>,
     ) -> Option<IpAddr> {
         let mut client = proxy;
-        let hops = |value: &'a [u8]| value.rsplit(|byte| *byte == b',');
-        for hop in forwarded.rev().flat_map(hops) {
-            if !self.trusts(client) {
+        for hop in named.rev().flat_map(|value| form.hops(value)) {
+            // The hops before one that names no address were written by an unknown sender.
+            if !self.trusts(client) || hop.is_none() {
                 return client;
             }
-            match std::str::from_utf8(hop).ok().and_then(address) {
-                Some(address) => client = Some(address),
-                // The hops before it were written by an unknown sender.
-                None => return client,
-            }
+            client = hop;
         }
         client
     }
@@ -87,30 +92,31 @@ impl TrustedProxies {
 
 /// Not by the parser of `ipnet`: it reads 010.0.0.0 as 10.0.0.0, where other programs read octal.
 fn block(text: &str) -> Option<IpNet> {
-    match text.split_once('/') {
-        Some((first, bits)) => IpNet::new(first.parse().ok()?, bits.parse().ok()?).ok(),
-        None => text.parse().ok().map(IpAddr::into),
+    let net = match text.split_once('/') {
+        Some((first, bits)) => IpNet::new(first.parse().ok()?, bits.parse().ok()?).ok()?,
+        None => text.parse().ok().map(IpAddr::into)?,
+    };
+    // Addresses are compared as IPv4 where they are IPv4 within IPv6.
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
+        (IpAddr::V4(first), Some(bits)) if net.addr().is_ipv6() => {
+            Ipv4Net::new(first, bits).ok().map(IpNet::V4)
+        }
+        _ => Some(net),
     }
-}
-
-/// Some proxies write the port as well.
-fn address(hop: &str) -> Option<IpAddr> {
-    let hop = hop.trim();
-    let address = hop
-        .parse()
-        .or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()))
-        .or_else(|_| hop.trim_matches(['[', ']']).parse());
-    address.ok().map(|address: IpAddr| address.to_canonical())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn client(trusted: &str, peer: &str, forwarded: &[&[u8]]) -> String {
+    fn client(trusted: &str, peer: &str, named: &[&[u8]]) -> String {
+        client_in(HopForm::List, trusted, peer, named)
+    }
+
+    fn client_in(form: HopForm, trusted: &str, peer: &str, named: &[&[u8]]) -> String {
         let proxies = TrustedProxies::parse(trusted.split(',')).unwrap();
         let peer = peer.parse().ok();
-        match proxies.client(peer, forwarded.iter().copied()) {
+        match proxies.client(peer, form, named.iter().copied()) {
             Some(address) => address.to_string(),
             None => "nobody".to_owned(),
         }
@@ -128,6 +134,18 @@ mod tests {
             ("::1", &[b"1.1.1.1:4711"], "1.1.1.1"),
             ("::1", &[b"[2001:db8::1]:80"], "2001:db8::1"),
             ("::1", &[b"2001:db8::1"], "2001:db8::1"),
+            ("::1", &[b"[2001:db8::1]"], "2001:db8::1"),
+            ("::1", &[b"\"[2001:db8::1]\""], "2001:db8::1"),
+            ("::1", &[b"\"[2001:db8::1]:443\""], "2001:db8::1"),
+            ("::1", &[b"2001:db8:0:0:0:0:0:1:443"], "2001:db8::1"),
+            ("::1", &[b"fe80::1%eth0"], "fe80::1"),
+            ("::1", &[b"[fe80::1%eth0]:80"], "fe80::1"),
+            ("::1", &[b"::ffff:102:304"], "1.2.3.4"),
+            ("::1", &[b"\t1.1.1.1 ,  10.0.0.1 "], "1.1.1.1"),
+            ("::1", &[b"[2001:db8::1]x"], "::1"),
+            ("::1", &[b"1.1.1.1:65536"], "::1"),
+            ("::1", &[b"[1.1.1.1]"], "::1"),
+            ("::1", &[b"\"1.1.1.1"], "::1"),
             ("::ffff:10.0.0.1", &[b"::ffff:1.1.1.1"], "1.1.1.1"),
             ("10.1.2.3", &[b"10.0.0.1, 10.0.0.2"], "10.0.0.1"),
             ("10.1.2.3", &[b"1.1.1.1, nonsense, 10.0.0.2"], "10.0.0.2"),
@@ -151,6 +169,36 @@ mod tests {
     }
 
     #[test]
+    fn elements_of_forwarded_are_read_from_the_end_too() {
+        let trusted = "10.0.0.0/8";
+        for (named, expected) in [
+            (&[&b"for=1.1.1.1"[..]][..], "1.1.1.1"),
+            (
+                &[b"For=\"1.1.1.1:4711\";proto=https;by=10.0.0.9"],
+                "1.1.1.1",
+            ),
+            (&[b"proto=https; for=\"[2001:db8::1]:4711\""], "2001:db8::1"),
+            (&[b"for=9.9.9.9, for=1.1.1.1, for=10.0.0.1"], "1.1.1.1"),
+            (
+                &[b"for=9.9.9.9", b"for=1.1.1.1;host=\"a,b\"", b"for=10.0.0.1"],
+                "1.1.1.1",
+            ),
+            (&[b"for=\"1.1.1.1:_port\""], "1.1.1.1"),
+            (&[b"for=unknown"], "10.1.2.3"),
+            (&[b"for=_hidden"], "10.1.2.3"),
+            (&[b"1.1.1.1"], "10.1.2.3"),
+            (&[b"for=1.1.1.1;for=2.2.2.2"], "10.1.2.3"),
+            (&[b"proto=https"], "10.1.2.3"),
+            // A client's open quote.
+            (&[b"for=\"9.9.9.9, for=1.1.1.1"], "1.1.1.1"),
+            (&[b"for=\"9, for=\"[2001:db8::1]\""], "2001:db8::1"),
+        ] {
+            let seen = client_in(HopForm::Forwarded, trusted, "10.1.2.3", named);
+            assert_eq!(seen, expected, "{named:?}");
+        }
+    }
+
+    #[test]
     fn blocks_end_where_they_say() {
         let has = |block: &str, address: &str| {
             let proxies = TrustedProxies::parse([block].into_iter()).unwrap();
@@ -161,6 +209,11 @@ mod tests {
         assert!(has("0.0.0.0/0", "203.0.113.9") && !has("0.0.0.0/0", "::1"));
         assert!(has("2001:db8::/33", "2001:db8:7fff::1"));
         assert!(!has("2001:db8::/33", "2001:db8:8000::1"));
+        // IPv4 as sockets of IPv6 have it, on both sides.
+        assert!(has("::ffff:10.0.0.1", "10.0.0.1") && has("10.0.0.1", "::ffff:10.0.0.1"));
+        assert!(has("::ffff:10.0.0.0/104", "10.255.0.1"));
+        assert!(!has("::ffff:10.0.0.0/104", "11.0.0.1"));
+        assert!(has("::ffff:0:0/96", "192.0.2.1") && !has("::ffff:0:0/96", "2001:db8::1"));
         assert!(has("10.0.0.1", "10.0.0.1") && !has("10.0.0.1", "10.0.0.0"));
         for bad in [
             "",

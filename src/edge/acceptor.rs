@@ -20,32 +20,40 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpStream, UnixStream};
 use warp::http::header::CONNECTION;
 use warp::http::{HeaderName, HeaderValue, StatusCode, Version};
+use warp::reply::Response;
 
 use crate::app::App;
+use crate::config::address_header::AddressHeader;
 use crate::config::hosts::OwnNames;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::edge::caller::Caller;
 use crate::edge::error::{HttpError, Routes};
 use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
 use crate::edge::listeners::Listener;
-use crate::edge::peer::{Peer, Stream, last_words};
+use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
+use crate::edge::proxy_header;
+use crate::edge::request_body::{BodyHead, WatchedBody};
 use crate::edge::tcp;
 use crate::edge::upgrade::{RequestContext, UpgradeSlot};
 use crate::local::admission::{AddressKey, Admission, Refusal};
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
 
 /// Most bytes of headers; more is answered 431.
 const HEADER_BYTES: usize = 16 * 1024;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// The header that proxies list a request's hops in.
-const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Pause after a failed accept. The usual reason is a full table of file descriptors, and only the
 /// close of another one frees an entry.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
     content-length: 70\r\nretry-after: 5\r\nconnection: close\r\n\r\n\
     {\"error\":{\"code\":\"full\",\"message\":\"no more connections on this node\"}}";
+/// How a client of HTTP/2 begins (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+const HTTP2_REFUSAL: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
+    content-type: application/json\r\ncontent-length: 83\r\nconnection: close\r\n\r\n\
+    {\"error\":{\"code\":\"http_version\",\"message\":\"this node speaks HTTP/1.1, not HTTP/2\"}}";
 const REFUSAL_LINE: &[u8] =
     b"{\"type\":\"error\",\"code\":\"full\",\"message\":\"no more connections on this node\"}\n";
 
@@ -65,6 +73,10 @@ pub(crate) struct Acceptor {
     /// When to stop accepting.
     pub(crate) shutdown: Shutdown,
     pub(crate) proxies: Arc<TrustedProxies>,
+    /// The header in which they name their clients.
+    pub(crate) address_header: AddressHeader,
+    /// Complaints about connections without a PROXY header.
+    pub(crate) unnamed: Arc<Throttle>,
     pub(crate) names: Arc<OwnNames>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) patience: HttpPatience,
@@ -86,6 +98,10 @@ impl Acceptor {
                     // Only fails on a socket that is gone already, which reading will show.
                     let _ = stream.set_nodelay(true);
                     self.admit(stream, Some(address.ip()), port, &service);
+                }
+                Ok(Accepted::Proxied(stream, address)) => {
+                    let _ = stream.set_nodelay(true);
+                    self.admit_proxied(stream, address.ip(), port, &service);
                 }
                 Ok(Accepted::Unix(stream)) => self.admit(stream, None, port, &service),
                 // The client gave up before it was accepted.
@@ -113,7 +129,10 @@ impl Acceptor {
             Ok(permit) => Arc::new(permit),
             Err(refusal) => return self.refuse(stream, refusal, service),
         };
-        let peer = Peer { address, permit };
+        self.hand_on(stream, Peer { address, permit }, port, service);
+    }
+
+    fn hand_on<S: Stream>(&self, stream: S, peer: Peer, port: Option<u16>, service: &Service) {
         match service {
             Service::Http(routes) => {
                 let (routes, acceptor) = (routes.clone(), self.clone());
@@ -122,6 +141,50 @@ impl Acceptor {
             Service::Lines(app) => {
                 tokio::spawn(tcp::connect(app.clone(), stream, peer));
             }
+        }
+    }
+
+    /// As `admit`, where the first bytes are a trusted proxy's and name its client.
+    fn admit_proxied(&self, stream: TcpStream, proxy: IpAddr, port: Option<u16>, to: &Service) {
+        if !self.proxies.trusts(Some(proxy)) {
+            return self.refuse_unnamed(proxy, &"it is not in PUSH_TRUSTED_PROXIES");
+        }
+        let permit = match self.admission.admit(None) {
+            Ok(permit) => Arc::new(permit),
+            Err(refusal) => return self.refuse(stream, refusal, to),
+        };
+        let (acceptor, service) = (self.clone(), to.clone());
+        tokio::spawn(async move {
+            let mut stream = stream;
+            let read = proxy_header::read(&mut stream);
+            let address = match tokio::time::timeout(HEADER_TIMEOUT, read).await {
+                Ok(Ok(Ok(named))) => Some(named.unwrap_or(proxy).to_canonical()),
+                Ok(Ok(Err(fault))) => return acceptor.refuse_unnamed(proxy, &fault),
+                // As balancers do that only look whether the port is open.
+                Ok(Err(_gone)) => return,
+                Err(_) => return acceptor.refuse_unnamed(proxy, &"its header took over 10 s"),
+            };
+            // It may be another proxy, which names its client in each request.
+            let permit = match acceptor.proxies.trusts(address) && address != Some(proxy) {
+                true => Ok(permit),
+                false => {
+                    let source = AddressKey::of(address);
+                    acceptor.admission.admit_behind(&permit, source)
+                }
+            };
+            match permit {
+                Ok(permit) => acceptor.hand_on(stream, Peer { address, permit }, port, &service),
+                Err(refusal) => acceptor.refuse(stream, refusal, &service),
+            }
+        });
+    }
+
+    /// Lets go of a connection that does not begin as its listener demands.
+    fn refuse_unnamed(&self, proxy: IpAddr, fault: &dyn std::fmt::Display) {
+        let label = "proxy_header".into();
+        self.metrics.accepts_refused.get_or_create(&label).inc();
+        if let Some(unlogged) = self.unnamed.pass() {
+            tracing::warn!(%proxy, %fault, unlogged, "connection refused at a proxy: listener");
         }
     }
 
@@ -141,9 +204,10 @@ impl Acceptor {
         if !self.proxies.trusts(peer.address) {
             return Ok(peer.clone());
         }
-        let forwarded = request.headers().get_all(FORWARDED_FOR).iter();
-        let forwarded = forwarded.map(HeaderValue::as_bytes);
-        let address = self.proxies.client(peer.address, forwarded);
+        let named = request.headers().get_all(self.address_header.name()).iter();
+        let named = named.map(HeaderValue::as_bytes);
+        let form = self.address_header.form();
+        let address = self.proxies.client(peer.address, form, named);
         // Also if it is the proxy's own: who cannot be told apart shares one limit.
         let source = AddressKey::of(address);
         let permit = self.admission.admit_behind(&peer.permit, source);
@@ -172,6 +236,7 @@ impl Acceptor {
 
 enum Accepted {
     Tcp(TcpStream, SocketAddr),
+    Proxied(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
@@ -180,6 +245,10 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
         Listener::Tcp(listener, _) => {
             let (stream, address) = listener.accept().await?;
             Ok(Accepted::Tcp(stream, address))
+        }
+        Listener::Proxied(listener, _) => {
+            let (stream, address) = listener.accept().await?;
+            Ok(Accepted::Proxied(stream, address))
         }
         Listener::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
     }
@@ -200,9 +269,11 @@ async fn serve_connection(
     let turn = Turn::default();
     let stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone());
     let service =
-        hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             turn.begin();
             let turn = turn.clone();
+            let body = BodyHead::of(request.headers(), request.body());
+            let mut request = WatchedBody::within(request, &turn);
             let work = acceptor.under_way.begin();
             let stays = stays_open(&request) && !acceptor.shutdown.has_begun();
             let keep_alive = stays.then(|| acceptor.patience.header.clone());
@@ -212,6 +283,7 @@ async fn serve_connection(
                     peer,
                     caller,
                     version: request.version(),
+                    body,
                     slot: shared.clone(),
                 };
                 request.extensions_mut().insert(context);
@@ -222,9 +294,8 @@ async fn serve_connection(
                     Ok(answer) => answer.await.unwrap_or_else(|never| match never {}),
                     Err(error) => error.reply(),
                 };
-                if let Some(value) = keep_alive {
-                    answer.headers_mut().insert(KEEP_ALIVE, value);
-                }
+                let closes = turn.is_unread() && body.is_long();
+                tell_stay(&mut answer, closes, keep_alive);
                 turn.end();
                 drop(work);
                 Ok::<_, Infallible>(answer)
@@ -244,6 +315,9 @@ async fn serve_connection(
             ended = &mut connection => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "HTTP connection ended");
+                    let parts = connection.into_parts();
+                    let stream = parts.io.into_inner().into_inner();
+                    refuse_http2(stream, &parts.read_buf).await;
                 }
                 return;
             }
@@ -262,6 +336,23 @@ async fn serve_connection(
     }
 }
 
+/// Tells the sender whether its connection stays open.
+fn tell_stay(answer: &mut Response, closes: bool, keep_alive: Option<HeaderValue>) {
+    if closes {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    } else if let Some(value) = keep_alive {
+        answer.headers_mut().insert(KEEP_ALIVE, value);
+    }
+}
+
+/// hyper closes such a connection without a word. `read` is what came.
+async fn refuse_http2(stream: impl Stream, read: &[u8]) {
+    if read.starts_with(HTTP2_PREFACE) {
+        last_words(stream, HTTP2_REFUSAL).await;
+    }
+}
+
 /// Whether the sender expects to send further requests on its connection.
 fn stays_open<B>(request: &hyper::Request<B>) -> bool {
     let closes = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
@@ -273,13 +364,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_refusal_says_its_own_length() {
-        let text = std::str::from_utf8(REFUSAL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains(&format!("content-length: {}", body.len())),
-            "{} bytes",
-            body.len()
-        );
+    fn a_refusal_says_its_own_length() {
+        for refusal in [REFUSAL, HTTP2_REFUSAL] {
+            let text = std::str::from_utf8(refusal).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(
+                head.contains(&format!("content-length: {}\r\n", body.len())),
+                "{} bytes",
+                body.len()
+            );
+        }
     }
 }

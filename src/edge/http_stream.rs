@@ -4,12 +4,12 @@
 //! it drops the work on a request when an answer to an earlier one cannot be written. So a socket
 //! whose other end is gone, or takes no bytes in time, goes on as one that swallows what is
 //! written and has nothing more to read: requests that were read are carried out, then hyper
-//! closes it.
+//! closes it. If a part of a body was not read, the close waits: see [`Linger`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +21,11 @@ use crate::edge::peer::HEADER_TIMEOUT;
 
 /// All of an answer must be taken within this time. Long enough for 1 MiB at 20 KB/s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long, and for how many bytes, the rest of a refused body is read and dropped.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
+const LINGER_BYTES: usize = 32 * 1024 * 1024;
+/// A sender that is silent for so long has sent all that it will.
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
 /// How long the other end may take.
 #[derive(Debug, Clone)]
@@ -49,21 +54,37 @@ impl HttpPatience {
 /// the service of one connection. A count and not a flag: hyper may read a request and its answer
 /// may be there before the socket is asked again. Odd while a request is carried out.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Turn(Arc<AtomicU32>);
+pub(crate) struct Turn(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    count: AtomicU32,
+    /// A part of the last request's body was not read.
+    is_unread: AtomicBool,
+}
 
 impl Turn {
     /// The headers of a request have been read.
     pub(crate) fn begin(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its answer is there.
     pub(crate) fn end(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.count.fetch_add(1, Ordering::Relaxed);
     }
 
     fn count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.0.count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unread(&self, is_unread: bool) {
+        self.0.is_unread.store(is_unread, Ordering::Relaxed);
+    }
+
+    /// Whether a part of the last request's body was not read.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.0.is_unread.load(Ordering::Relaxed)
     }
 }
 
@@ -84,6 +105,17 @@ struct Blocked {
     moved: Instant,
 }
 
+/// The end of a connection whose sender is still sending: our side is shut down, and what comes is
+/// read and dropped. A close with unread bytes would send a reset, which can overtake the answer.
+#[derive(Debug, Clone, Copy)]
+struct Linger {
+    until: Instant,
+    /// When the sender counts as silent.
+    silent: Instant,
+    /// Bytes that may still be dropped.
+    left: usize,
+}
+
 /// A socket under hyper.
 #[derive(Debug)]
 pub(crate) struct HttpStream<S> {
@@ -96,6 +128,7 @@ pub(crate) struct HttpStream<S> {
     blocked: Option<Blocked>,
     /// Whether the other end is given up.
     is_lost: bool,
+    linger: Option<Linger>,
     read_alarm: Alarm,
     write_alarm: Alarm,
 }
@@ -110,6 +143,7 @@ impl<S> HttpStream<S> {
             reading: Reading::Headers(Instant::now() + HEADER_TIMEOUT),
             blocked: None,
             is_lost: false,
+            linger: None,
             read_alarm: Alarm::default(),
             write_alarm: Alarm::default(),
         }
@@ -194,7 +228,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for HttpStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HttpStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -232,10 +266,39 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_lost {
+        let this = &mut *self;
+        if this.is_lost {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            if !this.turn.is_unread() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let now = Instant::now();
+        let mut linger = this.linger.unwrap_or(Linger {
+            until: now + LINGER_TIMEOUT,
+            silent: now + LINGER_SILENCE,
+            left: LINGER_BYTES,
+        });
+        loop {
+            let mut dropped = [0; 16 * 1024];
+            let mut buffer = ReadBuf::new(&mut dropped);
+            let read = Pin::new(&mut this.stream).poll_read(context, &mut buffer);
+            let count = buffer.filled().len();
+            match read {
+                Poll::Ready(Ok(())) if count > 0 && count <= linger.left => {
+                    linger.left -= count;
+                    linger.silent = Instant::now() + LINGER_SILENCE;
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        this.linger = Some(linger);
+        let deadline = linger.until.min(linger.silent);
+        this.read_alarm.poll(context, deadline).map(Ok)
     }
 }
 
@@ -335,6 +398,29 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 60);
         drop(near);
         dripping.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_close_after_an_unread_body_waits_for_a_sender_but_not_without_end() {
+        for (pause, seconds) in [(1, 10), (3, 2)] {
+            let (mut near, mut far, turn) = pair(64);
+            turn.set_unread(true);
+            let sending = tokio::spawn(async move {
+                while far.write_all(b"more").await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(pause)).await;
+                }
+            });
+            let start = Instant::now();
+            near.shutdown().await.unwrap();
+            assert_eq!(start.elapsed().as_secs(), seconds);
+            drop(near);
+            sending.await.unwrap();
+        }
+        // All was read.
+        let (mut near, _far, _turn) = pair(64);
+        let start = Instant::now();
+        near.shutdown().await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 0);
     }
 
     #[tokio::test(start_paused = true)]

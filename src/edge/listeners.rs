@@ -90,6 +90,8 @@ impl Listeners {
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener, SocketAddr),
+    /// Each connection begins with a PROXY header.
+    Proxied(TcpListener, SocketAddr),
     Unix(UnixListener, SocketFile),
 }
 
@@ -108,16 +110,12 @@ impl Listener {
     fn bind(listen: &Listen) -> io::Result<Self> {
         match listen {
             Listen::Tcp(address) => {
-                let domain = Domain::for_address(*address);
-                let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-                // A restarted node takes its port again while old connections still end.
-                socket.set_reuse_address(true)?;
-                socket.set_nonblocking(true)?;
-                socket.bind(&(*address).into())?;
-                socket.listen(BACKLOG)?;
-                let listener = TcpListener::from_std(socket.into())?;
-                let address = listener.local_addr()?;
+                let (listener, address) = Self::bind_tcp(*address)?;
                 Ok(Self::Tcp(listener, address))
+            }
+            Listen::Proxied(address) => {
+                let (listener, address) = Self::bind_tcp(*address)?;
+                Ok(Self::Proxied(listener, address))
             }
             Listen::Unix(path) => {
                 remove_dead_socket(path);
@@ -129,10 +127,23 @@ impl Listener {
         }
     }
 
+    fn bind_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+        let domain = Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        // A restarted node takes its port again while old connections still end.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into())?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    }
+
     /// None over a Unix socket.
     pub(crate) fn port(&self) -> Option<u16> {
         match self {
-            Self::Tcp(_, address) => Some(address.port()),
+            Self::Tcp(_, address) | Self::Proxied(_, address) => Some(address.port()),
             Self::Unix(..) => None,
         }
     }
@@ -141,6 +152,7 @@ impl Listener {
     fn address(&self) -> Listen {
         match self {
             Self::Tcp(_, address) => Listen::Tcp(*address),
+            Self::Proxied(_, address) => Listen::Proxied(*address),
             Self::Unix(_, file) => Listen::Unix(file.0.clone()),
         }
     }

@@ -10,6 +10,10 @@ pub(crate) mod peer;
 
 pub(crate) mod http_stream;
 
+pub(crate) mod proxy_header;
+
+pub(crate) mod request_body;
+
 pub(crate) mod error;
 
 pub(crate) mod client_error;

@@ -16,6 +16,7 @@ use warp::http::{HeaderMap, Method, Version};
 use crate::edge::caller::Caller;
 use crate::edge::handshake::Admitted;
 use crate::edge::peer::Peer;
+use crate::edge::request_body::BodyHead;
 use crate::local::connection::Role;
 use crate::local::hub::Hub;
 use crate::local::shard::command::{Attach, Command};
@@ -36,6 +37,7 @@ pub(crate) struct RequestContext {
     /// The HTTP version of the request.
     pub(crate) version: Version,
     pub(crate) caller: Caller,
+    pub(crate) body: BodyHead,
     pub(crate) slot: UpgradeSlot,
 }
 

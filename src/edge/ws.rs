@@ -69,6 +69,7 @@ async fn admit(app: &Arc<App>, request: UpgradeRequest, role: Role) -> Result<Re
         version,
         caller,
         slot,
+        ..
     } = context;
     let opening = check(&method, version, &headers)?;
     check_leaving(app)?;

@@ -35,7 +35,10 @@ const KNOWN: [LabelValues; 11] = [
             "wrong_user",
         ],
     ),
-    ("accepts_refused", &["node_full", "address_full"]),
+    (
+        "accepts_refused",
+        &["node_full", "address_full", "proxy_header"],
+    ),
     (
         "requests_refused",
         &[

@@ -175,7 +175,7 @@ metrics! {
     handshakes_refused: Family<Reason, Counter> = Family::default(), "handshakes_refused",
         "Client handshakes refused, by error code";
     accepts_refused: Family<Reason, Counter> = Family::default(), "accepts_refused",
-        "Connections refused at a connection limit: node_full or address_full";
+        "Connections refused before their first request: node_full, address_full or proxy_header";
     accept_errors: Counter = Counter::default(), "accept_errors",
         "Failed accept calls, usually for lack of file descriptors";
     closes: Family<Reason, Counter> = Family::default(), "closes",

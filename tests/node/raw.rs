@@ -198,6 +198,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         answer
     }
 
+    /// Reads a line.
+    pub(crate) async fn line(&mut self) -> String {
+        let end = loop {
+            if let Some(at) = self.unread.iter().position(|byte| *byte == b'\n') {
+                break at + 1;
+            }
+            self.more("a line").await;
+        };
+        String::from_utf8(self.unread.drain(..end).collect()).expect("UTF-8")
+    }
+
     /// Reads a frame, whatever it is.
     pub(crate) async fn any_frame(&mut self) -> Frame {
         let head = self.take(2, "a frame").await;

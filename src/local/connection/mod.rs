@@ -8,6 +8,8 @@ pub(crate) mod timer_wheel;
 
 pub(crate) mod expiry;
 
+pub(crate) mod heartbeat;
+
 pub(crate) mod send_queue;
 
 pub(crate) mod subscriptions;
@@ -19,6 +21,7 @@ pub(crate) mod replay;
 use std::time::Duration;
 
 use crate::local::connection::expiry::Expiry;
+use crate::local::connection::heartbeat::{Heartbeat, Wrote};
 use crate::local::connection::requests::Exchanges;
 use crate::local::connection::send_queue::Queue;
 use crate::local::connection::subscriptions::Subscriptions;
@@ -127,8 +130,7 @@ pub(crate) struct Connection {
     subscriptions: Option<Box<Subscriptions>>,
     /// What it asks of the node and is asked by senders, while there is something.
     dialogue: Option<Box<Exchanges>>,
-    ping_due: Tick,
-    pong_due: Tick,
+    heartbeat: Heartbeat,
     write_due: Tick,
     expiry: Expiry,
     /// Frames received within the tick `rate_tick` that answered nothing.
@@ -159,8 +161,7 @@ impl Connection {
             stream: None,
             dialogue: None,
             subscriptions: None,
-            ping_due: NEVER,
-            pong_due: NEVER,
+            heartbeat: Heartbeat::none(),
             write_due: NEVER,
             expiry: Expiry::new(None),
             rate: 0,
@@ -224,7 +225,8 @@ impl Connection {
         self.tell_of_topics();
         // Spread: clients that came together should not be pinged together for ever.
         let pause = settings.pause(self.dialect);
-        self.ping_due = now + 1 + fastrand::u32(pause / 2..=pause);
+        let first = now + 1 + fastrand::u32(pause / 2..=pause);
+        self.heartbeat.begin(first);
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -263,7 +265,7 @@ impl Connection {
         if self.is_finished() {
             return Next::Stay;
         }
-        self.pong_due = NEVER;
+        self.heartbeat.heard();
         let mut input = std::mem::take(&mut self.input);
         let mut next = Next::Stay;
         let parsed = input.feed(bytes, &self.limits(settings), &mut |event| {
@@ -335,6 +337,7 @@ impl Connection {
         }
         match (said, event) {
             (Some(said), _) => self.hear_object(said, settings.send_rate),
+            (None, Event::Pong) => self.heartbeat.answered(),
             (None, Event::Ping(payload)) => self.queue.push(websocket::pong(payload)),
             // Other clients have nothing to say to us.
             (None, _) => {}
@@ -345,7 +348,7 @@ impl Connection {
     fn hear_object(&mut self, said: Result<ClientMessage<'_>, ClientFault>, send_rate: u32) {
         match said {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
-            Ok(ClientMessage::Pong) => {}
+            Ok(ClientMessage::Pong) => self.heartbeat.answered(),
             Ok(ClientMessage::Ack(id)) => {
                 self.hear_ack(&id);
             }
@@ -390,13 +393,31 @@ impl Connection {
         left.is_some()
     }
 
-    /// The socket took `progress` bytes and then no more (`blocked`), or all there were.
-    pub(crate) fn wrote(&mut self, progress: usize, blocked: bool, now: Tick, patience: Tick) {
-        if !blocked {
+    /// The socket took `bytes` and then no more (`is_blocked`), or all there were. Answers whether
+    /// the time for a pong has begun.
+    pub(crate) fn wrote(
+        &mut self,
+        bytes: usize,
+        is_blocked: bool,
+        now: Tick,
+        settings: &Settings,
+    ) -> bool {
+        let wrote = Wrote {
+            bytes,
+            was_blocked: self.write_due != NEVER,
+            is_blocked,
+        };
+        if !is_blocked {
             self.write_due = NEVER;
-        } else if progress > 0 || self.write_due == NEVER {
-            self.write_due = now + 1 + patience;
+        } else if bytes > 0 || self.write_due == NEVER {
+            self.write_due = now + 1 + settings.write;
         }
+        self.heartbeat.wrote(wrote, now, settings.pong)
+    }
+
+    /// Whether its pong may take longer, because of what is on its way before the ping.
+    pub(crate) fn is_awaited_longer(&self) -> bool {
+        self.heartbeat.on_its_way() > 0
     }
 
     /// Begins the end: out of the directory, goodbye into the queue. Answers how many pushes are
@@ -435,20 +456,18 @@ impl Connection {
             State::Reserved { until } if until <= now => Next::End(CloseReason::NeverAttached),
             State::Closing { until, .. } if until <= now => Next::Hangup,
             State::Reserved { .. } | State::Closing { .. } => Next::Stay,
-            State::Open if self.pong_due <= now => Next::End(CloseReason::Heartbeat),
+            State::Open if self.heartbeat.is_lost(now) => Next::End(CloseReason::Heartbeat),
             State::Open if self.write_due <= now => Next::End(CloseReason::Slow),
             State::Open if self.expiry.has_come(now) => Next::End(CloseReason::TokenExpired),
             State::Open => {
                 if let Some(left) = self.expiry.warn(now) {
                     self.say(&protocol::expiring_object(left));
                 }
-                if self.ping_due <= now {
+                if self.heartbeat.is_ping_due(now) {
                     self.queue.push(self.dialect.ping());
                     self.credit(1);
-                    self.ping_due = now + settings.pause(self.dialect);
-                    if self.pong_due == NEVER && self.dialect.answers_pings() {
-                        self.pong_due = now + 1 + settings.pong;
-                    }
+                    let next = now + settings.pause(self.dialect);
+                    self.heartbeat.pinged(next, self.dialect.answers_pings());
                 }
                 Next::Stay
             }
@@ -460,8 +479,8 @@ impl Connection {
         match self.state {
             State::Reserved { until } | State::Closing { until, .. } => until,
             State::Open => self
-                .ping_due
-                .min(self.pong_due)
+                .heartbeat
+                .due()
                 .min(self.write_due)
                 .min(self.expiry.due()),
         }

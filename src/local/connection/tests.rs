@@ -26,7 +26,7 @@ const SETTINGS: Settings = Settings {
 fn open() -> Connection {
     let mut connection = Connection::reserve(Fd(1), "a".parse().unwrap(), Dialect::V1, 0);
     connection.state = State::Open;
-    connection.ping_due = 25;
+    connection.heartbeat.begin(25);
     connection
 }
 
@@ -40,6 +40,7 @@ fn a_silent_client_is_pinged_and_then_given_up() {
     assert_eq!(connection.due(), 25);
     assert_eq!(connection.look(25, &SETTINGS), Next::Stay);
     assert_eq!(connection.queue.only(), Some(&websocket::ping()[..]));
+    assert!(connection.wrote(2, false, 25, &SETTINGS));
     assert_eq!(connection.due(), 34);
     assert_eq!(
         connection.look(34, &SETTINGS),
@@ -51,6 +52,7 @@ fn a_silent_client_is_pinged_and_then_given_up() {
 fn any_byte_is_a_sign_of_life() {
     let mut connection = open();
     connection.look(25, &SETTINGS);
+    connection.wrote(2, false, 25, &SETTINGS);
     connection.hear(&mut client_frame(0x8A, b""), &SETTINGS, 26, || ());
     assert_eq!(connection.look(34, &SETTINGS), Next::Stay);
     assert_eq!(connection.due(), 50);
@@ -59,10 +61,10 @@ fn any_byte_is_a_sign_of_life() {
 #[test]
 fn a_client_that_takes_nothing_is_slow() {
     let mut connection = open();
-    connection.wrote(10, true, 1, SETTINGS.write);
-    connection.wrote(0, true, 5, SETTINGS.write);
+    connection.wrote(10, true, 1, &SETTINGS);
+    connection.wrote(0, true, 5, &SETTINGS);
     assert_eq!(connection.due(), 12);
-    connection.wrote(1, true, 6, SETTINGS.write);
+    connection.wrote(1, true, 6, &SETTINGS);
     assert_eq!(connection.due(), 17);
     assert_eq!(connection.look(17, &SETTINGS), Next::End(CloseReason::Slow));
 }

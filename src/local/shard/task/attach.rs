@@ -38,6 +38,7 @@ impl ShardTask {
             socket: None,
             _permit: None,
             blocked: false,
+            is_watched: false,
             ended: false,
             dirty: false,
         };

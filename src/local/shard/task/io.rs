@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::local::shard::outlets::{ClientRequest, PageRequest};
 use crate::local::shard::task::{ConnectionSlot, READS, SCRATCH, ShardTask, TURN};
@@ -154,25 +155,59 @@ impl ShardTask {
         }
         self.written += messages;
         connection.credit(messages);
-        connection.wrote(progress, *blocked, self.now, self.settings.write);
+        let is_blocked = *blocked;
+        let has_pinged = connection.wrote(progress, is_blocked, self.now, &self.settings);
         if failed {
             return self.hung_up(slot);
         }
-        if *blocked {
+        if has_pinged {
+            self.await_pong(slot);
+        }
+        if is_blocked {
             self.arm(slot);
-        } else if connection.is_finished() {
-            socket.finish();
         } else {
-            let fd = connection.fd;
-            for (subject, since) in connection.asks() {
-                // Closed only when the node is ending.
-                let _ = self.outlets.asks.send(PageRequest {
-                    fd,
-                    subject,
-                    since,
-                    told: None,
-                });
+            self.emptied(slot);
+        }
+    }
+
+    /// A ping was written.
+    fn await_pong(&mut self, slot: usize) {
+        let place = &mut self.places[slot];
+        if place.connection.is_awaited_longer()
+            && !place.is_watched
+            && let Some(socket) = &place.socket
+        {
+            // Meanwhile TCP tells sooner if the client is gone.
+            place.is_watched = true;
+            let limit = Duration::from_secs(u64::from(self.settings.pong + self.settings.write));
+            if let Err(error) = socket.limit_silence(limit) {
+                let fd = place.connection.fd;
+                tracing::debug!(%fd, %error, "the kernel does not look after this socket");
             }
+        }
+        self.arm(slot);
+    }
+
+    /// All that waited is written.
+    fn emptied(&mut self, slot: usize) {
+        let ConnectionSlot {
+            connection, socket, ..
+        } = &mut self.places[slot];
+        if connection.is_finished() {
+            if let Some(socket) = socket {
+                socket.finish();
+            }
+            return;
+        }
+        let fd = connection.fd;
+        for (subject, since) in connection.asks() {
+            // Closed only when the node is ending.
+            let _ = self.outlets.asks.send(PageRequest {
+                fd,
+                subject,
+                since,
+                told: None,
+            });
         }
     }
 }
