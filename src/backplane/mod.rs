@@ -54,17 +54,17 @@ pub(crate) enum Backplane {
 
 impl Backplane {
     /// The nodes that hold connections of each of these users and topics, without this node.
-    /// Nodes may be dead: a row outlives its node for a while. `None` if it is unknown, because
-    /// the registry is being rebuilt.
+    /// Nodes may be dead: a row outlives its node for a while. If it is unknown, the reason: the
+    /// registry is being rebuilt, or Redis refuses to write rows.
     ///
     /// # Errors
     /// When the registry cannot be read.
     pub(crate) async fn locate(
         &self,
         subjects: &[Subject],
-    ) -> Result<Vec<Option<Locations>>, Unavailable> {
+    ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
         match self {
-            Self::Standalone(_) => Ok(vec![Some(Locations::new()); subjects.len()]),
+            Self::Standalone(_) => Ok(vec![Ok(Locations::new()); subjects.len()]),
             Self::Redis(redis) => redis.locate(subjects).await,
         }
     }

@@ -151,9 +151,10 @@ impl CallService {
                 let users = [Subject::User(user.clone())];
                 let rows = tokio::time::timeout_at(deadline, self.backplane.locate(&users)).await;
                 match rows {
-                    Ok(Ok(rows)) => match rows.into_iter().next().flatten() {
-                        Some(row) => Ok(row.into_iter().map(|(node, _)| node).collect()),
-                        None => Err("the registry is being rebuilt"),
+                    Ok(Ok(rows)) => match rows.into_iter().next() {
+                        Some(Ok(row)) => Ok(row.into_iter().map(|(node, _)| node).collect()),
+                        Some(Err(reason)) => Err(reason),
+                        None => Ok(Vec::new()),
                     },
                     Ok(Err(Unavailable(reason))) => Err(reason),
                     Err(_) => Err("no answer from Redis in time"),

@@ -202,9 +202,12 @@ impl Carrier {
 
         let mut batches = Vec::new();
         for (&i, locations) in open.iter().zip(rows) {
-            let Some(locations) = locations else {
-                shares[i].open = Some("the registry is being rebuilt");
-                continue;
+            let locations = match locations {
+                Ok(locations) => locations,
+                Err(reason) => {
+                    shares[i].open = Some(reason);
+                    continue;
+                }
             };
             shares[i].open = None;
             for (node, connections) in locations {

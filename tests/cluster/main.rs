@@ -35,6 +35,7 @@ mod late_checks;
 mod leaving;
 mod logs;
 mod losses;
+mod managed_redis;
 mod mangled;
 mod openapi;
 mod passes;

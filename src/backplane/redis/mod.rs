@@ -193,7 +193,7 @@ impl Redis {
             tokio::spawn(eviction.clone().watch()),
         ];
         tasks.push(verify_rows(&servers, &keys, hub, &eviction, metrics));
-        tasks.extend(follow_servers(&settings.url, &servers));
+        tasks.push(follow_servers(&settings.url, &servers));
         let redis = Self {
             hub: hub.clone(),
             servers,
@@ -369,18 +369,15 @@ fn verify_rows(
     tokio::spawn(verifier.watch())
 }
 
-/// The task that follows which server serves what, where there are several.
-fn follow_servers(url: &RedisUrl, servers: &Servers) -> Option<tokio::task::JoinHandle<()>> {
+/// The task that follows which server serves what.
+fn follow_servers(url: &RedisUrl, servers: &Servers) -> tokio::task::JoinHandle<()> {
+    let servers = servers.clone();
     match url.topology().clone() {
-        Topology::One => None,
+        Topology::One => tokio::spawn(servers::primary::follow(servers)),
         Topology::Sentinel { sentinels, master } => {
-            let follow = servers::sentinel::follow(servers.clone(), sentinels, master);
-            Some(tokio::spawn(follow))
+            tokio::spawn(servers::sentinel::follow(servers, sentinels, master))
         }
-        Topology::Cluster { seeds } => Some(tokio::spawn(servers::cluster::follow(
-            servers.clone(),
-            seeds,
-        ))),
+        Topology::Cluster { seeds } => tokio::spawn(servers::cluster::follow(servers, seeds)),
     }
 }
 

@@ -234,7 +234,7 @@ impl Probing {
                     if *error.kind() == ErrorKind::Timeout && servers.at(own).is_connected() =>
                 {
                     tracing::warn!("the connection to Redis is silent; opening another");
-                    servers.replace(servers.host_of(own).as_ref());
+                    servers.replace(servers.place_of(own).host.as_ref());
                     self.doubtful = true;
                 }
                 _ => {}

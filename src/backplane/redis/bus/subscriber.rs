@@ -22,10 +22,10 @@ use crate::backplane::nodes::Health;
 use crate::backplane::redis::bus::probes::{DEAF, Hearing, PROBE, Probing};
 use crate::backplane::redis::bus::pump::{Heard, Pump};
 use crate::backplane::redis::registry::lease::{LEASE, Lease};
-use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::link::Link;
+use crate::backplane::redis::servers::{Place, Servers};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
-use crate::config::redis_url::Host;
 use crate::local::hub::Hub;
 use crate::local::shard::command::Command;
 use crate::shutdown::Shutdown;
@@ -54,8 +54,8 @@ pub(crate) struct Bus {
 }
 
 struct RedisSubscription {
-    /// Its server, if there are several.
-    host: Option<Host>,
+    /// Its server.
+    place: Place,
     client: Client,
     heard: mpsc::UnboundedReceiver<Heard>,
     pump: JoinHandle<()>,
@@ -63,6 +63,7 @@ struct RedisSubscription {
     last: Shutdown,
     reconnects: Receiver<fred::types::config::Server>,
     connecting: JoinHandle<Result<(), fred::error::Error>>,
+    watch: JoinHandle<()>,
     /// Whether its first connect was reported as a reconnect, as fred does.
     announced: bool,
     /// When it was opened, or connected again.
@@ -72,6 +73,7 @@ struct RedisSubscription {
 impl Drop for RedisSubscription {
     fn drop(&mut self) {
         self.pump.abort();
+        self.watch.abort();
         // Without QUIT: a deaf connection would not receive it.
         self.connecting.abort();
         let client = self.client.clone();
@@ -266,7 +268,7 @@ impl Live {
     /// Follows the own channel to the server that has it now. Messages from the old server would
     /// be outdated.
     async fn move_along(&mut self, bus: &Bus) {
-        if bus.servers.host_of(&bus.own) != self.subscription.host {
+        if bus.servers.place_of(&bus.own) != self.subscription.place {
             tracing::info!("the subscription moves to another server");
             self.replace(bus).await;
             self.probing.forget_answers();
@@ -359,7 +361,8 @@ impl Bus {
 
     /// Decides whether the node can serve, and announces it.
     fn judge(&self, probing: &Probing) -> Health {
-        let health = match (self.lease.refusal(), probing.heard()) {
+        let reason = self.servers.link_fault().or_else(|| self.lease.refusal());
+        let health = match (reason, probing.heard()) {
             (Some(reason), _) => Health::Down(reason),
             (None, None) => Health::Down("not subscribed yet"),
             (None, Some(heard)) if heard.elapsed() > DEAF + PROBE => {
@@ -388,6 +391,7 @@ impl Bus {
             if let Some(subscription) = self.open().await {
                 return subscription;
             }
+            self.judge(&Probing::default());
             // With several servers, the first change of routes tells which one has the channel.
             let _ = tokio::time::timeout(PROBE, turns.changed()).await;
         }
@@ -395,7 +399,7 @@ impl Bus {
 
     /// Opens and subscribes a new connection; `None` if Redis does not answer in time.
     async fn open(&self) -> Option<RedisSubscription> {
-        let host = self.servers.host_of(&self.own);
+        let place = self.servers.place_of(&self.own);
         let client = build(
             &self.servers.url_of(&self.own)?,
             SUBSCRIPTION_BUFFER,
@@ -410,15 +414,19 @@ impl Bus {
         let (sender, heard) = mpsc::unbounded_channel();
         let last = Shutdown::default();
         let pump = tokio::spawn(self.pump.clone().run(messages, sender, last.clone()));
+        let watch = self.servers.link_watch();
+        let watch = watch.watch(Link::Subscription, client.clone(), String::new());
+        let watch = tokio::spawn(watch);
         let connecting = client.connect();
         let mut subscription = RedisSubscription {
-            host,
+            place,
             client,
             heard,
             pump,
             last,
             reconnects,
             connecting,
+            watch,
             announced: false,
             since: Instant::now(),
         };

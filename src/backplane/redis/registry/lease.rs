@@ -36,6 +36,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After Redis forgot everything, the other nodes need up to this long to notice and to write
 /// their rows again. Until then, a missing row says nothing about its user.
 const REBUILD: Duration = Duration::from_secs(5);
+/// Why rows may be missing by mistake.
+const REBUILDING: &str = "the registry is being rebuilt";
 /// The pause between two attempts while the beat fails.
 const RETRY: Duration = Duration::from_millis(250);
 /// How long after such a loss a node that has not come back may still be alive. After that, it
@@ -192,9 +194,16 @@ impl Lease {
         Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
     }
 
-    /// Whether a missing row proves that its user is offline. Not if Redis has just forgotten
-    /// everything, which the own lease shows.
-    pub(crate) async fn vouches_for_rows(&self) -> Result<bool, Unavailable> {
+    /// Why a missing row does not prove that its user is offline; `None` if it does. Not if rows
+    /// cannot be written, or if Redis has just forgotten everything, which the own lease shows.
+    pub(crate) async fn doubts_rows(&self) -> Result<Option<&'static str>, Unavailable> {
+        if let Some(reason) = self.refusal() {
+            return Ok(Some(reason));
+        }
+        Ok((!self.vouches_for_rows().await?).then_some(REBUILDING))
+    }
+
+    async fn vouches_for_rows(&self) -> Result<bool, Unavailable> {
         let forgotten = *self.forgotten.read();
         if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
             // A new master may lack the newest rows even though it has this node's lease.

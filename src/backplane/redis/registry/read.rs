@@ -21,16 +21,21 @@ impl Redis {
     pub(crate) async fn locate(
         &self,
         subjects: &[Subject],
-    ) -> Result<Vec<Option<Locations>>, Unavailable> {
+    ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
         let rows = match subjects {
             // The single look-up of a single push: fred pipelines it with those of others.
             [Subject::User(user)] => vec![self.row_of(user).await?],
             subjects => self.read_rows(subjects).await?,
         };
-        let doubtful = rows.iter().any(Vec::is_empty) && !self.lease.vouches_for_rows().await?;
+        let doubt = match rows.iter().any(Vec::is_empty) {
+            true => self.lease.doubts_rows().await?,
+            false => None,
+        };
         let located = subjects.iter().zip(rows).map(|(subject, fields)| {
-            let unknown = fields.is_empty() && doubtful;
-            (!unknown).then(|| match subject {
+            if let Some(reason) = doubt.filter(|_| fields.is_empty()) {
+                return Err(reason);
+            }
+            Ok(match subject {
                 Subject::User(_) => self.others(&fields),
                 Subject::Topic(_) => populations(fields)
                     .filter(|(node, _)| node != self.lease.node())
@@ -134,7 +139,7 @@ impl Redis {
     }
 
     pub(crate) async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
-        Ok(self.lease.vouches_for_rows().await?
+        Ok(self.lease.doubts_rows().await?.is_none()
             && self.is_dead(node).await?
             && self.lease.is_deaf(node).await.map_err(|_| AWAY)?)
     }
@@ -173,8 +178,10 @@ impl Redis {
                 rows.push(flat(answer).ok_or(AWAY)?);
             }
         }
-        if rows.iter().any(Vec::is_empty) && !self.lease.vouches_for_rows().await? {
-            return Err(Unavailable("the registry is being rebuilt"));
+        if rows.iter().any(Vec::is_empty)
+            && let Some(reason) = self.lease.doubts_rows().await?
+        {
+            return Err(Unavailable(reason));
         }
         Ok(rows)
     }

@@ -48,6 +48,68 @@ fn refusal(error: &Error) -> Option<(&'static str, &'static str)> {
     is_of_redis.then_some(REFUSED)
 }
 
+/// What keeps a connection from working.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cause {
+    pub(crate) reason: &'static str,
+    /// Whether that says more than that the connection broke.
+    pub(crate) is_named: bool,
+}
+
+/// Words in errors of a connect, and what they mean.
+const CAUSES: [(&str, &str); 8] = [
+    ("max number of clients", "Redis has too many clients"),
+    ("lookup address", "the name of Redis cannot be resolved"),
+    ("ertificate", "the certificate of Redis is refused"),
+    ("UnknownIssuer", "the certificate of Redis is refused"),
+    ("NotValidForName", "the certificate of Redis is refused"),
+    ("HandshakeFailure", "the TLS handshake with Redis fails"),
+    (
+        "InvalidContentType",
+        "Redis does not speak TLS on this port",
+    ),
+    ("refused", "Redis refuses connections"),
+];
+
+/// The cause of an error of a connection.
+pub(crate) fn cause(error: &Error) -> Cause {
+    let named = |reason| Cause {
+        reason,
+        is_named: true,
+    };
+    if let Some((_, reason)) = refusal(error) {
+        return named(reason);
+    }
+    let text = redacted(error);
+    if let Some((_, reason)) = CAUSES.iter().find(|(word, _)| text.contains(word)) {
+        return named(reason);
+    }
+    match error.kind() {
+        ErrorKind::Auth => named("Redis refuses the password"),
+        ErrorKind::Tls => named("the TLS handshake with Redis fails"),
+        ErrorKind::Timeout => Cause {
+            reason: "Redis does not answer",
+            is_named: false,
+        },
+        _ => Cause {
+            reason: "the connection to Redis broke",
+            is_named: false,
+        },
+    }
+}
+
+/// Why Redis refuses a command, as `readyz` says it; `None` if it is no refusal.
+pub(crate) fn refusal_reason(error: &Error) -> Option<&'static str> {
+    refusal(error).map(|(_, reason)| reason)
+}
+
+/// Whether another server, or the same one soon, may accept what this one refused.
+pub(crate) fn is_passing(error: &Error) -> bool {
+    ["READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "BUSY"]
+        .iter()
+        .any(|word| error.details().starts_with(word))
+}
+
 /// An error as it may appear in the log. A server that does not know a command quotes its
 /// arguments, which may be a message, or the password of a HELLO.
 pub(crate) fn redacted(error: &Error) -> String {
@@ -180,6 +242,51 @@ mod tests {
         assert_eq!(redacted(&Error::from(inner)), "IO Error: bad certificate");
         let other = Error::new(ErrorKind::Auth, "WRONGPASS no");
         assert!(redacted(&other).ends_with("WRONGPASS no"));
+    }
+
+    #[test]
+    fn the_cause_of_a_refused_connection_is_named() {
+        let of = |kind, details: &'static str| cause(&Error::new(kind, details));
+        let named = |reason| Cause {
+            reason,
+            is_named: true,
+        };
+        for (kind, details, reason) in [
+            (
+                ErrorKind::Auth,
+                "WRONGPASS invalid",
+                "Redis refuses the password",
+            ),
+            (
+                ErrorKind::Auth,
+                "invalid password",
+                "Redis refuses the password",
+            ),
+            (
+                ErrorKind::Auth,
+                "NOAUTH Authentication",
+                "Redis wants a password",
+            ),
+            (
+                ErrorKind::Unknown,
+                "ERR max number of clients reached",
+                "Redis has too many clients",
+            ),
+            (
+                ErrorKind::IO,
+                "failed to lookup address information: Name or service not known",
+                "the name of Redis cannot be resolved",
+            ),
+            (
+                ErrorKind::IO,
+                "invalid peer certificate: UnknownIssuer",
+                "the certificate of Redis is refused",
+            ),
+        ] {
+            assert_eq!(of(kind, details), named(reason), "{details}");
+        }
+        assert!(!of(ErrorKind::IO, "Connection closed.").is_named);
+        assert!(!of(ErrorKind::Timeout, "timed out").is_named);
     }
 
     #[test]

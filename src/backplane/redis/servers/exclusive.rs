@@ -17,9 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::primary::{self, Role};
+use crate::backplane::redis::servers::{Place, Servers};
 use crate::backplane::redis::{COMMAND_TIMEOUT, build_once};
-use crate::config::redis_url::Host;
 
 /// Maximum number of connections of one node; as many inboxes are written at once by one batch.
 const MOST: usize = 64;
@@ -43,7 +43,7 @@ impl Drop for PooledClient {
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPool {
     servers: Servers,
-    idle: Arc<Mutex<HashMap<Option<Host>, Vec<PooledClient>>>>,
+    idle: Arc<Mutex<HashMap<Place, Vec<PooledClient>>>>,
     permits: Arc<Semaphore>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct ConnectionPool {
 #[derive(Debug)]
 pub(crate) struct Loan {
     connection: PooledClient,
-    host: Option<Host>,
+    place: Place,
     pool: ConnectionPool,
     _permit: OwnedSemaphorePermit,
 }
@@ -65,7 +65,7 @@ impl Loan {
     pub(crate) fn give_back(self) {
         let Self {
             mut connection,
-            host,
+            place,
             pool,
             ..
         } = self;
@@ -76,13 +76,13 @@ impl Loan {
             idle.retain(|one| now - one.idle_since < IDLE);
         }
         all.retain(|_, idle| !idle.is_empty());
-        all.entry(host).or_default().push(connection);
+        all.entry(place).or_default().push(connection);
     }
 
     /// The server refused, perhaps because it is a replica now: no other task should meet that on
     /// an idle connection to it.
     pub(crate) fn close_all(self) {
-        self.pool.idle.lock().remove(&self.host);
+        self.pool.idle.lock().remove(&self.place);
     }
 }
 
@@ -99,22 +99,22 @@ impl ConnectionPool {
     pub(crate) async fn take(&self, key: &str) -> FredResult<Loan> {
         let permit = self.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Error::new(ErrorKind::Canceled, "the node is ending"))?;
-        let host = self.servers.host_of(key);
-        let connection = match self.idle_one(&host) {
+        let place = self.servers.place_of(key);
+        let connection = match self.idle_one(&place) {
             Some(connection) => connection,
             None => self.open(key).await?,
         };
         Ok(Loan {
             connection,
-            host,
+            place,
             pool: self.clone(),
             _permit: permit,
         })
     }
 
-    fn idle_one(&self, host: &Option<Host>) -> Option<PooledClient> {
+    fn idle_one(&self, place: &Place) -> Option<PooledClient> {
         let mut all = self.idle.lock();
-        let idle = all.get_mut(host)?;
+        let idle = all.get_mut(place)?;
         while let Some(connection) = idle.pop() {
             if connection.client.is_connected() && connection.idle_since.elapsed() < IDLE {
                 return Some(connection);
@@ -135,6 +135,10 @@ impl ConnectionPool {
         let connected = connection.client.wait_for_connect();
         let connected = tokio::time::timeout(COMMAND_TIMEOUT, connected).await;
         connected.map_err(|_| away())??;
-        Ok(connection)
+        // The name, or the address, may lead to another server by now.
+        match primary::role(&connection.client).await? {
+            Role::Replica => Err(Error::new(ErrorKind::Unknown, "READONLY it is a replica")),
+            Role::Primary => Ok(connection),
+        }
     }
 }

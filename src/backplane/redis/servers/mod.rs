@@ -1,7 +1,8 @@
 //! Which server takes which command, and the connections to all servers.
 //!
-//! With one server there is one route. With Sentinels or a cluster, `sentinel` or `cluster` keeps
-//! the routes current; `commands` sends. Each server has its own client, which knows no other
+//! With one server there is one route, and `primary` looks whether its name still leads to the
+//! primary. With Sentinels or a cluster, `sentinel` or `cluster` keeps the routes current;
+//! `commands` sends. Each server has its own client, which knows no other
 //! server. What must stay true: each send looks up its route again, so that no command goes to a
 //! server that has been replaced.
 //!
@@ -13,19 +14,21 @@ pub(crate) mod commands;
 pub(crate) mod errors;
 pub(crate) mod eviction;
 pub(crate) mod exclusive;
+pub(crate) mod link;
+pub(crate) mod primary;
 pub(crate) mod sentinel;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::MetricsInterface;
-use fred::prelude::{Client, ClientLike, EventInterface};
+use fred::prelude::{Client, ClientLike};
 use fred::util::redis_keyslot;
 use futures::future::join_all;
 use parking_lot::RwLock;
-use tokio::sync::{Notify, broadcast::error::RecvError, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -33,6 +36,7 @@ pub(crate) use crate::backplane::redis::servers::commands::{
     OVERTAKEN, asking, exec, multi, queue,
 };
 use crate::backplane::redis::servers::errors::{Complaints, redacted};
+use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
 use crate::telemetry::metrics::Metrics;
@@ -58,6 +62,7 @@ struct Shared {
     /// This node's channel: the server that has it also gets the broadcasts.
     own: String,
     global: String,
+    faults: Arc<LinkFaults>,
     routes: RwLock<Arc<SlotMap>>,
     /// Counts events after which Redis may have forgotten this node: reconnects and new servers.
     breaks: watch::Sender<u64>,
@@ -65,6 +70,8 @@ struct Shared {
     turns: watch::Sender<u64>,
     /// Woken by errors that may mean that the routes are out of date.
     doubt: Notify,
+    /// How often the only server's name was looked up anew because it led to a replica.
+    searches: AtomicU64,
     /// When a server was last replaced by one that may have less data.
     turned: RwLock<Option<Instant>>,
     complaints: Complaints,
@@ -80,11 +87,19 @@ pub(crate) struct SlotMap {
     slots: Option<Box<[u16]>>,
 }
 
+/// Where a key is; it changes when the key's server is another one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    /// `None` for the server whose URL is the whole configuration.
+    pub(crate) host: Option<Host>,
+    /// How often that URL's name was looked up anew because it led to a replica.
+    search: u64,
+}
+
 /// One connection for commands. Dropping it closes the connection without QUIT, which a frozen
 /// server would not receive.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// `None` for the server whose URL is the whole configuration.
     pub(crate) host: Option<Host>,
     pub(crate) client: Client,
     connection: JoinHandle<Result<(), Error>>,
@@ -123,12 +138,19 @@ impl Servers {
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
         let (breaks, _) = watch::channel(0);
+        let faults = Arc::<LinkFaults>::default();
         let one = *url.topology() == Topology::One;
         // Until the routes are known, a client without a connection refuses commands.
         let (waiting, doubt) = (if one { COMMAND_BUFFER } else { 1 }, Notify::new());
         let client = build(&url.one(), NO_MESSAGES, waiting)?;
         let server = if one {
-            started(client, None, breaks.clone(), metrics.clone())
+            let (faults, breaks, metrics) = (faults.clone(), breaks.clone(), metrics.clone());
+            let watch = LinkWatch {
+                faults,
+                breaks,
+                metrics,
+            };
+            started(client, None, watch)
         } else {
             let (connection, watch) = (
                 tokio::spawn(std::future::ready(Ok(()))),
@@ -149,10 +171,12 @@ impl Servers {
             url: url.clone(),
             own,
             global,
+            faults,
             routes: RwLock::new(Arc::new(routes)),
             breaks,
             turns: watch::channel(0).0,
             doubt,
+            searches: AtomicU64::new(0),
             turned: RwLock::default(),
             complaints: Complaints::default(),
             population: AtomicU32::new(0),
@@ -162,6 +186,11 @@ impl Servers {
 
     pub(crate) fn url(&self) -> &RedisUrl {
         &self.0.url
+    }
+
+    /// Whether another server can take over.
+    pub(crate) fn are_several(&self) -> bool {
+        *self.0.url.topology() != Topology::One
     }
 
     pub(crate) fn is_clustered(&self) -> bool {
@@ -178,14 +207,36 @@ impl Servers {
         routes.server(key).client.clone()
     }
 
+    /// What a connection of this node reports to.
+    pub(crate) fn link_watch(&self) -> LinkWatch {
+        LinkWatch {
+            faults: self.0.faults.clone(),
+            breaks: self.0.breaks.clone(),
+            metrics: self.0.metrics.clone(),
+        }
+    }
+
+    /// Why there is no connection, as far as that is known.
+    pub(crate) fn link_fault(&self) -> Option<&'static str> {
+        self.0.faults.reason()
+    }
+
+    /// The connection to the only server.
+    pub(crate) fn only(&self) -> Client {
+        self.0.routes.read().servers[0].client.clone()
+    }
+
     /// Where a key is now; used to detect a move.
-    pub(crate) fn host_of(&self, key: &str) -> Option<Host> {
-        self.routes().server(key).host.clone()
+    pub(crate) fn place_of(&self, key: &str) -> Place {
+        Place {
+            host: self.routes().server(key).host.clone(),
+            search: self.0.searches.load(Ordering::Acquire),
+        }
     }
 
     /// The server that has this key now.
     pub(crate) fn url_of(&self, key: &str) -> Option<ServerUrl> {
-        match self.host_of(key) {
+        match self.place_of(key).host {
             Some(host) => self.0.url.server(&host),
             None if *self.0.url.topology() == Topology::One => Some(self.0.url.one()),
             // Not known yet.
@@ -295,6 +346,9 @@ impl Servers {
 
     /// Routes all commands to this one server.
     pub(crate) fn lead_to(&self, server: Server) {
+        if server.host.is_none() {
+            self.0.searches.fetch_add(1, Ordering::Release);
+        }
         self.note_turn();
         self.install(SlotMap {
             servers: vec![Arc::new(server)],
@@ -311,8 +365,13 @@ impl Servers {
                 |error| tracing::error!(error = %redacted(error), "cannot connect to Redis"),
             )
             .ok()?;
-        let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
-        Some(started(client, Some(host), breaks, metrics))
+        Some(started(client, Some(host), self.link_watch()))
+    }
+
+    /// A connection to the only server, by its name, not yet part of the routes.
+    pub(crate) fn dial_by_name(&self) -> Option<Server> {
+        let client = build(&self.0.url.one(), NO_MESSAGES, COMMAND_BUFFER).ok()?;
+        Some(started(client, None, self.link_watch()))
     }
 
     /// Opens a new connection to a server that is silent although its connection is up. The old
@@ -331,12 +390,7 @@ impl Servers {
         };
         let server = match silent {
             Some(host) => self.dial(host.clone()),
-            None => build(&self.0.url.one(), NO_MESSAGES, COMMAND_BUFFER)
-                .ok()
-                .map(|client| {
-                    let (breaks, metrics) = (self.0.breaks.clone(), self.0.metrics.clone());
-                    started(client, None, breaks, metrics)
-                }),
+            None => self.dial_by_name(),
         };
         let Some(server) = server else {
             return;
@@ -350,7 +404,8 @@ impl Servers {
     /// Set before the new routes, so that no reader trusts rows missing at the new server.
     fn note_turn(&self) {
         // The first server that is found replaces no other.
-        if self.routes().servers[0].host.is_some() {
+        let has_one = *self.0.url.topology() == Topology::One;
+        if has_one || self.routes().servers[0].host.is_some() {
             let mut turned = self.0.turned.write();
             *turned = Some(Instant::now());
         }
@@ -370,53 +425,14 @@ impl Servers {
     }
 }
 
-fn started(
-    client: Client,
-    host: Option<Host>,
-    breaks: watch::Sender<u64>,
-    metrics: Arc<Metrics>,
-) -> Server {
-    let watch = watch_connection(client.clone(), host.clone(), breaks, metrics);
-    let watch = tokio::spawn(watch);
+fn started(client: Client, host: Option<Host>, watch: LinkWatch) -> Server {
+    let at = host.as_ref();
+    let at = at.map_or(String::new(), |(host, port)| format!(" at {host}:{port}"));
+    let watch = tokio::spawn(watch.watch(Link::Commands, client.clone(), at));
     Server {
         connection: client.connect(),
         host,
         client,
         watch,
-    }
-}
-
-/// Logs once that the connection broke and once that it is back, not at each attempt.
-async fn watch_connection(
-    client: Client,
-    host: Option<Host>,
-    breaks: watch::Sender<u64>,
-    metrics: Arc<Metrics>,
-) {
-    let mut errors = client.error_rx();
-    let mut connects = client.reconnect_rx();
-    let mut down = false;
-    let server = host.map_or(String::new(), |(host, port)| format!(" at {host}:{port}"));
-    loop {
-        tokio::select! {
-            error = errors.recv() => match error {
-                Ok((error, _)) if !down => {
-                    down = true;
-                    tracing::warn!(error = %redacted(&error), "no connection to Redis{server}; retrying");
-                }
-                Err(RecvError::Closed) => return,
-                _ => {}
-            },
-            connected = connects.recv() => match connected {
-                Ok(_) => {
-                    down = false;
-                    metrics.redis_connects.inc();
-                    tracing::info!("connected to Redis{server}");
-                    breaks.send_modify(|count| *count += 1);
-                }
-                Err(RecvError::Closed) => return,
-                Err(_) => {}
-            },
-        }
     }
 }

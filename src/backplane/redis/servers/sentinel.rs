@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::primary::{self, Role};
 use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::redis_url::Host;
 
@@ -120,16 +121,12 @@ async fn turn_to(servers: &Servers, host: Host) -> FredResult<()> {
         .ok_or_else(|| Error::new(ErrorKind::Config, words))?;
     let role = async {
         server.client.wait_for_connect().await?;
-        let role = CustomCommand::new_static("ROLE", None, false);
-        server
-            .client
-            .custom::<Vec<Value>, &str>(role, Vec::new())
-            .await
+        primary::role(&server.client).await
     };
     let role = tokio::time::timeout(ANSWER, role)
         .await
         .map_err(|_| Error::new(ErrorKind::Timeout, "no answer to ROLE"))??;
-    if role.first().and_then(Value::as_str).as_deref() != Some("master") {
+    if role == Role::Replica {
         return Err(Error::new(ErrorKind::Sentinel, "not a master yet"));
     }
     servers.lead_to(server);

@@ -19,7 +19,9 @@ use fred::types::{CustomCommand, Value};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
-use crate::backplane::redis::servers::errors::{is_broken_off, redacted};
+use crate::backplane::redis::servers::errors::{
+    is_broken_off, is_passing, redacted, refusal_reason,
+};
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
 use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi, queue};
 use crate::backplane::redis::store::epoch::Epoch;
@@ -98,13 +100,16 @@ impl KeptStore {
                 let words = "Redis broke off: the message may have been kept; send it with an id";
                 return Err(Unavailable(words));
             }
+            // With several servers, another may take over in a moment.
+            let waits = is_passing(&error) && self.servers.are_several();
+            let refusal = refusal_reason(&error);
+            if let Some(reason) = refusal.filter(|_| !waits) {
+                return Err(Unavailable(reason));
+            }
             if Instant::now() + RETRY >= deadline {
                 let is_claimed = error.details() == IS_CLAIMED;
-                return Err(if is_claimed {
-                    Unavailable(IS_CLAIMED)
-                } else {
-                    AWAY
-                });
+                let words = refusal.or(is_claimed.then_some(IS_CLAIMED));
+                return Err(words.map_or(AWAY, Unavailable));
             }
             tokio::time::sleep(RETRY).await;
         }

@@ -32,6 +32,8 @@ pub(crate) struct Streams {
     length: u64,
     /// Whether it was logged that Redis does not allow to trim.
     warned: AtomicBool,
+    /// Whether it was logged that a stream has no group.
+    told_groupless: AtomicBool,
 }
 
 /// The backlog of one consumer group.
@@ -51,6 +53,7 @@ impl Streams {
             keys,
             length,
             warned: AtomicBool::new(false),
+            told_groupless: AtomicBool::new(false),
         }
     }
 
@@ -140,6 +143,16 @@ impl Streams {
             Err(error) => return Err(error),
         };
         let entries = self.count_entries(&client, key, &groups, most).await?;
+        // A worker that reads by plain XREAD is not seen, and its clients soon hear `busy`.
+        let is_groupless = groups.is_empty() && entries > most / 2;
+        if is_groupless && !self.told_groupless.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                key,
+                entries,
+                "a service's stream has no consumer group, so all its entries count as unread; \
+                 read it by XREADGROUP"
+            );
+        }
         Ok(UpstreamBacklog { entries, bytes })
     }
 
