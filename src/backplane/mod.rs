@@ -29,7 +29,7 @@ use crate::backplane::answers::{
     Kept, Published, ReplicaProof, Unavailable, Unsent, UpstreamBacklog, UpstreamEntry,
 };
 use crate::backplane::feed::{Channel, FeedEvent};
-use crate::backplane::nodes::{Health, NodeRecord};
+use crate::backplane::nodes::{Health, NodeRecord, Standing};
 use crate::backplane::redis::Redis;
 use crate::backplane::redis::bus::subscriber::Subscriber;
 use crate::backplane::rows::{Locations, MemberCount, Row, TopicNodes};
@@ -99,14 +99,14 @@ impl Backplane {
         }
     }
 
-    /// Whether a node is certainly dead: [it seems so](Backplane::is_dead), Redis has not just
-    /// forgotten everything, and the node's channel has no subscriber.
+    /// Whether a node is certainly dead: [it seems so](Backplane::standing), and Redis has not just
+    /// forgotten everything.
     ///
     /// # Errors
     /// When that cannot be determined.
     pub(crate) async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
         match self {
-            Self::Standalone(standalone) => Ok(standalone.is_dead(node)),
+            Self::Standalone(standalone) => Ok(standalone.standing(node) == Standing::Dead),
             Self::Redis(redis) => redis.is_gone(node).await,
         }
     }
@@ -238,15 +238,30 @@ impl Backplane {
         }
     }
 
-    /// Whether no process will ever listen on this node's channel again: its name has a new boot,
-    /// or its lease has been missing for two beats. Asked after an answer of 0 receivers.
+    /// What is to be believed of a node; asked after an answer of 0 receivers. Its lease is read
+    /// now, because a lease that is there disproves death.
     ///
     /// # Errors
     /// When the lease cannot be read.
-    pub(crate) async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
+    pub(crate) async fn standing(&self, node: &NodeId) -> Result<Standing, Unavailable> {
         match self {
-            Self::Standalone(standalone) => Ok(standalone.is_dead(node)),
-            Self::Redis(redis) => redis.is_dead(node).await,
+            Self::Standalone(standalone) => Ok(standalone.standing(node)),
+            Self::Redis(redis) => redis.standing(node).await,
+        }
+    }
+
+    /// Whether a sender may wait until a suspect node listens again. Only the first one does.
+    pub(crate) fn may_wait(&self, node: &NodeId) -> bool {
+        match self {
+            Self::Standalone(_) => false,
+            Self::Redis(redis) => redis.may_wait(node),
+        }
+    }
+
+    /// A node has replied, so it listens.
+    pub(crate) fn note_reply(&self, node: &NodeId) {
+        if let Self::Redis(redis) = self {
+            redis.note_reply(node);
         }
     }
 
@@ -257,12 +272,12 @@ impl Backplane {
     /// When the backplane cannot be reached.
     pub(crate) async fn is_deaf(&self, node: &NodeId) -> Result<bool, Unavailable> {
         match self {
-            Self::Standalone(standalone) => Ok(standalone.is_dead(node)),
+            Self::Standalone(standalone) => Ok(standalone.standing(node) == Standing::Dead),
             Self::Redis(redis) => redis.is_deaf(node).await,
         }
     }
 
-    /// Removes a dead node's fields from a row.
+    /// Removes a node's fields from a row, if it is still dead then.
     pub(crate) async fn forget(&self, subject: &Subject, node: &NodeId) {
         if let Self::Redis(redis) = self {
             redis.forget(subject, node).await;
@@ -294,10 +309,19 @@ impl Backplane {
         }
     }
 
-    /// A node is heard for the first time: if it is not in the table, the table is read again soon.
+    /// A node is heard for the first time, or again after its death: if it is not in the table, the
+    /// table is read again soon.
     pub(crate) fn note_stranger(&self, node: &NodeId) {
         if let Self::Redis(redis) = self {
             redis.note_stranger(node);
+        }
+    }
+
+    /// Whether a node is remembered as dead; a line from it may be news.
+    pub(crate) fn is_believed_dead(&self, node: &NodeId) -> bool {
+        match self {
+            Self::Standalone(_) => false,
+            Self::Redis(redis) => redis.is_believed_dead(node),
         }
     }
 

@@ -40,6 +40,17 @@ pub(crate) enum NodeState {
     Draining,
 }
 
+/// What this process believes of another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing is known to the contrary.
+    Alive,
+    /// Its channel has no subscriber, and it is not known to be dead.
+    Suspect,
+    /// It is dead, although Redis may still count it as a receiver.
+    Dead,
+}
+
 /// Whether this node can serve, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Health {

@@ -240,6 +240,9 @@ impl Inbound {
             let nodes = self.backplane.nodes();
             senders.retain(|node, _| nodes.iter().any(|record| record.node == *node));
         }
+        if self.backplane.is_believed_dead(&from) {
+            self.backplane.note_stranger(&from);
+        }
         let heard = senders.entry(from).or_insert_with_key(|from| {
             self.backplane.note_stranger(from);
             Numbers::default()
@@ -340,13 +343,17 @@ impl Inbound {
             // The pump takes probes out before they get here.
             Line::Probe(_) => {}
             Line::Receipt(report) => {
+                self.backplane.note_reply(&report.node);
                 let claimed = self.replies.settle(report);
                 self.metrics.receipts_unclaimed.inc_by(u64::from(!claimed));
             }
             Line::Ask(question, reply) => {
                 self.respond.hear(question, reply, self.reports.clone());
             }
-            Line::Answer(answer) => self.replies.settle_answer(answer),
+            Line::Answer(answer) => {
+                self.backplane.note_reply(&answer.node);
+                self.replies.settle_answer(answer);
+            }
             Line::Presence(line) => self.hub.topics().notices().hear(line),
         }
     }

@@ -1,7 +1,8 @@
 //! Getting a line to one node: publishes it, and judges by the answer whether the node got it.
 //!
-//! Only this file distinguishes a node that does not listen for a moment from a dead one. What
-//! must stay true: `Dead` is returned only when the backplane is sure.
+//! What is believed of a node is decided by the backplane; this file turns that into what a sender
+//! does. Of all that meet a node that does not listen, only the first waits for it. What must stay
+//! true: `Dead` is returned only when the backplane is sure.
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::backplane::Backplane;
 use crate::backplane::answers::{Published, Unavailable};
+use crate::backplane::nodes::Standing;
 use crate::protocol::ids::NodeId;
 
 /// The pause before an undelivered line is published again, or a row is read again.
@@ -24,6 +26,8 @@ pub(crate) enum Reached {
     /// The channel has no subscriber, and the node is not known to be dead: it may be about to
     /// subscribe again.
     Deaf,
+    /// The same, and another sender waits for the node already: no use in waiting.
+    Suspect,
     /// Redis gives no answer, for this reason: the line may have been published.
     Away(&'static str),
 }
@@ -40,10 +44,11 @@ pub(crate) async fn judge(
         Ok(_) => return Reached::Heard,
         Err(Unavailable(reason)) => return Reached::Away(reason),
     }
-    match tokio::time::timeout_at(deadline, backplane.is_dead(node)).await {
-        Ok(Ok(true)) => Reached::Dead,
+    match tokio::time::timeout_at(deadline, backplane.standing(node)).await {
+        Ok(Ok(Standing::Dead)) => Reached::Dead,
+        Ok(Ok(Standing::Suspect)) if !backplane.may_wait(node) => Reached::Suspect,
         // Also when the lease cannot be read: 0 receivers prove that no node got the line.
-        Ok(Ok(false) | Err(_)) | Err(_) => Reached::Deaf,
+        _ => Reached::Deaf,
     }
 }
 
@@ -57,9 +62,14 @@ pub(crate) async fn reach(
     deadline: Instant,
     again: fn(Reached) -> bool,
 ) -> Reached {
+    let mut is_first = false;
     loop {
         let published = backplane.publish(node, line.to_owned(), deadline).await;
-        let reached = judge(backplane, node, published, deadline).await;
+        let reached = match judge(backplane, node, published, deadline).await {
+            Reached::Suspect if is_first => Reached::Deaf,
+            reached => reached,
+        };
+        is_first |= reached == Reached::Deaf;
         if !again(reached) || Instant::now() + RETRY >= patience {
             return reached;
         }

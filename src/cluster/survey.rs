@@ -47,6 +47,8 @@ pub(crate) enum Said {
     Nothing,
     /// The channel has no subscriber, so the node has not received the question.
     Deaf,
+    /// The same, and another sender waits for it already.
+    Suspect,
     /// The node is dead, and has not received the question.
     Dead,
     /// Redis accepted the question for the node; then the channel lost its subscriber.
@@ -135,6 +137,7 @@ impl Survey {
             Reached::Heard => {}
             Reached::Dead => return Said::Dead,
             Reached::Deaf => return Said::Deaf,
+            Reached::Suspect => return Said::Suspect,
             Reached::Away(reason) => return Said::Away(reason),
         }
         tokio::select! {

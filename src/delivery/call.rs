@@ -18,6 +18,7 @@ use crate::backplane::Backplane;
 use crate::backplane::answers::Unavailable;
 use crate::cluster::reach::RETRY;
 use crate::cluster::survey::{Said, Survey};
+use crate::delivery::share::SUSPECTED;
 use crate::local::hub::Hub;
 use crate::local::hub::calls::Calls;
 use crate::protocol::ids::{NodeId, Subject};
@@ -61,6 +62,8 @@ struct CallProgress {
     open: Option<&'static str>,
     /// A node no longer had the user, so the row was read again. Once is enough.
     moved: bool,
+    /// It was the first to meet a node that does not listen, so it waits for it.
+    waits: bool,
 }
 
 impl CallService {
@@ -102,6 +105,7 @@ impl CallService {
             look: Some(Instant::now()),
             open: None,
             moved: false,
+            waits: false,
         };
         if !self.hub.matching(&call.to).is_empty() {
             let here = self.hub.node().clone();
@@ -235,7 +239,11 @@ impl CallService {
                     tokio::spawn(async move { backplane.forget(&user, &node).await });
                 }
             }
-            Said::Deaf => {
+            Said::Suspect if !progress.waits => {
+                progress.open = Some(SUSPECTED);
+            }
+            Said::Deaf | Said::Suspect => {
+                progress.waits = true;
                 progress.asked.retain(|asked| asked != node);
                 progress.open = Some("the user's node does not listen");
                 progress.look = Some(Instant::now() + RETRY);

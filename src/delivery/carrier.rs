@@ -17,7 +17,7 @@ use crate::cluster::pending::{Expected, Replies};
 use crate::cluster::reach::{RETRY, Reached, judge};
 use crate::delivery::answer::further;
 use crate::delivery::operation::Operation;
-use crate::delivery::share::Delivery;
+use crate::delivery::share::{Delivery, SUSPECTED};
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::Receipt;
@@ -210,6 +210,7 @@ impl Carrier {
                 }
             };
             shares[i].open = None;
+            shares[i].waits = false;
             for (node, connections) in locations {
                 if !shares[i].served.contains(&node) {
                     add_to_batch(&mut batches, shares, i, node, connections);
@@ -221,8 +222,10 @@ impl Carrier {
             let deadline = shares[batch.shares[0].0].deadline;
             batch.published = Some(self.backplane.publish(&batch.node, line, deadline).await);
         }
+        // One push is the first for all its parts.
+        let mut awaited = SmallVec::new();
         for batch in batches {
-            self.finish(shares, batch).await;
+            self.finish(shares, batch, &mut awaited).await;
         }
         Ok(())
     }
@@ -251,7 +254,12 @@ impl Carrier {
     }
 
     /// Notes Redis's answer for a batch.
-    async fn finish(&self, shares: &mut [Delivery<'_>], batch: NodeBatch) {
+    async fn finish(
+        &self,
+        shares: &mut [Delivery<'_>],
+        batch: NodeBatch,
+        awaited: &mut SmallVec<[NodeId; 1]>,
+    ) {
         let NodeBatch {
             node,
             shares: parts,
@@ -280,8 +288,16 @@ impl Carrier {
                     let (subject, node) = (share.subject.clone(), node.clone());
                     tokio::spawn(async move { backplane.forget(&subject, &node).await });
                 }
-                Reached::Deaf => share.not_heard(&node, "a node in the row does not listen"),
-                Reached::Away(reason) => share.not_heard(&node, reason),
+                Reached::Suspect if !(awaited.contains(&node) || share.awaited.contains(&node)) => {
+                    share.not_heard(&node, SUSPECTED);
+                }
+                Reached::Deaf | Reached::Suspect => {
+                    share.wait_for(&node, "a node in the row does not listen");
+                    if !awaited.contains(&node) {
+                        awaited.push(node.clone());
+                    }
+                }
+                Reached::Away(reason) => share.wait_for(&node, reason),
             }
         }
     }
@@ -311,6 +327,7 @@ impl Carrier {
                     share.reached.retain(|node| *node != receipt.node);
                     share.connections = 0;
                     share.open = Some("the user has moved");
+                    share.waits = true;
                     if proven.1 == 0 {
                         self.deliver_here(share).await;
                         if let Some(local) = share.local.take() {

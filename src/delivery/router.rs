@@ -3,8 +3,8 @@
 //! Local connections get the push at once and never wait for Redis. For the rest, the row of the
 //! user or topic names the nodes; a line goes to each of their channels. An answer of 0 receivers
 //! or an error means that the row is read and the rest tried again, 50 ms apart, until the
-//! sender's deadline. What is still open then is `unrouted`. A node that turns out to be dead is
-//! removed from the row. What must stay true: an answer never says more than is proven.
+//! sender's deadline. What is still open then is `unrouted`, and at once if the node was suspected
+//! before. A node that turns out to be dead is removed from the row. What must stay true: an answer never says more than is proven.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -21,7 +21,7 @@ use crate::delivery::carrier::{CHUNK, Carrier, Part, parts_of};
 use crate::delivery::keep::Stored;
 use crate::delivery::ledger::OutcomeLedger;
 use crate::delivery::operation::Operation;
-use crate::delivery::share::{Delivery, TOO_LATE, sum_up};
+use crate::delivery::share::{Delivery, SUSPECTED, TOO_LATE, sum_up};
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::Receipt;
@@ -317,6 +317,7 @@ impl Router {
             },
             Reached::Dead => Answer::of(Status::Offline, 0, 0),
             Reached::Deaf => Answer::unrouted("the connection's node does not listen"),
+            Reached::Suspect => Answer::unrouted(SUSPECTED),
             Reached::Away(reason) => Answer::unrouted(reason),
         }
     }

@@ -18,6 +18,9 @@ use crate::telemetry::trace::Trace;
 /// Why a share is refused whose turn did not come: nothing of it was done.
 pub(crate) const TOO_LATE: &str = "the deadline passed before its turn in the batch";
 
+/// Why a push does not wait for a node: another sender waits for it already.
+pub(crate) const SUSPECTED: &str = "the node does not listen and may be dead; it is asked after";
+
 /// One user's or topic's part of one push on its way.
 #[derive(Debug)]
 pub(crate) struct Delivery<'a> {
@@ -41,6 +44,10 @@ pub(crate) struct Delivery<'a> {
     pub(super) refused: bool,
     /// Why it is not finished yet; `None` once it is.
     pub(super) open: Option<&'static str>,
+    /// Suspect nodes that this push was the first to meet: it waits for them.
+    pub(super) awaited: SmallVec<[NodeId; 1]>,
+    /// Whether another round may help; not if only suspect nodes are left.
+    pub(super) waits: bool,
     pub(super) local: Option<Waiter>,
     pub(super) receipts: Option<Expected>,
     /// The nodes that owe a receipt.
@@ -72,6 +79,8 @@ impl<'a> Delivery<'a> {
             unreplicated: false,
             refused: false,
             open: Some("the row could not be looked up"),
+            awaited: SmallVec::new(),
+            waits: true,
             local: None,
             receipts: None,
             owing: SmallVec::new(),
@@ -116,15 +125,24 @@ impl<'a> Delivery<'a> {
         self.wait > Wait::Routed && !matches!(self.operation, Operation::Look)
     }
 
-    /// Whether some node must still get it.
+    /// Whether some node must still get it, and may.
     pub(super) fn is_open(&self) -> bool {
-        self.open.is_some() && !self.refused
+        self.open.is_some() && !self.refused && self.waits
     }
 
     pub(super) fn not_heard(&mut self, node: &NodeId, reason: &'static str) {
         self.open = Some(reason);
         if !self.unheard.contains(node) {
             self.unheard.push(node.clone());
+        }
+    }
+
+    /// As [`Delivery::not_heard`], but the node may listen in the next round.
+    pub(super) fn wait_for(&mut self, node: &NodeId, reason: &'static str) {
+        self.not_heard(node, reason);
+        self.waits = true;
+        if !self.awaited.contains(node) {
+            self.awaited.push(node.clone());
         }
     }
 

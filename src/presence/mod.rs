@@ -77,8 +77,6 @@ pub(crate) struct Presence {
     /// Rows to be read, and what resolves when they are written.
     unread: HashMap<Topic, oneshot::Receiver<()>>,
     is_reading: bool,
-    /// How often nodes were found dead.
-    suspects: HashMap<NodeId, u32>,
     is_judging: bool,
     lines: mpsc::Sender<(NodeId, String)>,
     finds: mpsc::UnboundedSender<Found>,
@@ -112,7 +110,6 @@ impl Presence {
             leaves: BTreeSet::new(),
             unread: HashMap::new(),
             is_reading: false,
-            suspects: HashMap::new(),
             is_judging: false,
             lines,
             finds,

@@ -17,8 +17,6 @@ use crate::protocol;
 use crate::protocol::ids::{NodeId, Topic};
 use crate::protocol::{PresenceLine, Watch};
 
-/// Looks, a beat apart, that must find a node dead.
-const DEAD_LOOKS: u32 = 2;
 /// Nodes asked in one beat for their lists, beyond those that are new: after a loss all are asked.
 const ASKS: usize = 2_000;
 /// How long the rows of new topics may take to be written.
@@ -153,7 +151,6 @@ impl Presence {
         let sources = self.views.values().flat_map(View::sources);
         let silent = sources.filter(|node| *node != self.hub.node() && !live.contains(node));
         let silent: HashSet<NodeId> = silent.cloned().collect();
-        self.suspects.retain(|node, _| silent.contains(node));
         if silent.is_empty() {
             return;
         }
@@ -173,14 +170,7 @@ impl Presence {
     pub(super) fn bury(&mut self, dead: Vec<NodeId>) {
         self.is_judging = false;
         let now = Instant::now();
-        self.suspects.retain(|node, _| dead.contains(node));
         for node in dead {
-            let looks = self.suspects.entry(node.clone()).or_default();
-            *looks += 1;
-            if *looks < DEAD_LOOKS {
-                continue;
-            }
-            self.suspects.remove(&node);
             let views = self.views.iter_mut();
             let changes: Vec<(Topic, PresenceChanges)> = views
                 .map(|(topic, view)| (topic.clone(), view.bury(&node, now, self.grace)))

@@ -14,6 +14,7 @@ mod raw;
 mod redis_groups;
 
 mod absent;
+mod belief;
 mod calls;
 mod commands;
 mod credentials;

@@ -306,6 +306,8 @@ async fn the_shipped_rules_let_nodes_and_publishers_work_and_nobody_do_more() {
         "PEXPIRE pn:sweep:{a.b} 30000",
         "DEL pn:sweep:{a.b}",
         "SMEMBERS pn:boots",
+        "WATCH pn:user:{42}",
+        "WATCH pn:topic:{news}",
         "SREM pn:boots a.b",
         "XADD pn:upstream:chat MAXLEN ~ 10000 * route x",
         "XINFO GROUPS pn:upstream:chat",

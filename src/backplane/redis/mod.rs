@@ -29,17 +29,19 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Published, Unavailable};
-use crate::backplane::nodes::{Health, NodeRecord};
+use crate::backplane::nodes::{Health, NodeRecord, Standing};
 use crate::backplane::redis::bus::outbox::Outboxes;
 use crate::backplane::redis::bus::pump::{BACKLOG, Pump};
 use crate::backplane::redis::bus::subscriber::{Bus, Subscriber};
 use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
+use crate::backplane::redis::registry::offer::RowOffer;
 use crate::backplane::redis::registry::sweep::Sweeper;
 use crate::backplane::redis::registry::verify::Verifier;
 use crate::backplane::redis::registry::write::Registry;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::eviction::EvictionWatch;
+use crate::backplane::redis::servers::exclusive::ConnectionPool;
 use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
@@ -121,6 +123,8 @@ pub(crate) struct Redis {
     pub(crate) streams: Streams,
     pub(crate) access: AccessStore,
     eviction: Arc<EvictionWatch>,
+    /// Connections that watch a row while a dead node is removed from it.
+    watching: ConnectionPool,
     /// How many further bytes the backlog of received messages may take.
     backlog: Arc<Semaphore>,
     health: watch::Receiver<Health>,
@@ -147,7 +151,6 @@ impl Redis {
         let (own, global) = (keys.node_channel(hub.node()), keys.global_channel());
         let servers = Servers::new(&settings.url, own.clone(), global, metrics.clone());
         let servers = servers.map_err(|error| error.to_string())?;
-
         let lease = Arc::new(Lease::new(
             servers.clone(),
             keys.clone(),
@@ -163,7 +166,8 @@ impl Redis {
             settings.secrets.clone(),
             metrics.clone(),
         );
-        let registry = Registry::new(servers.clone(), keys.clone(), hub.clone(), metrics.clone());
+        let offer = RowOffer::default();
+        let registry = Registry::new(&servers, &keys, hub, &offer, metrics);
         let kept = KeptStore::new(servers.clone(), keys.clone(), settings);
         let streams = Streams::new(servers.clone(), keys.clone(), settings.upstream_length);
         let access = AccessStore::new(servers.clone(), keys.clone());
@@ -176,26 +180,27 @@ impl Redis {
             pump: pump.clone(),
             hub: hub.clone(),
             lease: lease.clone(),
+            offer,
             health: health_sender,
             stop: stop.clone(),
             stopped: stopped.clone(),
             metrics: metrics.clone(),
         };
         let log = EventLog::new(servers.clone(), &keys, settings);
-        let sweeper = Sweeper::new(&servers, &keys, &lease, &log, metrics);
         let eviction = Arc::new(EvictionWatch::new(servers.clone(), metrics.clone()));
         let mut tasks = vec![
-            tokio::spawn(lease.clone().keep()),
             tokio::spawn(registry.clone().write()),
-            tokio::spawn(sweeper.watch()),
+            tokio::spawn(Sweeper::new(&servers, &keys, &lease, &log, metrics).watch()),
             tokio::spawn(log.write(hub.clone())),
             tokio::spawn(kept.epoch().keep()),
             tokio::spawn(eviction.clone().watch()),
         ];
         tasks.push(verify_rows(&servers, &keys, hub, &eviction, metrics));
+        tasks.extend(keep_lease(&lease));
         tasks.push(follow_servers(&settings.url, &servers));
         let redis = Self {
             hub: hub.clone(),
+            watching: ConnectionPool::new(servers.clone()),
             servers,
             keys,
             lease,
@@ -220,6 +225,10 @@ impl Redis {
         line: String,
         deadline: Instant,
     ) -> Published {
+        // Redis may still count a dead node as a receiver, and no process reads what it is sent.
+        if self.is_believed_dead(node) && self.standing(node).await == Ok(Standing::Dead) {
+            return Published::now(Ok(0));
+        }
         self.outboxes.publish(Some(node), line, deadline).await
     }
 
@@ -243,7 +252,7 @@ impl Redis {
         nodes.extend(self.lease.nodes().iter().map(|record| record.node.clone()));
         nodes.sort_unstable();
         nodes.dedup();
-        nodes.retain(|node| node != self.lease.node() && !self.lease.is_buried(node));
+        nodes.retain(|node| node != self.lease.node());
         let mut sent = Vec::with_capacity(nodes.len());
         for node in nodes {
             let published = self.publish(&node, line.clone(), deadline).await;
@@ -261,20 +270,6 @@ impl Redis {
         // That count covers only the subscribers of one server. The 1 below is this node.
         published.receivers(deadline).await?;
         Ok(served.len() as u32 + 1)
-    }
-
-    pub(crate) async fn is_dead(&self, node: &NodeId) -> Result<bool, Unavailable> {
-        if self.lease.is_buried(node) {
-            return Ok(true);
-        }
-        match self.lease.read(node.name()).await? {
-            Some(record) => Ok(record.node != *node),
-            None => Ok(self.lease.is_missing(node.name())),
-        }
-    }
-
-    pub(super) async fn is_deaf(&self, node: &NodeId) -> Result<bool, Unavailable> {
-        self.lease.is_deaf(node).await.map_err(|_| AWAY)
     }
 
     fn away(&self, error: &fred::error::Error) -> Unavailable {
@@ -297,7 +292,7 @@ impl Redis {
     }
 
     pub(crate) fn note_stranger(&self, node: &NodeId) {
-        if !self.lease.knows(node) {
+        if self.is_believed_dead(node) || !self.lease.knows(node) {
             self.lease.look_soon();
         }
     }
@@ -354,6 +349,12 @@ impl Redis {
             tracing::warn!(unsent, "left before everything received was processed");
         }
     }
+}
+
+/// The tasks that prove that this node lives, and ask whether others do.
+fn keep_lease(lease: &Arc<Lease>) -> [tokio::task::JoinHandle<()>; 2] {
+    let (keep, inquire) = (lease.clone().keep(), lease.clone().inquire());
+    [tokio::spawn(keep), tokio::spawn(inquire)]
 }
 
 /// The task that finds rows that Redis lost.

@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
 use crate::backplane::answers::{Kept, Published};
-use crate::backplane::nodes::{Health, NodeRecord, NodeState};
+use crate::backplane::nodes::{Health, NodeRecord, NodeState, Standing};
 use crate::backplane::rows::{MemberCount, Row, RowValue};
 use crate::backplane::standalone::access::MemoryAccess;
 use crate::backplane::standalone::kept::MemoryLogs;
@@ -123,8 +123,11 @@ impl Standalone {
         &self.access
     }
 
-    pub(crate) fn is_dead(&self, node: &NodeId) -> bool {
-        node != self.hub.node()
+    pub(crate) fn standing(&self, node: &NodeId) -> Standing {
+        match node == self.hub.node() {
+            true => Standing::Alive,
+            false => Standing::Dead,
+        }
     }
 
     pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {

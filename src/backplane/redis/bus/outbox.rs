@@ -191,12 +191,12 @@ impl Outboxes {
         let outbox = match open {
             Some(outbox) => outbox,
             None if node.is_none_or(|node| self.shared.lease.knows(node)) => {
-                self.shared.outbox(channel, None)
+                self.shared.outbox(channel, node, None)
             }
             None => {
                 let place = self.shared.strangers.clone().acquire_owned();
                 match tokio::time::timeout_at(deadline, place).await {
-                    Ok(Ok(place)) => self.shared.outbox(channel, Some(place)),
+                    Ok(Ok(place)) => self.shared.outbox(channel, node, Some(place)),
                     _ => return Published::now(Err(TOO_MANY)),
                 }
             }
@@ -261,12 +261,14 @@ impl Shared {
     fn outbox(
         self: &Arc<Self>,
         channel: String,
+        node: Option<&NodeId>,
         stranger: Option<OwnedSemaphorePermit>,
     ) -> mpsc::Sender<OutboxLine> {
         let entry = self.open.entry(channel.clone());
         let outbox = entry.or_insert_with(|| {
             let (outbox, lines) = mpsc::channel(QUEUE);
-            tokio::spawn(self.clone().serve(channel, lines, stranger));
+            let listener = node.cloned();
+            tokio::spawn(self.clone().serve(channel, listener, lines, stranger));
             outbox
         });
         outbox.clone()
@@ -276,6 +278,7 @@ impl Shared {
     async fn serve(
         self: Arc<Self>,
         channel: String,
+        listener: Option<NodeId>,
         mut lines: mpsc::Receiver<OutboxLine>,
         stranger: Option<OwnedSemaphorePermit>,
     ) {
@@ -298,6 +301,7 @@ impl Shared {
                 Some((payload, result)) = under_way.next(), if !under_way.is_empty() => {
                     // If the channel had no subscriber, the sender knows.
                     let mut heard = result.as_ref().is_ok_and(|receivers| *receivers > 0);
+                    self.note_count(listener.as_ref(), &result);
                     if let Err(failed) = self.finish(payload, result) {
                         heard = true;
                         // Later payloads must wait, to keep the order.
@@ -423,6 +427,15 @@ impl Shared {
                 payload.doubtful |= !error.is_cluster();
                 Err(payload)
             }
+        }
+    }
+
+    /// What a count says of the node that the channel belongs to.
+    fn note_count(&self, listener: Option<&NodeId>, result: &Result<u32, fred::error::Error>) {
+        match (listener, result) {
+            (Some(node), Ok(0)) => self.lease.note_unheard(node),
+            (Some(node), Ok(_)) => self.lease.beliefs().note_heard(node),
+            _ => {}
         }
     }
 

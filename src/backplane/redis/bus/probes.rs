@@ -131,6 +131,8 @@ pub(crate) struct Probing {
     heard: Option<Instant>,
     /// The highest number received.
     heard_number: u64,
+    /// The last number sent over an earlier subscription.
+    renewed: u64,
     /// The number of lines by then.
     lines: u64,
     /// The number of overruns by then.
@@ -149,6 +151,16 @@ impl Probing {
     /// When the subscription last proved to work.
     pub(crate) fn heard(&self) -> Option<Instant> {
         self.heard
+    }
+
+    /// When the present subscription proved to work; `None` if it has not yet.
+    pub(crate) fn proven(&self) -> Option<Instant> {
+        self.heard.filter(|_| self.heard_number > self.renewed)
+    }
+
+    /// The channel is subscribed to again: only what is sent from now on proves that this worked.
+    pub(crate) fn renew(&mut self) {
+        self.renewed = self.sent;
     }
 
     /// Forgets the findings about the old subscription: there is a new one.

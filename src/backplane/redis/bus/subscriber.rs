@@ -21,7 +21,9 @@ use crate::backplane::feed::{Channel, FeedEvent};
 use crate::backplane::nodes::Health;
 use crate::backplane::redis::bus::probes::{DEAF, Hearing, PROBE, Probing};
 use crate::backplane::redis::bus::pump::{Heard, Pump};
-use crate::backplane::redis::registry::lease::{LEASE, Lease};
+use crate::backplane::redis::registry::belief::LEASE;
+use crate::backplane::redis::registry::lease::Lease;
+use crate::backplane::redis::registry::offer::RowOffer;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::link::Link;
 use crate::backplane::redis::servers::{Place, Servers};
@@ -45,6 +47,7 @@ pub(crate) struct Bus {
     pub(crate) pump: Pump,
     pub(crate) hub: Arc<Hub>,
     pub(crate) lease: Arc<Lease>,
+    pub(crate) offer: RowOffer,
     pub(crate) health: watch::Sender<Health>,
     /// Raised when the node stops listening for good.
     pub(crate) stop: Shutdown,
@@ -194,7 +197,7 @@ impl Live {
             () = bus.stop.begun() => self.retire(bus, true).await,
             _ = self.beat.tick() => self.tick(bus, events).await,
             // Ready as soon as the last of the two has come, and not only with the next probe.
-            () = bus.pump.probes.news(), if !bus.is_ready() => {
+            () = bus.pump.probes.news(), if !(bus.is_ready() && bus.offer.stands()) => {
                 self.probing.note_heard(&bus.pump.probes);
                 bus.judge(&self.probing);
             }
@@ -212,6 +215,8 @@ impl Live {
                 if reconnected.is_ok() && !is_first {
                     bus.subscribe(&self.subscription.client).await;
                     self.subscription.since = Instant::now();
+                    self.renew(bus);
+                    self.beat.reset_immediately();
                     events.push_back(FeedEvent::Lost("reconnect"));
                 }
             }
@@ -236,6 +241,7 @@ impl Live {
             }
             Hearing::Unsubscribed => {
                 bus.subscribe(&self.subscription.client).await;
+                self.renew(bus);
                 self.move_along(bus).await;
             }
             Hearing::Hears => self.move_along(bus).await,
@@ -280,7 +286,15 @@ impl Live {
     async fn replace(&mut self, bus: &Bus) {
         if let Some(new) = bus.open().await {
             self.replaced = Some(std::mem::replace(&mut self.subscription, new));
+            self.renew(bus);
+            self.beat.reset_immediately();
         }
+    }
+
+    /// Rows are offered again once a probe has come over the renewed subscription.
+    fn renew(&mut self, bus: &Bus) {
+        self.probing.renew();
+        bus.offer.note_heard(None);
     }
 
     /// The last messages of the previous subscription; then the sign that some may be missing.
@@ -304,6 +318,7 @@ impl Live {
             ?gap,
             "this node stood still; subscribing again and rewriting its rows"
         );
+        self.renew(bus);
         bus.hub.changes().mark(bus.hub.subjects());
         // First the messages that gathered meanwhile, or they would be lost. They name clients of
         // other nodes by the node, so none can reach the wrong client.
@@ -361,6 +376,7 @@ impl Bus {
 
     /// Decides whether the node can serve, and announces it.
     fn judge(&self, probing: &Probing) -> Health {
+        self.offer.note_heard(probing.proven());
         let reason = self.servers.link_fault().or_else(|| self.lease.refusal());
         let health = match (reason, probing.heard()) {
             (Some(reason), _) => Health::Down(reason),

@@ -35,6 +35,11 @@ impl AbsentNodes {
         }
     }
 
+    /// A node whose lease was missing has it again and is heard: it writes its rows now.
+    pub(crate) fn note_return(&self) {
+        self.0.lock().returned = Some(Instant::now());
+    }
+
     /// These nodes have a lease now.
     pub(crate) fn see(&self, present: &[NodeRecord]) {
         let mut absence = self.0.lock();

@@ -5,9 +5,8 @@
 //! boot is overwritten, but if the other is live, this process must end. "Live" is decided by
 //! publishing to the other's channel, where 0 receivers are proof. No clock decides anything.
 //! A node that was taken for dead finds itself missing in `pn:boots`, or its sweep under way. Then
-//! it also writes every row again.
+//! it also writes every row again. What is believed of other nodes stands in [`Beliefs`].
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::{NodeRecord, NodeState};
-use crate::backplane::redis::registry::absent::AbsentNodes;
+use crate::backplane::redis::registry::belief::{Beliefs, LEASE, LeaseValue};
 use crate::backplane::redis::registry::node_table::NodeTable;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::{RedisHealth, redacted};
@@ -40,15 +39,8 @@ const REBUILD: Duration = Duration::from_secs(5);
 const REBUILDING: &str = "the registry is being rebuilt";
 /// The pause between two attempts while the beat fails.
 const RETRY: Duration = Duration::from_millis(250);
-/// How long after such a loss a node that has not come back may still be alive. After that, it
-/// would count as dead in any case.
-const ABSENCE: Duration = Duration::from_secs(16);
-/// How long a lease lasts without a beat.
-pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// After this long all rows are rewritten, well before their TTL of one day expires.
 const REFRESH: Duration = Duration::from_secs(6 * 3600);
-/// Maximum number of dead nodes remembered as such.
-const GRAVES: usize = 10_000;
 
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -64,14 +56,12 @@ pub(crate) struct Lease {
     /// The value of `forgotten` whose loss led to all rows being marked dirty.
     marked: RwLock<Option<Instant>>,
     table: NodeTable,
-    absent: AbsentNodes,
+    beliefs: Beliefs,
     beats: watch::Sender<u64>,
     refusal: RedisHealth,
     secrets: ClusterKeys,
     /// Woken if a node may not be in the table yet.
     strangers: Notify,
-    /// Nodes that were proven dead; the table may not show that yet.
-    dead: RwLock<HashSet<NodeId>>,
     /// The lease was given up for good. Locked during a beat, so that no beat follows the end.
     left: tokio::sync::Mutex<bool>,
     fatal: watch::Sender<Option<Fatal>>,
@@ -97,12 +87,11 @@ impl Lease {
             forgotten: RwLock::default(),
             marked: RwLock::default(),
             table,
-            absent: AbsentNodes::default(),
+            beliefs: Beliefs::default(),
             beats: watch::channel(0).0,
             refusal: RedisHealth::default(),
             secrets,
             strangers: Notify::new(),
-            dead: RwLock::default(),
             left: tokio::sync::Mutex::default(),
             fatal,
         }
@@ -153,32 +142,17 @@ impl Lease {
         self.strangers.notify_one();
     }
 
-    /// Whether the name has been without a lease for two beats.
-    pub(crate) fn is_missing(&self, name: &str) -> bool {
-        self.table.is_missing(name)
+    /// What this process believes of the others.
+    pub(crate) fn beliefs(&self) -> &Beliefs {
+        &self.beliefs
     }
 
-    /// Notes that a node was proven dead.
-    pub(crate) fn bury(&self, node: &NodeId) {
-        let mut dead = self.dead.write();
-        if dead.len() >= GRAVES {
-            dead.clear();
-        }
-        dead.insert(node.clone());
+    pub(super) fn servers(&self) -> &Servers {
+        &self.servers
     }
 
-    /// Whether a node was proven dead and has not come back.
-    pub(crate) fn is_buried(&self, node: &NodeId) -> bool {
-        let dead = self.dead.read();
-        dead.contains(node)
-    }
-
-    /// Whether a node's channel has no subscriber: proof that no message can reach it now.
-    pub(crate) async fn is_deaf(&self, node: &NodeId) -> Result<bool, fred::error::Error> {
-        let channel = self.keys.node_channel(node);
-        let line = protocol::probe_line(0);
-        let listeners = self.servers.publish(&channel, line.into()).await?;
-        Ok(listeners == 0)
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// When Redis was last found to have forgotten this node; set once all rows are marked dirty.
@@ -208,7 +182,7 @@ impl Lease {
         if forgotten.is_some_and(|at| at.elapsed() < REBUILD)
             // A new master may lack the newest rows even though it has this node's lease.
             || self.servers.has_turned_within(REBUILD)
-            || self.absent.may_have_rows(ABSENCE, REBUILD)
+            || self.beliefs.may_lack_rows(REBUILD)
         {
             return Ok(false);
         }
@@ -233,6 +207,8 @@ impl Lease {
                 Ok(intact) => {
                     self.refusal.clear();
                     self.beats.send_modify(|count| *count += 1);
+                    // Again if the others may have taken it for dead: they look at its lease.
+                    is_announced &= intact;
                     if !is_announced {
                         is_announced = self.announce().await;
                     }
@@ -359,8 +335,8 @@ impl Lease {
             }
             let others = self.nodes();
             let others = others.iter().map(|record| &record.node);
-            self.absent
-                .expect(others.filter(|node| **node != self.record.node));
+            self.beliefs
+                .forget_leases(others.filter(|node| **node != self.record.node));
             let mut forgotten = self.forgotten.write();
             *forgotten = Some(Instant::now());
         }
@@ -377,7 +353,9 @@ impl Lease {
         if self.draining.load(Ordering::Relaxed) {
             record.state = NodeState::Draining;
         }
-        let value = serde_json::to_string(&record).expect("plain fields");
+        let beat = *self.beats.borrow() + 1;
+        let value = LeaseValue { record, beat };
+        let value = serde_json::to_string(&value).expect("plain fields");
         let expire = Expiration::PX(LEASE.as_millis() as i64);
         let key = self.keys.lease(&self.record.name);
         let answer: Value = self
@@ -398,14 +376,12 @@ impl Lease {
     }
 
     async fn look_around(&self, with_beat: bool) -> Result<(), fred::error::Error> {
-        let read = self.table.read(&self.servers, &self.keys, with_beat).await;
-        // Taken for dead, and back again.
-        let nodes = self.table.nodes();
-        self.absent.see(&nodes);
-        let mut dead = self.dead.write();
-        nodes
-            .iter()
-            .for_each(|record| _ = dead.remove(&record.node));
+        let (servers, keys) = (&self.servers, &self.keys);
+        let read = self
+            .table
+            .read(servers, keys, &self.beliefs, with_beat)
+            .await;
+        self.beliefs.see_present(&self.table.nodes());
         read
     }
 

@@ -1,4 +1,4 @@
-//! Rows and leases: which node holds which user, and which nodes are live.
+//! Rows and leases: which node holds which user, and what is believed of the nodes.
 
 pub(crate) mod read;
 
@@ -8,7 +8,15 @@ pub(crate) mod node_table;
 
 pub(crate) mod absent;
 
+pub(crate) mod belief;
+
 pub(crate) mod lease;
+
+pub(crate) mod inquiry;
+
+pub(crate) mod offer;
+
+pub(crate) mod forget;
 
 pub(crate) mod sweep;
 

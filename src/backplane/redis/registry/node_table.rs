@@ -1,57 +1,45 @@
 //! The table of the nodes that hold a lease, read with each beat, and once more if this node hears
 //! from one that is not in it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fred::error::Error;
 use fred::prelude::SetsInterface;
-
-use crate::backplane::nodes::NodeRecord;
-use crate::backplane::redis::keys::Keys;
-use crate::backplane::redis::servers::Servers;
-use crate::protocol::ids::NodeId;
 use parking_lot::RwLock;
 
-/// Beats without a lease after which a node counts as dead. One may be Redis's own pause.
-pub(crate) const MISSING_BEATS: u32 = 2;
+use crate::backplane::nodes::{NodeRecord, Standing};
+use crate::backplane::redis::keys::Keys;
+use crate::backplane::redis::registry::belief::{Beliefs, LeaseSeen, LeaseValue, Look};
+use crate::backplane::redis::servers::Servers;
+use crate::protocol::ids::NodeId;
 
 #[derive(Debug)]
 pub(crate) struct NodeTable {
-    leases: RwLock<KnownLeases>,
+    nodes: RwLock<Arc<Vec<NodeRecord>>>,
     /// Whether this node signs its lines.
     signs: bool,
     /// Whether all nodes of the table do. Until it is read, an unsigned line is not believed.
     all_sign: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct KnownLeases {
-    nodes: Arc<Vec<NodeRecord>>,
-    /// Names in the set without a lease, and for how many beats.
-    missing: HashMap<String, u32>,
-}
-
 impl NodeTable {
     pub(crate) fn new(signs: bool) -> Self {
         Self {
-            leases: RwLock::default(),
+            nodes: RwLock::default(),
             signs,
             all_sign: AtomicBool::new(true),
         }
     }
 
-    fn leases(&self) -> parking_lot::RwLockReadGuard<'_, KnownLeases> {
-        self.leases.read()
-    }
-
     pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
-        self.leases().nodes.clone()
+        self.nodes.read().clone()
     }
 
     pub(crate) fn has(&self, node: &NodeId) -> bool {
-        let leases = self.leases();
-        leases.nodes.iter().any(|record| record.node == *node)
+        let nodes = self.nodes.read();
+        nodes.iter().any(|record| record.node == *node)
     }
 
     /// Whether all nodes sign their lines, this one included.
@@ -59,56 +47,70 @@ impl NodeTable {
         self.signs && self.all_sign.load(Ordering::Relaxed)
     }
 
-    /// Whether the name has been without a lease for two beats.
-    pub(crate) fn is_missing(&self, name: &str) -> bool {
-        let leases = self.leases();
-        // A name that is not even in the set was removed for that reason.
-        match leases.missing.get(name) {
-            Some(beats) => *beats >= MISSING_BEATS,
-            None => !leases.nodes.iter().any(|record| record.name == name),
-        }
-    }
-
-    /// Reads the leases of all nodes. With each beat, counts the names without a lease, and removes
-    /// those that have had none for long.
+    /// Reads the leases of all nodes, and tells what they say of each. `with_beat`: this node's own
+    /// beat has just been taken, so that a missing lease counts.
     pub(crate) async fn read(
         &self,
         servers: &Servers,
         keys: &Keys,
+        beliefs: &Beliefs,
         with_beat: bool,
-    ) -> Result<(), fred::error::Error> {
-        let key = keys.nodes();
-        let names: HashSet<String> = servers.at(&key).smembers(&key).await?;
+    ) -> Result<(), Error> {
+        let (key, boots) = (keys.nodes(), keys.boots());
+        let listed: Vec<String> = servers.at(&key).smembers(&key).await?;
+        let boots: Vec<String> = servers.at(&boots).smembers(&boots).await?;
+        let boots: BTreeSet<NodeId> = boots.iter().filter_map(|boot| boot.parse().ok()).collect();
+        // Also those that Redis does not list any more.
+        let before = self.nodes();
+        let mut all: BTreeSet<NodeId> = boots.clone();
+        all.extend(before.iter().map(|record| record.node.clone()));
+        all.extend(beliefs.doubted());
+        let mut names: BTreeSet<String> = listed.iter().cloned().collect();
+        names.extend(all.iter().map(|node| node.name().to_owned()));
         let names: Vec<String> = names.into_iter().collect();
-        let leases: Vec<String> = names.iter().map(|name| keys.lease(name)).collect();
-        let values = servers.read_each("GET", &leases).await?;
-        let mut nodes = Vec::new();
-        let mut missing = HashMap::new();
-        let mut gone = Vec::new();
-        {
-            let before = self.leases();
-            for (name, value) in names.into_iter().zip(values) {
-                let value: Option<String> = value.convert().ok();
-                match value.and_then(|value| serde_json::from_str::<NodeRecord>(&value).ok()) {
-                    Some(record) => nodes.push(record),
-                    None => {
-                        let beats = before.missing.get(&name).copied().unwrap_or(0);
-                        let beats = beats + u32::from(with_beat);
-                        if beats > MISSING_BEATS {
-                            gone.push(name.clone());
-                        }
-                        missing.insert(name, beats);
-                    }
-                }
+        let leases = read_leases(servers, keys, &names).await?;
+        all.extend(
+            leases
+                .iter()
+                .flatten()
+                .map(|lease| lease.record.node.clone()),
+        );
+
+        let look = |node: NodeId| {
+            let place = names.iter().position(|name| name == node.name());
+            let lease = place.and_then(|place| leases[place].as_ref());
+            let lease = beliefs.read(&node, lease);
+            let is_listed = boots.contains(&node) || listed.iter().any(|name| name == node.name());
+            Look {
+                node,
+                lease,
+                is_listed,
             }
+        };
+        let looks: Vec<Look> = all.into_iter().map(look).collect();
+        if with_beat {
+            beliefs.look(&looks);
+        } else {
+            let held = looks.iter().filter(|look| look.lease == LeaseSeen::Held);
+            beliefs.see(held.map(|look| &look.node));
         }
+        let idle: Vec<String> = (names.iter().zip(&leases))
+            .filter(|(name, lease)| with_beat && lease.is_none() && listed.contains(name))
+            .filter(|(name, _)| !boots.iter().any(|node| node.name() == **name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let records = leases.into_iter().flatten().map(|lease| lease.record);
+        // A dead node's lease may be there if it is not believed.
+        let mut nodes: Vec<NodeRecord> = records
+            .filter(|record| beliefs.standing(&record.node) != Standing::Dead)
+            .collect();
         servers.note_population(nodes.len());
         self.note_signing(&nodes);
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
-        let nodes = Arc::new(nodes);
-        *self.leases.write() = KnownLeases { nodes, missing };
-        if !gone.is_empty() {
-            let _: () = servers.at(&key).srem(&key, gone).await?;
+        *self.nodes.write() = Arc::new(nodes);
+        if !idle.is_empty() {
+            // A node that comes back adds its name again with its next beat.
+            let _: () = servers.at(&key).srem(&key, idle).await?;
         }
         Ok(())
     }
@@ -126,4 +128,19 @@ impl NodeTable {
             _ => {}
         }
     }
+}
+
+/// The lease of each name.
+async fn read_leases(
+    servers: &Servers,
+    keys: &Keys,
+    names: &[String],
+) -> Result<Vec<Option<LeaseValue>>, Error> {
+    let leases: Vec<String> = names.iter().map(|name| keys.lease(name)).collect();
+    let values = servers.read_each("GET", &leases).await?;
+    let read = values.into_iter().map(|value| {
+        let value: Option<String> = value.convert().ok().flatten();
+        serde_json::from_str(&value?).ok()
+    });
+    Ok(read.collect())
 }

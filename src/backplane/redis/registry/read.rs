@@ -9,6 +9,8 @@ use fred::prelude::HashesInterface;
 use fred::types::Value;
 
 use crate::backplane::answers::Unavailable;
+use crate::backplane::nodes::Standing;
+use crate::backplane::redis::registry::belief::LeaseSeen;
 use crate::backplane::redis::servers::LOOKUPS;
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
 use crate::backplane::rows::{Locations, MemberCount, Row, RowValue, TopicNodes, parse_field};
@@ -140,8 +142,8 @@ impl Redis {
 
     pub(crate) async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
         Ok(self.lease.doubts_rows().await?.is_none()
-            && self.is_dead(node).await?
-            && self.lease.is_deaf(node).await.map_err(|_| AWAY)?)
+            && self.standing(node).await? == Standing::Dead
+            && self.is_deaf(node).await?)
     }
 
     pub(crate) async fn rows(&self, users: &[UserId]) -> Result<Vec<Vec<Row>>, Unavailable> {
@@ -192,28 +194,9 @@ impl Redis {
         if node == self.lease.node() {
             return Ok(true);
         }
-        match self.lease.read(node.name()).await? {
-            Some(record) if record.node == *node => Ok(true),
-            _ if self.lease.is_buried(node) => Ok(false),
-            _ => Ok(!self.lease.is_deaf(node).await.map_err(|_| AWAY)?),
-        }
-    }
-
-    pub(crate) async fn forget(&self, subject: &Subject, node: &NodeId) {
-        let key = self.keys.row(subject);
-        let client = self.servers.at(&key);
-        let fields = match subject {
-            Subject::User(_) => {
-                let fields: Result<Vec<String>, _> = client.hkeys(&key).await;
-                let mut fields = fields.unwrap_or_default();
-                fields.retain(|field| parse_field(field).is_some_and(|id| id.node == *node));
-                fields
-            }
-            Subject::Topic(_) => vec![node.to_string()],
-        };
-        if !fields.is_empty() {
-            // If it fails, the next push there tries again.
-            let _: Result<(), _> = client.hdel(&key, fields).await;
+        match self.lease.seen(node).await.map_err(|_| AWAY)? {
+            LeaseSeen::Held => Ok(true),
+            _ => Ok(!self.is_deaf(node).await?),
         }
     }
 }

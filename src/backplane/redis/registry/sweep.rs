@@ -1,16 +1,14 @@
 //! Sweeping: live nodes remove what a dead node left in Redis, and announce it.
 //!
-//! By level: at each beat, each node checks which entries of `pn:boots` are dead; if a sweep was
-//! cut short, the next node to check resumes it. A node is dead if its lease is missing for some
-//! beats or held by another boot, *and* its channel has no subscriber: a missing lease alone may
-//! be Redis's own pause.
+//! By level: at each beat and after each death, each node checks which entries of `pn:boots` are
+//! dead; if a sweep was cut short, the next node to check resumes it. Who is dead is decided by
+//! [`Beliefs`](super::belief::Beliefs), and the lease is read once more before a row is removed.
 //!
 //! A node may be taken for dead and come back while its rows are being removed. So a sweep holds
 //! `pn:sweep:{<node>}` for longer than any of its commands can take. Whatever it found, it ends
 //! by removing the node from `pn:boots`. A node that sees either at its beat writes all its rows
 //! again. What must stay true: no row is removed after that last step.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +20,10 @@ use fred::types::{ClusterHash, CustomCommand, Value};
 use futures::future::try_join_all;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::backplane::nodes::Standing;
 use crate::backplane::redis::Keys;
+use crate::backplane::redis::registry::belief::LeaseSeen;
 use crate::backplane::redis::registry::lease::{BEAT, Lease};
-use crate::backplane::redis::registry::node_table::MISSING_BEATS;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::store::events::EventLog;
@@ -47,8 +46,6 @@ pub(crate) struct Sweeper {
     keys: Keys,
     lease: Arc<Lease>,
     log: EventLog,
-    /// Nodes without a lease, and for how many beats in a row.
-    missing: HashMap<NodeId, u32>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,71 +62,46 @@ impl Sweeper {
             keys: keys.clone(),
             lease: lease.clone(),
             log: log.clone(),
-            missing: HashMap::new(),
             metrics: metrics.clone(),
         }
     }
 
-    /// Checks for dead nodes at each beat until the node ends.
-    pub(crate) async fn watch(mut self) {
+    /// Checks for dead nodes at each beat and after each death until the node ends.
+    pub(crate) async fn watch(self) {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut deaths = self.lease.beliefs().deaths();
         loop {
-            beat.tick().await;
+            tokio::select! {
+                _ = beat.tick() => {}
+                Ok(()) = deaths.changed() => {}
+            }
             if let Err(error) = self.look().await {
                 tracing::debug!(error = %redacted(&error), "could not check for dead nodes; the next beat tries again");
             }
         }
     }
 
-    async fn look(&mut self) -> Result<(), Error> {
+    async fn look(&self) -> Result<(), Error> {
         if !self.lease.is_held() {
             // While this node has no lease, the missing leases of others prove nothing.
-            self.missing.clear();
             return Ok(());
         }
         let key = self.keys.boots();
         let boots: Vec<String> = self.servers.at(&key).smembers(&key).await?;
-        let mut missing = HashMap::new();
-        let mut suspects = Vec::new();
-        for boot in boots {
-            let Ok(node) = boot.parse::<NodeId>() else {
-                continue;
-            };
-            match self.holder(&node).await? {
-                Holder::Itself => {}
-                Holder::Another => suspects.push(node),
-                Holder::Free => {
-                    let beats = self.missing.get(&node).copied().unwrap_or(0) + 1;
-                    missing.insert(node.clone(), beats);
-                    if beats >= MISSING_BEATS {
-                        suspects.push(node);
-                    }
-                }
-            }
-        }
-        self.missing = missing;
-        for node in suspects {
-            if self.lease.is_deaf(&node).await? {
-                self.lease.bury(&node);
+        for node in boots.iter().filter_map(|boot| boot.parse::<NodeId>().ok()) {
+            let is_believed_dead = self.lease.beliefs().standing(&node) == Standing::Dead;
+            // Never from memory: its lease is read now.
+            if is_believed_dead && self.lease.weigh(&node).await == Ok(Standing::Dead) {
                 self.sweep(&node).await?;
             }
         }
         Ok(())
     }
 
-    /// Which boot holds the lease of this node's name.
-    async fn holder(&self, node: &NodeId) -> Result<Holder, Error> {
-        if node == self.lease.node() {
-            return Ok(Holder::Itself);
-        }
-        let record = self.lease.read(node.name()).await;
-        let record = record.map_err(|error| Error::new(ErrorKind::IO, error.to_string()))?;
-        Ok(match record {
-            Some(record) if record.node == *node => Holder::Itself,
-            Some(_) => Holder::Another,
-            None => Holder::Free,
-        })
+    /// Whether this node holds its lease again.
+    async fn is_back(&self, node: &NodeId) -> Result<bool, Error> {
+        Ok(node == self.lease.node() || self.lease.seen(node).await? == LeaseSeen::Held)
     }
 
     /// Removes a dead node's rows, unless another node is doing so.
@@ -230,7 +202,7 @@ impl Sweeper {
             let names;
             (cursor, names) = self.scan(&index, cursor).await?;
             let portion: Vec<Subject> = names.iter().filter_map(|name| read(name)).collect();
-            if !renewed || self.holder(node).await? == Holder::Itself {
+            if !renewed || self.is_back(node).await? {
                 return Ok((all, false));
             }
             try_join_all(portion.iter().map(|one| self.remove_row(one, node))).await?;
@@ -239,7 +211,7 @@ impl Sweeper {
                 return Ok((all, false));
             }
             if cursor == "0" {
-                let is_dead = self.holder(node).await? != Holder::Itself;
+                let is_dead = !self.is_back(node).await?;
                 return Ok((all, is_dead));
             }
         }
@@ -270,13 +242,6 @@ impl Sweeper {
         }
         Ok(())
     }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Holder {
-    Itself,
-    Another,
-    Free,
 }
 
 /// Announces those users of a dead node who have no connection left on any node.

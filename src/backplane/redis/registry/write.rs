@@ -23,6 +23,7 @@ use fred::types::Value;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
+use crate::backplane::redis::registry::offer::RowOffer;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::{Servers, asking, multi, queue};
 use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
@@ -47,6 +48,7 @@ pub(crate) struct Registry {
     servers: Servers,
     keys: Keys,
     hub: Arc<Hub>,
+    offer: RowOffer,
     /// Whether rows mark the node as draining.
     leaving: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
@@ -84,13 +86,20 @@ impl Here {
 }
 
 impl Registry {
-    pub(crate) fn new(servers: Servers, keys: Keys, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        servers: &Servers,
+        keys: &Keys,
+        hub: &Arc<Hub>,
+        offer: &RowOffer,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         Self {
-            servers,
-            keys,
-            hub,
+            servers: servers.clone(),
+            keys: keys.clone(),
+            hub: hub.clone(),
+            offer: offer.clone(),
             leaving: Arc::default(),
-            metrics,
+            metrics: metrics.clone(),
         }
     }
 
@@ -101,10 +110,13 @@ impl Registry {
     }
 
     /// Writes all dirty rows, for ever. Changes that arrive during a write go into the next one:
-    /// batching by availability.
+    /// batching by availability. While the subscription is not heard, they wait.
     pub(crate) async fn write(self) {
         loop {
             let changes = self.hub.changes().take().await;
+            while !self.offer.stands() && !self.leaving.load(Ordering::Relaxed) {
+                self.offer.until_it_stands(RETRY).await;
+            }
             if !self.write_all(changes).await {
                 tokio::time::sleep(RETRY).await;
             }
