@@ -26,18 +26,22 @@ use crate::config::hosts::OwnNames;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::edge::caller::Caller;
 use crate::edge::error::{HttpError, Routes};
-use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
-use crate::edge::listeners::Listener;
+use crate::edge::http_stream::{HttpEnding, HttpPatience, HttpStream, Turn};
+use crate::edge::listeners::{BACKLOG, Listener};
 use crate::edge::peer::{Peer, Stream, last_words};
 use crate::edge::tcp;
 use crate::edge::upgrade::{RequestContext, UpgradeSlot};
 use crate::local::admission::{AddressKey, Admission, Refusal};
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
 
 /// Most bytes of headers; more is answered 431.
 const HEADER_BYTES: usize = 16 * 1024;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// Between two lines in the log about accepts that failed.
+const COMPLAINTS: Duration = Duration::from_secs(60);
 /// The header that proxies list a request's hops in.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Pause after a failed accept. The usual reason is a full table of file descriptors, and only the
@@ -62,8 +66,10 @@ pub(crate) enum Service {
 #[derive(Debug, Clone)]
 pub(crate) struct Acceptor {
     pub(crate) admission: Arc<Admission>,
+    /// From when on an answer is the last on its connection.
+    pub(crate) leaving: Shutdown,
     /// When to stop accepting.
-    pub(crate) shutdown: Shutdown,
+    pub(crate) closing: Shutdown,
     pub(crate) proxies: Arc<TrustedProxies>,
     pub(crate) names: Arc<OwnNames>,
     pub(crate) metrics: Arc<Metrics>,
@@ -73,29 +79,43 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts on one listener and serves its clients, until the node is leaving.
+    /// Accepts on one listener and serves its clients, until the node closes its doors.
     pub(crate) async fn serve(self, listener: Listener, service: Service) {
         let port = listener.port();
+        let complaints = Throttle::new(COMPLAINTS);
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&listener) => accepted,
-                () = self.shutdown.begun() => return,
+                () = self.closing.begun() => {
+                    for accepted in the_rest(listener) {
+                        self.take(accepted, port, &service);
+                    }
+                    return;
+                }
             };
             match accepted {
-                Ok(Accepted::Tcp(stream, address)) => {
-                    // Only fails on a socket that is gone already, which reading will show.
-                    let _ = stream.set_nodelay(true);
-                    self.admit(stream, Some(address.ip()), port, &service);
-                }
-                Ok(Accepted::Unix(stream)) => self.admit(stream, None, port, &service),
+                Ok(accepted) => self.take(accepted, port, &service),
                 // The client gave up before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     self.metrics.accept_errors.inc();
-                    tracing::warn!(%error, "accept failed");
+                    if let Some(unlogged) = complaints.pass() {
+                        tracing::warn!(%error, unlogged, "accept failed");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    fn take(&self, accepted: Accepted, port: Option<u16>, service: &Service) {
+        match accepted {
+            Accepted::Tcp(stream, address) => {
+                // Only fails on a socket that is gone already, which reading will show.
+                let _ = stream.set_nodelay(true);
+                self.admit(stream, Some(address.ip()), port, service);
+            }
+            Accepted::Unix(stream) => self.admit(stream, None, port, service),
         }
     }
 
@@ -185,6 +205,33 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
     }
 }
 
+/// Who has connected by now: the kernel has let them in, and they may have sent a request.
+fn the_rest(listener: Listener) -> Vec<Accepted> {
+    // Not through the runtime, which may not have heard of them yet.
+    let accept_one: Box<dyn Fn() -> io::Result<Accepted>> = match listener {
+        Listener::Tcp(listener, _) => match listener.into_std() {
+            Ok(listener) => Box::new(move || {
+                let (stream, address) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Accepted::Tcp(TcpStream::from_std(stream)?, address))
+            }),
+            Err(_) => return Vec::new(),
+        },
+        // Dropping the file first: no further client finds it.
+        Listener::Unix(listener, _) => match listener.into_std() {
+            Ok(listener) => Box::new(move || {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Accepted::Unix(UnixStream::from_std(stream)?))
+            }),
+            Err(_) => return Vec::new(),
+        },
+    };
+    std::iter::from_fn(|| accept_one().ok())
+        .take(BACKLOG as usize)
+        .collect()
+}
+
 /// Serves the requests of one socket, until it is closed or handed over.
 async fn serve_connection(
     stream: impl Stream,
@@ -193,19 +240,20 @@ async fn serve_connection(
     routes: Routes,
     acceptor: Acceptor,
 ) {
-    let shutdown = acceptor.shutdown.clone();
+    let closing = acceptor.closing.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
     let slot = UpgradeSlot::default();
     let shared = slot.clone();
     let turn = Turn::default();
-    let stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone());
+    let ending = HttpEnding::new(closing.clone(), acceptor.under_way.begin());
+    let stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone(), ending);
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             turn.begin();
             let turn = turn.clone();
             let work = acceptor.under_way.begin();
-            let stays = stays_open(&request) && !acceptor.shutdown.has_begun();
-            let keep_alive = stays.then(|| acceptor.patience.header.clone());
+            let keep_alive = stays_open(&request).then(|| acceptor.patience.header.clone());
+            let leaving = acceptor.leaving.clone();
             let answer = acceptor.examine(&request, &peer, port);
             let answer = answer.map(|(caller, peer)| {
                 let context = RequestContext {
@@ -222,7 +270,9 @@ async fn serve_connection(
                     Ok(answer) => answer.await.unwrap_or_else(|never| match never {}),
                     Err(error) => error.reply(),
                 };
-                if let Some(value) = keep_alive {
+                if leaving.has_begun() {
+                    answer.headers_mut().insert(CONNECTION, CLOSE);
+                } else if let Some(value) = keep_alive {
                     answer.headers_mut().insert(KEEP_ALIVE, value);
                 }
                 turn.end();
@@ -238,7 +288,7 @@ async fn serve_connection(
         .header_read_timeout(None)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let mut is_leaving = false;
+    let mut is_closing = false;
     let upgrade = loop {
         tokio::select! {
             ended = &mut connection => {
@@ -248,11 +298,9 @@ async fn serve_connection(
                 return;
             }
             upgrade = slot.filled() => break upgrade,
-            () = shutdown.begun(), if !is_leaving => {
-                // The current request gets its answer, and no further one is read.
-                is_leaving = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-            }
+            // Then the stream is read again, and ends if there is no request on it. Not by hyper's
+            // `graceful_shutdown`, which drops a request that has come and was not read.
+            () = closing.begun(), if !is_closing => is_closing = true,
         }
     };
     let parts = connection.into_parts();
