@@ -9,6 +9,9 @@ use fastrand::Rng;
 
 use crate::topology::Setup;
 
+/// How long a node that was told to leave goes on serving, where it does.
+pub(crate) const PRESTOP: Duration = Duration::from_secs(5);
+
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -81,6 +84,11 @@ pub(crate) enum Fault {
     NodeRestart {
         node: usize,
     },
+    /// As `NodeRestart`, and everybody still comes to the node, as behind a balancer that has not
+    /// looked yet.
+    NodeTerm {
+        node: usize,
+    },
     /// The way of one node to Redis, or of all, swallows everything.
     BlackHole {
         node: Option<usize>,
@@ -127,6 +135,10 @@ pub(crate) struct Scenario {
     pub(crate) tokens: bool,
     /// Whether topics are to be resumed over server-sent events.
     pub(crate) sse_topics: bool,
+    /// Whether nodes that leave go on serving for [`PRESTOP`].
+    pub(crate) prestop: bool,
+    /// Whether nodes log to a pipe that nobody reads.
+    pub(crate) log_unread: bool,
     draw: fn(&mut Rng, usize) -> Fault,
 }
 
@@ -138,6 +150,8 @@ const PLAIN: Scenario = Scenario {
     http: true,
     tokens: false,
     sse_topics: false,
+    prestop: false,
+    log_unread: false,
     draw: redis_restart,
 };
 
@@ -298,6 +312,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "term-balanced",
+        prestop: true,
+        draw: |rng, nodes| Fault::NodeTerm {
+            node: rng.usize(..nodes),
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "log-unread",
+        log_unread: true,
+        draw: client_kill,
+        ..PLAIN
+    },
+    Scenario {
         name: "mixed",
         proxied: true,
         tokens: true,
@@ -354,7 +382,8 @@ impl Fault {
             Self::OutputBuffer { node, .. }
             | Self::NodeKill { node, .. }
             | Self::NodeFreeze { node, .. }
-            | Self::NodeRestart { node } => Some(*node),
+            | Self::NodeRestart { node }
+            | Self::NodeTerm { node } => Some(*node),
             _ => None,
         }
     }
@@ -384,6 +413,7 @@ impl Fault {
             Self::MasterFreeze { time, .. } => *time,
             Self::SlotMove { pause, .. } => *pause * 6,
             Self::NodeRestart { .. } => Duration::from_secs(2),
+            Self::NodeTerm { .. } => PRESTOP + Duration::from_secs(2),
             // Until all rows are back.
             Self::DeleteRows { .. } | Self::Evict { .. } => Duration::from_secs(20),
             Self::StallReaders { .. } => Duration::from_secs(15),
@@ -418,6 +448,7 @@ impl Fault {
             Self::NodeKill { .. } => "node-kill",
             Self::NodeFreeze { .. } => "node-freeze",
             Self::NodeRestart { .. } => "node-restart",
+            Self::NodeTerm { .. } => "node-term",
             Self::BlackHole { .. } => "black-hole",
             Self::Reset { .. } => "reset",
             Self::Silence { .. } => "silence",

@@ -14,7 +14,7 @@ use crate::history::{Event, Field, Recorder, TOPICS, TopicRows, topic};
 use crate::passes::SECRET;
 use crate::proxy::Proxy;
 use crate::resp::{Answer, Resp};
-use crate::schedule::{Fault, Scenario};
+use crate::schedule::{Fault, PRESTOP, Scenario};
 use crate::topology::Topology;
 use crate::views::{View, Views};
 
@@ -40,6 +40,10 @@ pub(crate) struct Stage {
     pub(crate) places: Vec<Place>,
     /// Whether nodes ask clients for tokens.
     tokens: bool,
+    prestop: bool,
+    log_unread: bool,
+    /// The ends of the nodes' log pipes that nobody reads from.
+    unread: Mutex<Vec<std::io::PipeReader>>,
 }
 
 impl Stage {
@@ -68,6 +72,9 @@ impl Stage {
             ways,
             places: (0..nodes).map(|_| Place::default()).collect(),
             tokens: scenario.tokens,
+            prestop: scenario.prestop,
+            log_unread: scenario.log_unread,
+            unread: Mutex::default(),
         };
         for place in 0..nodes {
             stage.start(place).await;
@@ -96,12 +103,26 @@ impl Stage {
                 ("PUSH_JWT_LEEWAY_SECONDS", "0".to_owned()),
             ]);
         }
+        if self.prestop {
+            settings.push(("PUSH_PRESTOP_SECONDS", PRESTOP.as_secs().to_string()));
+        }
+        let log = self.log_unread.then(std::io::pipe).and_then(Result::ok);
+        let log = log.map(|(reader, writer)| {
+            // Every connection is told there: it is full soon.
+            settings.push(("PUSH_LOG", "trace".to_owned()));
+            let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+            unread.push(reader);
+            writer
+        });
         let started = spawn_blocking(move || {
             let settings: Vec<(&str, &str)> = settings
                 .iter()
                 .map(|(name, value)| (*name, &**value))
                 .collect();
-            common::start_node(&settings)
+            match log {
+                Some(log) => common::start_with_log(&settings, log),
+                None => common::start_node(&settings),
+            }
         });
         match started.await {
             Ok(node) => {
@@ -292,6 +313,21 @@ impl Stage {
                 if let Some(mut leaving) = leaving {
                     let id = leaving.id.clone();
                     leaving.signal("TERM");
+                    let status: ExitStatus = spawn_blocking(move || leaving.wait_exit()).await?;
+                    if !status.success() {
+                        self.died(&id, &format!("told to leave, it ended with {status}"));
+                    }
+                    whom = Some(id);
+                }
+                self.start(node).await;
+            }
+            Fault::NodeTerm { node } => {
+                let leaving = self.places[node].lock().await.take();
+                if let Some(mut leaving) = leaving {
+                    let id = leaving.id.clone();
+                    leaving.signal("TERM");
+                    self.come_late(&id, leaving.client_address()).await;
+                    self.views.set(node, None);
                     let status: ExitStatus = spawn_blocking(move || leaving.wait_exit()).await?;
                     if !status.success() {
                         self.died(&id, &format!("told to leave, it ended with {status}"));
