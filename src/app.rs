@@ -50,6 +50,8 @@ pub(crate) struct App {
     pub(crate) refused_hosts: Throttle,
     /// Whether the node is leaving.
     pub(crate) shutdown: Shutdown,
+    /// Whether it takes no more clients in.
+    pub(crate) closing: Shutdown,
     /// Requests of senders and clients that are being carried out.
     pub(crate) under_way: UnderWay,
 }

@@ -43,6 +43,7 @@ pub use crate::config::auth::AuthMode;
 pub use crate::config::{Config, Listen, LogFormat, VARIABLES};
 pub use crate::edge::listeners::{CannotListen, Listeners};
 pub use crate::node::{RunError, run};
+pub use crate::telemetry::log_writer::LogWriter;
 pub use crate::telemetry::metrics::Metrics;
 
 /// This program's version.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use pushnode::AuthMode;
 use pushnode::protocol::ids::NodeId;
 use pushnode::{Config, Listen, LogFormat};
-use pushnode::{Listeners, RunError, VERSION};
-use tokio::signal::unix::{SignalKind, signal};
+use pushnode::{Listeners, LogWriter, RunError, VERSION};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
 /// The configuration is wrong (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -18,6 +19,9 @@ const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 /// The operating system refused a request (`EX_OSERR`).
 const OS_ERROR: u8 = 71;
+
+/// Told to end at once; the number of the signal is added, as shells do.
+const KILLED: u8 = 128;
 
 /// How long a health check waits at each step.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,54 +60,126 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    start_log(&config);
+    let cannot_start = |error: std::io::Error| {
+        eprintln!("pushnode: cannot start: {error}");
+        ExitCode::from(OS_ERROR)
+    };
+    let log = match start_log(&config) {
+        Ok(log) => log,
+        Err(error) => return cannot_start(error),
+    };
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
-            let code = runtime.block_on(run(config));
+            let code = runtime.block_on(run(config, &log.0));
             // Without waiting for threads that look up a name or fetch keys.
             runtime.shutdown_background();
             code
         }
-        Err(error) => {
-            eprintln!("pushnode: cannot start: {error}");
-            ExitCode::from(OS_ERROR)
+        Err(error) => cannot_start(error),
+    }
+}
+
+/// The log. Dropping it writes the last lines, also when the main thread panics.
+struct Log(LogWriter);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
+/// The signals that a node obeys, from the moment this is made.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+}
+
+enum Order {
+    /// To end, by the signal of this number.
+    End(u8),
+    /// To read again what can change.
+    Reload,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        // Log rotation and other tools send these, and none expects that the node dies.
+        let _ = signal(SignalKind::user_defined1())?;
+        let _ = signal(SignalKind::user_defined2())?;
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Order {
+        let number = |kind: SignalKind| Order::End(kind.as_raw_value() as u8);
+        tokio::select! {
+            _ = self.terminate.recv() => number(SignalKind::terminate()),
+            _ = self.interrupt.recv() => number(SignalKind::interrupt()),
+            _ = self.quit.recv() => number(SignalKind::quit()),
+            _ = self.hangup.recv() => Order::Reload,
         }
     }
 }
 
-async fn run(config: Config) -> ExitCode {
+async fn run(config: Config, log: &LogWriter) -> ExitCode {
     let node = NodeId::boot(&config.node_name);
     let listeners = match Listeners::bind(&config) {
         Ok(listeners) => listeners,
         Err(error) => {
-            eprintln!("pushnode: {error}");
+            log.say(&format!("pushnode: {error}"));
             return ExitCode::from(UNAVAILABLE);
         }
     };
-    let (mut terminate, mut interrupt) = match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
-            eprintln!("pushnode: cannot watch for signals: {error}");
+    let mut signals = match Signals::watch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            log.say(&format!("pushnode: cannot watch for signals: {error}"));
             return ExitCode::from(OS_ERROR);
-        }
-    };
-    let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
         }
     };
     greet(&config, &node, &listeners);
     for line in config.changed_meanings() {
         tracing::info!("{line}");
     }
-    match pushnode::run(config, node, listeners, shutdown).await {
+    let (end, ending) = oneshot::channel();
+    let (reload, reloads) = mpsc::channel(1);
+    let shutdown = async move {
+        // The sender is dropped only with a signal.
+        let _ = ending.await;
+    };
+    let mut end = Some(end);
+    let mut running = std::pin::pin!(pushnode::run(config, node, listeners, shutdown, reloads));
+    let ended = loop {
+        let order = tokio::select! {
+            ended = &mut running => break ended,
+            order = signals.next() => order,
+        };
+        match (order, end.take()) {
+            (Order::Reload, sender) => {
+                end = sender;
+                tracing::info!("SIGHUP: keys of tokens are read again");
+                // If the last one is still waiting, it will do.
+                let _ = reload.try_send(());
+            }
+            (Order::End(_), Some(sender)) => {
+                let _ = sender.send(());
+            }
+            (Order::End(number), None) => {
+                tracing::warn!("told to end again: the rest of the clients is cut off");
+                return ExitCode::from(KILLED + number);
+            }
+        }
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pushnode: {error}");
+            log.say(&format!("pushnode: {error}"));
             ExitCode::from(match error {
                 RunError::Redis(_) | RunError::Keys(_) => USAGE,
                 RunError::Fatal(_) => UNAVAILABLE,
@@ -179,9 +255,15 @@ fn url(listen: &Listen, path: &str) -> String {
     }
 }
 
-fn start_log(config: &Config) {
+/// From here on nothing waits for the reader of standard error.
+fn start_log(config: &Config) -> std::io::Result<Log> {
+    let writer = LogWriter::start(std::io::stderr())?;
+    let (lines, panics) = (writer.clone(), writer.clone());
+    std::panic::set_hook(Box::new(move |panic| {
+        panics.say(&format!("pushnode: {panic}"));
+    }));
     let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(move || lines.clone())
         .with_max_level(config.log)
         .with_target(false)
         .log_internal_errors(false);
@@ -189,6 +271,7 @@ fn start_log(config: &Config) {
         LogFormat::Text => builder.with_ansi(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
+    Ok(Log(writer))
 }
 
 /// For a container's health check: an image without a shell has no curl.

@@ -5,6 +5,10 @@
 
 mod drain;
 
+mod file_limit;
+
+mod reload;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +84,8 @@ pub enum RunError {
     Fatal(#[from] Fatal),
 }
 
-/// Runs a node until `shutdown` resolves (or it is told to drain), then sends its clients away.
+/// Runs a node until `shutdown` resolves (or it is told to drain), then sends its clients away. For
+/// each of `reloads` it reads again what can change while it runs.
 ///
 /// # Errors
 /// When the node cannot start or must not go on.
@@ -89,6 +94,7 @@ pub async fn run(
     node: NodeId,
     listeners: Listeners,
     shutdown: impl Future<Output = ()> + Send + 'static,
+    reloads: mpsc::Receiver<()>,
 ) -> Result<(), RunError> {
     let leaving = Shutdown::default();
     let (fatal, mut must_stop) = watch::channel(None);
@@ -96,7 +102,8 @@ pub async fn run(
     tell_names(&app, &listeners);
     // Operators look as long as the node lives, also while it is leaving.
     let ended = Shutdown::default();
-    start_acceptors(&app, listeners, &leaving, &ended);
+    tasks.spawn(reload::serve(app.clone(), reloads));
+    start_acceptors(&app, listeners, &ended);
 
     let stopped = tokio::select! {
         () = shutdown => Ok(()),
@@ -189,6 +196,7 @@ impl Node {
             refused_origins: Throttle::new(REFUSED),
             refused_hosts: Throttle::new(REFUSED),
             shutdown: leaving.clone(),
+            closing: Shutdown::default(),
             under_way: UnderWay::default(),
             config,
         });
@@ -428,15 +436,16 @@ fn tell_names(app: &App, listeners: &Listeners) {
     );
 }
 
-fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, ended: &Shutdown) {
+fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
     let most = match app.config.max_connections {
-        0 => file_limit() / 10 * 9,
+        0 => file_limit::raise() / 10 * 9,
         most => most,
     };
     let admission = Arc::new(Admission::new(most, app.config.max_connections_per_address));
     let public = Acceptor {
         admission,
-        shutdown: leaving.clone(),
+        leaving: app.shutdown.clone(),
+        closing: app.closing.clone(),
         proxies: Arc::new(app.config.trusted_proxies.clone()),
         address_header: app.config.address_header.clone(),
         unnamed: Arc::new(Throttle::new(REFUSED)),
@@ -452,7 +461,8 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, end
         ..public.clone()
     };
     let admin = Acceptor {
-        shutdown: ended.clone(),
+        leaving: ended.clone(),
+        closing: ended.clone(),
         // The end does not wait for operators' requests.
         under_way: UnderWay::default(),
         ..private.clone()
@@ -473,23 +483,4 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, leaving: &Shutdown, end
         let service = Service::Http(crate::api::admin_routes(app));
         tokio::spawn(admin.clone().serve(listener, service));
     }
-}
-
-/// The process's limit on open files, raised as far as the system lets us.
-fn file_limit() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current < maximum
-        && setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: maximum,
-                maximum,
-            },
-        )
-        .is_ok()
-    {
-        return maximum.map_or(usize::MAX, |limit| limit as usize);
-    }
-    current.map_or(usize::MAX, |limit| limit as usize)
 }

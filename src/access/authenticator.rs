@@ -67,6 +67,13 @@ impl Authenticator {
         })
     }
 
+    /// Reads keys again now, and not only when they are due.
+    pub(crate) fn reload(&self) {
+        if let Some(keyring) = &self.keyring {
+            keyring.reload();
+        }
+    }
+
     /// Whether clients must show a token.
     pub(crate) fn wants_tokens(&self) -> bool {
         self.mode != AuthMode::None

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::backplane::Backplane;
 use crate::cluster::pending::Replies;
 use crate::local::hub::Hub;
+use crate::telemetry::log_writer;
 use crate::telemetry::metrics::Metrics;
 
 /// How long the shards may take to count. After that the gauges keep their last values.
@@ -35,5 +36,8 @@ pub(super) async fn read(
     metrics.registry_waiting.set(rows as i64);
     metrics.registry_lag.set(lag.as_secs_f64());
     metrics.receipts_awaited.set(replies.len() as i64);
+    metrics
+        .log_lines_dropped
+        .inc_by(log_writer::newly_dropped());
     backplane.gauge(metrics);
 }

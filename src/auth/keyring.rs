@@ -66,6 +66,8 @@ pub(crate) struct Keyring {
     url: Option<String>,
     /// Wakes the task to fetch early.
     wanted: Notify,
+    /// Wakes the task that watches the file, which reads it whether or not it seems changed.
+    reread: Arc<Notify>,
     /// Counts fetch attempts.
     attempts: watch::Sender<u64>,
     /// When the last attempt ended.
@@ -100,16 +102,24 @@ impl Keyring {
             rules,
             url: sources.url.clone(),
             wanted: Notify::new(),
+            reread: Arc::default(),
             attempts: watch::channel(0).0,
             last: RwLock::default(),
         });
         if let Some(path) = sources.file {
-            tokio::spawn(watch_file(Arc::downgrade(&ring), path));
+            let reread = ring.reread.clone();
+            tokio::spawn(watch_file(Arc::downgrade(&ring), path, reread));
         }
         if let Some(url) = sources.url {
             tokio::spawn(ring.clone().fetch(url, sources.refresh));
         }
         Ok(ring)
+    }
+
+    /// Reads the file and fetches the JWKS now.
+    pub(crate) fn reload(&self) {
+        self.reread.notify_one();
+        self.wanted.notify_one();
     }
 
     /// The claims of a token and how long they remain valid.
@@ -202,8 +212,8 @@ fn read_file(path: &Path) -> Result<Vec<Key>, String> {
     keys::read(&text).map_err(|what| format!("({}) {what}", path.display()))
 }
 
-/// Reads the file again whenever its time or size has changed.
-async fn watch_file(ring: std::sync::Weak<Keyring>, path: PathBuf) {
+/// Reads the file again whenever its time or size has changed, and when it is told to.
+async fn watch_file(ring: std::sync::Weak<Keyring>, path: PathBuf, reread: Arc<Notify>) {
     let mark = |path: &Path| {
         let about = std::fs::metadata(path).ok()?;
         Some((about.modified().ok()?, about.len()))
@@ -211,13 +221,15 @@ async fn watch_file(ring: std::sync::Weak<Keyring>, path: PathBuf) {
     // `None` at first: the file may have changed between the read at the start and this check.
     let mut seen = None;
     loop {
-        tokio::time::sleep(FILE_STEP).await;
+        let is_told = tokio::time::timeout(FILE_STEP, reread.notified())
+            .await
+            .is_ok();
         let Some(ring) = ring.upgrade() else { return };
         let now = mark(&path);
-        if now == seen || now.is_none() {
+        if !is_told && (now == seen || now.is_none()) {
             continue;
         }
-        let first = seen.is_none();
+        let first = seen.is_none() && !is_told;
         seen = now;
         match read_file(&path) {
             Ok(keys) => {

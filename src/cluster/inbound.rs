@@ -26,7 +26,7 @@ use crate::protocol::{
 };
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::throttle::Throttle;
+use crate::telemetry::throttle::{Throttle, ThrottleByKind};
 use crate::telemetry::trace::TraceOutcome;
 
 /// The time reserved for a receipt's way back.
@@ -44,8 +44,8 @@ const RECEIPTS: i64 = 100_000;
 /// The minimum time between two loss notices to clients: in a flood, there are thousands of losses.
 const TELL: Duration = Duration::from_millis(500);
 
-/// The minimum time between two entries in the log about refused lines.
-const COMPLAINTS: Duration = Duration::from_secs(30);
+/// The minimum time between two entries in the log of one kind that publishers can cause.
+const COMPLAINTS: Duration = Duration::from_secs(60);
 
 /// Maximum number of senders whose numbers are remembered.
 const SENDERS: usize = 10_000;
@@ -65,6 +65,10 @@ pub(crate) struct Inbound {
     unsigned: HashMap<NodeId, Numbers>,
     /// Which refused lines are logged.
     complaints: Throttle,
+    /// Which bad envelopes are logged.
+    bad_envelopes: Throttle,
+    /// Which losses are logged, by their sign.
+    losses: ThrottleByKind,
     /// When the clients were last told of a loss.
     told: Option<Instant>,
     /// The sign of a loss that the clients have not been told of.
@@ -93,6 +97,8 @@ impl Inbound {
             channels: backplane.channels(),
             unsigned: HashMap::new(),
             complaints: Throttle::new(COMPLAINTS),
+            bad_envelopes: Throttle::new(COMPLAINTS),
+            losses: ThrottleByKind::new(COMPLAINTS),
             backplane,
             respond,
             senders: HashMap::new(),
@@ -177,7 +183,12 @@ impl Inbound {
                     self.metrics.bad_envelopes.inc();
                     // Not the line itself: most of it may be a message.
                     let (fault, bytes) = (fault.unquoted(), line.len());
-                    tracing::warn!(?channel, %fault, bytes, "bad envelope ignored");
+                    match self.bad_envelopes.pass() {
+                        Some(unlogged) => {
+                            tracing::warn!(?channel, %fault, bytes, unlogged, "bad envelope ignored");
+                        }
+                        None => tracing::debug!(?channel, %fault, bytes, "bad envelope ignored"),
+                    }
                 }
             }
         }
@@ -283,10 +294,13 @@ impl Inbound {
         }
         if let Some(sign) = self.untold.take() {
             self.told = Some(Instant::now());
-            tracing::warn!(
-                sign,
-                "messages may have been lost; clients are told to resync"
-            );
+            if let Some(unlogged) = self.losses.pass(sign) {
+                tracing::warn!(
+                    sign,
+                    unlogged,
+                    "messages may have been lost; clients are told to resync"
+                );
+            }
             self.hub.tell_all(|| Command::Resync).await;
         }
     }

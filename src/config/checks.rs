@@ -290,6 +290,17 @@ pub(super) fn seconds(least: u64, most: u64) -> impl FnOnce(&str) -> Result<Dura
     move |text| number(least, most)(text).map(Duration::from_secs)
 }
 
+/// As [`seconds`]; empty where the default depends on other settings.
+pub(super) fn optional_seconds(
+    least: u64,
+    most: u64,
+) -> impl FnOnce(&str) -> Result<Option<Duration>, String> {
+    move |text| match text {
+        "" => Ok(None),
+        text => seconds(least, most)(text).map(Some),
+    }
+}
+
 pub(super) fn trusted_proxies(text: &str) -> Result<TrustedProxies, String> {
     TrustedProxies::parse(list(text)).map_err(|error| error.to_string())
 }

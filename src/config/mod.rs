@@ -25,6 +25,8 @@ pub(crate) mod checks;
 
 pub(crate) mod consistency;
 
+pub(crate) mod leaving;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,8 +40,8 @@ use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::checks::{
     address_header, allowed_hosts, api_keys, auth_mode, boolean, cluster_secrets, events, jwks_url,
     jwt_secrets, listeners, listeners_for_clients, listeners_required, log_format, log_level,
-    node_name, number, origins, path, prefix, public_keys, public_url, redis_url, seconds,
-    session_policy, topics, trusted_proxies, upstream_routes, user_claim, words,
+    node_name, number, optional_seconds, origins, path, prefix, public_keys, public_url, redis_url,
+    seconds, session_policy, topics, trusted_proxies, upstream_routes, user_claim, words,
 };
 use crate::config::faults::Faults;
 use crate::config::faults::nearest;
@@ -323,8 +325,14 @@ settings! {
     /// Store each client's address in its row in Redis.
     store_address / "STORE_ADDRESS": bool = "false", boolean;
 
-    /// Seconds over which a node that shuts down closes its clients' connections.
-    drain_seconds / "DRAIN_SECONDS": Duration = "10", seconds(0, 3600);
+    /// Seconds for which a node that shuts down still serves everybody, new clients included, so
+    /// that balancers see `/readyz` and stop sending. Answers say `Connection: close`. Empty: 5, or
+    /// 0 without Redis.
+    prestop_seconds / "PRESTOP_SECONDS": Option<Duration> = "", optional_seconds(0, 3600);
+
+    /// Seconds over which it then closes its clients' connections. Empty: 10, or 0 without Redis,
+    /// where no other node can take them.
+    drain_seconds / "DRAIN_SECONDS": Option<Duration> = "", optional_seconds(0, 3600);
 
     /// Maximum events remembered for `GET /v1/users/{user}/trace`: connects, disconnects and
     /// messages that were not delivered; about 150 bytes each. 0: none.

@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use warp::http::header::CONNECTION;
 use warp::http::{HeaderName, HeaderValue, StatusCode, Version};
 use warp::reply::Response;
@@ -28,8 +28,8 @@ use crate::config::hosts::OwnNames;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::edge::caller::Caller;
 use crate::edge::error::{HttpError, Routes};
-use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
-use crate::edge::listeners::Listener;
+use crate::edge::http_stream::{HttpEnding, HttpPatience, HttpStream, Turn};
+use crate::edge::listeners::{BACKLOG, Listener};
 use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
 use crate::edge::proxy_header;
 use crate::edge::request_body::{BodyHead, WatchedBody};
@@ -43,6 +43,9 @@ use crate::telemetry::throttle::Throttle;
 /// Most bytes of headers; more is answered 431.
 const HEADER_BYTES: usize = 16 * 1024;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// Between two lines in the log about accepts that failed.
+const COMPLAINTS: Duration = Duration::from_secs(60);
 /// Pause after a failed accept. The usual reason is a full table of file descriptors, and only the
 /// close of another one frees an entry.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -70,8 +73,10 @@ pub(crate) enum Service {
 #[derive(Debug, Clone)]
 pub(crate) struct Acceptor {
     pub(crate) admission: Arc<Admission>,
+    /// From when on an answer is the last on its connection.
+    pub(crate) leaving: Shutdown,
     /// When to stop accepting.
-    pub(crate) shutdown: Shutdown,
+    pub(crate) closing: Shutdown,
     pub(crate) proxies: Arc<TrustedProxies>,
     /// The header in which they name their clients.
     pub(crate) address_header: AddressHeader,
@@ -85,33 +90,47 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts on one listener and serves its clients, until the node is leaving.
+    /// Accepts on one listener and serves its clients, until the node closes its doors.
     pub(crate) async fn serve(self, listener: Listener, service: Service) {
         let port = listener.port();
+        let complaints = Throttle::new(COMPLAINTS);
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&listener) => accepted,
-                () = self.shutdown.begun() => return,
+                () = self.closing.begun() => {
+                    for accepted in the_rest(listener) {
+                        self.take(accepted, port, &service);
+                    }
+                    return;
+                }
             };
             match accepted {
-                Ok(Accepted::Tcp(stream, address)) => {
-                    // Only fails on a socket that is gone already, which reading will show.
-                    let _ = stream.set_nodelay(true);
-                    self.admit(stream, Some(address.ip()), port, &service);
-                }
-                Ok(Accepted::Proxied(stream, address)) => {
-                    let _ = stream.set_nodelay(true);
-                    self.admit_proxied(stream, address.ip(), port, &service);
-                }
-                Ok(Accepted::Unix(stream)) => self.admit(stream, None, port, &service),
+                Ok(accepted) => self.take(accepted, port, &service),
                 // The client gave up before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     self.metrics.accept_errors.inc();
-                    tracing::warn!(%error, "accept failed");
+                    if let Some(unlogged) = complaints.pass() {
+                        tracing::warn!(%error, unlogged, "accept failed");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    fn take(&self, accepted: Accepted, port: Option<u16>, service: &Service) {
+        match accepted {
+            Accepted::Tcp(stream, address) => {
+                // Only fails on a socket that is gone already, which reading will show.
+                let _ = stream.set_nodelay(true);
+                self.admit(stream, Some(address.ip()), port, service);
+            }
+            Accepted::Proxied(stream, address) => {
+                let _ = stream.set_nodelay(true);
+                self.admit_proxied(stream, address.ip(), port, service);
+            }
+            Accepted::Unix(stream) => self.admit(stream, None, port, service),
         }
     }
 
@@ -254,6 +273,40 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
     }
 }
 
+/// Who has connected by now: the kernel has let them in, and they may have sent a request.
+fn the_rest(listener: Listener) -> Vec<Accepted> {
+    type AcceptOne = Box<dyn Fn() -> io::Result<Accepted>>;
+    // Not through the runtime, which may not have heard of them yet.
+    let over_tcp = |listener: TcpListener, wrap: fn(TcpStream, SocketAddr) -> Accepted| {
+        let listener = listener.into_std().ok()?;
+        let accept_one: AcceptOne = Box::new(move || {
+            let (stream, address) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok(wrap(TcpStream::from_std(stream)?, address))
+        });
+        Some(accept_one)
+    };
+    let accept_one = match listener {
+        Listener::Tcp(listener, _) => over_tcp(listener, Accepted::Tcp),
+        Listener::Proxied(listener, _) => over_tcp(listener, Accepted::Proxied),
+        // Dropping the file first: no further client finds it.
+        Listener::Unix(listener, _) => listener.into_std().ok().map(|listener| {
+            let accept_one: AcceptOne = Box::new(move || {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Accepted::Unix(UnixStream::from_std(stream)?))
+            });
+            accept_one
+        }),
+    };
+    let Some(accept_one) = accept_one else {
+        return Vec::new();
+    };
+    std::iter::from_fn(|| accept_one().ok())
+        .take(BACKLOG as usize)
+        .collect()
+}
+
 /// Serves the requests of one socket, until it is closed or handed over.
 async fn serve_connection(
     stream: impl Stream,
@@ -262,12 +315,13 @@ async fn serve_connection(
     routes: Routes,
     acceptor: Acceptor,
 ) {
-    let shutdown = acceptor.shutdown.clone();
+    let closing = acceptor.closing.clone();
     let routes = TowerToHyperService::new(warp::service(routes));
     let slot = UpgradeSlot::default();
     let shared = slot.clone();
     let turn = Turn::default();
-    let stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone());
+    let ending = HttpEnding::new(closing.clone(), acceptor.under_way.begin());
+    let stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone(), ending);
     let service =
         hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             turn.begin();
@@ -275,8 +329,8 @@ async fn serve_connection(
             let body = BodyHead::of(request.headers(), request.body());
             let mut request = WatchedBody::within(request, &turn);
             let work = acceptor.under_way.begin();
-            let stays = stays_open(&request) && !acceptor.shutdown.has_begun();
-            let keep_alive = stays.then(|| acceptor.patience.header.clone());
+            let keep_alive = stays_open(&request).then(|| acceptor.patience.header.clone());
+            let leaving = acceptor.leaving.clone();
             let answer = acceptor.examine(&request, &peer, port);
             let answer = answer.map(|(caller, peer)| {
                 let context = RequestContext {
@@ -294,7 +348,7 @@ async fn serve_connection(
                     Ok(answer) => answer.await.unwrap_or_else(|never| match never {}),
                     Err(error) => error.reply(),
                 };
-                let closes = turn.is_unread() && body.is_long();
+                let closes = leaving.has_begun() || turn.is_unread() && body.is_long();
                 tell_stay(&mut answer, closes, keep_alive);
                 turn.end();
                 drop(work);
@@ -309,7 +363,7 @@ async fn serve_connection(
         .header_read_timeout(None)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let mut is_leaving = false;
+    let mut is_closing = false;
     let upgrade = loop {
         tokio::select! {
             ended = &mut connection => {
@@ -322,11 +376,9 @@ async fn serve_connection(
                 return;
             }
             upgrade = slot.filled() => break upgrade,
-            () = shutdown.begun(), if !is_leaving => {
-                // The current request gets its answer, and no further one is read.
-                is_leaving = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-            }
+            // Then the stream is read again, and ends if there is no request on it. Not by hyper's
+            // `graceful_shutdown`, which drops a request that has come and was not read.
+            () = closing.begun(), if !is_closing => is_closing = true,
         }
     };
     let parts = connection.into_parts();
@@ -339,8 +391,7 @@ async fn serve_connection(
 /// Tells the sender whether its connection stays open.
 fn tell_stay(answer: &mut Response, closes: bool, keep_alive: Option<HeaderValue>) {
     if closes {
-        let close = HeaderValue::from_static("close");
-        answer.headers_mut().insert(CONNECTION, close);
+        answer.headers_mut().insert(CONNECTION, CLOSE);
     } else if let Some(value) = keep_alive {
         answer.headers_mut().insert(KEEP_ALIVE, value);
     }

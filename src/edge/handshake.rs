@@ -50,9 +50,9 @@ pub(crate) fn read_request(
     ConnectRequest::from_http(query, authorization, texts(SEC_WEBSOCKET_PROTOCOL))
 }
 
-/// Refuses every client while the node is leaving.
+/// Refuses every client once a leaving node has closed its doors.
 pub(crate) fn check_leaving(app: &App) -> Result<(), HttpError> {
-    if app.shutdown.has_begun() {
+    if app.closing.has_begun() {
         let words = "this node is leaving";
         let error = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "draining", words);
         return Err(error.retry_after(1));

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use warp::http::HeaderValue;
 
 use crate::edge::peer::HEADER_TIMEOUT;
+use crate::shutdown::{Shutdown, WorkGuard};
 
 /// All of an answer must be taken within this time. Long enough for 1 MiB at 20 KB/s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -26,6 +27,10 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 const LINGER_BYTES: usize = 32 * 1024 * 1024;
 /// A sender that is silent for so long has sent all that it will.
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
+
+/// A connection on which no request has come is given so long when the node closes its doors: its
+/// sender has just connected, and the request is on its way.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// How long the other end may take.
 #[derive(Debug, Clone)]
@@ -88,6 +93,41 @@ impl Turn {
     }
 }
 
+/// How a connection ends with its node.
+#[derive(Debug)]
+pub(crate) struct HttpEnding {
+    /// When the node closes its doors, an idle connection ends. Looked at only after reading, so
+    /// that a request which has come is carried out.
+    closing: Shutdown,
+    /// When that was seen.
+    closed: Option<Instant>,
+    /// The node's end waits for the first request.
+    first: Option<WorkGuard>,
+}
+
+impl HttpEnding {
+    pub(crate) fn new(closing: Shutdown, first: WorkGuard) -> Self {
+        Self {
+            closing,
+            closed: None,
+            first: Some(first),
+        }
+    }
+
+    /// When to stop waiting for what is read next.
+    fn limit(&mut self, reading: Reading) -> Instant {
+        let (Reading::Headers(deadline) | Reading::Idle(deadline)) = reading;
+        if !self.closing.has_begun() {
+            return deadline;
+        }
+        let closed = *self.closed.get_or_insert_with(Instant::now);
+        match reading {
+            Reading::Idle(_) => closed,
+            Reading::Headers(_) => deadline.min(closed + LAST_REQUEST),
+        }
+    }
+}
+
 /// What is read next.
 #[derive(Debug, Clone, Copy)]
 enum Reading {
@@ -125,6 +165,7 @@ pub(crate) struct HttpStream<S> {
     /// The count of the turn that `reading` belongs to.
     last_turn: u32,
     reading: Reading,
+    ending: HttpEnding,
     blocked: Option<Blocked>,
     /// Whether the other end is given up.
     is_lost: bool,
@@ -134,10 +175,11 @@ pub(crate) struct HttpStream<S> {
 }
 
 impl<S> HttpStream<S> {
-    pub(crate) fn new(stream: S, patience: HttpPatience, turn: Turn) -> Self {
+    pub(crate) fn new(stream: S, patience: HttpPatience, turn: Turn, ending: HttpEnding) -> Self {
         Self {
             stream,
             patience,
+            ending,
             last_turn: turn.count(),
             turn,
             reading: Reading::Headers(Instant::now() + HEADER_TIMEOUT),
@@ -206,15 +248,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
         }
         let turn = this.turn.count();
         if turn % 2 == 1 {
+            this.ending.first = None;
             return Pin::new(&mut this.stream).poll_read(context, buffer);
         }
         if turn != this.last_turn {
             this.last_turn = turn;
+            this.ending.first = None;
             this.reading = Reading::Idle(Instant::now() + this.patience.keep_alive);
         }
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         match this.reading {
-            Reading::Headers(deadline) | Reading::Idle(deadline) if read.is_pending() => {
+            reading if read.is_pending() => {
+                let deadline = this.ending.limit(reading);
                 ready!(this.read_alarm.poll(context, deadline));
                 // As if the other end had closed it.
                 Poll::Ready(Ok(()))
@@ -335,11 +380,15 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
+    use crate::shutdown::UnderWay;
+
     fn pair(room: usize) -> (HttpStream<DuplexStream>, DuplexStream, Turn) {
         let (near, far) = tokio::io::duplex(room);
         let turn = Turn::default();
         let patience = HttpPatience::new(Duration::from_secs(75), Duration::from_secs(5));
-        (HttpStream::new(near, patience, turn.clone()), far, turn)
+        let ending = HttpEnding::new(Shutdown::default(), UnderWay::default().begin());
+        let stream = HttpStream::new(near, patience, turn.clone(), ending);
+        (stream, far, turn)
     }
 
     #[tokio::test(start_paused = true)]
@@ -429,5 +478,44 @@ mod tests {
         drop(far);
         near.write_all(b"12345678").await.unwrap();
         assert_eq!(near.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_with_the_node_after_what_has_come_is_read() {
+        let closing = Shutdown::default();
+        let under_way = UnderWay::default();
+        let open = || {
+            let (near, far) = tokio::io::duplex(64);
+            let turn = Turn::default();
+            let patience = HttpPatience::new(Duration::from_secs(75), Duration::from_secs(5));
+            let ending = HttpEnding::new(closing.clone(), under_way.begin());
+            (
+                HttpStream::new(near, patience, turn.clone(), ending),
+                far,
+                turn,
+            )
+        };
+        let (mut idle, _idle_far, turn) = open();
+        turn.begin();
+        turn.end();
+        let (mut fresh, mut fresh_far, _) = open();
+        let (mut silent, _silent_far, _) = open();
+        fresh_far.write_all(b"GET").await.unwrap();
+        closing.begin();
+        let began = Instant::now();
+        let mut buffer = [0; 8];
+        assert_eq!(fresh.read(&mut buffer).await.unwrap(), 3);
+        assert_eq!(idle.read(&mut buffer).await.unwrap(), 0);
+        assert!(began.elapsed() < LAST_REQUEST);
+        assert_eq!(
+            under_way.count(),
+            2,
+            "first requests may still come on the others"
+        );
+        assert_eq!(silent.read(&mut buffer).await.unwrap(), 0);
+        assert!(began.elapsed() >= LAST_REQUEST);
+        drop(silent);
+        drop(fresh);
+        assert_eq!(under_way.count(), 0);
     }
 }

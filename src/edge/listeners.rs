@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::config::{Config, Listen};
 
 /// Connections the kernel may hold for us to accept: a connect storm should wait, not fail.
-const BACKLOG: i32 = 4_096;
+pub(crate) const BACKLOG: i32 = 4_096;
 
 /// The listeners of a node.
 #[derive(Debug)]

@@ -59,7 +59,7 @@ async fn admit(
             HttpError::new(StatusCode::REQUEST_TIMEOUT, "timeout", words)
         })??,
         // The check below tells the client that the node is leaving.
-        () = app.shutdown.begun() => (String::new(), Bytes::new()),
+        () = app.closing.begun() => (String::new(), Bytes::new()),
     };
     check_leaving(app)?;
     let request = ConnectRequest::from_line(&line).map_err(HttpError::from)?;

@@ -1,5 +1,6 @@
-//! The end of a node: its clients are sent away over the drain window, what senders asked for is
-//! carried out, then its place in the cluster is given up.
+//! The end of a node: for a while it serves everybody and only says that it is leaving, so that
+//! balancers stop sending. Then it closes its doors, its clients are sent away over the
+//! drain window, what senders asked for is carried out, and its place in the cluster is given up.
 //!
 //! Clients reconnect to other nodes, so they are spread over the window: all at once would be a
 //! connect storm there.
@@ -24,27 +25,32 @@ const SPARE: Duration = Duration::from_millis(800);
 /// Between two rounds of closing connections.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
-/// Sends the clients away. Without grace the window is 0 and the cluster is not told: the node must
-/// not be in it.
+/// Sends the clients away. Without grace both times are 0 and the cluster is not told: the node
+/// must not be in it.
 pub(super) async fn drain(app: &App, gracefully: bool) {
-    let window = if gracefully {
-        app.config.drain_seconds
-    } else {
-        Duration::ZERO
+    let (prestop, window) = match gracefully {
+        true => (app.config.prestop(), app.config.drain_window()),
+        false => (Duration::ZERO, Duration::ZERO),
     };
     let hub = &app.hub;
-    tracing::info!(connections = hub.len(), ?window, "leaving");
+    tracing::info!(connections = hub.len(), ?prestop, ?window, "leaving");
     let began = Instant::now();
     let has_redis = || *app.backplane.health().borrow() == Health::Ready;
     let mut is_told = false;
+    if prestop.is_zero() {
+        app.closing.begin();
+    }
     if gracefully {
         let patience = match has_redis() {
             true => window.max(SPARE / 2),
             // It may come back at this very moment.
             false => SPARE / 4,
         };
-        is_told = app.backplane.announce_draining(patience).await;
+        let told = app.backplane.announce_draining(patience);
+        (is_told, ()) = tokio::join!(told, tokio::time::sleep_until(began + prestop));
+        app.closing.begin();
     }
+    let began = began + prestop;
     let fds = hub.fds();
     let steps = (window.as_millis() / DRAIN_STEP.as_millis()).max(1) as usize;
     for (step, part) in fds.chunks(fds.len().div_ceil(steps).max(1)).enumerate() {

@@ -328,6 +328,8 @@ metrics! {
         "Dead nodes whose rows this node removed";
     subscriptions: Counter = Counter::default(), "subscriptions",
         "Times this node subscribed to its channels";
+    log_lines_dropped: Counter = Counter::default(), "log_lines_dropped",
+        "Log lines dropped because standard error took none";
 }
 
 impl Metrics {

@@ -7,3 +7,5 @@ pub(crate) mod metrics;
 pub(crate) mod trace;
 
 pub(crate) mod throttle;
+
+pub(crate) mod log_writer;

@@ -68,7 +68,7 @@ pub(crate) const RULES: [(&str, &str); 18] = [
     ("H15", "a row that somebody deleted is back within 30 s"),
     (
         "H16",
-        "who half-closes is answered; nothing waits for one that does not read",
+        "who half-closes, or comes to a leaving node, is answered; nothing waits for who reads nothing",
     ),
     (
         "H17",

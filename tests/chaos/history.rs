@@ -222,6 +222,12 @@ pub(crate) enum Event {
         is_answered: bool,
         at: Micros,
     },
+    /// Somebody connected to a node that was told to leave and has not closed its door, and asked.
+    AskedLate {
+        node: String,
+        is_answered: bool,
+        at: Micros,
+    },
     /// Somebody asked a node for answers, read none of them, and was sent away, or not.
     Stalled {
         node: String,

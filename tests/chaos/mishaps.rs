@@ -2,6 +2,7 @@
 //! senders that hang up or read nothing, and a push that Redis answers too late.
 
 use std::io::Result;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -13,6 +14,7 @@ use crate::access::Access;
 use crate::history::{Event, HUNG_UP, Micros, Push, TOPICS, topic};
 use crate::publishers::{Draft, parts};
 use crate::resp::Resp;
+use crate::schedule::PRESTOP;
 use crate::stage::Stage;
 use crate::views::View;
 
@@ -20,6 +22,8 @@ use crate::views::View;
 const AWAY: Duration = Duration::from_secs(40);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(400);
+/// Between two senders that come to a node that leaves.
+const LATE: Duration = Duration::from_millis(50);
 /// The key that makes Redis run out of memory. It has no time to live, so it is not evicted.
 const BALLAST: &str = "chaos:ballast";
 /// How long a sender that does not read is watched: longer than it may stay.
@@ -135,6 +139,30 @@ impl Stage {
             });
         }
         Ok(())
+    }
+
+    /// New senders of a node that was told to leave, for less time than it must serve them.
+    pub(crate) async fn come_late(&self, node: &str, address: SocketAddr) {
+        let start = Instant::now();
+        while start.elapsed() < PRESTOP / 2 {
+            let at = self.recorder.now();
+            let asked = async {
+                let mut socket = TcpStream::connect(address).await?;
+                let request = format!(
+                    "GET /v1/users/late HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+                );
+                socket.write_all(request.as_bytes()).await?;
+                let mut answer = Vec::new();
+                socket.read_to_end(&mut answer).await.map(|_| answer)
+            };
+            let answer = asked.await.unwrap_or_default();
+            self.recorder.write(Event::AskedLate {
+                node: node.to_owned(),
+                is_answered: answer.starts_with(b"HTTP/1.1 "),
+                at,
+            });
+            tokio::time::sleep(LATE).await;
+        }
     }
 
     fn view(&self, node: usize) -> Option<View> {

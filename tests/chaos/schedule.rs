@@ -9,6 +9,9 @@ use fastrand::Rng;
 
 use crate::topology::Setup;
 
+/// How long a node that was told to leave goes on serving, where it does.
+pub(crate) const PRESTOP: Duration = Duration::from_secs(5);
+
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -86,6 +89,11 @@ pub(crate) enum Fault {
         node: usize,
         release: Release,
     },
+    /// As `NodeRestart`, and everybody still comes to the node, as behind a balancer that has not
+    /// looked yet.
+    NodeTerm {
+        node: usize,
+    },
     /// The way of one node to Redis, or of all, swallows everything.
     BlackHole {
         node: Option<usize>,
@@ -142,6 +150,10 @@ pub(crate) struct Scenario {
     pub(crate) sse_topics: bool,
     /// Whether nodes of the last release are replaced by ones of this build, and back.
     pub(crate) upgrades: bool,
+    /// Whether nodes that leave go on serving for [`PRESTOP`].
+    pub(crate) prestop: bool,
+    /// Whether nodes log to a pipe that nobody reads.
+    pub(crate) log_unread: bool,
     draw: fn(&mut Rng, usize) -> Fault,
 }
 
@@ -154,6 +166,8 @@ const PLAIN: Scenario = Scenario {
     tokens: false,
     sse_topics: false,
     upgrades: false,
+    prestop: false,
+    log_unread: false,
     draw: redis_restart,
 };
 
@@ -338,11 +352,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "term-balanced",
+        prestop: true,
+        draw: |rng, nodes| Fault::NodeTerm {
+            node: rng.usize(..nodes),
+        },
+        ..PLAIN
+    },
+    Scenario {
         name: "node-lost",
         draw: |rng, nodes| Fault::NodeKill {
             node: rng.usize(..nodes),
             away: millis(rng, 7_000, 9_000),
         },
+        ..PLAIN
+    },
+    Scenario {
+        name: "log-unread",
+        log_unread: true,
+        draw: client_kill,
         ..PLAIN
     },
     Scenario {
@@ -407,6 +435,7 @@ impl Fault {
             | Self::NodeKill { node, .. }
             | Self::NodeFreeze { node, .. }
             | Self::NodeRestart { node }
+            | Self::NodeTerm { node }
             | Self::NodeReplace { node, .. } => Some(*node),
             _ => None,
         }
@@ -437,6 +466,7 @@ impl Fault {
             Self::MasterFreeze { time, .. } => *time,
             Self::SlotMove { pause, .. } => *pause * 6,
             Self::NodeRestart { .. } | Self::NodeReplace { .. } => Duration::from_secs(2),
+            Self::NodeTerm { .. } => PRESTOP + Duration::from_secs(2),
             // Until all rows are back.
             Self::DeleteRows { .. } | Self::Evict { .. } => Duration::from_secs(20),
             Self::StallReaders { .. } => Duration::from_secs(15),
@@ -476,6 +506,7 @@ impl Fault {
                 ..
             } => "node-upgrade",
             Self::NodeReplace { .. } => "node-roll-back",
+            Self::NodeTerm { .. } => "node-term",
             Self::BlackHole { .. } => "black-hole",
             Self::Reset { .. } => "reset",
             Self::Silence { .. } => "silence",

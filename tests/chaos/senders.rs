@@ -1,4 +1,4 @@
-//! H16: what is promised about senders that misbehave. A part of the checker, as pure as that.
+//! H16: what is promised about senders that misbehave, or come to a node that leaves. A part of the checker, as pure as that.
 
 use crate::checker::Verdict;
 use crate::history::{Event, Micros, SECOND};
@@ -8,7 +8,8 @@ use crate::index::Index;
 const UNREAD: Micros = (10 + 10) * SECOND;
 
 /// A sender that ends its half of the connection after a request is answered all the same. One that
-/// reads no answer is sent away, and other senders are answered meanwhile.
+/// reads no answer is sent away, and other senders are answered meanwhile. A node that will leave
+/// serves whoever comes.
 pub(crate) fn check(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for event in index.events {
@@ -20,6 +21,13 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
                 at,
             } => verdict.expect(*is_answered, || {
                 format!("the sender of {id} to {node} ended its half at {at}, and heard nothing")
+            }),
+            Event::AskedLate {
+                node,
+                is_answered,
+                at,
+            } => verdict.expect(*is_answered, || {
+                format!("{node} had been told to leave, and did not serve one that came at {at}")
             }),
             Event::Stalled {
                 node,

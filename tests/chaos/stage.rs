@@ -16,7 +16,7 @@ use crate::passes::SECRET;
 use crate::proxy::Proxy;
 use crate::resp::{Answer, Resp};
 use crate::run::Size;
-use crate::schedule::{Fault, Release, Scenario};
+use crate::schedule::{Fault, PRESTOP, Release, Scenario};
 use crate::topology::Topology;
 use crate::views::{View, Views};
 
@@ -46,6 +46,10 @@ pub(crate) struct Stage {
     last_release: Option<PathBuf>,
     /// Which release each node is of.
     releases: Vec<Mutex<Release>>,
+    prestop: bool,
+    log_unread: bool,
+    /// The ends of the nodes' log pipes that nobody reads from.
+    unread: Mutex<Vec<std::io::PipeReader>>,
 }
 
 impl Stage {
@@ -84,6 +88,9 @@ impl Stage {
             tokens: scenario.tokens,
             last_release,
             releases: (0..nodes).map(|_| Mutex::new(first)).collect(),
+            prestop: scenario.prestop,
+            log_unread: scenario.log_unread,
+            unread: Mutex::default(),
         };
         for place in 0..nodes {
             stage.start(place).await;
@@ -117,15 +124,29 @@ impl Stage {
             .last_release
             .clone()
             .filter(|_| release == Release::Last);
+        if self.prestop {
+            settings.push(("PUSH_PRESTOP_SECONDS", PRESTOP.as_secs().to_string()));
+        }
+        let log = self.log_unread.then(std::io::pipe).and_then(Result::ok);
+        let log = log.map(|(reader, writer)| {
+            // Every connection is told there: it is full soon.
+            settings.push(("PUSH_LOG", "trace".to_owned()));
+            let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+            unread.push(reader);
+            writer
+        });
         let started = spawn_blocking(move || {
             let settings: Vec<(&str, &str)> = settings
                 .iter()
                 .map(|(name, value)| (*name, &**value))
                 .collect();
-            common::start_command(match other {
-                Some(program) => common::command_of(&program, &settings),
-                None => common::node_command(&settings),
-            })
+            match (log, other) {
+                (Some(log), _) => common::start_with_log(&settings, log),
+                (None, Some(program)) => {
+                    common::start_command(common::command_of(&program, &settings))
+                }
+                (None, None) => common::start_node(&settings),
+            }
         });
         match started.await {
             Ok(node) => {
@@ -317,6 +338,21 @@ impl Stage {
             Fault::NodeReplace { node, release } => {
                 whom = self.leave(node).await?;
                 *lock(&self.releases[node]) = release;
+                self.start(node).await;
+            }
+            Fault::NodeTerm { node } => {
+                let leaving = self.places[node].lock().await.take();
+                if let Some(mut leaving) = leaving {
+                    let id = leaving.id.clone();
+                    leaving.signal("TERM");
+                    self.come_late(&id, leaving.client_address()).await;
+                    self.views.set(node, None);
+                    let status: ExitStatus = spawn_blocking(move || leaving.wait_exit()).await?;
+                    if !status.success() {
+                        self.died(&id, &format!("told to leave, it ended with {status}"));
+                    }
+                    whom = Some(id);
+                }
                 self.start(node).await;
             }
             Fault::BlackHole { node, time } => {

@@ -100,6 +100,8 @@ pub fn command_of(program: &Path, settings: &[(&str, &str)]) -> Command {
         .env("PUSH_TCP_LISTEN", "127.0.0.1:0")
         .env("PUSH_ADMIN_LISTEN", "127.0.0.1:0")
         .env("PUSH_LOG", "debug")
+        // No balancer stands in front; tests with one set it.
+        .env("PUSH_PRESTOP_SECONDS", "0")
         .envs(settings.iter().copied());
     command
 }
@@ -107,6 +109,24 @@ pub fn command_of(program: &Path, settings: &[(&str, &str)]) -> Command {
 /// A node that has printed its addresses but may not be ready.
 pub fn start_node(settings: &[(&str, &str)]) -> Node {
     start_command(node_command(settings))
+}
+
+/// As [`start_node`], with its log on this pipe.
+pub fn start_with_log(settings: &[(&str, &str)], log: std::io::PipeWriter) -> Node {
+    let node = node_command(settings);
+    let mut command = Command::new("sh");
+    // The other starts give standard error to a file, so the pipe comes as standard input.
+    command
+        .args(["-c", r#"exec "$0" 2>&0"#])
+        .arg(node.get_program())
+        .env_clear()
+        .envs(
+            node.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", std::env::var("PATH").unwrap_or_default())
+        .stdin(log);
+    start_command(command)
 }
 
 /// As [`start_node`], by a command that may do something before it becomes the node.

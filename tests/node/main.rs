@@ -41,6 +41,8 @@ mod trace;
 mod transports;
 mod users;
 
+mod lifecycle;
+
 mod documents;
 mod metrics;
 mod openapi;

@@ -39,6 +39,7 @@ impl Node {
             .env("PUSH_ADMIN_LISTEN", "127.0.0.1:0");
         command
             .env("PUSH_NODE_NAME", "page")
+            .env("PUSH_PRESTOP_SECONDS", "0")
             .env("PUSH_DRAIN_SECONDS", "1")
             .env("PUSH_LOG", "warn");
         command.envs(settings.iter().copied());

@@ -42,6 +42,11 @@ const CLOSE_TICKS: Tick = 5;
 /// How long a socket may take to come after its handshake was granted.
 const ATTACH_TICKS: Tick = 15;
 
+/// Most milliseconds after which a client that must go is told to come back.
+const RETRY: u64 = 3_000;
+/// The same for clients that a leaving node spreads over its drain window.
+const RETRY_DRAINED: u64 = 1_000;
+
 /// What the shard needs to know to run connections; from the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -201,8 +206,10 @@ impl Connection {
             let resume = page.as_ref().map(|page| page.start);
             let ready = protocol::ready_object(id, &self.user, topics, resume, recovered);
             let ready = match &self.stream {
-                Some(stream) => self.dialect.ready(&ready, Some(stream), retry_after()),
-                None => self.dialect.ready(&ready, resume, retry_after()),
+                Some(stream) => self
+                    .dialect
+                    .ready(&ready, Some(stream), retry_within(RETRY)),
+                None => self.dialect.ready(&ready, resume, retry_within(RETRY)),
             };
             self.queue.push(ready);
         }
@@ -442,7 +449,11 @@ impl Connection {
             0
         };
         if reason.code().is_some() && reason != CloseReason::ByClient {
-            let retry = reason.retry().then(retry_after);
+            let most = match reason {
+                CloseReason::Drain => RETRY_DRAINED,
+                _ => RETRY,
+            };
+            let retry = reason.retry().then(|| retry_within(most));
             for frame in self.dialect.goodbye(reason, retry) {
                 self.queue.push(frame);
             }
@@ -488,8 +499,8 @@ impl Connection {
 }
 
 /// When a client that must go may come back: spread, so that they do not come back together.
-fn retry_after() -> Duration {
-    Duration::from_millis(fastrand::u64(100..3000))
+fn retry_within(most: u64) -> Duration {
+    Duration::from_millis(fastrand::u64(100..most))
 }
 
 #[cfg(test)]

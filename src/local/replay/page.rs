@@ -6,15 +6,19 @@
 //! stay true: a client is told that nothing is missing only where the numbers prove it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::protocol::Message;
 use crate::protocol::ids::Topic;
 use crate::protocol::position::{EntryId, Position, Since, Unwritten, count_since_first};
+use crate::telemetry::throttle::Throttle;
 
 /// Most messages in one page: what a slow client that comes back may have in memory at once.
 pub(crate) const PAGE: usize = 32;
+
+/// Bad messages in the log: a page may have many, and each client that resumes reads it.
+static COMPLAINTS: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(Duration::from_secs(60)));
 
 /// How long the id of a kept message is remembered.
 pub(crate) const REPEAT: Duration = Duration::from_secs(60);
@@ -162,8 +166,10 @@ impl Page {
                 // Written by another program, and not as agreed.
                 Err(fault) => {
                     unreadable += 1;
-                    let fault = fault.unquoted();
-                    tracing::warn!(%entry, %fault, "bad message in an inbox ignored");
+                    if let Some(unlogged) = COMPLAINTS.pass() {
+                        let fault = fault.unquoted();
+                        tracing::warn!(%entry, %fault, unlogged, "bad message in an inbox ignored");
+                    }
                 }
             }
         }

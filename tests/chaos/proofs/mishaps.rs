@@ -17,7 +17,7 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
     ("senders that misbehave and are treated well", |history| {
         history
             .events
-            .extend([half_closed(true), stalled(Some(30))]);
+            .extend([half_closed(true), stalled(Some(30)), asked_late(true)]);
     }),
     (
         "a kept push, repeated elsewhere and stored once",
@@ -61,6 +61,9 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
     }),
     ("H16", "a half-closed sender without an answer", |history| {
         history.events.push(half_closed(false));
+    }),
+    ("H16", "a door that was closed too early", |history| {
+        history.events.push(asked_late(false));
     }),
     ("H16", "a sender that reads nothing and stays", |history| {
         history.events.push(stalled(None));
@@ -117,6 +120,14 @@ fn deny(history: &mut History, at: u64) {
 fn hang_up(history: &mut History) {
     history.pushes[2].status = HUNG_UP.to_owned();
     history.pushes[2].parts[0].status = HUNG_UP.to_owned();
+}
+
+fn asked_late(is_answered: bool) -> Event {
+    Event::AskedLate {
+        node: NODE.to_owned(),
+        is_answered,
+        at: 20 * SECOND,
+    }
 }
 
 fn half_closed(is_answered: bool) -> Event {

@@ -1,5 +1,8 @@
 //! A connection comes: its place first, its socket once the handshake is through.
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
 use mio::Token;
 use tokio::time::Instant;
 
@@ -10,6 +13,10 @@ use crate::local::shard::task::{ConnectionSlot, ShardTask};
 use crate::protocol;
 use crate::protocol::Dialect;
 use crate::protocol::ids::{ConnectionId, Fd, UserId};
+use crate::telemetry::throttle::Throttle;
+
+/// Sockets refused by epoll, in the log: where it has no room for one, it has none for many.
+static COMPLAINTS: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(Duration::from_secs(60)));
 
 impl ShardTask {
     /// Makes a place in which messages gather from now on.
@@ -71,7 +78,9 @@ impl ShardTask {
             place.connection.queue.push_first(head);
         }
         if let Err(error) = socket.register(&self.registry, Token(fd.0 as usize)) {
-            tracing::warn!(%fd, %error, "socket refused by epoll");
+            if let Some(unlogged) = COMPLAINTS.pass() {
+                tracing::warn!(%fd, %error, unlogged, "socket refused by epoll");
+            }
             return self.hung_up(slot);
         }
         if place.connection.is_closing() {
