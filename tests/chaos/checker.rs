@@ -11,7 +11,7 @@ use crate::history::{
     Cause, EVERYBODY, Event, FINAL, Field, HUNG_UP, Micros, Phase, Push, SECOND, TOPICS, TopicRows,
 };
 use crate::index::{Conn, Index, Recv};
-use crate::{kept, presence, rows, senders, tokens};
+use crate::{deaths, kept, presence, rows, senders, tokens};
 
 /// A loss is told within 3 s, spread over 5 s more; the beat of a shard and a busy machine
 /// take up to 2 s.
@@ -31,7 +31,7 @@ const MORE_FDS: i64 = 64;
 const MORE_RSS_KIB: u64 = 192 * 1024;
 
 /// The rules, in the order of their verdicts.
-pub(crate) const RULES: [(&str, &str); 17] = [
+pub(crate) const RULES: [(&str, &str); 18] = [
     (
         "H0",
         "no node ends by itself; all are ready again after the last fault",
@@ -69,6 +69,10 @@ pub(crate) const RULES: [(&str, &str); 17] = [
     (
         "H16",
         "who half-closes is answered; nothing waits for one that does not read",
+    ),
+    (
+        "H17",
+        "a dead node is found by one push, and one that vanished within 20 s",
     ),
 ];
 
@@ -115,6 +119,7 @@ pub(crate) fn check(events: &[Event]) -> Vec<Verdict> {
         tokens::check(&index),
         rows::check(&index),
         senders::check(&index),
+        deaths::check(&index),
     ]
 }
 

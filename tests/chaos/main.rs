@@ -25,6 +25,7 @@ mod redis_groups;
 mod access;
 mod checker;
 mod clients;
+mod deaths;
 mod history;
 mod index;
 mod kept;

@@ -298,6 +298,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "cut-off",
+        proxied: true,
+        draw: |rng, nodes| Fault::BlackHole {
+            node: Some(rng.usize(..nodes)),
+            time: millis(rng, 14_000, 19_000),
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "host-vanishes",
+        draw: |rng, nodes| Fault::NodeFreeze {
+            node: rng.usize(..nodes),
+            time: millis(rng, 26_000, 32_000),
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "node-lost",
+        draw: |rng, nodes| Fault::NodeKill {
+            node: rng.usize(..nodes),
+            away: millis(rng, 7_000, 9_000),
+        },
+        ..PLAIN
+    },
+    Scenario {
         name: "mixed",
         proxied: true,
         tokens: true,

@@ -1,6 +1,6 @@
 //! Histories of rows that are deleted, and of senders that hang up, stall or repeat themselves.
 
-use super::{Change, History, NODE, kept};
+use super::{Change, History, NODE, kept, recv};
 use crate::history::{Event, HUNG_UP, SECOND};
 
 pub(super) const ALLOWED: &[(&str, Change)] = &[
@@ -42,6 +42,22 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
     ("H5", "a push that was lost with its sender", |history| {
         hang_up(history);
         history.unheard("m3");
+    }),
+    ("H17", "a push taken for a node that vanished", |history| {
+        let push = &mut history.pushes[3];
+        (push.sent, push.via) = (80 * SECOND, "n1.bbbbbbbbbbbb".to_owned());
+        push.answered = push.sent + 1_000;
+        let vanished = push.sent - 30 * SECOND;
+        history.unheard("m4");
+        history
+            .events
+            .push(recv("p1", "m4", "p", 80 * SECOND + 500));
+        history.events.push(Event::Fault {
+            kind: "node-freeze".to_owned(),
+            node: Some(NODE.to_owned()),
+            at: vanished,
+            until: vanished + 40 * SECOND,
+        });
     }),
     ("H16", "a half-closed sender without an answer", |history| {
         history.events.push(half_closed(false));

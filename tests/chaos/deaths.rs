@@ -1,0 +1,77 @@
+//! H17: what is promised of nodes that die or vanish. A part of the checker, as pure as that.
+
+use std::collections::BTreeMap;
+
+use crate::checker::Verdict;
+use crate::history::{Event, Micros, Push, SECOND};
+use crate::index::Index;
+
+/// A dead node's users are free within 20 s; a busy machine takes a little longer.
+pub(crate) const FREE: Micros = (20 + 3) * SECOND;
+/// Redis knows after this that nothing listens any more.
+const CLOSED: Micros = SECOND / 2;
+/// A push that took as long has waited for its own deadline.
+const WAITED: Micros = SECOND * 9 / 10;
+/// Pushes through one node that may wait for a dead one: the first, and those beside it.
+const FIRST: usize = 3;
+
+/// No push is taken for users who are only on a node that vanished, and of the pushes that meet a
+/// dead one only the first wait.
+pub(crate) fn check(index: &Index<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for event in index.events {
+        let Event::Fault {
+            kind,
+            node: Some(node),
+            at,
+            until,
+        } = event
+        else {
+            continue;
+        };
+        let during = |from: Micros| {
+            let pushes = index.messages.values().flatten();
+            pushes.filter(move |push| {
+                at + from <= push.sent && push.answered < *until && push.via != *node
+            })
+        };
+        match &**kind {
+            "node-freeze" => {
+                for push in during(FREE) {
+                    let is_taken = taken(index, push, node, *at);
+                    verdict.expect(!is_taken, || {
+                        format!("{} was taken for {node}, which vanished at {at}", push.id)
+                    });
+                }
+            }
+            "node-kill" => {
+                let mut waited: BTreeMap<&str, usize> = BTreeMap::new();
+                for push in during(CLOSED).filter(|push| push.status == "unrouted") {
+                    let has_waited = push.answered - push.sent >= WAITED;
+                    *waited.entry(&push.via).or_default() += usize::from(has_waited);
+                }
+                for (via, waited) in waited {
+                    verdict.expect(waited <= FIRST, || {
+                        format!("{waited} pushes through {via} waited for {node}, dead at {at}")
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    verdict
+}
+
+/// Whether it was taken for a user all of whose connections are on this node since before that.
+fn taken(index: &Index<'_>, push: &Push, node: &str, vanished: Micros) -> bool {
+    push.parts.iter().any(|part| {
+        let conns = index.conns.values().filter(|conn| {
+            conn.user == part.user && conn.opened < push.answered && conn.closed() > push.sent
+        });
+        let mut conns = conns.peekable();
+        let words = ["routed", "written", "acked"];
+        words.contains(&&*part.status)
+            && conns.peek().is_some()
+            && conns.all(|conn| conn.node == node && conn.opened < vanished)
+    })
+}
