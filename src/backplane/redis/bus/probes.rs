@@ -131,8 +131,8 @@ pub(crate) struct Probing {
     heard: Option<Instant>,
     /// The highest number received.
     heard_number: u64,
-    /// The last number sent over an earlier subscription.
-    renewed: u64,
+    /// When the channel was last subscribed to again.
+    renewed: Option<Instant>,
     /// The number of lines by then.
     lines: u64,
     /// The number of overruns by then.
@@ -155,12 +155,12 @@ impl Probing {
 
     /// When the present subscription proved to work; `None` if it has not yet.
     pub(crate) fn proven(&self) -> Option<Instant> {
-        self.heard.filter(|_| self.heard_number > self.renewed)
+        self.heard.filter(|heard| self.renewed < Some(*heard))
     }
 
-    /// The channel is subscribed to again: only what is sent from now on proves that this worked.
+    /// The channel is subscribed to again: only what is heard from now on proves that this worked.
     pub(crate) fn renew(&mut self) {
-        self.renewed = self.sent;
+        self.renewed = Some(Instant::now());
     }
 
     /// Forgets the findings about the old subscription: there is a new one.

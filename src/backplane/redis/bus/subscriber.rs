@@ -33,6 +33,8 @@ use crate::local::shard::command::Command;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
+/// After SUBSCRIBE was sent, the next probe comes this soon: Redis has read it by then.
+const SETTLED: Duration = Duration::from_millis(50);
 /// How long a retiring subscription may take to deliver what it still holds.
 const RETIRE: Duration = Duration::from_secs(1);
 /// Rows missing in Redis are written within this time; a new one may always be on its way.
@@ -216,7 +218,7 @@ impl Live {
                     bus.subscribe(&self.subscription.client).await;
                     self.subscription.since = Instant::now();
                     self.renew(bus);
-                    self.beat.reset_immediately();
+                    self.beat.reset_after(SETTLED);
                     events.push_back(FeedEvent::Lost("reconnect"));
                 }
             }
@@ -287,7 +289,7 @@ impl Live {
         if let Some(new) = bus.open().await {
             self.replaced = Some(std::mem::replace(&mut self.subscription, new));
             self.renew(bus);
-            self.beat.reset_immediately();
+            self.beat.reset_after(SETTLED);
         }
     }
 
