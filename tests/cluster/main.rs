@@ -48,6 +48,7 @@ mod registry;
 mod repeats;
 mod replicas;
 mod restart;
+mod retries;
 mod secrets;
 mod stream_bounds;
 mod streams;
