@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pushnode::AuthMode;
 use pushnode::protocol::ids::NodeId;
 use pushnode::{Config, Listen, LogFormat};
@@ -18,6 +20,11 @@ const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 /// The operating system refused a request (`EX_OSERR`).
 const OS_ERROR: u8 = 71;
+
+/// Threads beyond those that serve, which must be there at the start.
+const SPARE_THREADS: usize = 4;
+/// Most threads that look up names or fetch keys.
+const BLOCKING_THREADS: usize = 32;
 
 /// How long a health check waits at each step.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,18 +64,57 @@ fn main() -> ExitCode {
         }
     };
     start_log(&config);
-    match tokio::runtime::Runtime::new() {
-        Ok(runtime) => {
-            let code = runtime.block_on(run(config));
-            // Without waiting for threads that look up a name or fetch keys.
-            runtime.shutdown_background();
-            code
-        }
+    let runtime = match runtime(config.thread_count()) {
+        Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("pushnode: cannot start: {error}");
-            ExitCode::from(OS_ERROR)
+            return ExitCode::from(OS_ERROR);
         }
+    };
+    // A panic ends the process, whatever still runs on other threads.
+    let code = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(config))));
+    // Without waiting for threads that look up a name or fetch keys.
+    runtime.shutdown_background();
+    code.unwrap_or_else(|_| {
+        eprintln!("pushnode: ended by the panic above; please report this bug");
+        ExitCode::from(OS_ERROR)
+    })
+}
+
+/// The runtime, once the system has shown that it gives its threads: tokio goes on with fewer, or
+/// panics, and a node with too few may neither serve nor end.
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, String> {
+    if let Err(error) = try_threads(threads + SPARE_THREADS) {
+        return Err(format!(
+            "the system does not give {} threads ({error}); allow more processes (pids_limit, \
+            ulimit -u) or set PUSH_THREADS below {threads}",
+            threads + SPARE_THREADS
+        ));
     }
+    let build = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .enable_all()
+            .build()
+    };
+    match catch_unwind(build) {
+        Ok(built) => built.map_err(|error| error.to_string()),
+        Err(_) => Err("the runtime panicked, as told above".to_owned()),
+    }
+}
+
+/// Whether the system gives so many threads at once.
+fn try_threads(count: usize) -> std::io::Result<()> {
+    let gate = Mutex::new(());
+    std::thread::scope(|scope| {
+        // Until all have started, or one has not, none ends.
+        let _closed = gate.lock();
+        for _ in 0..count {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(gate.lock()))?;
+        }
+        Ok(())
+    })
 }
 
 async fn run(config: Config) -> ExitCode {

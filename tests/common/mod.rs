@@ -95,6 +95,8 @@ pub fn node_command(settings: &[(&str, &str)]) -> Command {
         .env("PUSH_TCP_LISTEN", "127.0.0.1:0")
         .env("PUSH_ADMIN_LISTEN", "127.0.0.1:0")
         .env("PUSH_LOG", "debug")
+        // Tests ask `/readyz` whether a node works, and not only whether it may take clients.
+        .env("PUSH_READY_WITHOUT_REDIS", "false")
         .envs(settings.iter().copied());
     command
 }

@@ -370,6 +370,7 @@ impl Bus {
             }
             _ => Health::Ready,
         };
+        self.lease.standing.note(health == Health::Ready);
         self.health
             .send_if_modified(|old| std::mem::replace(old, health) != health);
         self.metrics

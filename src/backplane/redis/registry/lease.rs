@@ -22,9 +22,11 @@ use tokio::time::Instant;
 use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::backplane::redis::registry::absent::AbsentNodes;
-use crate::backplane::redis::registry::node_table::NodeTable;
+use crate::backplane::redis::registry::node_table::{NodeTable, read_leases};
+use crate::backplane::redis::registry::skew::ClockSkew;
+use crate::backplane::redis::registry::standing::Standing;
 use crate::backplane::redis::servers::Servers;
-use crate::backplane::redis::servers::errors::{RedisHealth, redacted};
+use crate::backplane::redis::servers::errors::{RedisHealth, is_broken_off, redacted};
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::local::hub::Hub;
 use crate::protocol::ids::NodeId;
@@ -65,6 +67,8 @@ pub(crate) struct Lease {
     absent: AbsentNodes,
     beats: watch::Sender<u64>,
     refusal: RedisHealth,
+    pub(crate) standing: Standing,
+    skew: ClockSkew,
     secrets: ClusterKeys,
     /// Woken if a node may not be in the table yet.
     strangers: Notify,
@@ -98,6 +102,8 @@ impl Lease {
             absent: AbsentNodes::default(),
             beats: watch::channel(0).0,
             refusal: RedisHealth::default(),
+            standing: Standing::new(),
+            skew: ClockSkew::default(),
             secrets,
             strangers: Notify::new(),
             dead: RwLock::default(),
@@ -242,6 +248,9 @@ impl Lease {
                     tracing::debug!(error = %redacted(&error), "beat failed");
                     self.refusal.note(&error);
                     self.servers.note(&error);
+                    if !is_broken_off(&error) && self.standing.wants_look() {
+                        self.look_at_others().await;
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -313,6 +322,8 @@ impl Lease {
             tracing::warn!("this node was taken for dead; rewriting its rows");
         }
         self.look_around(true).await?;
+        let redis = self.servers.at(&key);
+        self.skew.measure(&redis, self.servers.metrics()).await;
         Ok(ours && !swept)
     }
 
@@ -365,6 +376,7 @@ impl Lease {
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
         let mut record = self.record.clone();
         record.connections = self.hub.len();
+        record.degraded = self.standing.is_degraded();
         if self.draining.load(Ordering::Relaxed) {
             record.state = NodeState::Draining;
         }
@@ -393,11 +405,22 @@ impl Lease {
         // Taken for dead, and back again.
         let nodes = self.table.nodes();
         self.absent.see(&nodes);
+        if read.is_ok() {
+            self.standing.see(self.node(), &nodes);
+        }
         let mut dead = self.dead.write();
         nodes
             .iter()
             .for_each(|record| _ = dead.remove(&record.node));
         read
+    }
+
+    /// While Redis refuses a beat, the table stays as it was: only the standing takes note.
+    async fn look_at_others(&self) {
+        if let Ok(leases) = read_leases(&self.servers, &self.keys).await {
+            let nodes: Vec<NodeRecord> = leases.into_iter().filter_map(|(_, one)| one).collect();
+            self.standing.see(self.node(), &nodes);
+        }
     }
 
     /// Returns whether Redis has it. If not, the next beat reports it.

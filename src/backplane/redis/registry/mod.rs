@@ -10,6 +10,10 @@ pub(crate) mod absent;
 
 pub(crate) mod lease;
 
+pub(crate) mod skew;
+
+pub(crate) mod standing;
+
 pub(crate) mod sweep;
 
 pub(crate) mod verify;

@@ -77,19 +77,14 @@ impl NodeTable {
         keys: &Keys,
         with_beat: bool,
     ) -> Result<(), fred::error::Error> {
-        let key = keys.nodes();
-        let names: HashSet<String> = servers.at(&key).smembers(&key).await?;
-        let names: Vec<String> = names.into_iter().collect();
-        let leases: Vec<String> = names.iter().map(|name| keys.lease(name)).collect();
-        let values = servers.read_each("GET", &leases).await?;
+        let leases = read_leases(servers, keys).await?;
         let mut nodes = Vec::new();
         let mut missing = HashMap::new();
         let mut gone = Vec::new();
         {
             let before = self.leases();
-            for (name, value) in names.into_iter().zip(values) {
-                let value: Option<String> = value.convert().ok();
-                match value.and_then(|value| serde_json::from_str::<NodeRecord>(&value).ok()) {
+            for (name, lease) in leases {
+                match lease {
                     Some(record) => nodes.push(record),
                     None => {
                         let beats = before.missing.get(&name).copied().unwrap_or(0);
@@ -108,6 +103,7 @@ impl NodeTable {
         let nodes = Arc::new(nodes);
         *self.leases.write() = KnownLeases { nodes, missing };
         if !gone.is_empty() {
+            let key = keys.nodes();
             let _: () = servers.at(&key).srem(&key, gone).await?;
         }
         Ok(())
@@ -126,4 +122,22 @@ impl NodeTable {
             _ => {}
         }
     }
+}
+
+/// The name of each node, with its lease if there is one.
+pub(crate) async fn read_leases(
+    servers: &Servers,
+    keys: &Keys,
+) -> Result<Vec<(String, Option<NodeRecord>)>, fred::error::Error> {
+    let key = keys.nodes();
+    let names: HashSet<String> = servers.at(&key).smembers(&key).await?;
+    let names: Vec<String> = names.into_iter().collect();
+    let leases: Vec<String> = names.iter().map(|name| keys.lease(name)).collect();
+    let values = servers.read_each("GET", &leases).await?;
+    let leases = names.into_iter().zip(values).map(|(name, value)| {
+        let value: Option<String> = value.convert().ok();
+        let lease = value.and_then(|value| serde_json::from_str(&value).ok());
+        (name, lease)
+    });
+    Ok(leases.collect())
 }

@@ -13,7 +13,9 @@ pub(crate) mod commands;
 pub(crate) mod errors;
 pub(crate) mod eviction;
 pub(crate) mod exclusive;
+pub(crate) mod login;
 pub(crate) mod sentinel;
+pub(crate) mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -162,6 +164,10 @@ impl Servers {
 
     pub(crate) fn url(&self) -> &RedisUrl {
         &self.0.url
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     pub(crate) fn is_clustered(&self) -> bool {
