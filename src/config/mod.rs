@@ -367,8 +367,8 @@ settings! {
     /// messages that were not delivered; about 150 bytes each. 0: none.
     trace / "TRACE": usize = "2000", number(0, 10_000_000);
 
-    /// Threads that serve clients and senders, 1 to 1024. 0: one for each processor that the node may
-    /// use, 64 at most. The process has some more, which seldom run: allow 40 (`pids_limit`).
+    /// Threads that serve clients and senders, 1 to 1024. 0: one for each processor that the node
+    /// may use, 64 at most. The process has some more, which seldom run: allow 40 (`pids_limit`).
     threads / "THREADS": usize = "0", number(0, 1024);
 
     /// Log level: off, error, warn, info, debug or trace.

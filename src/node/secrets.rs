@@ -1,5 +1,5 @@
-//! Secrets in files are read again when they change: API keys, secrets of tokens and of the cluster.
-//! The credentials for Redis are read at each dial instead.
+//! Secrets in files are read again when they change: API keys, secrets of tokens and of the
+//! cluster. The credentials for Redis are read at each dial instead.
 //!
 //! What must stay true: a file that is missing, empty or faulty changes nothing, and the log says
 //! so once. Nothing logged shows a secret.
