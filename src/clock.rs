@@ -2,8 +2,8 @@
 //!
 //! Intervals are measured by `Instant` instead: this clock may be set back at any moment. Nodes agree
 //! on the clock of Redis: what they show of each other is told by it, as far as they know it. What
-//! must stay true: whether a token is valid is judged by this machine's clock alone, or whoever
-//! answers for Redis could revive one that has ended.
+//! must stay true: whether a token is valid is judged by this machine's clock alone, or another
+//! program in the place of Redis could revive one that has ended.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};

@@ -25,6 +25,7 @@ use crate::backplane::redis::registry::absent::AbsentNodes;
 use crate::backplane::redis::registry::node_table::{NodeTable, read_leases};
 use crate::backplane::redis::registry::skew::ClockSkew;
 use crate::backplane::redis::registry::standing::Standing;
+pub(crate) use crate::backplane::redis::registry::standing::{BEAT, LEASE};
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::{RedisHealth, is_broken_off, redacted};
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
@@ -32,7 +33,6 @@ use crate::local::hub::Hub;
 use crate::protocol::ids::NodeId;
 use crate::protocol::{self, ClusterKeys};
 
-pub(crate) const BEAT: Duration = Duration::from_secs(3);
 /// The time between two checks that Redis still has the lease: how long a loss can go unnoticed.
 const LOOK: Duration = Duration::from_secs(1);
 /// After Redis forgot everything, the other nodes need up to this long to notice and to write
@@ -43,8 +43,6 @@ const RETRY: Duration = Duration::from_millis(250);
 /// How long after such a loss a node that has not come back may still be alive. After that, it
 /// would count as dead in any case.
 const ABSENCE: Duration = Duration::from_secs(16);
-/// How long a lease lasts without a beat.
-pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// After this long all rows are rewritten, well before their TTL of one day expires.
 const REFRESH: Duration = Duration::from_secs(6 * 3600);
 /// Maximum number of dead nodes remembered as such.

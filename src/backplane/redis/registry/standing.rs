@@ -11,9 +11,12 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::backplane::nodes::{NodeRecord, NodeState};
-use crate::backplane::redis::registry::lease::{BEAT, LEASE};
 use crate::protocol::ids::NodeId;
 
+/// The time between two beats.
+pub(crate) const BEAT: Duration = Duration::from_secs(3);
+/// How long a lease lasts without a beat.
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// What was seen of the others counts for this long.
 const FRESH: Duration = Duration::from_secs(10);
 
@@ -121,6 +124,6 @@ mod tests {
         standing.note(true);
         standing.note(false);
         standing.see(&own, &both);
-        assert!(standing.may_take_clients(), "down anew");
+        assert!(standing.may_take_clients(), "down again");
     }
 }

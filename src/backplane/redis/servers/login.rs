@@ -18,7 +18,7 @@ use crate::telemetry::throttle::Throttle;
 const COMPLAINTS: Duration = Duration::from_secs(30);
 
 /// User and password as fred takes them.
-type Words = (Option<String>, Option<String>);
+type LoginWords = (Option<String>, Option<String>);
 
 /// Credentials in a file.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl CredentialProvider for FileLogin {
     fn fetch<'a, 'b, 'c>(
         &'a self,
         _server: Option<&'b Server>,
-    ) -> Pin<Box<dyn Future<Output = Result<Words, Error>> + Send + 'c>>
+    ) -> Pin<Box<dyn Future<Output = Result<LoginWords, Error>> + Send + 'c>>
     where
         'a: 'c,
         'b: 'c,
@@ -67,7 +67,7 @@ impl CredentialProvider for FileLogin {
 }
 
 /// User and password of a login.
-pub(crate) fn words_of(login: Option<&Login>) -> Words {
+pub(crate) fn words_of(login: Option<&Login>) -> LoginWords {
     let user = login.and_then(|login| login.user.as_deref().map(inline_word));
     let password = login.map(|login| inline_word(login.password.reveal()));
     (user, password)
