@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pushnode::AuthMode;
 use pushnode::protocol::ids::NodeId;
 use pushnode::{Config, Listen, LogFormat};
@@ -22,6 +24,11 @@ const OS_ERROR: u8 = 71;
 
 /// Told to end at once; the number of the signal is added, as shells do.
 const KILLED: u8 = 128;
+
+/// Threads beyond those that serve, which must be there at the start.
+const SPARE_THREADS: usize = 4;
+/// Most threads that look up names or fetch keys.
+const BLOCKING_THREADS: usize = 32;
 
 /// How long a health check waits at each step.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,23 +67,63 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let cannot_start = |error: std::io::Error| {
+    let cannot_start = |error: &dyn std::fmt::Display| {
         eprintln!("pushnode: cannot start: {error}");
         ExitCode::from(OS_ERROR)
     };
     let log = match start_log(&config) {
         Ok(log) => log,
-        Err(error) => return cannot_start(error),
+        Err(error) => return cannot_start(&error),
     };
-    match tokio::runtime::Runtime::new() {
-        Ok(runtime) => {
-            let code = runtime.block_on(run(config, &log.0));
-            // Without waiting for threads that look up a name or fetch keys.
-            runtime.shutdown_background();
-            code
-        }
-        Err(error) => cannot_start(error),
+    let runtime = match runtime(config.thread_count()) {
+        Ok(runtime) => runtime,
+        Err(error) => return cannot_start(&error),
+    };
+    // A panic ends the process, whatever still runs on other threads.
+    let code = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(config, &log.0))));
+    // Without waiting for threads that look up a name or fetch keys.
+    runtime.shutdown_background();
+    code.unwrap_or_else(|_| {
+        log.0
+            .say("pushnode: ended by the panic above; please report this bug");
+        ExitCode::from(OS_ERROR)
+    })
+}
+
+/// The runtime, once the system has shown that it gives its threads: tokio goes on with fewer, or
+/// panics, and a node with too few may neither serve nor end.
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, String> {
+    if let Err(error) = try_threads(threads + SPARE_THREADS) {
+        return Err(format!(
+            "the system does not give {} threads ({error}); allow more processes (pids_limit, \
+            ulimit -u) or set PUSH_THREADS below {threads}",
+            threads + SPARE_THREADS
+        ));
     }
+    let build = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .enable_all()
+            .build()
+    };
+    match catch_unwind(build) {
+        Ok(built) => built.map_err(|error| error.to_string()),
+        Err(_) => Err("the runtime panicked, as told above".to_owned()),
+    }
+}
+
+/// Whether the system gives so many threads at once.
+fn try_threads(count: usize) -> std::io::Result<()> {
+    let gate = Mutex::new(());
+    std::thread::scope(|scope| {
+        // Until all have started, or one has not, none ends.
+        let _closed = gate.lock();
+        for _ in 0..count {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(gate.lock()))?;
+        }
+        Ok(())
+    })
 }
 
 /// The log. Dropping it writes the last lines, also when the main thread panics.

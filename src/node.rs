@@ -4,6 +4,7 @@
 //! parts run. The order of the end is in `drain`.
 
 mod drain;
+mod secrets;
 
 mod file_limit;
 
@@ -144,6 +145,7 @@ impl Node {
             survey,
             inbound,
             feed,
+            keys,
         } = Cluster::join(&config, &hub, leaving, &metrics, fatal)?;
 
         let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
@@ -200,6 +202,7 @@ impl Node {
             under_way: UnderWay::default(),
             config,
         });
+        tasks.spawn(secrets::watch(app.clone(), keys));
         Ok(Self { app, tasks })
     }
 }
@@ -277,6 +280,8 @@ struct Cluster {
     inbound: Inbound,
     /// What it acts on.
     feed: Feed,
+    /// By which nodes know each other's lines.
+    keys: ClusterKeys,
 }
 
 impl Cluster {
@@ -306,7 +311,7 @@ impl Cluster {
             replies.clone(),
             backplane.clone(),
             respond.clone(),
-            secrets,
+            secrets.clone(),
             leaving.clone(),
             metrics.clone(),
         );
@@ -319,6 +324,7 @@ impl Cluster {
             survey,
             inbound,
             feed,
+            keys: secrets,
         })
     }
 }
@@ -343,7 +349,7 @@ fn start_hub(
         pong: seconds(config.pong_seconds),
         write: seconds(config.write_seconds),
     });
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = config.thread_count();
     let changes = Arc::new(match config.redis_url {
         Some(_) => DirtyRows::tracked(),
         None => DirtyRows::ignored(),
@@ -382,6 +388,7 @@ fn start_backplane(
         url: config.public_url.clone(),
         weight: config.weight,
         signs: !secrets.is_empty(),
+        degraded: false,
     };
     let inboxes = Bounds {
         messages: config.keep_messages,

@@ -19,6 +19,7 @@ use crate::config::auth::AuthMode;
 use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
+use crate::protocol::secret::Secret;
 use crate::protocol::session_id::SessionId;
 use crate::telemetry::throttle::ThrottleByKind;
 
@@ -71,6 +72,13 @@ impl Authenticator {
     pub(crate) fn reload(&self) {
         if let Some(keyring) = &self.keyring {
             keyring.reload();
+        }
+    }
+
+    /// Takes other secrets of tokens in place of those before.
+    pub(crate) fn replace_secrets(&self, secrets: &[Secret]) {
+        if let Some(keyring) = &self.keyring {
+            keyring.replace_secrets(secrets);
         }
     }
 

@@ -34,29 +34,8 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
         .and(documented("/readyz"))
         .and(with_operator(app, Caller::check_foreign))
         .map(|_, app: Arc<App>| {
-            let health = *app.backplane.health().borrow();
-            let reason = match health {
-                _ if app.shutdown.has_begun() => Some("the node is leaving"),
-                Health::Ready => None,
-                Health::Down(reason) => Some(reason),
-            };
-            match reason {
-                None => json(
-                    StatusCode::OK,
-                    &State {
-                        status: "ready",
-                        // Nothing that keeps clients away, but something to mend.
-                        reason: app.backplane.warning(),
-                    },
-                ),
-                Some(_) => json(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    &State {
-                        status: "not ready",
-                        reason,
-                    },
-                ),
-            }
+            let (code, status, reason) = readiness(&app);
+            json(code, &State { status, reason })
         });
     let metrics = warp::path!("metrics")
         .and(documented("/metrics"))
@@ -79,6 +58,23 @@ pub(super) fn routes(app: &Arc<App>) -> Routes {
             response
         });
     health.or(ready).unify().or(metrics).unify().boxed()
+}
+
+/// Whether the node should get clients. Without Redis it serves them all the same, and so do the
+/// others: if all said no, a balancer would have none left.
+fn readiness(app: &App) -> (StatusCode, &'static str, Option<&'static str>) {
+    let takes_clients = || app.config.ready_without_redis && app.backplane.may_take_clients();
+    match *app.backplane.health().borrow() {
+        _ if app.shutdown.has_begun() => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready",
+            Some("the node is leaving"),
+        ),
+        // Nothing that keeps clients away, but something to mend.
+        Health::Ready => (StatusCode::OK, "ready", app.backplane.warning()),
+        Health::Down(reason) if takes_clients() => (StatusCode::OK, "degraded", Some(reason)),
+        Health::Down(reason) => (StatusCode::SERVICE_UNAVAILABLE, "not ready", Some(reason)),
+    }
 }
 
 #[derive(Serialize)]

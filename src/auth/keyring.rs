@@ -44,7 +44,8 @@ pub(crate) struct Sources {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Keys from the environment.
+    secrets: Vec<Key>,
+    /// Public keys from the environment.
     fixed: Vec<Key>,
     file: Vec<Key>,
     /// `None` until the first fetch has succeeded.
@@ -54,7 +55,9 @@ struct State {
 impl State {
     fn keys(&self) -> impl Iterator<Item = &Key> + Clone {
         let fetched = self.fetched.iter().flatten();
-        self.fixed.iter().chain(&self.file).chain(fetched)
+        (self.secrets.iter().chain(&self.fixed))
+            .chain(&self.file)
+            .chain(fetched)
     }
 }
 
@@ -82,19 +85,17 @@ impl Keyring {
     /// # Errors
     /// What is wrong with the keys or the file.
     pub(crate) fn start(sources: Sources, rules: Rules) -> Result<Arc<Self>, String> {
-        let mut fixed: Vec<Key> = (sources.secrets.iter())
-            .map(|secret| Key::secret(secret.reveal()))
-            .collect();
-        if !sources.keys.is_empty() {
-            fixed
-                .extend(keys::read(&sources.keys).map_err(|what| format!("PUSH_JWT_KEYS {what}"))?);
-        }
+        let fixed = match &*sources.keys {
+            "" => Vec::new(),
+            keys => keys::read(keys).map_err(|what| format!("PUSH_JWT_KEYS {what}"))?,
+        };
         let file = match &sources.file {
             Some(path) => read_file(path).map_err(|what| format!("PUSH_JWT_KEYS_FILE {what}"))?,
             None => Vec::new(),
         };
         let ring = Arc::new(Self {
             state: RwLock::new(State {
+                secrets: secret_keys(&sources.secrets),
                 fixed,
                 file,
                 fetched: None,
@@ -120,6 +121,13 @@ impl Keyring {
     pub(crate) fn reload(&self) {
         self.reread.notify_one();
         self.wanted.notify_one();
+    }
+
+    /// Takes other secrets in place of those before.
+    pub(crate) fn replace_secrets(&self, secrets: &[Secret]) {
+        let keys = secret_keys(secrets);
+        let mut state = self.state.write();
+        state.secrets = keys;
     }
 
     /// The claims of a token and how long they remain valid.
@@ -204,6 +212,11 @@ impl Keyring {
             }
         }
     }
+}
+
+fn secret_keys(secrets: &[Secret]) -> Vec<Key> {
+    let key = |secret: &Secret| Key::secret(secret.reveal());
+    secrets.iter().map(key).collect()
 }
 
 fn read_file(path: &Path) -> Result<Vec<Key>, String> {

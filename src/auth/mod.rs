@@ -7,6 +7,7 @@ pub(crate) mod jwt;
 pub(crate) mod keyring;
 pub(crate) mod keys;
 
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -15,35 +16,44 @@ use crate::protocol::ids::UserId;
 use crate::protocol::secret::Secret;
 
 /// The API keys of senders, kept as digests of equal length, so that comparing them leaks nothing.
-#[derive(Debug, Clone)]
-pub(crate) struct ApiKeys(Vec<[u8; 32]>);
+#[derive(Debug)]
+pub(crate) struct ApiKeys(RwLock<Vec<[u8; 32]>>);
 
 impl ApiKeys {
     /// Takes the keys from the configuration. Without keys, any sender may send.
     pub(crate) fn new(keys: &[Secret]) -> Self {
-        Self(
-            keys.iter()
-                .map(|key| Sha256::digest(key.reveal()).into())
-                .collect(),
-        )
+        Self(RwLock::new(digests(keys)))
+    }
+
+    /// Takes other keys in place of those before; none would open the node to everybody.
+    pub(crate) fn replace(&self, keys: &[Secret]) {
+        if !keys.is_empty() {
+            *self.0.write() = digests(keys);
+        }
     }
 
     /// Whether any sender may send.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.read().is_empty()
     }
 
     /// Whether an `Authorization` header admits its sender. Takes the same time for any key:
     /// it is compared with every valid one, in constant time.
     pub(crate) fn allow(&self, authorization: Option<&str>) -> bool {
-        if self.0.is_empty() {
+        let all = self.0.read();
+        if all.is_empty() {
             return true;
         }
         let key = authorization.and_then(bearer).unwrap_or_default();
         let digest: [u8; 32] = Sha256::digest(key).into();
-        let matches = self.0.iter().map(|valid| valid.ct_eq(&digest));
+        let matches = all.iter().map(|valid| valid.ct_eq(&digest));
         bool::from(matches.fold(subtle::Choice::from(0), |any, one| any | one))
     }
+}
+
+fn digests(keys: &[Secret]) -> Vec<[u8; 32]> {
+    let digest = |key: &Secret| Sha256::digest(key.reveal()).into();
+    keys.iter().map(digest).collect()
 }
 
 /// The token of a bearer authorization (RFC 6750, 2.1); the scheme's case does not matter.

@@ -341,6 +341,15 @@ impl Backplane {
         }
     }
 
+    /// Whether clients may be sent to this node while it is not ready: not while it starts, nor
+    /// if it is cut off alone.
+    pub(crate) fn may_take_clients(&self) -> bool {
+        match self {
+            Self::Standalone(_) => true,
+            Self::Redis(redis) => redis.may_take_clients(),
+        }
+    }
+
     /// What an operator should mend although this node can serve.
     pub(crate) fn warning(&self) -> Option<&'static str> {
         match self {

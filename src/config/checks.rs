@@ -81,6 +81,18 @@ pub(super) fn redis_url(text: &str) -> Result<Option<RedisUrl>, String> {
     RedisUrl::parse(text).map(Some)
 }
 
+/// Any text; blanks around it are not part of it.
+pub(super) fn secret(text: &str) -> Result<Option<Secret>, String> {
+    Ok((!text.is_empty()).then(|| Secret::new(text.to_owned())))
+}
+
+pub(super) fn user_name(text: &str) -> Result<String, String> {
+    if text.contains(char::is_control) {
+        return Err("must not contain control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn prefix(text: &str) -> Result<String, String> {
     let clean = text
         .bytes()
@@ -133,7 +145,7 @@ const MIN_SECRET_BYTES: usize = 32;
 /// Maximum number of secrets of the cluster: one replaces another.
 const CLUSTER_SECRETS: usize = 2;
 
-pub(super) fn cluster_secrets(text: &str) -> Result<Vec<Secret>, String> {
+pub(crate) fn cluster_secrets(text: &str) -> Result<Vec<Secret>, String> {
     let secrets = jwt_secrets(text)?;
     if secrets.len() > CLUSTER_SECRETS {
         return Err(format!(
@@ -144,7 +156,7 @@ pub(super) fn cluster_secrets(text: &str) -> Result<Vec<Secret>, String> {
     Ok(secrets)
 }
 
-pub(super) fn jwt_secrets(text: &str) -> Result<Vec<Secret>, String> {
+pub(crate) fn jwt_secrets(text: &str) -> Result<Vec<Secret>, String> {
     let secrets: Vec<&str> = list(text).collect();
     match secrets.iter().position(|one| one.len() < MIN_SECRET_BYTES) {
         Some(short) => Err(format!(
@@ -220,7 +232,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 /// Shortest API key: 16 bytes of random base64 text are 96 bits.
 const MIN_KEY_BYTES: usize = 16;
 
-pub(super) fn api_keys(text: &str) -> Result<Vec<Secret>, String> {
+pub(crate) fn api_keys(text: &str) -> Result<Vec<Secret>, String> {
     let keys: Vec<&str> = list(text).collect();
     if let Some(short) = keys.iter().position(|key| key.len() < MIN_KEY_BYTES) {
         return Err(format!(

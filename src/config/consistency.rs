@@ -2,6 +2,7 @@
 
 use crate::config::auth::AuthMode;
 use crate::config::faults::Faults;
+use crate::config::redis_url::TlsFiles;
 use crate::config::{Config, Listen};
 
 impl Config {
@@ -42,6 +43,71 @@ impl Config {
                 "PUSH_TRUSTED_PROXIES",
                 format!("must list the proxies that connect to {listener}"),
             );
+        }
+    }
+
+    /// Refuses credentials for Redis that contradict each other, or that nothing uses.
+    pub(super) fn check_redis(&self, faults: &mut Faults) {
+        let (password, file) = ("PUSH_REDIS_PASSWORD", "PUSH_REDIS_PASSWORD_FILE");
+        let password = match self.redis_password_file {
+            Some(_) => file,
+            None => password,
+        };
+        let tls = [
+            ("PUSH_REDIS_TLS_CA", &self.redis_tls_ca),
+            ("PUSH_REDIS_TLS_CERT", &self.redis_tls_cert),
+            ("PUSH_REDIS_TLS_KEY", &self.redis_tls_key),
+        ];
+        let has_password = self.redis_password.is_some();
+        if !self.redis_username.is_empty() && !has_password {
+            let words = "needs PUSH_REDIS_PASSWORD or PUSH_REDIS_PASSWORD_FILE";
+            faults.add("PUSH_REDIS_USERNAME", words);
+        }
+        if self.redis_tls_cert.is_some() != self.redis_tls_key.is_some() {
+            faults.add(
+                "PUSH_REDIS_TLS_CERT",
+                "and PUSH_REDIS_TLS_KEY need each other",
+            );
+        }
+        let set = tls.iter().filter(|(_, path)| path.is_some());
+        match &self.redis_url {
+            None => {
+                for (name, _) in set {
+                    faults.add(name, "needs PUSH_REDIS_URL");
+                }
+                if has_password {
+                    faults.add(password, "needs PUSH_REDIS_URL");
+                }
+            }
+            Some(url) => {
+                for (name, _) in set.filter(|_| !url.is_tls()) {
+                    let words = "needs a PUSH_REDIS_URL with TLS, such as rediss://";
+                    faults.add(name, words);
+                }
+                if has_password && url.has_login() {
+                    let words = "is set, and PUSH_REDIS_URL has a password too; set one of them";
+                    faults.add(password, words);
+                }
+            }
+        }
+    }
+
+    /// Gives the URL of Redis what other variables say of it.
+    pub(super) fn complete_redis_url(&mut self) {
+        let Some(url) = &mut self.redis_url else {
+            return;
+        };
+        url.set_files(
+            self.redis_url_file.clone(),
+            TlsFiles {
+                authorities: self.redis_tls_ca.clone(),
+                certificate: self.redis_tls_cert.clone().zip(self.redis_tls_key.clone()),
+            },
+        );
+        if let Some(password) = &self.redis_password {
+            let user = Some(self.redis_username.clone()).filter(|user| !user.is_empty());
+            let file = self.redis_password_file.clone();
+            url.set_login(user, password.clone(), file);
         }
     }
 

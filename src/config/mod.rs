@@ -27,6 +27,10 @@ pub(crate) mod consistency;
 
 pub(crate) mod leaving;
 
+pub(crate) mod load;
+
+pub(crate) mod secret_files;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,10 +45,10 @@ use crate::config::checks::{
     address_header, allowed_hosts, api_keys, auth_mode, boolean, cluster_secrets, events, jwks_url,
     jwt_secrets, listeners, listeners_for_clients, listeners_required, log_format, log_level,
     node_name, number, optional_seconds, origins, path, prefix, public_keys, public_url, redis_url,
-    seconds, session_policy, topics, trusted_proxies, upstream_routes, user_claim, words,
+    seconds, secret, session_policy, topics, trusted_proxies, upstream_routes, user_claim,
+    user_name, words,
 };
 use crate::config::faults::Faults;
-use crate::config::faults::nearest;
 use crate::config::hosts::AllowedHosts;
 use crate::config::origins::AllowedOrigins;
 use crate::config::redis_url::RedisUrl;
@@ -131,6 +135,37 @@ settings! {
     /// used. Empty: a single node without Redis.
     redis_url / "REDIS_URL": Option<RedisUrl> = "", redis_url;
 
+    /// File that holds this URL instead. Its user and password are read again at each dial, so that
+    /// they can be replaced without a restart; all else of it counts at the start.
+    redis_url_file / "REDIS_URL_FILE": Option<PathBuf> = "", path;
+
+    /// User for Redis (ACL). Needs a password. Empty: the one of PUSH_REDIS_URL, or `default`.
+    redis_username / "REDIS_USERNAME": String = "", user_name;
+
+    /// Password for Redis as it is, without escapes; not for Sentinels. Empty: that of
+    /// PUSH_REDIS_URL, which must not have one beside this.
+    redis_password / "REDIS_PASSWORD": Option<Secret> = "", secret;
+
+    /// File that holds this password instead. Read again at each dial, so that the password can be
+    /// replaced without a restart.
+    redis_password_file / "REDIS_PASSWORD_FILE": Option<PathBuf> = "", path;
+
+    /// File with the certificates, as PEM, by which Redis is known. Needs a URL with TLS. Empty:
+    /// those of the system, or in SSL_CERT_FILE.
+    redis_tls_ca / "REDIS_TLS_CA": Option<PathBuf> = "", path;
+
+    /// File with the certificate that this node shows Redis, as PEM, and those that lead to its
+    /// authority. Read again at each dial.
+    redis_tls_cert / "REDIS_TLS_CERT": Option<PathBuf> = "", path;
+
+    /// File with the key of this certificate, as PEM. Read again at each dial.
+    redis_tls_key / "REDIS_TLS_KEY": Option<PathBuf> = "", path;
+
+    /// Whether `/readyz` answers 200 (`degraded`) while a node that has served works without Redis.
+    /// A node that is known to be cut off alone answers 503 all the same. `false`: 503 whenever
+    /// Redis does not serve the node, as before; a balancer may then have no node left.
+    ready_without_redis / "READY_WITHOUT_REDIS": bool = "true", boolean;
+
     /// Prefix of every key and channel in Redis.
     prefix / "PREFIX": String = "pn:", prefix;
 
@@ -138,6 +173,10 @@ settings! {
     /// Two, comma-separated, while one replaces the other: the first signs, both are valid. Needs
     /// Redis. Empty: every publisher in Redis can speak as a node.
     cluster_secret / "CLUSTER_SECRET": Vec<Secret> = "", cluster_secrets;
+
+    /// File that holds these secrets instead, comma-separated or one on each line. The node reads
+    /// it again when it changes.
+    cluster_secret_file / "CLUSTER_SECRET_FILE": Option<PathBuf> = "", path;
 
     /// Name of the node: 1 to 64 bytes of A-Z a-z 0-9 . _ - and different on each node. Empty: the
     /// host name.
@@ -157,6 +196,10 @@ settings! {
     /// Secrets for tokens signed with HS256, comma-separated, at least 32 bytes each. All are valid
     /// at once, so that one can be replaced without downtime.
     jwt_secrets / "JWT_SECRETS": Vec<Secret> = "", jwt_secrets;
+
+    /// File that holds these secrets instead, comma-separated or one on each line. The node reads
+    /// it again when it changes.
+    jwt_secrets_file / "JWT_SECRETS_FILE": Option<PathBuf> = "", path;
 
     /// Public keys for tokens signed with RS256, ES256 or EdDSA, as PEM. Line breaks may be written
     /// as `\n`.
@@ -192,6 +235,10 @@ settings! {
     /// one can be replaced without downtime. Empty: senders need no key, which is allowed on
     /// loopback and Unix listeners only.
     api_keys / "API_KEYS": Vec<Secret> = "", api_keys;
+
+    /// File that holds these keys instead, comma-separated or one on each line. The node reads it
+    /// again when it changes.
+    api_keys_file / "API_KEYS_FILE": Option<PathBuf> = "", path;
 
     /// Check on every connect whether the user is banned.
     bans / "BANS": bool = "true", boolean;
@@ -338,6 +385,10 @@ settings! {
     /// messages that were not delivered; about 150 bytes each. 0: none.
     trace / "TRACE": usize = "2000", number(0, 10_000_000);
 
+    /// Threads that serve clients and senders, 1 to 1024. 0: one for each processor that the node
+    /// may use, 64 at most. The process has some more, which seldom run: allow 40 (`pids_limit`).
+    threads / "THREADS": usize = "0", number(0, 1024);
+
     /// Log level: off, error, warn, info, debug or trace.
     log / "LOG": LogLevel = "info", log_level;
 
@@ -400,88 +451,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-impl Config {
-    /// Reads the process's environment.
-    ///
-    /// # Errors
-    /// Every fault in it.
-    pub fn from_env() -> Result<Self, Faults> {
-        let mut faults = Faults::default();
-        let mut pairs = Vec::new();
-        // Not `std::env::vars`: it panics if another program's variable is not UTF-8.
-        for (name, value) in std::env::vars_os() {
-            let Ok(name) = name.into_string() else {
-                continue;
-            };
-            match value.into_string() {
-                Ok(value) => pairs.push((name, value)),
-                Err(_) if is_ours(&name) => faults.add(&name, "is not valid UTF-8"),
-                Err(_) => {}
-            }
-        }
-        Self::load(pairs, faults)
-    }
-
-    /// Reads pairs of variable and value.
-    ///
-    /// # Errors
-    /// Every fault in them.
-    pub fn from_pairs<'a>(
-        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, Faults> {
-        let pairs = pairs
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Self::load(pairs.collect(), Faults::default())
-    }
-
-    fn load(mut pairs: Vec<(String, String)>, mut faults: Faults) -> Result<Self, Faults> {
-        pairs.retain(|(name, _)| is_ours(name));
-        if !pairs.iter().any(|(name, _)| name == "PUSH_REDIS_URL")
-            && let Some(at) = pairs.iter().position(|(name, _)| name == "REDIS_URL")
-        {
-            "PUSH_REDIS_URL".clone_into(&mut pairs[at].0);
-        }
-        pairs.retain(|(name, _)| name != "REDIS_URL");
-        let is_set = |wanted: &str| pairs.iter().any(|(name, _)| name == wanted);
-        // Where there are identities, topics are closed until an operator opens them.
-        let has_tokens = |(name, value): &(String, String)| {
-            name == "PUSH_AUTH" && auth_mode(value.trim()).is_ok_and(|mode| mode != AuthMode::None)
-        };
-        if !is_set("PUSH_TOPICS") && pairs.iter().any(has_tokens) {
-            pairs.push(("PUSH_TOPICS".to_owned(), String::new()));
-        }
-        for (name, _) in &pairs {
-            if !VARIABLES.iter().any(|variable| variable.name == name) {
-                match nearest(name) {
-                    Some(known) => faults.add(name, format!("is unknown; did you mean {known}?")),
-                    None => faults.add(name, "is unknown; .env.example lists all variables"),
-                }
-            }
-        }
-
-        let texts: Texts = envy::prefixed(PREFIX)
-            .from_iter(pairs)
-            .expect("every field is an optional string");
-        let config = texts.check(&mut faults);
-        if let Some(config) = &config {
-            config.check_exposure(&mut faults);
-            config.check_proxies(&mut faults);
-            config.check_streams(&mut faults);
-            config.check_keys(&mut faults);
-        }
-        match config {
-            Some(config) if faults.list().is_empty() => Ok(config),
-            _ => Err(faults),
-        }
-    }
-}
-
-/// Whether the variable is read by pushnode. Other programs read `REDIS_URL` too.
-fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX) || name == "REDIS_URL"
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 //! fault and no `Debug` output shows a password, or a parameter's name, which may be part of one.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
+use crate::config::secret_files;
 use crate::protocol::secret::Secret;
 
 const LOOKS: &str = "expected redis://host:6379";
@@ -48,6 +50,9 @@ pub struct RedisUrl {
     login: Option<Login>,
     /// Credentials for the Sentinels.
     sentinel_login: Option<Login>,
+    login_file: Option<LoginFile>,
+    sentinel_file: Option<LoginFile>,
+    tls: TlsFiles,
 }
 
 /// How to authenticate to a server.
@@ -58,12 +63,52 @@ pub(crate) struct Login {
     pub(crate) password: Secret,
 }
 
+/// Where the credentials for a server are read again at each dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LoginFile {
+    /// A file with a password, for this user.
+    Password(PathBuf, Option<String>),
+    /// A file with a URL, of which those for the servers count.
+    Url(PathBuf),
+    /// The same, for the Sentinels.
+    SentinelUrl(PathBuf),
+}
+
+impl LoginFile {
+    /// The credentials that are there now.
+    ///
+    /// # Errors
+    /// What is wrong with the file, without any part of it.
+    pub(crate) fn read(&self) -> Result<Option<Login>, String> {
+        let read_url = |path| RedisUrl::parse(&secret_files::read(path, false)?);
+        Ok(match self {
+            Self::Password(path, user) => Some(Login {
+                user: user.clone(),
+                password: Secret::new(secret_files::read(path, false)?),
+            }),
+            Self::Url(path) => read_url(path)?.login,
+            Self::SentinelUrl(path) => read_url(path)?.sentinel_login,
+        })
+    }
+}
+
+/// The files by which node and Redis know each other over TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    /// Certificates of authorities. `None`: those of the system.
+    pub(crate) authorities: Option<PathBuf>,
+    /// The node's certificate, and its key.
+    pub(crate) certificate: Option<(PathBuf, PathBuf)>,
+}
+
 /// One server to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServerUrl {
     /// Scheme, host and port, or the path of a Unix socket. Without credentials and database.
     pub(crate) url: String,
     pub(crate) login: Option<Login>,
+    pub(crate) login_file: Option<LoginFile>,
+    pub(crate) tls: TlsFiles,
     pub(crate) database: u8,
 }
 
@@ -166,7 +211,36 @@ impl RedisUrl {
             database,
             login,
             sentinel_login: None,
+            login_file: None,
+            sentinel_file: None,
+            tls: TlsFiles::default(),
         })
+    }
+
+    /// The file that this URL is in, and those for TLS.
+    pub(super) fn set_files(&mut self, url: Option<PathBuf>, tls: TlsFiles) {
+        self.login_file = url.clone().map(LoginFile::Url);
+        self.sentinel_file = url.map(LoginFile::SentinelUrl);
+        self.tls = tls;
+    }
+
+    /// Credentials that are not in the URL; the password may be in a file.
+    pub(super) fn set_login(
+        &mut self,
+        user: Option<String>,
+        password: Secret,
+        file: Option<PathBuf>,
+    ) {
+        self.login_file = file.map(|path| LoginFile::Password(path, user.clone()));
+        self.login = Some(Login { user, password });
+    }
+
+    pub(super) fn has_login(&self) -> bool {
+        self.login.is_some()
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self.url.scheme(), "rediss" | "valkeys")
     }
 
     /// How the servers are organised.
@@ -192,6 +266,8 @@ impl RedisUrl {
         ServerUrl {
             url: url.into(),
             login: self.login.clone(),
+            login_file: self.login_file.clone(),
+            tls: self.tls.clone(),
             database: self.database,
         }
     }
@@ -210,6 +286,7 @@ impl RedisUrl {
     pub(crate) fn sentinel(&self, host: &Host) -> Option<ServerUrl> {
         Some(ServerUrl {
             login: self.sentinel_login.clone(),
+            login_file: self.sentinel_file.clone(),
             database: 0,
             ..self.server(host)?
         })

@@ -18,6 +18,7 @@ use crate::cluster::reach::{RETRY, Reached, judge};
 use crate::delivery::answer::further;
 use crate::delivery::operation::Operation;
 use crate::delivery::share::{Delivery, SUSPECTED};
+use crate::local::dedup::Recent;
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::Receipt;
@@ -37,6 +38,8 @@ pub(crate) struct Carrier {
     pub(crate) hub: Arc<Hub>,
     pub(crate) backplane: Arc<Backplane>,
     pub(crate) replies: Arc<Replies>,
+    /// Ids of pushes that every node with connections took: here are their senders.
+    pub(crate) sent: Arc<Recent>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -127,6 +130,30 @@ impl Carrier {
             let missing = u64::from(share.unreplicated);
             self.metrics.kept_unreplicated.inc_by(missing);
         }
+    }
+
+    /// Remembers what every node took. A push that was sent before is a duplicate, wherever the
+    /// user is; it was published all the same, for connections that are new since.
+    pub(crate) fn note_sent(&self, shares: &mut [Delivery<'_>]) {
+        for share in shares {
+            if let Operation::Push(push) = share.operation
+                && push.message.id().is_some()
+                && share.is_routed_elsewhere(self.hub.node())
+                && self.was_sent(share.operation, &share.subject.clone().into())
+                && share.wait == Wait::Routed
+            {
+                share.note_duplicate();
+            }
+        }
+    }
+
+    /// Whether a push that was just taken had been sent before, as its id tells.
+    pub(crate) fn was_sent(&self, operation: Operation<'_>, to: &Target) -> bool {
+        let Operation::Push(push) = operation else {
+            return false;
+        };
+        let id = push.message.id();
+        id.is_some_and(|id| self.sent.is_repeat(id, to))
     }
 
     /// Delivers to the recipient's connections on this node.
@@ -350,6 +377,9 @@ impl Carrier {
         if proven.1 > 0 {
             share.connections = proven.1;
             share.proven = Some(proven.0);
+        } else if share.duplicate && share.open.is_none() && share.missing().next().is_none() {
+            // Every node has reported, and those with connections had seen the id.
+            share.note_duplicate();
         }
     }
 }

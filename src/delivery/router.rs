@@ -48,6 +48,7 @@ impl Router {
             hub,
             backplane,
             replies,
+            sent: Arc::default(),
             metrics,
         };
         Self { carrier }
@@ -188,6 +189,7 @@ impl Router {
         }
         self.carrier.carry_rest(&mut shares).await;
         self.carrier.settle_all(&mut shares).await;
+        self.carrier.note_sent(&mut shares);
         let untold = shares.iter().filter(|share| share.is_untold());
         let untold: Vec<Subject> = untold.map(|share| share.subject.clone()).collect();
         if !untold.is_empty() {
@@ -312,6 +314,7 @@ impl Router {
         let again = |reached| matches!(reached, Reached::Deaf | Reached::Away(_));
         match reach(&carrier.backplane, node, &line, deadline, deadline, again).await {
             Reached::Heard => match &mut expected {
+                None if carrier.was_sent(operation, to) => Answer::of(Status::Duplicate, 0, 1),
                 None => Answer::of(Status::Routed, 1, 1),
                 Some(expected) => await_receipts(expected, 1, None, deadline).await,
             },
@@ -339,7 +342,9 @@ impl Router {
         };
         self.carrier.metrics.shares_here.inc();
         let Some(expected) = &mut expected else {
-            self.carrier.hub.deliver(&request.push, None).await;
+            if self.carrier.hub.deliver(&request.push, None).await == Delivered::Duplicate {
+                return Answer::of(Status::Duplicate, 0, listeners);
+            }
             // As the nodes reported at their last beat; this push has not counted the connections.
             let nodes = self.carrier.backplane.nodes();
             let others = nodes

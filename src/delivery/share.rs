@@ -146,6 +146,17 @@ impl<'a> Delivery<'a> {
         }
     }
 
+    /// Whether all nodes took it, another one among them. What is kept has its mark in Redis.
+    pub(super) fn is_routed_elsewhere(&self, here: &NodeId) -> bool {
+        self.open.is_none() && !self.kept && self.reached.iter().any(|node| node != here)
+    }
+
+    /// It was sent before, and nothing more is proven now.
+    pub(super) fn note_duplicate(&mut self) {
+        self.duplicate = true;
+        self.connections = 0;
+    }
+
     /// Nodes that may hold connections for which nothing is proven.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &NodeId> {
         self.unheard.iter().chain(&self.owing)

@@ -47,7 +47,7 @@ impl LocalConnection {
     pub(in crate::local) fn new(fd: Fd, dialect: Dialect, traits: Traits) -> Self {
         Self {
             fd,
-            at: crate::clock::unix_ms(),
+            at: crate::clock::shared_ms(),
             dialect,
             traits: (traits != Traits::default()).then(|| Box::new(traits)),
         }

@@ -322,6 +322,8 @@ metrics! {
         "Keys that Redis evicted while this node watched";
     lease_age: Seconds = Gauge::default(), "lease_age_seconds",
         "Seconds since the lease was last confirmed; it lasts 10 s";
+    clock_offset: Seconds = Gauge::default(), "clock_offset_seconds",
+        "Seconds by which the clock of this node is ahead of that of Redis; negative: behind";
     nodes: Gauge = Gauge::default(), "nodes",
         "Live nodes at the last heartbeat, this one included";
     nodes_swept: Counter = Counter::default(), "nodes_swept",

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::unix_ms;
+use crate::clock::shared_ms;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::message::Target;
@@ -354,7 +354,7 @@ impl Trace {
             return;
         }
         let entry = TraceEntry {
-            at: unix_ms(),
+            at: shared_ms(),
             about: about(),
             note: note(),
         };

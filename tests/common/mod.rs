@@ -102,6 +102,8 @@ pub fn command_of(program: &Path, settings: &[(&str, &str)]) -> Command {
         .env("PUSH_LOG", "debug")
         // No balancer stands in front; tests with one set it.
         .env("PUSH_PRESTOP_SECONDS", "0")
+        // Tests ask `/readyz` whether a node works, and not only whether it may take clients.
+        .env("PUSH_READY_WITHOUT_REDIS", "false")
         .envs(settings.iter().copied());
     command
 }

@@ -42,11 +42,13 @@ use crate::backplane::redis::registry::write::Registry;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::eviction::EvictionWatch;
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
+use crate::backplane::redis::servers::login::{FileLogin, words_of};
+use crate::backplane::redis::servers::tls;
 use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
 use crate::backplane::redis::store::upstream::Streams;
-use crate::config::redis_url::{RedisUrl, ServerUrl, Topology};
+use crate::config::redis_url::{RedisUrl, ServerUrl, TlsFiles, Topology};
 use crate::local::hub::Hub;
 use crate::local::replay::page::Bounds;
 use crate::protocol;
@@ -305,6 +307,10 @@ impl Redis {
         self.health.clone()
     }
 
+    pub(crate) fn may_take_clients(&self) -> bool {
+        self.lease.isolation.may_take_clients()
+    }
+
     pub(crate) fn warning(&self) -> Option<&'static str> {
         self.eviction.warning()
     }
@@ -423,9 +429,14 @@ fn builder(
         *path = OsString::from_vec(percent_decode_str(&text).collect()).into();
     }
     config.database = Some(server.database).filter(|number| *number != 0);
-    let login = server.login.as_ref();
-    config.username = login.and_then(|login| login.user.as_deref().map(inline_word));
-    config.password = login.map(|login| inline_word(login.password.reveal()));
+    (config.username, config.password) = words_of(server.login.as_ref());
+    if let Some(file) = &server.login_file {
+        let login = FileLogin::new(file.clone(), server.login.clone());
+        config.credential_provider = Some(Arc::new(login));
+    }
+    if config.tls.is_some() && server.tls != TlsFiles::default() {
+        config.tls = Some(tls::connector(&server.tls)?.into());
+    }
     // Redis may be down when the node starts: keep trying.
     config.fail_fast = false;
     let connection = ConnectionConfig {
@@ -456,25 +467,4 @@ fn builder(
         .set_connection_config(connection)
         .set_performance_config(performance);
     Ok(builder)
-}
-
-/// A user or password as one word of an inline command.
-///
-/// fred 10.1: writes HELLO inline and without quotes, so Redis splits a password at a space and
-/// refuses one with a quote. In double quotes Redis takes any byte, as `\xHH`. Other words are left
-/// as they are, because servers that imitate Redis may not know quotes.
-fn inline_word(text: &str) -> String {
-    let is_odd = |c: char| c.is_ascii_whitespace() || c.is_ascii_control() || "\"'".contains(c);
-    if !text.contains(is_odd) {
-        return text.to_owned();
-    }
-    let mut word = String::from('"');
-    for c in text.chars() {
-        match c {
-            c if is_odd(c) || c == '\\' => word += &format!("\\x{:02x}", u32::from(c)),
-            c => word.push(c),
-        }
-    }
-    word.push('"');
-    word
 }

@@ -7,7 +7,9 @@
 //! repetition worthless. A node's channel is new in each boot, so nothing outlives a boot either.
 
 use std::fmt;
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use ring::hmac;
 
 use crate::protocol::bus::line::Line;
@@ -50,8 +52,10 @@ impl Line {
 }
 
 /// The secrets of a cluster. Empty: nothing is signed.
+///
+/// Clones share them. Whether there are any stays as it was at the start.
 #[derive(Clone, Default)]
-pub struct ClusterKeys(Vec<hmac::Key>);
+pub struct ClusterKeys(Option<Arc<RwLock<Vec<hmac::Key>>>>);
 
 /// What the signature of a line proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +70,8 @@ pub enum Proof {
 
 impl fmt::Debug for ClusterKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} secrets", self.0.len())
+        let count = self.0.as_ref().map_or(0, |keys| keys.read().len());
+        write!(f, "{count} secrets")
     }
 }
 
@@ -74,24 +79,34 @@ impl ClusterKeys {
     /// The first secret signs, all are valid.
     #[must_use]
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
-        let key = |secret: &str| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-        Self(secrets.into_iter().map(key).collect())
+        let keys = keys_of(secrets);
+        Self((!keys.is_empty()).then(|| Arc::new(RwLock::new(keys))))
+    }
+
+    /// Takes other secrets in place of those before. Without any, then or now, nothing changes.
+    pub fn replace<'a>(&self, secrets: impl IntoIterator<Item = &'a str>) {
+        let new = keys_of(secrets);
+        if let Some(keys) = &self.0
+            && !new.is_empty()
+        {
+            *keys.write() = new;
+        }
     }
 
     /// Whether there is no secret.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Appends a line, signed if there is a secret. `header` is the payload's header line as it is
     /// sent; empty for a header and for a payload without one.
     pub fn push_signed(&self, out: &mut String, channel: &str, header: &str, line: &str) {
-        let (Some(key), Some(rest)) = (self.0.first(), line.strip_prefix('{')) else {
+        let (Some(keys), Some(rest)) = (&self.0, line.strip_prefix('{')) else {
             return out.push_str(line);
         };
         let text = signed_text(channel.as_bytes(), header.as_bytes(), rest.as_bytes());
-        let tag = hmac::sign(key, &text);
+        let tag = hmac::sign(&keys.read()[0], &text);
         out.reserve(PREFIX + rest.len());
         out.push_str(START);
         for byte in tag.as_ref() {
@@ -123,11 +138,16 @@ impl ClusterKeys {
         };
         let text = signed_text(channel.as_bytes(), header, &line[PREFIX..]);
         let is_by = |key: &hmac::Key| hmac::verify(key, &text, &tag).is_ok();
-        match self.0.iter().any(is_by) {
+        match self.0.iter().any(|keys| keys.read().iter().any(is_by)) {
             true => Proof::Valid,
             false => Proof::Invalid,
         }
     }
+}
+
+fn keys_of<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Vec<hmac::Key> {
+    let key = |secret: &str| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    secrets.into_iter().map(key).collect()
 }
 
 /// Whether a line of a node is a command, which is signed.

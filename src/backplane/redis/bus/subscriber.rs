@@ -391,6 +391,7 @@ impl Bus {
             }
             _ => Health::Ready,
         };
+        self.lease.isolation.note(health == Health::Ready);
         self.health
             .send_if_modified(|old| std::mem::replace(old, health) != health);
         self.metrics

@@ -36,6 +36,8 @@ const GRAVE: Duration = Duration::from_secs(3600);
 /// Maximum number of nodes that are not simply alive.
 const ENTRIES: usize = 10_000;
 
+/// The time between two beats.
+pub(crate) const BEAT: Duration = Duration::from_secs(3);
 /// How long a lease lasts without a beat.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 

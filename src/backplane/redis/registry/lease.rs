@@ -20,16 +20,17 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::{NodeRecord, NodeState};
-use crate::backplane::redis::registry::belief::{Beliefs, LEASE, LeaseValue};
-use crate::backplane::redis::registry::node_table::NodeTable;
+use crate::backplane::redis::registry::belief::{BEAT, Beliefs, LEASE, LeaseValue};
+use crate::backplane::redis::registry::isolation::Isolation;
+use crate::backplane::redis::registry::node_table::{NodeTable, read_all};
+use crate::backplane::redis::registry::skew::ClockSkew;
 use crate::backplane::redis::servers::Servers;
-use crate::backplane::redis::servers::errors::{RedisHealth, redacted};
+use crate::backplane::redis::servers::errors::{RedisHealth, is_broken_off, redacted};
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::local::hub::Hub;
 use crate::protocol::ids::NodeId;
 use crate::protocol::{self, ClusterKeys};
 
-pub(crate) const BEAT: Duration = Duration::from_secs(3);
 /// The time between two checks that Redis still has the lease: how long a loss can go unnoticed.
 const LOOK: Duration = Duration::from_secs(1);
 /// After Redis forgot everything, the other nodes need up to this long to notice and to write
@@ -59,6 +60,8 @@ pub(crate) struct Lease {
     beliefs: Beliefs,
     beats: watch::Sender<u64>,
     refusal: RedisHealth,
+    pub(crate) isolation: Isolation,
+    skew: ClockSkew,
     secrets: ClusterKeys,
     /// Woken if a node may not be in the table yet.
     strangers: Notify,
@@ -90,6 +93,8 @@ impl Lease {
             beliefs: Beliefs::default(),
             beats: watch::channel(0).0,
             refusal: RedisHealth::default(),
+            isolation: Isolation::new(),
+            skew: ClockSkew::default(),
             secrets,
             strangers: Notify::new(),
             left: tokio::sync::Mutex::default(),
@@ -227,6 +232,9 @@ impl Lease {
                     tracing::debug!(error = %redacted(&error), "beat failed");
                     self.refusal.note(&error);
                     self.servers.note(&error);
+                    if !is_broken_off(&error) && self.isolation.wants_look() {
+                        self.look_at_others().await;
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -298,6 +306,8 @@ impl Lease {
             tracing::warn!("this node was taken for dead; rewriting its rows");
         }
         self.look_around(true).await?;
+        let redis = self.servers.at(&key);
+        self.skew.measure(&redis, self.servers.metrics()).await;
         Ok(ours && !swept)
     }
 
@@ -350,6 +360,7 @@ impl Lease {
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
         let mut record = self.record.clone();
         record.connections = self.hub.len();
+        record.degraded = self.isolation.is_degraded();
         if self.draining.load(Ordering::Relaxed) {
             record.state = NodeState::Draining;
         }
@@ -381,8 +392,19 @@ impl Lease {
             .table
             .read(servers, keys, &self.beliefs, with_beat)
             .await;
-        self.beliefs.see_present(&self.table.nodes());
+        let nodes = self.table.nodes();
+        self.beliefs.see_present(&nodes);
+        if read.is_ok() {
+            self.isolation.see(self.node(), &nodes);
+        }
         read
+    }
+
+    /// While Redis refuses a beat, the table stays as it was: only the isolation takes note.
+    async fn look_at_others(&self) {
+        if let Ok(nodes) = read_all(&self.servers, &self.keys).await {
+            self.isolation.see(self.node(), &nodes);
+        }
     }
 
     /// Returns whether Redis has it. If not, the next beat reports it.

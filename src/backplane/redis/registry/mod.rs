@@ -18,6 +18,10 @@ pub(crate) mod offer;
 
 pub(crate) mod forget;
 
+pub(crate) mod isolation;
+
+pub(crate) mod skew;
+
 pub(crate) mod sweep;
 
 pub(crate) mod verify;

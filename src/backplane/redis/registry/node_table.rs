@@ -130,6 +130,18 @@ impl NodeTable {
     }
 }
 
+/// All nodes that have a lease now.
+pub(crate) async fn read_all(servers: &Servers, keys: &Keys) -> Result<Vec<NodeRecord>, Error> {
+    let key = keys.nodes();
+    let names: Vec<String> = servers.at(&key).smembers(&key).await?;
+    let leases = read_leases(servers, keys, &names).await?;
+    Ok(leases
+        .into_iter()
+        .flatten()
+        .map(|lease| lease.record)
+        .collect())
+}
+
 /// The lease of each name.
 async fn read_leases(
     servers: &Servers,

@@ -22,8 +22,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backplane::nodes::Standing;
 use crate::backplane::redis::Keys;
+use crate::backplane::redis::registry::belief::BEAT;
 use crate::backplane::redis::registry::belief::LeaseSeen;
-use crate::backplane::redis::registry::lease::{BEAT, Lease};
+use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::store::events::EventLog;

@@ -15,8 +15,10 @@ pub(crate) mod errors;
 pub(crate) mod eviction;
 pub(crate) mod exclusive;
 pub(crate) mod link;
+pub(crate) mod login;
 pub(crate) mod primary;
 pub(crate) mod sentinel;
+pub(crate) mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -191,6 +193,10 @@ impl Servers {
     /// Whether another server can take over.
     pub(crate) fn are_several(&self) -> bool {
         *self.0.url.topology() != Topology::One
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     pub(crate) fn is_clustered(&self) -> bool {

@@ -1,0 +1,95 @@
+//! User and password for a server, as they are at the moment of the dial.
+//!
+//! A password in a file may be replaced at any time. fred asks here at each connect, also when it
+//! connects again by itself. What must stay true: while the file cannot be read, the last
+//! credentials that it held are used, and the log says so.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use fred::error::Error;
+use fred::types::config::{CredentialProvider, Server};
+use parking_lot::RwLock;
+
+use crate::config::redis_url::{Login, LoginFile};
+use crate::telemetry::throttle::Throttle;
+
+/// Between two lines in the log about a file that cannot be read.
+const COMPLAINTS: Duration = Duration::from_secs(30);
+
+/// User and password as fred takes them.
+type LoginWords = (Option<String>, Option<String>);
+
+/// Credentials in a file.
+#[derive(Debug)]
+pub(crate) struct FileLogin {
+    file: LoginFile,
+    last: RwLock<Option<Login>>,
+    complaints: Throttle,
+}
+
+impl FileLogin {
+    /// `login` is what was there at the start.
+    pub(crate) fn new(file: LoginFile, login: Option<Login>) -> Self {
+        Self {
+            file,
+            last: RwLock::new(login),
+            complaints: Throttle::new(COMPLAINTS),
+        }
+    }
+}
+
+// fred declares the method by `async_trait`: this is what that makes of it, without the crate.
+impl CredentialProvider for FileLogin {
+    fn fetch<'a, 'b, 'c>(
+        &'a self,
+        _server: Option<&'b Server>,
+    ) -> Pin<Box<dyn Future<Output = Result<LoginWords, Error>> + Send + 'c>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        match self.file.read() {
+            Ok(login) => *self.last.write() = login,
+            Err(what) => {
+                if let Some(unlogged) = self.complaints.pass() {
+                    tracing::warn!(
+                        unlogged,
+                        "credentials for Redis: the file {what}; those read before are used"
+                    );
+                }
+            }
+        }
+        let words = words_of(self.last.read().as_ref());
+        Box::pin(std::future::ready(Ok(words)))
+    }
+}
+
+/// User and password of a login.
+pub(crate) fn words_of(login: Option<&Login>) -> LoginWords {
+    let user = login.and_then(|login| login.user.as_deref().map(inline_word));
+    let password = login.map(|login| inline_word(login.password.reveal()));
+    (user, password)
+}
+
+/// A user or password as one word of an inline command.
+///
+/// fred 10.1: writes HELLO inline and without quotes, so Redis splits a password at a space and
+/// refuses one with a quote. In double quotes Redis takes any byte, as `\xHH`. Other words are left
+/// as they are, because servers that imitate Redis may not know quotes.
+fn inline_word(text: &str) -> String {
+    let is_odd = |c: char| c.is_ascii_whitespace() || c.is_ascii_control() || "\"'".contains(c);
+    if !text.contains(is_odd) {
+        return text.to_owned();
+    }
+    let mut word = String::from('"');
+    for c in text.chars() {
+        match c {
+            c if is_odd(c) || c == '\\' => word += &format!("\\x{:02x}", u32::from(c)),
+            c => word.push(c),
+        }
+    }
+    word.push('"');
+    word
+}

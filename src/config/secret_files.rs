@@ -1,0 +1,77 @@
+//! Secrets in files, as Docker and Kubernetes mount them: `PUSH_API_KEYS_FILE` instead of
+//! `PUSH_API_KEYS`.
+//!
+//! What must stay true: a secret comes from one place, and an empty file is a fault and not an
+//! empty secret, which could open the node to everybody.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use crate::config::faults::Faults;
+
+/// Largest file of a secret, in bytes.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// The variables that can be in a file, and whether they are lists.
+const IN_FILES: [(&str, &str, bool); 5] = [
+    ("PUSH_REDIS_URL", "PUSH_REDIS_URL_FILE", false),
+    ("PUSH_REDIS_PASSWORD", "PUSH_REDIS_PASSWORD_FILE", false),
+    ("PUSH_CLUSTER_SECRET", "PUSH_CLUSTER_SECRET_FILE", true),
+    ("PUSH_JWT_SECRETS", "PUSH_JWT_SECRETS_FILE", true),
+    ("PUSH_API_KEYS", "PUSH_API_KEYS_FILE", true),
+];
+
+/// Adds the variables that are in files.
+pub(super) fn read_into(pairs: &mut Vec<(String, String)>, faults: &mut Faults) {
+    let value = |pairs: &[(String, String)], wanted: &str| {
+        let found = pairs.iter().find(|(name, _)| name == wanted);
+        let value = found.map(|(_, value)| value.trim().to_owned());
+        value.filter(|value| !value.is_empty())
+    };
+    for (variable, file, is_list) in IN_FILES {
+        let Some(path) = value(pairs, file) else {
+            continue;
+        };
+        if value(pairs, variable).is_some() {
+            faults.add(
+                file,
+                format!("is set, and so is {variable}; set one of them"),
+            );
+            continue;
+        }
+        match read(Path::new(&path), is_list) {
+            Ok(text) => {
+                pairs.retain(|(name, _)| name != variable);
+                pairs.push((variable.to_owned(), text));
+            }
+            Err(what) => faults.add(file, what),
+        }
+    }
+}
+
+/// The secret in a file, without line breaks and blanks around it. Lines of a list become its
+/// items.
+///
+/// # Errors
+/// What is wrong with the file; never what is in it.
+pub(crate) fn read(path: &Path, is_list: bool) -> Result<String, String> {
+    let fault = |what: String| format!("({}) {what}", path.display());
+    let cannot = |error: std::io::Error| fault(format!("cannot be read: {error}"));
+    let file = std::fs::File::open(path).map_err(cannot)?;
+    let mut text = String::new();
+    let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
+    if read.map_err(cannot)? as u64 > MAX_BYTES {
+        return Err(fault(format!("has more than {MAX_BYTES} bytes")));
+    }
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(fault("is empty".to_owned()));
+    }
+    if is_list {
+        return Ok(text.lines().collect::<Vec<_>>().join(","));
+    }
+    if text.contains(char::is_control) {
+        return Err(fault("has more than one line".to_owned()));
+    }
+    Ok(text.to_owned())
+}
