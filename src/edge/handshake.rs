@@ -89,7 +89,7 @@ pub(crate) async fn enter(
     let is_cleared = is_cleared.unwrap_or(Ok(false))?;
     let ordinal = ordinal.unwrap_or_default();
     let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
-    if dialect == Dialect::Sse
+    if dialect.is_stream()
         && let Some(inbox) = &mut inbox
     {
         terms.prove(inbox, &logs);
@@ -308,7 +308,7 @@ async fn start_logs(
     terms: &Terms,
     deadline: Instant,
 ) -> Vec<(Topic, Start)> {
-    if dialect != Dialect::Sse || !app.hub.topics().keeps() {
+    if !dialect.is_stream() || !app.hub.topics().keeps() {
         return Vec::new();
     }
     let topics = terms.topics.iter().take(MAX_RESUMED_TOPICS);

@@ -63,7 +63,11 @@ async fn admit(
         // It is the client's position now; the URL's `since` is the one it began with.
         id => connect.event_id = id.map(|id| id.parse()),
     }
-    let admitted = enter(app, connect, Dialect::Sse, &peer).await?;
+    let dialect = match connect.wants_envelope()? {
+        true => Dialect::SseObjects,
+        false => Dialect::Sse,
+    };
+    let admitted = enter(app, connect, dialect, &peer).await?;
     let config = &app.config;
     let upgrade = Upgrade {
         hub: app.hub.clone(),

@@ -178,6 +178,11 @@ fn faults_of_a_request_are_named() {
         "timeout_ms must be",
     );
     assert_refused(r#"{"to":{"user":"a"},"data":1,"id":"a\nb"}"#, "id must be");
+    for bad in ["", "a\\nid: bye", &"e".repeat(201)] {
+        let body = format!(r#"{{"to":{{"user":"a"}},"data":1,"event":"{bad}"}}"#);
+        assert_refused(&body, "event must be");
+        assert!(Line::parse(body.as_bytes()).is_err(), "{bad:?}");
+    }
     assert_refused(
         r#"{"to":{"user":"a"},"to":{"user":"b"},"data":1}"#,
         "duplicate field `to`",
@@ -389,6 +394,36 @@ fn a_message_is_one_event_or_one_line_whatever_is_in_it() {
     let kept = message.kept_at("7.1-2".parse().unwrap());
     let event = format!("id: 7.1-2\ndata: {data}\n\n");
     assert_eq!(text(&kept.frame(Dialect::Sse)), event);
+}
+
+#[test]
+fn a_message_has_the_name_of_its_event_in_every_dialect_that_has_room_for_it() {
+    let named = |name: &str| {
+        let body = format!(r#"{{"to":{{"topic":"t"}},"event":"{name}","data":1}}"#);
+        PushRequest::parse(body.as_bytes()).unwrap().push.message
+    };
+    let message = named("order.paid").kept_at("7.1-2".parse().unwrap());
+    let head = r#"{"type":"message","event":"order.paid","topic":"t","resume":"7.1-2","data":1}"#;
+    assert_eq!(&message.frame(Dialect::Plain)[2..], b"1");
+    assert_eq!(text(&message.frame(Dialect::V1).slice(2..)), head);
+    assert_eq!(text(&message.frame(Dialect::Lines)), format!("{head}\n"));
+    assert_eq!(
+        text(&message.frame(Dialect::Sse)),
+        "event: order.paid\ndata: 1\n\n"
+    );
+    // The name is in the object, so that one listener hears all.
+    let whole = format!("data: {head}\n\n");
+    assert_eq!(text(&message.frame(Dialect::SseObjects)), whole);
+    // Events of ours cannot be imitated.
+    for ours in ["bye", "ready", "message"] {
+        assert_eq!(text(&named(ours).frame(Dialect::Sse)), "data: 1\n\n");
+    }
+    let to = Target::Topic("t".parse().unwrap());
+    let line = push_line(&to, None, &message, None);
+    let Ok(Line::Push(push, _)) = Line::parse(line.as_bytes()) else {
+        panic!("{line}");
+    };
+    assert_eq!(push.message.event_name(), Some("order.paid"));
 }
 
 #[test]

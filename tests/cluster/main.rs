@@ -36,6 +36,7 @@ mod leaving;
 mod logs;
 mod losses;
 mod mangled;
+mod named_events;
 mod openapi;
 mod passes;
 mod presence;

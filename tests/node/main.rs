@@ -26,6 +26,7 @@ mod cors;
 mod doors;
 mod identity;
 mod keep;
+mod named_events;
 mod passes;
 mod presence;
 mod push;

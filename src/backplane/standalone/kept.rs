@@ -95,6 +95,7 @@ impl Inbox {
         let entry = Entry {
             entry: self.last,
             id: message.id().map(str::to_owned),
+            event: message.event_name().map(str::to_owned),
             data: message.data().to_owned(),
         };
         self.bytes += charge(&entry);
@@ -126,7 +127,8 @@ impl Inbox {
 }
 
 fn charge(entry: &Entry) -> usize {
-    entry.data.len() + entry.id.as_ref().map_or(0, String::len) + OVERHEAD
+    let texts = [&entry.id, &entry.event].into_iter().flatten();
+    entry.data.len() + texts.map(String::len).sum::<usize>() + OVERHEAD
 }
 
 impl MemoryLogs {

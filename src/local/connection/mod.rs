@@ -64,7 +64,7 @@ impl Settings {
     /// Seconds between two signs of life for clients of this dialect.
     fn pause(&self, dialect: Dialect) -> Tick {
         match dialect {
-            Dialect::Sse => self.beat,
+            dialect if dialect.is_stream() => self.beat,
             _ => self.ping,
         }
     }
@@ -187,7 +187,7 @@ impl Connection {
         metrics: &Metrics,
     ) -> u64 {
         let at = start.as_ref().and_then(Start::position);
-        self.stream = (self.dialect == Dialect::Sse && !logs.is_empty()).then(|| {
+        self.stream = (self.dialect.is_stream() && !logs.is_empty()).then(|| {
             let logs = logs.iter();
             let logs = logs.map(|(topic, start)| (topic.clone(), start.position()));
             Box::new(StreamPosition::new(at, logs.collect()))

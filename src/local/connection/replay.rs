@@ -20,7 +20,7 @@ impl Connection {
         {
             let mut stream = stream.clone();
             stream.advance(message.topic(), position);
-            return message.event(&stream);
+            return message.event(self.dialect, &stream);
         }
         message.frame(self.dialect)
     }

@@ -35,6 +35,8 @@ pub(crate) struct Bounds {
 pub(crate) struct Entry {
     pub(crate) entry: EntryId,
     pub(crate) id: Option<String>,
+    /// The name of its event, unchecked.
+    pub(crate) event: Option<String>,
     pub(crate) data: String,
 }
 
@@ -148,7 +150,13 @@ impl Page {
         let mut messages = Vec::with_capacity(entries.len());
         let mut ids = HashSet::new();
         let mut unreadable = 0;
-        for Entry { entry, id, data } in entries {
+        for one in entries {
+            let Entry {
+                entry,
+                id,
+                event,
+                data,
+            } = one;
             end = Position {
                 n: end.n.wrapping_add(1),
                 entry,
@@ -157,7 +165,7 @@ impl Page {
             if id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
                 continue;
             }
-            match Message::from_inbox(id, &data, end) {
+            match Message::from_inbox(id, event, &data, end) {
                 Ok(message) => messages.push(Arc::new(message)),
                 // Written by another program, and not as agreed.
                 Err(fault) => {

@@ -29,6 +29,8 @@ pub(crate) struct ConnectRequest {
     pub(crate) topics: Option<String>,
     /// Whether it wants join and leave events of those topics: text in a query, a boolean in JSON.
     presence: Option<Value>,
+    /// Over an event stream: whether pushes come in whole objects.
+    envelope: Option<Value>,
 }
 
 /// A text as in a query, or a list as is natural in JSON. A comma in a topic is `%2C` in the text.
@@ -78,6 +80,7 @@ impl ConnectRequest {
                 "device" => request.device.replace(value).is_some(),
                 "since" => request.since.replace(value).is_some(),
                 "presence" => request.presence.replace(value.into()).is_some(),
+                "envelope" => request.envelope.replace(value.into()).is_some(),
                 "topics" => {
                     let all = request.topics.get_or_insert_default();
                     if !all.is_empty() {
@@ -124,6 +127,28 @@ impl ConnectRequest {
             Some(_) => Err(InvalidInput::new("presence must be true or false")),
         }
     }
+
+    /// Whether the client of an event stream wants each push as the whole object.
+    pub(crate) fn wants_envelope(&self) -> Result<bool, InvalidInput> {
+        switch("envelope", self.envelope.as_ref())
+    }
+}
+
+/// A wish that is there or not: text in a query, a boolean or a number in JSON.
+fn switch(name: &str, value: Option<&Value>) -> Result<bool, InvalidInput> {
+    match value {
+        None | Some(Value::Bool(false)) => Ok(false),
+        Some(Value::Bool(true)) => Ok(true),
+        Some(value) => match value
+            .as_str()
+            .map_or(value.to_string(), str::to_owned)
+            .as_str()
+        {
+            "1" | "true" => Ok(true),
+            "0" | "false" | "" => Ok(false),
+            _ => Err(InvalidInput::new(format!("{name} must be 1 or 0"))),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +178,7 @@ mod tests {
         assert_eq!(topics("topics=a&topics=b,c").as_deref(), Some("a,b,c"));
         assert_eq!(topics("topics=&topics=b").as_deref(), Some("b"));
         assert_eq!(topics("user=42"), None);
-        for name in ["user", "token", "device", "since", "presence"] {
+        for name in ["user", "token", "device", "since", "presence", "envelope"] {
             let refused = read(&format!("{name}=1&x=2&{name}=1")).unwrap_err();
             assert_eq!(refused.to_string(), format!("{name} must be there once"));
         }

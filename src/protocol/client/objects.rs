@@ -28,6 +28,24 @@ pub const DEGRADED: &str = r#"{"type":"degraded","reason":"backplane unavailable
 /// `pong`, the answer to a client's `ping` object.
 pub const PONG: &str = r#"{"type":"pong"}"#;
 
+/// The values of `type`: all that a node says.
+pub(in crate::protocol) const OBJECT_TYPES: [&str; 14] = [
+    "message",
+    "ready",
+    "reply",
+    "subscribed",
+    "unsubscribed",
+    "presence",
+    "resync",
+    "degraded",
+    "bye",
+    "call",
+    "ping",
+    "pong",
+    "expiring",
+    "error",
+];
+
 /// What a node says to a client. Beside these there are [`RESYNC`], [`DEGRADED`] and [`PONG`],
 /// `reply` (see [`reply_object`]), and the messages themselves.
 #[derive(Debug, Serialize)]

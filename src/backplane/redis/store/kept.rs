@@ -48,6 +48,8 @@ const IS_CLAIMED: &str = "another push with this id is under way";
 const DATA: &str = "data";
 /// The field that holds its id, if it has one.
 const ID: &str = "id";
+/// The field that holds the name of its event, if it has one. Older nodes pass it over.
+const EVENT: &str = "event";
 
 #[derive(Debug)]
 pub(crate) struct KeptStore {
@@ -195,9 +197,12 @@ impl KeptStore {
     ) -> Result<Kept, Error> {
         let id_key = message.id().map(|id| self.keys.kept(subject, id));
         let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
-        let mut fields = Vec::with_capacity(2);
+        let mut fields = Vec::with_capacity(3);
         if let Some(id) = message.id() {
             fields.push((ID, id));
+        }
+        if let Some(event) = message.event_name() {
+            fields.push((EVENT, event));
         }
         fields.push((DATA, message.data()));
         let bounds = &self.bounds;
@@ -369,6 +374,7 @@ fn entries(answer: Value) -> Vec<Entry> {
             Some(Entry {
                 entry,
                 id: field(ID),
+                event: field(EVENT),
                 // Without it the entry is not a pushnode message; the reader reports that.
                 data: field(DATA).unwrap_or_default(),
             })
