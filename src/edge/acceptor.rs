@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
@@ -30,7 +31,7 @@ use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
 use crate::edge::listeners::Listener;
 use crate::edge::peer::{Peer, Stream, last_words};
 use crate::edge::tcp;
-use crate::edge::upgrade::{RequestContext, UpgradeSlot};
+use crate::edge::upgrade::{RequestContext, Takeover, UpgradeSlot};
 use crate::local::admission::{AddressKey, Admission, Refusal};
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
@@ -193,7 +194,7 @@ async fn serve_connection(
     routes: Routes,
     acceptor: Acceptor,
 ) {
-    let shutdown = acceptor.shutdown.clone();
+    let (shutdown, under_way) = (acceptor.shutdown.clone(), acceptor.under_way.clone());
     let routes = TowerToHyperService::new(warp::service(routes));
     let slot = UpgradeSlot::default();
     let shared = slot.clone();
@@ -239,7 +240,7 @@ async fn serve_connection(
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut is_leaving = false;
-    let upgrade = loop {
+    let takeover = loop {
         tokio::select! {
             ended = &mut connection => {
                 if let Err(error) = ended {
@@ -247,7 +248,7 @@ async fn serve_connection(
                 }
                 return;
             }
-            upgrade = slot.filled() => break upgrade,
+            takeover = slot.filled() => break takeover,
             () = shutdown.begun(), if !is_leaving => {
                 // The current request gets its answer, and no further one is read.
                 is_leaving = true;
@@ -255,9 +256,24 @@ async fn serve_connection(
             }
         }
     };
+    let _telling = under_way.begin();
     let parts = connection.into_parts();
-    match parts.io.into_inner().into_inner().try_into() {
-        Ok(socket) => upgrade.attach(socket, parts.read_buf).await,
+    hand_over(
+        *takeover,
+        parts.io.into_inner().into_inner(),
+        parts.read_buf,
+    )
+    .await;
+}
+
+/// Gives a socket to the route that took it. `leftover` is what was read from it after the request.
+async fn hand_over(takeover: Takeover, stream: impl Stream, leftover: Bytes) {
+    let upgrade = match takeover {
+        Takeover::Client(upgrade) => upgrade,
+        Takeover::Refused(words) => return last_words(stream, words).await,
+    };
+    match stream.try_into() {
+        Ok(socket) => upgrade.attach(socket, leftover).await,
         Err(error) => tracing::warn!(%error, "socket lost in the handshake"),
     }
 }

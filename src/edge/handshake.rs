@@ -108,6 +108,7 @@ pub(crate) async fn enter(
         session,
         ordinal,
         watches: terms.watches && dialect.has_objects(),
+        beats: terms.beats,
     };
     let admitted = join(app, newcomer, expires, deadline).await?;
     if !is_checked {
@@ -199,6 +200,8 @@ struct Terms {
     topics: Vec<Topic>,
     /// It wants join and leave events of its topics.
     watches: bool,
+    /// It wants heartbeats that its program sees.
+    beats: bool,
 }
 
 impl Terms {
@@ -222,7 +225,7 @@ fn check_terms(
     device: Option<Arc<str>>,
     grants: Option<&TopicPatterns>,
 ) -> Result<Terms, HttpError> {
-    let watches = request.wants_presence();
+    let (watches, beats) = (request.wants_presence(), request.wants_beats());
     let device = device.or(request.device.map(Into::into));
     if device
         .as_ref()
@@ -240,7 +243,7 @@ fn check_terms(
         // Of another server: it begins as if it came for the first time.
         Some(Err(_)) => (since, EventId::default(), true),
     };
-    let watches = watches?;
+    let (watches, beats) = (watches?, beats?);
     let most = app.hub.topics().most();
     let grants = grants.unwrap_or(app.hub.topics().grants());
     let topics = check_topics(request.topics.as_deref(), user, grants, most)?;
@@ -251,6 +254,7 @@ fn check_terms(
         is_lost,
         topics,
         watches,
+        beats,
     })
 }
 
@@ -291,10 +295,10 @@ async fn start_inbox(
     since: Option<Since>,
     deadline: Instant,
 ) -> Option<Box<Start>> {
-    if app.config.keep_messages == 0 || (dialect == Dialect::Plain && since.is_none()) {
+    let since = since.unwrap_or(Since::Now);
+    if app.config.keep_messages == 0 || (dialect == Dialect::Plain && since == Since::Now) {
         return None;
     }
-    let since = since.unwrap_or(Since::Now);
     let user = Subject::User(user.clone());
     let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&user, since)).await;
     Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))

@@ -36,6 +36,7 @@ mod leaving;
 mod logs;
 mod losses;
 mod mangled;
+mod many_topics;
 mod named_events;
 mod openapi;
 mod passes;

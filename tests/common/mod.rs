@@ -17,6 +17,7 @@ pub mod books;
 pub mod grants;
 pub mod keep;
 pub mod logs;
+pub mod many_topics;
 pub mod named_events;
 pub mod openapi;
 pub mod passes;

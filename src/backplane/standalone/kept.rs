@@ -37,6 +37,7 @@ impl Default for MemoryLogs {
             inboxes: HashMap::default(),
             bytes: 0,
             epoch: new_epoch(),
+            has_shrunk: false,
         };
         Self {
             state: Mutex::new(state),
@@ -52,6 +53,8 @@ struct State {
     bytes: usize,
     /// Of positions in inboxes that do not exist: another one whenever some had to go early.
     epoch: u32,
+    /// Some had to go early.
+    has_shrunk: bool,
 }
 
 #[derive(Debug)]
@@ -62,16 +65,19 @@ struct Inbox {
     bytes: usize,
     /// When the newest message was kept.
     written: Instant,
+    /// No inbox had to go early before it began, so that it is no second one.
+    is_first: bool,
 }
 
 impl Inbox {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, is_first: bool) -> Self {
         Self {
             newest: first_number(),
             last: EntryId::default(),
             entries: VecDeque::new(),
             bytes: 0,
             written: now,
+            is_first,
         }
     }
 
@@ -135,10 +141,15 @@ impl MemoryLogs {
     pub(crate) fn keep(&self, subject: &Subject, message: &Message, bounds: &Bounds) -> Kept {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let State { inboxes, bytes, .. } = &mut *state;
+        let State {
+            inboxes,
+            bytes,
+            has_shrunk,
+            ..
+        } = &mut *state;
         let fresh = || {
             *bytes += INBOX_OVERHEAD;
-            Inbox::new(now)
+            Inbox::new(now, !*has_shrunk)
         };
         let inbox = inboxes.entry(subject.clone()).or_insert_with(fresh);
         if message.id().is_some_and(|id| inbox.is_repeat(id, now)) {
@@ -177,6 +188,7 @@ impl MemoryLogs {
             inboxes,
             bytes,
             epoch,
+            ..
         } = &mut *state;
         let inbox = inboxes.get_mut(subject).map(|inbox| {
             let before = inbox.charge();
@@ -196,6 +208,7 @@ impl MemoryLogs {
             newest: inbox.map(|inbox| inbox.newest),
             length: inbox.map_or(0, |inbox| inbox.entries.len() as u64),
             holds: true,
+            is_untouched: inbox.is_some_and(|inbox| inbox.is_first),
             unwritten: Unwritten {
                 epoch: *epoch,
                 seconds: self.started.elapsed().as_secs() as u32,
@@ -212,6 +225,7 @@ impl State {
     /// Drops the inboxes that were not written for longest, until so many bytes are left.
     fn shrink(&mut self, enough: usize) {
         self.epoch = new_epoch();
+        self.has_shrunk = true;
         let mut oldest: Vec<(Instant, Subject)> = (self.inboxes.iter())
             .map(|(subject, inbox)| (inbox.written, subject.clone()))
             .collect();
@@ -262,6 +276,7 @@ mod tests {
         let page = inboxes.read(&user, Since::After(before.end), &BOUNDS);
         assert_eq!(ids(&page), ["1", "2", "3"]);
         assert!(page.is_continuous && page.is_last);
+        assert!(inboxes.read(&user, Since::Beginning, &BOUNDS).is_continuous);
         let rest = Since::After(page.messages[1].position().unwrap());
         assert_eq!(ids(&inboxes.read(&user, rest, &BOUNDS)), ["3"]);
         // A fourth throws out the first.
@@ -269,6 +284,7 @@ mod tests {
         let page = inboxes.read(&user, Since::After(before.end), &BOUNDS);
         assert_eq!(ids(&page), ["2", "3", "4"]);
         assert!(!page.is_continuous);
+        assert!(!inboxes.read(&user, Since::Beginning, &BOUNDS).is_continuous);
         assert!(inboxes.read(&user, rest, &BOUNDS).is_continuous);
     }
 
@@ -308,6 +324,14 @@ mod tests {
         inboxes.state.lock().shrink(bytes - 1);
         assert_eq!(inboxes.state.lock().inboxes.len(), 2);
         assert!(!inboxes.read(&user(1), since, &BOUNDS).is_continuous);
+        // Nor is that it is all there ever was, once it begins again.
+        inboxes.keep(&user(1), &message("2", "x"), &BOUNDS);
+        let all = |n: u32| {
+            inboxes
+                .read(&user(n), Since::Beginning, &BOUNDS)
+                .is_continuous
+        };
+        assert!(!all(1) && all(2));
         // Those that are still there are counted by their own numbers.
         let rest = inboxes.read(&user(2), Since::Beginning, &BOUNDS);
         let since = Since::After(rest.end);

@@ -114,6 +114,8 @@ pub(crate) struct Connection {
     /// The tick at which the wheel will look at it next.
     pub(crate) scheduled: Tick,
     dialect: Dialect,
+    /// Its heartbeats are objects, where it has the choice.
+    beats: bool,
     role: Role,
     state: State,
     /// Dropped when the end begins: that takes the connection out of the directory.
@@ -149,6 +151,7 @@ impl Connection {
             queue: Queue::default(),
             scheduled: NEVER,
             dialect,
+            beats: false,
             role: Role::Client,
             state: State::Reserved {
                 until: now + ATTACH_TICKS,
@@ -175,6 +178,11 @@ impl Connection {
         self.expiry = Expiry::new(expires);
     }
 
+    /// It wants heartbeats that its program sees.
+    pub(crate) fn show_beats(&mut self) {
+        self.beats = true;
+    }
+
     /// Puts what a client gets first into the queue: who and where it is, and what its inbox
     /// holds for it. Answers how many messages that are. `logs` are those it resumes; what they
     /// hold comes after it has subscribed.
@@ -184,6 +192,7 @@ impl Connection {
         topics: &[Topic],
         start: Option<Start>,
         logs: &[(Topic, Start)],
+        settings: &Settings,
         metrics: &Metrics,
     ) -> u64 {
         let at = start.as_ref().and_then(Start::position);
@@ -198,7 +207,9 @@ impl Connection {
         };
         if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
-            let ready = protocol::ready_object(id, &self.user, topics, resume, recovered);
+            let pause = u64::from(settings.pause(self.dialect)) * 1_000;
+            let beat = self.dialect.shows_beats(self.beats).then_some(pause);
+            let ready = protocol::ready_object(id, &self.user, topics, resume, recovered, beat);
             let ready = match &self.stream {
                 Some(stream) => self.dialect.ready(&ready, Some(stream), retry_after()),
                 None => self.dialect.ready(&ready, resume, retry_after()),
@@ -324,6 +335,10 @@ impl Connection {
             // An empty line is no object: some clients end a line twice.
             Event::Text("") if self.dialect == Dialect::Lines => None,
             Event::Text(text) if self.dialect.sends_objects() => Some(ClientMessage::parse(text)),
+            // Many libraries send bytes where their caller meant text.
+            Event::Binary(bytes) if self.dialect.sends_objects() => {
+                Some(ClientMessage::parse_bytes(bytes))
+            }
             _ => None,
         };
         let may_answer = match &said {
@@ -443,7 +458,7 @@ impl Connection {
                     self.say(&protocol::expiring_object(left));
                 }
                 if self.ping_due <= now {
-                    self.queue.push(self.dialect.ping());
+                    self.queue.push(self.dialect.ping(self.beats));
                     self.credit(1);
                     self.ping_due = now + settings.pause(self.dialect);
                     if self.pong_due == NEVER && self.dialect.answers_pings() {
@@ -469,7 +484,7 @@ impl Connection {
 }
 
 /// When a client that must go may come back: spread, so that they do not come back together.
-fn retry_after() -> Duration {
+pub(crate) fn retry_after() -> Duration {
     Duration::from_millis(fastrand::u64(100..3000))
 }
 

@@ -189,14 +189,7 @@ impl ShardTask {
 
     fn apply(&mut self, command: Command) {
         match command {
-            Command::Reserve {
-                fd,
-                user,
-                dialect,
-                inbox,
-                arrival,
-                expires,
-            } => self.reserve(fd, user, dialect, inbox, arrival, expires),
+            Command::Reserve(wanted) => self.reserve(*wanted),
             Command::Attach(attach) => self.attach(*attach),
             Command::Deliver {
                 fd,

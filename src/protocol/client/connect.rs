@@ -31,6 +31,8 @@ pub(crate) struct ConnectRequest {
     presence: Option<Value>,
     /// Over an event stream: whether pushes come in whole objects.
     envelope: Option<Value>,
+    /// Whether heartbeats should come as objects, which JavaScript sees.
+    beat: Option<Value>,
 }
 
 /// A text as in a query, or a list as is natural in JSON. A comma in a topic is `%2C` in the text.
@@ -80,6 +82,7 @@ impl ConnectRequest {
                 "device" => request.device.replace(value).is_some(),
                 "since" => request.since.replace(value).is_some(),
                 "presence" => request.presence.replace(value.into()).is_some(),
+                "beat" => request.beat.replace(value.into()).is_some(),
                 "envelope" => request.envelope.replace(value.into()).is_some(),
                 "topics" => {
                     let all = request.topics.get_or_insert_default();
@@ -132,6 +135,11 @@ impl ConnectRequest {
     pub(crate) fn wants_envelope(&self) -> Result<bool, InvalidInput> {
         switch("envelope", self.envelope.as_ref())
     }
+
+    /// Whether a client of WebSockets wants heartbeats as objects.
+    pub(crate) fn wants_beats(&self) -> Result<bool, InvalidInput> {
+        switch("beat", self.beat.as_ref())
+    }
 }
 
 /// A wish that is there or not: text in a query, a boolean or a number in JSON.
@@ -178,7 +186,9 @@ mod tests {
         assert_eq!(topics("topics=a&topics=b,c").as_deref(), Some("a,b,c"));
         assert_eq!(topics("topics=&topics=b").as_deref(), Some("b"));
         assert_eq!(topics("user=42"), None);
-        for name in ["user", "token", "device", "since", "presence", "envelope"] {
+        for name in [
+            "user", "token", "device", "since", "presence", "envelope", "beat",
+        ] {
             let refused = read(&format!("{name}=1&x=2&{name}=1")).unwrap_err();
             assert_eq!(refused.to_string(), format!("{name} must be there once"));
         }

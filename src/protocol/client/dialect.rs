@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::protocol::client::objects::{OBJECT_TYPES, bye_object};
+use crate::protocol::client::objects::{OBJECT_TYPES, PING, bye_object};
 use crate::protocol::client::websocket;
 use crate::protocol::close::CloseReason;
 
@@ -35,8 +35,6 @@ pub enum Dialect {
 /// makes it stop.
 pub const GOODBYE_ID: &str = "bye";
 
-/// A heartbeat for a client of lines.
-const PING: &[u8] = b"{\"type\":\"ping\"}\n";
 /// A comment, which every reader of SSE skips.
 const BEAT: &[u8] = b":\n\n";
 
@@ -124,13 +122,23 @@ impl Dialect {
         frames.into_iter().flatten()
     }
 
+    /// Whether the client's program sees every heartbeat; `as_objects` if it wants to.
+    #[must_use]
+    pub const fn shows_beats(self, as_objects: bool) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::V1 => as_objects,
+            Self::Sse | Self::SseObjects | Self::Lines => true,
+        }
+    }
+
     /// A heartbeat that a client answers (not over SSE).
     #[must_use]
-    pub fn ping(self) -> Bytes {
+    pub fn ping(self, as_objects: bool) -> Bytes {
         match self {
-            Self::Plain | Self::V1 => websocket::ping(),
+            Self::Plain | Self::V1 if !self.shows_beats(as_objects) => websocket::ping(),
             Self::Sse | Self::SseObjects => Bytes::from_static(BEAT),
-            Self::Lines => Bytes::from_static(PING),
+            Self::Plain | Self::V1 | Self::Lines => self.encode(PING),
         }
     }
 

@@ -9,6 +9,7 @@
 //! ages are measured by entry ids, which carry Redis's time. What must stay true: if it is unknown
 //! whether Redis has a message, it is written again only if its id can prevent a duplicate.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
@@ -317,11 +318,25 @@ impl KeptStore {
         let Some(length) = length else {
             return Err(Error::new(ErrorKind::Unknown, "EXEC gave no inbox"));
         };
-        let extent = LogExtent {
+        let mut extent = LogExtent {
             holds,
             ..self.extent(since, newest, length).await?
         };
+        if since == Since::Beginning && length > 0 && extent.is_counted() {
+            extent.is_untouched = self.is_untouched(&inbox).await?;
+        }
         Ok(Page::new(&since, &extent, entries))
+    }
+
+    /// Whether nothing was ever thrown out of a stream: that holds for all that was read of it
+    /// before. Redis 6 does not tell.
+    async fn is_untouched(&self, inbox: &str) -> Result<bool, Error> {
+        let client = self.servers.at(inbox);
+        let about: HashMap<String, Value> = client.xinfo_stream(inbox, false, None).await?;
+        let number = |name: &str| about.get(name).and_then(Value::as_u64);
+        let deleted = about.get("max-deleted-entry-id").and_then(entry_id);
+        let added = number("entries-added");
+        Ok(added.is_some() && added == number("length") && deleted == Some(EntryId::default()))
     }
 
     /// The extent of an inbox that was read a moment ago. After that, so that an epoch that is
@@ -343,6 +358,7 @@ impl KeptStore {
             newest,
             length,
             holds: true,
+            is_untouched: false,
             unwritten,
             lasts: self.bounds.age.as_secs() + COUNTER_SECONDS as u64 - MARGIN_SECONDS,
         })
