@@ -75,9 +75,11 @@ pub(crate) async fn enter(
         expires,
         session,
     } = identity;
-    let terms = check_terms(app, request, &user, device, grants.as_deref())?;
+    let mut terms = check_terms(app, request, &user, device, grants.as_deref())?;
+    terms.check_dialect(dialect)?;
 
     let deadline = Instant::now() + ROW_PATIENCE;
+    let bookmark = open_bookmark(app, &user, &mut terms, deadline).await;
     let ordinal = app.connection_limits.ordinal(&app.backplane, &user);
     let (mut inbox, logs, is_cleared, ordinal) = futures::join!(
         start_inbox(app, &user, dialect, terms.since, deadline),
@@ -89,10 +91,12 @@ pub(crate) async fn enter(
     let is_cleared = is_cleared.unwrap_or(Ok(false))?;
     let ordinal = ordinal.unwrap_or_default();
     let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
-    if dialect.is_stream()
-        && let Some(inbox) = &mut inbox
-    {
-        terms.prove(inbox, &logs);
+    if let Some(inbox) = &mut inbox {
+        match dialect.is_stream() {
+            true => terms.prove(inbox, &logs),
+            false if terms.is_lost => inbox.recovered = Some(false),
+            false => {}
+        }
     }
     let newcomer = NewConnection {
         user: user.clone(),
@@ -109,6 +113,7 @@ pub(crate) async fn enter(
         ordinal,
         watches: terms.watches && dialect.has_objects(),
         beats: terms.beats,
+        bookmark,
     };
     let admitted = join(app, newcomer, expires, deadline).await?;
     if !is_checked {
@@ -195,8 +200,12 @@ struct Terms {
     since: Option<Since>,
     /// How far it has read the logs of topics.
     read: EventId,
-    /// It comes back with an id that does not say where it was.
+    /// It comes back with an id that does not say where it was, or that cannot be looked up.
     is_lost: bool,
+    /// It comes back with an id that says where it was in its inbox.
+    is_found: bool,
+    /// It wants to go on where its device has read to.
+    is_remembered: bool,
     topics: Vec<Topic>,
     /// It wants join and leave events of its topics.
     watches: bool,
@@ -205,6 +214,17 @@ struct Terms {
 }
 
 impl Terms {
+    fn check_dialect(&self, dialect: Dialect) -> Result<(), HttpError> {
+        match (self.is_remembered, &self.device) {
+            (true, None) => Err(HttpError::bad_request("resume=server needs a device")),
+            // It can neither acknowledge nor be told where it is.
+            (true, _) if dialect == Dialect::Plain => {
+                Err(HttpError::bad_request("resume=server needs pushnode.v1"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// `recovered` of an event stream covers its topics, too: it cannot ask for each.
     fn prove(&self, inbox: &mut Start, logs: &[(Topic, Start)]) {
         if inbox.recovered.is_none() && self.read.logs.is_empty() && !self.is_lost {
@@ -226,6 +246,7 @@ fn check_terms(
     grants: Option<&TopicPatterns>,
 ) -> Result<Terms, HttpError> {
     let (watches, beats) = (request.wants_presence(), request.wants_beats());
+    let is_remembered = request.wants_bookmark()? && app.config.keep_messages > 0;
     let device = device.or(request.device.map(Into::into));
     if device
         .as_ref()
@@ -244,6 +265,7 @@ fn check_terms(
         Some(Err(_)) => (since, EventId::default(), true),
     };
     let (watches, beats) = (watches?, beats?);
+    let is_found = read.inbox.is_some();
     let most = app.hub.topics().most();
     let grants = grants.unwrap_or(app.hub.topics().grants());
     let topics = check_topics(request.topics.as_deref(), user, grants, most)?;
@@ -252,6 +274,8 @@ fn check_terms(
         since,
         read,
         is_lost,
+        is_found,
+        is_remembered,
         topics,
         watches,
         beats,
@@ -284,6 +308,32 @@ fn check_topics(
         }
     }
     Ok(list)
+}
+
+/// Lets a client that wants it go on where its device has read to; answers the device if its
+/// reading is remembered from here on. The id of an event is newer than what the node remembers,
+/// and a `since` is for the first time.
+async fn open_bookmark(
+    app: &App,
+    user: &UserId,
+    terms: &mut Terms,
+    deadline: Instant,
+) -> Option<Arc<str>> {
+    let device = terms.device.clone().filter(|_| terms.is_remembered)?;
+    let read = app.backplane.read_bookmark(user, &device);
+    match tokio::time::timeout_at(deadline, read).await {
+        Ok(Ok(position)) => {
+            if let (Some(position), false) = (position, terms.is_found) {
+                terms.since = Some(Since::After(position));
+            }
+            Some(device)
+        }
+        // What is remembered must not be replaced by where it begins now.
+        Ok(Err(_)) | Err(_) => {
+            terms.is_lost |= !terms.is_found;
+            None
+        }
+    }
 }
 
 /// The position of a connection in its user's inbox: what it missed since it was last here, and

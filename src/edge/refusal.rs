@@ -11,7 +11,7 @@ use warp::reply::Response;
 use crate::app::App;
 use crate::edge::cors::Reader;
 use crate::edge::error::HttpError;
-use crate::local::connection::retry_after;
+use crate::local::retry::retry_after;
 use crate::protocol::{RefusalReason, refusal_frames};
 
 /// As the answer to its request.

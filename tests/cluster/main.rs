@@ -14,6 +14,7 @@ mod raw;
 mod redis_groups;
 
 mod absent;
+mod bookmarks;
 mod calls;
 mod commands;
 mod credentials;

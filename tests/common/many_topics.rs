@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Node;
 use super::logs::keep;
-use super::topics::push;
+use super::topics::{counts, push};
 use super::transports::{AnyClient, Transport, connect};
 
 /// The settings of the nodes: more topics than requests may wait.
@@ -106,6 +106,7 @@ pub async fn a_client_names_many_topics_at_once(sender: &Node, node: &Node) {
             .iter()
             .all(|entry| entry["status"] == "unsubscribed");
         assert!(left && entries.len() == MANY, "{entries:?}");
+        counts(sender, "t.7", 0).await;
         let answer = push(sender, "t.7", 4).await;
         assert_eq!(answer["status"], "offline", "{answer}");
         push(sender, "t.100", 5).await;

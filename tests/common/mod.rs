@@ -13,6 +13,7 @@
     reason = "what helps a test may fail as a test does"
 )]
 
+pub mod bookmarks;
 pub mod books;
 pub mod grants;
 pub mod keep;

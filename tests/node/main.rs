@@ -21,6 +21,7 @@ mod addresses;
 mod bad_input;
 mod batches;
 mod beats;
+mod bookmarks;
 mod calls;
 mod commands;
 mod cors;

@@ -15,9 +15,12 @@ async fn open(node: &Node, query: &str, origin: Option<&str>) -> Client {
     let url = format!("ws://{}/ws?refuse=frame&{query}", node.client_address());
     let mut request = url.into_client_request().expect("a URL");
     let headers = request.headers_mut();
-    headers.insert("sec-websocket-protocol", "pushnode.v1".parse().unwrap());
+    headers.insert(
+        "sec-websocket-protocol",
+        "pushnode.v1".parse().expect("a header"),
+    );
     if let Some(origin) = origin {
-        headers.insert("origin", origin.parse().unwrap());
+        headers.insert("origin", origin.parse().expect("a header"));
     }
     let (socket, answer) = tokio_tungstenite::connect_async(request)
         .await

@@ -11,6 +11,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::backplane::answers::Kept;
+use crate::backplane::standalone::bookmarks::MemoryBookmarks;
 use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
@@ -29,6 +30,7 @@ const ENOUGH_BYTES: usize = MOST_BYTES / 8 * 7;
 pub(crate) struct MemoryLogs {
     state: Mutex<State>,
     started: Instant,
+    pub(crate) bookmarks: MemoryBookmarks,
 }
 
 impl Default for MemoryLogs {
@@ -42,6 +44,7 @@ impl Default for MemoryLogs {
         Self {
             state: Mutex::new(state),
             started: Instant::now(),
+            bookmarks: MemoryBookmarks::default(),
         }
     }
 }
@@ -167,6 +170,7 @@ impl MemoryLogs {
 
     /// Drops what is too old.
     pub(crate) fn sweep(&self, bounds: &Bounds) {
+        self.bookmarks.sweep(bounds.age);
         let now = Instant::now();
         let mut state = self.state.lock();
         let inboxes = &mut state.inboxes;

@@ -6,6 +6,8 @@
 
 pub(crate) mod timer_wheel;
 
+pub(crate) mod bookmark;
+
 pub(crate) mod expiry;
 
 pub(crate) mod send_queue;
@@ -16,8 +18,7 @@ pub(crate) mod requests;
 
 pub(crate) mod replay;
 
-use std::time::Duration;
-
+use crate::local::connection::bookmark::Bookmark;
 use crate::local::connection::expiry::Expiry;
 use crate::local::connection::requests::Exchanges;
 use crate::local::connection::send_queue::Queue;
@@ -25,6 +26,7 @@ use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
 use crate::local::membership::Membership;
 use crate::local::replay::follower::{Follower, Start};
+use crate::local::retry::retry_after;
 use crate::protocol;
 use crate::protocol::client::decoder::Input;
 use crate::protocol::client::websocket;
@@ -125,6 +127,8 @@ pub(crate) struct Connection {
     inbox: Option<Box<Follower>>,
     /// How far it has been given inbox and logs, if it is an event stream that resumes logs.
     stream: Option<Box<StreamPosition>>,
+    /// If its node remembers how far it has read.
+    bookmark: Option<Box<Bookmark>>,
     /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
     subscriptions: Option<Box<Subscriptions>>,
     /// What it asks of the node and is asked by senders, while there is something.
@@ -160,6 +164,7 @@ impl Connection {
             input: Input::of(dialect),
             inbox: None,
             stream: None,
+            bookmark: None,
             dialogue: None,
             subscriptions: None,
             ping_due: NEVER,
@@ -217,6 +222,7 @@ impl Connection {
             self.queue.push(ready);
         }
         self.inbox = follower.map(Box::new);
+        self.open_bookmark(at);
         page.map_or(0, |page| self.queue_page(None, &page, metrics))
     }
 
@@ -361,9 +367,8 @@ impl Connection {
         match said {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
             Ok(ClientMessage::Pong) => {}
-            Ok(ClientMessage::Ack(id)) => {
-                self.hear_ack(&id);
-            }
+            Ok(ClientMessage::Ack(id)) => self.hear_ack(&id),
+            Ok(ClientMessage::AckKept(position, id)) => self.hear_ack_kept(position, id.as_deref()),
             Ok(ClientMessage::Request(request)) => self.hear_request(request, send_rate),
             Ok(ClientMessage::Answer(answer)) => self.hear_answer(answer),
             Err(fault) => {
@@ -458,6 +463,7 @@ impl Connection {
                     self.say(&protocol::expiring_object(left));
                 }
                 if self.ping_due <= now {
+                    self.settle_bookmark();
                     self.queue.push(self.dialect.ping(self.beats));
                     self.credit(1);
                     self.ping_due = now + settings.pause(self.dialect);
@@ -481,11 +487,6 @@ impl Connection {
                 .min(self.expiry.due()),
         }
     }
-}
-
-/// When a client that must go may come back: spread, so that they do not come back together.
-pub(crate) fn retry_after() -> Duration {
-    Duration::from_millis(fastrand::u64(100..3000))
 }
 
 #[cfg(test)]

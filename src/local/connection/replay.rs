@@ -52,6 +52,7 @@ impl Connection {
 
     /// A kept message is in the queue, or counts as given.
     fn note_given(&mut self, message: &Message) {
+        self.note_in_bookmark(message);
         if let (Some(stream), Some(position)) = (&mut self.stream, message.position()) {
             stream.advance(message.topic(), position);
         }

@@ -74,6 +74,8 @@ pub(crate) struct NewConnection {
     pub watches: bool,
     /// It wants heartbeats that its program sees.
     pub beats: bool,
+    /// The device whose reading is remembered, if that is wanted.
+    pub bookmark: Option<Arc<str>>,
 }
 
 /// A connection whose socket is still in the handshake. Dropping it leaves, and tells the shard.
@@ -251,6 +253,7 @@ impl Hub {
             ordinal,
             watches,
             beats,
+            bookmark,
         } = newcomer;
         let fd = self.directory.next_fd();
         let (arrival, subscribed) = if grants.is_some() || !topics.is_empty() {
@@ -285,6 +288,7 @@ impl Hub {
                 arrival,
                 expires,
                 beats,
+                bookmark,
             })))
             .await;
         let (membership, row) = membership::Membership::join(&self.directory, user, seat);

@@ -45,6 +45,8 @@ pub(crate) struct PlaceRequest {
     pub(crate) expires: Option<Instant>,
     /// It wants heartbeats that its program sees.
     pub(crate) beats: bool,
+    /// The device whose reading is remembered, if that is wanted.
+    pub(crate) bookmark: Option<Arc<str>>,
 }
 
 /// Something for a shard to do.

@@ -332,6 +332,8 @@ impl ShardTask {
         self.leave_topics(slot);
         let place = &mut self.places[slot];
         let dropped = place.connection.end(reason, self.now);
+        self.save_bookmark(slot);
+        let place = &self.places[slot];
         self.metrics.closed(reason);
         self.metrics.dropped(reason.label(), dropped);
         let (user, fd) = (&place.connection.user, place.connection.fd);

@@ -20,6 +20,8 @@ pub(crate) struct ConnectRequest {
     pub(crate) device: Option<String>,
     /// The position in its inbox from which it wants to go on.
     pub(crate) since: Option<String>,
+    /// `server` to go on where its device has read to.
+    pub(crate) resume: Option<String>,
     /// How far it has read, as an event stream has told it. Before `since`, which stays in its
     /// URL. A text that is none of ours is an error.
     #[serde(skip)]
@@ -81,6 +83,7 @@ impl ConnectRequest {
                 "token" => request.token.replace(Secret::new(value)).is_some(),
                 "device" => request.device.replace(value).is_some(),
                 "since" => request.since.replace(value).is_some(),
+                "resume" => request.resume.replace(value).is_some(),
                 "presence" => request.presence.replace(value.into()).is_some(),
                 "beat" => request.beat.replace(value.into()).is_some(),
                 "envelope" => request.envelope.replace(value.into()).is_some(),
@@ -136,6 +139,15 @@ impl ConnectRequest {
         switch("envelope", self.envelope.as_ref())
     }
 
+    /// Whether the client wants to go on where its device has read to.
+    pub(crate) fn wants_bookmark(&self) -> Result<bool, InvalidInput> {
+        match self.resume.as_deref() {
+            None | Some("") => Ok(false),
+            Some("server") => Ok(true),
+            Some(_) => Err(InvalidInput::new("resume must be server")),
+        }
+    }
+
     /// Whether a client of WebSockets wants heartbeats as objects.
     pub(crate) fn wants_beats(&self) -> Result<bool, InvalidInput> {
         switch("beat", self.beat.as_ref())
@@ -187,7 +199,7 @@ mod tests {
         assert_eq!(topics("topics=&topics=b").as_deref(), Some("b"));
         assert_eq!(topics("user=42"), None);
         for name in [
-            "user", "token", "device", "since", "presence", "envelope", "beat",
+            "user", "token", "device", "since", "presence", "envelope", "beat", "resume",
         ] {
             let refused = read(&format!("{name}=1&x=2&{name}=1")).unwrap_err();
             assert_eq!(refused.to_string(), format!("{name} must be there once"));

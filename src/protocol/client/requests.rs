@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::protocol::client::send::{ClientAnswer, Send};
 use crate::protocol::ids::Topic;
 use crate::protocol::json;
-use crate::protocol::position::Since;
+use crate::protocol::position::{Position, Since};
 use crate::protocol::secret::Secret;
 
 /// Most topics in one request.
@@ -26,6 +26,8 @@ pub enum ClientMessage<'a> {
     Pong,
     /// Has this message.
     Ack(Cow<'a, str>),
+    /// Has all that was kept for its user up to here; and maybe the message of this id.
+    AckKept(Position, Option<Cow<'a, str>>),
     /// Answers a call.
     Answer(ClientAnswer),
     /// Asks something of the node; gets a `reply` or an `error` with the same `ref`.
@@ -103,7 +105,10 @@ impl<'a> ClientMessage<'a> {
     /// Whether it is the answer to something that a node sends.
     #[must_use]
     pub const fn is_answer(&self) -> bool {
-        matches!(self, Self::Pong | Self::Ack(_) | Self::Answer(_))
+        matches!(
+            self,
+            Self::Pong | Self::Ack(_) | Self::AckKept(..) | Self::Answer(_)
+        )
     }
 
     /// Reads an object that came in a binary frame.
@@ -137,10 +142,16 @@ impl<'a> ClientMessage<'a> {
         match kind.as_deref() {
             Some("ping") => Ok(Self::Ping),
             Some("pong") => Ok(Self::Pong),
-            Some("ack") => match text_of(fields.id, "id must be a text")? {
-                Some(id) => Ok(Self::Ack(id)),
-                None => Err(bad(&reference, "ack needs the id of the message")),
-            },
+            Some("ack") => {
+                let id = text_of(fields.id, "id must be a text")?;
+                let resume = text_of(fields.resume, "resume must be a text")?;
+                match (id, resume.as_deref().map(str::parse)) {
+                    (id, Some(Ok(position))) => Ok(Self::AckKept(position, id)),
+                    (_, Some(Err(_))) => Err(bad(&reference, "resume must be that of a message")),
+                    (Some(id), None) => Ok(Self::Ack(id)),
+                    (None, None) => Err(bad(&reference, "ack needs id or resume of a message")),
+                }
+            }
             Some("send") => match Send::parse(text) {
                 Ok(send) => Ok(Self::Request(Request {
                     reference,
@@ -189,6 +200,8 @@ struct ClientFields<'a> {
     topic: Option<&'a RawValue>,
     #[serde(default, borrow)]
     since: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    resume: Option<&'a RawValue>,
     #[serde(default, borrow)]
     token: Option<&'a RawValue>,
     #[serde(default, borrow)]

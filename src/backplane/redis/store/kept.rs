@@ -23,6 +23,7 @@ use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
 use crate::backplane::redis::servers::errors::{is_broken_off, redacted};
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
 use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi, queue};
+use crate::backplane::redis::store::bookmarks::BookmarkStore;
 use crate::backplane::redis::store::epoch::Epoch;
 use crate::backplane::redis::store::replicas::Replicas;
 use crate::backplane::redis::{AWAY, Keys, RedisSettings};
@@ -60,6 +61,7 @@ pub(crate) struct KeptStore {
     bounds: Bounds,
     epoch: Epoch,
     replicas: Replicas,
+    pub(crate) bookmarks: BookmarkStore,
 }
 
 impl KeptStore {
@@ -67,6 +69,7 @@ impl KeptStore {
         let lasts = settings.inboxes.age.as_secs() as i64 + COUNTER_SECONDS;
         Self {
             epoch: Epoch::new(servers.clone(), &keys, lasts),
+            bookmarks: BookmarkStore::new(servers.clone(), keys.clone(), lasts),
             connections: ConnectionPool::new(servers.clone()),
             servers,
             keys,

@@ -19,11 +19,15 @@ impl ShardTask {
             arrival,
             expires,
             beats,
+            bookmark,
         } = wanted;
         let mut connection = Connection::reserve(fd, user, dialect, self.now);
         connection.hold_until(expires.map(|at| self.tick(at)));
         if beats {
             connection.show_beats();
+        }
+        if let Some(device) = bookmark {
+            connection.begin_bookmark(device);
         }
         let id = ConnectionId {
             node: self.node.clone(),
@@ -48,6 +52,7 @@ impl ShardTask {
         if let Some(arrival) = arrival {
             self.arrive(slot, *arrival);
         }
+        self.save_bookmark(slot);
         self.arm(slot);
     }
 
