@@ -13,7 +13,7 @@ mod reload;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::access::authenticator::Authenticator;
@@ -36,6 +36,7 @@ use crate::cluster::questions::Respond;
 use crate::cluster::survey::Survey;
 use crate::config::Config;
 use crate::config::hosts::OwnNames;
+use crate::delivery::bookmark_writer;
 use crate::delivery::call::CallService;
 use crate::delivery::replay_reader::ReplayReader;
 use crate::delivery::router::Router;
@@ -134,9 +135,7 @@ impl Node {
         fatal: watch::Sender<Option<Fatal>>,
     ) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::new());
-        let (asks, asked) = mpsc::unbounded_channel();
-        let (requests, requested) = mpsc::unbounded_channel();
-        let outlets = ShardOutputs { asks, requests };
+        let (outlets, orders) = ShardOutputs::new();
         let hub = start_hub(&config, node, &outlets, &metrics)?;
         let Cluster {
             backplane,
@@ -168,12 +167,13 @@ impl Node {
         let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(inbound.run(feed));
-        tasks.spawn(reader.serve(asked));
+        tasks.spawn(reader.serve(orders.asks));
+        tasks.spawn(bookmark_writer::serve(backplane.clone(), orders.bookmarks));
         tasks.spawn(sessions.clone().keep());
         tasks.spawn(recheck.serve());
         tasks.spawn(late_checks.clone().serve());
         tasks.spawn(presence.serve());
-        tasks.spawn(client_requests.serve(requested));
+        tasks.spawn(client_requests.serve(orders.requests));
 
         let call_service = CallService::new(
             hub.clone(),

@@ -13,6 +13,8 @@ pub(crate) mod rows;
 
 pub(crate) mod feed;
 
+pub(crate) mod bookmarks;
+
 pub(crate) mod standalone;
 
 pub(crate) mod redis;
@@ -36,7 +38,7 @@ use crate::backplane::rows::{Locations, MemberCount, Row, TopicNodes};
 use crate::backplane::standalone::Standalone;
 use crate::local::replay::page::Page;
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
-use crate::protocol::position::Since;
+use crate::protocol::position::{Position, Since};
 use crate::protocol::{DEFAULT_TIMEOUT, Message};
 use crate::telemetry::metrics::Metrics;
 
@@ -205,6 +207,40 @@ impl Backplane {
             Subject::User(_) => page,
             Subject::Topic(topic) => page.of_topic(topic),
         })
+    }
+
+    /// Where a user's device has read its inbox to, if that is known.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) async fn read_bookmark(
+        &self,
+        user: &UserId,
+        device: &str,
+    ) -> Result<Option<Position>, Unavailable> {
+        match self {
+            Self::Standalone(standalone) => Ok(standalone.bookmarks().read(user, device)),
+            Self::Redis(redis) => redis.kept.bookmarks.read(user, device).await,
+        }
+    }
+
+    /// Saves where a user's device has read its inbox to.
+    ///
+    /// # Errors
+    /// When it is not known to be saved.
+    pub(crate) async fn save_bookmark(
+        &self,
+        user: &UserId,
+        device: &str,
+        position: Position,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Self::Standalone(standalone) => {
+                standalone.bookmarks().save(user, device, position);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.kept.bookmarks.save(user, device, position).await,
+        }
     }
 
     /// Adds an entry to the stream of a service.

@@ -19,3 +19,5 @@ pub(crate) mod kick;
 pub(crate) mod call;
 
 pub(crate) mod replay_reader;
+
+pub(crate) mod bookmark_writer;

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
@@ -34,7 +35,7 @@ use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
 use crate::edge::proxy_header;
 use crate::edge::request_body::{BodyHead, WatchedBody};
 use crate::edge::tcp;
-use crate::edge::upgrade::{RequestContext, UpgradeSlot};
+use crate::edge::upgrade::{RequestContext, Takeover, UpgradeSlot};
 use crate::local::admission::{AddressKey, Admission, Refusal};
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
@@ -315,7 +316,7 @@ async fn serve_connection(
     routes: Routes,
     acceptor: Acceptor,
 ) {
-    let closing = acceptor.closing.clone();
+    let (closing, under_way) = (acceptor.closing.clone(), acceptor.under_way.clone());
     let routes = TowerToHyperService::new(warp::service(routes));
     let slot = UpgradeSlot::default();
     let shared = slot.clone();
@@ -364,7 +365,7 @@ async fn serve_connection(
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut is_closing = false;
-    let upgrade = loop {
+    let takeover = loop {
         tokio::select! {
             ended = &mut connection => {
                 if let Err(error) = ended {
@@ -375,15 +376,30 @@ async fn serve_connection(
                 }
                 return;
             }
-            upgrade = slot.filled() => break upgrade,
+            takeover = slot.filled() => break takeover,
             // Then the stream is read again, and ends if there is no request on it. Not by hyper's
             // `graceful_shutdown`, which drops a request that has come and was not read.
             () = closing.begun(), if !is_closing => is_closing = true,
         }
     };
+    let _telling = under_way.begin();
     let parts = connection.into_parts();
-    match parts.io.into_inner().into_inner().try_into() {
-        Ok(socket) => upgrade.attach(socket, parts.read_buf).await,
+    hand_over(
+        *takeover,
+        parts.io.into_inner().into_inner(),
+        parts.read_buf,
+    )
+    .await;
+}
+
+/// Gives a socket to the route that took it. `leftover` is what was read from it after the request.
+async fn hand_over(takeover: Takeover, stream: impl Stream, leftover: Bytes) {
+    let upgrade = match takeover {
+        Takeover::Client(upgrade) => upgrade,
+        Takeover::Refused(words) => return last_words(stream, words).await,
+    };
+    match stream.try_into() {
+        Ok(socket) => upgrade.attach(socket, leftover).await,
         Err(error) => tracing::warn!(%error, "socket lost in the handshake"),
     }
 }

@@ -29,6 +29,11 @@ impl ClientError {
         }
     }
 
+    /// What the client gets for one of several topics, as members of an object.
+    pub(crate) fn fields(&self, topic: &str) -> String {
+        protocol::refused_fields(topic, self.code, &self.message)
+    }
+
     /// The object that the client gets; `reference` is its own `ref`.
     pub(crate) fn object(&self, reference: Option<&str>) -> String {
         match self.retry {

@@ -67,6 +67,11 @@ impl HttpError {
         self
     }
 
+    /// For people.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// As an object of `pushnode.v1`, for a client that did not connect by HTTP.
     pub(crate) fn object(&self) -> String {
         error_object(None, self.code, &self.message)

@@ -75,9 +75,11 @@ pub(crate) async fn enter(
         expires,
         session,
     } = identity;
-    let terms = check_terms(app, request, &user, device, grants.as_deref())?;
+    let mut terms = check_terms(app, request, &user, device, grants.as_deref())?;
+    terms.check_dialect(dialect)?;
 
     let deadline = Instant::now() + ROW_PATIENCE;
+    let bookmark = open_bookmark(app, &user, &mut terms, deadline).await;
     let ordinal = app.connection_limits.ordinal(&app.backplane, &user);
     let (mut inbox, logs, is_cleared, ordinal) = futures::join!(
         start_inbox(app, &user, dialect, terms.since, deadline),
@@ -89,10 +91,12 @@ pub(crate) async fn enter(
     let is_cleared = is_cleared.unwrap_or(Ok(false))?;
     let ordinal = ordinal.unwrap_or_default();
     let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
-    if dialect == Dialect::Sse
-        && let Some(inbox) = &mut inbox
-    {
-        terms.prove(inbox, &logs);
+    if let Some(inbox) = &mut inbox {
+        match dialect.is_stream() {
+            true => terms.prove(inbox, &logs),
+            false if terms.is_lost => inbox.recovered = Some(false),
+            false => {}
+        }
     }
     let newcomer = NewConnection {
         user: user.clone(),
@@ -108,6 +112,8 @@ pub(crate) async fn enter(
         session,
         ordinal,
         watches: terms.watches && dialect.has_objects(),
+        beats: terms.beats,
+        bookmark,
     };
     let admitted = join(app, newcomer, expires, deadline).await?;
     if !is_checked {
@@ -194,14 +200,31 @@ struct Terms {
     since: Option<Since>,
     /// How far it has read the logs of topics.
     read: EventId,
-    /// It comes back with an id that does not say where it was.
+    /// It comes back with an id that does not say where it was, or that cannot be looked up.
     is_lost: bool,
+    /// It comes back with an id that says where it was in its inbox.
+    is_found: bool,
+    /// It wants to go on where its device has read to.
+    is_remembered: bool,
     topics: Vec<Topic>,
     /// It wants join and leave events of its topics.
     watches: bool,
+    /// It wants heartbeats that its program sees.
+    beats: bool,
 }
 
 impl Terms {
+    fn check_dialect(&self, dialect: Dialect) -> Result<(), HttpError> {
+        match (self.is_remembered, &self.device) {
+            (true, None) => Err(HttpError::bad_request("resume=server needs a device")),
+            // It can neither acknowledge nor be told where it is.
+            (true, _) if dialect == Dialect::Plain => {
+                Err(HttpError::bad_request("resume=server needs pushnode.v1"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// `recovered` of an event stream covers its topics, too: it cannot ask for each.
     fn prove(&self, inbox: &mut Start, logs: &[(Topic, Start)]) {
         if inbox.recovered.is_none() && self.read.logs.is_empty() && !self.is_lost {
@@ -222,7 +245,8 @@ fn check_terms(
     device: Option<Arc<str>>,
     grants: Option<&TopicPatterns>,
 ) -> Result<Terms, HttpError> {
-    let watches = request.wants_presence();
+    let (watches, beats) = (request.wants_presence(), request.wants_beats());
+    let is_remembered = request.wants_bookmark()? && app.config.keep_messages > 0;
     let device = device.or(request.device.map(Into::into));
     if device
         .as_ref()
@@ -240,7 +264,8 @@ fn check_terms(
         // Of another server: it begins as if it came for the first time.
         Some(Err(_)) => (since, EventId::default(), true),
     };
-    let watches = watches?;
+    let (watches, beats) = (watches?, beats?);
+    let is_found = read.inbox.is_some();
     let most = app.hub.topics().most();
     let grants = grants.unwrap_or(app.hub.topics().grants());
     let topics = check_topics(request.topics.as_deref(), user, grants, most)?;
@@ -249,8 +274,11 @@ fn check_terms(
         since,
         read,
         is_lost,
+        is_found,
+        is_remembered,
         topics,
         watches,
+        beats,
     })
 }
 
@@ -282,6 +310,32 @@ fn check_topics(
     Ok(list)
 }
 
+/// Lets a client that wants it go on where its device has read to; answers the device if its
+/// reading is remembered from here on. The id of an event is newer than what the node remembers,
+/// and a `since` is for the first time.
+async fn open_bookmark(
+    app: &App,
+    user: &UserId,
+    terms: &mut Terms,
+    deadline: Instant,
+) -> Option<Arc<str>> {
+    let device = terms.device.clone().filter(|_| terms.is_remembered)?;
+    let read = app.backplane.read_bookmark(user, &device);
+    match tokio::time::timeout_at(deadline, read).await {
+        Ok(Ok(position)) => {
+            if let (Some(position), false) = (position, terms.is_found) {
+                terms.since = Some(Since::After(position));
+            }
+            Some(device)
+        }
+        // What is remembered must not be replaced by where it begins now.
+        Ok(Err(_)) | Err(_) => {
+            terms.is_lost |= !terms.is_found;
+            None
+        }
+    }
+}
+
 /// The position of a connection in its user's inbox: what it missed since it was last here, and
 /// where it goes on. A plain client cannot resume, so it only gets what it asks for.
 async fn start_inbox(
@@ -291,10 +345,10 @@ async fn start_inbox(
     since: Option<Since>,
     deadline: Instant,
 ) -> Option<Box<Start>> {
-    if app.config.keep_messages == 0 || (dialect == Dialect::Plain && since.is_none()) {
+    let since = since.unwrap_or(Since::Now);
+    if app.config.keep_messages == 0 || (dialect == Dialect::Plain && since == Since::Now) {
         return None;
     }
-    let since = since.unwrap_or(Since::Now);
     let user = Subject::User(user.clone());
     let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&user, since)).await;
     Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
@@ -308,7 +362,7 @@ async fn start_logs(
     terms: &Terms,
     deadline: Instant,
 ) -> Vec<(Topic, Start)> {
-    if dialect != Dialect::Sse || !app.hub.topics().keeps() {
+    if !dialect.is_stream() || !app.hub.topics().keeps() {
         return Vec::new();
     }
     let topics = terms.topics.iter().take(MAX_RESUMED_TOPICS);

@@ -26,6 +26,8 @@ pub(crate) mod handshake;
 
 pub(crate) mod upgrade;
 
+pub(crate) mod refusal;
+
 pub(crate) mod ws;
 
 pub(crate) mod sse;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -22,27 +23,30 @@ use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::ClientRequest;
 use crate::protocol;
-use crate::protocol::RequestKind;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::position::Since;
 use crate::protocol::secret::Secret;
+use crate::protocol::{BadTopic, RequestKind, WantedTopic};
+
+/// The code of one of several topics that is none.
+const BAD_TOPIC: &str = "bad_message";
 
 /// The outcome of a request that was carried out.
 struct Done {
     /// Further fields of the reply.
     fields: String,
     /// What the connection gets after the reply.
-    then: Option<Command>,
-    /// The topic whose join and leave events the connection wants after that.
-    watches: Option<Topic>,
+    then: Vec<Command>,
+    /// The topics whose join and leave events the connection wants after that.
+    watches: Vec<Topic>,
 }
 
 impl From<String> for Done {
     fn from(fields: String) -> Self {
         Self {
             fields,
-            then: None,
-            watches: None,
+            then: Vec::new(),
+            watches: Vec::new(),
         }
     }
 }
@@ -70,7 +74,7 @@ impl ClientRequests {
         let (fd, user) = (asked.fd, asked.user.clone());
         let reference = asked.request.reference.clone();
         let reference = reference.as_deref();
-        let (mut then, mut watches) = (None, None);
+        let (mut then, mut watches) = (Vec::new(), Vec::new());
         let object = match self.carry_out(asked).await {
             Ok(done) => {
                 (then, watches) = (done.then, done.watches);
@@ -83,10 +87,10 @@ impl ClientRequests {
         };
         let object = Some(object);
         self.hub.tell(fd, Command::Answered { fd, object }).await;
-        if let Some(then) = then {
+        for then in then {
             self.hub.tell(fd, then).await;
         }
-        if let Some(topic) = watches {
+        for topic in watches {
             self.hub.topics().notices().ask(fd, topic);
         }
     }
@@ -101,7 +105,7 @@ impl ClientRequests {
                 watches,
             } => {
                 let mut done = self.subscribe(fd, topic.clone(), since).await?;
-                done.watches = watches.then_some(topic);
+                done.watches.extend(watches.then_some(topic));
                 Ok(done)
             }
             RequestKind::Unsubscribe { topic } => {
@@ -109,6 +113,8 @@ impl ClientRequests {
                 self.hub.unsubscribe(fd, topic, Asker::Client).await;
                 Ok(fields.into())
             }
+            RequestKind::SubscribeAll(wanted) => Ok(self.subscribe_all(fd, wanted).await),
+            RequestKind::UnsubscribeAll(wanted) => Ok(self.unsubscribe_all(fd, wanted).await),
             RequestKind::Auth(token) => self.renew(fd, &user, &token).await.map(Done::from),
             RequestKind::Send(send) => {
                 let sent = self.upstream.send(fd, &user, reference, &send);
@@ -139,7 +145,7 @@ impl ClientRequests {
         degraded |= page.is_none();
         let resume = page.as_ref().map(|page| page.start);
         let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
-        let recovered = since.is_some().then_some(is_proven);
+        let recovered = (from != Since::Now).then_some(is_proven);
         let fields = protocol::subscribed_fields(&topic, resume, recovered, degraded);
         let then = page.map(|page| Command::Page {
             fd,
@@ -149,9 +155,46 @@ impl ClientRequests {
             is_told: true,
         });
         Ok(Done {
-            then,
+            then: then.into_iter().collect(),
             ..fields.into()
         })
+    }
+
+    /// All at the same time: a client that comes back with many topics waits for the slowest.
+    async fn subscribe_all(&self, fd: Fd, wanted: Vec<Result<WantedTopic, BadTopic>>) -> Done {
+        let each = wanted.into_iter().map(async |wanted| match wanted {
+            Err(bad) => protocol::refused_fields(&bad.topic, BAD_TOPIC, &bad.message).into(),
+            Ok(one) => match self.subscribe(fd, one.topic.clone(), one.since).await {
+                Err(refused) => refused.fields(one.topic.as_str()).into(),
+                Ok(mut done) => {
+                    done.watches.extend(one.watches.then_some(one.topic));
+                    done
+                }
+            },
+        });
+        let (mut entries, mut all) = (Vec::new(), Done::from(String::new()));
+        for done in join_all(each).await {
+            entries.push(done.fields);
+            all.then.extend(done.then);
+            all.watches.extend(done.watches);
+        }
+        all.fields = protocol::topics_fields(&entries);
+        all
+    }
+
+    async fn unsubscribe_all(&self, fd: Fd, topics: Vec<Result<WantedTopic, BadTopic>>) -> Done {
+        let mut entries = Vec::with_capacity(topics.len());
+        for one in topics {
+            entries.push(match one {
+                Err(bad) => protocol::refused_fields(&bad.topic, BAD_TOPIC, &bad.message),
+                Ok(WantedTopic { topic, .. }) => {
+                    let fields = protocol::unsubscribed_fields(&topic);
+                    self.hub.unsubscribe(fd, topic, Asker::Client).await;
+                    fields
+                }
+            });
+        }
+        protocol::topics_fields(&entries).into()
     }
 
     /// Replaces the token of a connection by a new one of the same user.

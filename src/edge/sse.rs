@@ -16,7 +16,8 @@ use crate::app::App;
 use crate::edge::cors::{Reader, preflight};
 use crate::edge::error::HttpError;
 use crate::edge::handshake::{check_leaving, enter, read_request};
-use crate::edge::upgrade::{RequestContext, Upgrade, UpgradeRequest};
+use crate::edge::refusal;
+use crate::edge::upgrade::{RequestContext, Takeover, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
 use crate::protocol::{Dialect, GOODBYE_ID};
 
@@ -27,14 +28,10 @@ pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response 
         return preflight(&app, headers, caller);
     }
     let reader = Reader::of(&app, headers, caller);
-    let response = match admit(&app, request, &reader).await {
-        Ok(response) => response,
-        Err(error) => {
-            app.metrics.handshake_refused(error.code);
-            error.reply()
-        }
-    };
-    reader.allow(response)
+    match admit(&app, request, &reader).await {
+        Ok(response) => reader.allow(response),
+        Err(error) => refusal::answer(&app, error, &reader),
+    }
 }
 
 async fn admit(
@@ -63,7 +60,11 @@ async fn admit(
         // It is the client's position now; the URL's `since` is the one it began with.
         id => connect.event_id = id.map(|id| id.parse()),
     }
-    let admitted = enter(app, connect, Dialect::Sse, &peer).await?;
+    let dialect = match connect.wants_envelope()? {
+        true => Dialect::SseObjects,
+        false => Dialect::Sse,
+    };
+    let admitted = enter(app, connect, dialect, &peer).await?;
     let config = &app.config;
     let upgrade = Upgrade {
         hub: app.hub.clone(),
@@ -74,7 +75,7 @@ async fn admit(
         // A write that is not taken is found by the write deadline, which should speak first.
         silence: Some(config.pong_seconds + config.write_seconds),
     };
-    slot.fill(upgrade).await
+    slot.fill(Takeover::Client(upgrade)).await
 }
 
 /// The id of the last event that the client got: from the header that browsers send, or from

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::edge::error::HttpError;
 use crate::edge::handshake::{check_leaving, enter};
 use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
+use crate::edge::refusal;
 use crate::edge::upgrade::Upgrade;
 use crate::local::connection::Role;
 use crate::protocol::Dialect;
@@ -40,8 +41,7 @@ pub(crate) async fn connect(app: Arc<App>, mut stream: impl Stream, peer: Peer) 
             Err(error) => tracing::warn!(%error, "socket lost after its first line"),
         },
         Err(NotAdmitted::Error(error)) => {
-            app.metrics.handshake_refused(error.code);
-            last_words(stream, error.object() + "\n").await;
+            last_words(stream, refusal::line(&app, &error)).await;
         }
         Err(NotAdmitted::Gone) => {}
     }

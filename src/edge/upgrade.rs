@@ -1,6 +1,6 @@
 //! How a route takes the socket of its request, as a WebSocket or an event stream does.
 //!
-//! Such a route never answers. It leaves an [`Upgrade`] in the [`UpgradeSlot`] of its request and
+//! Such a route never answers. It leaves a [`Takeover`] in the [`UpgradeSlot`] of its request and
 //! waits. The acceptor sees the slot filled, takes the HTTP connection apart, which drops the
 //! route, and hands the raw socket to the client's shard. The client's answer is the first thing
 //! that the shard writes.
@@ -41,36 +41,44 @@ pub(crate) struct RequestContext {
     pub(crate) slot: UpgradeSlot,
 }
 
-/// Where a route leaves its [`Upgrade`]. Shared by all requests of one HTTP connection, which come
+/// Where a route leaves what is to become of its request's socket. Shared by all requests of one HTTP connection, which come
 /// one after the other.
 #[derive(Clone, Default)]
 pub(crate) struct UpgradeSlot(Arc<Slot>);
 
 #[derive(Default)]
 struct Slot {
-    upgrade: Mutex<Option<Box<Upgrade>>>,
+    takeover: Mutex<Option<Box<Takeover>>>,
     filled: Notify,
 }
 
 impl UpgradeSlot {
     /// Asks for the request's socket. Does not return: the caller is dropped with the HTTP
-    /// connection. If the client is gone by then, `upgrade` is dropped too.
-    pub(crate) async fn fill<T>(&self, upgrade: Upgrade) -> T {
-        *self.0.upgrade.lock() = Some(Box::new(upgrade));
+    /// connection. If the client is gone by then, `takeover` is dropped too.
+    pub(crate) async fn fill<T>(&self, takeover: Takeover) -> T {
+        *self.0.takeover.lock() = Some(Box::new(takeover));
         self.0.filled.notify_one();
         std::future::pending().await
     }
 
     /// Waits until a route wants the socket.
-    pub(crate) async fn filled(&self) -> Box<Upgrade> {
+    pub(crate) async fn filled(&self) -> Box<Takeover> {
         loop {
             self.0.filled.notified().await;
-            let upgrade = self.0.upgrade.lock().take();
-            if let Some(upgrade) = upgrade {
-                return upgrade;
+            let takeover = self.0.takeover.lock().take();
+            if let Some(takeover) = takeover {
+                return takeover;
             }
         }
     }
+}
+
+/// What becomes of a socket that its route took.
+pub(crate) enum Takeover {
+    /// It is the client's, in its shard.
+    Client(Upgrade),
+    /// It is closed after these bytes.
+    Refused(Bytes),
 }
 
 /// A client that is in the hub and waits for its socket. Dropping it leaves the hub.

@@ -20,7 +20,8 @@ use crate::app::App;
 use crate::edge::cors::Reader;
 use crate::edge::error::HttpError;
 use crate::edge::handshake::{check_leaving, enter, read_request};
-use crate::edge::upgrade::{RequestContext, Upgrade, UpgradeRequest};
+use crate::edge::refusal;
+use crate::edge::upgrade::{RequestContext, Takeover, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
 use crate::protocol::{Dialect, SUBPROTOCOL};
 
@@ -39,11 +40,19 @@ struct Opening {
 /// Lets a client in, or answers why not.
 pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response {
     let reader = Reader::of(&app, &request.headers, &request.context.caller);
-    match admit(&app, request, Role::Client).await {
-        Ok(response) => response,
-        Err(error) => {
-            app.metrics.handshake_refused(error.code);
-            reader.allow(error.reply())
+    let opening = match check(&request) {
+        Ok(opening) => opening,
+        Err(error) => return refusal::answer(&app, error, &reader),
+    };
+    let takes_frames = opening.dialect == Dialect::V1 && refusal::wants_frames(&request.query);
+    let head = takes_frames.then(|| opening.head());
+    let slot = request.context.slot.clone();
+    match (admit(&app, request, opening, Role::Client).await, head) {
+        (Ok(response), _) => response,
+        (Err(error), None) => refusal::answer(&app, error, &reader),
+        (Err(error), Some(head)) => {
+            let words = refusal::frames(&app, &error, head);
+            slot.fill(Takeover::Refused(words)).await
         }
     }
 }
@@ -52,26 +61,32 @@ pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response 
 #[cfg(feature = "echo")]
 pub(crate) async fn echo(app: Arc<App>, mut request: UpgradeRequest) -> Response {
     request.query = "user=echo".to_owned();
-    admit(&app, request, Role::Echo)
-        .await
-        .unwrap_or_else(|error| error.reply())
+    let admitted = match check(&request) {
+        Ok(opening) => admit(&app, request, opening, Role::Echo).await,
+        Err(error) => Err(error),
+    };
+    admitted.unwrap_or_else(HttpError::reply)
 }
 
-async fn admit(app: &Arc<App>, request: UpgradeRequest, role: Role) -> Result<Response, HttpError> {
+fn check(request: &UpgradeRequest) -> Result<Opening, HttpError> {
+    read_opening(&request.method, request.context.version, &request.headers)
+}
+
+async fn admit(
+    app: &Arc<App>,
+    request: UpgradeRequest,
+    opening: Opening,
+    role: Role,
+) -> Result<Response, HttpError> {
     let UpgradeRequest {
-        method,
         headers,
         query,
         context,
+        ..
     } = request;
     let RequestContext {
-        peer,
-        version,
-        caller,
-        slot,
-        ..
+        peer, caller, slot, ..
     } = context;
-    let opening = check(&method, version, &headers)?;
     check_leaving(app)?;
     // A browser always says where the page is from (RFC 6455, 10.2).
     if headers.contains_key(ORIGIN) {
@@ -87,7 +102,7 @@ async fn admit(app: &Arc<App>, request: UpgradeRequest, role: Role) -> Result<Re
         head: opening.head().into(),
         silence: None,
     };
-    slot.fill(upgrade).await
+    slot.fill(Takeover::Client(upgrade)).await
 }
 
 impl Opening {
@@ -107,7 +122,11 @@ impl Opening {
 }
 
 /// Checks the headers of the opening handshake (RFC 6455, 4.2.1).
-fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Opening, HttpError> {
+fn read_opening(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<Opening, HttpError> {
     if method != Method::GET {
         return Err(HttpError::method_not_allowed("GET"));
     }
@@ -187,7 +206,7 @@ mod tests {
     ];
 
     fn status(pairs: &[(&'static str, &'static str)]) -> u16 {
-        check(&Method::GET, Version::HTTP_11, &headers(pairs))
+        read_opening(&Method::GET, Version::HTTP_11, &headers(pairs))
             .unwrap_err()
             .status
             .as_u16()
@@ -195,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc() {
-        let opening = check(&Method::GET, Version::HTTP_11, &headers(&GOOD)).unwrap();
+        let opening = read_opening(&Method::GET, Version::HTTP_11, &headers(&GOOD)).unwrap();
         assert_eq!(opening.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(opening.dialect, Dialect::Plain);
     }
@@ -204,7 +223,7 @@ mod tests {
     fn the_subprotocol_is_one_of_a_list() {
         let mut pairs = GOOD.to_vec();
         pairs.push(("sec-websocket-protocol", "other, pushnode.v1"));
-        let opening = check(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
+        let opening = read_opening(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
         assert_eq!(opening.dialect, Dialect::V1);
     }
 
@@ -216,7 +235,7 @@ mod tests {
             ("PushNode.V1, pushnode.v1", Dialect::V1),
         ] {
             let pairs = [&GOOD[..], &[("sec-websocket-protocol", offer)]].concat();
-            let opening = check(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
+            let opening = read_opening(&Method::GET, Version::HTTP_11, &headers(&pairs)).unwrap();
             assert_eq!(opening.dialect, expected, "{offer}");
         }
     }
@@ -243,9 +262,9 @@ mod tests {
             status(&with("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZ!==")),
             400
         );
-        let post = check(&Method::POST, Version::HTTP_11, &headers(&GOOD)).unwrap_err();
+        let post = read_opening(&Method::POST, Version::HTTP_11, &headers(&GOOD)).unwrap_err();
         assert_eq!(post.status.as_u16(), 405);
-        let old = check(&Method::GET, Version::HTTP_10, &headers(&GOOD)).unwrap_err();
+        let old = read_opening(&Method::GET, Version::HTTP_10, &headers(&GOOD)).unwrap_err();
         assert_eq!(old.status.as_u16(), 426);
     }
 }

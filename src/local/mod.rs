@@ -4,6 +4,8 @@
 //! [`connection`] one of them without its socket. Nothing here knows of Redis or HTTP, and no
 //! file uses one that stands below it.
 
+pub(crate) mod retry;
+
 pub(crate) mod admission;
 
 pub(crate) mod map;

@@ -4,6 +4,7 @@
 //! and `write_target` are written by hand, because every push takes this way. What must stay
 //! true: `data` goes out as the bytes it came in (see `json`).
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use crate::protocol::position::Position;
 
 /// Longest message id, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
+/// Longest event name, in bytes.
+pub const MAX_EVENT_BYTES: usize = 200;
 /// Most users in one push.
 pub const MAX_USERS: usize = 1_000;
 /// Most topics in one push.
@@ -127,10 +130,29 @@ pub(super) enum Kind {
     },
 }
 
+/// The name of an event. Without control characters, because it stands in a line of its own in an
+/// event stream.
+pub(super) fn check_event(event: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, InvalidInput> {
+    match event {
+        Some(event)
+            if event.is_empty()
+                || event.len() > MAX_EVENT_BYTES
+                || event.chars().any(char::is_control) =>
+        {
+            Err(InvalidInput::new(
+                "event must be 1 to 200 bytes without control characters",
+            ))
+        }
+        event => Ok(event.map(|event| event.into())),
+    }
+}
+
 /// What is pushed. Encoded for each dialect at most once, however many receive it.
 #[derive(Debug)]
 pub struct Message {
     id: Option<Box<str>>,
+    /// The name by which clients choose what to do with it.
+    event: Option<Box<str>>,
     data: Box<str>,
     policy: Policy,
     pub(super) kind: Kind,
@@ -145,6 +167,7 @@ impl Message {
     pub(super) fn new(id: Option<Box<str>>, data: &RawValue, policy: Policy) -> Self {
         Self {
             id,
+            event: None,
             data: one_line(data),
             policy,
             topic: None,
@@ -158,12 +181,17 @@ impl Message {
         Self { kind, ..self }
     }
 
+    pub(super) fn named(self, event: Option<Box<str>>) -> Self {
+        Self { event, ..self }
+    }
+
     /// A message as it lies in an inbox.
     ///
     /// # Errors
-    /// When the data is not JSON: another program wrote it there.
+    /// When the data is not JSON, or the event's name none: another program wrote it there.
     pub fn from_inbox(
         id: Option<String>,
+        event: Option<String>,
         data: &str,
         position: Position,
     ) -> Result<Self, InvalidInput> {
@@ -171,6 +199,7 @@ impl Message {
         let id = id.map(String::into_boxed_str);
         Ok(Self {
             position: Some(position),
+            event: check_event(event.map(Cow::Owned))?,
             ..Self::new(id, data, Policy::Close)
         })
     }
@@ -196,6 +225,7 @@ impl Message {
     fn unencoded(&self) -> Self {
         Self {
             id: self.id.clone(),
+            event: self.event.clone(),
             data: self.data.clone(),
             policy: self.policy.clone(),
             kind: self.kind.clone(),
@@ -229,6 +259,12 @@ impl Message {
         self.id.as_deref()
     }
 
+    /// The name of the event, if its sender gave one.
+    #[must_use]
+    pub fn event_name(&self) -> Option<&str> {
+        self.event.as_deref()
+    }
+
     /// What to do where the receiver is slow.
     #[must_use]
     pub fn policy(&self) -> &Policy {
@@ -241,14 +277,14 @@ impl Message {
         self.frames.get(dialect, || {
             // An event stream whose topics' logs can be resumed is not encoded here.
             let place = self.position.filter(|_| self.topic.is_none());
-            dialect.message(|| self.head(), &self.data, place)
+            dialect.message(|| self.head(), self.event_name(), &self.data, place)
         })
     }
 
     /// The bytes that go to the client of an event stream that stands there after it.
     #[must_use]
-    pub fn event(&self, at: &StreamPosition) -> Bytes {
-        Dialect::Sse.message(|| self.head(), &self.data, Some(at))
+    pub fn event(&self, dialect: Dialect, at: &StreamPosition) -> Bytes {
+        dialect.message(|| self.head(), self.event_name(), &self.data, Some(at))
     }
 
     /// The object it comes in, up to its data.
@@ -257,7 +293,7 @@ impl Message {
         match &self.kind {
             Kind::Push => {
                 head.push_str(r#"{"type":"message","#);
-                self.write_id(&mut head);
+                self.write_names(&mut head);
                 if let Some(topic) = &self.topic {
                     let _ = write!(head, r#""topic":"{topic}","#);
                 }
@@ -282,7 +318,16 @@ impl Message {
         head
     }
 
-    pub(super) fn write_id(&self, out: &mut String) {
+    /// Its id, and the name of its event.
+    pub(super) fn write_names(&self, out: &mut String) {
+        self.write_id(out);
+        if let Some(event) = &self.event {
+            let event = to_json(event);
+            let _ = write!(out, r#""event":{event},"#);
+        }
+    }
+
+    fn write_id(&self, out: &mut String) {
         if let Some(id) = &self.id {
             let id = to_json(id);
             let _ = write!(out, r#""id":{id},"#);

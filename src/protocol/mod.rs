@@ -42,6 +42,8 @@ pub use crate::protocol::bus::signature::{ClusterKeys, Proof, is_command};
 pub use crate::protocol::client::dialect::{Dialect, GOODBYE_ID};
 pub use crate::protocol::client::event_id::{EventId, MAX_RESUMED_TOPICS, StreamPosition};
 pub use crate::protocol::client::objects::*;
+pub use crate::protocol::client::refusal::*;
+pub use crate::protocol::client::requests::*;
 pub use crate::protocol::client::send::*;
 pub use crate::protocol::fault::InvalidInput;
 pub use crate::protocol::message::*;

@@ -25,7 +25,7 @@ impl fmt::Display for EntryId {
 
 /// The text is no position that a node has given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be 0 or the `resume` of a frame from here")]
+#[error("must be 0 or new, or the `resume` of a frame from here")]
 pub struct BadPosition;
 
 impl FromStr for EntryId {
@@ -211,9 +211,10 @@ impl Since {
 impl FromStr for Since {
     type Err = BadPosition;
 
-    /// Reads the `since` of a client: `0` or a resume token.
+    /// Reads the `since` of a client: `new`, `0` or a resume token.
     fn from_str(text: &str) -> Result<Self, BadPosition> {
         match text {
+            "new" => Ok(Self::Now),
             "0" => Ok(Self::Beginning),
             token => token.parse().map(Self::After),
         }

@@ -178,6 +178,11 @@ fn faults_of_a_request_are_named() {
         "timeout_ms must be",
     );
     assert_refused(r#"{"to":{"user":"a"},"data":1,"id":"a\nb"}"#, "id must be");
+    for bad in ["", "a\\nid: bye", &"e".repeat(201)] {
+        let body = format!(r#"{{"to":{{"user":"a"}},"data":1,"event":"{bad}"}}"#);
+        assert_refused(&body, "event must be");
+        assert!(Line::parse(body.as_bytes()).is_err(), "{bad:?}");
+    }
     assert_refused(
         r#"{"to":{"user":"a"},"to":{"user":"b"},"data":1}"#,
         "duplicate field `to`",
@@ -271,50 +276,6 @@ fn answers_are_collected_under_their_nodes() {
         collected_body(&answers, &["c".to_owned()]),
         r#"{"answers":[{"node":"a.1","connections":1},{"node":"b.1"}],"missing":["c"]}"#
     );
-}
-
-#[test]
-fn what_a_client_may_say() {
-    assert_eq!(
-        ClientMessage::parse(r#"{"type":"ping"}"#),
-        Ok(ClientMessage::Ping)
-    );
-    let ack = ClientMessage::parse(r#"{"type":"ack","id":"m"}"#);
-    assert_eq!(ack, Ok(ClientMessage::Ack("m".into())));
-    let pong = ClientMessage::parse(r#"{"type":"pong"}"#);
-    assert_eq!(pong, Ok(ClientMessage::Pong));
-    let code = |text: &str| ClientMessage::parse(text).unwrap_err().code;
-    assert_eq!(code("hello"), "bad_message");
-    assert_eq!(code(r#"{"type":"fly"}"#), "unknown_type");
-    for bad in [
-        r#"{"type":"subscribe"}"#,
-        r#"{"type":"subscribe","topic":"a b"}"#,
-        r#"{"type":"subscribe","topic":"a","since":"x"}"#,
-        r#"{"type":"unsubscribe","topic":""}"#,
-        r#"{"type":"subscribe","topic":"a","presence":1}"#,
-    ] {
-        assert_eq!(code(bad), "bad_message", "{bad}");
-    }
-    let request = ClientMessage::parse(r#"{"type":"subscribe","topic":"a","ref":1,"since":"0"}"#);
-    let expected = Request {
-        reference: Some("1".into()),
-        what: RequestKind::Subscribe {
-            topic: "a".parse().unwrap(),
-            since: Some(crate::protocol::position::Since::Beginning),
-            watches: false,
-        },
-    };
-    assert_eq!(request, Ok(ClientMessage::Request(expected)));
-    let auth = ClientMessage::parse(r#"{"type":"auth","ref":1,"token":"a.b.c"}"#);
-    let what = RequestKind::Auth(crate::protocol::secret::Secret::new("a.b.c".to_owned()));
-    let reference = Some("1".into());
-    let request = Request { reference, what };
-    assert!(
-        !format!("{request:?}").contains("a.b.c"),
-        "not to be logged"
-    );
-    assert_eq!(auth, Ok(ClientMessage::Request(request)));
-    assert_eq!(code(r#"{"type":"auth","ref":1}"#), "bad_message");
 }
 
 #[test]
@@ -439,4 +400,5 @@ fn what_nodes_say_is_read_as_it_was_written() {
 }
 
 mod absent;
+mod client;
 mod wire;

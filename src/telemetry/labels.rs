@@ -30,6 +30,8 @@ const KNOWN: [LabelValues; 11] = [
             "token_invalid",
             "token_missing",
             "too_big",
+            "too_many_connections",
+            "too_many_topics",
             "unavailable",
             "upgrade_required",
             "wrong_user",

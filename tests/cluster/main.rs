@@ -15,6 +15,7 @@ mod redis_groups;
 
 mod absent;
 mod belief;
+mod bookmarks;
 mod calls;
 mod clocks;
 mod commands;
@@ -39,6 +40,8 @@ mod logs;
 mod losses;
 mod managed_redis;
 mod mangled;
+mod many_topics;
+mod named_events;
 mod openapi;
 mod passes;
 mod presence;

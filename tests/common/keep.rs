@@ -128,8 +128,8 @@ pub async fn offline_is_stored(sender: &Node, node: &Node) {
     let mut client = connect(node, "away", Some("0")).await;
     assert_eq!(
         *ready(&client, "recovered"),
-        false,
-        "there is nothing to prove it by"
+        true,
+        "nothing was ever thrown out"
     );
     hears(&mut client, 1..=2).await;
     // A plain client too can ask for all there is.
@@ -210,6 +210,15 @@ pub async fn what_was_thrown_out_is_not_claimed(sender: &Node, node: &Node) {
         expected += 1;
         assert_eq!(next(&mut client).await.0, expected);
     }
+    let client = connect(node, "full", Some("0")).await;
+    assert_eq!(
+        *ready(&client, "recovered"),
+        false,
+        "not all there ever was"
+    );
+    keep(sender, "fresh", 1).await;
+    let client = connect(node, "fresh", Some("0")).await;
+    assert_eq!(*ready(&client, "recovered"), true, "all there ever was");
     let client = connect(node, "full", Some(&token)).await;
     assert_eq!(
         *ready(&client, "recovered"),

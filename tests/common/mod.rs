@@ -13,10 +13,13 @@
     reason = "what helps a test may fail as a test does"
 )]
 
+pub mod bookmarks;
 pub mod books;
 pub mod grants;
 pub mod keep;
 pub mod logs;
+pub mod many_topics;
+pub mod named_events;
 pub mod openapi;
 pub mod passes;
 pub mod presence;

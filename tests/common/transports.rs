@@ -21,6 +21,19 @@ pub enum Transport {
     Tcp,
 }
 
+/// The names of events that are objects of the node; any other is the name of a push.
+const OBJECTS: [&str; 9] = [
+    "ready",
+    "resync",
+    "degraded",
+    "expiring",
+    "subscribed",
+    "unsubscribed",
+    "presence",
+    "bye",
+    "error",
+];
+
 /// All of them.
 pub const TRANSPORTS: [Transport; 3] = [Transport::Ws, Transport::Sse, Transport::Tcp];
 
@@ -309,16 +322,18 @@ impl AnyClient {
         }
         self.last_id = id.clone().or(self.last_id.take());
         let data: Value = serde_json::from_str(data.expect("data")).expect("JSON");
-        match name {
-            Some(name) => {
-                assert_eq!(data["type"], name, "{event}");
-                data
-            }
-            None => match id {
-                Some(id) => json!({"type": "message", "resume": id, "data": data}),
-                None => json!({"type": "message", "data": data}),
-            },
+        if let Some(name) = name.filter(|name| OBJECTS.contains(name)) {
+            assert_eq!(data["type"], name, "{event}");
+            return data;
         }
+        let mut message = json!({"type": "message", "data": data});
+        let parts = [("event", name.map(str::to_owned)), ("resume", id)];
+        for (field, text) in parts {
+            if let Some(text) = text {
+                message[field] = text.into();
+            }
+        }
+        message
     }
 
     /// The next object, which must come.

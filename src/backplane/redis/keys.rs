@@ -76,6 +76,11 @@ impl Keys {
         }
     }
 
+    /// Hash: devices to how far they have read the user's inbox.
+    pub(crate) fn bookmarks(&self, user: &UserId) -> String {
+        self.tagged("read", user)
+    }
+
     /// String: a random number that is lost when Redis loses all it has.
     pub(crate) fn epoch(&self) -> String {
         format!("{}epoch", self.prefix)

@@ -11,6 +11,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::backplane::answers::Kept;
+use crate::backplane::standalone::bookmarks::MemoryBookmarks;
 use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
 use crate::protocol::Message;
 use crate::protocol::ids::Subject;
@@ -29,6 +30,7 @@ const ENOUGH_BYTES: usize = MOST_BYTES / 8 * 7;
 pub(crate) struct MemoryLogs {
     state: Mutex<State>,
     started: Instant,
+    pub(crate) bookmarks: MemoryBookmarks,
 }
 
 impl Default for MemoryLogs {
@@ -37,10 +39,12 @@ impl Default for MemoryLogs {
             inboxes: HashMap::default(),
             bytes: 0,
             epoch: new_epoch(),
+            has_shrunk: false,
         };
         Self {
             state: Mutex::new(state),
             started: Instant::now(),
+            bookmarks: MemoryBookmarks::default(),
         }
     }
 }
@@ -52,6 +56,8 @@ struct State {
     bytes: usize,
     /// Of positions in inboxes that do not exist: another one whenever some had to go early.
     epoch: u32,
+    /// Some had to go early.
+    has_shrunk: bool,
 }
 
 #[derive(Debug)]
@@ -62,16 +68,19 @@ struct Inbox {
     bytes: usize,
     /// When the newest message was kept.
     written: Instant,
+    /// No inbox had to go early before it began, so that it is no second one.
+    is_first: bool,
 }
 
 impl Inbox {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, is_first: bool) -> Self {
         Self {
             newest: first_number(),
             last: EntryId::default(),
             entries: VecDeque::new(),
             bytes: 0,
             written: now,
+            is_first,
         }
     }
 
@@ -95,6 +104,7 @@ impl Inbox {
         let entry = Entry {
             entry: self.last,
             id: message.id().map(str::to_owned),
+            event: message.event_name().map(str::to_owned),
             data: message.data().to_owned(),
         };
         self.bytes += charge(&entry);
@@ -126,17 +136,23 @@ impl Inbox {
 }
 
 fn charge(entry: &Entry) -> usize {
-    entry.data.len() + entry.id.as_ref().map_or(0, String::len) + OVERHEAD
+    let texts = [&entry.id, &entry.event].into_iter().flatten();
+    entry.data.len() + texts.map(String::len).sum::<usize>() + OVERHEAD
 }
 
 impl MemoryLogs {
     pub(crate) fn keep(&self, subject: &Subject, message: &Message, bounds: &Bounds) -> Kept {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let State { inboxes, bytes, .. } = &mut *state;
+        let State {
+            inboxes,
+            bytes,
+            has_shrunk,
+            ..
+        } = &mut *state;
         let fresh = || {
             *bytes += INBOX_OVERHEAD;
-            Inbox::new(now)
+            Inbox::new(now, !*has_shrunk)
         };
         let inbox = inboxes.entry(subject.clone()).or_insert_with(fresh);
         if message.id().is_some_and(|id| inbox.is_repeat(id, now)) {
@@ -154,6 +170,7 @@ impl MemoryLogs {
 
     /// Drops what is too old.
     pub(crate) fn sweep(&self, bounds: &Bounds) {
+        self.bookmarks.sweep(bounds.age);
         let now = Instant::now();
         let mut state = self.state.lock();
         let inboxes = &mut state.inboxes;
@@ -175,6 +192,7 @@ impl MemoryLogs {
             inboxes,
             bytes,
             epoch,
+            ..
         } = &mut *state;
         let inbox = inboxes.get_mut(subject).map(|inbox| {
             let before = inbox.charge();
@@ -194,6 +212,7 @@ impl MemoryLogs {
             newest: inbox.map(|inbox| inbox.newest),
             length: inbox.map_or(0, |inbox| inbox.entries.len() as u64),
             holds: true,
+            is_untouched: inbox.is_some_and(|inbox| inbox.is_first),
             unwritten: Unwritten {
                 epoch: *epoch,
                 seconds: self.started.elapsed().as_secs() as u32,
@@ -210,6 +229,7 @@ impl State {
     /// Drops the inboxes that were not written for longest, until so many bytes are left.
     fn shrink(&mut self, enough: usize) {
         self.epoch = new_epoch();
+        self.has_shrunk = true;
         let mut oldest: Vec<(Instant, Subject)> = (self.inboxes.iter())
             .map(|(subject, inbox)| (inbox.written, subject.clone()))
             .collect();
@@ -260,6 +280,7 @@ mod tests {
         let page = inboxes.read(&user, Since::After(before.end), &BOUNDS);
         assert_eq!(ids(&page), ["1", "2", "3"]);
         assert!(page.is_continuous && page.is_last);
+        assert!(inboxes.read(&user, Since::Beginning, &BOUNDS).is_continuous);
         let rest = Since::After(page.messages[1].position().unwrap());
         assert_eq!(ids(&inboxes.read(&user, rest, &BOUNDS)), ["3"]);
         // A fourth throws out the first.
@@ -267,6 +288,7 @@ mod tests {
         let page = inboxes.read(&user, Since::After(before.end), &BOUNDS);
         assert_eq!(ids(&page), ["2", "3", "4"]);
         assert!(!page.is_continuous);
+        assert!(!inboxes.read(&user, Since::Beginning, &BOUNDS).is_continuous);
         assert!(inboxes.read(&user, rest, &BOUNDS).is_continuous);
     }
 
@@ -306,6 +328,14 @@ mod tests {
         inboxes.state.lock().shrink(bytes - 1);
         assert_eq!(inboxes.state.lock().inboxes.len(), 2);
         assert!(!inboxes.read(&user(1), since, &BOUNDS).is_continuous);
+        // Nor is that it is all there ever was, once it begins again.
+        inboxes.keep(&user(1), &message("2", "x"), &BOUNDS);
+        let all = |n: u32| {
+            inboxes
+                .read(&user(n), Since::Beginning, &BOUNDS)
+                .is_continuous
+        };
+        assert!(!all(1) && all(2));
         // Those that are still there are counted by their own numbers.
         let rest = inboxes.read(&user(2), Since::Beginning, &BOUNDS);
         let since = Since::After(rest.end);

@@ -6,6 +6,8 @@
 
 pub(crate) mod access;
 
+pub(crate) mod bookmarks;
+
 pub(crate) mod kept;
 
 use std::sync::{Arc, Weak};
@@ -18,6 +20,7 @@ use crate::backplane::answers::{Kept, Published};
 use crate::backplane::nodes::{Health, NodeRecord, NodeState, Standing};
 use crate::backplane::rows::{MemberCount, Row, RowValue};
 use crate::backplane::standalone::access::MemoryAccess;
+use crate::backplane::standalone::bookmarks::MemoryBookmarks;
 use crate::backplane::standalone::kept::MemoryLogs;
 use crate::local::hub::Hub;
 use crate::local::replay::page::{Bounds, Page};
@@ -117,6 +120,10 @@ impl Standalone {
 
     pub(crate) fn read_log(&self, subject: &Subject, since: Since) -> Page {
         self.logs.read(subject, since, &self.bounds)
+    }
+
+    pub(crate) fn bookmarks(&self) -> &MemoryBookmarks {
+        &self.logs.bookmarks
     }
 
     pub(crate) fn access(&self) -> &MemoryAccess {

@@ -6,6 +6,8 @@
 
 pub(crate) mod timer_wheel;
 
+pub(crate) mod bookmark;
+
 pub(crate) mod expiry;
 
 pub(crate) mod heartbeat;
@@ -18,8 +20,7 @@ pub(crate) mod requests;
 
 pub(crate) mod replay;
 
-use std::time::Duration;
-
+use crate::local::connection::bookmark::Bookmark;
 use crate::local::connection::expiry::Expiry;
 use crate::local::connection::heartbeat::{Heartbeat, Wrote};
 use crate::local::connection::requests::Exchanges;
@@ -28,6 +29,7 @@ use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
 use crate::local::membership::Membership;
 use crate::local::replay::follower::{Follower, Start};
+use crate::local::retry::{retry_after, retry_within};
 use crate::protocol;
 use crate::protocol::client::decoder::Input;
 use crate::protocol::client::websocket;
@@ -42,8 +44,6 @@ const CLOSE_TICKS: Tick = 5;
 /// How long a socket may take to come after its handshake was granted.
 const ATTACH_TICKS: Tick = 15;
 
-/// Most milliseconds after which a client that must go is told to come back.
-const RETRY: u64 = 3_000;
 /// The same for clients that a leaving node spreads over its drain window.
 const RETRY_DRAINED: u64 = 1_000;
 
@@ -72,7 +72,7 @@ impl Settings {
     /// Seconds between two signs of life for clients of this dialect.
     fn pause(&self, dialect: Dialect) -> Tick {
         match dialect {
-            Dialect::Sse => self.beat,
+            dialect if dialect.is_stream() => self.beat,
             _ => self.ping,
         }
     }
@@ -122,6 +122,8 @@ pub(crate) struct Connection {
     /// The tick at which the wheel will look at it next.
     pub(crate) scheduled: Tick,
     dialect: Dialect,
+    /// Its heartbeats are objects, where it has the choice.
+    beats: bool,
     role: Role,
     state: State,
     /// Dropped when the end begins: that takes the connection out of the directory.
@@ -131,6 +133,8 @@ pub(crate) struct Connection {
     inbox: Option<Box<Follower>>,
     /// How far it has been given inbox and logs, if it is an event stream that resumes logs.
     stream: Option<Box<StreamPosition>>,
+    /// If its node remembers how far it has read.
+    bookmark: Option<Box<Bookmark>>,
     /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
     subscriptions: Option<Box<Subscriptions>>,
     /// What it asks of the node and is asked by senders, while there is something.
@@ -156,6 +160,7 @@ impl Connection {
             queue: Queue::default(),
             scheduled: NEVER,
             dialect,
+            beats: false,
             role: Role::Client,
             state: State::Reserved {
                 until: now + ATTACH_TICKS,
@@ -164,6 +169,7 @@ impl Connection {
             input: Input::of(dialect),
             inbox: None,
             stream: None,
+            bookmark: None,
             dialogue: None,
             subscriptions: None,
             heartbeat: Heartbeat::none(),
@@ -181,6 +187,11 @@ impl Connection {
         self.expiry = Expiry::new(expires);
     }
 
+    /// It wants heartbeats that its program sees.
+    pub(crate) fn show_beats(&mut self) {
+        self.beats = true;
+    }
+
     /// Puts what a client gets first into the queue: who and where it is, and what its inbox
     /// holds for it. Answers how many messages that are. `logs` are those it resumes; what they
     /// hold comes after it has subscribed.
@@ -190,10 +201,11 @@ impl Connection {
         topics: &[Topic],
         start: Option<Start>,
         logs: &[(Topic, Start)],
+        settings: &Settings,
         metrics: &Metrics,
     ) -> u64 {
         let at = start.as_ref().and_then(Start::position);
-        self.stream = (self.dialect == Dialect::Sse && !logs.is_empty()).then(|| {
+        self.stream = (self.dialect.is_stream() && !logs.is_empty()).then(|| {
             let logs = logs.iter();
             let logs = logs.map(|(topic, start)| (topic.clone(), start.position()));
             Box::new(StreamPosition::new(at, logs.collect()))
@@ -204,16 +216,17 @@ impl Connection {
         };
         if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
-            let ready = protocol::ready_object(id, &self.user, topics, resume, recovered);
+            let pause = u64::from(settings.pause(self.dialect)) * 1_000;
+            let beat = self.dialect.shows_beats(self.beats).then_some(pause);
+            let ready = protocol::ready_object(id, &self.user, topics, resume, recovered, beat);
             let ready = match &self.stream {
-                Some(stream) => self
-                    .dialect
-                    .ready(&ready, Some(stream), retry_within(RETRY)),
-                None => self.dialect.ready(&ready, resume, retry_within(RETRY)),
+                Some(stream) => self.dialect.ready(&ready, Some(stream), retry_after()),
+                None => self.dialect.ready(&ready, resume, retry_after()),
             };
             self.queue.push(ready);
         }
         self.inbox = follower.map(Box::new);
+        self.open_bookmark(at);
         page.map_or(0, |page| self.queue_page(None, &page, metrics))
     }
 
@@ -333,6 +346,10 @@ impl Connection {
             // An empty line is no object: some clients end a line twice.
             Event::Text("") if self.dialect == Dialect::Lines => None,
             Event::Text(text) if self.dialect.sends_objects() => Some(ClientMessage::parse(text)),
+            // Many libraries send bytes where their caller meant text.
+            Event::Binary(bytes) if self.dialect.sends_objects() => {
+                Some(ClientMessage::parse_bytes(bytes))
+            }
             _ => None,
         };
         let may_answer = match &said {
@@ -356,9 +373,8 @@ impl Connection {
         match said {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
             Ok(ClientMessage::Pong) => self.heartbeat.answered(),
-            Ok(ClientMessage::Ack(id)) => {
-                self.hear_ack(&id);
-            }
+            Ok(ClientMessage::Ack(id)) => self.hear_ack(&id),
+            Ok(ClientMessage::AckKept(position, id)) => self.hear_ack_kept(position, id.as_deref()),
             Ok(ClientMessage::Request(request)) => self.hear_request(request, send_rate),
             Ok(ClientMessage::Answer(answer)) => self.hear_answer(answer),
             Err(fault) => {
@@ -449,11 +465,11 @@ impl Connection {
             0
         };
         if reason.code().is_some() && reason != CloseReason::ByClient {
-            let most = match reason {
-                CloseReason::Drain => RETRY_DRAINED,
-                _ => RETRY,
+            let pause = match reason {
+                CloseReason::Drain => retry_within(RETRY_DRAINED),
+                _ => retry_after(),
             };
-            let retry = reason.retry().then(|| retry_within(most));
+            let retry = reason.retry().then_some(pause);
             for frame in self.dialect.goodbye(reason, retry) {
                 self.queue.push(frame);
             }
@@ -475,7 +491,8 @@ impl Connection {
                     self.say(&protocol::expiring_object(left));
                 }
                 if self.heartbeat.is_ping_due(now) {
-                    self.queue.push(self.dialect.ping());
+                    self.settle_bookmark();
+                    self.queue.push(self.dialect.ping(self.beats));
                     self.credit(1);
                     let next = now + settings.pause(self.dialect);
                     self.heartbeat.pinged(next, self.dialect.answers_pings());
@@ -496,11 +513,6 @@ impl Connection {
                 .min(self.expiry.due()),
         }
     }
-}
-
-/// When a client that must go may come back: spread, so that they do not come back together.
-fn retry_within(most: u64) -> Duration {
-    Duration::from_millis(fastrand::u64(100..most))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ impl Connection {
         {
             let mut stream = stream.clone();
             stream.advance(message.topic(), position);
-            return message.event(&stream);
+            return message.event(self.dialect, &stream);
         }
         message.frame(self.dialect)
     }
@@ -52,6 +52,7 @@ impl Connection {
 
     /// A kept message is in the queue, or counts as given.
     fn note_given(&mut self, message: &Message) {
+        self.note_in_bookmark(message);
         if let (Some(stream), Some(position)) = (&mut self.stream, message.position()) {
             stream.advance(message.topic(), position);
         }

@@ -9,6 +9,7 @@ use crate::local::connection::Connection;
 use crate::local::connection::send_queue::Sent;
 use crate::local::pending_call::PendingCall;
 use crate::protocol;
+use crate::protocol::position::Position;
 use crate::protocol::{CallStatus, ClientAnswer, Request, RequestKind};
 
 /// Most requests of a client that wait for those before them.
@@ -145,8 +146,17 @@ impl Connection {
         is_full
     }
 
+    /// The client has dealt with what was kept up to here, and maybe with the message of this id.
+    pub(crate) fn hear_ack_kept(&mut self, position: Position, id: Option<&str>) {
+        self.has_read(position);
+        if let Some(id) = id {
+            self.hear_ack(id);
+        }
+    }
+
     /// The client has dealt with the message of this id.
     pub(crate) fn hear_ack(&mut self, id: &str) {
+        self.has_read_id(id);
         let Some(dialogue) = &mut self.dialogue else {
             return;
         };

@@ -31,7 +31,9 @@ use crate::local::evictions::RecentEvictions;
 use crate::local::membership;
 use crate::local::replay::follower::Start;
 use crate::local::row_wait::RowWait;
-use crate::local::shard::command::{Arrival, Command, INBOX, Load, ShardHandle, Subscribed};
+use crate::local::shard::command::{
+    Arrival, Command, INBOX, Load, PlaceRequest, ShardHandle, Subscribed,
+};
 use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::Topics;
 use crate::protocol::close::CloseReason;
@@ -70,6 +72,10 @@ pub(crate) struct NewConnection {
     pub ordinal: Option<u64>,
     /// It wants to hear who comes and goes there.
     pub watches: bool,
+    /// It wants heartbeats that its program sees.
+    pub beats: bool,
+    /// The device whose reading is remembered, if that is wanted.
+    pub bookmark: Option<Arc<str>>,
 }
 
 /// A connection whose socket is still in the handshake. Dropping it leaves, and tells the shard.
@@ -246,6 +252,8 @@ impl Hub {
             session,
             ordinal,
             watches,
+            beats,
+            bookmark,
         } = newcomer;
         let fd = self.directory.next_fd();
         let (arrival, subscribed) = if grants.is_some() || !topics.is_empty() {
@@ -272,14 +280,16 @@ impl Hub {
         // The shard hears of the fd before the directory does, so that no message can overtake.
         let shard = self.shard(fd).clone();
         shard
-            .send(Command::Reserve {
+            .send(Command::Reserve(Box::new(PlaceRequest {
                 fd,
                 user: user.clone(),
                 dialect,
                 inbox,
                 arrival,
                 expires,
-            })
+                beats,
+                bookmark,
+            })))
             .await;
         let (membership, row) = membership::Membership::join(&self.directory, user, seat);
         let reservation = Reservation {

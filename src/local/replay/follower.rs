@@ -217,7 +217,12 @@ mod tests {
         let mut page = Page::new(
             &since,
             &LogExtent::of(end, 5),
-            vec![Entry { entry, id, data }],
+            vec![Entry {
+                entry,
+                id,
+                event: None,
+                data,
+            }],
         );
         page.is_last = is_last;
         page

@@ -39,6 +39,8 @@ pub(crate) struct Bounds {
 pub(crate) struct Entry {
     pub(crate) entry: EntryId,
     pub(crate) id: Option<String>,
+    /// The name of its event, unchecked.
+    pub(crate) event: Option<String>,
     pub(crate) data: String,
 }
 
@@ -53,6 +55,8 @@ pub(crate) struct LogExtent {
     /// Whether the message at the position that is read from is there, unless it was thrown out.
     /// If not, another master gave its number to another message.
     pub holds: bool,
+    /// Whether nothing was ever thrown out of it, as far as the store knows.
+    pub is_untouched: bool,
     /// Where a reader stands who finds nothing.
     pub unwritten: Unwritten,
     /// For how many seconds that proves something: less than a number lasts.
@@ -67,18 +71,28 @@ impl LogExtent {
             newest: Some(newest),
             length,
             holds: true,
+            is_untouched: false,
             unwritten: Unwritten::UNKNOWN,
             lasts: 0,
         }
     }
 
-    /// Whether nothing is missing that was kept since a reader found nothing.
-    const fn is_whole_since(&self, then: Unwritten) -> bool {
-        let is_whole = match self.newest {
+    /// Whether as many messages are there as were ever counted.
+    pub(crate) const fn is_counted(&self) -> bool {
+        match self.newest {
             Some(newest) => count_since_first(newest) == self.length,
             None => self.length == 0,
-        };
-        is_whole && then.reaches(self.unwritten, self.lasts)
+        }
+    }
+
+    /// Whether all that was ever kept is there. Where nothing is, nothing proves that.
+    const fn is_complete(&self) -> bool {
+        self.newest.is_some() && self.is_counted() && self.is_untouched
+    }
+
+    /// Whether nothing is missing that was kept since a reader found nothing.
+    const fn is_whole_since(&self, then: Unwritten) -> bool {
+        self.is_counted() && then.reaches(self.unwritten, self.lasts)
     }
 
     /// Whether nothing is missing that was kept after this position.
@@ -120,7 +134,7 @@ impl Page {
         let LogExtent { newest, length, .. } = *extent;
         let mut is_continuous = match since {
             Since::Now => true,
-            Since::Beginning => false,
+            Since::Beginning => extent.is_complete(),
             Since::After(position) => extent.is_whole_after(position),
         };
         if newest.is_none() && entries.is_empty() {
@@ -152,7 +166,13 @@ impl Page {
         let mut messages = Vec::with_capacity(entries.len());
         let mut ids = HashSet::new();
         let mut unreadable = 0;
-        for Entry { entry, id, data } in entries {
+        for one in entries {
+            let Entry {
+                entry,
+                id,
+                event,
+                data,
+            } = one;
             end = Position {
                 n: end.n.wrapping_add(1),
                 entry,
@@ -161,7 +181,7 @@ impl Page {
             if id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
                 continue;
             }
-            match Message::from_inbox(id, &data, end) {
+            match Message::from_inbox(id, event, &data, end) {
                 Ok(message) => messages.push(Arc::new(message)),
                 // Written by another program, and not as agreed.
                 Err(fault) => {

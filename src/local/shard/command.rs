@@ -31,21 +31,29 @@ use crate::protocol::{Dialect, Except, Message};
 /// that the processor is, and then the sender waits its turn.
 pub(crate) const INBOX: usize = 8_192;
 
+/// Who is to have a place.
+#[derive(Debug)]
+pub(crate) struct PlaceRequest {
+    pub(crate) fd: Fd,
+    pub(crate) user: UserId,
+    pub(crate) dialect: Dialect,
+    /// If it follows its user's inbox: from where.
+    pub(crate) inbox: Option<Box<Start>>,
+    /// If topics are granted to it, or it comes with some.
+    pub(crate) arrival: Option<Box<Arrival>>,
+    /// When its token ends, if that ends it.
+    pub(crate) expires: Option<Instant>,
+    /// It wants heartbeats that its program sees.
+    pub(crate) beats: bool,
+    /// The device whose reading is remembered, if that is wanted.
+    pub(crate) bookmark: Option<Arc<str>>,
+}
+
 /// Something for a shard to do.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A new fd; its socket comes later. Messages for it wait.
-    Reserve {
-        fd: Fd,
-        user: UserId,
-        dialect: Dialect,
-        /// If it follows its user's inbox: from where.
-        inbox: Option<Box<Start>>,
-        /// If topics are granted to it, or it comes with some.
-        arrival: Option<Box<Arrival>>,
-        /// When its token ends, if that ends it.
-        expires: Option<Instant>,
-    },
+    Reserve(Box<PlaceRequest>),
     /// The socket of a reserved fd.
     Attach(Box<Attach>),
     /// A push for one connection.

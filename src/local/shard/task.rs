@@ -191,14 +191,7 @@ impl ShardTask {
 
     fn apply(&mut self, command: Command) {
         match command {
-            Command::Reserve {
-                fd,
-                user,
-                dialect,
-                inbox,
-                arrival,
-                expires,
-            } => self.reserve(fd, user, dialect, inbox, arrival, expires),
+            Command::Reserve(wanted) => self.reserve(*wanted),
             Command::Attach(attach) => self.attach(*attach),
             Command::Deliver {
                 fd,
@@ -341,6 +334,8 @@ impl ShardTask {
         self.leave_topics(slot);
         let place = &mut self.places[slot];
         let dropped = place.connection.end(reason, self.now);
+        self.save_bookmark(slot);
+        let place = &self.places[slot];
         self.metrics.closed(reason);
         self.metrics.dropped(reason.label(), dropped);
         let (user, fd) = (&place.connection.user, place.connection.fd);

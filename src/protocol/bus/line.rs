@@ -17,7 +17,9 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
 use crate::protocol::json::{Names, ObjectOnly, Users, or_default, present, to_json};
-use crate::protocol::message::{Except, Kind, Message, Policy, Push, Target, write_target};
+use crate::protocol::message::{
+    Except, Kind, Message, Policy, Push, Target, check_event, write_target,
+};
 use crate::protocol::outcome::{DeliveryReport, ReceiptRequest, Status};
 use crate::protocol::sender::push::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
 use crate::protocol::sender::reply::reply_push;
@@ -78,6 +80,8 @@ struct LineFields<'a> {
     data: Option<&'a RawValue>,
     #[serde(default, borrow)]
     id: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    event: Option<Cow<'a, str>>,
     #[serde(default)]
     except: Option<ObjectOnly<ExceptFields>>,
     #[serde(default, borrow)]
@@ -189,7 +193,7 @@ impl LineFields<'_> {
             .ok_or_else(|| InvalidInput::new("missing field `data`"))?;
         let except = self.except.map_or(Ok(None), |except| except.0.check())?;
         let (id, policy) = (check_id(self.id)?, check_policy(self.policy.as_deref())?);
-        let message = Message::new(id, data, policy);
+        let message = Message::new(id, data, policy).named(check_event(self.event)?);
         let message = match &to {
             Target::Topic(topic) => message.in_topic(topic),
             _ => message,
@@ -356,7 +360,7 @@ pub fn push_line(
     out.push_str(r#"{"to":"#);
     write_target(&mut out, to);
     out.push(',');
-    message.write_id(&mut out);
+    message.write_names(&mut out);
     let mut data = "data";
     if let Kind::Reply { reference, failed } = &message.kind {
         out.push_str(r#""cmd":"reply","#);

@@ -20,6 +20,8 @@ pub(crate) struct ConnectRequest {
     pub(crate) device: Option<String>,
     /// The position in its inbox from which it wants to go on.
     pub(crate) since: Option<String>,
+    /// `server` to go on where its device has read to.
+    pub(crate) resume: Option<String>,
     /// How far it has read, as an event stream has told it. Before `since`, which stays in its
     /// URL. A text that is none of ours is an error.
     #[serde(skip)]
@@ -29,6 +31,10 @@ pub(crate) struct ConnectRequest {
     pub(crate) topics: Option<String>,
     /// Whether it wants join and leave events of those topics: text in a query, a boolean in JSON.
     presence: Option<Value>,
+    /// Over an event stream: whether pushes come in whole objects.
+    envelope: Option<Value>,
+    /// Whether heartbeats should come as objects, which JavaScript sees.
+    beat: Option<Value>,
 }
 
 /// A text as in a query, or a list as is natural in JSON. A comma in a topic is `%2C` in the text.
@@ -77,7 +83,10 @@ impl ConnectRequest {
                 "token" => request.token.replace(Secret::new(value)).is_some(),
                 "device" => request.device.replace(value).is_some(),
                 "since" => request.since.replace(value).is_some(),
+                "resume" => request.resume.replace(value).is_some(),
                 "presence" => request.presence.replace(value.into()).is_some(),
+                "beat" => request.beat.replace(value.into()).is_some(),
+                "envelope" => request.envelope.replace(value.into()).is_some(),
                 "topics" => {
                     let all = request.topics.get_or_insert_default();
                     if !all.is_empty() {
@@ -124,6 +133,42 @@ impl ConnectRequest {
             Some(_) => Err(InvalidInput::new("presence must be true or false")),
         }
     }
+
+    /// Whether the client of an event stream wants each push as the whole object.
+    pub(crate) fn wants_envelope(&self) -> Result<bool, InvalidInput> {
+        switch("envelope", self.envelope.as_ref())
+    }
+
+    /// Whether the client wants to go on where its device has read to.
+    pub(crate) fn wants_bookmark(&self) -> Result<bool, InvalidInput> {
+        match self.resume.as_deref() {
+            None | Some("") => Ok(false),
+            Some("server") => Ok(true),
+            Some(_) => Err(InvalidInput::new("resume must be server")),
+        }
+    }
+
+    /// Whether a client of WebSockets wants heartbeats as objects.
+    pub(crate) fn wants_beats(&self) -> Result<bool, InvalidInput> {
+        switch("beat", self.beat.as_ref())
+    }
+}
+
+/// A wish that is there or not: text in a query, a boolean or a number in JSON.
+fn switch(name: &str, value: Option<&Value>) -> Result<bool, InvalidInput> {
+    match value {
+        None | Some(Value::Bool(false)) => Ok(false),
+        Some(Value::Bool(true)) => Ok(true),
+        Some(value) => match value
+            .as_str()
+            .map_or(value.to_string(), str::to_owned)
+            .as_str()
+        {
+            "1" | "true" => Ok(true),
+            "0" | "false" | "" => Ok(false),
+            _ => Err(InvalidInput::new(format!("{name} must be 1 or 0"))),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +198,9 @@ mod tests {
         assert_eq!(topics("topics=a&topics=b,c").as_deref(), Some("a,b,c"));
         assert_eq!(topics("topics=&topics=b").as_deref(), Some("b"));
         assert_eq!(topics("user=42"), None);
-        for name in ["user", "token", "device", "since", "presence"] {
+        for name in [
+            "user", "token", "device", "since", "presence", "envelope", "beat", "resume",
+        ] {
             let refused = read(&format!("{name}=1&x=2&{name}=1")).unwrap_err();
             assert_eq!(refused.to_string(), format!("{name} must be there once"));
         }

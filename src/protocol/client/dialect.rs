@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::protocol::client::objects::bye_object;
+use crate::protocol::client::objects::{OBJECT_TYPES, PING, bye_object};
 use crate::protocol::client::websocket;
 use crate::protocol::close::CloseReason;
 
@@ -21,8 +21,11 @@ pub enum Dialect {
     Plain,
     /// WebSocket with `pushnode.v1`: objects with a `type`.
     V1,
-    /// Server-sent events: an event without a name is exactly `data`, objects of ours have one.
+    /// Server-sent events: a push is an event that is exactly `data`, objects of ours have names.
     Sse,
+    /// Server-sent events with `envelope=1`: a push is an event without a name that is the whole
+    /// object.
+    SseObjects,
     /// TCP: the objects of `pushnode.v1`, one a line.
     Lines,
 }
@@ -32,14 +35,18 @@ pub enum Dialect {
 /// makes it stop.
 pub const GOODBYE_ID: &str = "bye";
 
-/// A heartbeat for a client of lines.
-const PING: &[u8] = b"{\"type\":\"ping\"}\n";
 /// A comment, which every reader of SSE skips.
 const BEAT: &[u8] = b":\n\n";
 
 impl Dialect {
     /// How many there are.
-    pub(crate) const COUNT: usize = 4;
+    pub(crate) const COUNT: usize = 5;
+
+    /// Whether clients of it read an event stream.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Sse | Self::SseObjects)
+    }
 
     /// Whether clients of it get objects of ours beside messages.
     #[must_use]
@@ -56,7 +63,7 @@ impl Dialect {
     /// Whether clients of it show life after a ping.
     #[must_use]
     pub const fn answers_pings(self) -> bool {
-        !matches!(self, Self::Sse)
+        !self.is_stream()
     }
 
     /// Whether a client of it says goodbye in its turn, before the socket is closed.
@@ -70,7 +77,7 @@ impl Dialect {
     pub const fn transport(self) -> &'static str {
         match self {
             Self::Plain | Self::V1 => "ws",
-            Self::Sse => "sse",
+            Self::Sse | Self::SseObjects => "sse",
             Self::Lines => "tcp",
         }
     }
@@ -80,7 +87,7 @@ impl Dialect {
     pub fn encode(self, object: &str) -> Bytes {
         match self {
             Self::Plain | Self::V1 => websocket::text(&[object.as_bytes()]),
-            Self::Sse => event(object, None::<&str>, None),
+            Self::Sse | Self::SseObjects => event(object, None::<&str>, None),
             Self::Lines => [object, "\n"].concat().into(),
         }
     }
@@ -90,7 +97,7 @@ impl Dialect {
     #[must_use]
     pub fn ready(self, object: &str, id: Option<impl Display>, retry: Duration) -> Bytes {
         match self {
-            Self::Sse => event(object, id, Some(retry)),
+            Self::Sse | Self::SseObjects => event(object, id, Some(retry)),
             _ => self.encode(object),
         }
     }
@@ -106,7 +113,7 @@ impl Dialect {
         let frames = match self {
             Self::Plain => [None, close()],
             Self::V1 => [Some(self.encode(&bye())), close()],
-            Self::Sse => {
+            Self::Sse | Self::SseObjects => {
                 let id = retry.is_none().then_some(GOODBYE_ID);
                 [Some(event(&bye(), id, retry)), None]
             }
@@ -115,13 +122,23 @@ impl Dialect {
         frames.into_iter().flatten()
     }
 
+    /// Whether the client's program sees every heartbeat; `as_objects` if it wants to.
+    #[must_use]
+    pub const fn shows_beats(self, as_objects: bool) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::V1 => as_objects,
+            Self::Sse | Self::SseObjects | Self::Lines => true,
+        }
+    }
+
     /// A heartbeat that a client answers (not over SSE).
     #[must_use]
-    pub fn ping(self) -> Bytes {
+    pub fn ping(self, as_objects: bool) -> Bytes {
         match self {
-            Self::Plain | Self::V1 => websocket::ping(),
-            Self::Sse => Bytes::from_static(BEAT),
-            Self::Lines => Bytes::from_static(PING),
+            Self::Plain | Self::V1 if !self.shows_beats(as_objects) => websocket::ping(),
+            Self::Sse | Self::SseObjects => Bytes::from_static(BEAT),
+            Self::Plain | Self::V1 | Self::Lines => self.encode(PING),
         }
     }
 
@@ -130,6 +147,7 @@ impl Dialect {
     pub(crate) fn message(
         self,
         head: impl FnOnce() -> String,
+        name: Option<&str>,
         data: &str,
         event_id: Option<impl Display>,
     ) -> Bytes {
@@ -138,9 +156,18 @@ impl Dialect {
             Self::V1 => websocket::text(&[head().as_bytes(), data.as_bytes(), b"}"]),
             Self::Lines => [&*head(), data, "}\n"].concat().into(),
             Self::Sse => {
+                let mut fields = String::new();
+                // An event of ours must not be taken for a push, nor a push for one of ours.
+                if let Some(name) = name.filter(|name| !OBJECT_TYPES.contains(name)) {
+                    let _ = writeln!(fields, "event: {name}");
+                }
+                write_id(&mut fields, event_id);
+                [&*fields, "data: ", data, "\n\n"].concat().into()
+            }
+            Self::SseObjects => {
                 let mut id = String::new();
                 write_id(&mut id, event_id);
-                [&*id, "data: ", data, "\n\n"].concat().into()
+                [&*id, "data: ", &*head(), data, "}\n\n"].concat().into()
             }
         }
     }
@@ -172,7 +199,7 @@ pub(crate) struct Frames {
     plain: OnceLock<Bytes>,
     v1: OnceLock<Bytes>,
     /// SSE and lines; apart, so that a message without such receivers is no larger for them.
-    others: OnceLock<Box<[OnceLock<Bytes>; 2]>>,
+    others: OnceLock<Box<[OnceLock<Bytes>; 3]>>,
 }
 
 impl Frames {
@@ -181,7 +208,8 @@ impl Frames {
             Dialect::Plain => &self.plain,
             Dialect::V1 => &self.v1,
             Dialect::Sse => &self.others.get_or_init(Box::default)[0],
-            Dialect::Lines => &self.others.get_or_init(Box::default)[1],
+            Dialect::SseObjects => &self.others.get_or_init(Box::default)[1],
+            Dialect::Lines => &self.others.get_or_init(Box::default)[2],
         };
         frame.get_or_init(encode).clone()
     }

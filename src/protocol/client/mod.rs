@@ -10,9 +10,13 @@ pub mod send;
 
 pub mod objects;
 
+pub mod requests;
+
 pub mod event_id;
 
 pub mod dialect;
+
+pub mod refusal;
 
 pub mod decoder;
 

@@ -12,7 +12,7 @@ use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, Topic, UserId};
 use crate::protocol::json::{ObjectOnly, from_object, or_default};
 use crate::protocol::message::{
-    Except, MAX_ID_BYTES, MAX_TOPICS, MAX_USERS, Message, Policy, Push, Target,
+    Except, MAX_ID_BYTES, MAX_TOPICS, MAX_USERS, Message, Policy, Push, Target, check_event,
 };
 use crate::protocol::outcome::{DEFAULT_TIMEOUT, MAX_TIMEOUT, Wait};
 
@@ -40,6 +40,8 @@ struct PushBody<'a> {
     data: &'a RawValue,
     #[serde(default)]
     id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    event: Option<Cow<'a, str>>,
     #[serde(default)]
     except: Option<ObjectOnly<ExceptFields>>,
     #[serde(default)]
@@ -213,7 +215,8 @@ impl PushRequest {
             check_id(body.id)?,
             body.data,
             check_policy(body.policy.as_deref())?,
-        );
+        )
+        .named(check_event(body.event)?);
         let message = match &to {
             Target::Topic(topic) => message.in_topic(topic),
             _ => message,

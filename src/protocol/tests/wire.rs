@@ -61,11 +61,11 @@ fn objects_about_the_connection() {
     let ms = Duration::from_millis;
     assert_all([
         (
-            protocol::ready_object(&id, &user, &[], None, None),
+            protocol::ready_object(&id, &user, &[], None, None, None),
             r#"{"type":"ready","node":"eu-1.9f86d081884c","fd":7,"user":"a:b@c.d_e-f"}"#,
         ),
         (
-            protocol::ready_object(&id, &user, &topics, Some(position()), Some(false)),
+            protocol::ready_object(&id, &user, &topics, Some(position()), Some(false), None),
             r#"{"type":"ready","node":"eu-1.9f86d081884c","fd":7,"user":"a:b@c.d_e-f","topics":["room","b"],"resume":"5.17-0","recovered":false}"#,
         ),
         (

@@ -9,6 +9,7 @@
 //! ages are measured by entry ids, which carry Redis's time. What must stay true: if it is unknown
 //! whether Redis has a message, it is written again only if its id can prevent a duplicate.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
@@ -24,6 +25,7 @@ use crate::backplane::redis::servers::errors::{
 };
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
 use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi, queue};
+use crate::backplane::redis::store::bookmarks::BookmarkStore;
 use crate::backplane::redis::store::epoch::Epoch;
 use crate::backplane::redis::store::replicas::Replicas;
 use crate::backplane::redis::{AWAY, Keys, RedisSettings};
@@ -50,6 +52,8 @@ const IS_CLAIMED: &str = "another push with this id is under way";
 const DATA: &str = "data";
 /// The field that holds its id, if it has one.
 const ID: &str = "id";
+/// The field that holds the name of its event, if it has one. Older nodes pass it over.
+const EVENT: &str = "event";
 
 #[derive(Debug)]
 pub(crate) struct KeptStore {
@@ -59,6 +63,7 @@ pub(crate) struct KeptStore {
     bounds: Bounds,
     epoch: Epoch,
     replicas: Replicas,
+    pub(crate) bookmarks: BookmarkStore,
 }
 
 impl KeptStore {
@@ -66,6 +71,7 @@ impl KeptStore {
         let lasts = settings.inboxes.age.as_secs() as i64 + COUNTER_SECONDS;
         Self {
             epoch: Epoch::new(servers.clone(), &keys, lasts),
+            bookmarks: BookmarkStore::new(servers.clone(), keys.clone(), lasts),
             connections: ConnectionPool::new(servers.clone()),
             servers,
             keys,
@@ -200,9 +206,12 @@ impl KeptStore {
     ) -> Result<Kept, Error> {
         let id_key = message.id().map(|id| self.keys.kept(subject, id));
         let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
-        let mut fields = Vec::with_capacity(2);
+        let mut fields = Vec::with_capacity(3);
         if let Some(id) = message.id() {
             fields.push((ID, id));
+        }
+        if let Some(event) = message.event_name() {
+            fields.push((EVENT, event));
         }
         fields.push((DATA, message.data()));
         let bounds = &self.bounds;
@@ -317,11 +326,25 @@ impl KeptStore {
         let Some(length) = length else {
             return Err(Error::new(ErrorKind::Unknown, "EXEC gave no inbox"));
         };
-        let extent = LogExtent {
+        let mut extent = LogExtent {
             holds,
             ..self.extent(since, newest, length).await?
         };
+        if since == Since::Beginning && length > 0 && extent.is_counted() {
+            extent.is_untouched = self.is_untouched(&inbox).await?;
+        }
         Ok(Page::new(&since, &extent, entries))
+    }
+
+    /// Whether nothing was ever thrown out of a stream: that holds for all that was read of it
+    /// before. Redis 6 does not tell.
+    async fn is_untouched(&self, inbox: &str) -> Result<bool, Error> {
+        let client = self.servers.at(inbox);
+        let about: HashMap<String, Value> = client.xinfo_stream(inbox, false, None).await?;
+        let number = |name: &str| about.get(name).and_then(Value::as_u64);
+        let deleted = about.get("max-deleted-entry-id").and_then(entry_id);
+        let added = number("entries-added");
+        Ok(added.is_some() && added == number("length") && deleted == Some(EntryId::default()))
     }
 
     /// The extent of an inbox that was read a moment ago. After that, so that an epoch that is
@@ -343,6 +366,7 @@ impl KeptStore {
             newest,
             length,
             holds: true,
+            is_untouched: false,
             unwritten,
             lasts: self.bounds.age.as_secs() + COUNTER_SECONDS as u64 - MARGIN_SECONDS,
         })
@@ -374,6 +398,7 @@ fn entries(answer: Value) -> Vec<Entry> {
             Some(Entry {
                 entry,
                 id: field(ID),
+                event: field(EVENT),
                 // Without it the entry is not a pushnode message; the reader reports that.
                 data: field(DATA).unwrap_or_default(),
             })

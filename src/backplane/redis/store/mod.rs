@@ -4,6 +4,8 @@ pub(crate) mod epoch;
 
 pub(crate) mod replicas;
 
+pub(crate) mod bookmarks;
+
 pub(crate) mod kept;
 
 pub(crate) mod access;

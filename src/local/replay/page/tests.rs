@@ -23,6 +23,7 @@ fn entries(from: u64, to: u64) -> Vec<Entry> {
     let entry = |ms| Entry {
         entry: EntryId { ms, seq: 0 },
         id: None,
+        event: None,
         data: format!("{ms}"),
     };
     (from..=to).map(entry).collect()

@@ -4,11 +4,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use mio::Token;
-use tokio::time::Instant;
 
 use crate::local::connection::Connection;
-use crate::local::replay::follower::Start;
-use crate::local::shard::command::{Arrival, Attach};
+use crate::local::shard::command::{Attach, PlaceRequest};
 use crate::local::shard::task::{ConnectionSlot, ShardTask};
 use crate::protocol;
 use crate::protocol::Dialect;
@@ -20,17 +18,25 @@ static COMPLAINTS: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(Duration:
 
 impl ShardTask {
     /// Makes a place in which messages gather from now on.
-    pub(crate) fn reserve(
-        &mut self,
-        fd: Fd,
-        user: UserId,
-        dialect: Dialect,
-        inbox: Option<Box<Start>>,
-        arrival: Option<Box<Arrival>>,
-        expires: Option<Instant>,
-    ) {
+    pub(crate) fn reserve(&mut self, wanted: PlaceRequest) {
+        let PlaceRequest {
+            fd,
+            user,
+            dialect,
+            inbox,
+            arrival,
+            expires,
+            beats,
+            bookmark,
+        } = wanted;
         let mut connection = Connection::reserve(fd, user, dialect, self.now);
         connection.hold_until(expires.map(|at| self.tick(at)));
+        if beats {
+            connection.show_beats();
+        }
+        if let Some(device) = bookmark {
+            connection.begin_bookmark(device);
+        }
         let id = ConnectionId {
             node: self.node.clone(),
             fd,
@@ -39,7 +45,8 @@ impl ShardTask {
         let start = inbox.map(|start| *start);
         let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
         let logs = arrival.as_ref().map_or(&[][..], |arrival| &arrival.logs);
-        self.delivered += connection.welcome(&id, topics, start, logs, &self.metrics);
+        self.delivered +=
+            connection.welcome(&id, topics, start, logs, &self.settings, &self.metrics);
         let place = ConnectionSlot {
             connection,
             socket: None,
@@ -54,6 +61,7 @@ impl ShardTask {
         if let Some(arrival) = arrival {
             self.arrive(slot, *arrival);
         }
+        self.save_bookmark(slot);
         self.arm(slot);
     }
 

@@ -46,6 +46,7 @@ impl ShardTask {
             };
             match socket.read(&mut scratch) {
                 Ok(0) => {
+                    self.places[slot].connection.close_bookmark();
                     self.hung_up(slot);
                     break;
                 }
@@ -82,6 +83,7 @@ impl ShardTask {
         if !self.places[slot].connection.queue.is_empty() {
             self.touch(slot);
         }
+        self.save_bookmark(slot);
         self.pass_request(slot);
         self.follow(slot, next);
     }

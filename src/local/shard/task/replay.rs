@@ -74,6 +74,14 @@ impl ShardTask {
         }
     }
 
+    /// Hands on how far a client has read, if that is new.
+    pub(crate) fn save_bookmark(&mut self, slot: usize) {
+        if let Some(saved) = self.places[slot].connection.take_bookmark(self.now) {
+            // Without room its client gets messages again if it comes back too soon.
+            let _ = self.outlets.bookmarks.try_send(saved);
+        }
+    }
+
     /// The page that a connection asked for.
     pub(crate) fn on_page(
         &mut self,

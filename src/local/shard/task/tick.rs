@@ -23,6 +23,8 @@ impl ShardTask {
             }
             connection.scheduled = NEVER;
             let next = connection.look(self.now, &self.settings);
+            self.save_bookmark(slot);
+            let connection = &mut self.places[slot].connection;
             if !connection.queue.is_empty() {
                 self.touch(slot);
             }
