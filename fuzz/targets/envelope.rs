@@ -23,7 +23,13 @@ fuzz_target!(|input: &[u8]| {
     };
     assert_eq!((&again.to, &again.except), (&push.to, &push.except));
     assert_eq!(again.message.position(), push.message.position());
-    for dialect in [Dialect::Plain, Dialect::V1, Dialect::Sse, Dialect::Lines] {
+    for dialect in [
+        Dialect::Plain,
+        Dialect::V1,
+        Dialect::Sse,
+        Dialect::SseHttp10,
+        Dialect::Lines,
+    ] {
         assert_eq!(again.message.frame(dialect), push.message.frame(dialect));
     }
 });

@@ -19,6 +19,7 @@ use crate::edge::upstream::Upstream;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::hub::Hub;
 use crate::local::hub::await_rows::ROW_PATIENCE;
+use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::ClientRequest;
 use crate::protocol;
@@ -100,7 +101,7 @@ impl ClientRequests {
                 since,
                 watches,
             } => {
-                let mut done = self.subscribe(fd, topic.clone(), since).await?;
+                let mut done = self.subscribe(fd, &user, topic.clone(), since).await?;
                 done.watches = watches.then_some(topic);
                 Ok(done)
             }
@@ -123,6 +124,7 @@ impl ClientRequests {
     async fn subscribe(
         &self,
         fd: Fd,
+        user: &UserId,
         topic: Topic,
         since: Option<Since>,
     ) -> Result<Done, ClientError> {
@@ -135,10 +137,15 @@ impl ClientRequests {
             return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
         }
         let from = since.unwrap_or(Since::Now);
-        let page = self.hub.first_page(fd, &topic, from, deadline).await;
+        let mut page = self.hub.first_page(fd, &topic, from, deadline).await;
+        let tryout = match (&mut page, from) {
+            (Some(page), Since::After(_)) => self.hub.judge(fd, user, &topic, page),
+            _ => Tryout::default(),
+        };
         degraded |= page.is_none();
         let resume = page.as_ref().map(|page| page.start);
         let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
+        let is_proven = is_proven && tryout.passed.is_empty();
         let recovered = since.is_some().then_some(is_proven);
         let fields = protocol::subscribed_fields(&topic, resume, recovered, degraded);
         let then = page.map(|page| Command::Page {
@@ -146,7 +153,7 @@ impl ClientRequests {
             subject: Subject::Topic(topic),
             since: from,
             page,
-            is_told: true,
+            tryout: Some(Box::new(tryout)),
         });
         Ok(Done {
             then,

@@ -2,14 +2,16 @@
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
 //! The stream is not a body of hyper's, which would cost a task and buffers for each client: the
-//! shard writes the head of the answer, and then the events, into the socket itself. The answer has
-//! neither a length nor chunks, so the end of the stream is the end of the connection.
+//! shard writes the head of the answer, and then the events, into the socket itself. Each event is
+//! a chunk, so that clients which read in blocks pass it on at once. The last chunk comes only
+//! after a goodbye for good: its absence tells a client that the stream was cut off. Over HTTP/1.0
+//! there are no chunks, and the end of the stream is the end of the connection.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use warp::http::{HeaderMap, Method, StatusCode};
+use warp::http::{HeaderMap, Method, StatusCode, Version};
 use warp::reply::Response;
 
 use crate::app::App;
@@ -45,9 +47,13 @@ async fn admit(
     let UpgradeRequest {
         headers,
         query,
-        context: RequestContext {
-            peer, slot, caller, ..
-        },
+        context:
+            RequestContext {
+                peer,
+                version,
+                caller,
+                slot,
+            },
         ..
     } = request;
     check_leaving(app)?;
@@ -63,14 +69,18 @@ async fn admit(
         // It is the client's position now; the URL's `since` is the one it began with.
         id => connect.event_id = id.map(|id| id.parse()),
     }
-    let admitted = enter(app, connect, Dialect::Sse, &peer).await?;
+    let dialect = match version {
+        Version::HTTP_10 => Dialect::SseHttp10,
+        _ => Dialect::Sse,
+    };
+    let admitted = enter(app, connect, dialect, &peer).await?;
     let config = &app.config;
     let upgrade = Upgrade {
         hub: app.hub.clone(),
         admitted,
         peer,
         role: Role::Client,
-        head: head(reader).into(),
+        head: head(reader, dialect).into(),
         // A write that is not taken is found by the write deadline, which should speak first.
         silence: Some(config.pong_seconds + config.write_seconds),
     };
@@ -96,12 +106,17 @@ fn last_event_id(headers: &HeaderMap, query: &str) -> Result<Option<String>, Htt
     Ok(id.filter(|id| !id.is_empty()))
 }
 
-/// The head of the answer.
-fn head(reader: &Reader) -> String {
+/// The head of the answer. It does not announce the end of the connection where there are chunks:
+/// the `fetch` of Node takes a stream that is cut off after that for a whole one.
+fn head(reader: &Reader, dialect: Dialect) -> String {
     let date = httpdate::fmt_http_date(SystemTime::now());
+    let framing = match dialect {
+        Dialect::Sse => "transfer-encoding: chunked",
+        _ => "connection: close",
+    };
     let mut head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n\
-         x-accel-buffering: no\r\nconnection: close\r\ndate: {date}\r\n"
+         x-accel-buffering: no\r\n{framing}\r\ndate: {date}\r\n"
     );
     reader.write(&mut head);
     head.push_str("\r\n");
@@ -111,6 +126,10 @@ fn head(reader: &Reader) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn head(reader: &Reader) -> String {
+        super::head(reader, Dialect::Sse)
+    }
 
     #[test]
     fn a_page_may_read_the_stream_if_it_may_connect() {
@@ -123,6 +142,19 @@ mod tests {
             let head = head(&reader);
             assert!(head.contains(&format!("\r\naccess-control-allow-origin: {origin}\r\n")));
             assert!(!head.contains("credentials"), "{head}");
+        }
+    }
+
+    #[test]
+    fn only_http_1_1_has_chunks() {
+        for (dialect, framing) in [
+            (Dialect::Sse, "transfer-encoding: chunked"),
+            (Dialect::SseHttp10, "connection: close"),
+        ] {
+            let head = super::head(&Reader::None, dialect);
+            let said = ["transfer-encoding: chunked", "connection: close"];
+            let said = said.into_iter().filter(|one| head.contains(one));
+            assert_eq!(said.collect::<Vec<_>>(), [framing], "{head}");
         }
     }
 

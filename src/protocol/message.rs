@@ -247,8 +247,8 @@ impl Message {
 
     /// The bytes that go to the client of an event stream that stands there after it.
     #[must_use]
-    pub fn event(&self, at: &StreamPosition) -> Bytes {
-        Dialect::Sse.message(|| self.head(), &self.data, Some(at))
+    pub fn event(&self, dialect: Dialect, at: &StreamPosition) -> Bytes {
+        dialect.message(|| self.head(), &self.data, Some(at))
     }
 
     /// The object it comes in, up to its data.

@@ -381,14 +381,18 @@ fn a_message_is_one_event_or_one_line_whatever_is_in_it() {
     let message = PushRequest::parse(body.as_bytes()).unwrap().push.message;
     let data = r#"{ "a":  "b\nc"}"#;
     assert_eq!(
-        text(&message.frame(Dialect::Sse)),
+        text(&message.frame(Dialect::SseHttp10)),
         format!("data: {data}\n\n")
+    );
+    assert_eq!(
+        text(&message.frame(Dialect::Sse)),
+        format!("17\r\ndata: {data}\n\n\r\n")
     );
     let line = format!("{{\"type\":\"message\",\"id\":\"m\",\"data\":{data}}}\n");
     assert_eq!(text(&message.frame(Dialect::Lines)), line);
     let kept = message.kept_at("7.1-2".parse().unwrap());
     let event = format!("id: 7.1-2\ndata: {data}\n\n");
-    assert_eq!(text(&kept.frame(Dialect::Sse)), event);
+    assert_eq!(text(&kept.frame(Dialect::SseHttp10)), event);
 }
 
 #[test]

@@ -12,9 +12,13 @@ pub(crate) mod send_queue;
 
 pub(crate) mod subscriptions;
 
+pub(crate) mod rate;
+
 pub(crate) mod requests;
 
 pub(crate) mod replay;
+
+pub(crate) mod trials;
 
 use std::time::Duration;
 
@@ -23,8 +27,10 @@ use crate::local::connection::requests::Exchanges;
 use crate::local::connection::send_queue::Queue;
 use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
+use crate::local::connection::trials::Trials;
 use crate::local::membership::Membership;
 use crate::local::replay::follower::{Follower, Start};
+use crate::local::replay::stumbles::Tryout;
 use crate::protocol;
 use crate::protocol::client::decoder::Input;
 use crate::protocol::client::websocket;
@@ -63,9 +69,9 @@ pub(crate) struct Settings {
 impl Settings {
     /// Seconds between two signs of life for clients of this dialect.
     fn pause(&self, dialect: Dialect) -> Tick {
-        match dialect {
-            Dialect::Sse => self.beat,
-            _ => self.ping,
+        match dialect.is_event_stream() {
+            true => self.beat,
+            false => self.ping,
         }
     }
 }
@@ -127,6 +133,8 @@ pub(crate) struct Connection {
     subscriptions: Option<Box<Subscriptions>>,
     /// What it asks of the node and is asked by senders, while there is something.
     dialogue: Option<Box<Exchanges>>,
+    /// Kept messages that it may not be able to take, if it came back for such.
+    trials: Option<Box<Trials>>,
     ping_due: Tick,
     pong_due: Tick,
     write_due: Tick,
@@ -139,6 +147,10 @@ pub(crate) struct Connection {
     /// Messages, calls and pings sent to it and not answered yet: each allows one frame beyond
     /// the rate. Saturates, which bounds what a client may send at once after it was silent.
     credits: u16,
+    /// What its close frame said.
+    close_code: Option<u16>,
+    /// When it was last told that something may be missing, whatever that is.
+    told: Tick,
 }
 
 impl Connection {
@@ -159,20 +171,23 @@ impl Connection {
             stream: None,
             dialogue: None,
             subscriptions: None,
+            trials: None,
             ping_due: NEVER,
             pong_due: NEVER,
             write_due: NEVER,
-            expiry: Expiry::new(None),
+            expiry: Expiry::new(None, now),
             rate: 0,
             rate_tick: 0,
             sends: 0,
             credits: 0,
+            close_code: None,
+            told: NEVER,
         }
     }
 
     /// Its token holds until then, or without end.
-    pub(crate) fn hold_until(&mut self, expires: Option<Tick>) {
-        self.expiry = Expiry::new(expires);
+    pub(crate) fn hold_until(&mut self, expires: Option<Tick>, now: Tick) {
+        self.expiry = Expiry::new(expires, now);
     }
 
     /// Puts what a client gets first into the queue: who and where it is, and what its inbox
@@ -187,14 +202,22 @@ impl Connection {
         metrics: &Metrics,
     ) -> u64 {
         let at = start.as_ref().and_then(Start::position);
-        self.stream = (self.dialect == Dialect::Sse && !logs.is_empty()).then(|| {
+        self.stream = (self.dialect.is_event_stream() && !logs.is_empty()).then(|| {
             let logs = logs.iter();
             let logs = logs.map(|(topic, start)| (topic.clone(), start.position()));
             Box::new(StreamPosition::new(at, logs.collect()))
         });
-        let (follower, page, recovered) = match start {
-            Some(start) => (Some(start.follower), start.page, start.recovered),
-            None => (None, None, None),
+        let (follower, page, recovered, tryout) = match start {
+            Some(start) => {
+                let Start {
+                    page,
+                    recovered,
+                    tryout,
+                    ..
+                } = start;
+                (Some(start.follower), page, recovered, tryout)
+            }
+            None => (None, None, None, Tryout::default()),
         };
         if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
@@ -205,8 +228,11 @@ impl Connection {
             };
             self.queue.push(ready);
         }
+        tryout.passed.iter().for_each(|one| self.tell_passed(one));
         self.inbox = follower.map(Box::new);
-        page.map_or(0, |page| self.queue_page(None, &page, metrics))
+        page.map_or(0, |page| {
+            self.queue_page(None, &page, tryout.trial, metrics)
+        })
     }
 
     /// The socket is here.
@@ -242,6 +268,11 @@ impl Connection {
 
     pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// What the client's close frame said.
+    pub(crate) fn close_code(&self) -> Option<u16> {
+        self.close_code
     }
 
     /// What a full queue (`Offer::Full`) means for a message of this policy.
@@ -303,6 +334,7 @@ impl Connection {
             };
         }
         if let Event::Close(code) = event {
+            self.close_code = *code;
             // RFC 6455, 5.5.1: answer with the code that came.
             self.queue.push(match code {
                 Some(code) => websocket::close(*code, ""),
@@ -336,6 +368,7 @@ impl Connection {
         match (said, event) {
             (Some(said), _) => self.hear_object(said, settings.send_rate),
             (None, Event::Ping(payload)) => self.queue.push(websocket::pong(payload)),
+            (None, Event::Pong) => self.answered_ping(),
             // Other clients have nothing to say to us.
             (None, _) => {}
         }
@@ -345,7 +378,7 @@ impl Connection {
     fn hear_object(&mut self, said: Result<ClientMessage<'_>, ClientFault>, send_rate: u32) {
         match said {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
-            Ok(ClientMessage::Pong) => {}
+            Ok(ClientMessage::Pong) => self.answered_ping(),
             Ok(ClientMessage::Ack(id)) => {
                 self.hear_ack(&id);
             }
@@ -369,27 +402,6 @@ impl Connection {
         }
     }
 
-    fn is_too_fast(&mut self, client_rate: u32, now: Tick) -> bool {
-        if self.rate_tick != now {
-            (self.rate_tick, self.rate, self.sends) = (now, 0, 0);
-        }
-        self.rate += 1;
-        client_rate > 0 && self.rate > client_rate
-    }
-
-    /// So many things were sent to the client that it may answer.
-    pub(crate) fn credit(&mut self, sent: u64) {
-        let sent = u16::try_from(sent).unwrap_or(u16::MAX);
-        self.credits = self.credits.saturating_add(sent);
-    }
-
-    /// Takes a credit, if there is one.
-    fn spend_credit(&mut self) -> bool {
-        let left = self.credits.checked_sub(1);
-        self.credits = left.unwrap_or(0);
-        left.is_some()
-    }
-
     /// The socket took `progress` bytes and then no more (`blocked`), or all there were.
     pub(crate) fn wrote(&mut self, progress: usize, blocked: bool, now: Tick, patience: Tick) {
         if !blocked {
@@ -402,8 +414,9 @@ impl Connection {
     /// Begins the end: out of the directory, goodbye into the queue. Answers how many pushes are
     /// thrown away. The caller lets the socket go: at once where no client is left to hear it.
     pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
+        self.end_trials(reason);
         if let Some(membership) = self.membership.take() {
-            membership.leave(reason);
+            membership.leave(reason, self.close_code);
         }
         self.inbox = None;
         self.dialogue = None;

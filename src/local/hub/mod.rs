@@ -30,6 +30,7 @@ use crate::local::event_queue::Events;
 use crate::local::evictions::RecentEvictions;
 use crate::local::membership;
 use crate::local::replay::follower::Start;
+use crate::local::replay::stumbles::Stumbles;
 use crate::local::row_wait::RowWait;
 use crate::local::shard::command::{Arrival, Command, INBOX, Load, ShardHandle, Subscribed};
 use crate::local::shard::outlets::PageRequest;
@@ -119,6 +120,7 @@ pub(crate) struct Hub {
     /// What connections want to read of inboxes and logs.
     asks: mpsc::UnboundedSender<PageRequest>,
     recent: Recent,
+    stumbles: Arc<Stumbles>,
     trace: Arc<Trace>,
     metrics: Arc<Metrics>,
 }
@@ -143,6 +145,7 @@ impl Hub {
             topics,
             asks,
             recent: Recent::default(),
+            stumbles: Arc::default(),
             trace,
             metrics,
         }
@@ -176,6 +179,11 @@ impl Hub {
     /// What happened here lately.
     pub(crate) fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// Which kept messages clients cannot take.
+    pub(crate) fn stumbles(&self) -> &Arc<Stumbles> {
+        &self.stumbles
     }
 
     /// What the registry still has to write.

@@ -21,7 +21,7 @@ impl Input {
         match dialect {
             Dialect::Plain | Dialect::V1 => Self::Frames(websocket::FrameReader::default()),
             Dialect::Lines => Self::Lines(lines::LineReader::default()),
-            Dialect::Sse => Self::Nothing,
+            Dialect::Sse | Dialect::SseHttp10 => Self::Nothing,
         }
     }
 

@@ -22,7 +22,11 @@ pub enum Dialect {
     /// WebSocket with `pushnode.v1`: objects with a `type`.
     V1,
     /// Server-sent events: an event without a name is exactly `data`, objects of ours have one.
+    /// Each is a chunk (RFC 9112, 7.1), so that the client knows where it ends, and whether the
+    /// stream was finished or cut off.
     Sse,
+    /// The same over HTTP/1.0, which has no chunks.
+    SseHttp10,
     /// TCP: the objects of `pushnode.v1`, one a line.
     Lines,
 }
@@ -34,12 +38,15 @@ pub const GOODBYE_ID: &str = "bye";
 
 /// A heartbeat for a client of lines.
 const PING: &[u8] = b"{\"type\":\"ping\"}\n";
-/// A comment, which every reader of SSE skips.
-const BEAT: &[u8] = b":\n\n";
+/// A comment, which every reader of SSE skips. Without an empty line, which some readers take for
+/// the end of an event without data.
+const BEAT: &str = ":\n";
+/// Says that the stream is finished: the client need not come back.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Dialect {
     /// How many there are.
-    pub(crate) const COUNT: usize = 4;
+    pub(crate) const COUNT: usize = 5;
 
     /// Whether clients of it get objects of ours beside messages.
     #[must_use]
@@ -53,10 +60,16 @@ impl Dialect {
         matches!(self, Self::V1 | Self::Lines)
     }
 
+    /// Whether it is server-sent events.
+    #[must_use]
+    pub const fn is_event_stream(self) -> bool {
+        matches!(self, Self::Sse | Self::SseHttp10)
+    }
+
     /// Whether clients of it show life after a ping.
     #[must_use]
     pub const fn answers_pings(self) -> bool {
-        !matches!(self, Self::Sse)
+        !self.is_event_stream()
     }
 
     /// Whether a client of it says goodbye in its turn, before the socket is closed.
@@ -70,7 +83,7 @@ impl Dialect {
     pub const fn transport(self) -> &'static str {
         match self {
             Self::Plain | Self::V1 => "ws",
-            Self::Sse => "sse",
+            Self::Sse | Self::SseHttp10 => "sse",
             Self::Lines => "tcp",
         }
     }
@@ -80,7 +93,7 @@ impl Dialect {
     pub fn encode(self, object: &str) -> Bytes {
         match self {
             Self::Plain | Self::V1 => websocket::text(&[object.as_bytes()]),
-            Self::Sse => event(object, None::<&str>, None),
+            Self::Sse | Self::SseHttp10 => self.event(object, None::<&str>, None),
             Self::Lines => [object, "\n"].concat().into(),
         }
     }
@@ -89,13 +102,13 @@ impl Dialect {
     /// connection breaks off.
     #[must_use]
     pub fn ready(self, object: &str, id: Option<impl Display>, retry: Duration) -> Bytes {
-        match self {
-            Self::Sse => event(object, id, Some(retry)),
-            _ => self.encode(object),
+        if self.is_event_stream() {
+            return self.event(object, id, Some(retry));
         }
+        self.encode(object)
     }
 
-    /// The frames of a goodbye; without `retry` it is for good.
+    /// The frames of a goodbye. An event stream is finished only by one that is for good.
     pub fn goodbye(
         self,
         reason: CloseReason,
@@ -106,9 +119,14 @@ impl Dialect {
         let frames = match self {
             Self::Plain => [None, close()],
             Self::V1 => [Some(self.encode(&bye())), close()],
-            Self::Sse => {
-                let id = retry.is_none().then_some(GOODBYE_ID);
-                [Some(event(&bye(), id, retry)), None]
+            Self::Sse | Self::SseHttp10 => {
+                let is_final = reason.is_final();
+                let id = is_final.then_some(GOODBYE_ID);
+                let last = (is_final && self == Self::Sse).then_some(LAST_CHUNK);
+                [
+                    Some(self.event(&bye(), id, retry)),
+                    last.map(Bytes::from_static),
+                ]
             }
             Self::Lines => [Some(self.encode(&bye())), None],
         };
@@ -120,7 +138,7 @@ impl Dialect {
     pub fn ping(self) -> Bytes {
         match self {
             Self::Plain | Self::V1 => websocket::ping(),
-            Self::Sse => Bytes::from_static(BEAT),
+            Self::Sse | Self::SseHttp10 => self.stretch(&[BEAT]),
             Self::Lines => Bytes::from_static(PING),
         }
     }
@@ -137,27 +155,40 @@ impl Dialect {
             Self::Plain => websocket::text(&[data.as_bytes()]),
             Self::V1 => websocket::text(&[head().as_bytes(), data.as_bytes(), b"}"]),
             Self::Lines => [&*head(), data, "}\n"].concat().into(),
-            Self::Sse => {
+            Self::Sse | Self::SseHttp10 => {
                 let mut id = String::new();
                 write_id(&mut id, event_id);
-                [&*id, "data: ", data, "\n\n"].concat().into()
+                self.stretch(&[&id, "data: ", data, "\n\n"])
             }
         }
     }
-}
 
-/// An event named by the type of an object of ours.
-fn event(object: &str, id: Option<impl Display>, retry: Option<Duration>) -> Bytes {
-    let kind = object.strip_prefix(r#"{"type":""#).unwrap_or_default();
-    let (kind, _) = kind.split_once('"').unwrap_or_default();
-    debug_assert!(!kind.is_empty(), "{object} does not begin with its type");
-    let mut text = format!("event: {kind}\n");
-    write_id(&mut text, id);
-    if let Some(retry) = retry {
-        let _ = writeln!(text, "retry: {}", retry.as_millis());
+    /// An event named by the type of an object of ours.
+    fn event(self, object: &str, id: Option<impl Display>, retry: Option<Duration>) -> Bytes {
+        let kind = object.strip_prefix(r#"{"type":""#).unwrap_or_default();
+        let (kind, _) = kind.split_once('"').unwrap_or_default();
+        debug_assert!(!kind.is_empty(), "{object} does not begin with its type");
+        let mut head = format!("event: {kind}\n");
+        write_id(&mut head, id);
+        if let Some(retry) = retry {
+            let _ = writeln!(head, "retry: {}", retry.as_millis());
+        }
+        self.stretch(&[&head, "data: ", object, "\n\n"])
     }
-    let _ = write!(text, "data: {object}\n\n");
-    text.into()
+
+    /// A stretch of an event stream: a chunk, where the stream is cut into such.
+    fn stretch(self, parts: &[&str]) -> Bytes {
+        if self != Self::Sse {
+            return parts.concat().into();
+        }
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        // 16 digits and two line ends at most.
+        let mut chunk = String::with_capacity(length + 20);
+        let _ = write!(chunk, "{length:x}\r\n");
+        chunk.extend(parts.iter().copied());
+        chunk.push_str("\r\n");
+        chunk.into()
+    }
 }
 
 fn write_id(out: &mut String, id: Option<impl Display>) {
@@ -172,7 +203,7 @@ pub(crate) struct Frames {
     plain: OnceLock<Bytes>,
     v1: OnceLock<Bytes>,
     /// SSE and lines; apart, so that a message without such receivers is no larger for them.
-    others: OnceLock<Box<[OnceLock<Bytes>; 2]>>,
+    others: OnceLock<Box<[OnceLock<Bytes>; 3]>>,
 }
 
 impl Frames {
@@ -182,6 +213,7 @@ impl Frames {
             Dialect::V1 => &self.v1,
             Dialect::Sse => &self.others.get_or_init(Box::default)[0],
             Dialect::Lines => &self.others.get_or_init(Box::default)[1],
+            Dialect::SseHttp10 => &self.others.get_or_init(Box::default)[2],
         };
         frame.get_or_init(encode).clone()
     }
@@ -209,7 +241,9 @@ mod tests {
             (&*reply, "reply"),
         ] {
             let expected = format!("event: {name}\ndata: {object}\n\n");
-            assert_eq!(text(&Dialect::Sse.encode(object)), expected);
+            assert_eq!(text(&Dialect::SseHttp10.encode(object)), expected);
+            let chunk = format!("{:x}\r\n{expected}\r\n", expected.len());
+            assert_eq!(text(&Dialect::Sse.encode(object)), chunk);
             assert_eq!(
                 text(&Dialect::Lines.encode(object)),
                 format!("{object}\n"),
@@ -220,22 +254,31 @@ mod tests {
 
     #[test]
     fn a_goodbye_over_sse_says_when_to_come_back_or_that_there_is_no_coming_back() {
-        let goodbye = |reason, retry| {
-            let frames: Vec<Bytes> = Dialect::Sse.goodbye(reason, retry).collect();
-            assert_eq!(frames.len(), 1);
-            text(&frames[0]).to_owned()
+        let goodbye = |dialect: Dialect, reason, retry| {
+            let frames: Vec<Bytes> = dialect.goodbye(reason, retry).collect();
+            String::from_utf8(frames.concat()).unwrap()
         };
         let retry = Some(Duration::from_millis(250));
-        let drain = goodbye(CloseReason::Drain, retry);
-        assert!(
-            drain.starts_with("event: bye\nretry: 250\ndata: {"),
-            "{drain}"
-        );
-        let kicked = goodbye(CloseReason::Kicked, None);
-        assert!(
-            kicked.starts_with("event: bye\nid: bye\ndata: {"),
-            "{kicked}"
-        );
+        for (reason, retry, fields) in [
+            (CloseReason::Drain, retry, "event: bye\nretry: 250\ndata: {"),
+            (CloseReason::TokenExpired, None, "event: bye\ndata: {"),
+            (CloseReason::Kicked, None, "event: bye\nid: bye\ndata: {"),
+            (CloseReason::TooFast, None, "event: bye\nid: bye\ndata: {"),
+        ] {
+            let bye = goodbye(Dialect::SseHttp10, reason, retry);
+            assert!(bye.starts_with(fields), "{bye}");
+            assert!(bye.ends_with("}\n\n"), "{bye}");
+            let chunk = format!("{:x}\r\n{bye}\r\n", bye.len());
+            let chunked = goodbye(Dialect::Sse, reason, retry);
+            let last = if reason.is_final() { "0\r\n\r\n" } else { "" };
+            assert_eq!(chunked, chunk + last, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_beat_is_a_comment_and_ends_no_event() {
+        assert_eq!(text(&Dialect::SseHttp10.ping()), ":\n");
+        assert_eq!(text(&Dialect::Sse.ping()), "2\r\n:\n\r\n");
     }
 
     #[test]

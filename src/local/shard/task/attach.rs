@@ -23,13 +23,14 @@ impl ShardTask {
         expires: Option<Instant>,
     ) {
         let mut connection = Connection::reserve(fd, user, dialect, self.now);
-        connection.hold_until(expires.map(|at| self.tick(at)));
+        connection.hold_until(expires.map(|at| self.tick(at)), self.now);
         let id = ConnectionId {
             node: self.node.clone(),
             fd,
         };
         // First in the queue, before any message that comes during the handshake.
         let start = inbox.map(|start| *start);
+        let passed = start.as_ref().map(|start| start.tryout.passed.clone());
         let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
         let logs = arrival.as_ref().map_or(&[][..], |arrival| &arrival.logs);
         self.delivered += connection.welcome(&id, topics, start, logs, &self.metrics);
@@ -43,6 +44,7 @@ impl ShardTask {
         };
         let slot = self.places.insert(place);
         self.slots.insert(fd, slot);
+        self.lose_passed(slot, &passed.unwrap_or_default());
         if let Some(arrival) = arrival {
             self.arrive(slot, *arrival);
         }
