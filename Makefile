@@ -16,7 +16,8 @@ cores    := $(shell nproc 2>/dev/null || echo 2)
 export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
 
 .PHONY: help test compile tools setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
-        build unit fuzz k6-smoke schemathesis run upgrade-test bench image compose-up compose-down \
+        build unit fuzz k6-smoke schemathesis interop interop-available run upgrade-test bench \
+        image compose-up compose-down \
         clean
 .NOTPARALLEL:
 
@@ -27,7 +28,7 @@ help: ## show this list
 # has something to do. What takes longest comes first and is shown as it comes.
 test: fmt-check ## run everything that CI runs, cheap checks first
 	@scripts/side-by-side compile tools
-	@scripts/side-by-side unit 'fuzz k6-smoke schemathesis'
+	@scripts/side-by-side unit 'fuzz k6-smoke schemathesis interop-available'
 
 compile: clippy doc build
 
@@ -77,6 +78,12 @@ k6-smoke: setup build ## run the k6 scripts briefly against two nodes
 
 schemathesis: setup build ## check a node's answers to generated requests against /openapi.json
 	SCHEMATHESIS=$(tools)/venv/bin/schemathesis scripts/schemathesis $(binary)
+
+interop: setup build ## receive by client libraries of others, in four languages
+	scripts/interop $(binary)
+
+interop-available: setup build
+	scripts/interop --available $(binary)
 
 fuzz: setup ## fuzz all external input, 10 s per target (longer: scripts/fuzz 600)
 	scripts/fuzz 10

@@ -13,7 +13,7 @@ mod reload;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::access::authenticator::Authenticator;

@@ -24,7 +24,8 @@ pub fn streaming(bytes: &[u8]) -> Result<Option<usize>, String> {
     }
 }
 
-/// Splits one whole event off: its data if it is a message, and the bytes behind it.
+/// Splits one whole event off: its data if it is a message, and the bytes behind it. The sizes of
+/// chunks stand in lines of their own, which no field begins.
 pub fn split_event(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let end = bytes.windows(2).position(|window| window == b"\n\n")?;
     let event = &bytes[..end];

@@ -3,7 +3,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pushnode_fuzz::protocol::{Dialect, Line, push_line};
+use pushnode_fuzz::protocol::{Dialect, EventStream, Line, push_line};
+
+fn stream(is_chunked: bool, has_envelopes: bool) -> Dialect {
+    Dialect::Sse(EventStream {
+        is_chunked,
+        has_envelopes,
+    })
+}
 
 fuzz_target!(|input: &[u8]| {
     let Ok(Line::Push(push, reply)) = Line::parse(input) else {
@@ -23,7 +30,14 @@ fuzz_target!(|input: &[u8]| {
     };
     assert_eq!((&again.to, &again.except), (&push.to, &push.except));
     assert_eq!(again.message.position(), push.message.position());
-    for dialect in [Dialect::Plain, Dialect::V1, Dialect::Sse, Dialect::Lines] {
+    for dialect in [
+        Dialect::Plain,
+        Dialect::V1,
+        stream(false, false),
+        stream(true, false),
+        stream(true, true),
+        Dialect::Lines,
+    ] {
         assert_eq!(again.message.frame(dialect), push.message.frame(dialect));
     }
 });

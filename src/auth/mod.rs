@@ -109,7 +109,10 @@ impl Denial {
     /// The text that people read.
     pub(crate) const fn message(self) -> &'static str {
         match self {
-            Self::Missing => "a token is needed: Authorization: Bearer <token>, or ?token=",
+            Self::Missing => {
+                "a token is needed: Authorization: Bearer <token>, \
+                 the WebSocket subprotocol bearer.<token>, or ?token="
+            }
             Self::Invalid(_) => "the token is not valid",
             Self::Claim(what) => what,
             Self::Expired => "the token has expired",

@@ -44,11 +44,35 @@ const RECEIPTS: i64 = 100_000;
 /// The minimum time between two loss notices to clients: in a flood, there are thousands of losses.
 const TELL: Duration = Duration::from_millis(500);
 
+/// An outage of Redis shows in several signs, which come within this time of each other. Clients
+/// are told once, when the last one has come.
+const SIGNS_APART: Duration = Duration::from_millis(1500);
+
+/// But not later than this after the first one.
+const LATEST: Duration = Duration::from_secs(3);
+
 /// The minimum time between two entries in the log of one kind that publishers can cause.
 const COMPLAINTS: Duration = Duration::from_secs(60);
 
 /// Maximum number of senders whose numbers are remembered.
 const SENDERS: usize = 10_000;
+
+/// Messages for this node may be lost.
+#[derive(Debug, Clone, Copy)]
+struct Loss {
+    sign: &'static str,
+    first: Instant,
+    /// When the last sign of it came, if it is one of an outage.
+    last: Option<Instant>,
+}
+
+impl Loss {
+    /// Whether further signs of it may come.
+    fn is_unfolding(&self) -> bool {
+        let is_recent = self.last.is_some_and(|last| last.elapsed() < SIGNS_APART);
+        is_recent && self.first.elapsed() < LATEST
+    }
+}
 
 /// The reader's state.
 #[derive(Debug)]
@@ -71,8 +95,8 @@ pub(crate) struct Inbound {
     losses: ThrottleByKind,
     /// When the clients were last told of a loss.
     told: Option<Instant>,
-    /// The sign of a loss that the clients have not been told of.
-    untold: Option<&'static str>,
+    /// A loss that the clients have not been told of.
+    untold: Option<Loss>,
     /// Held by each receipt on its way.
     reports: Arc<()>,
     shutdown: Shutdown,
@@ -283,7 +307,16 @@ impl Inbound {
         self.hub.doubt();
         self.hub.trace().lost(sign);
         self.hub.topics().notices().lost();
-        self.untold = Some(sign);
+        let now = Instant::now();
+        let is_outage = matches!(sign, "reconnect" | "resubscribed" | "forgotten");
+        let loss = self.untold.get_or_insert(Loss {
+            sign,
+            first: now,
+            last: None,
+        });
+        if is_outage {
+            loss.last = Some(now);
+        }
         self.tell_of_losses().await;
     }
 
@@ -292,7 +325,10 @@ impl Inbound {
         if self.told.is_some_and(|told| told.elapsed() < TELL) {
             return;
         }
-        if let Some(sign) = self.untold.take() {
+        if self.untold.is_some_and(|loss| loss.is_unfolding()) {
+            return;
+        }
+        if let Some(Loss { sign, .. }) = self.untold.take() {
             self.told = Some(Instant::now());
             if let Some(unlogged) = self.losses.pass(sign) {
                 tracing::warn!(

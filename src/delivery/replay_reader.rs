@@ -145,7 +145,7 @@ impl ReplayReader {
             subject,
             since,
             page,
-            is_told: false,
+            tryout: None,
         };
         self.hub.tell(fd, command).await;
     }

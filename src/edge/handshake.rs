@@ -21,6 +21,7 @@ use crate::edge::peer::Peer;
 use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::{NewConnection, Reservation};
 use crate::local::replay::follower::Start;
+use crate::local::replay::stumbles::KeptReader;
 use crate::local::shard::command::Command;
 use crate::protocol::client::connect::ConnectRequest;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId, listed};
@@ -82,8 +83,8 @@ pub(crate) async fn enter(
     let bookmark = open_bookmark(app, &user, &mut terms, deadline).await;
     let ordinal = app.connection_limits.ordinal(&app.backplane, &user);
     let (mut inbox, logs, is_cleared, ordinal) = futures::join!(
-        start_inbox(app, &user, dialect, terms.since, deadline),
-        start_logs(app, dialect, &terms, deadline),
+        start_inbox(app, &user, dialect, &terms, deadline),
+        start_logs(app, &user, dialect, &terms, deadline),
         tokio::time::timeout_at(deadline, app.authenticator.check_ban(&user)),
         tokio::time::timeout_at(deadline, ordinal),
     );
@@ -92,7 +93,7 @@ pub(crate) async fn enter(
     let ordinal = ordinal.unwrap_or_default();
     let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
     if let Some(inbox) = &mut inbox {
-        match dialect.is_stream() {
+        match dialect.is_event_stream() {
             true => terms.prove(inbox, &logs),
             false if terms.is_lost => inbox.recovered = Some(false),
             false => {}
@@ -200,6 +201,8 @@ struct Terms {
     since: Option<Since>,
     /// How far it has read the logs of topics.
     read: EventId,
+    /// It comes back with an event's id that says where it was.
+    has_event_id: bool,
     /// It comes back with an id that does not say where it was, or that cannot be looked up.
     is_lost: bool,
     /// It comes back with an id that says where it was in its inbox.
@@ -222,6 +225,15 @@ impl Terms {
                 Err(HttpError::bad_request("resume=server needs pushnode.v1"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Who reads an inbox or the log of a topic.
+    fn reader(&self, user: &UserId, topic: Option<&Topic>) -> KeptReader {
+        KeptReader {
+            user: user.clone(),
+            device: self.device.clone(),
+            topic: topic.cloned(),
         }
     }
 
@@ -258,6 +270,7 @@ fn check_terms(
     let since = request.since.filter(|text| !text.is_empty());
     let since = since.map(|text| text.parse()).transpose();
     let since = since.map_err(|error| HttpError::bad_request(format!("since {error}")))?;
+    let has_event_id = matches!(request.event_id, Some(Ok(_)));
     let (since, read, is_lost) = match request.event_id {
         None => (since, EventId::default(), false),
         Some(Ok(id)) => (id.inbox, id, false),
@@ -273,6 +286,7 @@ fn check_terms(
         device,
         since,
         read,
+        has_event_id,
         is_lost,
         is_found,
         is_remembered,
@@ -342,27 +356,34 @@ async fn start_inbox(
     app: &App,
     user: &UserId,
     dialect: Dialect,
-    since: Option<Since>,
+    terms: &Terms,
     deadline: Instant,
 ) -> Option<Box<Start>> {
-    let since = since.unwrap_or(Since::Now);
+    let since = terms.since.unwrap_or(Since::Now);
     if app.config.keep_messages == 0 || (dialect == Dialect::Plain && since == Since::Now) {
         return None;
     }
-    let user = Subject::User(user.clone());
-    let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&user, since)).await;
-    Some(Box::new(Start::new(since, page.ok().and_then(Result::ok))))
+    let inbox = Subject::User(user.clone());
+    let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&inbox, since)).await;
+    let mut start = Start::new(since, page.ok().and_then(Result::ok));
+    // `since` of an event stream stays in its URL, wherever its client has got to.
+    let came_back = terms.has_event_id || !dialect.is_event_stream();
+    if came_back && dialect.has_objects() && matches!(since, Since::After(_)) {
+        start.judge(app.hub.stumbles(), terms.reader(user, None));
+    }
+    Some(Box::new(start))
 }
 
 /// The positions of an event stream in the logs of its topics, as [`start_inbox`]. Other clients
 /// subscribe to each topic from where they were.
 async fn start_logs(
     app: &App,
+    user: &UserId,
     dialect: Dialect,
     terms: &Terms,
     deadline: Instant,
 ) -> Vec<(Topic, Start)> {
-    if !dialect.is_stream() || !app.hub.topics().keeps() {
+    if !dialect.is_event_stream() || !app.hub.topics().keeps() {
         return Vec::new();
     }
     let topics = terms.topics.iter().take(MAX_RESUMED_TOPICS);
@@ -370,7 +391,10 @@ async fn start_logs(
         let since = terms.read.log(topic).map_or(Since::Now, Since::After);
         let log = Subject::Topic(topic.clone());
         let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&log, since)).await;
-        let start = Start::new(since, page.ok().and_then(Result::ok));
+        let mut start = Start::new(since, page.ok().and_then(Result::ok));
+        if since != Since::Now {
+            start.judge(app.hub.stumbles(), terms.reader(user, Some(topic)));
+        }
         (topic.clone(), start)
     });
     join_all(starts).await

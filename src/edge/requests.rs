@@ -20,6 +20,7 @@ use crate::edge::upstream::Upstream;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::hub::Hub;
 use crate::local::hub::await_rows::ROW_PATIENCE;
+use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::ClientRequest;
 use crate::protocol;
@@ -104,7 +105,7 @@ impl ClientRequests {
                 since,
                 watches,
             } => {
-                let mut done = self.subscribe(fd, topic.clone(), since).await?;
+                let mut done = self.subscribe(fd, &user, topic.clone(), since).await?;
                 done.watches.extend(watches.then_some(topic));
                 Ok(done)
             }
@@ -113,7 +114,7 @@ impl ClientRequests {
                 self.hub.unsubscribe(fd, topic, Asker::Client).await;
                 Ok(fields.into())
             }
-            RequestKind::SubscribeAll(wanted) => Ok(self.subscribe_all(fd, wanted).await),
+            RequestKind::SubscribeAll(wanted) => Ok(self.subscribe_all(fd, &user, wanted).await),
             RequestKind::UnsubscribeAll(wanted) => Ok(self.unsubscribe_all(fd, wanted).await),
             RequestKind::Auth(token) => self.renew(fd, &user, &token).await.map(Done::from),
             RequestKind::Send(send) => {
@@ -129,6 +130,7 @@ impl ClientRequests {
     async fn subscribe(
         &self,
         fd: Fd,
+        user: &UserId,
         topic: Topic,
         since: Option<Since>,
     ) -> Result<Done, ClientError> {
@@ -141,10 +143,15 @@ impl ClientRequests {
             return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
         }
         let from = since.unwrap_or(Since::Now);
-        let page = self.hub.first_page(fd, &topic, from, deadline).await;
+        let mut page = self.hub.first_page(fd, &topic, from, deadline).await;
+        let tryout = match (&mut page, from) {
+            (Some(page), Since::After(_)) => self.hub.judge(fd, user, &topic, page),
+            _ => Tryout::default(),
+        };
         degraded |= page.is_none();
         let resume = page.as_ref().map(|page| page.start);
         let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
+        let is_proven = is_proven && tryout.passed.is_empty();
         let recovered = (from != Since::Now).then_some(is_proven);
         let fields = protocol::subscribed_fields(&topic, resume, recovered, degraded);
         let then = page.map(|page| Command::Page {
@@ -152,7 +159,7 @@ impl ClientRequests {
             subject: Subject::Topic(topic),
             since: from,
             page,
-            is_told: true,
+            tryout: Some(Box::new(tryout)),
         });
         Ok(Done {
             then: then.into_iter().collect(),
@@ -161,10 +168,15 @@ impl ClientRequests {
     }
 
     /// All at the same time: a client that comes back with many topics waits for the slowest.
-    async fn subscribe_all(&self, fd: Fd, wanted: Vec<Result<WantedTopic, BadTopic>>) -> Done {
+    async fn subscribe_all(
+        &self,
+        fd: Fd,
+        user: &UserId,
+        wanted: Vec<Result<WantedTopic, BadTopic>>,
+    ) -> Done {
         let each = wanted.into_iter().map(async |wanted| match wanted {
             Err(bad) => protocol::refused_fields(&bad.topic, BAD_TOPIC, &bad.message).into(),
-            Ok(one) => match self.subscribe(fd, one.topic.clone(), one.since).await {
+            Ok(one) => match self.subscribe(fd, user, one.topic.clone(), one.since).await {
                 Err(refused) => refused.fields(one.topic.as_str()).into(),
                 Ok(mut done) => {
                     done.watches.extend(one.watches.then_some(one.topic));

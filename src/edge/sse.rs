@@ -2,14 +2,16 @@
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
 //! The stream is not a body of hyper's, which would cost a task and buffers for each client: the
-//! shard writes the head of the answer, and then the events, into the socket itself. The answer has
-//! neither a length nor chunks, so the end of the stream is the end of the connection.
+//! shard writes the head of the answer, and then the events, into the socket itself. Each event is
+//! a chunk, so that clients which read in blocks pass it on at once. The last chunk comes only
+//! after a goodbye for good: its absence tells a client that the stream was cut off. Over HTTP/1.0
+//! there are no chunks, and the end of the stream is the end of the connection.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use warp::http::{HeaderMap, Method, StatusCode};
+use warp::http::{HeaderMap, Method, StatusCode, Version};
 use warp::reply::Response;
 
 use crate::app::App;
@@ -19,7 +21,7 @@ use crate::edge::handshake::{check_leaving, enter, read_request};
 use crate::edge::refusal;
 use crate::edge::upgrade::{RequestContext, Takeover, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
-use crate::protocol::{Dialect, GOODBYE_ID};
+use crate::protocol::{Dialect, EventStream, GOODBYE_ID};
 
 /// Lets a client in, or answers why not.
 pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response {
@@ -42,9 +44,14 @@ async fn admit(
     let UpgradeRequest {
         headers,
         query,
-        context: RequestContext {
-            peer, slot, caller, ..
-        },
+        context:
+            RequestContext {
+                peer,
+                version,
+                caller,
+                slot,
+                ..
+            },
         ..
     } = request;
     check_leaving(app)?;
@@ -60,10 +67,10 @@ async fn admit(
         // It is the client's position now; the URL's `since` is the one it began with.
         id => connect.event_id = id.map(|id| id.parse()),
     }
-    let dialect = match connect.wants_envelope()? {
-        true => Dialect::SseObjects,
-        false => Dialect::Sse,
-    };
+    let dialect = Dialect::Sse(EventStream {
+        is_chunked: version != Version::HTTP_10,
+        has_envelopes: connect.wants_envelope()?,
+    });
     let admitted = enter(app, connect, dialect, &peer).await?;
     let config = &app.config;
     let upgrade = Upgrade {
@@ -71,7 +78,7 @@ async fn admit(
         admitted,
         peer,
         role: Role::Client,
-        head: head(reader).into(),
+        head: head(reader, dialect).into(),
         // A write that is not taken is found by the write deadline, which should speak first.
         silence: Some(config.pong_seconds + config.write_seconds),
     };
@@ -97,12 +104,17 @@ fn last_event_id(headers: &HeaderMap, query: &str) -> Result<Option<String>, Htt
     Ok(id.filter(|id| !id.is_empty()))
 }
 
-/// The head of the answer.
-fn head(reader: &Reader) -> String {
+/// The head of the answer. It does not announce the end of the connection where there are chunks:
+/// the `fetch` of Node takes a stream that is cut off after that for a whole one.
+fn head(reader: &Reader, dialect: Dialect) -> String {
     let date = httpdate::fmt_http_date(SystemTime::now());
+    let framing = match dialect {
+        Dialect::Sse(form) if form.is_chunked => "transfer-encoding: chunked",
+        _ => "connection: close",
+    };
     let mut head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n\
-         x-accel-buffering: no\r\nconnection: close\r\ndate: {date}\r\n"
+         x-accel-buffering: no\r\n{framing}\r\ndate: {date}\r\n"
     );
     reader.write(&mut head);
     head.push_str("\r\n");
@@ -112,6 +124,17 @@ fn head(reader: &Reader) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const fn stream(is_chunked: bool) -> Dialect {
+        Dialect::Sse(EventStream {
+            is_chunked,
+            has_envelopes: false,
+        })
+    }
+
+    fn head(reader: &Reader) -> String {
+        super::head(reader, stream(true))
+    }
 
     #[test]
     fn a_page_may_read_the_stream_if_it_may_connect() {
@@ -124,6 +147,19 @@ mod tests {
             let head = head(&reader);
             assert!(head.contains(&format!("\r\naccess-control-allow-origin: {origin}\r\n")));
             assert!(!head.contains("credentials"), "{head}");
+        }
+    }
+
+    #[test]
+    fn only_http_1_1_has_chunks() {
+        for (dialect, framing) in [
+            (stream(true), "transfer-encoding: chunked"),
+            (stream(false), "connection: close"),
+        ] {
+            let head = super::head(&Reader::None, dialect);
+            let said = ["transfer-encoding: chunked", "connection: close"];
+            let said = said.into_iter().filter(|one| head.contains(one));
+            assert_eq!(said.collect::<Vec<_>>(), [framing], "{head}");
         }
     }
 

@@ -62,7 +62,7 @@ impl Events {
         });
     }
 
-    /// A connection has ended; `reason` is the label of its close.
+    /// A connection has ended; `reason` is the label of its close, `code` what the client said.
     pub(crate) fn disconnected(
         &self,
         id: &ConnectionId,
@@ -70,9 +70,10 @@ impl Events {
         transport: &str,
         device: Option<&str>,
         reason: &str,
+        code: Option<u16>,
     ) {
         self.tell(EventKind::Disconnect, || {
-            protocol::disconnect_event(id, user, transport, device, reason)
+            protocol::disconnect_event(id, user, transport, device, reason, code)
         });
     }
 
@@ -154,7 +155,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let events = Events::new(vec![EventKind::Connect], metrics.clone());
         let user: UserId = "42".parse().unwrap();
-        events.disconnected(&id(1), &user, "ws", None, "gone");
+        events.disconnected(&id(1), &user, "ws", None, "gone", None);
         assert!(events.is_settled());
         for fd in 1..=QUEUE as u64 + 3 {
             events.connected(&id(fd), &user, "ws", None);

@@ -20,6 +20,8 @@ pub(crate) struct Membership {
     fd: Fd,
     /// What `disconnect` will name; `None` before `connect`.
     reason: Option<CloseReason>,
+    /// What the client's close frame said.
+    code: Option<u16>,
 }
 
 impl Membership {
@@ -35,6 +37,7 @@ impl Membership {
             directory: directory.clone(),
             fd,
             reason: None,
+            code: None,
         };
         (membership, row)
     }
@@ -68,9 +71,10 @@ impl Membership {
         });
     }
 
-    /// Leaves, for this reason.
-    pub(in crate::local) fn leave(mut self, reason: CloseReason) {
+    /// Leaves, for this reason. `code` is what the client's close frame said.
+    pub(in crate::local) fn leave(mut self, reason: CloseReason, code: Option<u16>) {
         self.reason = Some(reason);
+        self.code = code;
     }
 
     /// Looks the connection up only if events of this kind are wanted.
@@ -95,7 +99,7 @@ impl Drop for Membership {
             self.tell(EventKind::Disconnect, |id, user, seat| {
                 let (transport, device) = (seat.dialect.transport(), seat.device());
                 let events = &self.directory.events;
-                events.disconnected(id, user, transport, device, reason.label());
+                events.disconnected(id, user, transport, device, reason.label(), self.code);
             });
         }
         self.directory.leave(self.fd);

@@ -117,6 +117,21 @@ impl CloseReason {
         )
     }
 
+    /// Whether it tells the client not to come back, not even with a new token.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Protocol
+                | Self::InvalidText
+                | Self::TooBig
+                | Self::TooFast
+                | Self::Kicked
+                | Self::Replaced
+                | Self::Banned
+        )
+    }
+
     /// Whether a client that comes back at once may expect a better end. Sent as `retry_ms`.
     #[must_use]
     pub const fn retry(self) -> bool {
@@ -125,6 +140,13 @@ impl CloseReason {
             Self::Gone | Self::Slow | Self::Heartbeat | Self::Drain | Self::NeverAttached
         )
     }
+}
+
+/// Whether a client that closes with this code says that something was wrong. It is well if it just
+/// goes: its program ends, or its page is left.
+#[must_use]
+pub const fn is_complaint(code: u16) -> bool {
+    !matches!(code, 1000 | 1001)
 }
 
 /// May this code stand in a close frame that a client sends (RFC 6455, 7.4)?
@@ -152,6 +174,13 @@ mod tests {
                 reason.text().len() <= 123,
                 "{reason:?}: a close reason has 123 bytes at most"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_for_good_has_no_time_to_come_back() {
+        for reason in CloseReason::ALL {
+            assert!(!(reason.is_final() && reason.retry()), "{reason:?}");
         }
     }
 

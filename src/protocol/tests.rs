@@ -336,20 +336,31 @@ fn a_fault_for_the_log_quotes_nothing_of_the_line() {
     }
 }
 
+fn stream(is_chunked: bool) -> Dialect {
+    Dialect::Sse(EventStream {
+        is_chunked,
+        has_envelopes: false,
+    })
+}
+
 #[test]
 fn a_message_is_one_event_or_one_line_whatever_is_in_it() {
     let body = "{\"to\":{\"all\":true},\"id\":\"m\",\"data\":{\n\"a\":\r\n\"b\\nc\"}}";
     let message = PushRequest::parse(body.as_bytes()).unwrap().push.message;
     let data = r#"{ "a":  "b\nc"}"#;
     assert_eq!(
-        text(&message.frame(Dialect::Sse)),
+        text(&message.frame(stream(false))),
         format!("data: {data}\n\n")
+    );
+    assert_eq!(
+        text(&message.frame(stream(true))),
+        format!("17\r\ndata: {data}\n\n\r\n")
     );
     let line = format!("{{\"type\":\"message\",\"id\":\"m\",\"data\":{data}}}\n");
     assert_eq!(text(&message.frame(Dialect::Lines)), line);
     let kept = message.kept_at("7.1-2".parse().unwrap());
     let event = format!("id: 7.1-2\ndata: {data}\n\n");
-    assert_eq!(text(&kept.frame(Dialect::Sse)), event);
+    assert_eq!(text(&kept.frame(stream(false))), event);
 }
 
 #[test]

@@ -75,7 +75,7 @@ const KNOWN: [LabelValues; 11] = [
     ),
     ("share_outcomes", &["abandoned"]),
     ("line_outcomes", &["taken", "nobody", "failed"]),
-    ("drops", &["unreadable"]),
+    ("drops", &["unreadable", "passed_over"]),
     ("left_to_inbox", &["old", "later"]),
     (
         "losses",

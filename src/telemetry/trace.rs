@@ -57,6 +57,9 @@ pub(crate) enum What {
         fd: u64,
         /// As in `pushnode_closes_total`.
         reason: String,
+        /// What the client's close frame said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<u16>,
     },
     /// A sender of this node was told that its push did not reach a connection, or not all of
     /// them.
@@ -178,7 +181,7 @@ impl About {
 #[derive(Debug)]
 enum Note {
     Connected(Fd, Option<Arc<str>>),
-    Closed(Fd, CloseReason),
+    Closed(Fd, CloseReason, Option<u16>),
     Pushed(Id, Status, Option<&'static str>),
     Arrived(Id, TraceOutcome),
     Dropped(Fd, Id, &'static str, u64),
@@ -225,9 +228,9 @@ impl Trace {
         self.note(|| About::user(user), note);
     }
 
-    /// A connection ended.
-    pub(crate) fn closed(&self, user: &UserId, fd: Fd, reason: CloseReason) {
-        self.note(|| About::user(user), || Note::Closed(fd, reason));
+    /// A connection ended. `code` is what the client's close frame said.
+    pub(crate) fn closed(&self, user: &UserId, fd: Fd, reason: CloseReason, code: Option<u16>) {
+        self.note(|| About::user(user), || Note::Closed(fd, reason, code));
     }
 
     /// A sender was answered about one part of its push. A delivered part is not recorded.
@@ -408,9 +411,10 @@ impl TraceEntry {
                 fd: fd.0,
                 device: device.as_deref().map(str::to_owned),
             },
-            Note::Closed(fd, reason) => What::Closed {
+            Note::Closed(fd, reason, code) => What::Closed {
                 fd: fd.0,
                 reason: reason.label().to_owned(),
+                code: *code,
             },
             Note::Pushed(id, status, reason) => What::Pushed {
                 id: text(id),

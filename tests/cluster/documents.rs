@@ -39,7 +39,7 @@ const fn page(path: &'static str, programs: usize, json: usize) -> Page {
 const REFERENCE: &str = "PROTOCOL.md";
 const PAGES: [Page; 5] = [
     page(REFERENCE, 2, 7),
-    page("docs/clients.md", 6, 18),
+    page("docs/clients.md", 6, 19),
     page("docs/http-api.md", 14, 9),
     page("docs/redis.md", 8, 7),
     page("docs/services.md", 5, 6),

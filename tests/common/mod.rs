@@ -25,6 +25,7 @@ pub mod passes;
 pub mod presence;
 mod redis;
 pub mod streams;
+pub mod stumbles;
 pub mod tokens;
 pub mod topics;
 pub mod transports;

@@ -61,6 +61,8 @@ pub struct AnyClient {
     pub beats: usize,
     /// Whether it answers the pings of lines.
     pub answers_pings: bool,
+    /// The lines of an SSE event whose end has not come.
+    event: String,
 }
 
 enum Kind {
@@ -110,6 +112,17 @@ impl Bytes {
                 Ok(count) => self.unread.extend_from_slice(&chunk[..count]),
             }
         }
+    }
+}
+
+impl Bytes {
+    /// All that still comes, to the end of the connection.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = std::mem::take(&mut self.unread);
+        let read = tokio::time::timeout(PATIENCE, self.socket.read_to_end(&mut rest));
+        // An end by a reset is one, too.
+        let _ = read.await.expect("the end in time");
+        rest
     }
 }
 
@@ -263,6 +276,7 @@ async fn connect_over(
         last_id: None,
         beats: 0,
         answers_pings: true,
+        event: String::new(),
     };
     let ready = client.json().await;
     assert_eq!(ready["type"], "ready", "{ready}");
@@ -296,10 +310,18 @@ impl AnyClient {
                     }
                 }
                 Kind::Sse(stream) => {
-                    let event = stream.until("\n\n").await?;
-                    if event == ":" {
+                    let Some(line) = stream.until("\n").await else {
+                        assert_eq!(self.event, "", "an event is cut off");
+                        return None;
+                    };
+                    if line == ":" {
                         self.beats += 1;
+                    } else if !line.is_empty() {
+                        self.event.extend([&line, "\n"]);
                     } else {
+                        // An empty line only ends an event: lenient readers take any for one.
+                        assert_ne!(self.event, "", "an event without fields");
+                        let event = std::mem::take(&mut self.event);
                         return Some(self.event(&event));
                     }
                 }

@@ -123,7 +123,7 @@ impl Connection {
     /// A beat is due: what a client that only listens had been given by the last one is read, if
     /// it takes what is written.
     pub(crate) fn settle_bookmark(&mut self) {
-        let may_settle = self.dialect.is_stream() && self.queue.is_empty();
+        let may_settle = self.dialect.is_event_stream() && self.queue.is_empty();
         if let Some(bookmark) = self.bookmark.as_mut().filter(|_| may_settle) {
             if let Some(position) = bookmark.at_beat {
                 bookmark.read_up_to(position);
@@ -135,7 +135,7 @@ impl Connection {
     /// The client has closed its side in order: it has read what was written. A socket that is
     /// closed over unread bytes breaks instead.
     pub(crate) fn close_bookmark(&mut self) {
-        let has_read = self.dialect.is_stream() && self.queue.is_empty();
+        let has_read = self.dialect.is_event_stream() && self.queue.is_empty();
         if let Some(bookmark) = self.bookmark.as_mut().filter(|_| has_read)
             && let Some(position) = bookmark.newest
         {
@@ -191,7 +191,10 @@ mod tests {
 
     #[test]
     fn what_stood_written_for_a_beat_is_read_by_a_stream() {
-        let mut stream = connection(Dialect::Sse);
+        let mut stream = connection(Dialect::Sse(EventStream {
+            is_chunked: true,
+            has_envelopes: false,
+        }));
         give(&mut stream, 2);
         stream.settle_bookmark();
         assert_eq!(

@@ -16,9 +16,13 @@ pub(crate) mod send_queue;
 
 pub(crate) mod subscriptions;
 
+pub(crate) mod rate;
+
 pub(crate) mod requests;
 
 pub(crate) mod replay;
+
+pub(crate) mod trials;
 
 use crate::local::connection::bookmark::Bookmark;
 use crate::local::connection::expiry::Expiry;
@@ -27,8 +31,10 @@ use crate::local::connection::requests::Exchanges;
 use crate::local::connection::send_queue::Queue;
 use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
+use crate::local::connection::trials::Trials;
 use crate::local::membership::Membership;
 use crate::local::replay::follower::{Follower, Start};
+use crate::local::replay::stumbles::Tryout;
 use crate::local::retry::{retry_after, retry_within};
 use crate::protocol;
 use crate::protocol::client::decoder::Input;
@@ -71,9 +77,9 @@ pub(crate) struct Settings {
 impl Settings {
     /// Seconds between two signs of life for clients of this dialect.
     fn pause(&self, dialect: Dialect) -> Tick {
-        match dialect {
-            dialect if dialect.is_stream() => self.beat,
-            _ => self.ping,
+        match dialect.is_event_stream() {
+            true => self.beat,
+            false => self.ping,
         }
     }
 }
@@ -140,6 +146,8 @@ pub(crate) struct Connection {
     /// What it asks of the node and is asked by senders, while there is something.
     dialogue: Option<Box<Exchanges>>,
     heartbeat: Heartbeat,
+    /// Kept messages that it may not be able to take, if it came back for such.
+    trials: Option<Box<Trials>>,
     write_due: Tick,
     expiry: Expiry,
     /// Frames received within the tick `rate_tick` that answered nothing.
@@ -150,6 +158,10 @@ pub(crate) struct Connection {
     /// Messages, calls and pings sent to it and not answered yet: each allows one frame beyond
     /// the rate. Saturates, which bounds what a client may send at once after it was silent.
     credits: u16,
+    /// What its close frame said.
+    close_code: Option<u16>,
+    /// When it was last told that something may be missing, whatever that is.
+    told: Tick,
 }
 
 impl Connection {
@@ -173,18 +185,21 @@ impl Connection {
             dialogue: None,
             subscriptions: None,
             heartbeat: Heartbeat::none(),
+            trials: None,
             write_due: NEVER,
-            expiry: Expiry::new(None),
+            expiry: Expiry::new(None, now),
             rate: 0,
             rate_tick: 0,
             sends: 0,
             credits: 0,
+            close_code: None,
+            told: NEVER,
         }
     }
 
     /// Its token holds until then, or without end.
-    pub(crate) fn hold_until(&mut self, expires: Option<Tick>) {
-        self.expiry = Expiry::new(expires);
+    pub(crate) fn hold_until(&mut self, expires: Option<Tick>, now: Tick) {
+        self.expiry = Expiry::new(expires, now);
     }
 
     /// It wants heartbeats that its program sees.
@@ -205,14 +220,22 @@ impl Connection {
         metrics: &Metrics,
     ) -> u64 {
         let at = start.as_ref().and_then(Start::position);
-        self.stream = (self.dialect.is_stream() && !logs.is_empty()).then(|| {
+        self.stream = (self.dialect.is_event_stream() && !logs.is_empty()).then(|| {
             let logs = logs.iter();
             let logs = logs.map(|(topic, start)| (topic.clone(), start.position()));
             Box::new(StreamPosition::new(at, logs.collect()))
         });
-        let (follower, page, recovered) = match start {
-            Some(start) => (Some(start.follower), start.page, start.recovered),
-            None => (None, None, None),
+        let (follower, page, recovered, tryout) = match start {
+            Some(start) => {
+                let Start {
+                    page,
+                    recovered,
+                    tryout,
+                    ..
+                } = start;
+                (Some(start.follower), page, recovered, tryout)
+            }
+            None => (None, None, None, Tryout::default()),
         };
         if self.dialect.has_objects() {
             let resume = page.as_ref().map(|page| page.start);
@@ -225,9 +248,12 @@ impl Connection {
             };
             self.queue.push(ready);
         }
+        tryout.passed.iter().for_each(|one| self.tell_passed(one));
         self.inbox = follower.map(Box::new);
         self.open_bookmark(at);
-        page.map_or(0, |page| self.queue_page(None, &page, metrics))
+        page.map_or(0, |page| {
+            self.queue_page(None, &page, tryout.trial, metrics)
+        })
     }
 
     /// The socket is here.
@@ -264,6 +290,11 @@ impl Connection {
 
     pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// What the client's close frame said.
+    pub(crate) fn close_code(&self) -> Option<u16> {
+        self.close_code
     }
 
     /// What a full queue (`Offer::Full`) means for a message of this policy.
@@ -325,6 +356,7 @@ impl Connection {
             };
         }
         if let Event::Close(code) = event {
+            self.close_code = *code;
             // RFC 6455, 5.5.1: answer with the code that came.
             self.queue.push(match code {
                 Some(code) => websocket::close(*code, ""),
@@ -361,18 +393,23 @@ impl Connection {
         }
         match (said, event) {
             (Some(said), _) => self.hear_object(said, settings.send_rate),
-            (None, Event::Pong) => self.heartbeat.answered(),
             (None, Event::Ping(payload)) => self.queue.push(websocket::pong(payload)),
+            (None, Event::Pong) => self.hear_pong(),
             // Other clients have nothing to say to us.
             (None, _) => {}
         }
         Next::Stay
     }
 
+    fn hear_pong(&mut self) {
+        self.heartbeat.answered();
+        self.answered_ping();
+    }
+
     fn hear_object(&mut self, said: Result<ClientMessage<'_>, ClientFault>, send_rate: u32) {
         match said {
             Ok(ClientMessage::Ping) => self.say(protocol::PONG),
-            Ok(ClientMessage::Pong) => self.heartbeat.answered(),
+            Ok(ClientMessage::Pong) => self.hear_pong(),
             Ok(ClientMessage::Ack(id)) => self.hear_ack(&id),
             Ok(ClientMessage::AckKept(position, id)) => self.hear_ack_kept(position, id.as_deref()),
             Ok(ClientMessage::Request(request)) => self.hear_request(request, send_rate),
@@ -393,27 +430,6 @@ impl Connection {
         if self.dialect.has_objects() {
             self.queue.push(self.dialect.encode(object));
         }
-    }
-
-    fn is_too_fast(&mut self, client_rate: u32, now: Tick) -> bool {
-        if self.rate_tick != now {
-            (self.rate_tick, self.rate, self.sends) = (now, 0, 0);
-        }
-        self.rate += 1;
-        client_rate > 0 && self.rate > client_rate
-    }
-
-    /// So many things were sent to the client that it may answer.
-    pub(crate) fn credit(&mut self, sent: u64) {
-        let sent = u16::try_from(sent).unwrap_or(u16::MAX);
-        self.credits = self.credits.saturating_add(sent);
-    }
-
-    /// Takes a credit, if there is one.
-    fn spend_credit(&mut self) -> bool {
-        let left = self.credits.checked_sub(1);
-        self.credits = left.unwrap_or(0);
-        left.is_some()
     }
 
     /// The socket took `bytes` and then no more (`is_blocked`), or all there were. Answers whether
@@ -446,8 +462,9 @@ impl Connection {
     /// Begins the end: out of the directory, goodbye into the queue. Answers how many pushes are
     /// thrown away. The caller lets the socket go: at once where no client is left to hear it.
     pub(crate) fn end(&mut self, reason: CloseReason, now: Tick) -> u64 {
+        self.end_trials(reason);
         if let Some(membership) = self.membership.take() {
-            membership.leave(reason);
+            membership.leave(reason, self.close_code);
         }
         self.inbox = None;
         self.dialogue = None;

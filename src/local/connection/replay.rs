@@ -4,13 +4,18 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::local::connection::Connection;
+use crate::local::connection::timer_wheel::Tick;
 use crate::local::replay::follower::Verdict;
 use crate::local::replay::page::Page;
+use crate::local::replay::stumbles::Trial;
 use crate::protocol;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
 use crate::protocol::position::Since;
 use crate::telemetry::metrics::Metrics;
+
+/// The pages that a client's connection asks for when it is told of a loss come within this time.
+const TOLD_TICKS: Tick = 5;
 
 impl Connection {
     /// The bytes of a message, and for an event stream where it stands after it.
@@ -26,17 +31,21 @@ impl Connection {
     }
 
     /// Puts the messages of a page of a topic's log, or of the inbox, into the queue; answers how
-    /// many they are.
+    /// many they are. `trial` watches whether the client takes the first of them.
     pub(crate) fn queue_page(
         &mut self,
         topic: Option<&Topic>,
         page: &Page,
+        mut trial: Option<Trial>,
         metrics: &Metrics,
     ) -> u64 {
         for message in &page.messages {
             let frame = self.kept_frame(message);
             self.queue.push_message(frame);
             self.note_given(message);
+            if let Some(trial) = trial.take() {
+                self.watch(trial);
+            }
         }
         if let Some(stream) = &mut self.stream {
             // Beyond the last message, if others after it were of no use.
@@ -111,6 +120,18 @@ impl Connection {
             self.say(protocol::RESYNC);
         }
         self.distrust_all();
+    }
+
+    /// It is told that something may be missing. A page that was read because of that need not say
+    /// so again.
+    pub(crate) fn note_told(&mut self, now: Tick) {
+        self.told = now;
+        self.distrust_all();
+    }
+
+    /// Whether it was told so just now.
+    pub(crate) fn was_told(&self, now: Tick) -> bool {
+        self.told <= now && now - self.told <= TOLD_TICKS
     }
 
     /// What to read next and from where, if that is due: the client has taken all that it was

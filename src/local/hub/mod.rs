@@ -30,6 +30,7 @@ use crate::local::event_queue::Events;
 use crate::local::evictions::RecentEvictions;
 use crate::local::membership;
 use crate::local::replay::follower::Start;
+use crate::local::replay::stumbles::Stumbles;
 use crate::local::row_wait::RowWait;
 use crate::local::shard::command::{
     Arrival, Command, INBOX, Load, PlaceRequest, ShardHandle, Subscribed,
@@ -125,6 +126,7 @@ pub(crate) struct Hub {
     /// What connections want to read of inboxes and logs.
     asks: mpsc::UnboundedSender<PageRequest>,
     recent: Recent,
+    stumbles: Arc<Stumbles>,
     trace: Arc<Trace>,
     metrics: Arc<Metrics>,
 }
@@ -149,6 +151,7 @@ impl Hub {
             topics,
             asks,
             recent: Recent::default(),
+            stumbles: Arc::default(),
             trace,
             metrics,
         }
@@ -182,6 +185,11 @@ impl Hub {
     /// What happened here lately.
     pub(crate) fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// Which kept messages clients cannot take.
+    pub(crate) fn stumbles(&self) -> &Arc<Stumbles> {
+        &self.stumbles
     }
 
     /// What the registry still has to write.

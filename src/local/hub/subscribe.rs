@@ -15,6 +15,7 @@ use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::deliver::Arrived;
 use crate::local::receipt::Receipt;
 use crate::local::replay::page::Page;
+use crate::local::replay::stumbles::{KeptReader, Tryout};
 use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::{Member, Topics};
@@ -86,10 +87,28 @@ impl Hub {
             subject: Subject::Topic(topic.clone()),
             since: Since::Now,
             page,
-            is_told: false,
+            tryout: None,
         };
         self.tell(fd, command).await;
         true
+    }
+
+    /// Takes out of the first page of a log what a connection that came back could not take.
+    pub(crate) fn judge(
+        &self,
+        fd: Fd,
+        user: &UserId,
+        topic: &Topic,
+        page: &mut Arc<Page>,
+    ) -> Tryout {
+        let seats = self.seats(user);
+        let seat = seats.iter().find(|seat| seat.fd == fd);
+        let reader = KeptReader {
+            user: user.clone(),
+            device: seat.and_then(|seat| seat.device()).map(Into::into),
+            topic: Some(topic.clone()),
+        };
+        self.stumbles.judge(reader, Arc::make_mut(page))
     }
 
     async fn send_subscribe(

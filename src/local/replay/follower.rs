@@ -5,7 +5,10 @@
 //! has taken what it was given. So a message that was lost on the way, came too early or found
 //! the client's queue full is not lost for it, and none comes twice.
 
+use std::sync::Arc;
+
 use crate::local::replay::page::Page;
+use crate::local::replay::stumbles::{KeptReader, Stumbles, Tryout};
 use crate::protocol::position::{EntryId, Position, Since};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +173,8 @@ pub(crate) struct Start {
     pub(crate) page: Option<Page>,
     /// What a client that came back is told: whether it has missed nothing.
     pub(crate) recovered: Option<bool>,
+    /// What it could not take before.
+    pub(crate) tryout: Tryout,
 }
 
 impl Start {
@@ -183,6 +188,17 @@ impl Start {
             },
             page,
             recovered: (since != Since::Now).then_some(proven),
+            tryout: Tryout::default(),
+        }
+    }
+
+    /// Leaves out what this reader, who came back, could not take.
+    pub(crate) fn judge(&mut self, stumbles: &Arc<Stumbles>, reader: KeptReader) {
+        if let Some(page) = &mut self.page {
+            self.tryout = stumbles.judge(reader, page);
+        }
+        if !self.tryout.passed.is_empty() {
+            self.recovered = Some(false);
         }
     }
 

@@ -3,3 +3,5 @@
 pub(crate) mod page;
 
 pub(crate) mod follower;
+
+pub(crate) mod stumbles;

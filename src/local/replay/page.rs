@@ -111,7 +111,7 @@ impl LogExtent {
 }
 
 /// A part of an inbox.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Page {
     /// Where it was read from.
     pub start: Position,

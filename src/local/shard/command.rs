@@ -19,6 +19,7 @@ use crate::local::pending_call::PendingCall;
 use crate::local::receipt::Receipt;
 use crate::local::replay::follower::Start;
 use crate::local::replay::page::Page;
+use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::socket::Socket;
 use crate::local::topics::Member;
 use crate::protocol::close::CloseReason;
@@ -131,8 +132,9 @@ pub(crate) enum Command {
         /// From where it was asked for.
         since: Since,
         page: Arc<Page>,
-        /// The client knows whether something is missing before it.
-        is_told: bool,
+        /// If it is the first of one that came back: what it could not take before. Then the
+        /// client knows whether something is missing before the page.
+        tryout: Option<Box<Tryout>>,
     },
     /// End a connection.
     Close {

@@ -12,7 +12,7 @@ pub(crate) struct Encoded([OnceCell<Bytes>; Dialect::COUNT]);
 
 impl Encoded {
     pub(crate) fn get(&self, dialect: Dialect, encode: impl FnOnce(Dialect) -> Bytes) -> Bytes {
-        self.0[dialect as usize]
+        self.0[dialect.index()]
             .get_or_init(|| encode(dialect))
             .clone()
     }

@@ -236,8 +236,8 @@ impl ShardTask {
                 subject,
                 since,
                 page,
-                is_told,
-            } => self.with_slot(fd, |it, at| it.on_page(at, &subject, since, &page, is_told)),
+                tryout,
+            } => self.with_slot(fd, |it, at| it.on_page(at, &subject, since, &page, tryout)),
             Command::Close {
                 fd,
                 reason,
@@ -277,7 +277,8 @@ impl ShardTask {
     /// A connection has a new token.
     fn renew(&mut self, slot: usize, expires: Option<Instant>, grants: Option<Arc<TopicPatterns>>) {
         let expires = expires.map(|at| self.tick(at));
-        self.places[slot].connection.hold_until(expires);
+        let now = self.now;
+        self.places[slot].connection.hold_until(expires, now);
         self.arm(slot);
         self.regrant(slot, grants);
     }
@@ -339,7 +340,8 @@ impl ShardTask {
         self.metrics.closed(reason);
         self.metrics.dropped(reason.label(), dropped);
         let (user, fd) = (&place.connection.user, place.connection.fd);
-        self.trace.closed(user, fd, reason);
+        let code = place.connection.close_code();
+        self.trace.closed(user, fd, reason, code);
         self.trace
             .dropped(Some(user), fd, None, reason.label(), dropped);
         tracing::debug!(%fd, reason = reason.label(), "closed");

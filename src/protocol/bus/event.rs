@@ -32,6 +32,8 @@ enum EventEntry<'a> {
         transport: &'a str,
         device: Option<&'a str>,
         reason: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<u16>,
     },
 }
 
@@ -65,7 +67,7 @@ pub fn connect_event(
     })
 }
 
-/// A connection has ended.
+/// A connection has ended. `code` is what the client's close frame said.
 #[must_use]
 pub fn disconnect_event(
     id: &ConnectionId,
@@ -73,6 +75,7 @@ pub fn disconnect_event(
     transport: &str,
     device: Option<&str>,
     reason: &str,
+    code: Option<u16>,
 ) -> String {
     to_json(&EventEntry::Disconnect {
         user,
@@ -81,6 +84,7 @@ pub fn disconnect_event(
         transport,
         device,
         reason,
+        code,
     })
 }
 

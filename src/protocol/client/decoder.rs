@@ -21,7 +21,7 @@ impl Input {
         match dialect {
             Dialect::Plain | Dialect::V1 => Self::Frames(websocket::FrameReader::default()),
             Dialect::Lines => Self::Lines(lines::LineReader::default()),
-            Dialect::Sse | Dialect::SseObjects => Self::Nothing,
+            Dialect::Sse(_) => Self::Nothing,
         }
     }
 

@@ -21,13 +21,21 @@ pub enum Dialect {
     Plain,
     /// WebSocket with `pushnode.v1`: objects with a `type`.
     V1,
-    /// Server-sent events: a push is an event that is exactly `data`, objects of ours have names.
-    Sse,
-    /// Server-sent events with `envelope=1`: a push is an event without a name that is the whole
-    /// object.
-    SseObjects,
+    /// Server-sent events: objects of ours are events named by their type.
+    Sse(EventStream),
     /// TCP: the objects of `pushnode.v1`, one a line.
     Lines,
+}
+
+/// How server-sent events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventStream {
+    /// Each event is a chunk (RFC 9112, 7.1), so that the client knows where it ends, and whether
+    /// the stream was finished or cut off. HTTP/1.0 has no chunks.
+    pub is_chunked: bool,
+    /// With `envelope=1` a push is an event without a name that is the whole object. Otherwise its
+    /// data is exactly the push's `data`.
+    pub has_envelopes: bool,
 }
 
 /// The id of an SSE event that says goodbye for good. An `EventSource` reconnects whatever it is
@@ -35,17 +43,24 @@ pub enum Dialect {
 /// makes it stop.
 pub const GOODBYE_ID: &str = "bye";
 
-/// A comment, which every reader of SSE skips.
-const BEAT: &[u8] = b":\n\n";
+/// A comment, which every reader of SSE skips. Without an empty line, which some readers take for
+/// the end of an event without data.
+const BEAT: &str = ":\n";
+/// Says that the stream is finished: the client need not come back.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Dialect {
     /// How many there are.
-    pub(crate) const COUNT: usize = 5;
+    pub(crate) const COUNT: usize = 3 + EventStream::COUNT;
 
-    /// Whether clients of it read an event stream.
-    #[must_use]
-    pub const fn is_stream(self) -> bool {
-        matches!(self, Self::Sse | Self::SseObjects)
+    /// Its place among all.
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Plain => 0,
+            Self::V1 => 1,
+            Self::Lines => 2,
+            Self::Sse(form) => 3 + form.index(),
+        }
     }
 
     /// Whether clients of it get objects of ours beside messages.
@@ -60,10 +75,16 @@ impl Dialect {
         matches!(self, Self::V1 | Self::Lines)
     }
 
+    /// Whether it is server-sent events.
+    #[must_use]
+    pub const fn is_event_stream(self) -> bool {
+        matches!(self, Self::Sse(_))
+    }
+
     /// Whether clients of it show life after a ping.
     #[must_use]
     pub const fn answers_pings(self) -> bool {
-        !self.is_stream()
+        !self.is_event_stream()
     }
 
     /// Whether a client of it says goodbye in its turn, before the socket is closed.
@@ -77,7 +98,7 @@ impl Dialect {
     pub const fn transport(self) -> &'static str {
         match self {
             Self::Plain | Self::V1 => "ws",
-            Self::Sse | Self::SseObjects => "sse",
+            Self::Sse(_) => "sse",
             Self::Lines => "tcp",
         }
     }
@@ -87,7 +108,7 @@ impl Dialect {
     pub fn encode(self, object: &str) -> Bytes {
         match self {
             Self::Plain | Self::V1 => websocket::text(&[object.as_bytes()]),
-            Self::Sse | Self::SseObjects => event(object, None::<&str>, None),
+            Self::Sse(form) => form.event(object, None::<&str>, None),
             Self::Lines => [object, "\n"].concat().into(),
         }
     }
@@ -97,12 +118,12 @@ impl Dialect {
     #[must_use]
     pub fn ready(self, object: &str, id: Option<impl Display>, retry: Duration) -> Bytes {
         match self {
-            Self::Sse | Self::SseObjects => event(object, id, Some(retry)),
+            Self::Sse(form) => form.event(object, id, Some(retry)),
             _ => self.encode(object),
         }
     }
 
-    /// The frames of a goodbye; without `retry` it is for good.
+    /// The frames of a goodbye. An event stream is finished only by one that is for good.
     pub fn goodbye(
         self,
         reason: CloseReason,
@@ -113,9 +134,14 @@ impl Dialect {
         let frames = match self {
             Self::Plain => [None, close()],
             Self::V1 => [Some(self.encode(&bye())), close()],
-            Self::Sse | Self::SseObjects => {
-                let id = retry.is_none().then_some(GOODBYE_ID);
-                [Some(event(&bye(), id, retry)), None]
+            Self::Sse(form) => {
+                let is_final = reason.is_final();
+                let id = is_final.then_some(GOODBYE_ID);
+                let last = (is_final && form.is_chunked).then_some(LAST_CHUNK);
+                [
+                    Some(form.event(&bye(), id, retry)),
+                    last.map(Bytes::from_static),
+                ]
             }
             Self::Lines => [Some(self.encode(&bye())), None],
         };
@@ -128,7 +154,7 @@ impl Dialect {
         match self {
             Self::Plain => false,
             Self::V1 => as_objects,
-            Self::Sse | Self::SseObjects | Self::Lines => true,
+            Self::Sse(_) | Self::Lines => true,
         }
     }
 
@@ -137,7 +163,7 @@ impl Dialect {
     pub fn ping(self, as_objects: bool) -> Bytes {
         match self {
             Self::Plain | Self::V1 if !self.shows_beats(as_objects) => websocket::ping(),
-            Self::Sse | Self::SseObjects => Bytes::from_static(BEAT),
+            Self::Sse(form) => form.stretch(&[BEAT]),
             Self::Plain | Self::V1 | Self::Lines => self.encode(PING),
         }
     }
@@ -155,36 +181,57 @@ impl Dialect {
             Self::Plain => websocket::text(&[data.as_bytes()]),
             Self::V1 => websocket::text(&[head().as_bytes(), data.as_bytes(), b"}"]),
             Self::Lines => [&*head(), data, "}\n"].concat().into(),
-            Self::Sse => {
+            Self::Sse(form) => {
                 let mut fields = String::new();
+                if form.has_envelopes {
+                    write_id(&mut fields, event_id);
+                    return form.stretch(&[&fields, "data: ", &head(), data, "}\n\n"]);
+                }
                 // An event of ours must not be taken for a push, nor a push for one of ours.
                 if let Some(name) = name.filter(|name| !OBJECT_TYPES.contains(name)) {
                     let _ = writeln!(fields, "event: {name}");
                 }
                 write_id(&mut fields, event_id);
-                [&*fields, "data: ", data, "\n\n"].concat().into()
-            }
-            Self::SseObjects => {
-                let mut id = String::new();
-                write_id(&mut id, event_id);
-                [&*id, "data: ", &*head(), data, "}\n\n"].concat().into()
+                form.stretch(&[&fields, "data: ", data, "\n\n"])
             }
         }
     }
 }
 
-/// An event named by the type of an object of ours.
-fn event(object: &str, id: Option<impl Display>, retry: Option<Duration>) -> Bytes {
-    let kind = object.strip_prefix(r#"{"type":""#).unwrap_or_default();
-    let (kind, _) = kind.split_once('"').unwrap_or_default();
-    debug_assert!(!kind.is_empty(), "{object} does not begin with its type");
-    let mut text = format!("event: {kind}\n");
-    write_id(&mut text, id);
-    if let Some(retry) = retry {
-        let _ = writeln!(text, "retry: {}", retry.as_millis());
+impl EventStream {
+    /// How many there are.
+    const COUNT: usize = 4;
+
+    fn index(self) -> usize {
+        usize::from(self.is_chunked) + 2 * usize::from(self.has_envelopes)
     }
-    let _ = write!(text, "data: {object}\n\n");
-    text.into()
+
+    /// An event named by the type of an object of ours.
+    fn event(self, object: &str, id: Option<impl Display>, retry: Option<Duration>) -> Bytes {
+        let kind = object.strip_prefix(r#"{"type":""#).unwrap_or_default();
+        let (kind, _) = kind.split_once('"').unwrap_or_default();
+        debug_assert!(!kind.is_empty(), "{object} does not begin with its type");
+        let mut head = format!("event: {kind}\n");
+        write_id(&mut head, id);
+        if let Some(retry) = retry {
+            let _ = writeln!(head, "retry: {}", retry.as_millis());
+        }
+        self.stretch(&[&head, "data: ", object, "\n\n"])
+    }
+
+    /// A stretch of an event stream: a chunk, where the stream is cut into such.
+    fn stretch(self, parts: &[&str]) -> Bytes {
+        if !self.is_chunked {
+            return parts.concat().into();
+        }
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        // 16 digits and two line ends at most.
+        let mut chunk = String::with_capacity(length + 20);
+        let _ = write!(chunk, "{length:x}\r\n");
+        chunk.extend(parts.iter().copied());
+        chunk.push_str("\r\n");
+        chunk.into()
+    }
 }
 
 fn write_id(out: &mut String, id: Option<impl Display>) {
@@ -199,7 +246,7 @@ pub(crate) struct Frames {
     plain: OnceLock<Bytes>,
     v1: OnceLock<Bytes>,
     /// SSE and lines; apart, so that a message without such receivers is no larger for them.
-    others: OnceLock<Box<[OnceLock<Bytes>; 3]>>,
+    others: OnceLock<Box<[OnceLock<Bytes>; Dialect::COUNT - 2]>>,
 }
 
 impl Frames {
@@ -207,9 +254,7 @@ impl Frames {
         let frame = match dialect {
             Dialect::Plain => &self.plain,
             Dialect::V1 => &self.v1,
-            Dialect::Sse => &self.others.get_or_init(Box::default)[0],
-            Dialect::SseObjects => &self.others.get_or_init(Box::default)[1],
-            Dialect::Lines => &self.others.get_or_init(Box::default)[2],
+            other => &self.others.get_or_init(Box::default)[other.index() - 2],
         };
         frame.get_or_init(encode).clone()
     }
@@ -220,8 +265,31 @@ mod tests {
     use super::*;
     use crate::protocol::client::objects::{DEGRADED, PONG, RESYNC, error_object, reply_object};
 
+    const fn stream(is_chunked: bool) -> Dialect {
+        Dialect::Sse(EventStream {
+            is_chunked,
+            has_envelopes: false,
+        })
+    }
+
     fn text(bytes: &Bytes) -> &str {
         std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn every_dialect_has_a_place_of_its_own() {
+        let mut all = vec![Dialect::Plain, Dialect::V1, Dialect::Lines];
+        for (is_chunked, has_envelopes) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            all.push(Dialect::Sse(EventStream {
+                is_chunked,
+                has_envelopes,
+            }));
+        }
+        let mut places: Vec<usize> = all.iter().map(|dialect| dialect.index()).collect();
+        places.sort_unstable();
+        assert_eq!(places, (0..Dialect::COUNT).collect::<Vec<_>>());
     }
 
     #[test]
@@ -237,7 +305,9 @@ mod tests {
             (&*reply, "reply"),
         ] {
             let expected = format!("event: {name}\ndata: {object}\n\n");
-            assert_eq!(text(&Dialect::Sse.encode(object)), expected);
+            assert_eq!(text(&stream(false).encode(object)), expected);
+            let chunk = format!("{:x}\r\n{expected}\r\n", expected.len());
+            assert_eq!(text(&stream(true).encode(object)), chunk);
             assert_eq!(
                 text(&Dialect::Lines.encode(object)),
                 format!("{object}\n"),
@@ -248,22 +318,31 @@ mod tests {
 
     #[test]
     fn a_goodbye_over_sse_says_when_to_come_back_or_that_there_is_no_coming_back() {
-        let goodbye = |reason, retry| {
-            let frames: Vec<Bytes> = Dialect::Sse.goodbye(reason, retry).collect();
-            assert_eq!(frames.len(), 1);
-            text(&frames[0]).to_owned()
+        let goodbye = |dialect: Dialect, reason, retry| {
+            let frames: Vec<Bytes> = dialect.goodbye(reason, retry).collect();
+            String::from_utf8(frames.concat()).unwrap()
         };
         let retry = Some(Duration::from_millis(250));
-        let drain = goodbye(CloseReason::Drain, retry);
-        assert!(
-            drain.starts_with("event: bye\nretry: 250\ndata: {"),
-            "{drain}"
-        );
-        let kicked = goodbye(CloseReason::Kicked, None);
-        assert!(
-            kicked.starts_with("event: bye\nid: bye\ndata: {"),
-            "{kicked}"
-        );
+        for (reason, retry, fields) in [
+            (CloseReason::Drain, retry, "event: bye\nretry: 250\ndata: {"),
+            (CloseReason::TokenExpired, None, "event: bye\ndata: {"),
+            (CloseReason::Kicked, None, "event: bye\nid: bye\ndata: {"),
+            (CloseReason::TooFast, None, "event: bye\nid: bye\ndata: {"),
+        ] {
+            let bye = goodbye(stream(false), reason, retry);
+            assert!(bye.starts_with(fields), "{bye}");
+            assert!(bye.ends_with("}\n\n"), "{bye}");
+            let chunk = format!("{:x}\r\n{bye}\r\n", bye.len());
+            let chunked = goodbye(stream(true), reason, retry);
+            let last = if reason.is_final() { "0\r\n\r\n" } else { "" };
+            assert_eq!(chunked, chunk + last, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_beat_is_a_comment_and_ends_no_event() {
+        assert_eq!(text(&stream(false).ping(false)), ":\n");
+        assert_eq!(text(&stream(true).ping(false)), "2\r\n:\n\r\n");
     }
 
     #[test]

@@ -68,7 +68,14 @@ pub(in crate::protocol) enum Object<'a> {
         topic: &'a Topic,
     },
     Resync {
-        topic: &'a Topic,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        topic: Option<&'a Topic>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume: Option<Position>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes: Option<usize>,
     },
     Expiring {
         in_ms: u128,
@@ -221,7 +228,29 @@ pub fn enrolled_object(topic: &Topic, joins: bool) -> String {
 /// [`RESYNC`] for what was pushed to one topic.
 #[must_use]
 pub fn resync_object(topic: &Topic) -> String {
-    to_json(&Object::Resync { topic })
+    to_json(&Object::Resync {
+        topic: Some(topic),
+        id: None,
+        resume: None,
+        bytes: None,
+    })
+}
+
+/// [`RESYNC`] for one kept message that the client does not get, as its connects ended there:
+/// the topic and the id it has, its position, and the bytes of its data.
+#[must_use]
+pub fn passed_object(
+    topic: Option<&Topic>,
+    id: Option<&str>,
+    resume: Option<Position>,
+    bytes: usize,
+) -> String {
+    to_json(&Object::Resync {
+        topic,
+        id,
+        resume,
+        bytes: Some(bytes),
+    })
 }
 
 /// `expiring`: the client's token ends in this time; a new one can be shown by `auth`.

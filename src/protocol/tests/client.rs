@@ -99,6 +99,13 @@ fn a_client_may_name_many_topics_at_once() {
     );
 }
 
+fn stream(has_envelopes: bool) -> Dialect {
+    Dialect::Sse(EventStream {
+        is_chunked: false,
+        has_envelopes,
+    })
+}
+
 #[test]
 fn a_message_has_the_name_of_its_event_in_every_dialect_that_has_room_for_it() {
     let named = |name: &str| {
@@ -111,15 +118,15 @@ fn a_message_has_the_name_of_its_event_in_every_dialect_that_has_room_for_it() {
     assert_eq!(text(&message.frame(Dialect::V1).slice(2..)), head);
     assert_eq!(text(&message.frame(Dialect::Lines)), format!("{head}\n"));
     assert_eq!(
-        text(&message.frame(Dialect::Sse)),
+        text(&message.frame(stream(false))),
         "event: order.paid\ndata: 1\n\n"
     );
     // The name is in the object, so that one listener hears all.
     let whole = format!("data: {head}\n\n");
-    assert_eq!(text(&message.frame(Dialect::SseObjects)), whole);
+    assert_eq!(text(&message.frame(stream(true))), whole);
     // Events of ours cannot be imitated.
     for ours in ["bye", "ready", "message"] {
-        assert_eq!(text(&named(ours).frame(Dialect::Sse)), "data: 1\n\n");
+        assert_eq!(text(&named(ours).frame(stream(false))), "data: 1\n\n");
     }
     let to = Target::Topic("t".parse().unwrap());
     let line = push_line(&to, None, &message, None);

@@ -196,7 +196,7 @@ fn events() {
             r#"{"type":"connect","user":"a:b@c.d_e-f","node":"eu-1.9f86d081884c","fd":7,"transport":"sse","device":"a \"pad\""}"#,
         ),
         (
-            protocol::disconnect_event(&id, &user, "tcp", Some("tv"), "slow"),
+            protocol::disconnect_event(&id, &user, "tcp", Some("tv"), "slow", None),
             r#"{"type":"disconnect","user":"a:b@c.d_e-f","node":"eu-1.9f86d081884c","fd":7,"transport":"tcp","device":"tv","reason":"slow"}"#,
         ),
         (

@@ -100,7 +100,7 @@ fn a_user_is_told_of_itself_and_of_what_concerns_all() {
 fn an_event_reads_back_as_it_was_written() {
     let trace = trace(1000);
     trace.connected(&user("42"), Fd(1), Some(&"phone".into()));
-    trace.closed(&user("42"), Fd(1), CloseReason::Slow);
+    trace.closed(&user("42"), Fd(1), CloseReason::Slow, None);
     trace.pushed(&to("42"), Some("m"), Status::Unrouted, Some("why"));
     trace.pushed(&topic("room"), Some("m"), Status::Stored, None);
     trace.arrived(&Target::All, Some("m"), TraceOutcome::Duplicate);
@@ -149,7 +149,7 @@ fn what_its_sender_was_told_is_said() {
     let push = |to: Subject, id, status, why| trace.pushed(&to, Some(id), status, why);
     push(to("42"), "early", Status::Offline, None);
     trace.connected(&user("42"), Fd(1), None);
-    trace.closed(&user("42"), Fd(1), CloseReason::Heartbeat);
+    trace.closed(&user("42"), Fd(1), CloseReason::Heartbeat, None);
     push(to("42"), "o", Status::Offline, None);
     push(to("42"), "s", Status::Stored, None);
     push(to("42"), "u", Status::Unrouted, Some("Redis is away"));

@@ -9,8 +9,7 @@ use crate::local::connection::Connection;
 use crate::local::shard::command::{Attach, PlaceRequest};
 use crate::local::shard::task::{ConnectionSlot, ShardTask};
 use crate::protocol;
-use crate::protocol::Dialect;
-use crate::protocol::ids::{ConnectionId, Fd, UserId};
+use crate::protocol::ids::ConnectionId;
 use crate::telemetry::throttle::Throttle;
 
 /// Sockets refused by epoll, in the log: where it has no room for one, it has none for many.
@@ -30,7 +29,7 @@ impl ShardTask {
             bookmark,
         } = wanted;
         let mut connection = Connection::reserve(fd, user, dialect, self.now);
-        connection.hold_until(expires.map(|at| self.tick(at)));
+        connection.hold_until(expires.map(|at| self.tick(at)), self.now);
         if beats {
             connection.show_beats();
         }
@@ -43,6 +42,7 @@ impl ShardTask {
         };
         // First in the queue, before any message that comes during the handshake.
         let start = inbox.map(|start| *start);
+        let passed = start.as_ref().map(|start| start.tryout.passed.clone());
         let topics = arrival.as_ref().map_or(&[][..], |arrival| &arrival.topics);
         let logs = arrival.as_ref().map_or(&[][..], |arrival| &arrival.logs);
         self.delivered +=
@@ -58,6 +58,7 @@ impl ShardTask {
         };
         let slot = self.places.insert(place);
         self.slots.insert(fd, slot);
+        self.lose_passed(slot, &passed.unwrap_or_default());
         if let Some(arrival) = arrival {
             self.arrive(slot, *arrival);
         }

@@ -124,7 +124,7 @@ impl ShardTask {
     }
 
     /// Counts a message that a connection does not get.
-    fn lose_one(&self, slot: usize, reason: &'static str, message: &Message) {
+    pub(crate) fn lose_one(&self, slot: usize, reason: &'static str, message: &Message) {
         let connection = &self.places[slot].connection;
         self.lose(Some(&connection.user), connection.fd, reason, message.id());
     }

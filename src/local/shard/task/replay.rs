@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::local::receipt::Receipt;
 use crate::local::replay::follower::Verdict;
 use crate::local::replay::page::Page;
+use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::task::ShardTask;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
@@ -89,20 +90,38 @@ impl ShardTask {
         subject: &Subject,
         since: Since,
         page: &Page,
-        is_told: bool,
+        tryout: Option<Box<Tryout>>,
     ) {
+        let is_told = tryout.is_some();
+        let Tryout { passed, trial } = tryout.map_or_else(Tryout::default, |tryout| *tryout);
         let connection = &mut self.places[slot].connection;
         if let Some(resync) = connection.take_page(subject, since, page) {
             if !(page.is_continuous || is_told) {
                 self.metrics.catch_up_gaps.inc();
-                connection.say(&resync);
+                if !connection.was_told(self.now) {
+                    connection.say(&resync);
+                }
             }
             let topic = match subject {
                 Subject::User(_) => None,
                 Subject::Topic(topic) => Some(topic),
             };
-            self.delivered += connection.queue_page(topic, page, &self.metrics);
+            passed.iter().for_each(|one| connection.tell_passed(one));
+            self.delivered += connection.queue_page(topic, page, trial, &self.metrics);
+            self.lose_passed(slot, &passed);
         }
         self.touch(slot);
+    }
+
+    /// Accounts for messages that are passed over, as their client could not take them.
+    pub(crate) fn lose_passed(&self, slot: usize, passed: &[Arc<Message>]) {
+        for message in passed {
+            self.metrics.offered.inc();
+            self.lose_one(slot, "passed_over", message);
+            let connection = &self.places[slot].connection;
+            let (user, fd, id) = (&connection.user, connection.fd, message.id());
+            let bytes = message.data().len();
+            tracing::info!(%user, %fd, id, bytes, "passed over a kept message that ended connects");
+        }
     }
 }

@@ -34,12 +34,11 @@ impl ShardTask {
             self.tell_all(protocol::RESYNC, &chosen);
             for slot in 0..self.places.capacity() {
                 // Kept messages are not asked of the client's own backend, but read again.
-                if self
-                    .places
-                    .get(slot)
-                    .is_some_and(|place| chosen(place.connection.fd))
+                if let Some(place) = self.places.get_mut(slot)
+                    && chosen(place.connection.fd)
                 {
-                    self.look(slot);
+                    place.connection.note_told(self.now);
+                    self.touch(slot);
                 }
             }
         }

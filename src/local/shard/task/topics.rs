@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::receipt::Receipt;
+use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::command::{Arrival, Subscribed};
 use crate::local::shard::task::ShardTask;
 use crate::local::topics::Member;
@@ -28,9 +29,12 @@ impl ShardTask {
         for (topic, start) in arrival.logs {
             let connection = &mut self.places[slot].connection;
             connection.go_on(&topic, start.follower);
+            let Tryout { passed, trial } = start.tryout;
+            passed.iter().for_each(|one| connection.tell_passed(one));
             if let Some(page) = start.page {
-                self.delivered += connection.queue_page(Some(&topic), &page, &self.metrics);
+                self.delivered += connection.queue_page(Some(&topic), &page, trial, &self.metrics);
             }
+            self.lose_passed(slot, &passed);
         }
         if arrival.watches {
             let fd = self.places[slot].connection.fd;
