@@ -1,7 +1,7 @@
 //! The time of day, for what other machines read: entries, rows, claims of tokens.
 //!
-//! Intervals are measured by `Instant` instead: this clock may be set back at any moment. Nodes agree
-//! on the clock of Redis: what they show of each other is told by it, as far as they know it. What
+//! Intervals are measured by `Instant` instead: this clock may be set back at any moment. Nodes
+//! agree on the clock of Redis: what they show of each other is told by it, once it is known. What
 //! must stay true: whether a token is valid is judged by this machine's clock alone, or another
 //! program in the place of Redis could revive one that has ended.
 

