@@ -74,10 +74,6 @@ pub(crate) const RULES: [(&str, &str); 18] = [
         "H17",
         "a dead node is found by one push, and one that vanished within 20 s",
     ),
-    (
-        "H17",
-        "a dead node is found by one push, and one that vanished within 20 s",
-    ),
 ];
 
 /// What the checker says of one rule.

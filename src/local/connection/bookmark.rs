@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_stood_written_for_a_beat_is_read_by_a_stream() {
-        let mut stream = connection(Dialect::Sse(EventStream {
+        let mut stream = connection(Dialect::Sse(crate::protocol::EventStream {
             is_chunked: true,
             has_envelopes: false,
         }));
