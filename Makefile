@@ -16,7 +16,7 @@ cores    := $(shell nproc 2>/dev/null || echo 2)
 export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
 
 .PHONY: help test compile tools setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
-        build unit fuzz k6-smoke schemathesis run bench image compose-up compose-down \
+        build unit clients fuzz k6-smoke schemathesis run bench image compose-up compose-down \
         clean
 .NOTPARALLEL:
 
@@ -27,7 +27,7 @@ help: ## show this list
 # has something to do. What takes longest comes first and is shown as it comes.
 test: fmt-check ## run everything that CI runs, cheap checks first
 	@scripts/side-by-side compile tools
-	@scripts/side-by-side unit 'fuzz k6-smoke schemathesis'
+	@scripts/side-by-side unit 'clients fuzz k6-smoke schemathesis'
 
 compile: clippy doc build
 
@@ -71,6 +71,14 @@ build:
 
 unit: setup ## run unit and integration tests, with a real Redis
 	cargo test $(features)
+
+# From the lockfile, and only if it has changed. The tests run the package as it is published.
+clients/js/node_modules/.package-lock.json: clients/js/package-lock.json
+	cd clients/js && npm ci --no-audit --no-fund --loglevel=error
+
+clients: setup build clients/js/node_modules/.package-lock.json ## test pushnode-js, with its size and its types
+	cd clients/js && PUSHNODE_BIN=$(abspath $(binary)) npm test
+	cd clients/js && npm run --silent size && npm run --silent check
 
 k6-smoke: setup build ## run the k6 scripts briefly against two nodes
 	K6=$(k6) scripts/k6-smoke $(binary)

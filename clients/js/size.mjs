@@ -1,27 +1,22 @@
-// The size gate: each entry, minified and compressed by gzip, as a bundler would ship it.
-import { build } from "esbuild";
+// The size gate: each entry as it is published, compressed by gzip. A little above today's sizes,
+// so that what makes them grow is noticed.
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
 const KB = 1024;
 const GATES = [
-  ["pushnode-js", 'export { connect } from "./dist/index.js"', 5 * KB],
-  ["pushnode-js/ws", 'export { connect } from "./dist/ws.js"', 4 * KB],
-  ["pushnode-js/react", 'export * from "./dist/react.js"', 0.7 * KB],
+  ["pushnode-js", "index.js", 5.6],
+  ["pushnode-js/ws", "ws.js", 5.0],
+  ["pushnode-js/react", "react.js", 0.7],
 ];
 
 let isTooBig = false;
-for (const [name, contents, most] of GATES) {
-  const { outputFiles } = await build({
-    stdin: { contents, resolveDir: import.meta.dirname ?? "." },
-    bundle: true,
-    minify: true,
-    format: "esm",
-    external: ["react"],
-    write: false,
-  });
-  const size = gzipSync(outputFiles[0].contents, { level: 9 }).length;
+for (const [name, file, most] of GATES) {
+  const code = readFileSync(fileURLToPath(new URL(`dist/${file}`, import.meta.url)));
+  const size = gzipSync(code, { level: 9 }).length / KB;
   isTooBig ||= size > most;
-  console.log(`${name.padEnd(18)} ${(size / KB).toFixed(2)} KB of ${(most / KB).toFixed(1)} KB`);
+  console.log(`${name.padEnd(18)} ${size.toFixed(2)} KB of ${most.toFixed(1)} KB`);
 }
 if (isTooBig) {
   console.error("size: too big");

@@ -13,7 +13,6 @@ import {
   type Message,
   type Options,
   PushError,
-  Unauthorized,
 } from "./types.js";
 
 export function createClient(url: string, options: Options, ladder: Transport[]): Client {
@@ -45,7 +44,7 @@ export function createClient(url: string, options: Options, ladder: Transport[])
   const reset = () => {
     user = undefined;
     memory.forget();
-    requests.fail("user_changed");
+    requests.end("user_changed");
     topics.end(new PushError("user_changed"));
   };
 
@@ -80,13 +79,8 @@ export function createClient(url: string, options: Options, ladder: Transport[])
   };
 
   const renew = async () => {
-    try {
-      await link.tokens.ask("expiring");
-    } catch (error) {
-      if (error instanceof Unauthorized) link.close({ code: 4401, reason: "unauthorized" });
-      throw error;
-    }
-    if (!link.canSend) return link.again(); // a stream begins with its token
+    await link.tokens.ask("expiring");
+    if (!link.line?.send) return link.again(); // a stream begins with its token
     try {
       await new Promise((resolve, reject) => {
         requests.ask({ type: "auth", token: link.tokens.value }, resolve, reject);
@@ -132,19 +126,17 @@ export function createClient(url: string, options: Options, ladder: Transport[])
       return { user, device, since: inbox, lastId, topics: names, presence: topics.wantsPresence() };
     },
     ready(frame) {
+      const { user: now, resume, lastId } = frame;
+      const isOther = (user ?? memory.positions.user ?? now) !== now;
+      if (isOther && user) reset();
+      if (isOther) memory.forget();
+      user = now;
+      if (isOther && asked) return false; // by a position of the other user
       const { positions } = memory;
-      if (user && user !== frame.user) reset();
-      else if (positions.user && positions.user !== frame.user) memory.forget();
-      else user = frame.user;
-      if (user !== frame.user) {
-        user = frame.user;
-        memory.positions.user = user;
-        if (asked) return false; // by a position of the other user
-      }
       positions.user = user;
-      if (frame.resume && (!asked || link.canSend)) positions.inbox = frame.resume;
-      positions.lastId = frame.lastId;
-      if (options.resume !== false) memory.save();
+      if (resume) positions.inbox = resume;
+      positions.lastId = lastId;
+      memory.save();
       connection = frame.node + "/" + frame.fd;
       if (frame.recovered === false) emit("gap");
       topics.ready();
@@ -161,11 +153,11 @@ export function createClient(url: string, options: Options, ladder: Transport[])
       calls?.abort();
       calls = undefined;
       topics.lost();
-      requests.lost();
+      requests.end();
     },
     state(state, why) {
       if (state === "closed") {
-        requests.fail("closed");
+        requests.end("closed");
         topics.end(new PushError("closed", link.closed!.reason));
       }
       emit("state", state, why);

@@ -6,7 +6,7 @@ import { watchPage } from "./page.js";
 import { pauseBefore } from "./time.js";
 import { createTokens, type Tokens } from "./token.js";
 import type { End, Frame, Line, Transport, Wish } from "./transport.js";
-import { type Closed, type Options, type State, Unauthorized } from "./types.js";
+import type { Closed, Options, State } from "./types.js";
 
 /** After these, connecting again does not help (PROTOCOL.md, close codes). */
 const FINAL = [1002, 1007, 1008, 1009, 4001, 4005, 4006, 4400, 4403, 4409];
@@ -37,15 +37,13 @@ export interface Owner {
 }
 
 export interface Link {
-  readonly state: State;
-  readonly closed: Closed | undefined;
-  /** There is a line that was `ready`. */
-  readonly isUp: boolean;
-  /** Only a line that can ask: not an event stream. */
-  readonly canSend: boolean;
+  state: State;
+  closed?: Closed;
+  /** The line, once it is `ready`. */
+  line?: Line;
   /** The node speaks protocol 1.1. */
-  readonly isModern: boolean;
-  readonly tokens: Tokens;
+  isModern?: boolean;
+  tokens: Tokens;
   say(object: object): void;
   /** Opens another line in place of this one. */
   again(): void;
@@ -59,10 +57,6 @@ export function createLink(
   owner: Owner,
 ): Link {
   const timeout = options.timeout ?? 10_000;
-  const tokens = createTokens(options.token, timeout);
-  let state: State = "connecting";
-  let closed: Closed | undefined;
-  let line: Line | undefined; // once it is `ready`
   let gone: Promise<void> | undefined; // of the last line
   let cut: ((end: End) => void) | undefined; // ends the line, `ready` or not
   let wake: () => void = () => {}; // ends the pause
@@ -70,16 +64,15 @@ export function createLink(
   let tries = 0;
   let best = -1; // the transport that was last `ready`
   let bestSince = 0;
-  let isModern = false;
 
   const become = (now: State, why?: Closed | { retryIn: number }) => {
-    state = now;
+    link.state = now;
     owner.state(now, why);
   };
 
   const close = (why: Closed) => {
-    if (closed) return;
-    closed = why;
+    if (link.closed) return;
+    link.closed = why;
     page.stop();
     cut?.({ code: AGAIN });
     wake();
@@ -122,8 +115,8 @@ export function createLink(
         clearTimeout(timer);
         probe = () => {};
         cut = undefined;
-        if (line) {
-          line = undefined;
+        if (link.line) {
+          link.line = undefined;
           if (Date.now() - readyAt >= (options.backoff?.stable ?? 5_000)) tries = 0;
           owner.lost();
         }
@@ -154,11 +147,11 @@ export function createLink(
       const begin = (frame: Frame) => {
         clearTimeout(timer);
         readyAt = Date.now();
-        line = opened;
+        link.line = opened;
         if (best !== rung) bestSince = readyAt;
         best = rung;
         if (frame.beat_ms > 0) {
-          isModern = true;
+          link.isModern = true;
           beat = frame.beat_ms;
         }
         listen(beat);
@@ -170,7 +163,7 @@ export function createLink(
       let opened: Line;
       try {
         opened = ladder[rung]!(
-          { url, token: tokens.value, ...owner.wish() },
+          { url, token: link.tokens.value, ...owner.wish() },
           {
             heard: () => (heardAt = Date.now()),
             frame(frame) {
@@ -204,7 +197,7 @@ export function createLink(
     let end: Awaited<ReturnType<typeof hold>>;
     for (const rung of rungs) {
       await gone;
-      if (closed) break;
+      if (link.closed) break;
       end = await hold(rung);
       if (end.wasReady || end.told || end.code === AGAIN) break;
     }
@@ -215,16 +208,16 @@ export function createLink(
   const judge = ({ code, reason = "", retryMs, told, wasReady }: Awaited<ReturnType<typeof hold>>) => {
     const isKnown = told || wasReady;
     const isRefused = code === 4401;
-    if (isKnown && (FINAL.includes(code) || (isRefused && tokens.isFixed))) {
+    if (isKnown && (FINAL.includes(code) || (isRefused && link.tokens.isFixed))) {
       return close({ code, reason });
     }
     if (code === AGAIN) return 0;
     if (isRefused || code === 4004) {
-      tokens.drop(isRefused ? "refused" : "expired");
+      link.tokens.drop(isRefused ? "refused" : "expired");
       if (!tries++) return 0;
     } else {
       // An older node's refusal looks like a network that fails.
-      if (!isKnown && !isModern) tokens.drop("connect");
+      if (!isKnown && !link.isModern) link.tokens.drop("connect");
       tries++;
     }
     return pauseBefore(tries - 1, retryMs, options.backoff);
@@ -233,49 +226,32 @@ export function createLink(
   const live = async () => {
     // What the application does right after `connect` is part of the first request.
     await null;
-    while (!closed) {
+    while (!link.closed) {
+      let retryIn: number | void = undefined;
       if (page.isAway()) {
         await pause();
         continue;
       }
-      let retryIn: number | void;
       try {
-        await tokens.prepare();
-        if (closed || page.isAway()) continue;
+        await link.tokens.prepare();
+        if (link.closed || page.isAway()) continue;
         const end = await attempt();
-        if (closed) return;
-        retryIn = judge(end);
+        if (!link.closed) retryIn = judge(end);
       } catch (error) {
-        if (error instanceof Unauthorized) {
-          return close({ code: 4401, reason: error.message || "unauthorized" });
-        }
+        if (link.closed) return;
         owner.error(error);
         retryIn = pauseBefore(tries++, undefined, options.backoff);
       }
-      if (retryIn === undefined) return;
-      become("reconnecting", { retryIn });
+      if (link.closed) return;
+      become("reconnecting", { retryIn: retryIn! });
       if (retryIn && !page.isAway()) await pause(retryIn);
     }
   };
 
   const link: Link = {
-    get state() {
-      return state;
-    },
-    get closed() {
-      return closed;
-    },
-    get isUp() {
-      return !!line;
-    },
-    get canSend() {
-      return !!line?.send;
-    },
-    get isModern() {
-      return isModern;
-    },
-    tokens,
-    say: (object) => line?.send?.(JSON.stringify(object)),
+    state: "connecting",
+    tokens: createTokens(options.token, timeout, close),
+    say: (object) => link.line?.send?.(JSON.stringify(object)),
     again: () => cut?.({ code: AGAIN }),
     close,
   };

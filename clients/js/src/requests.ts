@@ -36,9 +36,8 @@ export interface Requests {
   hear(frame: Frame): boolean;
   /** There may be something to do. */
   pump(): void;
-  lost(): void;
-  /** Nothing that waits will be done. */
-  fail(code: string): void;
+  /** The connection is lost. With a code: what waits for another one is not sent, either. */
+  end(code?: string): void;
 }
 
 export function createRequests(link: () => Link, timeout: number, room: number): Requests {
@@ -51,13 +50,12 @@ export function createRequests(link: () => Link, timeout: number, room: number):
   let last = 0;
   let open = 0;
   let budget = RATE;
-  let held = 0; // no sends until then: the node said so
+  let held = 0; // refusals whose time has not passed: no sends until then
 
-  const later = (ms: number) => setTimeout(pump, ms);
   const pump = () => {
     for (const request of [...asks, ...sends]) {
-      if (!link().canSend || open >= MOST_UNDER_WAY || !budget) return;
-      if (request.accept && held > Date.now()) return;
+      if (!link().line?.send || open >= MOST_UNDER_WAY || !budget) return;
+      if (request.accept && held) return;
       if (budget-- === RATE) {
         setTimeout(() => {
           budget = RATE;
@@ -91,7 +89,7 @@ export function createRequests(link: () => Link, timeout: number, room: number):
       fail = no;
     });
     const reply = new Promise<unknown>((yes, no) => {
-      const { isUp, canSend, closed } = link();
+      const { line, closed } = link();
       const end = (error: PushError) => {
         clearTimeout(timer);
         fail(error);
@@ -117,8 +115,8 @@ export function createRequests(link: () => Link, timeout: number, room: number):
         pump();
       }, options.timeout ?? timeout);
       if (closed) return end(new PushError("closed"));
-      if (isUp && !canSend) return end(new PushError("read_only"));
-      if (!isUp && sends.length >= room) return end(new PushError("queue_full"));
+      if (line && !line.send) return end(new PushError("read_only"));
+      if (!line && sends.length >= room) return end(new PushError("queue_full"));
       sends.push(request);
       pump();
     });
@@ -146,9 +144,12 @@ export function createRequests(link: () => Link, timeout: number, room: number):
         if (type !== "error") {
           request.resolve(frame);
         } else if (code === "rate_limited" && request.accept) {
-          held = Date.now() + retryMs;
+          held++;
           putBack(request);
-          later(retryMs);
+          setTimeout(() => {
+            held--;
+            pump();
+          }, retryMs);
         } else {
           request.reject(new PushError(code, frame.message, retryMs));
         }
@@ -156,22 +157,16 @@ export function createRequests(link: () => Link, timeout: number, room: number):
       pump();
       return true;
     },
-    lost() {
-      for (const request of [...asks, ...sent.values()]) {
+    end(code) {
+      const all = [...asks, ...sent.values(), ...(code ? sends : [])];
+      asks.clear();
+      sent.clear();
+      if (code) sends = [];
+      for (const request of all) {
         answered(request);
-        if (request.isIdempotent) putBack(request);
-        else request.reject(new PushError(request.accept ? "unknown" : "lost"));
+        if (request.isIdempotent && !code) putBack(request);
+        else request.reject(new PushError(code ?? (request.accept ? "unknown" : "lost")));
       }
-      asks.clear();
-      sent.clear();
-    },
-    fail(code) {
-      const all = [...asks, ...sent.values(), ...sends];
-      asks.clear();
-      sent.clear();
-      sends = [];
-      open = 0;
-      for (const { reject } of all) reject(new PushError(code));
     },
   };
 }

@@ -1,57 +1,57 @@
 // The token: asked for when there is none or it is no longer good, and by one question at a time.
 
-import type { Options, TokenReason } from "./types.js";
 import { within } from "./time.js";
+import { type Closed, type Options, type TokenReason, Unauthorized } from "./types.js";
 
 export interface Tokens {
-  readonly value: string | undefined;
+  value: string | undefined;
   /** No function: what was refused cannot be replaced. */
   readonly isFixed: boolean;
   /** Asks for one if there is none that may be good. */
   prepare(): Promise<void>;
   ask(reason: TokenReason): Promise<void>;
-  /** It ends in so many milliseconds; `Infinity`: it was renewed. */
-  ends(inMs: number): void;
+  /** It ends in so many milliseconds. */
+  ends(inMs: number): unknown;
   /** It is no longer good. */
   drop(reason: TokenReason): void;
 }
 
-export function createTokens(source: Options["token"], timeout: number): Tokens {
+/** `close` is for a provider that says that there is no user. */
+export function createTokens(
+  source: Options["token"],
+  timeout: number,
+  close: (why: Closed) => void,
+): Tokens {
   const isFixed = typeof source !== "function";
-  let value = isFixed ? source : undefined;
   let reason: TokenReason = "connect";
   let end = Infinity;
   let asked: Promise<void> | undefined;
 
-  const ask = (why: TokenReason) =>
-    (asked ??= (async () => {
-      try {
-        if (isFixed) return;
-        value = await within(timeout, Promise.resolve(source({ reason: why })));
-        end = Infinity;
-        reason = "connect";
-      } finally {
-        asked = undefined;
-      }
-    })());
-  return {
-    get value() {
-      return value;
-    },
+  const ask = async (why: TokenReason) => {
+    if (isFixed) return;
+    try {
+      tokens.value = await within(timeout, Promise.resolve(source({ reason: why })));
+      end = Infinity;
+      reason = "connect";
+    } catch (error) {
+      if (error instanceof Unauthorized) close({ code: 4401, reason: error.message });
+      throw error;
+    }
+  };
+  const tokens: Tokens = {
+    value: isFixed ? source : undefined,
     isFixed,
-    prepare: async () => {
-      if (!isFixed && value && Date.now() > end) reason = "expired";
-      else if (isFixed || value) return;
-      await ask(reason);
+    ask: (why) => (asked ??= ask(why).finally(() => (asked = undefined))),
+    async prepare() {
+      if (Date.now() > end) tokens.drop("expired");
+      if (!tokens.value) await tokens.ask(reason);
     },
-    ask,
-    ends: (inMs) => {
-      end = Date.now() + inMs;
-    },
-    drop: (why) => {
+    ends: (inMs) => (end = Date.now() + inMs),
+    drop(why) {
       if (isFixed) return;
-      value = undefined;
+      tokens.value = undefined;
       reason = why;
     },
   };
+  return tokens;
 }

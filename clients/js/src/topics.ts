@@ -14,14 +14,12 @@ const MOST_WAITING = 1_000;
 /** Topics in one request: a node takes no more. */
 const MOST_AT_ONCE = 250;
 
-interface Handle extends Emitter {
-  end(error: PushError): void;
-}
-
-interface Subscription {
+interface Subscription extends Emitter {
   name: string;
-  handles: Set<Handle>;
-  isSubscribed: boolean;
+  /** How many handles there are. */
+  count: number;
+  ended?: PushError;
+  isSubscribed?: boolean;
   wantsPresence?: boolean;
   since?: string;
   members?: Members;
@@ -37,7 +35,7 @@ export interface Topics {
   /** Gives a message to the handles of its topic. Undefined: there are none. */
   deliver(message: Message, name: string): boolean | undefined;
   presence(frame: Frame): void;
-  gap(name?: string): void;
+  gap(name: string): void;
   /** Ends a topic, or all. */
   end(error: PushError, name?: string): void;
 }
@@ -52,46 +50,42 @@ export function createTopics(
   const all = new Map<string, Subscription>();
   const wanted = new Set<Subscription>();
 
-  const emit = (topic: Subscription | undefined, event: string, ...args: unknown[]) => {
-    let isFine = true;
-    for (const handle of [...(topic?.handles ?? [])]) {
-      isFine = handle.emit(event, ...args) && isFine;
-    }
-    return isFine;
-  };
-
   const end = (error: PushError, name?: string) => {
-    for (const topic of name === undefined ? [...all.values()] : [all.get(name)]) {
+    for (const topic of name ? [all.get(name)] : [...all.values()]) {
       if (!topic) continue;
       all.delete(topic.name);
       // The client's own end leaves where a reloaded page begins.
-      if (name) delete memory.positions.topics[name];
-      for (const handle of [...topic.handles]) handle.end(error);
+      if (name) forget(name);
+      topic.ended = error;
+      topic.emit("closed", error);
     }
+  };
+
+  const forget = (name: string) => {
+    delete memory.positions.topics[name];
     memory.save();
   };
 
   const lose = (name: string) => {
     gap(name);
-    emit(all.get(name), "gap");
+    all.get(name)?.emit("gap");
   };
 
-  const subscribed = (topic: Subscription, answer?: Frame) => {
+  const subscribed = (topic: Subscription, { resume, recovered }: Partial<Frame> = {}) => {
     const isFirst = !topic.isSubscribed;
     topic.isSubscribed = true;
-    const { resume, recovered } = answer ?? ({} as Frame);
     if (isFirst && resume) {
       memory.positions.topics[topic.name] = resume;
       memory.save();
     }
     if (recovered === false) lose(topic.name);
-    if (isFirst) emit(topic, "subscribed");
+    if (isFirst) topic.emit("subscribed");
   };
 
   const settle = (topic: Subscription, answer: Frame) => {
     if (all.get(topic.name) !== topic) return; // let go meanwhile
-    const { code, message, error } = answer;
-    if (error || code) end(new PushError(error?.code ?? code, error?.message ?? message), topic.name);
+    const { code, message } = answer.error ?? answer;
+    if (code) end(new PushError(code, message), topic.name);
     else subscribed(topic, answer);
   };
 
@@ -117,8 +111,9 @@ export function createTopics(
   const flush = () => {
     const topics = [...wanted].filter((topic) => all.get(topic.name) === topic);
     wanted.clear();
-    if (!link().isUp) return;
-    if (!link().canSend) return link().again(); // another stream, with these topics
+    const { line } = link();
+    if (!line) return;
+    if (!line.send) return link().again(); // another stream, with these topics
     const most = link().isModern ? MOST_AT_ONCE : 1;
     for (let at = 0; at < topics.length; at += most) ask(topics.slice(at, at + most));
   };
@@ -128,66 +123,89 @@ export function createTopics(
     wanted.add(topic);
   };
 
-  const letGo = (topic: Subscription) => {
-    all.delete(topic.name);
-    delete memory.positions.topics[topic.name];
-    memory.save();
-    if (link().canSend) {
-      requests.ask({ type: "unsubscribe", topic: topic.name });
-    } else if (link().isUp) link().again();
+  const letGo = ({ name }: Subscription) => {
+    all.delete(name);
+    forget(name);
+    const { line } = link();
+    if (line?.send) requests.ask({ type: "unsubscribe", topic: name });
+    else if (line) link().again();
   };
 
   const open = (name: string, { presence, since }: TopicOptions = {}): Topic<any> => {
     let found = all.get(name);
     if (!found) {
-      found = { name, handles: new Set(), isSubscribed: false, since };
-      all.set(name, found);
-      want(found);
+      found = { name, count: 0, since, ...createEmitter(fail) };
+      if (link().closed) found.ended = new PushError("closed");
+      else {
+        all.set(name, found);
+        want(found);
+      }
     }
     const topic = found;
+    topic.count++;
     if (presence && !topic.wantsPresence) {
       topic.wantsPresence = true;
       want(topic);
     }
-    let ended: PushError | undefined;
-    const emitter = createEmitter(fail);
-    const handle: Handle = {
-      ...emitter,
-      end(error) {
-        if (ended) return;
-        ended = error;
-        topic.handles.delete(handle);
-        emitter.emit("closed", error);
-      },
+    const offs = new Set<() => void>();
+    let closed: PushError | undefined; // this handle alone
+    const ended = () => closed ?? topic.ended;
+    const on = (event: string, handler: Handler) => {
+      const off = topic.on(event, handler);
+      offs.add(off);
+      return () => {
+        offs.delete(off);
+        off();
+      };
     };
-    topic.handles.add(handle);
-    if (link().closed) handle.end(new PushError("closed"));
-
     return {
       name,
       get state() {
-        return ended ? "closed" : topic.isSubscribed ? "subscribed" : "subscribing";
+        return ended() ? "closed" : topic.isSubscribed ? "subscribed" : "subscribing";
       },
       get members() {
         return topic.members;
       },
-      on: (event, handler) => emitter.on(event, handler as Handler),
+      on: (event: string, handler: Handler) => on(event, handler),
       ready: () =>
         new Promise((resolve, reject) => {
-          if (ended) reject(ended);
-          else if (topic.isSubscribed) resolve();
-          emitter.on("subscribed", resolve);
-          emitter.on("closed", reject);
+          if (ended()) reject(ended());
+          if (topic.isSubscribed) resolve();
+          topic.on("subscribed", resolve);
+          topic.on("closed", reject);
         }),
       close() {
-        if (ended) return;
-        // Asked for by the application: its own handlers need not be told.
-        ended = new PushError("closed");
-        topic.handles.delete(handle);
-        emitter.emit("end");
-        if (!topic.handles.size && all.get(name) === topic) letGo(topic);
+        if (ended()) return;
+        closed = new PushError("closed");
+        for (const off of offs) off();
+        if (!--topic.count) letGo(topic);
       },
-      [Symbol.asyncIterator]: () => iterate(emitter, () => ended),
+      [Symbol.asyncIterator]() {
+        const messages: unknown[] = [];
+        let turn: () => void = () => {};
+        const off = on("message", (data) => {
+          if (messages.push(data) > MOST_WAITING) {
+            messages.shift();
+            topic.emit("gap");
+          }
+          turn();
+        });
+        on("closed", () => turn());
+        offs.add(() => turn());
+        return (async function* () {
+          try {
+            for (;;) {
+              while (messages.length) yield messages.shift();
+              const error = ended();
+              if (error?.code === "closed") return;
+              if (error) throw error;
+              await new Promise<void>((resolve) => (turn = resolve));
+            }
+          } finally {
+            off();
+          }
+        })();
+      },
     };
   };
 
@@ -197,7 +215,7 @@ export function createTopics(
     wantsPresence: () => [...all.values()].some((topic) => topic.wantsPresence),
     ready() {
       for (const topic of all.values()) wanted.add(topic);
-      if (link().canSend) flush();
+      if (link().line!.send) flush();
       else {
         wanted.clear();
         for (const topic of all.values()) subscribed(topic);
@@ -208,7 +226,7 @@ export function createTopics(
     },
     deliver(message, name) {
       const topic = all.get(name);
-      return topic && emit(topic, "message", message.data, message);
+      return topic?.emit("message", message.data, message);
     },
     presence({ topic: name, members: list, join = [], leave = [], status }) {
       const topic = all.get(name);
@@ -227,51 +245,9 @@ export function createTopics(
       const only = (one: Members, other: Members) => [...one.keys()].filter((key) => !other.has(key));
       topic.members = members;
       const joined = only(members, before);
-      emit(topic, "presence", { members, joined, left: only(before, members) });
+      topic.emit("presence", { members, joined, left: only(before, members) });
     },
-    gap(name) {
-      if (name) lose(name);
-    },
+    gap: lose,
     end,
-  };
-}
-
-/** The messages of a handle from now on, until it ends. */
-function iterate(emitter: Emitter, ended: () => PushError | undefined): AsyncIterator<any> {
-  const messages: unknown[] = [];
-  let turn: () => void = () => {};
-  const off = [
-    emitter.on("message", (data) => {
-      if (messages.push(data) > MOST_WAITING) {
-        messages.shift();
-        emitter.emit("gap");
-      }
-      turn();
-    }),
-    emitter.on("closed", () => turn()),
-    emitter.on("end", () => turn()),
-  ];
-  let isDone = false;
-  const stop = () => {
-    isDone = true;
-    for (const one of off) one();
-    return { done: true as const, value: undefined };
-  };
-  return {
-    async next() {
-      while (!isDone && !messages.length && !ended()) {
-        await new Promise<void>((resolve) => (turn = resolve));
-      }
-      if (!isDone && messages.length) return { done: false, value: messages.shift() };
-      const error = isDone ? undefined : ended();
-      stop();
-      if (error && error.code !== "closed") throw error;
-      return { done: true, value: undefined };
-    },
-    async return() {
-      const end = stop();
-      turn();
-      return end;
-    },
   };
 }

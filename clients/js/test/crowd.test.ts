@@ -6,7 +6,8 @@ import { atEnd, startPair, until } from "./rig/index.js";
 
 const COUNT = 1_000;
 
-test("a thousand clients come back to another node when theirs is killed", async () => {
+// By itself (`npm run figures`): beside other tests it would measure those.
+test.skipIf(!process.env.FIGURES)("a thousand clients come back to another node when theirs is killed", async () => {
   const [a, b] = await startPair();
   let port = a.port;
   const open = (n: number) =>
@@ -44,5 +45,7 @@ test("a thousand clients come back to another node when theirs is killed", async
   back.sort((x, y) => x - y);
   const at = (share: number) => back[Math.floor(share * (COUNT - 1))];
   console.log(`from the kill to connected: p50 ${at(0.5)} ms, p99 ${at(0.99)} ms, all ${at(1)} ms`);
-  expect(await b.metric("connects_total")).toBe(COUNT);
+  for (let n = 0; n < COUNT; n += 50) {
+    expect((await b.http("GET", `/v1/users/u${n}`)).connections).toHaveLength(1);
+  }
 });

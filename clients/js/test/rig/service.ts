@@ -24,8 +24,13 @@ class Connection {
   async ask(...words: string[]): Promise<any> {
     const parts = words.map((word) => `$${Buffer.byteLength(word)}\r\n${word}\r\n`);
     this.socket.write(`*${words.length}\r\n${parts.join("")}`);
-    return this.read();
+    // Answers come in order, and are read one after the other.
+    const answer = this.last.then(() => this.read());
+    this.last = answer;
+    return answer;
   }
+
+  private last: Promise<unknown> = Promise.resolve();
 
   private async line(): Promise<string> {
     let end;
