@@ -6,8 +6,8 @@ import { gzipSync } from "node:zlib";
 
 const KB = 1024;
 const GATES = [
-  ["pushnode-js", "index.js", 5.6],
-  ["pushnode-js/ws", "ws.js", 5.0],
+  ["pushnode-js", "index.js", 5.7],
+  ["pushnode-js/ws", "ws.js", 5.1],
   ["pushnode-js/react", "react.js", 0.7],
 ];
 

@@ -33,11 +33,14 @@ export function createClient(url: string, options: Options, ladder: Transport[])
   let calls: AbortController | undefined; // of this connection
   let renewal: ReturnType<typeof setTimeout>;
   let asked: string | undefined; // the position that this connection began with
+  let isFailing = false;
 
   /** What no promise carries. */
   const fail = (error: unknown) => {
-    if (!emitter.hears("error")) console.warn("pushnode:", error);
-    else emit("error", error);
+    if (isFailing || !emitter.hears("error")) return console.warn("pushnode:", error);
+    isFailing = true; // what a handler of errors throws is logged
+    emit("error", error);
+    isFailing = false;
   };
 
   /** Another user: nothing of the old one is left. */
@@ -135,11 +138,12 @@ export function createClient(url: string, options: Options, ladder: Transport[])
       const { positions } = memory;
       positions.user = user;
       if (resume) positions.inbox = resume;
+      const isResumed = !!positions.lastId;
       positions.lastId = lastId;
       memory.save();
       connection = frame.node + "/" + frame.fd;
       if (frame.recovered === false) emit("gap");
-      topics.ready();
+      topics.ready(isResumed);
       requests.pump();
       return true;
     },

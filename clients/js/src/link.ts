@@ -193,15 +193,13 @@ export function createLink(
   /** One try: the transports in turn, until one was `ready` or the node refuses. */
   const attempt = async () => {
     if (best > 0 && Date.now() - bestSince > CLIMB) best = -1;
-    const rungs = best < 0 || tries >= DOUBT ? ladder.map((_, rung) => rung) : [best];
-    let end: Awaited<ReturnType<typeof hold>>;
-    for (const rung of rungs) {
+    const isSure = best >= 0 && tries < DOUBT;
+    for (let rung = isSure ? best : 0; ; rung++) {
       await gone;
-      if (link.closed) break;
-      end = await hold(rung);
-      if (end.wasReady || end.told || end.code === AGAIN) break;
+      const end: Awaited<ReturnType<typeof hold>> = link.closed ? { code: AGAIN } : await hold(rung);
+      const isLast = isSure || !ladder[rung + 1];
+      if (isLast || end.wasReady || end.told || end.code === AGAIN) return end;
     }
-    return end!;
   };
 
   /** The pause after this end; none if the client is closed now. */

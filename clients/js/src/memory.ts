@@ -31,6 +31,7 @@ export function createMemory(url: string, resume: Options["resume"]): Memory {
   const memory: Memory = {
     positions: stored ?? { topics: {} },
     save() {
+      if (resume === false) memory.positions = { user: memory.positions.user, topics: {} };
       try {
         store?.setItem(key, JSON.stringify(memory.positions));
       } catch {

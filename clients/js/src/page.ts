@@ -7,7 +7,7 @@ export interface Page {
   stop(): void;
 }
 
-const WAKE = ["visibilitychange", "online", "pageshow", "resume"];
+const EVENTS = ["visibilitychange", "online", "pageshow", "resume", "pagehide"];
 
 export function watchPage(
   target: EventTarget | null | undefined,
@@ -16,19 +16,15 @@ export function watchPage(
 ): Page {
   const page = (target === undefined ? globalThis.window : target) as Window | null | undefined;
   let isLeft = false;
-  const woken = (event: Event) => {
-    if (event.type[0] === "v" && page!.document?.hidden) return; // hidden just now
-    isLeft = false;
-    wake();
-  };
-  const left = () => {
-    isLeft = true;
-    leave();
+  const hear = ({ type }: Event) => {
+    if (type[0] === "v" && page!.document?.hidden) return; // hidden just now
+    isLeft = type === "pagehide";
+    if (isLeft) leave();
+    else wake();
   };
   // While the event goes down: some are the document's and do not come up to the window.
   const each = (act: "addEventListener" | "removeEventListener") => {
-    for (const name of WAKE) page?.[act]?.(name, woken, true);
-    page?.[act]?.("pagehide", left, true);
+    for (const name of EVENTS) page?.[act]?.(name, hear, true);
   };
   each("addEventListener");
   return {

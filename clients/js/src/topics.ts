@@ -29,8 +29,11 @@ export interface Topics {
   open(name: string, options?: TopicOptions): Topic<any>;
   names(): string[];
   wantsPresence(): boolean;
-  /** A new connection: what the event stream's request has named is subscribed. */
-  ready(): void;
+  /**
+   * A new connection. What an event stream's request has named is subscribed, and begins where it
+   * was only if the stream itself did.
+   */
+  ready(isResumed: boolean): void;
   lost(): void;
   /** Gives a message to the handles of its topic. Undefined: there are none. */
   deliver(message: Message, name: string): boolean | undefined;
@@ -213,12 +216,15 @@ export function createTopics(
     open,
     names: () => [...all.keys()],
     wantsPresence: () => [...all.values()].some((topic) => topic.wantsPresence),
-    ready() {
+    ready(isResumed) {
       for (const topic of all.values()) wanted.add(topic);
       if (link().line!.send) flush();
       else {
         wanted.clear();
-        for (const topic of all.values()) subscribed(topic);
+        for (const topic of all.values()) {
+          subscribed(topic);
+          if (!isResumed && memory.positions.topics[topic.name]) lose(topic.name);
+        }
       }
     },
     lost() {

@@ -1,5 +1,5 @@
 // What the first ten lines of an application do, on two nodes.
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { PushError } from "pushnode-js";
 import { client, next, startPair, startProxy, startNode, until } from "./rig/index.js";
 
@@ -157,4 +157,22 @@ test("ready rejects once the client is closed, or when its signal says so", asyn
   await expect(push.send("x", 1)).rejects.toMatchObject({ code: "closed" });
   expect(push.topic("late").state).toBe("closed");
   expect(push.log.at(-1)).toEqual(["state", "closed", { code: 1000, reason: "goodbye" }]);
+});
+
+test("a handler of errors that throws is logged, and stops nothing", async () => {
+  const node = await startNode();
+  const push = client(node.url);
+  const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
+  push.on("error", () => {
+    throw new Error("while handling");
+  });
+  push.on("message", () => {
+    throw new Error("first");
+  });
+  await push.ready();
+  const came = next(push, "message");
+  await node.push({ to: { user: "42" }, data: 1 });
+  expect(await came).toBe(1);
+  expect(warn.mock.calls.map(([, error]) => error.message)).toEqual(["while handling"]);
+  warn.mockRestore();
 });

@@ -1,24 +1,18 @@
 // A real browser, by the DevTools protocol: the script for pages, hidden and frozen tabs, a network
 // that goes away, and the back/forward cache.
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
-import puppeteer, { type Browser, type Page } from "puppeteer-core";
+import type { Browser, Page } from "puppeteer-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { startBrowser } from "./rig/browser.js";
 import { atEnd, startNode, startProxy, until } from "./rig/index.js";
 
-const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
-  .flatMap((name) => process.env.PATH!.split(":").map((folder) => `${folder}/${name}`))
-  .find((path) => existsSync(path));
 const script = readFileSync(new URL("../dist/pushnode.js", import.meta.url), "utf8");
 
 let browser: Browser;
 
 beforeAll(async () => {
-  if (!CHROMIUM) throw new Error("install chromium: scripts/setup does");
-  const args = ["--no-sandbox", "--disable-dev-shm-usage", "--enable-features=BackForwardCache"];
-  // puppeteer switches the cache off by default.
-  const ignoreDefaultArgs = ["--disable-back-forward-cache"];
-  browser = await puppeteer.launch({ executablePath: CHROMIUM, args, ignoreDefaultArgs });
+  browser = await startBrowser();
 });
 afterAll(() => browser?.close());
 

@@ -80,10 +80,14 @@ test("a page that is left closes, and resumes when it is shown again", async () 
   const got: unknown[] = [];
   push.on("message", (data) => got.push(data));
   events.say("pagehide");
+  // As browsers do, in this order.
+  events.document.hidden = true;
+  events.say("visibilitychange");
   await until("it is closed", () => proxy.open === 0);
   await node.push({ to: { user: "42" }, keep: true, data: "meanwhile" });
   await sleep(200);
   expect([push.state, proxy.count]).toEqual(["reconnecting", 1]);
+  events.document.hidden = false;
   events.say("pageshow");
   await until("it has what came meanwhile", () => got.length === 1);
   expect(got).toEqual(["meanwhile"]);
@@ -126,4 +130,22 @@ test("a reload of the page resumes from its session storage, and another user do
   await other.topic.ready();
   expect([other.push.user, other.got, other.topic.state]).toEqual(["7", [], "subscribed"]);
   delete (globalThis as any).sessionStorage;
+});
+
+test("without resuming, what was kept while it was away does not come", async () => {
+  const { node, proxy } = await stage();
+  const push = client(proxy.url, { user: "7", resume: false, transports: ["ws"], backoff: { min: 300 } });
+  const topic = push.topic("log");
+  topic.on("message", (data) => push.log.push(["message", data]));
+  await topic.ready();
+  await node.push({ to: { user: "7" }, keep: true, data: 1 });
+  await until("it comes", () => push.log.some(([event]) => event === "message"));
+  proxy.cut();
+  await until("it waits", () => push.state === "reconnecting");
+  await node.push({ to: { user: "7" }, keep: true, data: 2 });
+  await node.push({ to: { topic: "log" }, keep: true, data: 2 });
+  await topic.ready();
+  await node.push({ to: { user: "7" }, data: 3 });
+  await until("the next comes", () => push.log.some(([, data]) => data === 3));
+  expect(push.log.filter(([event]) => event === "message").map(([, data]) => data)).toEqual([1, 3]);
 });

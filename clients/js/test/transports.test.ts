@@ -115,3 +115,19 @@ test("an address that no WebSocket can have is an end, not a loop", async () => 
   const push = client("ws://127.0.0.1:1", { token: "not a token", transports: ["ws"] });
   await expect(push.ready()).rejects.toMatchObject({ code: "closed" });
 });
+
+test("a topic that goes from a WebSocket to a stream has a gap, and says so", async () => {
+  const node = await startNode();
+  const proxy = await startProxy(node.port);
+  const push = client(proxy.url, { backoff });
+  const topic = push.topic("log");
+  await topic.ready();
+  await node.push({ to: { topic: "log" }, keep: true, data: 1 });
+  let gaps = 0;
+  topic.on("gap", () => gaps++);
+  proxy.webSockets = "reset";
+  proxy.cut();
+  await until("it is back, by a stream", () => push.state === "connected" && proxy.requests.at(-1)!.includes("/sse"));
+  expect(gaps).toBe(1);
+  expect(push.log).toContainEqual(["gap", "log"]);
+});
