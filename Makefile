@@ -7,6 +7,7 @@ binary   := $(or $(CARGO_TARGET_DIR),target)/debug/pushnode
 features := --locked --all-features
 compose  := docker compose -f deploy/compose.yaml
 nginx    := $(CURDIR)/target/nginx-check
+js       := clients/js
 
 # nginx is in /usr/sbin on Debian.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -31,7 +32,7 @@ test: fmt-check ## run everything that CI runs, cheap checks first
 
 compile: clippy doc build
 
-tools: setup hadolint nginx-check
+tools: setup hadolint nginx-check $(js)/node_modules/.package-lock.json
 
 setup: ## install what the tests need (Redis, nginx, Chromium, k6, ...)
 	@scripts/setup
@@ -72,13 +73,14 @@ build:
 unit: setup ## run unit and integration tests, with a real Redis
 	cargo test $(features)
 
-# From the lockfile, and only if it has changed. The tests run the package as it is published.
-clients/js/node_modules/.package-lock.json: clients/js/package-lock.json
-	cd clients/js && npm ci --no-audit --no-fund --loglevel=error
+# From the lockfile, and only if it has changed.
+$(js)/node_modules/.package-lock.json: $(js)/package-lock.json
+	cd $(js) && npm ci --no-audit --no-fund --loglevel=error
 
-clients: setup build clients/js/node_modules/.package-lock.json ## test pushnode-js, with its size and its types
-	cd clients/js && PUSHNODE_BIN=$(abspath $(binary)) npm test
-	cd clients/js && npm run --silent size && npm run --silent check
+# The tests run the package as it is published, with the node that was built here.
+clients: setup build $(js)/node_modules/.package-lock.json ## test pushnode-js, its size and its types
+	cd $(js) && PUSHNODE_BIN=$(abspath $(binary)) npm test
+	cd $(js) && npm run --silent size && npm run --silent check
 
 k6-smoke: setup build ## run the k6 scripts briefly against two nodes
 	K6=$(k6) scripts/k6-smoke $(binary)
