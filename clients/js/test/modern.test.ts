@@ -1,7 +1,7 @@
 // What nodes of 0.2 add: names of pushes, beats, refusals that a WebSocket shows, many topics in one
 // request. Left out on an older node, which the other tests show to be served as well.
 import { expect, test } from "vitest";
-import { client, endAll, sleep, startNode, startPair, startProxy, until } from "./rig/index.js";
+import { client, endAll, listening, sleep, startNode, startPair, startProxy, until } from "./rig/index.js";
 
 const isModern = await (async () => {
   const node = await startNode();
@@ -10,20 +10,6 @@ const isModern = await (async () => {
   await endAll();
   return new TextDecoder().decode(value).includes("beat_ms");
 })();
-
-/** What the client sends, by a WebSocket that listens. */
-function listening() {
-  const sent: any[] = [];
-  return {
-    sent,
-    WebSocket: class extends WebSocket {
-      override send(text: string) {
-        sent.push(JSON.parse(text));
-        super.send(text);
-      }
-    } as any,
-  };
-}
 
 test.skipIf(!isModern)("pushes are told apart by their names, over both transports", async () => {
   const [a, b] = await startPair();

@@ -4,7 +4,7 @@ import { JSDOM } from "jsdom";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
-import { client, startNode, startProxy, until } from "./rig/index.js";
+import { client, listening, startNode, startProxy, until } from "./rig/index.js";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
@@ -41,7 +41,9 @@ test.each(["18", "19"])("React %s in Strict Mode: one socket, one subscription",
     const app = await load(version);
     const node = await startNode({ PUSH_PRESENCE_GRACE_SECONDS: "0" });
     const proxy = await startProxy(node.port);
-    const push = client(proxy.url, { events: null });
+    const { sent, WebSocket } = listening();
+    const push = client(proxy.url, { events: null, WebSocket });
+    await push.ready(); // so that each mount and unmount could be heard by the node
     const main = document.querySelector("main")!;
     const text = (selector: string) => main.querySelector(selector)?.textContent ?? "";
     const { render, end } = app.start(push, main);
@@ -52,6 +54,8 @@ test.each(["18", "19"])("React %s in Strict Mode: one socket, one subscription",
     await node.push({ to: { topic: "room" }, data: "two" });
     await until("both are shown", () => text("#room") === "42|one,two|two|42");
     expect(proxy.count).toBe(1);
+    const asked = sent.filter(({ type }) => type.endsWith("subscribe"));
+    expect(asked).toMatchObject([{ type: "subscribe", topic: "room", presence: true }]);
 
     // Its last user has gone: the topic is let go; another topic is another state.
     render("other");

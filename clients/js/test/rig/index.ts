@@ -28,3 +28,17 @@ export function next(push: Client, event: string): Promise<any> {
     });
   });
 }
+
+/** What the client sends, by a WebSocket that listens. */
+export function listening() {
+  const sent: any[] = [];
+  return {
+    sent,
+    WebSocket: class extends WebSocket {
+      override send(text: string) {
+        sent.push(JSON.parse(text));
+        super.send(text);
+      }
+    } as any,
+  };
+}
