@@ -7,6 +7,7 @@ binary   := $(or $(CARGO_TARGET_DIR),target)/debug/pushnode
 features := --locked --all-features
 compose  := docker compose -f deploy/compose.yaml
 nginx    := $(CURDIR)/target/nginx-check
+js       := clients/js
 
 # nginx is in /usr/sbin on Debian.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -16,8 +17,8 @@ cores    := $(shell nproc 2>/dev/null || echo 2)
 export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
 
 .PHONY: help test compile tools setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
-        build unit fuzz k6-smoke schemathesis interop interop-available run upgrade-test bench \
-        image compose-up compose-down \
+        build unit clients fuzz k6-smoke schemathesis interop interop-available run upgrade-test \
+        bench image compose-up compose-down \
         clean
 .NOTPARALLEL:
 
@@ -28,11 +29,11 @@ help: ## show this list
 # has something to do. What takes longest comes first and is shown as it comes.
 test: fmt-check ## run everything that CI runs, cheap checks first
 	@scripts/side-by-side compile tools
-	@scripts/side-by-side unit 'fuzz k6-smoke schemathesis interop-available'
+	@scripts/side-by-side unit 'clients fuzz k6-smoke schemathesis interop-available'
 
 compile: clippy doc build
 
-tools: setup hadolint nginx-check
+tools: setup hadolint nginx-check $(js)/node_modules/.package-lock.json
 
 setup: ## install what the tests need (Redis, nginx, Chromium, k6, ...)
 	@scripts/setup
@@ -72,6 +73,15 @@ build:
 
 unit: setup ## run unit and integration tests, with a real Redis
 	cargo test $(features)
+
+# From the lockfile, and only if it has changed.
+$(js)/node_modules/.package-lock.json: $(js)/package-lock.json
+	cd $(js) && npm ci --no-audit --no-fund --loglevel=error
+
+# The tests run the package as it is published, with the node that was built here.
+clients: setup build $(js)/node_modules/.package-lock.json ## test pushnode-js, its size and its types
+	cd $(js) && PUSHNODE_BIN=$(abspath $(binary)) npm test
+	cd $(js) && npm run --silent size && npm run --silent check
 
 k6-smoke: setup build ## run the k6 scripts briefly against two nodes
 	K6=$(k6) scripts/k6-smoke $(binary)

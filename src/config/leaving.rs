@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::config::Config;
 
-/// As long as balancers with the usual checks need to see that a node is not ready.
-const PRESTOP: Duration = Duration::from_secs(5);
+/// Longer than balancers with the usual checks, every 5 s, need to see that a node is not ready.
+const PRESTOP: Duration = Duration::from_secs(7);
 /// Spreads the reconnects of clients over the other nodes.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -43,7 +43,7 @@ mod tests {
         };
         let redis = ("PUSH_REDIS_URL", "redis://127.0.0.1");
         assert_eq!(times(&[]), (0, 0));
-        assert_eq!(times(&[redis]), (5, 10));
+        assert_eq!(times(&[redis]), (7, 10));
         let set = [("PUSH_PRESTOP_SECONDS", "1"), ("PUSH_DRAIN_SECONDS", "2")];
         assert_eq!(times(&set), (1, 2));
         assert_eq!(times(&[redis, set[0], set[1]]), (1, 2));

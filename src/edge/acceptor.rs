@@ -384,12 +384,8 @@ async fn serve_connection(
     };
     let _telling = under_way.begin();
     let parts = connection.into_parts();
-    hand_over(
-        *takeover,
-        parts.io.into_inner().into_inner(),
-        parts.read_buf,
-    )
-    .await;
+    let stream = parts.io.into_inner().into_inner();
+    hand_over(*takeover, stream, parts.read_buf).await;
 }
 
 /// Gives a socket to the route that took it. `leftover` is what was read from it after the request.

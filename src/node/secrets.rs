@@ -17,12 +17,15 @@ use crate::protocol::secret::Secret;
 /// The time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// What takes the secrets that were read.
+type Apply = Box<dyn Fn(&[Secret]) + Send>;
+
 /// What is in a file: the check of its setting, and who uses it.
 struct Watched {
     variable: &'static str,
     path: PathBuf,
     check: fn(&str) -> Result<Vec<Secret>, String>,
-    apply: Box<dyn Fn(&[Secret]) + Send>,
+    apply: Apply,
     /// What was found there at last.
     seen: Result<Secret, String>,
 }
@@ -72,7 +75,7 @@ pub(super) async fn watch(app: Arc<App>, cluster: ClusterKeys) {
         Some(())
     };
     let owner = app.clone();
-    let apply: Box<dyn Fn(&[Secret]) + Send> = Box::new(move |keys| owner.api_keys.replace(keys));
+    let apply: Apply = Box::new(move |keys| owner.api_keys.replace(keys));
     add(
         "PUSH_API_KEYS_FILE",
         api_keys_file,

@@ -184,7 +184,7 @@ fn as_a_test(arguments: &Arguments) -> Result<bool, String> {
         let named = |name| Scenario::named(name).map(|scenario| (scenario, 1));
         let runs: Option<Vec<_>> = SHORT_RUNS.into_iter().map(named).collect();
         let runs = runs.ok_or("no such scenario")?;
-        well &= play_all(runs, SHORT_RUNS.len(), size, None);
+        well &= play_all(runs, SHORT_RUNS.len(), &size, None);
     }
     Ok(well)
 }
@@ -218,7 +218,7 @@ fn long_runs(arguments: &Arguments) -> Result<bool, String> {
     Ok(play_all(
         runs.collect(),
         jobs,
-        size,
+        &size,
         arguments.keep.as_deref(),
     ))
 }
@@ -229,14 +229,14 @@ fn long_runs(arguments: &Arguments) -> Result<bool, String> {
 fn play_all(
     runs: Vec<(&'static Scenario, u64)>,
     jobs: usize,
-    size: Size,
+    size: &Size,
     keep: Option<&Path>,
 ) -> bool {
     let (runs, summary) = (Mutex::new(runs.into_iter()), Mutex::default());
     let next = || lock(&runs).next();
     let work = || {
         while let Some((scenario, seed)) = next() {
-            let text = one_run(scenario, seed, &size, keep, &summary);
+            let text = one_run(scenario, seed, size, keep, &summary);
             // Under the lock, so that no other run's lines come in between.
             let _printing = lock(&summary);
             print!("{text}");

@@ -5,6 +5,7 @@ use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::dirty_rows::DirtyRows;
 use crate::local::replay::page::{LogExtent, Page};
 use crate::local::topics::Topics;
+use crate::protocol::client::websocket;
 use crate::protocol::ids::Subject;
 use crate::protocol::position::Since;
 use crate::protocol::topic_pattern::TopicPatterns;

@@ -26,7 +26,7 @@ use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::offer::RowOffer;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::link::Link;
-use crate::backplane::redis::servers::{Place, Servers};
+use crate::backplane::redis::servers::{ServerPlace, Servers};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
 use crate::local::hub::Hub;
 use crate::local::shard::command::Command;
@@ -60,7 +60,7 @@ pub(crate) struct Bus {
 
 struct RedisSubscription {
     /// Its server.
-    place: Place,
+    place: ServerPlace,
     client: Client,
     heard: mpsc::UnboundedReceiver<Heard>,
     pump: JoinHandle<()>,

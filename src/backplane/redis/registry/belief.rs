@@ -169,8 +169,8 @@ impl Default for Beliefs {
 }
 
 impl Beliefs {
-    /// What is believed now, from what is known already. Whoever would act on a death by removing
-    /// or refusing something reads the lease first, and says so by [`Beliefs::weigh`].
+    /// What is believed now, from what is known already. A caller that would act on a death by
+    /// removing or refusing something reads the lease first, and says so by [`Beliefs::weigh`].
     pub(crate) fn standing(&self, node: &NodeId) -> Standing {
         if self.doubted.load(Ordering::Relaxed) == 0 {
             return Standing::Alive;

@@ -17,8 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::primary::{self, Role};
-use crate::backplane::redis::servers::{Place, Servers};
+use crate::backplane::redis::servers::primary::{self, ServerRole};
+use crate::backplane::redis::servers::{ServerPlace, Servers};
 use crate::backplane::redis::{COMMAND_TIMEOUT, build_once};
 
 /// Maximum number of connections of one node; as many inboxes are written at once by one batch.
@@ -43,7 +43,7 @@ impl Drop for PooledClient {
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPool {
     servers: Servers,
-    idle: Arc<Mutex<HashMap<Place, Vec<PooledClient>>>>,
+    idle: Arc<Mutex<HashMap<ServerPlace, Vec<PooledClient>>>>,
     permits: Arc<Semaphore>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct ConnectionPool {
 #[derive(Debug)]
 pub(crate) struct Loan {
     connection: PooledClient,
-    place: Place,
+    place: ServerPlace,
     pool: ConnectionPool,
     _permit: OwnedSemaphorePermit,
 }
@@ -112,7 +112,7 @@ impl ConnectionPool {
         })
     }
 
-    fn idle_one(&self, place: &Place) -> Option<PooledClient> {
+    fn idle_one(&self, place: &ServerPlace) -> Option<PooledClient> {
         let mut all = self.idle.lock();
         let idle = all.get_mut(place)?;
         while let Some(connection) = idle.pop() {
@@ -137,8 +137,8 @@ impl ConnectionPool {
         connected.map_err(|_| away())??;
         // The name, or the address, may lead to another server by now.
         match primary::role(&connection.client).await? {
-            Role::Replica => Err(Error::new(ErrorKind::Unknown, "READONLY it is a replica")),
-            Role::Primary => Ok(connection),
+            ServerRole::Replica => Err(Error::new(ErrorKind::Unknown, "READONLY it is a replica")),
+            ServerRole::Primary => Ok(connection),
         }
     }
 }

@@ -72,7 +72,7 @@ struct Shared {
     turns: watch::Sender<u64>,
     /// Woken by errors that may mean that the routes are out of date.
     doubt: Notify,
-    /// How often the only server's name was looked up anew because it led to a replica.
+    /// How often the only server's name was looked up again because it led to a replica.
     searches: AtomicU64,
     /// When a server was last replaced by one that may have less data.
     turned: RwLock<Option<Instant>>,
@@ -91,10 +91,10 @@ pub(crate) struct SlotMap {
 
 /// Where a key is; it changes when the key's server is another one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
+pub(crate) struct ServerPlace {
     /// `None` for the server whose URL is the whole configuration.
     pub(crate) host: Option<Host>,
-    /// How often that URL's name was looked up anew because it led to a replica.
+    /// How often that URL's name was looked up again because it led to a replica.
     search: u64,
 }
 
@@ -233,8 +233,8 @@ impl Servers {
     }
 
     /// Where a key is now; used to detect a move.
-    pub(crate) fn place_of(&self, key: &str) -> Place {
-        Place {
+    pub(crate) fn place_of(&self, key: &str) -> ServerPlace {
+        ServerPlace {
             host: self.routes().server(key).host.clone(),
             search: self.0.searches.load(Ordering::Acquire),
         }

@@ -22,7 +22,7 @@ const ANSWER: Duration = Duration::from_millis(700);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum ServerRole {
     Primary,
     Replica,
 }
@@ -32,17 +32,17 @@ pub(crate) enum Role {
 ///
 /// # Errors
 /// No answer came.
-pub(crate) async fn role(client: &Client) -> FredResult<Role> {
+pub(crate) async fn role(client: &Client) -> FredResult<ServerRole> {
     let command = CustomCommand::new_static("ROLE", None, false);
     let asked = client.custom::<Vec<Value>, &str>(command, Vec::new());
     let asked = tokio::time::timeout(ANSWER, asked).await;
     let silent = || Error::new(ErrorKind::Timeout, "no answer to ROLE");
     match asked.map_err(|_| silent())? {
         Ok(answer) => Ok(match answer.first().and_then(Value::as_str).as_deref() {
-            Some("slave") => Role::Replica,
-            _ => Role::Primary,
+            Some("slave") => ServerRole::Replica,
+            _ => ServerRole::Primary,
         }),
-        Err(error) if *error.kind() == ErrorKind::Unknown => Ok(Role::Primary),
+        Err(error) if *error.kind() == ErrorKind::Unknown => Ok(ServerRole::Primary),
         Err(error) => Err(error),
     }
 }
@@ -66,7 +66,10 @@ pub(crate) async fn follow(servers: Servers) {
 }
 
 async fn is_replica(client: &Client) -> bool {
-    client.is_connected() && role(client).await.is_ok_and(|role| role == Role::Replica)
+    client.is_connected()
+        && role(client)
+            .await
+            .is_ok_and(|role| role == ServerRole::Replica)
 }
 
 /// Until the name leads to a primary, or the replica has become one.
@@ -94,7 +97,7 @@ async fn dial(servers: &Servers) -> FredResult<Server> {
     let connected = tokio::time::timeout(ANSWER, server.client.wait_for_connect()).await;
     connected.map_err(|_| Error::new(ErrorKind::Timeout, "no connection"))??;
     match role(&server.client).await? {
-        Role::Primary => Ok(server),
-        Role::Replica => Err(Error::new(ErrorKind::Unknown, "it is a replica")),
+        ServerRole::Primary => Ok(server),
+        ServerRole::Replica => Err(Error::new(ErrorKind::Unknown, "it is a replica")),
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
-use crate::backplane::redis::servers::primary::{self, Role};
+use crate::backplane::redis::servers::primary::{self, ServerRole};
 use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::redis_url::Host;
 
@@ -126,7 +126,7 @@ async fn turn_to(servers: &Servers, host: Host) -> FredResult<()> {
     let role = tokio::time::timeout(ANSWER, role)
         .await
         .map_err(|_| Error::new(ErrorKind::Timeout, "no answer to ROLE"))??;
-    if role == Role::Replica {
+    if role == ServerRole::Replica {
         return Err(Error::new(ErrorKind::Sentinel, "not a master yet"));
     }
     servers.lead_to(server);

@@ -60,7 +60,7 @@ pub(crate) fn connector(files: &TlsFiles) -> Result<TlsConnector, Error> {
     Ok(config.into())
 }
 
-fn fault(variable: &str, what: String) -> Error {
+fn fault(variable: &str, what: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Tls, format!("{variable} {what}"))
 }
 

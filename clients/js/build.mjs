@@ -1,0 +1,90 @@
+// Builds dist: ESM, CommonJS and types of each entry, and the script for pages (`pushnode.js`,
+// which defines `pushnode.connect`). Names of our own properties are shortened.
+import { build } from "esbuild";
+import { minify } from "terser";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const dist = join(here, "dist");
+
+/** Properties that neither the application, the node nor the platform knows. */
+const OWN = (
+  "line isModern tokens say again wantsPresence isSubscribed positions isFixed " +
+  "prepare ends drop wish retryMs wasReady isAway hears emit pump hear deliver names accept " +
+  "isIdempotent isOpen forget save heard frame lost"
+).split(" ");
+
+const common = {
+  absWorkingDir: here,
+  bundle: true,
+  minify: true,
+  target: "es2022",
+  legalComments: "none",
+  external: ["react"],
+  mangleProps: new RegExp(`^(${OWN.join("|")})$`),
+  tsconfigRaw: { compilerOptions: { useDefineForClassFields: false } },
+};
+const entries = { index: "src/index.ts", ws: "src/ws-only.ts", react: "src/react.ts" };
+
+/** Makes it smaller still. */
+async function smaller(code, isModule) {
+  const compress = { passes: 4, ecma: 2020, unsafe_arrows: true, unsafe_methods: true };
+  return (await minify(code, { module: isModule, compress, mangle: true })).code + "\n";
+}
+
+/** The script for pages: what a node serves at `/pushnode.js`, too. */
+export async function script() {
+  const result = await build({
+    ...common,
+    entryPoints: ["src/index.ts"],
+    format: "iife",
+    globalName: "pushnode",
+    write: false,
+  });
+  return smaller(result.outputFiles[0].text, false);
+}
+
+/** One file of types for an entry: `import` and `require` each want one of their own. */
+function types(folder, name, source) {
+  const read = (file) => readFileSync(join(folder, `${file}.d.ts`), "utf8");
+  const bare = (text) => text.replace(/^(import|export) [^;]*from "\.\/[^;]*;\n/gm, "");
+  const needed = source === "react" ? "" : bare(read("types"));
+  return { name, text: needed + (source === "react" ? read(source) : bare(read(source))) };
+}
+
+async function main() {
+  rmSync(dist, { recursive: true, force: true });
+  mkdirSync(dist);
+  for (const [format, ending] of [
+    ["esm", ".js"],
+    ["cjs", ".cjs"],
+  ]) {
+    const outExtension = { ".js": ending };
+    const options = { entryPoints: entries, outdir: dist, format, outExtension, write: false };
+    const { outputFiles } = await build({ ...common, ...options });
+    for (const { path, text } of outputFiles) {
+      writeFileSync(path, await smaller(text, format === "esm"));
+    }
+  }
+  writeFileSync(join(dist, "pushnode.js"), await script());
+
+  const folder = join(dist, "types");
+  const tsc = join(here, "node_modules/typescript/bin/tsc");
+  const flags = ["--noEmit", "false", "--declaration", "--emitDeclarationOnly", "--outDir", folder];
+  execFileSync(process.execPath, [tsc, "-p", here, ...flags], { stdio: "inherit" });
+  for (const [name, source] of [
+    ["index", "index"],
+    ["ws", "ws-only"],
+    ["react", "react"],
+  ]) {
+    const { text } = types(folder, name, source);
+    writeFileSync(join(dist, `${name}.d.ts`), text);
+    writeFileSync(join(dist, `${name}.d.cts`), text.replace('"./index.js"', '"./index.cjs"'));
+  }
+  rmSync(folder, { recursive: true });
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

@@ -1,0 +1,163 @@
+// The public types: what an application sees. docs/javascript.md is the reference of the same
+// names, and test/types.ts holds both to what the compiler infers.
+
+export type State = "connecting" | "connected" | "reconnecting" | "closed";
+
+/** Why the client is closed for good: a close code of PROTOCOL.md, or one of 4401, 4403, 4409. */
+export interface Closed {
+  code: number;
+  reason: string;
+}
+
+/** Why a token is asked for. */
+export type TokenReason = "connect" | "expiring" | "expired" | "refused";
+
+export interface Options {
+  /** The token, or a function that gets one from your backend. It may throw {@link Unauthorized}. */
+  token?: string | ((why: { reason: TokenReason }) => string | Promise<string>);
+  /** With `PUSH_AUTH=none`; otherwise checked against the token. */
+  user?: string;
+  device?: string;
+  /** Tried in turn until one was `ready`. Default `["ws", "sse"]`. */
+  transports?: ("ws" | "sse")[];
+  /** Where the client remembers how far it has read. `session` survives a reload of the page. */
+  resume?: "memory" | "session" | false;
+  /** `auto` acknowledges a message after all its handlers returned without throwing. */
+  ack?: "auto" | "manual";
+  /** Milliseconds. Defaults: `min` 500, `max` 20,000, `stable` 5,000. */
+  backoff?: { min?: number; max?: number; stable?: number };
+  /** Milliseconds for connecting, for a token, for a request. Default 10,000. */
+  timeout?: number;
+  /** How many sends may wait while there is no connection. Default 100. */
+  queue?: number;
+  /** For Node.js below 22 and for tests. */
+  WebSocket?: new (url: string, protocols?: string[]) => WebSocketLike;
+  fetch?: typeof fetch;
+  /** Where page events come from. Default `window`; `null`: none. */
+  events?: EventTarget | null;
+}
+
+/** What the client uses of a WebSocket. */
+export interface WebSocketLike {
+  onmessage: ((event: any) => void) | null;
+  onclose: ((event: any) => void) | null;
+  onerror: ((event: any) => void) | null;
+  readonly readyState: number;
+  send(data: string): void;
+  close(code?: number): void;
+}
+
+export interface Message<T = unknown> {
+  readonly data: T;
+  /** The name that the sender gave the push. */
+  readonly event?: string;
+  readonly topic?: string;
+  readonly id?: string;
+  /** It is kept on the nodes, and comes again if you disconnect before it was handled. */
+  readonly kept: boolean;
+  /** Acknowledges it, with `ack: "manual"`. */
+  ack(): void;
+}
+
+export interface Events {
+  state: (state: State, why?: Closed | { retryIn: number }) => void;
+  /** Pushes to the user and to everybody, and of topics that a sender has subscribed. */
+  message: (data: any, message: Message<any>) => void;
+  /** Something may be missing in the inbox, or in the topic: fetch it from your backend. */
+  gap: (topic?: string) => void;
+  degraded: (reason: string) => void;
+  /** A sender, or a new token, has changed the subscriptions. */
+  topic: (name: string, now: "subscribed" | "unsubscribed") => void;
+  /** What no promise carries. Without a handler it is logged by `console.warn`. */
+  error: (error: Error) => void;
+}
+
+/** Who is in a topic. The values are what the node tells of a member, if anything. */
+export type Members = ReadonlyMap<string, unknown>;
+
+export interface TopicEvents<T> {
+  message: (data: T, message: Message<T>) => void;
+  presence: (now: { members: Members; joined: string[]; left: string[] }) => void;
+  gap: () => void;
+  subscribed: () => void;
+  /** Refused, or ended by a sender or a new token. */
+  closed: (error: PushError) => void;
+}
+
+export interface Topic<T = unknown> extends AsyncIterable<T> {
+  readonly name: string;
+  readonly state: "subscribing" | "subscribed" | "closed";
+  /** With `presence: true`, once the node has told. */
+  readonly members?: Members;
+  on<E extends keyof TopicEvents<T>>(event: E, handler: TopicEvents<T>[E]): () => void;
+  /** Resolves once it is subscribed, rejects once it is closed. */
+  ready(): Promise<void>;
+  /** Unsubscribes with the last handle of this topic. */
+  close(): void;
+}
+
+export interface TopicOptions {
+  presence?: boolean;
+  /** Where to begin in the topic's log: a position, or `"0"` for all that is kept. */
+  since?: string;
+}
+
+export interface SendOptions {
+  /** Milliseconds until the reply. Default: the client's `timeout`. */
+  timeout?: number;
+  /** Repeat it with the same `ref` after a reconnect, instead of failing with `unknown`. */
+  idempotent?: boolean;
+}
+
+/** The service's reply, and before it, that the service's stream has what was sent. */
+export interface Sent<R> extends Promise<R> {
+  accepted: Promise<void>;
+}
+
+export type Answerer = (data: any, call: { id?: string; signal: AbortSignal }) => unknown;
+
+type AnyRoutes<R> = { [route in keyof R]: { send: unknown; reply: unknown } };
+
+export interface Client<
+  Topics = Record<string, any>,
+  Routes extends AnyRoutes<Routes> = Record<string, { send: any; reply: any }>,
+> {
+  readonly state: State;
+  readonly user?: string;
+  /** `<node>/<fd>`, while connected. */
+  readonly connection?: string;
+  /** Returns the function that takes the handler off. */
+  on<E extends keyof Events>(event: E, handler: Events[E]): () => void;
+  /** Pushes with this `event`: `on(":order.paid", ...)`. */
+  on(event: `:${string}`, handler: (data: any, message: Message<any>) => void): () => void;
+  topic<K extends keyof Topics & string>(name: K, options?: TopicOptions): Topic<Topics[K]>;
+  send<R extends keyof Routes & string>(
+    route: R,
+    data: Routes[R]["send"],
+    options?: SendOptions,
+  ): Sent<Routes[R]["reply"]>;
+  /** Answers calls of senders. What the handler throws is the answer `error`. */
+  answer(handler: Answerer): () => void;
+  /** Resolves once connected, rejects once closed. */
+  ready(signal?: AbortSignal): Promise<void>;
+  /** Gets a token now and presents it. One of another user: a new connection without topics. */
+  renew(): Promise<void>;
+  /** For good: `connect` again makes a new client. */
+  close(): void;
+}
+
+/** `code` is one of PROTOCOL.md, or of the client's own in docs/javascript.md. */
+export class PushError extends Error {
+  readonly code: string;
+  /** Milliseconds after which trying again makes sense. */
+  readonly retryIn?: number;
+
+  constructor(code: string, message = code, retryIn?: number) {
+    super(message);
+    this.code = code;
+    this.retryIn = retryIn;
+  }
+}
+
+/** Throw it in `token`: there is no user. The client is then closed for good. */
+export class Unauthorized extends Error {}

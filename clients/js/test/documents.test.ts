@@ -1,0 +1,26 @@
+// What the documents show works: their first example runs, and the others are at least JavaScript.
+import { transform } from "esbuild";
+import { readFileSync } from "node:fs";
+import * as package_ from "pushnode-js";
+import { expect, test } from "vitest";
+import { atEnd, startNode, until } from "./rig/index.js";
+
+test.each(["../README.md", "../../../docs/javascript.md"])("the examples of %s", async (path) => {
+  const text = readFileSync(new URL(path, import.meta.url), "utf8");
+  const blocks = [...text.matchAll(/^```jsx?\n(.*?)^```$/gms)].map(([, code]) => code!);
+  for (const code of blocks) await transform(code, { loader: "jsx" });
+
+  const node = await startNode();
+  const lines: string[] = [];
+  const body = blocks[0]!
+    .replace('import { connect } from "pushnode-js";', "")
+    .replace("ws://127.0.0.1:8080", node.url);
+  const run = new Function("connect", "console", `return (async () => { ${body}; return push; })()`);
+  const console_ = { log: (...words: unknown[]) => lines.push(words.join(" ")) };
+  const push = await run(package_.connect, console_);
+  atEnd(() => push.close());
+  await node.push({ to: { user: "42" }, data: "hello" });
+  await node.push({ to: { topic: "chat.17" }, data: "good day" });
+  await until("all is shown", () => lines.length === 3);
+  expect(lines.sort()).toEqual(["chat: good day", "here: 42", "to me: hello"]);
+});
