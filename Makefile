@@ -79,9 +79,11 @@ $(js)/node_modules/.package-lock.json: $(js)/package-lock.json
 	cd $(js) && npm ci --no-audit --no-fund --loglevel=error
 
 # The tests run the package as it is published, with the node that was built here.
-clients: setup build $(js)/node_modules/.package-lock.json ## test pushnode-js, its size and its types
+clients: setup build $(js)/node_modules/.package-lock.json ## test pushnode-js, its size and its types, and the Python client
 	cd $(js) && PUSHNODE_BIN=$(abspath $(binary)) npm test
 	cd $(js) && npm run --silent size && npm run --silent check
+	cd clients/python && PUSHNODE_BIN=$(abspath $(binary)) \
+	    $(abspath $(tools))/venv/bin/python -B -m pytest -q -p no:cacheprovider
 
 k6-smoke: setup build ## run the k6 scripts briefly against two nodes
 	K6=$(k6) scripts/k6-smoke $(binary)

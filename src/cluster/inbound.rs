@@ -307,6 +307,10 @@ impl Inbound {
         self.hub.doubt();
         self.hub.trace().lost(sign);
         self.hub.topics().notices().lost();
+        // No client to tell: one that comes later has missed nothing by it.
+        if self.hub.len() == 0 {
+            return;
+        }
         let now = Instant::now();
         let is_outage = matches!(sign, "reconnect" | "resubscribed" | "forgotten");
         let loss = self.untold.get_or_insert(Loss {

@@ -370,6 +370,9 @@ async fn start_inbox(
     let came_back = terms.has_event_id || !dialect.is_event_stream();
     if came_back && dialect.has_objects() && matches!(since, Since::After(_)) {
         start.judge(app.hub.stumbles(), terms.reader(user, None));
+        if terms.is_remembered {
+            start.tryout.ask_for_complaint();
+        }
     }
     Some(Box::new(start))
 }

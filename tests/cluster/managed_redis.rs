@@ -80,7 +80,7 @@ fn fail_over(old: &Redis, new: &Redis, name: &Name) {
     name.lead_to(new.port());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_follow_the_name_when_the_old_primary_lives_on_as_a_replica() {
     let (old, new) = pair().await;
     let name = Name::leading_to(old.port()).await;
@@ -142,7 +142,7 @@ async fn nodes_follow_the_name_when_the_old_primary_lives_on_as_a_replica() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_leads_to_a_replica_first_is_tried_until_it_does_not() {
     let (primary, replica) = pair().await;
     let name = Name::leading_to(replica.port()).await;
@@ -153,7 +153,7 @@ async fn a_name_that_leads_to_a_replica_first_is_tried_until_it_does_not() {
     node.wait_ready();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_new_cause_of_a_broken_link_is_named() {
     let redis = Redis::start_with(&["--requirepass", "right"]);
     let url = redis.url().replace("redis://", "redis://:right@");
@@ -176,7 +176,7 @@ async fn each_new_cause_of_a_broken_link_is_named() {
     node.wait_ready();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_at_the_start_is_named() {
     let redis = Redis::start_with(&["--requirepass", "right"]);
     let url = redis.url().replace("redis://", "redis://:wrong@");
@@ -184,7 +184,7 @@ async fn a_wrong_password_at_the_start_is_named() {
     until_reason(&node, "Redis refuses the password").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_redis_refuses_to_write_is_told_at_once_and_nobody_is_called_offline() {
     let redis = Redis::start();
     let (a, b) = (node_on(&redis, "a"), node_with(&redis, "b", &[]));

@@ -171,7 +171,7 @@ async fn a_node_and_redis_know_each_other_by_certificates() {
 
     // Without a certificate Redis ends the handshake, and without the authority the node does.
     for (settings, says) in [
-        (&all[..2], "ertificate"),
+        (&all[..2], "the connection to Redis broke"),
         (&[all[0], all[2], all[3]], "nknownIssuer"),
     ] {
         let node = start_node(&[settings, &[("PUSH_NODE_NAME", "c")]].concat());

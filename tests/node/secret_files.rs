@@ -18,6 +18,9 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
+/// Settings, and what is said of them.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[tokio::test]
 async fn api_keys_in_a_file_change_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -94,7 +97,7 @@ fn a_start_with_contradicting_secrets_names_both_variables() {
     let (full, empty, lines) = (text(&full), text(&empty), text(&lines));
     let redis = ("PUSH_REDIS_URL", "redis://127.0.0.1:1");
     let with_password = ("PUSH_REDIS_URL", "redis://:pass@127.0.0.1:1");
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (
             &[("PUSH_API_KEYS", KEYS[0]), ("PUSH_API_KEYS_FILE", full)],
             &["PUSH_API_KEYS_FILE is set, and so is PUSH_API_KEYS;"],

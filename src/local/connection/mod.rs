@@ -161,8 +161,6 @@ pub(crate) struct Connection {
     credits: u16,
     /// What its close frame said.
     close_code: Option<u16>,
-    /// When it was last told that something may be missing, whatever that is.
-    told: Tick,
 }
 
 impl Connection {
@@ -194,7 +192,6 @@ impl Connection {
             sends: 0,
             credits: 0,
             close_code: None,
-            told: NEVER,
         }
     }
 

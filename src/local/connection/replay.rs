@@ -4,7 +4,6 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::local::connection::Connection;
-use crate::local::connection::timer_wheel::Tick;
 use crate::local::replay::follower::Verdict;
 use crate::local::replay::page::Page;
 use crate::local::replay::stumbles::Trial;
@@ -13,9 +12,6 @@ use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
 use crate::protocol::position::Since;
 use crate::telemetry::metrics::Metrics;
-
-/// The pages that a client's connection asks for when it is told of a loss come within this time.
-const TOLD_TICKS: Tick = 5;
 
 impl Connection {
     /// The bytes of a message, and for an event stream where it stands after it.
@@ -122,16 +118,16 @@ impl Connection {
         self.distrust_all();
     }
 
-    /// It is told that something may be missing. A page that was read because of that need not say
-    /// so again.
-    pub(crate) fn note_told(&mut self, now: Tick) {
-        self.told = now;
+    /// It is told that something may be missing. The page of each log that is read because of that
+    /// need not say so again; one after it must.
+    pub(crate) fn note_told(&mut self) {
         self.distrust_all();
-    }
-
-    /// Whether it was told so just now.
-    pub(crate) fn was_told(&self, now: Tick) -> bool {
-        self.told <= now && now - self.told <= TOLD_TICKS
+        if let Some(subscriptions) = &mut self.subscriptions {
+            subscriptions.note_told();
+        }
+        if let Some(inbox) = &mut self.inbox {
+            inbox.note_told();
+        }
     }
 
     /// What to read next and from where, if that is due: the client has taken all that it was
@@ -153,13 +149,13 @@ impl Connection {
     }
 
     /// A page has come. Unless it is of no use any more, the client is to get it; answers what it
-    /// hears first if something is missing before it.
+    /// hears first if something is missing before it, which may be nothing.
     pub(crate) fn take_page(
         &mut self,
         subject: &Subject,
         since: Since,
         page: &Page,
-    ) -> Option<String> {
+    ) -> Option<Option<String>> {
         let (follower, resync) = match subject {
             Subject::User(_) => (self.inbox.as_deref_mut(), protocol::RESYNC.to_owned()),
             Subject::Topic(topic) => {
@@ -170,6 +166,8 @@ impl Connection {
         };
         // Asked for by a subscription that has ended meanwhile, though there may be a new one.
         let follower = follower.filter(|follower| follower.awaits(since))?;
+        let was_told = follower.take_told();
+        let resync = (!was_told).then_some(resync);
         follower.take_page(page).then_some(resync)
     }
 }

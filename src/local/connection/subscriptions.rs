@@ -69,6 +69,13 @@ impl Subscriptions {
         }
     }
 
+    /// The client hears that something may be missing in all of them.
+    pub(crate) fn note_told(&mut self) {
+        for log in self.list.iter_mut().filter_map(|one| one.log.as_mut()) {
+            log.note_told();
+        }
+    }
+
     /// Which log to read next and from where: one at a time, so that a slow client has one page
     /// of them in memory.
     pub(crate) fn ask(&mut self) -> Option<(Topic, Since)> {

@@ -49,12 +49,15 @@ impl Connection {
         let Some(trials) = self.trials.take() else {
             return;
         };
+        let Some(first) = trials.list.first() else {
+            return;
+        };
         let has_failed = match reason {
             CloseReason::ByClient => self.close_code.is_some_and(is_complaint),
-            CloseReason::Gone => !trials.is_answered,
+            CloseReason::Gone => !trials.is_answered && !first.needs_complaint,
             _ => false,
         };
-        if has_failed && let Some(first) = trials.list.first() {
+        if has_failed {
             first.failed();
         }
     }

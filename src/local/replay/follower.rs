@@ -31,6 +31,8 @@ pub(crate) struct Follower {
     sought: EntryId,
     /// From where the page under way was asked for.
     asked: Since,
+    /// The client has heard that something may be missing before the next page.
+    is_told: bool,
 }
 
 /// What to do with a pushed message.
@@ -60,6 +62,7 @@ impl Follower {
             seen: EntryId::default(),
             sought: EntryId::default(),
             asked: since,
+            is_told: false,
         }
     }
 
@@ -132,6 +135,17 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// The client hears that something may be missing. If a page is due or under way, it need not
+    /// say so again.
+    pub(crate) fn note_told(&mut self) {
+        self.is_told = self.state != State::Live;
+    }
+
+    /// Whether the client has heard it of the page that has come.
+    pub(crate) fn take_told(&mut self) -> bool {
+        std::mem::take(&mut self.is_told)
     }
 
     /// From where to read, if that is due. To be asked when the client has taken all it was

@@ -89,8 +89,19 @@ pub(crate) struct Trial {
     place: Place,
     /// Whether a connect has ended there before.
     pub(crate) is_suspect: bool,
+    /// It may have taken the message and not said so: only a complaint proves that it could not.
+    pub(crate) needs_complaint: bool,
     began: Instant,
     stumbles: Arc<Stumbles>,
+}
+
+impl Tryout {
+    /// For a reader whose position says what it acknowledged, not what it was given.
+    pub(crate) fn ask_for_complaint(&mut self) {
+        if let Some(trial) = &mut self.trial {
+            trial.needs_complaint = true;
+        }
+    }
 }
 
 impl Stumbles {
@@ -105,6 +116,7 @@ impl Stumbles {
                 tryout.trial = Some(Trial {
                     place,
                     is_suspect: count > 0,
+                    needs_complaint: false,
                     began: Instant::now(),
                     stumbles: self.clone(),
                 });

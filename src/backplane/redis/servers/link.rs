@@ -5,14 +5,14 @@
 //! logged, whatever came before, and the latest one with a cause is the node's reason. What must
 //! stay true: a kind is logged once per break, and a connect ends the break.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fred::prelude::{Client, EventInterface};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast::error::RecvError, watch};
 
-use crate::backplane::redis::servers::errors::{cause, redacted};
+use crate::backplane::redis::servers::errors::{Cause, cause, redacted};
 use crate::telemetry::metrics::Metrics;
 
 /// Which of a node's connections.
@@ -27,6 +27,8 @@ pub(crate) enum Link {
 pub(crate) struct LinkFaults {
     commands: Mutex<Option<&'static str>>,
     subscription: Mutex<Option<&'static str>>,
+    /// Which reasons are logged, and of which link: they mostly break together.
+    told: Mutex<HashMap<&'static str, Link>>,
 }
 
 impl LinkFaults {
@@ -43,8 +45,25 @@ impl LinkFaults {
         commands.or_else(|| *self.subscription.lock())
     }
 
-    fn set(&self, link: Link, reason: Option<&'static str>) {
-        *self.of(link).lock() = reason;
+    /// Notes an error; answers whether to log it.
+    fn note(&self, link: Link, cause: Cause) -> bool {
+        // A break in the connection says less than what was heard before it.
+        let mut reason = self.of(link).lock();
+        if cause.is_named || reason.is_none() {
+            *reason = Some(cause.reason);
+        }
+        let mut told = self.told.lock();
+        let is_new = !told.contains_key(cause.reason);
+        if is_new {
+            told.insert(cause.reason, link);
+        }
+        is_new
+    }
+
+    /// Notes that a link works.
+    fn clear(&self, link: Link) {
+        *self.of(link).lock() = None;
+        self.told.lock().retain(|_, one| *one != link);
     }
 }
 
@@ -62,17 +81,12 @@ impl LinkWatch {
     pub(crate) async fn watch(self, link: Link, client: Client, server: String) {
         let mut errors = client.error_rx();
         let mut connects = client.reconnect_rx();
-        let mut told = HashSet::new();
         loop {
             tokio::select! {
                 error = errors.recv() => match error {
                     Ok((error, _)) => {
                         let cause = cause(&error);
-                        // A break in the connection says less than what was heard before it.
-                        if cause.is_named || told.is_empty() {
-                            self.faults.set(link, Some(cause.reason));
-                        }
-                        if told.insert(cause.reason) {
+                        if self.faults.note(link, cause) {
                             let what = match link {
                                 Link::Commands => "connection",
                                 Link::Subscription => "subscription",
@@ -88,8 +102,7 @@ impl LinkWatch {
                 },
                 connected = connects.recv() => match connected {
                     Ok(_) => {
-                        told.clear();
-                        self.faults.set(link, None);
+                        self.faults.clear(link);
                         if link == Link::Commands {
                             self.metrics.redis_connects.inc();
                             tracing::info!("connected to Redis{server}");

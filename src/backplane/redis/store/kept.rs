@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
 use crate::backplane::redis::servers::errors::{
-    is_broken_off, is_passing, redacted, refusal_reason,
+    is_broken_off, is_denied, is_passing, redacted, refusal_reason,
 };
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
 use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi, queue};
@@ -337,10 +337,13 @@ impl KeptStore {
     }
 
     /// Whether nothing was ever thrown out of a stream: that holds for all that was read of it
-    /// before. Redis 6 does not tell.
+    /// before. Redis 6 does not tell, and access rules may not allow to ask.
     async fn is_untouched(&self, inbox: &str) -> Result<bool, Error> {
         let client = self.servers.at(inbox);
-        let about: HashMap<String, Value> = client.xinfo_stream(inbox, false, None).await?;
+        let about: HashMap<String, Value> = match client.xinfo_stream(inbox, false, None).await {
+            Err(error) if is_denied(&error) => return Ok(false),
+            about => about?,
+        };
         let number = |name: &str| about.get(name).and_then(Value::as_u64);
         let deleted = about.get("max-deleted-entry-id").and_then(entry_id);
         let added = number("entries-added");

@@ -98,7 +98,7 @@ impl ShardTask {
         if let Some(resync) = connection.take_page(subject, since, page) {
             if !(page.is_continuous || is_told) {
                 self.metrics.catch_up_gaps.inc();
-                if !connection.was_told(self.now) {
+                if let Some(resync) = resync {
                     connection.say(&resync);
                 }
             }

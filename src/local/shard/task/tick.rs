@@ -37,7 +37,7 @@ impl ShardTask {
                 if let Some(place) = self.places.get_mut(slot)
                     && chosen(place.connection.fd)
                 {
-                    place.connection.note_told(self.now);
+                    place.connection.note_told();
                     self.touch(slot);
                 }
             }
