@@ -151,7 +151,7 @@ async fn a_password_that_is_set_under_us_is_waited_out() {
     let repair = || {
         redis.cli(&["ACL", "SETUSER", "node", ">first"]);
     };
-    let expected = ("", "no connection to Redis");
+    let expected = ("", "no connection to Redis: Redis refuses the password");
     refuses_for_a_while(&redis, url, expected, fault, repair).await;
 }
 
@@ -178,7 +178,7 @@ async fn a_user_that_is_switched_off_is_waited_out() {
     let repair = || {
         redis.cli(&["ACL", "SETUSER", "node", "on"]);
     };
-    let expected = ("", "no connection to Redis");
+    let expected = ("", "no connection to Redis: Redis refuses the password");
     refuses_for_a_while(&redis, url, expected, fault, repair).await;
 }
 

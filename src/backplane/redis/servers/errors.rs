@@ -57,9 +57,10 @@ pub(crate) struct Cause {
 }
 
 /// Words in errors of a connect, and what they mean.
-const CAUSES: [(&str, &str); 8] = [
+const CAUSES: [(&str, &str); 9] = [
     ("max number of clients", "Redis has too many clients"),
     ("lookup address", "the name of Redis cannot be resolved"),
+    ("CertificateRequired", "Redis asks for a client certificate"),
     ("ertificate", "the certificate of Redis is refused"),
     ("UnknownIssuer", "the certificate of Redis is refused"),
     ("NotValidForName", "the certificate of Redis is refused"),

@@ -87,13 +87,9 @@ impl LinkWatch {
                     Ok((error, _)) => {
                         let cause = cause(&error);
                         if self.faults.note(link, cause) {
-                            let what = match link {
-                                Link::Commands => "connection",
-                                Link::Subscription => "subscription",
-                            };
                             tracing::warn!(
                                 error = %redacted(&error),
-                                "no {what} to Redis{server}: {}; retrying", cause.reason
+                                "no connection to Redis{server}: {}; retrying", cause.reason
                             );
                         }
                     }

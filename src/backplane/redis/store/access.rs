@@ -90,9 +90,16 @@ impl AccessStore {
     }
 
     pub(crate) async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
-        let exists = self.servers.call("EXISTS", &self.keys.ban(user), &[]).await;
-        let exists = exists.and_then(Value::convert::<i64>);
-        Ok(exists.map_err(|error| self.away(&error))? > 0)
+        let key = self.keys.ban(user);
+        // Asked twice at once, so that the answer is one that no other command gives: a connection
+        // that is out of step must not ban anybody.
+        let twice = self.servers.call("EXISTS", &key, &[key.clone()]).await;
+        match twice.and_then(Value::convert::<i64>) {
+            Ok(0) => Ok(false),
+            Ok(2) => Ok(true),
+            Ok(_) => Err(AWAY),
+            Err(error) => Err(self.away(&error)),
+        }
     }
 
     pub(crate) async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
@@ -100,7 +107,11 @@ impl AccessStore {
         let banned = self.servers.read_each("EXISTS", &keys).await;
         let banned = banned.and_then(|all| all.into_iter().map(Value::convert::<i64>).collect());
         let banned: Vec<i64> = banned.map_err(|error| self.away(&error))?;
-        Ok(banned.into_iter().map(|count| count > 0).collect())
+        let mut all = Vec::with_capacity(users.len());
+        for (user, count) in users.iter().zip(banned) {
+            all.push(count > 0 && self.is_banned(user).await?);
+        }
+        Ok(all)
     }
 
     pub(crate) async fn put_ban(

@@ -59,14 +59,19 @@ impl Epoch {
     }
 
     async fn renew(&self) -> Result<(), Error> {
+        self.begin().await?;
+        self.read().await?;
+        Ok(())
+    }
+
+    /// Begins an epoch where there is none, and keeps it alive.
+    async fn begin(&self) -> Result<(), Error> {
         let client = self.servers.at(&self.key);
         let (expire, options) = (Expiration::EX(self.lasts), SetOptions::NX);
         let _: Value = client
             .set(&self.key, new_epoch(), Some(expire), Some(options), false)
             .await?;
-        let _: () = client.expire(&self.key, self.lasts, None).await?;
-        self.read().await?;
-        Ok(())
+        client.expire(&self.key, self.lasts, None).await
     }
 
     /// The epoch, and Redis's time.
@@ -85,7 +90,16 @@ impl Epoch {
 
     /// Where a reader of nothing stands now, asked of Redis.
     pub(crate) async fn now(&self) -> Result<Unwritten, Error> {
-        unless_denied(self.read().await)
+        let read = match self.read().await {
+            // The node has just started, or Redis has come back empty. A reader that is told of no
+            // epoch would soon be told of a loss that never was.
+            Ok(Unwritten { epoch: 0, .. }) => match self.begin().await {
+                Ok(()) => self.read().await,
+                Err(error) => Err(error),
+            },
+            read => read,
+        };
+        unless_denied(read)
     }
 
     /// As [`Epoch::now`], as of the last look.
