@@ -12,7 +12,7 @@ use std::time::Duration;
 use fred::error::{Error, ErrorKind};
 use fred::types::config::TlsConnector;
 use parking_lot::RwLock;
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
@@ -49,7 +49,7 @@ pub(crate) fn connector(files: &TlsFiles) -> Result<TlsConnector, Error> {
         .with_safe_default_protocol_versions()
         .map_err(|error| fault("TLS", error.to_string()))?
         .with_root_certificates(roots);
-    let config = match &files.certificate {
+    let mut config = match &files.certificate {
         Some((certificate, key)) => {
             let shown = NodeCertificate::read(certificate, key, provider)
                 .map_err(|what| fault("PUSH_REDIS_TLS_CERT", what))?;
@@ -57,6 +57,8 @@ pub(crate) fn connector(files: &TlsFiles) -> Result<TlsConnector, Error> {
         }
         None => builder.with_no_client_auth(),
     };
+    // A resumed session shows no certificate, so one that was replaced would still count.
+    config.resumption = Resumption::disabled();
     Ok(config.into())
 }
 
