@@ -93,7 +93,10 @@ impl AccessStore {
         let key = self.keys.ban(user);
         // Asked twice at once, so that the answer is one that no other command gives: a connection
         // that is out of step must not ban anybody.
-        let twice = self.servers.call("EXISTS", &key, &[key.clone()]).await;
+        let twice = self
+            .servers
+            .call("EXISTS", &key, std::slice::from_ref(&key))
+            .await;
         match twice.and_then(Value::convert::<i64>) {
             Ok(0) => Ok(false),
             Ok(2) => Ok(true),
