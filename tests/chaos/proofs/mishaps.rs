@@ -48,6 +48,8 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
         (push.sent, push.via) = (80 * SECOND, "n1.bbbbbbbbbbbb".to_owned());
         push.answered = push.sent + 1_000;
         let vanished = push.sent - 30 * SECOND;
+        // No longer through the node whose counters are known.
+        history.count("pushes_total{status=\"routed\"}", 3.0);
         history.unheard("m4");
         history
             .events
