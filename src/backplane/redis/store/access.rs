@@ -92,7 +92,7 @@ impl AccessStore {
     pub(crate) async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
         let key = self.keys.ban(user);
         // Asked twice at once, so that the answer is one that no other command gives: a connection
-        // that is out of step must not ban anybody.
+        // that is out of step must ban no user.
         let twice = self
             .servers
             .call("EXISTS", &key, std::slice::from_ref(&key))
