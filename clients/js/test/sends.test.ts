@@ -34,7 +34,7 @@ test("sends wait in order while there is no connection, and no more than the que
     reply(data);
   });
   proxy.mode = "refuse";
-  const push = client(proxy.url, { backoff, queue: 60, timeout: 30_000 });
+  const push = client(proxy.url, { backoff, queue: 60, timeout: 100_000 });
   const sends = Array.from({ length: 60 }, (_, n) => push.send("chat.say", n));
   await expect(push.send("chat.say", 61)).rejects.toMatchObject({ code: "queue_full" });
   await sleep(100);

@@ -20,6 +20,9 @@ use crate::protocol::position::EntryId;
 
 /// So many connects that ended at one entry are enough.
 const MOST: u8 = 3;
+/// No known library refuses a message of fewer bytes. So if a connect ends there without a complaint,
+/// it was cut off, perhaps by a network that lets no connect live for long.
+const SMALL: usize = 16 * 1024;
 /// A connect that ends later than this did not end at its first message.
 const WATCH: Duration = Duration::from_secs(60);
 /// How long a count lasts at least.
@@ -109,14 +112,16 @@ impl Stumbles {
     pub(crate) fn judge(self: &Arc<Self>, reader: KeptReader, page: &mut Page) -> Tryout {
         let mut tryout = Tryout::default();
         let mut place = (reader, EntryId::default());
-        while let Some(position) = page.messages.first().and_then(|first| first.position()) {
+        while let Some(first) = page.messages.first()
+            && let Some(position) = first.position()
+        {
             place.1 = position.entry;
             let count = self.0.lock().count(&place);
             if count < MOST {
                 tryout.trial = Some(Trial {
                     place,
                     is_suspect: count > 0,
-                    needs_complaint: false,
+                    needs_complaint: first.data().len() < SMALL,
                     began: Instant::now(),
                     stumbles: self.clone(),
                 });
