@@ -17,10 +17,12 @@ use warp::reply::Response;
 use crate::app::App;
 use crate::edge::cors::{Reader, preflight};
 use crate::edge::error::HttpError;
-use crate::edge::handshake::{check_leaving, enter, read_request};
+use crate::edge::handshake::{enter, read_request};
 use crate::edge::refusal;
 use crate::edge::upgrade::{RequestContext, Takeover, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
+use crate::local::retry::retry_after;
+use crate::protocol::close::CloseReason;
 use crate::protocol::{Dialect, EventStream, GOODBYE_ID};
 
 /// Lets a client in, or answers why not.
@@ -54,8 +56,10 @@ async fn admit(
             },
         ..
     } = request;
-    check_leaving(app)?;
     caller.check_page(app, &headers)?;
+    if app.closing.has_begun() {
+        return slot.fill(send_on(app, reader, version)).await;
+    }
     let mut connect = read_request(&query, &headers)?;
     match last_event_id(&headers, &query)? {
         Some(id) if id == GOODBYE_ID => {
@@ -83,6 +87,21 @@ async fn admit(
         silence: Some(config.pong_seconds + config.write_seconds),
     };
     slot.fill(Takeover::Client(upgrade)).await
+}
+
+/// A leaving node opens a stream only to say when to reconnect: an `EventSource` that is answered
+/// 503 stops for good.
+fn send_on(app: &App, reader: &Reader, version: Version) -> Takeover {
+    app.metrics.handshake_refused("draining");
+    let dialect = Dialect::Sse(EventStream {
+        is_chunked: version != Version::HTTP_10,
+        has_envelopes: false,
+    });
+    let mut bytes = Vec::from(head(reader, dialect));
+    for frame in dialect.goodbye(CloseReason::Drain, Some(retry_after())) {
+        bytes.extend_from_slice(&frame);
+    }
+    Takeover::Refused(bytes.into())
 }
 
 /// The id of the last event that the client got: from the header that browsers send, or from
