@@ -27,7 +27,7 @@ class Topic:
     def __init__(self, client: Client, name: str, presence: bool, since: str | None) -> None:
         self.name = name
         self.state: State = "subscribing"
-        self.members: dict[str, Any] | None = None
+        self.members: set[str] | None = None
         """The users in the topic, with ``presence=True``, once they are known."""
         self._client = client
         self._presence = presence
@@ -102,30 +102,16 @@ class Topic:
     def _present(self, frame: dict[str, Any]) -> None:
         joined, left = list(frame.get("join", [])), list(frame.get("leave", []))
         if "members" in frame:
-            before = self.members or {}
-            self.members = _members(frame["members"])
-            joined = [user for user in self.members if user not in before]
-            left = [user for user in before if user not in self.members]
+            before = self.members or set()
+            self.members = set(frame["members"])
+            joined, left = sorted(self.members - before), sorted(before - self.members)
         elif self.members is not None:
-            self.members.update(_members(joined))
-            joined = list(_members(joined))
-            for user in left:
-                self.members.pop(user, None)
+            self.members |= set(joined)
+            self.members -= set(left)
         else:
             # `status`: who is in it is not known for a while.
             return
-        self._handlers.emit("presence", dict(self.members), joined, left)
+        self._handlers.emit("presence", set(self.members), joined, left)
 
 
 _END = object()
-
-
-def _members(listed: list[Any]) -> dict[str, Any]:
-    """Users with their ``info``: an entry is a user id, or an object with ``user`` and ``info``."""
-    found: dict[str, Any] = {}
-    for member in listed:
-        if isinstance(member, dict):
-            found[member["user"]] = member.get("info")
-        else:
-            found[member] = None
-    return found
