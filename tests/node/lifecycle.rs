@@ -121,10 +121,13 @@ async fn a_node_whose_log_nobody_reads_goes_on() {
     drop(client);
     node.signal("TERM");
     assert_eq!(node.wait_exit().code(), Some(0));
-    // Nobody has read until now, and the pipe was full.
+    // Until now there was no reader, and the pipe was full. How many bytes are in a full pipe
+    // depends on how its writer cuts them.
     let mut logged = Vec::new();
     std::io::Read::read_to_end(&mut reader, &mut logged).expect("a log");
-    assert!(logged.len() > 60_000, "{} bytes in the pipe", logged.len());
+    let logged = String::from_utf8_lossy(&logged);
+    assert!(logged.contains("closed fd="), "a log: {logged}");
+    assert!(!logged.contains("leaving"), "the pipe had room: {logged}");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Clients that take less than is pushed to them: what the policies do, and that nobody else
 //! notices.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use crate::common::presence::{joins, member};
+use crate::common::presence::{joins, member, news, watch};
 use crate::common::{Client, Node, PATIENCE, eventually, node};
 use crate::raw::{CLOSE, FIN, Raw, TEXT, frame};
 use crate::sender::{push, summary};
@@ -249,17 +251,27 @@ async fn a_message_larger_than_the_queue_still_reaches_a_client_that_reads() {
 #[tokio::test]
 async fn a_slow_watcher_is_told_once_that_its_list_is_lost() {
     let (node, mut slow) = node_and_slow_client("Sec-WebSocket-Protocol: pushnode.v1\r\n").await;
-    let watch = json!({"type": "subscribe", "topic": "room", "presence": true, "ref": 1});
-    let watch = frame(FIN | TEXT, watch.to_string().as_bytes());
-    slow.send(&watch).await;
+    let ask = json!({"type": "subscribe", "topic": "room", "presence": true, "ref": 1});
+    let ask = frame(FIN | TEXT, ask.to_string().as_bytes());
+    slow.send(&ask).await;
     let list = json!({"type": "presence", "topic": "room", "members": ["slow"]});
     while slow.frame().await.json() != list {}
     fill(&node, "drop", "slow").await;
+    let mut witness = Client::v1(&node.ws_url("witness")).await;
+    watch(&mut witness, "room").await;
     // Names that together are more than a queue holds.
     let long = |i: u32| format!("{i:0>128}");
     let mut members = Vec::new();
     for i in 0..1_200 {
         members.push(member(&node, &long(i), "room").await);
+    }
+    // All of them are told before the slow one asks again.
+    let mut unheard: BTreeSet<String> = (0..1_200).map(long).collect();
+    while !unheard.is_empty() {
+        let heard = news(&mut witness).await;
+        for name in heard["join"].as_array().into_iter().flatten() {
+            unheard.remove(name.as_str().expect("a name"));
+        }
     }
     let lost = json!({"type": "presence", "topic": "room", "status": "lost"});
     // Its pings would go on for ever.
@@ -267,7 +279,7 @@ async fn a_slow_watcher_is_told_once_that_its_list_is_lost() {
     let told = tokio::time::timeout(PATIENCE, told).await;
     told.expect("to hear that it is lost");
     // It has caught up and asks again: all of them, and then what is new.
-    slow.send(&watch).await;
+    slow.send(&ask).await;
     let list = loop {
         let frame = slow.frame().await.json();
         assert_ne!(frame, lost, "only once");

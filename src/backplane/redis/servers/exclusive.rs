@@ -17,9 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::primary::{self, ServerRole};
+use crate::backplane::redis::servers::role::{ServerRole, role};
 use crate::backplane::redis::servers::{ServerPlace, Servers};
 use crate::backplane::redis::{COMMAND_TIMEOUT, build_once};
+use crate::config::redis_url::ServerUrl;
 
 /// Maximum number of connections of one node; as many inboxes are written at once by one batch.
 const MOST: usize = 64;
@@ -27,7 +28,7 @@ const MOST: usize = 64;
 const IDLE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-struct PooledClient {
+pub(super) struct PooledClient {
     client: Client,
     task: JoinHandle<Result<(), Error>>,
     idle_since: Instant,
@@ -124,21 +125,28 @@ impl ConnectionPool {
     }
 
     async fn open(&self, key: &str) -> FredResult<PooledClient> {
-        let away = || Error::new(ErrorKind::IO, "no connection");
-        let url = self.servers.url_of(key).ok_or_else(away)?;
-        let client = build_once(&url)?;
-        let connection = PooledClient {
-            task: client.connect(),
-            client,
-            idle_since: Instant::now(),
-        };
-        let connected = connection.client.wait_for_connect();
-        let connected = tokio::time::timeout(COMMAND_TIMEOUT, connected).await;
-        connected.map_err(|_| away())??;
-        // The name, or the address, may lead to another server by now.
-        match primary::role(&connection.client).await? {
-            ServerRole::Replica => Err(Error::new(ErrorKind::Unknown, "READONLY it is a replica")),
-            ServerRole::Primary => Ok(connection),
-        }
+        open_primary(&self.servers.url_of(key).ok_or_else(away)?).await
     }
+}
+
+/// A connection of its own to a server that does not say that it is a replica: its name, or its
+/// address, may lead to another server by now.
+pub(super) async fn open_primary(url: &ServerUrl) -> FredResult<PooledClient> {
+    let client = build_once(url)?;
+    let connection = PooledClient {
+        task: client.connect(),
+        client,
+        idle_since: Instant::now(),
+    };
+    let connected = connection.client.wait_for_connect();
+    let connected = tokio::time::timeout(COMMAND_TIMEOUT, connected).await;
+    connected.map_err(|_| away())??;
+    match role(&connection.client).await? {
+        ServerRole::Replica => Err(Error::new(ErrorKind::Unknown, "READONLY it is a replica")),
+        ServerRole::Primary => Ok(connection),
+    }
+}
+
+fn away() -> Error {
+    Error::new(ErrorKind::IO, "no connection")
 }

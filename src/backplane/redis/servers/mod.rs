@@ -17,6 +17,7 @@ pub(crate) mod exclusive;
 pub(crate) mod link;
 pub(crate) mod login;
 pub(crate) mod primary;
+pub(crate) mod role;
 pub(crate) mod sentinel;
 pub(crate) mod tls;
 

@@ -9,43 +9,16 @@ use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
 use fred::prelude::{Client, ClientLike, FredResult};
-use fred::types::{CustomCommand, Value};
 
 use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::exclusive::open_primary;
+use crate::backplane::redis::servers::role::{ServerRole, role};
 use crate::backplane::redis::servers::{Server, Servers};
 
 /// The time between two questions, if nothing asks for one sooner.
 const ASK: Duration = Duration::from_secs(1);
-/// Within this time a server must answer, and a new one accept the connection too.
-const ANSWER: Duration = Duration::from_millis(700);
 /// Pauses between two look-ups of the name: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ServerRole {
-    Primary,
-    Replica,
-}
-
-/// What a server says that it is (`ROLE`). One that cannot or may not say it counts as the primary:
-/// then its refusals tell.
-///
-/// # Errors
-/// No answer came.
-pub(crate) async fn role(client: &Client) -> FredResult<ServerRole> {
-    let command = CustomCommand::new_static("ROLE", None, false);
-    let asked = client.custom::<Vec<Value>, &str>(command, Vec::new());
-    let asked = tokio::time::timeout(ANSWER, asked).await;
-    let silent = || Error::new(ErrorKind::Timeout, "no answer to ROLE");
-    match asked.map_err(|_| silent())? {
-        Ok(answer) => Ok(match answer.first().and_then(Value::as_str).as_deref() {
-            Some("slave") => ServerRole::Replica,
-            _ => ServerRole::Primary,
-        }),
-        Err(error) if *error.kind() == ErrorKind::Unknown => Ok(ServerRole::Primary),
-        Err(error) => Err(error),
-    }
-}
 
 /// Follows the name of the only server until the node ends.
 pub(crate) async fn follow(servers: Servers) {
@@ -90,14 +63,10 @@ async fn search(servers: &Servers) {
     }
 }
 
-/// A connection by name, if that leads to a primary.
+/// A connection by name, if that leads to a primary. Found out on a connection of its own, so that
+/// the many to a replica are neither logged nor counted.
 async fn dial(servers: &Servers) -> FredResult<Server> {
+    drop(open_primary(&servers.url().one()).await?);
     let unusable = || Error::new(ErrorKind::Config, "the URL of Redis cannot be used");
-    let server = servers.dial_by_name().ok_or_else(unusable)?;
-    let connected = tokio::time::timeout(ANSWER, server.client.wait_for_connect()).await;
-    connected.map_err(|_| Error::new(ErrorKind::Timeout, "no connection"))??;
-    match role(&server.client).await? {
-        ServerRole::Primary => Ok(server),
-        ServerRole::Replica => Err(Error::new(ErrorKind::Unknown, "it is a replica")),
-    }
+    servers.dial_by_name().ok_or_else(unusable)
 }

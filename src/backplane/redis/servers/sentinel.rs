@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
-use crate::backplane::redis::servers::primary::{self, ServerRole};
+use crate::backplane::redis::servers::role::{ServerRole, role};
 use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::redis_url::Host;
 
@@ -119,11 +119,11 @@ async fn turn_to(servers: &Servers, host: Host) -> FredResult<()> {
     let server = servers
         .dial(host)
         .ok_or_else(|| Error::new(ErrorKind::Config, words))?;
-    let role = async {
+    let asked = async {
         server.client.wait_for_connect().await?;
-        primary::role(&server.client).await
+        role(&server.client).await
     };
-    let role = tokio::time::timeout(ANSWER, role)
+    let role = tokio::time::timeout(ANSWER, asked)
         .await
         .map_err(|_| Error::new(ErrorKind::Timeout, "no answer to ROLE"))??;
     if role == ServerRole::Replica {
