@@ -1,5 +1,7 @@
-//! Saves how far clients have read. Positions of one device that wait together are one write: of
-//! all that a client acknowledges in a moment, only the last counts.
+//! Saves how far clients have read. Positions of one device that wait together are one write.
+//!
+//! What must stay true: of those, the one counts that has read most. Tabs share a device, and a
+//! client that comes back begins at what was saved, while its last position still waits here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +11,10 @@ use futures::future::join_all;
 use tokio::sync::mpsc;
 
 use crate::backplane::Backplane;
+use crate::backplane::bookmarks::newer;
 use crate::local::connection::bookmark::SavedBookmark;
+use crate::protocol::ids::UserId;
+use crate::protocol::position::Position;
 
 /// Most positions that are taken together.
 const BATCH: usize = 1_024;
@@ -22,12 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) async fn serve(backplane: Arc<Backplane>, mut waiting: mpsc::Receiver<SavedBookmark>) {
     let mut taken = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut taken, BATCH).await > 0 {
-        let mut latest = HashMap::new();
-        for one in taken.drain(..) {
-            latest.insert((one.user, one.device), one.position);
-        }
-        let latest: Vec<_> = latest.into_iter().collect();
-        for part in latest.chunks(AT_ONCE) {
+        let furthest: Vec<_> = furthest(taken.drain(..)).into_iter().collect();
+        for part in furthest.chunks(AT_ONCE) {
             let saves = part.iter().map(async |((user, device), position)| {
                 let save = backplane.save_bookmark(user, device, *position);
                 // Told of where Redis is looked after.
@@ -35,5 +36,43 @@ pub(crate) async fn serve(backplane: Arc<Backplane>, mut waiting: mpsc::Receiver
             });
             join_all(saves).await;
         }
+    }
+}
+
+/// How far each device has read.
+fn furthest(saved: impl Iterator<Item = SavedBookmark>) -> HashMap<(UserId, Arc<str>), Position> {
+    let mut furthest = HashMap::new();
+    for one in saved {
+        let device = (one.user, one.device);
+        let known = furthest.get(&device).copied();
+        furthest.insert(device, newer(known, one.position));
+    }
+    furthest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::position::EntryId;
+
+    fn saved(device: &str, ms: u64) -> SavedBookmark {
+        let entry = EntryId { ms, seq: 0 };
+        SavedBookmark {
+            user: "42".parse().unwrap(),
+            device: device.into(),
+            position: Position { n: 1, entry },
+        }
+    }
+
+    #[test]
+    fn what_a_device_has_read_is_not_taken_back_by_what_waits_behind_it() {
+        let waiting = [saved("tab", 7), saved("phone", 3), saved("tab", 5)];
+        let furthest = furthest(waiting.into_iter());
+        let of = |device: &str| {
+            furthest[&("42".parse().unwrap(), Arc::from(device))]
+                .entry
+                .ms
+        };
+        assert_eq!((of("tab"), of("phone")), (7, 3));
     }
 }
