@@ -72,14 +72,17 @@ impl Config {
         if !is_set("PUSH_TOPICS") && pairs.iter().any(has_tokens) {
             pairs.push(("PUSH_TOPICS".to_owned(), String::new()));
         }
-        for (name, _) in &pairs {
-            if !VARIABLES.iter().any(|variable| variable.name == name) {
+        // What is unknown does not go on: envy takes the prefix away as often as it is there.
+        pairs.retain(|(name, _)| {
+            let is_known = VARIABLES.iter().any(|variable| variable.name == name);
+            if !is_known {
                 match nearest(name) {
                     Some(known) => faults.add(name, format!("is unknown; did you mean {known}?")),
                     None => faults.add(name, "is unknown; .env.example lists all variables"),
                 }
             }
-        }
+            is_known
+        });
 
         let texts: Texts = envy::prefixed(PREFIX)
             .from_iter(pairs)

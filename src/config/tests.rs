@@ -41,6 +41,17 @@ fn all_faults_are_named_at_once() {
 }
 
 #[test]
+fn the_prefix_is_taken_once() {
+    let pairs = [
+        ("PUSH_LISTEN", "127.0.0.1:1"),
+        ("PUSH_PUSH_LISTEN", "127.0.0.1:2"),
+    ];
+    let faults = faults(pairs);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].starts_with("PUSH_PUSH_LISTEN is unknown"));
+}
+
+#[test]
 fn every_variable_reaches_its_check() {
     // Too short for a key, and neither a number nor a name: no check accepts this text.
     let bad = "\u{1}";
