@@ -156,6 +156,23 @@ impl Backplane {
         }
     }
 
+    /// As [`Backplane::publish`], for lines, each with its deadline, of which the node gets all or
+    /// none. Answers in the order of the lines.
+    pub(crate) async fn publish_together(
+        &self,
+        node: &NodeId,
+        lines: Vec<(String, Instant)>,
+    ) -> Vec<Published> {
+        match self {
+            Self::Standalone(standalone) => {
+                let lines = lines.into_iter();
+                let published = lines.map(|(line, _)| standalone.publish(node, line));
+                published.collect()
+            }
+            Self::Redis(redis) => redis.publish_together(node, lines).await,
+        }
+    }
+
     /// Publishes a line to a node. If it cannot be sent, the asker's deadline passes without an
     /// answer.
     pub(crate) async fn send(&self, node: &NodeId, line: String) {

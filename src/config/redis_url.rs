@@ -117,7 +117,7 @@ impl RedisUrl {
     ///
     /// # Errors
     /// The fault, without any part of the text that could be secret.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
         let url = match scheme.rsplit_once('-') {
             Some(("redis" | "rediss", "sentinel")) => Self::parse_sentinel(text),

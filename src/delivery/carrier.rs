@@ -29,6 +29,9 @@ use crate::telemetry::metrics::Metrics;
 /// Most shares that are stored, looked up and published together. After each chunk of a large batch
 /// others get their turn, and the deadline is looked at.
 pub(crate) const CHUNK: usize = 512;
+/// A chunk takes no further share once its messages have so many bytes: the lines for one node go in
+/// one payload, which other lines must not wait for long.
+const CHUNK_BYTES: usize = 256 * 1024;
 /// How long connections are told in the background to look for kept messages.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -188,8 +191,10 @@ impl Carrier {
 
     /// Delivers to connections on other nodes: one look-up and one publishing of each open share.
     async fn round(&self, shares: &mut [Delivery<'_>], held: &mut HashSet<Subject>) {
-        let mut chunks = shares.chunks_mut(CHUNK).peekable();
-        while let Some(chunk) = chunks.next() {
+        let mut rest = shares;
+        while !rest.is_empty() {
+            let (chunk, later) = rest.split_at_mut(chunk_of(rest));
+            rest = later;
             if let Err(Unavailable(reason)) = self.carry_once(chunk, held).await {
                 for share in chunk.iter_mut().filter(|share| share.is_open()) {
                     share.open = Some(reason);
@@ -197,7 +202,7 @@ impl Carrier {
             }
             let open = chunk.iter().filter(|share| share.is_open());
             held.extend(open.map(|share| share.subject.clone()));
-            if chunks.peek().is_some() {
+            if !rest.is_empty() {
                 tokio::task::yield_now().await;
             }
         }
@@ -228,11 +233,15 @@ impl Carrier {
             .map_err(|_| Unavailable("no answer from Redis in time"))??;
 
         let mut batches = Vec::new();
-        for (&i, locations) in open.iter().zip(rows) {
+        // Recipients of shares that stay open, which later ones must not overtake.
+        let mut left: HashSet<&Subject> = HashSet::new();
+        for ((&i, subject), locations) in open.iter().zip(&subjects).zip(rows) {
             let locations = match locations {
+                _ if !left.is_empty() && left.contains(subject) => continue,
                 Ok(locations) => locations,
                 Err(reason) => {
                     shares[i].open = Some(reason);
+                    left.insert(subject);
                     continue;
                 }
             };
@@ -244,17 +253,38 @@ impl Carrier {
                 }
             }
         }
-        for batch in &mut batches {
-            let line = self.line(shares, batch);
-            let deadline = shares[batch.shares[0].0].deadline;
-            batch.published = Some(self.backplane.publish(&batch.node, line, deadline).await);
-        }
+        self.publish(shares, &mut batches).await;
         // One push is the first for all its parts.
         let mut awaited = SmallVec::new();
         for batch in batches {
             self.finish(shares, batch, &mut awaited).await;
         }
         Ok(())
+    }
+
+    /// Publishes the line of each batch. All lines for one node go together: if it does not listen
+    /// now, but does in a moment, none of them may overtake another.
+    async fn publish(&self, shares: &mut [Delivery<'_>], batches: &mut [NodeBatch]) {
+        if let [only] = batches {
+            let line = self.line(shares, only);
+            let deadline = shares[only.shares[0].0].deadline;
+            only.published = Some(self.backplane.publish(&only.node, line, deadline).await);
+            return;
+        }
+        // Stable: the lines of one node keep their order.
+        batches.sort_by(|one, other| one.node.cmp(&other.node));
+        for those in batches.chunk_by_mut(|one, other| one.node == other.node) {
+            let lines = those.iter().map(|batch| {
+                let deadline = shares[batch.shares[0].0].deadline;
+                (self.line(shares, batch), deadline)
+            });
+            let lines = lines.collect();
+            let node = &those[0].node;
+            let published = self.backplane.publish_together(node, lines).await;
+            for (batch, published) in those.iter_mut().zip(published) {
+                batch.published = Some(published);
+            }
+        }
     }
 
     /// The line published for a batch. A sender that waits for more than routing gets a receipt.
@@ -409,6 +439,24 @@ pub(crate) fn parts_of(push: &Push) -> Vec<Part<'_>> {
         }
         Target::Connection(..) | Target::All => Vec::new(),
     }
+}
+
+/// How many of these shares go through a round together.
+fn chunk_of(shares: &[Delivery<'_>]) -> usize {
+    let (mut bytes, mut before) = (0, None);
+    let fits = shares.iter().take(CHUNK).take_while(|share| {
+        let fits = bytes < CHUNK_BYTES;
+        if let Operation::Push(push) = share.operation {
+            let is_same = before.is_some_and(|before| std::ptr::eq(before, push));
+            // Users of one push share its line, unless each owes a receipt.
+            if !is_same || share.wait > Wait::Routed {
+                bytes += push.message.data().len();
+            }
+            before = Some(push);
+        }
+        fits
+    });
+    fits.count()
 }
 
 /// Adds a share to the batches. Joins it with the one before if both are the same push to the

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::common::keep::{connect, hears, keep};
-use crate::common::{Redis, node, node_on, post, post_text};
+use crate::common::{Redis, eventually, node, node_on, post, post_text};
 
 /// A way to Redis that holds the first write of a message back until it is told to go on. The
 /// node may have closed the connection by then: Redis gets it all the same.
@@ -158,4 +158,40 @@ async fn many_ids_at_once_take_few_connections() {
 
 fn connections(redis: &Redis) -> usize {
     redis.cli(&["CLIENT", "LIST"]).lines().count()
+}
+
+/// A connection of the pool that broke while it was idle is not lent.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_redis_no_kept_push_waits_on_a_connection_to_the_old_one() {
+    let mut redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let push = async |id: String, timeout_ms: u64| {
+        let body = json!({"to": {"user": id}, "keep": true, "id": id, "data": 1,
+            "timeout_ms": timeout_ms});
+        let (status, answer) = post(&node.push_url, &body).await;
+        (status == 200).then_some(()).ok_or(answer)
+    };
+    let many = (0..64).map(|n| push(format!("before-{n}"), 30_000));
+    for kept in futures::future::join_all(many).await {
+        kept.expect("kept");
+    }
+    let connects = node.metric("redis_connects_total").await;
+    redis.restart();
+    eventually(async || {
+        let (now, up) = (
+            node.metric("redis_connects_total").await,
+            node.metric("redis_up").await,
+        );
+        (now > connects && up == 1.0).then_some(()).ok_or((now, up))
+    })
+    .await;
+    // A busy machine may delay one of them; each connection to the old Redis would delay another.
+    let mut refused = Vec::new();
+    while refused.len() < 3 {
+        match push(format!("after-{}", refused.len()), 1_500).await {
+            Ok(()) => return,
+            Err(answer) => refused.push(answer),
+        }
+    }
+    panic!("{refused:?}");
 }

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::common::keep::{connect, keep, ready};
-use crate::common::{Redis, node_on};
+use crate::common::keep::{connect, hears, keep, ready};
+use crate::common::{Redis, node_on, post};
 
 /// As after a fail-over: the message that the client had last is not there, but another one.
 #[tokio::test]
@@ -25,4 +25,29 @@ async fn a_position_whose_number_another_message_has_is_not_recovered() {
     }
     let client = connect(&node, "42", Some(&token)).await;
     assert_eq!(ready(&client, "recovered"), &json!(false));
+}
+
+/// As when an old master is asked that came back empty, and then the one that has all.
+#[tokio::test]
+async fn an_inbox_that_was_not_there_for_a_moment_is_not_given_again() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let mut client = connect(&node, "42", None).await;
+    let body = json!({"to": {"user": "42"}, "keep": true, "id": "m1", "data": 1});
+    post(&node.push_url, &body).await;
+    keep(&node, "42", 2).await;
+    hears(&mut client, 1..=2).await;
+    let (there, aside) = (["pn:inbox:{42}", "pn:pos:{42}"], ["inbox", "pos"]);
+    for (from, to) in [(there, aside), (aside, there)] {
+        for (from, to) in from.into_iter().zip(to) {
+            assert_eq!(redis.cli(&["RENAME", from, to]), "OK");
+        }
+        // A repeat has the node look into the inbox.
+        let (_, answer) = post(&node.push_url, &body).await;
+        assert_eq!(answer["status"], "duplicate", "{answer}");
+        let told = client.json().await;
+        assert_eq!(told["type"], "resync", "{told}");
+    }
+    keep(&node, "42", 3).await;
+    hears(&mut client, 3..=3).await;
 }

@@ -234,6 +234,17 @@ impl Redis {
         self.outboxes.publish(Some(node), line, deadline).await
     }
 
+    pub(crate) async fn publish_together(
+        &self,
+        node: &NodeId,
+        lines: Vec<(String, Instant)>,
+    ) -> Vec<Published> {
+        if self.is_believed_dead(node) && self.standing(node).await == Ok(Standing::Dead) {
+            return lines.iter().map(|_| Published::now(Ok(0))).collect();
+        }
+        self.outboxes.publish_together(node, lines).await
+    }
+
     pub(crate) async fn publish_all(&self, line: String, deadline: Instant) -> Published {
         if self.servers.is_clustered() {
             return Published::now(self.publish_to_each(line, deadline).await);

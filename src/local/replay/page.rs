@@ -77,6 +77,15 @@ impl LogExtent {
         }
     }
 
+    /// Where a reader from `since` stands who found nothing. Its entry stays: where a master that
+    /// came back empty gives way to one that has all, it must not get again what it was given.
+    fn end_of_nothing(&self, since: &Since) -> Position {
+        Position {
+            entry: since.entry(),
+            ..self.unwritten.position()
+        }
+    }
+
     /// Whether as many messages are there as were ever counted.
     pub(crate) const fn is_counted(&self) -> bool {
         match self.newest {
@@ -138,7 +147,7 @@ impl Page {
             Since::After(position) => extent.is_whole_after(position),
         };
         if newest.is_none() && entries.is_empty() {
-            return Self::empty(extent.unwritten.position(), is_continuous);
+            return Self::empty(extent.end_of_nothing(since), is_continuous);
         }
         // Without a number of their own: another program wrote them, or it was lost.
         let newest = newest.unwrap_or(length);

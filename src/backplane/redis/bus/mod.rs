@@ -1,5 +1,7 @@
 //! PUBLISH and SUBSCRIBE: lines to other nodes and from them.
 
+pub(crate) mod numbers;
+
 pub(crate) mod outbox;
 
 pub(crate) mod probes;

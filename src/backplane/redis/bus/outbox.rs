@@ -1,10 +1,11 @@
 //! Publishing: one outbox for each channel, batched by availability.
 //!
 //! A single line leaves at once. While publishes are under way, the lines that arrive meanwhile
-//! go together into the next one. Payloads of one outbox are numbered from 1. If Redis gives no
-//! answer, the outcome is unknown: the payload is sent again under the same number, and receivers
-//! drop a number they have had. Receivers detect a loss by the next number; if no payload
-//! follows, a tail repeats the last number.
+//! go together into the next one. Lines of one batch are a bundle and stay together: else Redis
+//! could find no receiver for one line of a sender, and one for the next. Payloads of one outbox
+//! are numbered from 1. If Redis gives no answer, the outcome is unknown: the payload is sent again
+//! under the same number, and receivers drop a number they have had. Receivers detect a loss by the
+//! next number; if no payload follows, a tail repeats the last number.
 //!
 //! A publisher can name any channel in its `reply`, and an outbox takes memory: for names that are
 //! not in the table of nodes there is a bounded number, and one that finds no subscriber ends at
@@ -13,7 +14,7 @@
 //! What must stay true: lines of one channel keep their order, each gets exactly one answer, and
 //! no number is used twice.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,11 +23,13 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use futures::stream::{FuturesOrdered, StreamExt};
 use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Published, Unavailable};
 use crate::backplane::redis::AWAY;
+use crate::backplane::redis::bus::numbers::ChannelNumbers;
 use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::servers::Servers;
@@ -36,11 +39,11 @@ use crate::protocol::ClusterKeys;
 use crate::protocol::ids::NodeId;
 use crate::telemetry::metrics::Metrics;
 
-/// Maximum number of lines queued in one outbox; further publishers wait.
+/// Maximum number of bundles queued in one outbox; further publishers wait.
 pub(crate) const QUEUE: usize = 4_096;
-/// Maximum number of lines in one payload.
+/// A payload takes no further bundle once it has this many lines.
 const LINES: usize = 64;
-/// A payload takes no further line once it has this many bytes.
+/// A payload takes no further bundle once it has this many bytes.
 const BYTES: usize = 32 * 1024;
 /// Maximum number of publishes under way at once.
 const IN_FLIGHT: usize = 8;
@@ -59,8 +62,6 @@ const IDLE_STRANGER: Duration = Duration::from_secs(2);
 const IDLE_UNHEARD: Duration = Duration::from_millis(10);
 /// Maximum number of open outboxes for such names; further publishers wait.
 const STRANGERS: usize = 1_024;
-/// Numbers of closed outboxes that are remembered, of nodes and of other names.
-const NUMBERS: usize = 4_096;
 /// Publishers to more such names than this.
 const TOO_MANY: Unavailable = Unavailable("too many channels of unknown nodes");
 
@@ -69,6 +70,9 @@ struct OutboxLine {
     deadline: Instant,
     answer: oneshot::Sender<Result<u32, Unavailable>>,
 }
+
+/// Lines that go in one payload.
+type Bundle = SmallVec<[OutboxLine; 1]>;
 
 struct Payload {
     text: Bytes,
@@ -90,7 +94,7 @@ struct Shared {
     lease: Arc<Lease>,
     keys: Keys,
     secrets: ClusterKeys,
-    open: DashMap<String, mpsc::Sender<OutboxLine>>,
+    open: DashMap<String, mpsc::Sender<Bundle>>,
     /// Places for outboxes of names that are not in the table.
     strangers: Arc<Semaphore>,
     numbers: Mutex<ChannelNumbers>,
@@ -104,51 +108,6 @@ impl std::fmt::Debug for OutboxLine {
         f.debug_struct("OutboxLine")
             .field("bytes", &self.text.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// The last numbers used for channels. They outlive the outbox.
-#[derive(Debug, Default)]
-struct ChannelNumbers {
-    nodes: HashMap<String, u64>,
-    /// Of other names.
-    strangers: HashMap<String, u64>,
-    /// The highest number of a stranger that was forgotten: where the others begin.
-    forgotten: u64,
-}
-
-impl ChannelNumbers {
-    /// The last number, and whether it was used.
-    fn get(&self, channel: &str, is_stranger: bool) -> (u64, bool) {
-        let last = self.nodes.get(channel);
-        match last.or_else(|| self.strangers.get(channel)) {
-            Some(last) => (*last, true),
-            None if is_stranger => (self.forgotten, false),
-            None => (0, false),
-        }
-    }
-
-    /// Remembers a number. Strangers are forgotten if there are many. Of nodes there is one entry
-    /// for each boot that this node has sent to.
-    fn set(&mut self, channel: String, number: u64, is_stranger: bool) {
-        if !is_stranger || self.nodes.contains_key(&channel) {
-            self.strangers.remove(&channel);
-            self.nodes.insert(channel, number);
-            return;
-        }
-        if self.strangers.len() >= NUMBERS {
-            let highest = self.strangers.drain().map(|(_, number)| number).max();
-            self.forgotten = self.forgotten.max(highest.unwrap_or(0));
-        }
-        self.strangers.insert(channel, number);
-    }
-
-    /// Forgets dead nodes, if there are many.
-    fn prune(&mut self, live: impl FnOnce() -> HashSet<String>) {
-        if self.nodes.len() >= NUMBERS {
-            let live = live();
-            self.nodes.retain(|channel, _| live.contains(channel));
-        }
     }
 }
 
@@ -183,6 +142,44 @@ impl Outboxes {
         text: String,
         deadline: Instant,
     ) -> Published {
+        let (answer, published) = oneshot::channel();
+        let line = OutboxLine {
+            text,
+            deadline,
+            answer,
+        };
+        self.put(node, smallvec![line], deadline).await;
+        Published(published)
+    }
+
+    /// As [`Outboxes::publish`], for lines that Redis takes all or none of, each with its deadline;
+    /// answers in the same order.
+    pub(crate) async fn publish_together(
+        &self,
+        node: &NodeId,
+        lines: Vec<(String, Instant)>,
+    ) -> Vec<Published> {
+        let Some(last) = lines.iter().map(|(_, deadline)| *deadline).max() else {
+            return Vec::new();
+        };
+        let (bundle, published) = lines
+            .into_iter()
+            .map(|(text, deadline)| {
+                let (answer, published) = oneshot::channel();
+                let line = OutboxLine {
+                    text,
+                    deadline,
+                    answer,
+                };
+                (line, Published(published))
+            })
+            .unzip();
+        self.put(Some(node), bundle, last).await;
+        published
+    }
+
+    /// Puts a bundle into an outbox; waits for room there.
+    async fn put(&self, node: Option<&NodeId>, bundle: Bundle, deadline: Instant) {
         let channel = match node {
             Some(node) => self.shared.keys.node_channel(node),
             None => self.shared.keys.global_channel(),
@@ -197,23 +194,24 @@ impl Outboxes {
                 let place = self.shared.strangers.clone().acquire_owned();
                 match tokio::time::timeout_at(deadline, place).await {
                     Ok(Ok(place)) => self.shared.outbox(channel, node, Some(place)),
-                    _ => return Published::now(Err(TOO_MANY)),
+                    _ => {
+                        for line in bundle {
+                            // The send fails if the sender has stopped waiting.
+                            let _ = line.answer.send(Err(TOO_MANY));
+                        }
+                        return;
+                    }
                 }
             }
         };
-        let (answer, published) = oneshot::channel();
         // Counted once there is room, because a waiting publisher may be dropped. `reserve` fails
         // only when the runtime is ending; the dropped `answer` tells the publisher.
         if let Ok(place) = outbox.reserve().await {
-            self.shared.unanswered.fetch_add(1, Ordering::Relaxed);
-            self.shared.metrics.lines.inc();
-            place.send(OutboxLine {
-                text,
-                deadline,
-                answer,
-            });
+            let lines = bundle.len();
+            self.shared.unanswered.fetch_add(lines, Ordering::Relaxed);
+            self.shared.metrics.lines.inc_by(lines as u64);
+            place.send(bundle);
         }
-        Published(published)
     }
 
     /// How many lines have no answer yet.
@@ -221,9 +219,9 @@ impl Outboxes {
         self.shared.unanswered.load(Ordering::Relaxed)
     }
 
-    /// How many lines wait for an answer, and how many are queued in the fullest outbox.
+    /// How many lines wait for an answer, and how many bundles are queued in the fullest outbox.
     pub(crate) fn load(&self) -> (usize, usize) {
-        let waiting = |outbox: &mpsc::Sender<OutboxLine>| QUEUE - outbox.capacity();
+        let waiting = |outbox: &mpsc::Sender<Bundle>| QUEUE - outbox.capacity();
         let fullest = self.shared.open.iter().map(|entry| waiting(entry.value()));
         (
             self.shared.unanswered.load(Ordering::Relaxed),
@@ -263,7 +261,7 @@ impl Shared {
         channel: String,
         node: Option<&NodeId>,
         stranger: Option<OwnedSemaphorePermit>,
-    ) -> mpsc::Sender<OutboxLine> {
+    ) -> mpsc::Sender<Bundle> {
         let entry = self.open.entry(channel.clone());
         let outbox = entry.or_insert_with(|| {
             let (outbox, lines) = mpsc::channel(QUEUE);
@@ -279,13 +277,13 @@ impl Shared {
         self: Arc<Self>,
         channel: String,
         listener: Option<NodeId>,
-        mut lines: mpsc::Receiver<OutboxLine>,
+        mut bundles: mpsc::Receiver<Bundle>,
         stranger: Option<OwnedSemaphorePermit>,
     ) {
         let is_stranger = stranger.is_some();
         // The second: whether a number may have been received.
         let (mut number, mut is_used) = self.numbers().get(&channel, is_stranger);
-        let mut waiting: VecDeque<OutboxLine> = VecDeque::new();
+        let mut waiting: VecDeque<Bundle> = VecDeque::new();
         let mut under_way = FuturesOrdered::new();
         let mut taken = Vec::with_capacity(LINES);
         // When a tail is due; `None` if no loss is possible since the last tail.
@@ -316,7 +314,7 @@ impl Shared {
                         tail = Some(Instant::now() + TAIL);
                     }
                 }
-                _ = lines.recv_many(&mut taken, LINES), if waiting.len() < LINES => {
+                _ = bundles.recv_many(&mut taken, LINES), if waiting.len() < LINES => {
                     waiting.extend(taken.drain(..));
                 }
                 // Not while a payload is under way: receivers would take it for lost.
@@ -328,7 +326,7 @@ impl Shared {
                 }
                 () = tokio::time::sleep(idle_time(is_stranger, is_used)), if under_way.is_empty() && waiting.is_empty() => {
                     // If no sender is held elsewhere, no line can be on its way to this task.
-                    let is_idle = |outbox: &mpsc::Sender<OutboxLine>| outbox.strong_count() == 1 && lines.is_empty();
+                    let is_idle = |outbox: &mpsc::Sender<Bundle>| outbox.strong_count() == 1 && bundles.is_empty();
                     let closed = self.open.remove_if(&channel, |channel, outbox| {
                         let idle = is_idle(outbox);
                         if idle && is_used {
@@ -350,24 +348,26 @@ impl Shared {
         self.numbers.lock()
     }
 
-    fn pack(&self, channel: &str, number: u64, waiting: &mut VecDeque<OutboxLine>) -> Payload {
+    fn pack(&self, channel: &str, number: u64, waiting: &mut VecDeque<Bundle>) -> Payload {
         let mut text = self.header(channel, protocol::header_line(self.lease.node(), number));
         let header = text.len();
         let mut answers = Vec::with_capacity(waiting.len().min(LINES));
         let mut deadline = Instant::now();
         while answers.len() < LINES && (answers.is_empty() || text.len() < BYTES) {
-            let Some(line) = waiting.pop_front() else {
+            let Some(bundle) = waiting.pop_front() else {
                 break;
             };
-            text.push('\n');
-            if self.secrets.is_empty() || !protocol::is_command(&line.text) {
-                text.push_str(&line.text);
-            } else {
-                let signed = self.secrets.signed(channel, &text[..header], &line.text);
-                text.push_str(&signed);
+            for line in bundle {
+                text.push('\n');
+                if self.secrets.is_empty() || !protocol::is_command(&line.text) {
+                    text.push_str(&line.text);
+                } else {
+                    let signed = self.secrets.signed(channel, &text[..header], &line.text);
+                    text.push_str(&signed);
+                }
+                deadline = deadline.max(line.deadline);
+                answers.push(line.answer);
             }
-            deadline = deadline.max(line.deadline);
-            answers.push(line.answer);
         }
         self.metrics.batch_size.observe(answers.len() as f64);
         Payload {

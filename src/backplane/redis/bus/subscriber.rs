@@ -25,7 +25,7 @@ use crate::backplane::redis::registry::belief::LEASE;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::offer::RowOffer;
 use crate::backplane::redis::servers::errors::redacted;
-use crate::backplane::redis::servers::link::Link;
+use crate::backplane::redis::servers::link::{Link, WatchedLink};
 use crate::backplane::redis::servers::{ServerPlace, Servers};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
 use crate::local::hub::Hub;
@@ -68,7 +68,7 @@ struct RedisSubscription {
     last: Shutdown,
     reconnects: Receiver<fred::types::config::Server>,
     connecting: JoinHandle<Result<(), fred::error::Error>>,
-    watch: JoinHandle<()>,
+    watch: WatchedLink,
     /// Whether its first connect was reported as a reconnect, as fred does.
     announced: bool,
     /// When it was opened, or connected again.
@@ -78,7 +78,6 @@ struct RedisSubscription {
 impl Drop for RedisSubscription {
     fn drop(&mut self) {
         self.pump.abort();
-        self.watch.abort();
         // Without QUIT: a deaf connection would not receive it.
         self.connecting.abort();
         let client = self.client.clone();
@@ -287,7 +286,13 @@ impl Live {
     /// fails, the old one stays, and the next probe checks again.
     async fn replace(&mut self, bus: &Bus) {
         if let Some(new) = bus.open().await {
-            self.replaced = Some(std::mem::replace(&mut self.subscription, new));
+            let old = std::mem::replace(&mut self.subscription, new);
+            old.watch.end();
+            // The old one may have failed since the new one connected.
+            if self.subscription.client.is_connected() {
+                bus.servers.note_resubscribed();
+            }
+            self.replaced = Some(old);
             self.renew(bus);
             self.beat.reset_after(SETTLED);
         }
@@ -434,8 +439,7 @@ impl Bus {
         let last = Shutdown::default();
         let pump = tokio::spawn(self.pump.clone().run(messages, sender, last.clone()));
         let watch = self.servers.link_watch();
-        let watch = watch.watch(Link::Subscription, client.clone(), String::new());
-        let watch = tokio::spawn(watch);
+        let watch = watch.start(Link::Subscription, client.clone(), String::new());
         let connecting = client.connect();
         let mut subscription = RedisSubscription {
             place,

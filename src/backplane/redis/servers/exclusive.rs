@@ -34,6 +34,14 @@ pub(super) struct PooledClient {
     idle_since: Instant,
 }
 
+impl PooledClient {
+    /// fred 10.1: a client without a reconnect policy goes on saying that it is connected when its
+    /// connection has broken, and lets commands wait for one. Its task ends, though.
+    fn is_open(&self) -> bool {
+        self.client.is_connected() && !self.task.is_finished()
+    }
+}
+
 impl Drop for PooledClient {
     fn drop(&mut self) {
         self.task.abort();
@@ -117,7 +125,7 @@ impl ConnectionPool {
         let mut all = self.idle.lock();
         let idle = all.get_mut(place)?;
         while let Some(connection) = idle.pop() {
-            if connection.client.is_connected() && connection.idle_since.elapsed() < IDLE {
+            if connection.is_open() && connection.idle_since.elapsed() < IDLE {
                 return Some(connection);
             }
         }

@@ -3,14 +3,17 @@
 //! A connection that is refused breaks first ("connection closed") and hears the cause only when it
 //! is dialled again: another password, a certificate, too many clients. So each new kind of error is
 //! logged, whatever came before, and the latest one with a cause is the node's reason. What must
-//! stay true: a kind is logged once per break, and a connect ends the break.
+//! stay true: a kind is logged once per break, a connect ends the break, and a connection that was
+//! replaced tells nothing any more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fred::prelude::{Client, EventInterface};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast::error::RecvError, watch};
+use tokio::task::JoinHandle;
 
 use crate::backplane::redis::servers::errors::{Cause, cause, redacted};
 use crate::telemetry::metrics::Metrics;
@@ -46,9 +49,13 @@ impl LinkFaults {
     }
 
     /// Notes an error; answers whether to log it.
-    fn note(&self, link: Link, cause: Cause) -> bool {
+    fn note(&self, link: Link, cause: Cause, is_over: &AtomicBool) -> bool {
         // A break in the connection says less than what was heard before it.
         let mut reason = self.of(link).lock();
+        // Asked under the lock: what is noted before the end, the successor's `clear` removes.
+        if is_over.load(Ordering::Acquire) {
+            return false;
+        }
         if cause.is_named || reason.is_none() {
             *reason = Some(cause.reason);
         }
@@ -61,7 +68,7 @@ impl LinkFaults {
     }
 
     /// Notes that a link works.
-    fn clear(&self, link: Link) {
+    pub(crate) fn clear(&self, link: Link) {
         *self.of(link).lock() = None;
         self.told.lock().retain(|_, one| *one != link);
     }
@@ -76,9 +83,37 @@ pub(crate) struct LinkWatch {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+/// A connection that is watched. Dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct WatchedLink {
+    task: JoinHandle<()>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl WatchedLink {
+    /// Nothing more is told of the connection. An abort alone may come too late: the task may be
+    /// noting an error at this moment, which no connect would remove.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.task.abort();
+    }
+}
+
+impl Drop for WatchedLink {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl LinkWatch {
-    /// Watches a client until it ends. `server` says where, for the log: empty, or ` at host:port`.
-    pub(crate) async fn watch(self, link: Link, client: Client, server: String) {
+    /// Watches a client. `server` says where, for the log: empty, or ` at host:port`.
+    pub(crate) fn start(self, link: Link, client: Client, server: String) -> WatchedLink {
+        let is_over = Arc::<AtomicBool>::default();
+        let task = tokio::spawn(self.watch(link, client, server, is_over.clone()));
+        WatchedLink { task, is_over }
+    }
+
+    async fn watch(self, link: Link, client: Client, server: String, is_over: Arc<AtomicBool>) {
         let mut errors = client.error_rx();
         let mut connects = client.reconnect_rx();
         loop {
@@ -86,7 +121,7 @@ impl LinkWatch {
                 error = errors.recv() => match error {
                     Ok((error, _)) => {
                         let cause = cause(&error);
-                        if self.faults.note(link, cause) {
+                        if self.faults.note(link, cause, &is_over) {
                             tracing::warn!(
                                 error = %redacted(&error),
                                 "no connection to Redis{server}: {}; retrying", cause.reason
@@ -110,5 +145,29 @@ impl LinkWatch {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_replaced_tells_nothing_any_more() {
+        let faults = LinkFaults::default();
+        let refused = Cause {
+            reason: "Redis refuses connections",
+            is_named: true,
+        };
+        let (old, new) = (AtomicBool::new(false), AtomicBool::new(false));
+        assert!(faults.note(Link::Commands, refused, &old));
+        assert_eq!(faults.reason(), Some(refused.reason));
+        // The new one has connected, and the old one is dialled once more.
+        old.store(true, Ordering::Release);
+        faults.clear(Link::Commands);
+        assert!(!faults.note(Link::Commands, refused, &old));
+        assert_eq!(faults.reason(), None);
+        assert!(faults.note(Link::Commands, refused, &new));
+        assert_eq!(faults.reason(), Some(refused.reason));
     }
 }

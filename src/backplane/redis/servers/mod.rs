@@ -39,7 +39,7 @@ pub(crate) use crate::backplane::redis::servers::commands::{
     OVERTAKEN, asking, exec, multi, queue,
 };
 use crate::backplane::redis::servers::errors::{Complaints, redacted};
-use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch};
+use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch, WatchedLink};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
 use crate::telemetry::metrics::Metrics;
@@ -106,13 +106,23 @@ pub(crate) struct Server {
     pub(crate) host: Option<Host>,
     pub(crate) client: Client,
     connection: JoinHandle<Result<(), Error>>,
-    watch: JoinHandle<()>,
+    /// None before the first server is known.
+    watch: Option<WatchedLink>,
+}
+
+impl Server {
+    /// Closes the connection, although tasks may hold it: their commands fail.
+    fn end(&self) {
+        self.connection.abort();
+        if let Some(watch) = &self.watch {
+            watch.end();
+        }
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.connection.abort();
-        self.watch.abort();
+        self.end();
     }
 }
 
@@ -155,15 +165,11 @@ impl Servers {
             };
             started(client, None, watch)
         } else {
-            let (connection, watch) = (
-                tokio::spawn(std::future::ready(Ok(()))),
-                tokio::spawn(async {}),
-            );
             Server {
                 host: None,
                 client,
-                connection,
-                watch,
+                connection: tokio::spawn(std::future::ready(Ok(()))),
+                watch: None,
             }
         };
         let routes = SlotMap {
@@ -221,6 +227,11 @@ impl Servers {
             breaks: self.0.breaks.clone(),
             metrics: self.0.metrics.clone(),
         }
+    }
+
+    /// The subscription is another one, which works. Its predecessor has ended.
+    pub(crate) fn note_resubscribed(&self) {
+        self.0.faults.clear(Link::Subscription);
     }
 
     /// Why there is no connection, as far as that is known.
@@ -418,8 +429,19 @@ impl Servers {
         }
     }
 
+    /// Servers that are in the routes no more are left at once, although a task may still hold the
+    /// old routes: a command that waits for one could find it back, and empty.
     fn install(&self, routes: SlotMap) {
-        *self.0.routes.write() = Arc::new(routes);
+        let routes = Arc::new(routes);
+        let old = std::mem::replace(&mut *self.0.routes.write(), routes.clone());
+        let stays =
+            |server: &Arc<Server>| routes.servers.iter().any(|one| Arc::ptr_eq(one, server));
+        let left = old.servers.iter().filter(|server| !stays(server));
+        left.for_each(|server| server.end());
+        // Those may have failed since the new ones connected.
+        if routes.servers.iter().all(|one| one.client.is_connected()) {
+            self.0.faults.clear(Link::Commands);
+        }
         self.0.turns.send_modify(|count| *count += 1);
         self.0.metrics.redis_turns.inc();
     }
@@ -435,11 +457,43 @@ impl Servers {
 fn started(client: Client, host: Option<Host>, watch: LinkWatch) -> Server {
     let at = host.as_ref();
     let at = at.map_or(String::new(), |(host, port)| format!(" at {host}:{port}"));
-    let watch = tokio::spawn(watch.watch(Link::Commands, client.clone(), at));
+    let watch = watch.start(Link::Commands, client.clone(), at);
     Server {
         connection: client.connect(),
         host,
         client,
-        watch,
+        watch: Some(watch),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fred::prelude::KeysInterface;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_for_a_server_that_is_left_is_not_carried_out_later() {
+        // A port that refuses connections, so that commands wait.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        drop(listener);
+        let url = RedisUrl::parse(&format!("redis://127.0.0.1:{port}")).expect("a URL");
+        let metrics = Arc::<Metrics>::default();
+        let servers = Servers::new(&url, String::new(), String::new(), metrics).expect("servers");
+        // As a task does that looks up rows.
+        let held = servers.routes();
+        let waits = {
+            let client = held.servers[0].client.clone();
+            tokio::spawn(async move { client.get::<Option<String>, _>("key").await })
+        };
+        while held.servers[0].client.command_queue_len() == 0 {
+            tokio::task::yield_now().await;
+        }
+        servers.lead_to(servers.dial_by_name().expect("a server"));
+        let answer = waits.await.expect("no panic");
+        let error = answer.expect_err("it is not carried out");
+        // It has not waited in vain until its time was over.
+        assert_ne!(*error.kind(), ErrorKind::Timeout, "{error:?}");
     }
 }

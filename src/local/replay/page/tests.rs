@@ -206,3 +206,19 @@ fn a_number_that_another_message_has_proves_nothing() {
     let since = Since::After(position(2, 20));
     assert!(Page::new(&since, &twin, entries(30, 34)).is_continuous);
 }
+
+#[test]
+fn a_reader_who_finds_nothing_any_more_stays_where_it_was_by_its_entry() {
+    let here = position(first_number() + 3, 30);
+    let nothing = LogExtent {
+        newest: None,
+        ..extent(0, 0)
+    };
+    let page = Page::new(&Since::After(here), &nothing, Vec::new());
+    assert!(!page.is_continuous);
+    assert_eq!(page.end.entry, here.entry);
+    assert!(Unwritten::of(&page.end).is_some());
+    // What is kept there from now on is its next.
+    let first = position(first_number() + 1, 40);
+    assert!(first.follows(&page.end));
+}
