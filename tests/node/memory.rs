@@ -1,5 +1,5 @@
-//! All queues together are bounded (`PUSH_MEMORY_BYTES`): clients that take nothing go, those that
-//! hold most first, and one that reads stays.
+//! All queues together are bounded (`PUSH_MEMORY_BYTES`): clients that take nothing go, as many as
+//! are in the way, and one that reads stays.
 
 use serde_json::{Value, json};
 
@@ -132,14 +132,14 @@ async fn a_message_for_many_counts_once() {
 }
 
 #[tokio::test]
-async fn the_fullest_of_those_that_take_nothing_goes_first() {
+async fn no_more_clients_go_than_are_in_the_way() {
     let node = bounded("1");
-    let mut large = stalled(&node, "large").await;
+    let _large = stalled(&node, "large").await;
     let _small = stalled(&node, "small").await;
     fill(&node, "large", 0.6 * BOUND).await;
     fill(&node, "small", 0.9 * BOUND).await;
     fill(&node, "large", BOUND).await;
-    // As soon as it has taken nothing for so long that it is not only behind.
+    // As soon as one has taken nothing for so long that it is not only behind.
     eventually(async || match node.metric("shed_total").await {
         1.0 => Ok(()),
         n => Err(n),
@@ -151,7 +151,5 @@ async fn the_fullest_of_those_that_take_nothing_goes_first() {
     )
     .await;
     assert_eq!(there["connections"], 1, "{there}");
-    let (_, code) = wake(&mut large).await;
-    assert_eq!(code, 4002);
     assert_eq!(closed_as_slow(&node).await, 1.0);
 }

@@ -23,17 +23,18 @@ struct Stalled {
     weight: usize,
 }
 
+/// Those first that are to go first.
+fn order(stalled: &mut [Stalled]) {
+    stalled.sort_by_key(|one| (Reverse(one.beats.min(STALLED)), Reverse(one.weight)));
+}
+
 impl ShardTask {
     /// Lets slow clients go until this shard is a little below its part of the bound.
     pub(crate) fn shed(&mut self) {
         let before = self.holds.held();
         let target = self.holds.target();
         let mut stalled = self.stalled();
-        stalled.sort_by_key(|one| {
-            let is_sure = one.beats >= STALLED;
-            let beats = if is_sure { STALLED } else { one.beats };
-            (Reverse(beats), Reverse(one.weight))
-        });
+        order(&mut stalled);
         let mut shed = 0;
         for one in stalled {
             let is_needed = one.beats >= STALLED || self.holds.is_pressing();
@@ -97,8 +98,8 @@ impl ShardTask {
         before.is_some() && waiting(self) == before
     }
 
-    /// A client that is told to go leaves a frame behind that is partly out, and its goodbye comes
-    /// after that. If those are too many, they are not told.
+    /// Of a client that is told to go, a frame stays that is partly out, before its goodbye. If
+    /// those are too many, their clients are not told.
     fn cut(&mut self, target: usize) {
         if self.holds.held() <= self.holds.share() {
             return;
@@ -115,5 +116,30 @@ impl ShardTask {
             }
             self.with_slot(fd, Self::remove);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fullest_of_those_that_take_nothing_goes_first() {
+        let stalled = |(fd, beats, weight)| Stalled {
+            fd: Fd(fd),
+            beats,
+            weight,
+        };
+        let all = [
+            (1, 9, 10),
+            (2, 2, 30),
+            (3, 0, 90),
+            (4, 1, 5),
+            (5, 3, 20),
+            (6, 1, 6),
+        ];
+        let mut all = all.map(stalled);
+        order(&mut all);
+        assert_eq!(all.map(|one| one.fd.0), [2, 5, 1, 6, 4, 3]);
     }
 }
