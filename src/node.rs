@@ -8,6 +8,8 @@ mod secrets;
 
 mod file_limit;
 
+mod memory_limit;
+
 mod reload;
 
 use std::sync::Arc;
@@ -338,6 +340,7 @@ fn start_hub(
     let seconds = |duration: Duration| duration.as_secs() as u32;
     let settings = Arc::new(Settings {
         queue_bytes: config.queue_bytes,
+        memory_bytes: memory_limit::of(config),
         limits: Limits {
             message_bytes: config.max_message_bytes,
             fragments: MAX_FRAGMENTS,

@@ -27,6 +27,7 @@ pub(super) async fn read(
         metrics.waiting_bytes.set(load.bytes as i64);
         metrics.blocked_connections.set(load.blocked as i64);
         metrics.queue("client", load.fullest, most);
+        metrics.queue("clients", load.held, load.may_hold);
     }
     let (commands, most) = hub.backlog();
     metrics.queue("shard", commands, most);

@@ -8,6 +8,8 @@ pub(crate) mod retry;
 
 pub(crate) mod admission;
 
+pub(crate) mod budget;
+
 pub(crate) mod map;
 
 pub(crate) mod dirty_rows;

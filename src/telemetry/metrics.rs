@@ -180,6 +180,8 @@ metrics! {
         "Failed accept calls, usually for lack of file descriptors";
     closes: Family<Reason, Counter> = Family::default(), "closes",
         "Client connections closed, by reason";
+    shed: Counter = Counter::default(), "shed",
+        "Slow clients closed because all queues together held more than PUSH_MEMORY_BYTES";
     requests_refused: Family<Reason, Counter> = Family::default(), "requests_refused",
         "API requests refused, by error code; an invalid item of a batch counts as bad_item";
     pushes: Family<Outcome, Counter> = Family::default(), "pushes",

@@ -31,6 +31,7 @@ mod doors;
 mod identity;
 mod keep;
 mod many_topics;
+mod memory;
 mod named_events;
 mod passes;
 mod presence;

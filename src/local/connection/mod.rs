@@ -59,6 +59,8 @@ const RETRY_DRAINED: u64 = 1_000;
 pub(crate) struct Settings {
     /// Bytes that may wait for one client.
     pub queue_bytes: usize,
+    /// Bytes that may wait for all clients together.
+    pub memory_bytes: usize,
     /// Bounds on what a client sends.
     pub limits: Limits,
     /// Most messages from a client in a second; 0: no limit.
@@ -373,6 +375,11 @@ impl Connection {
             self.write_due = now + 1 + settings.write;
         }
         self.heartbeat.wrote(wrote, now, settings.pong)
+    }
+
+    /// Since when its client has taken nothing, if its socket is full.
+    pub(crate) fn blocked_since(&self, settings: &Settings) -> Option<Tick> {
+        (self.write_due != NEVER).then(|| self.write_due.saturating_sub(1 + settings.write))
     }
 
     /// Whether its pong may take longer, because of what is on its way before the ping.

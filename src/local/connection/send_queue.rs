@@ -9,11 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::local::budget::{Hold, Holds, PLACE};
 use crate::local::receipt::Receipt;
 use crate::protocol::{Message, Policy};
 
 /// Charged for each frame beside its bytes, so that a million empty ones are not free.
-const OVERHEAD: usize = 64;
+const OVERHEAD: usize = PLACE;
 /// Most frames in one `writev`. More gain nothing: the copy into the socket dominates.
 pub(crate) const MAX_SLICES: usize = 64;
 
@@ -23,6 +24,8 @@ struct Outgoing {
     /// The message it came from, where that matters later: to be replaced by key, or acknowledged.
     message: Option<Arc<Message>>,
     receipt: Option<Receipt>,
+    /// Counts it in the node's budget, if it stayed here after a write.
+    hold: Option<Hold>,
     /// A push, as against a frame of our own; only pushes are counted.
     is_push: bool,
 }
@@ -52,6 +55,8 @@ pub(crate) struct Queue {
     offset: usize,
     /// Sum of frames and their overhead.
     bytes: usize,
+    /// Among those that are counted in the budget may be some that are not.
+    has_gaps: bool,
 }
 
 impl Queue {
@@ -82,6 +87,7 @@ impl Queue {
             frame,
             message: None,
             receipt: None,
+            hold: None,
             is_push,
         });
     }
@@ -105,6 +111,8 @@ impl Queue {
             let replaced = std::mem::replace(&mut older.frame, frame);
             let older_message = older.message.replace(message.clone());
             older.receipt = receipt.cloned();
+            older.hold = None;
+            self.has_gaps = true;
             self.bytes = self.bytes - replaced.len() + length;
             return Offer::Replaced(older_message);
         }
@@ -118,6 +126,7 @@ impl Queue {
             frame,
             message,
             receipt: receipt.cloned(),
+            hold: None,
             is_push: true,
         });
         Offer::Queued
@@ -187,9 +196,37 @@ impl Queue {
         messages
     }
 
+    /// Counts in the budget what stays here because the socket takes no more.
+    pub(crate) fn hold(&mut self, holds: &mut Holds) {
+        let all = std::mem::take(&mut self.has_gaps);
+        for outgoing in self.frames.iter_mut().rev() {
+            if outgoing.hold.is_some() {
+                if all {
+                    continue;
+                }
+                break;
+            }
+            let message = outgoing.message.as_deref();
+            let beside = message.map_or(0, |message| message.data().len());
+            outgoing.hold = Some(holds.hold(&outgoing.frame, beside));
+        }
+    }
+
+    /// What the node would have back without this queue: its share of what it holds.
+    pub(crate) fn weight(&self) -> usize {
+        let holds = self.frames.iter().filter_map(|one| one.hold.as_ref());
+        holds.map(Hold::weight).sum()
+    }
+
     /// How many bytes wait, with what is charged for each frame.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// How many bytes of frames are not in the socket yet.
+    pub(crate) fn left(&self) -> usize {
+        let frames = self.frames.iter().map(|outgoing| outgoing.frame.len());
+        frames.sum::<usize>() - self.offset
     }
 
     /// How many pushes wait.
@@ -217,6 +254,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::budget::Budget;
     use crate::protocol::{Dialect, PushRequest};
 
     fn message(policy: &str, data: &str) -> Arc<Message> {
@@ -287,6 +325,33 @@ mod tests {
         let newer = message("latest:a", "4");
         assert!(matches!(offer(&mut queue, &newer, 10_000), Offer::Queued));
         assert_eq!(content(&queue), b"\x03\"3\"\x81\x03\"2\"\x81\x03\"4\"");
+    }
+
+    #[test]
+    fn what_stays_is_counted_once_whatever_takes_it_out_again() {
+        let budget = Budget::new(usize::MAX, 1);
+        let mut holds = Holds::new(&budget);
+        let mut queue = Queue::default();
+        let sizes = |queue: &Queue, holds: &Holds| (queue.weight(), holds.held());
+        // Of a keyed one the message stays, too: its data are counted beside its frame.
+        offer(&mut queue, &message("latest:a", "1"), 10_000);
+        offer(&mut queue, &message("close", "22"), 10_000);
+        assert_eq!(sizes(&queue, &holds), (0, 0), "nothing is held yet");
+        queue.hold(&mut holds);
+        queue.hold(&mut holds);
+        let both = (5 + 3 + PLACE) + (6 + PLACE);
+        assert_eq!(sizes(&queue, &holds), (both, both));
+        offer(&mut queue, &message("latest:a", "333"), 10_000);
+        queue.hold(&mut holds);
+        assert_eq!(sizes(&queue, &holds), (both + 4, both + 4), "replaced");
+        queue.advance(7, drop);
+        assert_eq!(sizes(&queue, &holds), (6 + PLACE, 6 + PLACE), "written");
+        queue.clear_unstarted();
+        assert_eq!(sizes(&queue, &holds), (0, 0), "cleared");
+        offer(&mut queue, &message("close", "1"), 10_000);
+        queue.hold(&mut holds);
+        drop(queue);
+        assert_eq!(holds.held(), 0, "dropped");
     }
 
     #[test]

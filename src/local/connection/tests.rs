@@ -12,6 +12,7 @@ use crate::protocol::topic_pattern::TopicPatterns;
 
 const SETTINGS: Settings = Settings {
     queue_bytes: 4096,
+    memory_bytes: usize::MAX,
     limits: Limits {
         message_bytes: 1000,
         fragments: 8,

@@ -186,6 +186,10 @@ pub(crate) struct Load {
     pub(crate) fullest: usize,
     /// Connections whose socket takes no more.
     pub(crate) blocked: usize,
+    /// Bytes held by their queues, shared ones once.
+    pub(crate) held: usize,
+    /// How many bytes all queues of the node may hold.
+    pub(crate) may_hold: usize,
 }
 
 impl Load {
@@ -195,6 +199,8 @@ impl Load {
         self.bytes += other.bytes;
         self.fullest = self.fullest.max(other.fullest);
         self.blocked += other.blocked;
+        self.held += other.held;
+        self.may_hold = self.may_hold.max(other.may_hold);
     }
 }
 

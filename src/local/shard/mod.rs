@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::local::budget::{Budget, Holds};
 use crate::local::connection::Settings;
 use crate::local::shard::command::INBOX;
 use crate::local::shard::command::ShardHandle;
@@ -55,6 +56,7 @@ pub(crate) fn start(
     trace: &Arc<Trace>,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Vec<ShardHandle>> {
+    let budget = Budget::new(settings.memory_bytes, count);
     (0..count)
         .map(|number| {
             let (sender, inbox) = mpsc::channel(INBOX);
@@ -62,10 +64,10 @@ pub(crate) fn start(
                 inbox,
                 node.clone(),
                 Members::new(topics.clone(), number),
+                Holds::new(&budget),
                 settings.clone(),
                 outlets.clone(),
-                trace.clone(),
-                metrics.clone(),
+                (trace.clone(), metrics.clone()),
             )?;
             let handle = ShardHandle::new(sender, shard.count.clone());
             tokio::spawn(shard.run());

@@ -6,6 +6,8 @@ pub(crate) mod deliver;
 
 pub(crate) mod replay;
 
+pub(crate) mod shed;
+
 pub(crate) mod topics;
 
 pub(crate) mod watchers;
@@ -26,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::local::admission::Permit;
+use crate::local::budget::Holds;
 use crate::local::connection::timer_wheel::{NEVER, Tick, Wheel};
 use crate::local::connection::{Connection, Next, Settings};
 use crate::local::pending_call::PendingCall;
@@ -81,6 +84,8 @@ pub(crate) struct ShardTask {
     slots: HashMap<Fd, usize, ahash::RandomState>,
     /// Which slots are in which topic.
     members: Members,
+    /// What the queues hold of the node's memory.
+    holds: Holds,
     /// Slots with something to write.
     dirty: Vec<usize>,
     /// Fds with more to read than one turn gave.
@@ -107,10 +112,10 @@ impl ShardTask {
         inbox: mpsc::Receiver<Command>,
         node: NodeId,
         members: Members,
+        holds: Holds,
         settings: Arc<Settings>,
         outlets: ShardOutputs,
-        trace: Arc<Trace>,
-        metrics: Arc<Metrics>,
+        (trace, metrics): (Arc<Trace>, Arc<Metrics>),
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
@@ -127,6 +132,7 @@ impl ShardTask {
             count: Arc::default(),
             slots: HashMap::default(),
             members,
+            holds,
             dirty: Vec::new(),
             unread: Vec::new(),
             scratch: vec![0; SCRATCH].into(),
@@ -159,7 +165,7 @@ impl ShardTask {
                     self.metrics.shard_batch_size.observe(count as f64);
                     for command in commands.drain(..) {
                         self.apply(command);
-                        if self.delivered > UNFLUSHED {
+                        if self.delivered > UNFLUSHED || self.holds.must_shed() {
                             self.flush().await;
                         }
                     }
@@ -365,7 +371,10 @@ impl ShardTask {
 
     fn touch(&mut self, slot: usize) {
         let place = &mut self.places[slot];
-        if !place.dirty && !place.blocked {
+        if place.blocked {
+            return place.connection.queue.hold(&mut self.holds);
+        }
+        if !place.dirty {
             place.dirty = true;
             self.dirty.push(slot);
         }

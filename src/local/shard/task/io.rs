@@ -115,6 +115,9 @@ impl ShardTask {
                 tokio::task::yield_now().await;
             }
         }
+        if self.holds.must_shed() {
+            self.shed();
+        }
         self.account();
         self.count.store(self.places.len(), Ordering::Relaxed);
     }
@@ -128,7 +131,9 @@ impl ShardTask {
             ..
         } = &mut self.places[slot];
         *dirty = false;
-        let Some(socket) = socket else { return };
+        let Some(socket) = socket else {
+            return connection.queue.hold(&mut self.holds);
+        };
         let mut progress = 0;
         let mut failed = false;
         let mut messages = 0;
@@ -166,6 +171,7 @@ impl ShardTask {
             self.await_pong(slot);
         }
         if is_blocked {
+            self.places[slot].connection.queue.hold(&mut self.holds);
             self.arm(slot);
         } else {
             self.emptied(slot);

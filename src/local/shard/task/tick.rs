@@ -10,6 +10,7 @@ use crate::protocol;
 impl ShardTask {
     pub(crate) fn on_beat(&mut self) {
         self.now = self.started.elapsed().as_secs() as Tick;
+        self.holds.look_again();
         let mut due = Vec::new();
         self.wheel.advance(self.now, |fd| due.push(fd));
         for fd in due {
@@ -71,7 +72,11 @@ impl ShardTask {
 
     /// What waits in the queues, counted one by one: no sum is kept that could go wrong.
     fn load(&self) -> Load {
-        let mut load = Load::default();
+        let mut load = Load {
+            held: self.holds.held(),
+            may_hold: self.holds.budget().limit(),
+            ..Load::default()
+        };
         for (_, place) in &self.places {
             let queue = &place.connection.queue;
             load.add(&Load {
@@ -79,6 +84,7 @@ impl ShardTask {
                 bytes: queue.bytes(),
                 fullest: queue.bytes(),
                 blocked: usize::from(place.blocked),
+                ..Load::default()
             });
         }
         load
