@@ -375,6 +375,12 @@ impl Connection {
         self.heartbeat.wrote(wrote, now, settings.pong)
     }
 
+    /// The socket took these pushes while the queue was empty, which changes no deadline.
+    pub(crate) fn wrote_at_once(&mut self, pushes: u64, bytes: u32) {
+        self.credit(pushes);
+        self.heartbeat.wrote_at_once(bytes);
+    }
+
     /// Whether its pong may take longer, because of what is on its way before the ping.
     pub(crate) fn is_awaited_longer(&self) -> bool {
         self.heartbeat.on_its_way() > 0
