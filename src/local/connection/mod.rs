@@ -103,10 +103,11 @@ enum State {
     },
     Open,
     /// The close frame is in the queue; gone at the tick at the latest. `finished` if nothing
-    /// that the client may still say matters.
+    /// that the client may still say matters, `parted` if it has said goodbye and says no more.
     Closing {
         until: Tick,
         finished: bool,
+        parted: bool,
     },
 }
 
@@ -286,6 +287,12 @@ impl Connection {
         matches!(self.state, State::Closing { finished: true, .. })
     }
 
+    /// Whether both sides have said goodbye once the queue is empty. A client that has not may
+    /// still send: a socket closed before that was read is reset, and loses what it was told.
+    pub(crate) fn has_parted(&self) -> bool {
+        matches!(self.state, State::Closing { parted: true, .. })
+    }
+
     pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
     }
@@ -402,6 +409,7 @@ impl Connection {
         self.state = State::Closing {
             until: now + 1 + CLOSE_TICKS,
             finished: !(reason.asks_to_go() && self.dialect.answers_goodbye()),
+            parted: reason == CloseReason::ByClient,
         };
         let dropped = if takes_nothing {
             self.queue.clear_unstarted()

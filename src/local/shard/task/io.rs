@@ -107,9 +107,9 @@ impl ShardTask {
     pub(crate) async fn flush(&mut self) {
         let mut written = 0;
         while let Some(slot) = self.dirty.pop() {
-            // The slot may be empty by now, or belong to another connection: then there is nothing
-            // to write, or it is written now instead of a little later.
-            if self.places.get(slot).is_some() {
+            // The slot may be empty or written by now, or belong to another connection, which
+            // then has a place of its own in the list if it needs one.
+            if self.places.get(slot).is_some_and(|place| place.dirty) {
                 self.write(slot);
             }
             written += 1;
@@ -212,6 +212,10 @@ impl ShardTask {
     /// All that waited is written.
     fn emptied(&mut self, slot: usize) {
         let connection = &mut self.places[slot].connection;
+        if connection.has_parted() {
+            // RFC 6455, 7.1.1: the server closes first, and does not wait for the client.
+            return self.remove(slot);
+        }
         if connection.is_finished() {
             if let Some(socket) = self.sockets.get(slot) {
                 socket.finish();
