@@ -1,5 +1,6 @@
 //! A line on a channel: whatever it is, it becomes a value or a fault, and a push that is
-//! understood is understood the same when it is written again.
+//! understood is understood the same when it is written again. The short way for the usual push
+//! makes no difference.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,6 +14,8 @@ fn stream(is_chunked: bool, has_envelopes: bool) -> Dialect {
 }
 
 fuzz_target!(|input: &[u8]| {
+    let plain = format!("{:?}", Line::parse(input));
+    assert_eq!(plain, format!("{:?}", Line::parse_any(input)));
     let Ok(Line::Push(push, reply)) = Line::parse(input) else {
         return;
     };

@@ -18,7 +18,7 @@ use crate::api::openapi::documented;
 use crate::app::App;
 use crate::delivery::answer::Answer;
 use crate::edge::error::{ErrorBody, HttpError, Routes, json};
-use crate::protocol::{InvalidInput, PushRequest, Status};
+use crate::protocol::{self, InvalidInput, PushRequest, Status};
 
 /// Most pushes in one batch.
 const MAX_BATCH: usize = 10_000;
@@ -119,7 +119,7 @@ async fn push_array(app: &App, body: &[u8]) -> Result<Response, HttpError> {
 
 async fn push_lines(app: &App, body: &[u8]) -> Result<Response, HttpError> {
     let lines = || {
-        body.split(|byte| *byte == b'\n')
+        protocol::lines(body)
             .map(<[u8]>::trim_ascii)
             .filter(|line| !line.is_empty())
     };

@@ -155,7 +155,7 @@ impl Inbound {
         let mut lines = 0_u32;
         let mut header: &[u8] = b"";
         let mut is_first = true;
-        for line in payload.split(|byte| *byte == b'\n') {
+        for line in protocol::lines(payload) {
             if line.trim_ascii().is_empty() || protocol::leaves_out(line, self.hub.node()) {
                 continue;
             }

@@ -123,12 +123,9 @@ impl Acceptor {
     fn take(&self, accepted: Accepted, port: Option<u16>, service: &Service) {
         match accepted {
             Accepted::Tcp(stream, address) => {
-                // Only fails on a socket that is gone already, which reading will show.
-                let _ = stream.set_nodelay(true);
                 self.admit(stream, Some(address.ip()), port, service);
             }
             Accepted::Proxied(stream, address) => {
-                let _ = stream.set_nodelay(true);
                 self.admit_proxied(stream, address.ip(), port, service);
             }
             Accepted::Unix(stream) => self.admit(stream, None, port, service),

@@ -130,6 +130,19 @@ pub(super) enum Kind {
     },
 }
 
+pub(super) fn check_id(id: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, InvalidInput> {
+    match id {
+        Some(id)
+            if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) =>
+        {
+            Err(InvalidInput::new(
+                "id must be 1 to 128 bytes without control characters",
+            ))
+        }
+        id => Ok(id.map(|id| id.into())),
+    }
+}
+
 /// The name of an event. Without control characters, because it stands in a line of its own in an
 /// event stream.
 pub(super) fn check_event(event: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, InvalidInput> {

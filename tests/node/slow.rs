@@ -175,6 +175,51 @@ async fn latest_keeps_the_newest_of_each_key() {
     assert_eq!(frames + replaced, last + 1 + OTHERS + 2, "{seen:?}");
 }
 
+/// Each comes alone, so it goes straight to the sockets until one of them is full.
+#[tokio::test]
+async fn broadcasts_reach_a_slow_client_whole_and_in_order_and_are_all_counted() {
+    let (node, mut slow) = node_and_slow_client("").await;
+    let mut other = Client::plain(&node.ws_url("other")).await;
+    let to_all = |n: u64, padding: usize| {
+        let data = json!({"n": n, "padding": "x".repeat(padding)});
+        json!({"to": {"all": true}, "data": data, "policy": "drop"})
+    };
+    let mut pushed = 0;
+    while count(&node, "drops_total", "slow").await == 0 {
+        assert!(pushed < MOST, "nothing was dropped");
+        push(&node, to_all(pushed, SIZE)).await;
+        assert_eq!(other.json().await["n"], pushed);
+        pushed += 1;
+    }
+    let mut dropped = 0;
+    eventually(async || {
+        let delivered = node.metric("deliveries_total").await as u64;
+        dropped = count(&node, "drops_total", "slow").await;
+        match delivered + dropped == 2 * pushed {
+            true => Ok(()),
+            false => Err((delivered, dropped, pushed)),
+        }
+    })
+    .await;
+    let mut seen = Vec::new();
+    for _ in 0..pushed - dropped {
+        seen.push(slow.frame().await.json()["n"].as_u64().expect("a number"));
+    }
+    assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+    push(&node, to_all(MOST, 1)).await;
+    assert_eq!(slow.frame().await.json()["n"], MOST);
+    eventually(async || {
+        let delivered = node.metric("deliveries_total").await;
+        match (delivered, node.metric("written_total").await) {
+            (delivered, written) if delivered == written => Ok(()),
+            both => Err(both),
+        }
+    })
+    .await;
+    let offered = node.metric("offered_total").await as u64;
+    assert_eq!(offered, 2 * (pushed + 1));
+}
+
 #[tokio::test]
 async fn a_client_that_takes_nothing_for_too_long_is_closed_although_its_queue_has_room() {
     let node = node(&[

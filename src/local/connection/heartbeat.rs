@@ -92,6 +92,11 @@ impl Heartbeat {
         false
     }
 
+    /// Notes what was written while nothing waited: no ping either.
+    pub(crate) fn wrote_at_once(&mut self, bytes: u32) {
+        self.after_ping = self.after_ping.saturating_add(bytes);
+    }
+
     /// Seconds that what is on its way may take on a slow link.
     pub(crate) fn on_its_way(&self) -> Tick {
         (self.before_ping / SLOWEST).min(MOST_ON_ITS_WAY)
@@ -160,6 +165,15 @@ mod tests {
         heartbeat.pinged(100, true);
         heartbeat.wrote(wrote(2, false, false), 75, PATIENCE);
         assert!(heartbeat.is_lost(75 + 1 + PATIENCE + MOST_ON_ITS_WAY));
+    }
+
+    #[test]
+    fn what_was_written_at_once_is_on_its_way_and_does_not_pass_for_a_ping() {
+        let mut heartbeat = pinged_at_25();
+        heartbeat.wrote_at_once(40_960);
+        assert_eq!(heartbeat.due(), 50, "the ping still waits");
+        assert!(heartbeat.wrote(wrote(2, false, false), 30, PATIENCE));
+        assert!(!heartbeat.is_lost(48) && heartbeat.is_lost(49));
     }
 
     #[test]

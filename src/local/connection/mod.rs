@@ -105,10 +105,11 @@ enum State {
     },
     Open,
     /// The close frame is in the queue; gone at the tick at the latest. `finished` if nothing
-    /// that the client may still say matters.
+    /// that the client may still say matters, `parted` if it has said goodbye and says no more.
     Closing {
         until: Tick,
         finished: bool,
+        parted: bool,
     },
 }
 
@@ -288,6 +289,12 @@ impl Connection {
         matches!(self.state, State::Closing { finished: true, .. })
     }
 
+    /// Whether both sides have said goodbye once the queue is empty. A client that has not may
+    /// still send: a socket closed before that was read is reset, and loses what it was told.
+    pub(crate) fn has_parted(&self) -> bool {
+        matches!(self.state, State::Closing { parted: true, .. })
+    }
+
     pub(crate) fn dialect(&self) -> Dialect {
         self.dialect
     }
@@ -382,6 +389,12 @@ impl Connection {
         (self.write_due != NEVER).then(|| self.write_due.saturating_sub(1 + settings.write))
     }
 
+    /// The socket took these pushes while the queue was empty, which changes no deadline.
+    pub(crate) fn wrote_at_once(&mut self, pushes: u64, bytes: u32) {
+        self.credit(pushes);
+        self.heartbeat.wrote_at_once(bytes);
+    }
+
     /// Whether its pong may take longer, because of what is on its way before the ping.
     pub(crate) fn is_awaited_longer(&self) -> bool {
         self.heartbeat.on_its_way() > 0
@@ -403,6 +416,7 @@ impl Connection {
         self.state = State::Closing {
             until: now + 1 + CLOSE_TICKS,
             finished: !(reason.asks_to_go() && self.dialect.answers_goodbye()),
+            parted: reason == CloseReason::ByClient,
         };
         let dropped = if takes_nothing {
             self.queue.clear_unstarted()

@@ -110,6 +110,7 @@ fn goodbye_is_answered_with_its_own_code_and_what_follows_is_ignored() {
         Next::End(CloseReason::ByClient)
     );
     connection.end(CloseReason::ByClient, 1);
+    assert!(connection.has_parted(), "its socket need not wait for it");
     assert_eq!(
         connection.queue.only(),
         Some(&websocket::close(3000, "")[..])

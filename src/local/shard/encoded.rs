@@ -12,8 +12,10 @@ pub(crate) struct Encoded([OnceCell<Bytes>; Dialect::COUNT]);
 
 impl Encoded {
     pub(crate) fn get(&self, dialect: Dialect, encode: impl FnOnce(Dialect) -> Bytes) -> Bytes {
-        self.0[dialect.index()]
-            .get_or_init(|| encode(dialect))
-            .clone()
+        self.borrow(dialect, encode).clone()
+    }
+
+    pub(crate) fn borrow(&self, dialect: Dialect, encode: impl FnOnce(Dialect) -> Bytes) -> &Bytes {
+        self.0[dialect.index()].get_or_init(|| encode(dialect))
     }
 }

@@ -13,6 +13,8 @@
 
 pub(crate) mod socket;
 
+pub(crate) mod socket_table;
+
 pub(crate) mod command;
 
 pub(crate) mod outlets;

@@ -37,7 +37,7 @@ use crate::local::shard::command::Command;
 use crate::local::shard::members::Members;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::shard::resync::Resync;
-use crate::local::shard::socket::Socket;
+use crate::local::shard::socket_table::SocketTable;
 use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId};
@@ -57,11 +57,10 @@ const READS: usize = 16;
 /// What one read may give.
 const SCRATCH: usize = 64 * 1024;
 
-/// A connection, its socket once it has come, and what its end must give back.
+/// A connection, and what its end must give back.
 #[derive(Debug)]
 struct ConnectionSlot {
     connection: Connection,
-    socket: Option<Socket>,
     _permit: Option<Arc<Permit>>,
     /// The socket took no more; wait for the kernel.
     blocked: bool,
@@ -79,6 +78,8 @@ pub(crate) struct ShardTask {
     poll: AsyncFd<Poll>,
     registry: Registry,
     places: Slab<ConnectionSlot>,
+    /// The sockets of those that have theirs, by slot.
+    sockets: SocketTable,
     /// Their number, for others to see.
     pub(crate) count: Arc<AtomicUsize>,
     slots: HashMap<Fd, usize, ahash::RandomState>,
@@ -129,6 +130,7 @@ impl ShardTask {
             poll,
             registry,
             places: Slab::new(),
+            sockets: SocketTable::default(),
             count: Arc::default(),
             slots: HashMap::default(),
             members,
@@ -164,7 +166,12 @@ impl ShardTask {
                     }
                     self.metrics.shard_batch_size.observe(count as f64);
                     for command in commands.drain(..) {
-                        self.apply(command);
+                        match command {
+                            Command::Broadcast { .. } | Command::Publish { .. } if count == 1 => {
+                                self.apply_alone(command).await;
+                            }
+                            command => self.apply(command),
+                        }
                         if self.delivered > UNFLUSHED || self.holds.must_shed() {
                             self.flush().await;
                         }
@@ -195,7 +202,7 @@ impl ShardTask {
         }
     }
 
-    fn apply(&mut self, command: Command) {
+    pub(crate) fn apply(&mut self, command: Command) {
         match command {
             Command::Reserve(wanted) => self.reserve(*wanted),
             Command::Attach(attach) => self.attach(*attach),
@@ -339,6 +346,8 @@ impl ShardTask {
     /// Begins the end of a connection: counted, out of the directory, goodbye sent.
     fn end(&mut self, slot: usize, reason: CloseReason) {
         self.leave_topics(slot);
+        self.settle(slot);
+        self.sockets.hold(slot);
         let place = &mut self.places[slot];
         let dropped = place.connection.end(reason, self.now);
         self.save_bookmark(slot);
@@ -362,6 +371,7 @@ impl ShardTask {
     /// Lets the socket go.
     fn remove(&mut self, slot: usize) {
         let place = self.places.remove(slot);
+        self.sockets.remove(slot);
         self.slots.remove(&place.connection.fd);
         let (user, fd) = (&place.connection.user, place.connection.fd);
         let dropped = place.connection.queue.pushes();
@@ -370,6 +380,7 @@ impl ShardTask {
     }
 
     fn touch(&mut self, slot: usize) {
+        self.sockets.hold(slot);
         let place = &mut self.places[slot];
         if place.blocked {
             return place.connection.queue.hold(&mut self.holds);

@@ -18,10 +18,11 @@ use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
 use crate::protocol::json::{Names, ObjectOnly, Users, or_default, present, to_json};
 use crate::protocol::message::{
-    Except, Kind, Message, Policy, Push, Target, check_event, write_target,
+    Except, Kind, Message, Policy, Push, Target, check_event, check_id, write_target,
 };
 use crate::protocol::outcome::{DeliveryReport, ReceiptRequest, Status};
-use crate::protocol::sender::push::{ExceptFields, NOT_KEPT, ToFields, check_id, check_policy};
+use crate::protocol::sender::plain_push::plain_push;
+use crate::protocol::sender::push::{ExceptFields, NOT_KEPT, ToFields, check_policy};
 use crate::protocol::sender::reply::reply_push;
 use crate::protocol::session_id::SessionId;
 
@@ -70,8 +71,7 @@ pub enum Line {
     Presence(PresenceLine),
 }
 
-/// All fields a line may have. Unknown ones are ignored, so that nodes of two versions can
-/// share a Redis while one replaces the other.
+/// All fields a line may have. Unknown ones are ignored.
 #[derive(Deserialize)]
 struct LineFields<'a> {
     #[serde(default, borrow)]
@@ -142,6 +142,15 @@ impl Line {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(line: &[u8]) -> Result<Self, InvalidInput> {
+        let plain = plain_push(line).map(|push| Ok(Self::Push(push, None)));
+        plain.unwrap_or_else(|| Self::parse_any(line))
+    }
+
+    /// As [`Line::parse`], without its short way for the usual push.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_any(line: &[u8]) -> Result<Self, InvalidInput> {
         let mut fields: LineFields<'_> = serde_json::from_slice(line)?;
         match (fields.cmd.take(), fields.v) {
             (Some(cmd), _) => fields.parse_command(&cmd),
@@ -154,24 +163,19 @@ impl Line {
 impl LineFields<'_> {
     fn parse_header(self, version: u32) -> Result<Line, InvalidInput> {
         if version != VERSION {
-            let words = format!("version {version} is not known");
-            return Err(InvalidInput::new(words));
+            return Err(InvalidInput::new(format!("version {version} is not known")));
         }
-        let (Some(from), Some(seq)) = (self.from, self.seq) else {
-            return Err(InvalidInput::new("header without from or seq"));
-        };
-        if seq > MAX_SEQUENCE {
-            return Err(InvalidInput::new("seq is out of range"));
+        match (self.from, self.seq, self.tail) {
+            (Some(_), Some(seq), _) if seq > MAX_SEQUENCE => {
+                Err(InvalidInput::new("seq is out of range"))
+            }
+            (Some(from), Some(seq), tail) => Ok(Line::Header { from, seq, tail }),
+            _ => Err(InvalidInput::new("header without from or seq")),
         }
-        let tail = self.tail;
-        Ok(Line::Header { from, seq, tail })
     }
 
     fn parse_push(self) -> Result<Line, InvalidInput> {
-        let to = self
-            .to
-            .ok_or_else(|| InvalidInput::new("missing field `to`"))?;
-        let to = to.check()?;
+        let to = target(self.to, "missing field `to`")?;
         let position = match (self.keep, self.seq_id) {
             (false, _) => None,
             (true, None) => {
@@ -227,9 +231,7 @@ impl LineFields<'_> {
             "receipt" => self.parse_receipt(),
             "reply" => self.parse_reply(),
             "ask" => match (self.what, self.reply) {
-                (Some(what), Some(reply)) => {
-                    Ok(Line::Ask(Question::parse(&what, self.args), reply))
-                }
+                (Some(what), Some(by)) => Ok(Line::Ask(Question::parse(&what, self.args), by)),
                 _ => Err(InvalidInput::new("ask without what or reply")),
             },
             "answer" => match (self.text_reference()?, self.node, self.body) {
@@ -244,10 +246,7 @@ impl LineFields<'_> {
     }
 
     fn parse_kick(self) -> Result<Line, InvalidInput> {
-        let to = self
-            .to
-            .ok_or_else(|| InvalidInput::new("kick without to"))?;
-        let to = to.check()?;
+        let to = target(self.to, "kick without to")?;
         let reason = self.reason.as_deref();
         let reason = reason.map_or(Ok(CloseReason::Kicked), kick_reason)?;
         Ok(Line::Kick(to, reason, self.reply))
@@ -286,10 +285,7 @@ impl LineFields<'_> {
     }
 
     fn parse_reply(self) -> Result<Line, InvalidInput> {
-        let to = self
-            .to
-            .ok_or_else(|| InvalidInput::new("reply without to"))?;
-        let to = to.check()?;
+        let to = target(self.to, "reply without to")?;
         let id = check_id(self.id)?;
         let push = reply_push(to, self.reference, id, self.data, self.error)?;
         Ok(Line::Push(push, self.reply))
@@ -300,8 +296,9 @@ impl LineFields<'_> {
             return Err(InvalidInput::new(format!("{cmd} without topic or node")));
         };
         if self.here.len() + self.gone.len() > MAX_NAMES {
-            let words = format!("{cmd} names over {MAX_NAMES} users");
-            return Err(InvalidInput::new(words));
+            return Err(InvalidInput::new(format!(
+                "{cmd} names over {MAX_NAMES} users"
+            )));
         }
         let told = Told {
             topic,
@@ -322,6 +319,10 @@ impl LineFields<'_> {
         let read = |json: &RawValue| serde_json::from_str(json.get());
         Ok(self.reference.map(read).transpose()?)
     }
+}
+
+fn target(to: Option<ToFields<'_>>, missing: &'static str) -> Result<Target, InvalidInput> {
+    to.ok_or_else(|| InvalidInput::new(missing))?.check()
 }
 
 /// Why connections may be ended from outside.

@@ -25,10 +25,10 @@ use serde_json::value::RawValue;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
 use crate::protocol::json::{from_object, one_line, raw, to_json};
-use crate::protocol::message::{MAX_USERS, Target};
+use crate::protocol::message::{MAX_USERS, Target, check_id};
 use crate::protocol::outcome::ReceiptRequest;
 use crate::protocol::sender::call::Call;
-use crate::protocol::sender::push::{ToFields, check_id, check_timeout};
+use crate::protocol::sender::push::{ToFields, check_timeout};
 
 /// Largest answer of one node. A larger one is replaced by an error that says so.
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;

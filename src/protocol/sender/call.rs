@@ -14,8 +14,8 @@ pub use crate::protocol::client::send::ClientAnswer;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{Fd, NodeId, UserId};
 use crate::protocol::json::{ObjectOnly, from_object, one_line, present, raw, to_json};
-use crate::protocol::message::Target;
-use crate::protocol::sender::push::{ToFields, check_id, check_timeout};
+use crate::protocol::message::{Target, check_id};
+use crate::protocol::sender::push::{ToFields, check_timeout};
 
 /// A call on its way to the connections of one user, or to one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! Said by senders over HTTP. Read strictly: a misspelt field fails at once.
 
+pub(super) mod plain_push;
+
 pub mod push;
 
 pub mod reply;

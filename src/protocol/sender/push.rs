@@ -13,8 +13,10 @@ use crate::protocol::ids::{ConnectionId, Topic, UserId};
 use crate::protocol::json::{ObjectOnly, from_object, or_default};
 use crate::protocol::message::{
     Except, MAX_ID_BYTES, MAX_TOPICS, MAX_USERS, Message, Policy, Push, Target, check_event,
+    check_id,
 };
 use crate::protocol::outcome::{DEFAULT_TIMEOUT, MAX_TIMEOUT, Wait};
+use crate::protocol::sender::plain_push::plain_push;
 
 /// Only users have inboxes, and topics logs.
 pub(crate) const NOT_KEPT: &str = "keep needs to.user, to.users, to.topic or to.topics";
@@ -152,19 +154,6 @@ impl ExceptFields {
     }
 }
 
-pub(crate) fn check_id(id: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, InvalidInput> {
-    match id {
-        Some(id)
-            if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) =>
-        {
-            Err(InvalidInput::new(
-                "id must be 1 to 128 bytes without control characters",
-            ))
-        }
-        id => Ok(id.map(|id| id.into())),
-    }
-}
-
 pub(crate) fn check_policy(policy: Option<&str>) -> Result<Policy, InvalidInput> {
     match policy {
         None | Some("close") => Ok(Policy::Close),
@@ -196,6 +185,22 @@ impl PushRequest {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
+        match plain_push(body) {
+            Some(push) => Ok(Self {
+                push,
+                keep: false,
+                wait: Wait::default(),
+                timeout: DEFAULT_TIMEOUT,
+            }),
+            None => Self::parse_any(body),
+        }
+    }
+
+    /// As [`PushRequest::parse`], without its short way for the usual push.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_any(body: &[u8]) -> Result<Self, InvalidInput> {
         let body: PushBody<'_> = from_object(body)?;
         let timeout = check_timeout(body.timeout_ms)?;
         let to = body.to.0.check()?;

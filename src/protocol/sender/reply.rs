@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::json::{self, ObjectOnly, from_object, or_default, present};
-use crate::protocol::message::{Kind, Message, Policy, Push, Target};
+use crate::protocol::message::{Kind, Message, Policy, Push, Target, check_id};
 use crate::protocol::outcome::Wait;
-use crate::protocol::sender::push::{PushRequest, ToFields, check_id, check_timeout};
+use crate::protocol::sender::push::{PushRequest, ToFields, check_timeout};
 
 /// A service's reply to one connection. Exactly one of `data` and `error` must be there.
 pub(crate) fn reply_push(

@@ -49,7 +49,6 @@ impl ShardTask {
             connection.welcome(&id, topics, start, logs, &self.settings, &self.metrics);
         let place = ConnectionSlot {
             connection,
-            socket: None,
             _permit: None,
             blocked: false,
             is_watched: false,
@@ -94,8 +93,8 @@ impl ShardTask {
         }
         if place.connection.is_closing() {
             // Told to go before its socket was here: it still hears why.
-            place.socket = Some(socket);
             place._permit = Some(permit);
+            self.sockets.put(slot, socket);
             return self.touch(slot);
         }
         if degraded {
@@ -104,8 +103,8 @@ impl ShardTask {
         place
             .connection
             .attach(membership, role, self.now, &self.settings);
-        place.socket = Some(socket);
         place._permit = Some(permit);
+        self.sockets.put(slot, socket);
         self.touch(slot);
         self.arm(slot);
         if !leftover.is_empty() {

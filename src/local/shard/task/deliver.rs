@@ -8,8 +8,10 @@ use bytes::Bytes;
 use crate::local::connection::Connection;
 use crate::local::connection::send_queue::Offer;
 use crate::local::receipt::Receipt;
+use crate::local::shard::command::Command;
 use crate::local::shard::encoded::Encoded;
-use crate::local::shard::task::ShardTask;
+use crate::local::shard::socket_table::SentAtOnce;
+use crate::local::shard::task::{ShardTask, TURN};
 use crate::protocol::ids::{Fd, UserId};
 use crate::protocol::{Except, Message};
 
@@ -67,6 +69,72 @@ impl ShardTask {
         }
     }
 
+    /// Carries out a command that came alone: with none after it, frames for many need not gather
+    /// in queues to share a write.
+    pub(crate) async fn apply_alone(&mut self, command: Command) {
+        match command {
+            Command::Broadcast {
+                message,
+                except: None,
+                receipt: None,
+            } if message.position().is_none() => {
+                self.send_at_once(0..self.places.capacity(), &message).await;
+            }
+            Command::Publish {
+                topic,
+                message,
+                except: None,
+                receipt: None,
+            } if message.position().is_none() => {
+                let slots: Vec<usize> = self.members.of(&topic).collect();
+                self.send_at_once(slots, &message).await;
+            }
+            command => self.apply(command),
+        }
+    }
+
+    /// As [`ShardTask::spread`] and the flush after it, but straight to the sockets for which
+    /// nothing waits. Gives way to other tasks now and then.
+    async fn send_at_once(
+        &mut self,
+        slots: impl IntoIterator<Item = usize>,
+        message: &Arc<Message>,
+    ) {
+        let frames = Encoded::default();
+        // A copy for this shard, as in `spread`.
+        let copy = |dialect| Bytes::copy_from_slice(&message.frame(dialect));
+        let mut sent = 0;
+        for slot in slots {
+            debug_assert!(!self.sockets.is_clear(slot) || self.is_clear(slot), "stale");
+            match self
+                .sockets
+                .send(slot, |dialect| frames.borrow(dialect, copy))
+            {
+                SentAtOnce::Whole => {
+                    self.offered += 1;
+                    self.delivered += 1;
+                    self.written += 1;
+                    sent += 1;
+                    if sent % TURN == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                SentAtOnce::Part(count) => {
+                    let Some(place) = self.places.get(slot) else {
+                        continue;
+                    };
+                    let frame = frames.get(place.connection.dialect(), copy);
+                    self.offered += 1;
+                    self.offer(slot, frame, message, None);
+                    if count > 0 {
+                        // The rest of it, the first in its queue.
+                        self.places[slot].connection.queue.advance(count, |_| {});
+                    }
+                }
+            }
+        }
+    }
+
     /// Offers a message to one connection.
     pub(crate) fn offer(
         &mut self,
@@ -81,8 +149,8 @@ impl ShardTask {
         if place.connection.is_closing() {
             return self.lose_one(slot, "gone", message);
         }
-        if place.connection.queue.is_full(&frame, bound) && !place.blocked && place.socket.is_some()
-        {
+        let has_socket = self.sockets.get(slot).is_some();
+        if place.connection.queue.is_full(&frame, bound) && !place.blocked && has_socket {
             // Filled by this batch of commands, not by a client that takes nothing.
             self.write(slot);
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::local::shard::outlets::{ClientRequest, PageRequest};
+use crate::local::shard::socket_table::Unnoted;
 use crate::local::shard::task::{ConnectionSlot, READS, SCRATCH, ShardTask, TURN};
 use crate::protocol::ids::Fd;
 
@@ -41,7 +42,7 @@ impl ShardTask {
             if self.slots.get(&fd) != Some(&slot) {
                 break;
             }
-            let Some(socket) = &mut self.places[slot].socket else {
+            let Some(socket) = self.sockets.get_mut(slot) else {
                 break;
             };
             match socket.read(&mut scratch) {
@@ -75,6 +76,7 @@ impl ShardTask {
     }
 
     pub(crate) fn hear(&mut self, slot: usize, bytes: &mut [u8]) {
+        self.settle(slot);
         let ConnectionSlot { connection, .. } = &mut self.places[slot];
         let received = &self.metrics.received;
         let next = connection.hear(bytes, &self.settings, self.now, || {
@@ -105,9 +107,9 @@ impl ShardTask {
     pub(crate) async fn flush(&mut self) {
         let mut written = 0;
         while let Some(slot) = self.dirty.pop() {
-            // The slot may be empty by now, or belong to another connection: then there is nothing
-            // to write, or it is written now instead of a little later.
-            if self.places.get(slot).is_some() {
+            // The slot may be empty or written by now, or belong to another connection, which
+            // then has a place of its own in the list if it needs one.
+            if self.places.get(slot).is_some_and(|place| place.dirty) {
                 self.write(slot);
             }
             written += 1;
@@ -123,15 +125,15 @@ impl ShardTask {
     }
 
     pub(crate) fn write(&mut self, slot: usize) {
+        self.settle(slot);
         let ConnectionSlot {
             connection,
-            socket,
             blocked,
             dirty,
             ..
         } = &mut self.places[slot];
         *dirty = false;
-        let Some(socket) = socket else {
+        let Some(socket) = self.sockets.get_mut(slot) else {
             return connection.queue.hold(&mut self.holds);
         };
         let mut progress = 0;
@@ -178,12 +180,27 @@ impl ShardTask {
         }
     }
 
+    /// Tells a connection what was written to its socket without it.
+    pub(crate) fn settle(&mut self, slot: usize) {
+        if let Some(Unnoted { pushes, bytes }) = self.sockets.take_unnoted(slot) {
+            let connection = &mut self.places[slot].connection;
+            connection.wrote_at_once(u64::from(pushes), bytes);
+        }
+    }
+
+    /// Whether a frame may go straight to the socket, by what the connection says.
+    pub(crate) fn is_clear(&self, slot: usize) -> bool {
+        self.places.get(slot).is_some_and(|place| {
+            place.connection.is_open() && !place.blocked && place.connection.queue.is_empty()
+        })
+    }
+
     /// A ping was written.
     fn await_pong(&mut self, slot: usize) {
         let place = &mut self.places[slot];
         if place.connection.is_awaited_longer()
             && !place.is_watched
-            && let Some(socket) = &place.socket
+            && let Some(socket) = self.sockets.get(slot)
         {
             // Meanwhile TCP tells sooner if the client is gone.
             place.is_watched = true;
@@ -198,14 +215,19 @@ impl ShardTask {
 
     /// All that waited is written.
     fn emptied(&mut self, slot: usize) {
-        let ConnectionSlot {
-            connection, socket, ..
-        } = &mut self.places[slot];
+        let connection = &mut self.places[slot].connection;
+        if connection.has_parted() {
+            // RFC 6455, 7.1.1: the server closes first, and does not wait for the client.
+            return self.remove(slot);
+        }
         if connection.is_finished() {
-            if let Some(socket) = socket {
+            if let Some(socket) = self.sockets.get(slot) {
                 socket.finish();
             }
             return;
+        }
+        if connection.is_open() {
+            self.sockets.clear(slot, connection.dialect());
         }
         let fd = connection.fd;
         for (subject, since) in connection.asks() {

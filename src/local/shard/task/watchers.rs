@@ -35,8 +35,8 @@ impl ShardTask {
     fn tell_watcher(&mut self, slot: usize, topic: &Topic, frame: Bytes) {
         let bound = self.settings.queue_bytes;
         let place = &mut self.places[slot];
-        if place.connection.queue.is_full(&frame, bound) && !place.blocked && place.socket.is_some()
-        {
+        let has_socket = self.sockets.get(slot).is_some();
+        if place.connection.queue.is_full(&frame, bound) && !place.blocked && has_socket {
             // Filled by this batch of commands, not by a client that takes nothing.
             self.write(slot);
         }
