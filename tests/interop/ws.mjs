@@ -16,7 +16,7 @@ function hear(text, socket) {
   const frame = JSON.parse(text);
   if (frame.resume) resume = frame.resume;
   if (frame.data === "large") {
-    socket.send(JSON.stringify({ type: "ping", pad: "x".repeat(200_000) }));
+    socket.send(JSON.stringify({ type: "ping", pad: "x".repeat(1_200_000) }));
   }
   if (frame.data === "goodbye") socket.close(1000);
 }

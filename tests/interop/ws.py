@@ -26,7 +26,7 @@ def hear(text):
 
 
 def large():
-    return json.dumps({"type": "ping", "pad": "x" * 200_000})
+    return json.dumps({"type": "ping", "pad": "x" * 1_200_000})
 
 
 async def by_websockets(target, protocols, headers):

@@ -123,7 +123,7 @@ func listen(socket *connection) int {
 		}
 		switch frame.Data {
 		case "large":
-			text, _ := json.Marshal(map[string]string{"type": "ping", "pad": strings.Repeat("x", 200_000)})
+			text, _ := json.Marshal(map[string]string{"type": "ping", "pad": strings.Repeat("x", 1_200_000)})
 			socket.write(text)
 		case "goodbye":
 			socket.close()

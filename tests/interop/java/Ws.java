@@ -19,7 +19,7 @@ public class Ws {
     /** After these close codes, connecting again does not help. */
     static final Set<Integer> FINAL = Set.of(1002, 1007, 1008, 1009, 4001, 4005, 4006);
     static final Pattern RESUME = Pattern.compile("\"resume\":\"([^\"]*)\"");
-    static final String LARGE = "{\"type\":\"ping\",\"pad\":\"" + "x".repeat(200_000) + "\"}";
+    static final String LARGE = "{\"type\":\"ping\",\"pad\":\"" + "x".repeat(1_200_000) + "\"}";
 
     static volatile String resume;
 

@@ -80,7 +80,7 @@ def live(servers, clients):
     # Each sends as much: a library may part it into frames.
     push(servers, "b", clients, "large")
     for client in clients:
-        client.expect("no answer to 200 KB", lambda: client.frames("pong"), AT_ONCE)
+        client.expect("no answer to 1.2 MB", lambda: client.frames("pong"), AT_ONCE)
         if client.package not in MUTE + SELF:
             client.expect("no answer to its ping", lambda: "pong" in client.printed, AT_ONCE)
     # The node pings each second, and closes (4003) what does not answer.
