@@ -92,7 +92,7 @@ k6-smoke: setup build ## run the k6 scripts briefly against two nodes
 schemathesis: setup build ## check a node's answers to generated requests against /openapi.json
 	SCHEMATHESIS=$(tools)/venv/bin/schemathesis scripts/schemathesis $(binary)
 
-interop: setup build ## receive by client libraries of others, in four languages
+interop: setup build ## WebSocket, SSE and Redis by libraries of others, in four languages
 	scripts/interop $(binary)
 
 interop-available: setup build

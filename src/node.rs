@@ -66,8 +66,6 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 use crate::telemetry::trace::Trace;
 
-/// Most fragments of one message from a client.
-const MAX_FRAGMENTS: u32 = 64;
 /// Between two lines in the log about pages or names that are refused.
 const REFUSED: Duration = Duration::from_secs(60);
 
@@ -341,10 +339,7 @@ fn start_hub(
     let settings = Arc::new(Settings {
         queue_bytes: config.queue_bytes,
         memory_bytes: memory_limit::of(config),
-        limits: Limits {
-            message_bytes: config.max_message_bytes,
-            fragments: MAX_FRAGMENTS,
-        },
+        limits: Limits::of(config.max_message_bytes),
         client_rate: config.client_rate,
         send_rate: config.send_rate,
         ping: seconds(config.ping_seconds),

@@ -224,6 +224,32 @@ async fn what_is_just_allowed_does_no_harm() {
 }
 
 #[tokio::test]
+async fn a_larger_limit_of_bytes_allows_the_fragments_that_libraries_make_of_them() {
+    const LIMIT: usize = 1_200_000;
+    let node = node(&[("PUSH_MAX_MESSAGE_BYTES", &LIMIT.to_string())]);
+    let mut raw = Raw::v1(&node, "42").await;
+    let in_fragments = |length: usize, each: usize| -> Vec<u8> {
+        let mut message = br#"{"type":"ping"}"#.to_vec();
+        message.resize(length, b' ');
+        let count = length.div_ceil(each);
+        let chunks = message.chunks(each).enumerate();
+        let frames = chunks.map(|(at, chunk)| {
+            let opcode = if at == 0 { TEXT } else { CONTINUATION };
+            frame(opcode | if at + 1 == count { FIN } else { 0 }, chunk)
+        });
+        frames.collect::<Vec<_>>().concat()
+    };
+    // As Java's and Go's send it, and the smallest fragments that are taken.
+    for each in [16_384, 4_092, 1_024] {
+        raw.send(&in_fragments(LIMIT, each)).await;
+        assert_eq!(raw.frame().await.json(), json!({"type": "pong"}), "{each}");
+    }
+    raw.try_send(&in_fragments(LIMIT, 1_000)).await;
+    assert_eq!(raw.frame().await.json()["code"], 1009);
+    assert_eq!(raw.close_frame().await.0, 1009);
+}
+
+#[tokio::test]
 async fn a_close_is_answered_with_its_code_and_the_node_closes_the_socket() {
     let node = node(&[]);
     for (payload, answer) in [

@@ -145,6 +145,18 @@ pub struct Limits {
     pub fragments: u32,
 }
 
+impl Limits {
+    /// A fragment for each KiB, and 64 at least. Libraries write a large message in fragments of
+    /// 4 KiB (Go's gorilla/websocket) or 16 KiB (Java's own).
+    pub fn of(message_bytes: usize) -> Self {
+        let fragments = u32::try_from(message_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        Self {
+            message_bytes,
+            fragments: fragments.max(64),
+        }
+    }
+}
+
 /// A parsed frame header.
 #[derive(Debug, Clone, Copy)]
 struct Header {

@@ -1,0 +1,1 @@
+"""The stages of `scripts/interop`, one for each family of libraries."""
