@@ -17,6 +17,7 @@ mod absent;
 mod belief;
 mod bookmarks;
 mod calls;
+mod checkup;
 mod clocks;
 mod commands;
 mod credentials;

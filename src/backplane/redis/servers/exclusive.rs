@@ -28,10 +28,16 @@ const MOST: usize = 64;
 const IDLE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub(super) struct PooledClient {
+pub(crate) struct PooledClient {
     client: Client,
     task: JoinHandle<Result<(), Error>>,
     idle_since: Instant,
+}
+
+impl PooledClient {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl Drop for PooledClient {
@@ -131,7 +137,7 @@ impl ConnectionPool {
 
 /// A connection of its own to a server that does not say that it is a replica: its name, or its
 /// address, may lead to another server by now.
-pub(super) async fn open_primary(url: &ServerUrl) -> FredResult<PooledClient> {
+pub(crate) async fn open_primary(url: &ServerUrl) -> FredResult<PooledClient> {
     let client = build_once(url)?;
     let connection = PooledClient {
         task: client.connect(),
@@ -140,7 +146,8 @@ pub(super) async fn open_primary(url: &ServerUrl) -> FredResult<PooledClient> {
     };
     let connected = connection.client.wait_for_connect();
     let connected = tokio::time::timeout(COMMAND_TIMEOUT, connected).await;
-    connected.map_err(|_| away())??;
+    let silent = |_| Error::new(ErrorKind::Timeout, "no connection in time");
+    connected.map_err(silent)??;
     match role(&connection.client).await? {
         ServerRole::Replica => Err(Error::new(ErrorKind::Unknown, "READONLY it is a replica")),
         ServerRole::Primary => Ok(connection),
