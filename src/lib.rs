@@ -39,7 +39,12 @@ mod api;
 
 mod node;
 
+mod command_line;
+
+pub use crate::command_line::output::{UNAVAILABLE, USAGE};
+pub use crate::command_line::{Invocation, OneCommand};
 pub use crate::config::auth::AuthMode;
+pub use crate::config::env_file::env_file;
 pub use crate::config::{Config, Listen, LogFormat, VARIABLES};
 pub use crate::edge::listeners::{CannotListen, Listeners};
 pub use crate::node::{RunError, run};

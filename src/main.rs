@@ -1,24 +1,17 @@
 //! The process: turns environment and signals into one call to [`pushnode::run`] and an exit code.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use pushnode::AuthMode;
 use pushnode::protocol::ids::NodeId;
-use pushnode::{Config, Listen, LogFormat};
-use pushnode::{Listeners, LogWriter, RunError, VERSION};
+use pushnode::{Config, Invocation, Listen, LogFormat};
+use pushnode::{Listeners, LogWriter, RunError, UNAVAILABLE, USAGE, VERSION};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-/// The configuration is wrong (`EX_USAGE` of sysexits.h).
-const USAGE: u8 = 64;
-/// A port or the node's name is already in use (`EX_UNAVAILABLE`).
-const UNAVAILABLE: u8 = 69;
 /// The operating system refused a request (`EX_OSERR`).
 const OS_ERROR: u8 = 71;
 
@@ -30,33 +23,12 @@ const SPARE_THREADS: usize = 4;
 /// Most threads that look up names or fetch keys.
 const BLOCKING_THREADS: usize = 32;
 
-/// How long a health check waits at each step.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-
-const HELP: &str = "\
-pushnode pushes messages to connected users. It takes no arguments: all settings are
-environment variables, listed with their defaults in .env.example.
-
-  --healthcheck  ask a running node of the same environment whether it lives: exit 0 or 1
-  --version      print the version
-  --help         print this
-";
-
 fn main() -> ExitCode {
-    let argument = std::env::args().nth(1);
-    match argument.as_deref() {
-        None => {}
-        Some("--version") => {
-            println!("pushnode {VERSION}");
-            return ExitCode::SUCCESS;
-        }
-        Some("--help") => {
-            print!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Some("--healthcheck") => return healthcheck(),
-        Some(other) => {
-            eprintln!("pushnode: unknown argument {other:?}\n\n{HELP}");
+    match Invocation::parse(std::env::args_os().skip(1)) {
+        Ok(Invocation::Serve) => {}
+        Ok(Invocation::Once(command)) => return command.run(),
+        Err(what) => {
+            eprintln!("pushnode: {what}");
             return ExitCode::from(USAGE);
         }
     }
@@ -319,35 +291,4 @@ fn start_log(config: &Config) -> std::io::Result<Log> {
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(Log(writer))
-}
-
-/// For a container's health check: an image without a shell has no curl.
-fn healthcheck() -> ExitCode {
-    let Ok(config) = Config::from_env() else {
-        return ExitCode::from(USAGE);
-    };
-    let alive = config.admin_listen.iter().any(|listen| match listen {
-        Listen::Tcp(address) | Listen::Proxied(address) => {
-            TcpStream::connect_timeout(address, CHECK_TIMEOUT).is_ok_and(|socket| {
-                // The kernel accepts connections even for a process that is stuck.
-                socket.set_read_timeout(Some(CHECK_TIMEOUT)).is_ok() && is_healthy(socket)
-            })
-        }
-        Listen::Unix(path) => UnixStream::connect(path).is_ok_and(|socket| {
-            socket.set_read_timeout(Some(CHECK_TIMEOUT)).is_ok() && is_healthy(socket)
-        }),
-    });
-    if alive {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-fn is_healthy(mut socket: impl Read + Write) -> bool {
-    let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    let mut answer = [0; 12];
-    socket.write_all(request.as_bytes()).is_ok()
-        && socket.read_exact(&mut answer).is_ok()
-        && answer == *b"HTTP/1.1 200"
 }

@@ -42,22 +42,9 @@ impl Authenticator {
     /// Reads the keys of the configuration, and starts to fetch those at a URL. An error says what
     /// is wrong with a key.
     pub(crate) fn start(config: &Config, backplane: Arc<Backplane>) -> Result<Self, String> {
-        let sources = Sources {
-            secrets: config.jwt_secrets.clone(),
-            keys: config.jwt_keys.clone(),
-            file: config.jwt_keys_file.clone(),
-            url: Some(config.jwks_url.clone()).filter(|url| !url.is_empty()),
-            refresh: config.jwks_seconds,
-        };
-        let rules = Rules {
-            audiences: config.jwt_audience.clone(),
-            issuers: config.jwt_issuer.clone(),
-            leeway: config.jwt_leeway_seconds,
-            user: UserClaim::new(&config.jwt_user_claim),
-        };
         let keyring = config.auth.takes_jwt();
         let keyring = keyring
-            .then(|| Keyring::start(sources, rules))
+            .then(|| Keyring::start(Sources::of(config), Rules::of(config)))
             .transpose()?;
         Ok(Self {
             mode: config.auth,

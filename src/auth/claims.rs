@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::auth::Denial;
+use crate::config::Config;
 use crate::protocol::ids::UserId;
 use crate::protocol::topic_pattern::TopicPatterns;
 
@@ -129,6 +130,18 @@ pub(crate) struct Rules {
     pub(crate) leeway: Duration,
     /// Where the user stands.
     pub(crate) user: UserClaim,
+}
+
+impl Rules {
+    /// Those of the settings.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            audiences: config.jwt_audience.clone(),
+            issuers: config.jwt_issuer.clone(),
+            leeway: config.jwt_leeway_seconds,
+            user: UserClaim::new(&config.jwt_user_claim),
+        }
+    }
 }
 
 impl Claims {

@@ -2,7 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use ring::hmac;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::auth::claims::{Claims, UserClaim};
@@ -42,6 +44,15 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawV
 /// Whether this can be a JWT: three parts.
 pub(crate) fn looks_like_one(token: &str) -> bool {
     token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// A token with these claims, signed by HS256.
+pub(crate) fn sign_with_secret(claims: &Value, secret: &str) -> String {
+    let header = BASE64.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+    let message = format!("{header}.{}", BASE64.encode(claims.to_string()));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let signature = BASE64.encode(hmac::sign(&key, message.as_bytes()));
+    format!("{message}.{signature}")
 }
 
 /// Returns the claims of a token whose signature is valid. Does not check whether they hold now.

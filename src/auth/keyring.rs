@@ -19,6 +19,7 @@ use crate::auth::jwt::Fault;
 use crate::auth::keys;
 use crate::auth::keys::Key;
 use crate::auth::{Denial, jwks};
+use crate::config::Config;
 use crate::protocol::secret::Secret;
 
 /// The time between two checks whether the file has changed.
@@ -40,6 +41,35 @@ pub(crate) struct Sources {
     pub(crate) url: Option<String>,
     /// The time between two fetches of the JWKS.
     pub(crate) refresh: Duration,
+}
+
+impl Sources {
+    /// Those of the settings.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            secrets: config.jwt_secrets.clone(),
+            keys: config.jwt_keys.clone(),
+            file: config.jwt_keys_file.clone(),
+            url: Some(config.jwks_url.clone()).filter(|url| !url.is_empty()),
+            refresh: config.jwks_seconds,
+        }
+    }
+
+    /// The public keys from the environment, and those in the file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn read(&self) -> Result<[Vec<Key>; 2], String> {
+        let fixed = match &*self.keys {
+            "" => Vec::new(),
+            keys => keys::read(keys).map_err(|what| format!("PUSH_JWT_KEYS {what}"))?,
+        };
+        let file = match &self.file {
+            Some(path) => read_file(path).map_err(|what| format!("PUSH_JWT_KEYS_FILE {what}"))?,
+            None => Vec::new(),
+        };
+        Ok([fixed, file])
+    }
 }
 
 #[derive(Debug, Default)]
@@ -85,14 +115,7 @@ impl Keyring {
     /// # Errors
     /// What is wrong with the keys or the file.
     pub(crate) fn start(sources: Sources, rules: Rules) -> Result<Arc<Self>, String> {
-        let fixed = match &*sources.keys {
-            "" => Vec::new(),
-            keys => keys::read(keys).map_err(|what| format!("PUSH_JWT_KEYS {what}"))?,
-        };
-        let file = match &sources.file {
-            Some(path) => read_file(path).map_err(|what| format!("PUSH_JWT_KEYS_FILE {what}"))?,
-            None => Vec::new(),
-        };
+        let [fixed, file] = sources.read()?;
         let ring = Arc::new(Self {
             state: RwLock::new(State {
                 secrets: secret_keys(&sources.secrets),

@@ -25,6 +25,8 @@ pub(crate) mod checks;
 
 pub(crate) mod consistency;
 
+pub(crate) mod env_file;
+
 pub(crate) mod leaving;
 
 pub(crate) mod load;

@@ -18,6 +18,7 @@ mod batches;
 mod belief;
 mod bookmarks;
 mod calls;
+mod checkup;
 mod clocks;
 mod commands;
 mod credentials;

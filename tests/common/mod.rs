@@ -15,6 +15,7 @@
 
 pub mod bookmarks;
 pub mod books;
+pub mod ended;
 pub mod grants;
 pub mod keep;
 pub mod logs;

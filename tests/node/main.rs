@@ -16,6 +16,7 @@ mod handshakes;
 mod idle_and_stuck;
 mod limits;
 mod long_bodies;
+mod one_command;
 mod origins;
 mod strangers;
 

@@ -29,6 +29,11 @@ impl Keys {
         }
     }
 
+    /// The prefixes of keys and of channels.
+    pub(crate) fn prefixes(&self) -> (&str, &str) {
+        (&self.prefix, &self.channels)
+    }
+
     /// A key of a user. In a hash tag the id is escaped, so that it ends where the tag does.
     fn tagged(&self, kind: &str, user: &UserId) -> String {
         format!("{}{kind}:{{{}}}", self.prefix, user.in_key())

@@ -8,6 +8,7 @@
 //! Redis holds no data of these tasks that they could not write again.
 
 pub(crate) mod bus;
+pub(crate) mod checkup;
 pub(crate) mod keys;
 pub(crate) mod registry;
 pub(crate) mod servers;
@@ -421,8 +422,9 @@ fn build(
 
 /// As [`build`], for a connection that one task has to itself; it does not connect again.
 fn build_once(server: &ServerUrl) -> Result<Client, fred::error::Error> {
-    // It receives no messages, and its task sends one pipeline at a time.
-    let mut builder = builder(server, 1, EXCLUSIVE_BUFFER)?;
+    // It receives no messages, and its task sends one pipeline at a time. fred 10.1: a connect that
+    // fails is told twice, and where only one fits, the reason is lost.
+    let mut builder = builder(server, 2, EXCLUSIVE_BUFFER)?;
     // fred 10.1: otherwise the first connect, too, follows the policy, of which there is none.
     builder.with_config(|config| config.fail_fast = true);
     builder.build()

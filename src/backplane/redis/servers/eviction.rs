@@ -131,8 +131,7 @@ impl EvictionWatch {
         looks: u64,
     ) -> Result<(), Error> {
         if known.evicted.is_none() || looks.is_multiple_of(POLICY_EVERY) {
-            let policy = policy(client).await?;
-            known.warning = (policy != SAFE).then(|| warning(&policy));
+            known.warning = look_once(client).await?;
         }
         let stats = info(client, "stats").await?;
         let evicted = field(&stats, "evicted_keys").and_then(|count| count.parse().ok());
@@ -161,6 +160,12 @@ impl EvictionWatch {
             .set(i64::from(warning.is_some()));
         *old = warning;
     }
+}
+
+/// That this server may evict keys, if so.
+pub(crate) async fn look_once(client: &Client) -> Result<Option<&'static str>, Error> {
+    let policy = policy(client).await?;
+    Ok((policy != SAFE).then(|| warning(&policy)))
 }
 
 fn warning(policy: &str) -> &'static str {
@@ -194,7 +199,7 @@ async fn info(client: &Client, section: &'static str) -> Result<String, Error> {
 }
 
 /// A field of an answer to `INFO`.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = info.lines();
     lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }

@@ -28,7 +28,7 @@ const MOST: usize = 64;
 const IDLE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub(super) struct PooledClient {
+pub(crate) struct PooledClient {
     client: Client,
     task: JoinHandle<Result<(), Error>>,
     idle_since: Instant,
@@ -39,6 +39,10 @@ impl PooledClient {
     /// connection has broken, and lets commands wait for one. Its task ends, though.
     fn is_open(&self) -> bool {
         self.client.is_connected() && !self.task.is_finished()
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 }
 
@@ -139,7 +143,7 @@ impl ConnectionPool {
 
 /// A connection of its own to a server that does not say that it is a replica: its name, or its
 /// address, may lead to another server by now.
-pub(super) async fn open_primary(url: &ServerUrl) -> FredResult<PooledClient> {
+pub(crate) async fn open_primary(url: &ServerUrl) -> FredResult<PooledClient> {
     let client = build_once(url)?;
     let connection = PooledClient {
         task: client.connect(),
@@ -148,7 +152,8 @@ pub(super) async fn open_primary(url: &ServerUrl) -> FredResult<PooledClient> {
     };
     let connected = connection.client.wait_for_connect();
     let connected = tokio::time::timeout(COMMAND_TIMEOUT, connected).await;
-    connected.map_err(|_| away())??;
+    let silent = |_| Error::new(ErrorKind::Timeout, "no connection in time");
+    connected.map_err(silent)??;
     match role(&connection.client).await? {
         ServerRole::Replica => Err(Error::new(ErrorKind::Unknown, "READONLY it is a replica")),
         ServerRole::Primary => Ok(connection),
