@@ -30,9 +30,10 @@ const common = {
 const entries = { index: "src/index.ts", ws: "src/ws-only.ts", react: "src/react.ts" };
 
 /** Makes it smaller still. */
-async function smaller(code, isModule) {
+async function smaller(code, isModule, preamble) {
   const compress = { passes: 4, ecma: 2020, unsafe_arrows: true, unsafe_methods: true };
-  return (await minify(code, { module: isModule, compress, mangle: true })).code + "\n";
+  const format = { preamble };
+  return (await minify(code, { module: isModule, compress, mangle: true, format })).code + "\n";
 }
 
 /** The script for pages: what a node serves at `/pushnode.js`, too. */
@@ -44,8 +45,12 @@ export async function script() {
     globalName: "pushnode",
     write: false,
   });
-  return smaller(result.outputFiles[0].text, false);
+  const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"));
+  return smaller(result.outputFiles[0].text, false, `/*! pushnode-js ${version}, MIT */`);
 }
+
+/** Where the node has it: the node is built without Node.js. */
+export const served = join(here, "../../src/api/pushnode.js");
 
 /** One file of types for an entry: `import` and `require` each want one of their own. */
 function types(folder, name, source) {
@@ -70,6 +75,7 @@ async function main() {
     }
   }
   writeFileSync(join(dist, "pushnode.js"), await script());
+  if (process.argv.includes("--served")) writeFileSync(served, await script());
 
   const folder = join(dist, "types");
   const tsc = join(here, "node_modules/typescript/bin/tsc");

@@ -3,7 +3,6 @@ import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
 
 const node = process.env.PUSHNODE ?? "http://127.0.0.1:8080";
-const here = (path) => new URL(path, import.meta.url);
 
 async function call(path, body) {
   const headers = { "content-type": "application/json" };
@@ -12,10 +11,9 @@ async function call(path, body) {
 }
 
 const routes = {
-  "GET /": async () => ["text/html", (await readFile(here("index.html"), "utf8")).replace("NODE", node)],
-  "GET /pushnode.js": async () => [
-    "text/javascript",
-    await readFile(here("../../clients/js/dist/pushnode.js")),
+  "GET /": async () => [
+    "text/html",
+    (await readFile(new URL("index.html", import.meta.url), "utf8")).replaceAll("NODE", node),
   ],
   // Your own login says who the user is; here it is the page.
   "GET /push-token": async (user) => {

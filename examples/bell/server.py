@@ -25,10 +25,6 @@ def ring(user):
 
 routes = {
     "GET /": ("text/html", lambda _: (here / "index.html").read_text().replace("NODE", node)),
-    "GET /pushnode.js": (
-        "text/javascript",
-        lambda _: (here / "../../clients/js/dist/pushnode.js").read_text(),
-    ),
     "GET /push-token": ("text/plain", token),
     "POST /ring": ("text/plain", ring),
 }

@@ -13,6 +13,8 @@ mod gauges;
 
 mod page;
 
+mod script;
+
 mod node_choice;
 
 mod push;
@@ -68,6 +70,7 @@ pub(crate) fn client_routes(app: &Arc<App>) -> Routes {
         .boxed();
     let clients = clients.or(events(app)).unify().boxed();
     let clients = clients.or(page::route()).unify().boxed();
+    let clients = clients.or(script::route()).unify().boxed();
     let clients = clients.or(node_choice::route(app)).unify().boxed();
     if app.config.api_listen.is_empty() {
         // Routes are tried one after the other: push comes first, because it is called most.

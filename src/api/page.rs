@@ -8,8 +8,8 @@ use crate::api::openapi::documented;
 use crate::edge::error::Routes;
 
 const PAGE: &str = include_str!("page.html");
-/// Nothing from elsewhere, nothing to elsewhere; the page's own script and style are inline.
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+/// Nothing from elsewhere, nothing to elsewhere; `/pushnode.js` apart, all stands in the page.
+const POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; \
     img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 

@@ -80,3 +80,34 @@ async fn the_page_to_try_it_with_is_whole_and_asks_for_nothing_elsewhere() {
     let text = answer.text().await.unwrap();
     assert!(text.contains("</html>"), "{text}");
 }
+
+#[tokio::test]
+async fn the_script_for_pages_has_its_version_and_is_not_sent_twice() {
+    let node = node(&[]);
+    let url = node.url("/pushnode.js");
+    let answer = http().get(&url).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let headers = answer.headers().clone();
+    assert_eq!(headers["content-type"], "text/javascript; charset=utf-8");
+    assert_eq!(headers["cache-control"], "public, max-age=300");
+    let text = answer.text().await.unwrap();
+    let package = include_str!("../../clients/js/package.json");
+    let package: serde_json::Value = serde_json::from_str(package).unwrap();
+    let version = package["version"].as_str().unwrap();
+    let first = format!("/*! pushnode-js {version}, MIT */\n");
+    assert!(text.starts_with(&first), "{}", &text[..80]);
+
+    let tag = headers["etag"].to_str().unwrap();
+    for (known, status) in [
+        (tag.to_owned(), 304),
+        (format!("W/{tag}"), 304),
+        (format!("\"other\", {tag}"), 304),
+        ("\"other\"".to_owned(), 200),
+    ] {
+        let request = http().get(&url).header("if-none-match", &known);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status, "{known}");
+        assert_eq!(answer.headers()["etag"], tag);
+        assert_eq!(answer.text().await.unwrap().is_empty(), status == 304);
+    }
+}

@@ -356,6 +356,96 @@ fn the_page_connects_by_a_token_and_tells_of_its_end() {
     }
 }
 
+#[test]
+fn the_page_follows_topics_and_sees_who_is_there() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    browser.open(&node, "anna");
+    // Before it connects, and once more while it is connected.
+    browser.click("#join");
+    browser.click("#connect");
+    browser.until(
+        "it is in the topic",
+        "return text('#topic-list') === 'news1 here: annaLeave'",
+    );
+    browser.write("#topic", "sport");
+    browser.click("#join");
+    browser.until(
+        "it is in both",
+        "return text('#topic-list').includes('sport1 here: anna')",
+    );
+
+    browser.click("#to-kind option[value=topic]");
+    browser.write("#data", "goal");
+    browser.click("#send");
+    browser.until(
+        "a push to a topic is shown as one",
+        "return text('.message-data') === '\"goal\"' && text('.message-topic') === 'topic news'",
+    );
+    browser.run(
+        "window.bob = pushnode.connect(location.origin, {user: 'bob'}); bob.topic('news')",
+        &json!([]),
+    );
+    browser.until(
+        "a user who comes is shown",
+        "return text('#topic-list').includes('2 here: anna, bob')",
+    );
+    browser.run("bob.close()", &json!([]));
+    browser.until(
+        "a user who goes is, too",
+        "return text('#topic-list').includes('news1 here: anna')",
+    );
+    browser.click("#topic-list button");
+    browser.until(
+        "it has left one topic",
+        "return text('#topic-list') === 'sport1 here: annaLeave'",
+    );
+}
+
+#[test]
+fn the_page_answers_a_call_and_comes_back_from_a_broken_line_with_what_was_kept() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    browser.connect(&node, "anna");
+    browser.write("#reply", r#"{"percent": 12}"#);
+    browser.click("#wait option[value=answered]");
+    browser.click("#send");
+    browser.until(
+        "its own answer comes",
+        r#"return text('#answer').startsWith('answered · {"percent":12}')"#,
+    );
+    browser.until(
+        "the question is shown",
+        "return text('#messages').includes('Asked: \"Hello!\"')",
+    );
+
+    browser.click("#cut");
+    node.push(&json!({"to": {"user": "anna"}, "keep": true, "data": "meanwhile"}));
+    browser.until(
+        "it comes back, and has what was kept",
+        "return text('#status') === 'Connected' && text('.message-data') === '\"meanwhile\"' \
+         && text('.message-kept') === 'kept'",
+    );
+}
+
+#[test]
+fn the_send_button_is_in_sight_on_a_small_desktop() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    // Of the page itself: a window has a bar, too.
+    let size = json!({"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": false});
+    let emulate = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": size});
+    browser
+        .command("/goog/cdp/execute", Some(emulate))
+        .expect("a size");
+    browser.connect(&node, "anna");
+    browser.until(
+        "the button is in sight",
+        "scrollTo(0, 0); \
+         return innerHeight === 720 && document.querySelector('#send').getBoundingClientRect().bottom <= 720",
+    );
+}
+
 fn kick_anna(node: &Node) {
     let url = format!("{}/v1/users/anna", node.url);
     let (status, answer) = http(Method::DELETE, &url, None).expect("an answer to the kick");

@@ -11,6 +11,11 @@ const script = readFileSync(new URL("../dist/pushnode.js", import.meta.url), "ut
 
 let browser: Browser;
 
+test("nodes serve what the sources make", () => {
+  const served = readFileSync(new URL("../../../src/api/pushnode.js", import.meta.url), "utf8");
+  expect(served === script, "run `npm run served`, and commit src/api/pushnode.js").toBe(true);
+});
+
 beforeAll(async () => {
   browser = await startBrowser();
 });

@@ -1,16 +1,21 @@
 // The examples of the repository, in a browser.
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { fileURLToPath } from "node:url";
+import type { Browser, Page } from "puppeteer-core";
 import { expect, test } from "vitest";
 import { startBrowser } from "./rig/browser.js";
-import { atEnd, freePort, startNode, until } from "./rig/index.js";
+import { atEnd, freePort, startNode, startProxy, startRedis, until } from "./rig/index.js";
+
+const folder = (name: string) => fileURLToPath(new URL(`../../../${name}`, import.meta.url));
 
 test.each(["node server.mjs", "python3 server.py"])("the bell rings with %s", async (backend) => {
   const port = await freePort();
   const origin = `http://127.0.0.1:${port}`;
   const node = await startNode({ PUSH_AUTH: "session", PUSH_ORIGINS: origin });
   const [program, file] = backend.split(" ") as [string, string];
-  const cwd = fileURLToPath(new URL("../../../examples/bell", import.meta.url));
+  const cwd = folder("examples/bell");
   const env = { ...process.env, PORT: `${port}`, PUSHNODE: node.url };
   const server = spawn(program, [file], { cwd, env, stdio: "ignore" });
   atEnd(() => server.kill());
@@ -32,4 +37,151 @@ test.each(["node server.mjs", "python3 server.py"])("the bell rings with %s", as
   await fetch(`${origin}/ring?user=ann`, { method: "POST" });
   await page.goto(`${origin}/?user=ann`);
   await until("it has rung meanwhile", async () => (await shown("#count")) === "1");
+});
+
+/**
+ * The page of an example as a web server hands it out, its node and Redis, and its worker, if it
+ * has one. The page's addresses are the defaults; they are replaced, and nothing else is.
+ */
+async function stage(name: string, settings: Record<string, string> = {}, page?: string) {
+  const redis = await startRedis();
+  const server = createServer((_, answer) => {
+    answer.setHeader("content-type", "text/html");
+    const html = page ?? readFileSync(folder(`examples/${name}/index.html`), "utf8");
+    answer.end(html.replaceAll("http://127.0.0.1:8080", proxy.url.replace("ws:", "http:")));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const origin = `http://127.0.0.1:${(server.address() as { port: number }).port}`;
+  const node = await startNode({ PUSH_REDIS_URL: redis.url, PUSH_ORIGINS: origin, ...settings });
+  const proxy = await startProxy(node.port);
+  if (settings.PUSH_UPSTREAM_ROUTES) {
+    const env = { ...process.env, REDIS_URL: redis.url };
+    const python = folder("target/test-tools/venv/bin/python");
+    const worker = spawn(python, ["-B", folder(`examples/${name}/worker.py`)], { env, stdio: ["ignore", "pipe", "inherit"] });
+    atEnd(() => worker.kill());
+    let said = "";
+    worker.stdout.on("data", (data) => (said += data));
+    await until("the worker is ready", () => said.includes("ready"));
+  }
+  const browser = await startBrowser();
+  atEnd(async () => {
+    await browser.close();
+    server.closeAllConnections();
+    server.close();
+  });
+  return { node, proxy, origin, browser };
+}
+
+async function visit(browser: Browser, url: string): Promise<Page> {
+  const page = await browser.newPage();
+  page.on("pageerror", (error) => console.error(url, error));
+  await page.goto(url);
+  return page;
+}
+
+const shown = (page: Page, selector: string) =>
+  page.$eval(selector, (one) => (one as HTMLElement).textContent ?? "");
+
+test("the chat has its history and its members", async () => {
+  const { origin, browser, proxy } = await stage("chat", { PUSH_UPSTREAM_ROUTES: "chat.*=chat" });
+  const ann = await visit(browser, `${origin}/?user=ann`);
+  await until("ann is in", async () => (await shown(ann, "#members")) === "ann");
+  const say = async (page: Page, text: string) => {
+    await page.bringToFront();
+    await page.type("#text", text);
+    await page.click("button");
+    await until("it is said", () => page.$eval("#text", (one) => !(one as HTMLInputElement).value));
+  };
+  await say(ann, "good day");
+  const bob = await visit(browser, `${origin}/?user=bob`);
+  await until("bob has the history", async () => (await shown(bob, "#lines")) === "ann: good day");
+  await until("they see each other", async () => (await shown(ann, "#members")) === "ann, bob");
+  proxy.cut();
+  await say(bob, "good night");
+  for (const page of [ann, bob]) {
+    const all = "ann: good daybob: good night";
+    await until("both have both, once", async () => (await shown(page, "#lines")) === all);
+  }
+  await bob.close();
+  await until("bob has left", async () => (await shown(ann, "#members")) === "ann");
+});
+
+test("orders change by an event stream, and none is missed or counted twice", async () => {
+  const { node, origin, browser, proxy } = await stage("orders");
+  const shop = async (order: string) => {
+    const env = { ...process.env, PUSHNODE: node.url };
+    const child = spawn(process.execPath, [folder("examples/orders/shop.mjs"), "ann", order, "1"], { env });
+    await new Promise((resolve) => child.once("exit", resolve));
+  };
+  await shop("1");
+  const page = await visit(browser, `${origin}/?user=ann`);
+  await until("what was before is there", async () => (await shown(page, "#orders")).includes("1shipped3"));
+  await until("it is live", async () => (await shown(page, "#state")) === "live");
+  const before = proxy.count;
+  proxy.cut();
+  await shop("2");
+  const both = "2shipped31shipped3";
+  const rows = async () => (await shown(page, "#orders")).replace(/\s/g, "");
+  await until("it has come back with what was missed", async () => (await rows()) === both);
+  expect(proxy.count).toBeGreaterThan(before);
+  await shop("3");
+  await until("and goes on", async () => (await rows()) === "3shipped3" + both);
+});
+
+test("an answer survives a reload, is followed on another device, and stops", async () => {
+  const { origin, browser } = await stage("answer", { PUSH_UPSTREAM_ROUTES: "ai.*=ai" });
+  const page = await visit(browser, origin);
+  await page.click("button");
+  const length = async (one: Page) => (await shown(one, "#text")).split(" ").length - 1;
+  await until("it has begun", async () => (await length(page)) > 10);
+  await page.reload();
+  const other = await visit(browser, page.url());
+  for (const one of [page, other]) {
+    await until("it goes on", async () => (await length(one)) > 30);
+  }
+  await page.bringToFront();
+  await page.click("#halt");
+  for (const one of [page, other]) {
+    await until("it has stopped", async () => (await shown(one, "#state")) === "stopped");
+    const numbers = [...(await shown(one, "#text")).matchAll(/\((\d+)\)/g)].map(([, number]) => +number!);
+    expect(numbers, "no token is missing, doubled or out of order").toEqual(numbers.map((_, at) => at + 1));
+  }
+  expect(await shown(page, "#text")).toBe(await shown(other, "#text"));
+});
+
+test("cursors move, and leave with their user", async () => {
+  const { origin, browser } = await stage("cursors", { PUSH_UPSTREAM_ROUTES: "board.*=board" });
+  const ann = await visit(browser, `${origin}/?user=ann`);
+  const bob = await visit(browser, `${origin}/?user=bob`);
+  await until("both are here", async () => (await bob.title()) === "2 here" && (await ann.title()) === "2 here");
+  await bob.bringToFront();
+  const { width, height } = bob.viewport()!;
+  for (let step = 1; step <= 10; step++) await bob.mouse.move((width * step) / 20, (height * step) / 20);
+  const place = () =>
+    ann.evaluate(() => {
+      const { left, top } = document.querySelector<HTMLElement>(".cursor")?.style ?? {};
+      return `${left} ${top}`;
+    });
+  await until("the last move has come", async () => (await place()) === "50% 50%");
+  expect(await shown(ann, ".cursor")).toBe("bob");
+  expect(await bob.$(".cursor"), "no cursor of its own").toBeNull();
+  await bob.close();
+  await until("bob's cursor is gone", async () => (await ann.$(".cursor")) === null);
+});
+
+test("the bell of the README counts, and has what was kept during a reload", async () => {
+  const text = readFileSync(folder("README.md"), "utf8");
+  const block = /^```html page\n(.*?)^```$/ms.exec(text)![1]!;
+  expect(block.split("\n").length - 1, "ten lines, as is said").toBe(10);
+  const { node, origin, browser } = await stage("README", {}, `<!doctype html><meta charset="utf-8">${block}`);
+  const page = await visit(browser, origin);
+  const push = (data: string) => node.push({ to: { user: "42" }, keep: true, data });
+  await until("it is connected", async () => (await node.metric("connections")) === 1);
+  await push("one");
+  await until("it rings", async () => (await shown(page, "#count")) === "1");
+  await page.goto("about:blank");
+  await push("two");
+  await push("three");
+  await page.goto(origin);
+  await until("it has what was kept", async () => (await shown(page, "#count")) === "2");
 });

@@ -35,6 +35,15 @@ pub(super) async fn come(seen: &mut Seen) {
         .await;
     seen.expect("headPage 200", "HEAD", &named.url("/"), &[], "")
         .await;
+    let script = named.url("/pushnode.js");
+    let head = http().head(&script).send().await.expect("an answer");
+    let tag = head.headers()["etag"].to_str().expect("a tag");
+    for (method, name) in [("GET", "getScript"), ("HEAD", "headScript")] {
+        let (whole, known) = (format!("{name} 200"), format!("{name} 304"));
+        seen.expect(&whole, method, &script, &[], "").await;
+        let has_it = [("if-none-match", tag)];
+        seen.expect(&known, method, &script, &has_it, "").await;
+    }
     seen.expect(
         "getOpenapi 200",
         "GET",
