@@ -7,7 +7,7 @@ use crate::index::Index;
 
 /// A node serves within 5 s after the name leads to the new primary; a busy machine takes a little
 /// longer.
-const FOLLOWED: Micros = (5 + 3) * SECOND;
+const FOLLOWED: Micros = (5 + 5) * SECOND;
 
 /// After a fail-over behind a name, and after an address was silent.
 pub(crate) fn check(index: &Index<'_>) -> Verdict {

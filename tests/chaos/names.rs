@@ -4,14 +4,16 @@
 use std::io::Result;
 use std::time::{Duration, Instant};
 
-use crate::history::{Event, Micros};
+use crate::history::{Event, Micros, SECOND};
 use crate::proxy::Proxy;
 use crate::resp::Resp;
 use crate::stage::Stage;
 use crate::views::View;
 
+/// A connect that began while the address was silent stays silent, and is given up after 2 s.
+const GIVEN_UP: Micros = 2 * SECOND;
 /// How long nodes are watched: longer than they may take.
-const WATCH: Duration = Duration::from_secs(15);
+const WATCH: Duration = Duration::from_secs(20);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -40,7 +42,12 @@ impl Stage {
         self.ways_of(node).for_each(Proxy::unmute);
         let is_hit = |view: &View| whom.as_ref().is_none_or(|whom| *whom == view.id);
         let views = self.views.all().into_iter().filter(is_hit).collect();
-        self.fault("address-silent", whom.clone(), at);
+        self.recorder.write(Event::Fault {
+            kind: "address-silent".to_owned(),
+            node: whom.clone(),
+            at,
+            until: self.recorder.now() + GIVEN_UP,
+        });
         self.watch_followers("address-silent", views, None).await;
         Ok(())
     }

@@ -26,7 +26,7 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
 
 pub(super) const PLANTED: &[(&str, &str, Change)] = &[
     ("H18", "a node that follows a name too late", |history| {
-        history.events.push(followed(Some(30), 30));
+        history.events.push(followed(Some(31), 31));
     }),
     ("H18", "a node that does not follow a name", |history| {
         history.events.push(followed(None, 35));
