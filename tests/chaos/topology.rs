@@ -45,7 +45,9 @@ pub(crate) struct Pair {
 
 impl Pair {
     fn start() -> Self {
-        let servers = [Redis::start(), Redis::start()];
+        // What a replica copies goes straight into memory, and not into a file of this folder.
+        let direct = ["--repl-diskless-load", "swapdb"];
+        let servers = [Redis::start_with(&direct), Redis::start_with(&direct)];
         let port = servers[0].port();
         servers[1].cli(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
         let name = Arc::new(AtomicU16::new(port));

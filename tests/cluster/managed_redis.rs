@@ -63,7 +63,9 @@ async fn push(node: &Node, body: Value) -> (u16, Value) {
 
 /// A primary and its replica, in sync.
 async fn pair() -> (Redis, Redis) {
-    let (old, new) = (Redis::start(), Redis::start());
+    // What a replica copies goes straight into memory, and not into a file of this folder.
+    let direct = ["--repl-diskless-load", "swapdb"];
+    let (old, new) = (Redis::start_with(&direct), Redis::start_with(&direct));
     new.cli(&["REPLICAOF", "127.0.0.1", &old.port().to_string()]);
     eventually(async || match new.cli(&["INFO", "replication"]) {
         text if text.contains("master_link_status:up") => Ok(()),
