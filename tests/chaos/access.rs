@@ -1,11 +1,12 @@
-//! How a publisher finds the right redis-server: the only one, the master that a Sentinel names,
-//! or the owner of the key's slot in a cluster.
+//! How a publisher finds the right redis-server: the only one, the one that a name leads to, the
+//! master that a Sentinel names, or the owner of the key's slot in a cluster.
 //!
 //! Every call has one outcome: Redis took it and answered, or nothing is known of it.
 
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::resp::{Answer, Resp};
 
@@ -16,6 +17,8 @@ const HOPS: usize = 6;
 #[derive(Debug, Clone)]
 pub(crate) enum Doors {
     Standalone(u16),
+    /// The port that the name leads to now.
+    Named(Arc<AtomicU16>),
     /// The ports of the Sentinels.
     Sentinel(Arc<[u16]>),
     /// The ports of all servers of a cluster.
@@ -27,6 +30,7 @@ impl Doors {
     pub(crate) async fn masters(&self) -> Result<Vec<u16>> {
         match self {
             Self::Standalone(port) => Ok(vec![*port]),
+            Self::Named(port) => Ok(vec![port.load(Ordering::SeqCst)]),
             Self::Sentinel(sentinels) => Ok(vec![master(sentinels).await?]),
             Self::Cluster(ports) => {
                 let mut masters = Vec::new();
@@ -188,6 +192,12 @@ impl Access {
         matches!(self.doors, Doors::Cluster(_))
     }
 
+    /// Whether an answer of 0 may be false: a replica passes on to its own listeners what is published
+    /// at its primary.
+    pub(crate) fn may_deny_falsely(&self) -> bool {
+        matches!(self.doors, Doors::Cluster(_) | Doors::Named(_))
+    }
+
     fn name<'a>(&self, key: &'a str) -> &'a str {
         match self.doors {
             Doors::Cluster(_) => key,
@@ -196,11 +206,14 @@ impl Access {
     }
 
     async fn port(&mut self, key: &str) -> Result<u16> {
-        if let Some(port) = self.owners.get(self.name(key)) {
+        let known = self.owners.get(self.name(key));
+        // What a name led to before says nothing.
+        if let Some(port) = known.filter(|_| !matches!(self.doors, Doors::Named(_))) {
             return Ok(*port);
         }
         match &self.doors {
             Doors::Standalone(port) => Ok(*port),
+            Doors::Named(port) => Ok(port.load(Ordering::SeqCst)),
             Doors::Sentinel(sentinels) => master(sentinels).await,
             Doors::Cluster(ports) => {
                 self.turn += 1;

@@ -11,7 +11,7 @@ use crate::history::{
     Cause, EVERYBODY, Event, FINAL, Field, HUNG_UP, Micros, Phase, Push, SECOND, TOPICS, TopicRows,
 };
 use crate::index::{Conn, Index, Recv};
-use crate::{deaths, kept, presence, rows, senders, tokens};
+use crate::{deaths, follows, kept, passed_over, presence, rows, senders, tokens};
 
 /// A loss is told within 3 s, spread over 5 s more; the beat of a shard and a busy machine
 /// take up to 2 s.
@@ -31,7 +31,7 @@ const MORE_FDS: i64 = 64;
 const MORE_RSS_KIB: u64 = 192 * 1024;
 
 /// The rules, in the order of their verdicts.
-pub(crate) const RULES: [(&str, &str); 18] = [
+pub(crate) const RULES: [(&str, &str); 20] = [
     (
         "H0",
         "no node ends by itself; all are ready again after the last fault",
@@ -73,6 +73,14 @@ pub(crate) const RULES: [(&str, &str); 18] = [
     (
         "H17",
         "a dead node is found by one push, and one that vanished within 20 s",
+    ),
+    (
+        "H18",
+        "a node serves soon after the name leads to the primary, or the address answers again",
+    ),
+    (
+        "H19",
+        "a kept message that a client cannot take is passed over and told, and all after it come",
     ),
 ];
 
@@ -120,6 +128,8 @@ pub(crate) fn check(events: &[Event]) -> Vec<Verdict> {
         rows::check(&index),
         senders::check(&index),
         deaths::check(&index),
+        follows::check(&index),
+        passed_over::check(&index),
     ]
 }
 

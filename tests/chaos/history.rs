@@ -236,6 +236,37 @@ pub(crate) enum Event {
         /// How long it was watched.
         until: Micros,
     },
+    /// A node's way to Redis was right again at `at`: its name led to the primary, or its address
+    /// answered. Then it was watched until it served.
+    Followed {
+        node: String,
+        /// What had happened, as the fault is called.
+        kind: String,
+        at: Micros,
+        served: Option<Micros>,
+        /// How long it was watched.
+        until: Micros,
+    },
+    /// A client came back, again and again, to kept messages some of which it could not take.
+    Stumbled {
+        user: String,
+        /// In the order in which they were kept.
+        kept: Vec<String>,
+        /// Which of them are over its limit.
+        large: Vec<String>,
+        /// What it took.
+        got: Vec<String>,
+        /// What a `resync` told it that it does not get.
+        passed: Vec<String>,
+        /// Whether `ready` said that nothing was missing when some was passed over.
+        is_claimed: bool,
+        /// What another device without a limit took.
+        other: Vec<String>,
+        connects: u64,
+        /// So many connects must be enough.
+        allowed: u64,
+        at: Micros,
+    },
     /// A process ended that nobody had told to.
     Died {
         node: String,

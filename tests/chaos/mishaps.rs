@@ -312,7 +312,7 @@ impl Stage {
     }
 
     /// One attempt; answers what it was told.
-    async fn push_once(&self, view: &View, draft: &Draft, attempt: u32) -> String {
+    pub(crate) async fn push_once(&self, view: &View, draft: &Draft, attempt: u32) -> String {
         let url = format!("http://{}/v1/push", view.clients);
         let body = draft.envelope(json!({"timeout_ms": 3_000}));
         let sent = self.recorder.now();
@@ -322,7 +322,8 @@ impl Stage {
         let status = answer["status"].as_str().unwrap_or("unknown").to_owned();
         self.recorder.write(Event::Push(Push {
             id: draft.id.clone(),
-            by: "claim".to_owned(),
+            // Each is a sender of its own.
+            by: draft.id.clone(),
             via: view.id.clone(),
             seq: draft.seq,
             to: draft.to.clone(),

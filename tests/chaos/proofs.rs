@@ -3,6 +3,7 @@
 
 mod clients;
 mod mishaps;
+mod redis;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -467,12 +468,14 @@ pub(crate) fn run() -> bool {
         .chain(topics::ALLOWED)
         .chain(clients::ALLOWED)
         .chain(mishaps::ALLOWED)
+        .chain(redis::ALLOWED)
         .map(|(words, change)| (None, *words, *change));
     let planted = PLANTED
         .iter()
         .chain(topics::PLANTED)
         .chain(clients::PLANTED)
         .chain(mishaps::PLANTED)
+        .chain(redis::PLANTED)
         .map(|(rule, words, change)| (Some(*rule), *words, *change));
     let (mut fine, mut faulty) = (0, 0);
     for (rule, words, change) in allowed.chain(planted) {

@@ -1,8 +1,8 @@
 //! A way from one node to Redis that can be made bad: a black hole, a reset, a delay, silence
-//! for ever, single messages lost.
+//! for ever or for a while, single messages lost. It can lead to another server, as a name does.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,10 +25,14 @@ enum Way {
 /// The way of one node. Ends when dropped.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
+    /// Where new connections lead.
+    target: Arc<AtomicU16>,
     way: watch::Sender<Way>,
     resets: watch::Sender<u32>,
     /// The last one hit all connections, or only those that subscribe.
     silences: watch::Sender<bool>,
+    /// Whether the address is silent now.
+    mute: watch::Sender<bool>,
     /// How many messages are still to be lost.
     losses: Arc<AtomicU32>,
     stall: Arc<Stall>,
@@ -42,9 +46,11 @@ impl Proxy {
         let (way, _) = watch::channel(Way::Open);
         let (resets, _) = watch::channel(0);
         let (silences, _) = watch::channel(false);
+        let (mute, _) = watch::channel(false);
+        let target = Arc::new(AtomicU16::new(port));
         let losses = Arc::new(AtomicU32::new(0));
         let stall = Arc::new(Stall::default());
-        let stalled = stall.clone();
+        let (stalled, leads, muted) = (stall.clone(), target.clone(), mute.clone());
         let (ways, cuts, mutes, lost) = (
             way.clone(),
             resets.clone(),
@@ -57,17 +63,20 @@ impl Proxy {
                     way: ways.subscribe(),
                     resets: cuts.subscribe(),
                     silences: mutes.subscribe(),
+                    mute: muted.subscribe(),
                     losses: lost.clone(),
                     stall: stalled.clone(),
                 };
-                tokio::spawn(link.serve(client, port));
+                tokio::spawn(link.serve(client, leads.load(Ordering::SeqCst)));
             }
         });
         Ok(Self {
             port: own,
+            target,
             way,
             resets,
             silences,
+            mute,
             losses,
             stall,
             task,
@@ -80,6 +89,21 @@ impl Proxy {
 
     pub(crate) fn close(&self) {
         self.way.send_replace(Way::Closed);
+    }
+
+    /// New connections lead to this port; those that are open stay where they are.
+    pub(crate) fn lead_to(&self, port: u16) {
+        self.target.store(port, Ordering::SeqCst);
+    }
+
+    /// The address says nothing more, to connections that are open and to those that come.
+    pub(crate) fn mute(&self) {
+        self.mute.send_replace(true);
+    }
+
+    /// New connections are answered again. Those before stay as they are.
+    pub(crate) fn unmute(&self) {
+        self.mute.send_replace(false);
     }
 
     pub(crate) fn slow(&self, delay: Duration) {
@@ -140,6 +164,7 @@ struct Link {
     way: watch::Receiver<Way>,
     resets: watch::Receiver<u32>,
     silences: watch::Receiver<bool>,
+    mute: watch::Receiver<bool>,
     losses: Arc<AtomicU32>,
     stall: Arc<Stall>,
 }
@@ -147,6 +172,9 @@ struct Link {
 impl Link {
     async fn serve(mut self, client: TcpStream, port: u16) {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if *self.mute.borrow_and_update() {
+            return swallow(client.into_split().0).await;
+        }
         let Ok(redis) = TcpStream::connect(address).await else {
             return;
         };
@@ -162,6 +190,7 @@ impl Link {
             way,
             resets,
             silences,
+            mute,
             losses,
             stall,
         } = &mut self;
@@ -190,13 +219,23 @@ impl Link {
                             break;
                         }
                     }
+                    changed = mute.changed() => {
+                        if changed.is_err() || *mute.borrow_and_update() {
+                            break;
+                        }
+                    }
                 }
             }
         }
-        // Whatever the node says is swallowed. Only its end lets Redis know.
-        let mut piece = vec![0; 64 * 1024];
-        while let Ok(1..) = from_client.read(&mut piece).await {}
+        // Only its end lets Redis know.
+        swallow(from_client).await;
     }
+}
+
+/// Takes whatever the node says, to its end.
+async fn swallow(mut from_client: OwnedReadHalf) {
+    let mut piece = vec![0; 64 * 1024];
+    while let Ok(1..) = from_client.read(&mut piece).await {}
 }
 
 /// What becomes of a piece.

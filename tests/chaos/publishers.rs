@@ -308,7 +308,7 @@ impl RedisPublisher {
                 seq,
                 to: vec![to],
                 padding: self.rng.usize(..300),
-                anonymous: self.rng.u8(..4) == 0 && !self.redis.is_cluster(),
+                anonymous: self.rng.u8(..4) == 0 && !self.redis.may_deny_falsely(),
                 kept: false,
             };
             let way = match self.rng.u8(..10) {

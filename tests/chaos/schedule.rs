@@ -102,6 +102,22 @@ pub(crate) enum Fault {
     Reset {
         node: Option<usize>,
     },
+    /// The replica becomes the primary, and the old primary lives on as its replica. The name leads
+    /// to the new one this much later.
+    Demote {
+        late: Duration,
+    },
+    /// The address that one node uses, or all do, goes silent: it takes connections and says nothing.
+    /// All that was sent is lost, and the connections of that time stay silent for ever.
+    AddressSilent {
+        node: Option<usize>,
+        time: Duration,
+    },
+    /// Kept messages over the limit of a client, which drops the connection at each of them, and
+    /// others that come after them.
+    TooLarge {
+        draw: u64,
+    },
     /// The open connections of one node, or of all, go silent for ever; new ones work. Or only
     /// the subscriptions.
     Silence {
@@ -374,6 +390,29 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "demoted-primary",
+        setup: Setup::Pair,
+        proxied: true,
+        draw: |rng, _| Fault::Demote {
+            late: millis(rng, 0, 4_000),
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "silent-address",
+        proxied: true,
+        draw: |rng, nodes| Fault::AddressSilent {
+            node: some_node(rng, nodes),
+            time: millis(rng, 1_000, 9_000),
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "too-large",
+        draw: |rng, _| Fault::TooLarge { draw: rng.u64(..) },
+        ..PLAIN
+    },
+    Scenario {
         name: "mixed",
         proxied: true,
         tokens: true,
@@ -448,6 +487,8 @@ impl Fault {
             Self::BlackHole { .. }
                 | Self::Reset { .. }
                 | Self::Silence { .. }
+                | Self::AddressSilent { .. }
+                | Self::Demote { .. }
                 | Self::Lose { .. }
                 | Self::Delay { .. }
         )
@@ -459,7 +500,11 @@ impl Fault {
             Self::RedisFreeze { time }
             | Self::NodeFreeze { time, .. }
             | Self::BlackHole { time, .. }
+            | Self::AddressSilent { time, .. }
             | Self::Delay { time, .. } => *time,
+            // Until the nodes have followed.
+            Self::Demote { late } => *late + Duration::from_secs(2),
+            Self::TooLarge { .. } => Duration::from_secs(4),
             Self::OutputBuffer { frozen, .. } => *frozen,
             // Until another is promoted.
             Self::MasterKill { away, .. } => (*away).max(Duration::from_secs(2)),
@@ -510,6 +555,9 @@ impl Fault {
             Self::BlackHole { .. } => "black-hole",
             Self::Reset { .. } => "reset",
             Self::Silence { .. } => "silence",
+            Self::Demote { .. } => "demotion",
+            Self::AddressSilent { .. } => "address-silent",
+            Self::TooLarge { .. } => "too-large",
             Self::Lose { .. } => "lose",
             Self::Delay { .. } => "delay",
         }

@@ -166,7 +166,7 @@ impl Stage {
     }
 
     /// Does something to Redis that blocks.
-    async fn with_redis<T: Send + 'static>(
+    pub(crate) async fn with_redis<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Topology) -> T + Send + 'static,
     ) -> Result<T> {
@@ -255,7 +255,7 @@ impl Stage {
         }
     }
 
-    fn fault(&self, kind: &str, node: Option<String>, at: u64) {
+    pub(crate) fn fault(&self, kind: &str, node: Option<String>, at: u64) {
         self.recorder.write(Event::Fault {
             kind: kind.to_owned(),
             node,
@@ -298,6 +298,12 @@ impl Stage {
             Fault::StallReaders { node, draw } => {
                 let whom = self.stall_readers(node, draw).await;
                 return self.harmless(fault.kind(), whom, at);
+            }
+            Fault::Demote { late } => return self.demote(late).await,
+            Fault::AddressSilent { node, time } => return self.silence_address(node, time).await,
+            Fault::TooLarge { draw } => {
+                self.stumble(draw).await;
+                return self.harmless(fault.kind(), None, at);
             }
             Fault::StallClaim { node, draw, time } => {
                 whom = self.stall_claim(node, draw, time).await;
@@ -399,7 +405,7 @@ impl Stage {
         Ok(Some(id))
     }
 
-    fn ways_of(&self, node: Option<usize>) -> impl Iterator<Item = &Proxy> {
+    pub(crate) fn ways_of(&self, node: Option<usize>) -> impl Iterator<Item = &Proxy> {
         let ours = move |place: &usize| node.is_none_or(|node| node == *place);
         self.ways
             .iter()
@@ -408,7 +414,7 @@ impl Stage {
             .map(|(_, way)| way)
     }
 
-    async fn name(&self, node: Option<usize>) -> Option<String> {
+    pub(crate) async fn name(&self, node: Option<usize>) -> Option<String> {
         let slot = self.places[node?].lock().await;
         slot.as_ref().map(|node| node.id.clone())
     }
@@ -467,13 +473,7 @@ impl Stage {
     /// Whether every node says that it is ready.
     pub(crate) async fn is_ready(&self) -> bool {
         let views = self.views.all();
-        let ready = views.iter().map(async |view| {
-            let url = format!("http://{}/readyz", view.admin);
-            let limit = Duration::from_secs(2);
-            let answer = common::http().get(url).timeout(limit).send().await;
-            answer.is_ok_and(|answer| answer.status().is_success())
-        });
-        let ready = futures::future::join_all(ready).await;
+        let ready = futures::future::join_all(views.iter().map(View::is_ready)).await;
         ready.len() == self.places.len() && ready.into_iter().all(|ready| ready)
     }
 

@@ -1,11 +1,12 @@
-//! The redis-servers of a run, as an operator has them in hand: one, a master behind Sentinels, or
-//! a cluster. All of this blocks.
+//! The redis-servers of a run, as an operator has them in hand: one, a primary behind a name, a
+//! master behind Sentinels, or a cluster. All of this blocks.
 //!
 //! A master that failed comes back as a replica, and is in sync before anything else is done: a
 //! fault before that would only lose what nobody could have saved. It never comes back empty
 //! before another has been promoted, for then Redis itself would forget everything.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -18,6 +19,8 @@ use crate::redis_groups::{Frozen, RedisCluster, Trio, until};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Setup {
     Standalone,
+    /// A primary and its replica, and a name that leads to the primary.
+    Pair,
     /// A master, a replica, and three Sentinels that wait one second.
     Sentinel,
     /// Three masters, a replica each; a silent one counts as failed after 1.5 s.
@@ -26,8 +29,41 @@ pub(crate) enum Setup {
 
 pub(crate) enum Topology {
     Standalone(Redis),
+    Pair(Pair),
     Sentinel(Trio),
     Cluster(RedisCluster),
+}
+
+/// A primary and its replica, as a managed service has them.
+pub(crate) struct Pair {
+    servers: [Redis; 2],
+    /// The index of the primary.
+    primary: usize,
+    /// The port that the name leads to.
+    name: Arc<AtomicU16>,
+}
+
+impl Pair {
+    fn start() -> Self {
+        // What a replica copies goes straight into memory, and not into a file of this folder.
+        let direct = ["--repl-diskless-load", "swapdb"];
+        let servers = [Redis::start_with(&direct), Redis::start_with(&direct)];
+        let port = servers[0].port();
+        servers[1].cli(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
+        let name = Arc::new(AtomicU16::new(port));
+        let pair = Self {
+            servers,
+            primary: 0,
+            name,
+        };
+        until("the replica is in sync", || pair.is_in_sync());
+        pair
+    }
+
+    fn is_in_sync(&self) -> bool {
+        let info = self.servers[1 - self.primary].cli(&["INFO", "replication"]);
+        info.contains("role:slave") && info.contains("master_link_status:up")
+    }
 }
 
 /// A master that was made to fail.
@@ -41,6 +77,7 @@ impl Topology {
     pub(crate) fn start(setup: Setup) -> Self {
         match setup {
             Setup::Standalone => Self::Standalone(Redis::start()),
+            Setup::Pair => Self::Pair(Pair::start()),
             Setup::Sentinel => Self::Sentinel(Trio::start()),
             Setup::Cluster => Self::Cluster(RedisCluster::start(1)),
         }
@@ -49,6 +86,7 @@ impl Topology {
     pub(crate) fn url(&self) -> String {
         match self {
             Self::Standalone(redis) => redis.url(),
+            Self::Pair(pair) => pair.servers[pair.primary].url(),
             Self::Sentinel(trio) => trio.url(),
             Self::Cluster(cluster) => cluster.url(),
         }
@@ -59,6 +97,7 @@ impl Topology {
         let ports: Arc<[u16]> = self.servers().iter().map(Redis::port).collect();
         match self {
             Self::Standalone(_) => Doors::Standalone(ports[0]),
+            Self::Pair(pair) => Doors::Named(pair.name.clone()),
             Self::Sentinel(trio) => Doors::Sentinel(trio.sentinel_ports().into()),
             Self::Cluster(_) => Doors::Cluster(ports),
         }
@@ -67,6 +106,7 @@ impl Topology {
     fn servers(&self) -> &[Redis] {
         match self {
             Self::Standalone(redis) => std::slice::from_ref(redis),
+            Self::Pair(pair) => &pair.servers,
             Self::Sentinel(trio) => &trio.servers,
             Self::Cluster(cluster) => &cluster.servers,
         }
@@ -80,6 +120,7 @@ impl Topology {
     fn server(&mut self, index: usize) -> &mut Redis {
         match self {
             Self::Standalone(redis) => redis,
+            Self::Pair(pair) => &mut pair.servers[index],
             Self::Sentinel(trio) => &mut trio.servers[index],
             Self::Cluster(cluster) => &mut cluster.servers[index],
         }
@@ -89,6 +130,7 @@ impl Topology {
     fn master(&self, key: &str, not: Option<usize>) -> Option<usize> {
         match self {
             Self::Standalone(_) => Some(0),
+            Self::Pair(pair) => Some(pair.primary),
             Self::Sentinel(trio) => {
                 let port = trio.master();
                 self.servers().iter().position(|one| one.port() == port)
@@ -98,6 +140,32 @@ impl Topology {
                 Some(cluster.owner(witness, key).1)
             }
         }
+    }
+
+    /// Has primary and replica change places without a loss; all connections stay up. Answers the
+    /// port of the new primary.
+    pub(crate) fn demote(&mut self) -> Option<u16> {
+        let Self::Pair(pair) = self else { return None };
+        let heir = 1 - pair.primary;
+        let port = pair.servers[heir].port();
+        let words = ["FAILOVER", "TO", "127.0.0.1", &port.to_string()];
+        until("a fail-over begins", || {
+            pair.servers[pair.primary].cli(&words) == "OK"
+        });
+        pair.primary = heir;
+        until("primary and replica have changed places", || {
+            let info = pair.servers[heir].cli(&["INFO", "replication"]);
+            info.contains("role:master") && pair.is_in_sync()
+        });
+        Some(port)
+    }
+
+    /// The name leads to the primary. Answers its port.
+    pub(crate) fn rename(&self) -> Option<u16> {
+        let Self::Pair(pair) = self else { return None };
+        let port = pair.servers[pair.primary].port();
+        pair.name.store(port, Ordering::SeqCst);
+        Some(port)
     }
 
     /// Kills or freezes the master that has this key.
@@ -154,7 +222,7 @@ impl Topology {
         };
         let masters = match self {
             Self::Standalone(_) => return true,
-            Self::Sentinel(_) => 1,
+            Self::Pair(_) | Self::Sentinel(_) => 1,
             Self::Cluster(cluster) => {
                 let ok = |one: &Redis| one.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
                 if !cluster.servers.iter().all(ok) {

@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::watch;
+
+use crate::common::http;
 
 /// A running node.
 #[derive(Debug, Clone)]
@@ -17,6 +20,16 @@ pub(crate) struct View {
     pub(crate) lines: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) pid: u32,
+}
+
+impl View {
+    /// Whether it says that it is ready.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let url = format!("http://{}/readyz", self.admin);
+        let limit = Duration::from_secs(2);
+        let answer = http().get(url).timeout(limit).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
 }
 
 /// Shared by the stage, which writes it, and all actors.

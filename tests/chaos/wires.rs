@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::views::View;
@@ -190,6 +192,20 @@ impl Socket {
                 let _ = pieces.socket.write_all(line.as_bytes()).await;
             }
             Self::Sse(_) => {}
+        }
+    }
+
+    /// Ends the connection at a message that it cannot take: with a word, where there is one for
+    /// that, or by vanishing.
+    pub(crate) async fn refuse(mut self, politely: bool) {
+        if let Self::Ws(socket) = &mut self
+            && politely
+        {
+            let frame = CloseFrame {
+                code: CloseCode::Size,
+                reason: "".into(),
+            };
+            let _ = (**socket).close(Some(frame)).await;
         }
     }
 

@@ -77,8 +77,8 @@ type Bundle = SmallVec<[OutboxLine; 1]>;
 struct Payload {
     text: Bytes,
     deadline: Instant,
-    /// An attempt without an answer may have published it. Then an answer of 0 to another attempt
-    /// does not prove that no receiver has it.
+    /// An attempt without an answer may have published it, or one that a replica passed on. Then an
+    /// answer of 0 to another attempt does not prove that no receiver has it.
     doubtful: bool,
     answers: Vec<oneshot::Sender<Result<u32, Unavailable>>>,
 }
@@ -416,7 +416,10 @@ impl Shared {
         result: Result<u32, fred::error::Error>,
     ) -> Result<(), Payload> {
         match result {
-            Ok(0) if payload.doubtful => Err(payload),
+            Ok(0) if payload.doubtful || self.servers.may_deny_falsely() => {
+                payload.doubtful = true;
+                Err(payload)
+            }
             Ok(receivers) => {
                 self.answer(payload, Ok(receivers));
                 Ok(())

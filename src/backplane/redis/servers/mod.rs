@@ -50,6 +50,8 @@ pub(crate) const LOOKUPS: usize = 512;
 pub(crate) const SLOTS: usize = 16_384;
 /// A slot that no server serves.
 pub(crate) const UNSERVED: u16 = u16::MAX;
+/// How long other nodes may take to follow to a new primary.
+const FOLLOWED: Duration = Duration::from_secs(5);
 /// How long a new server may take to accept the connection before commands are routed to it.
 const WELCOME: Duration = Duration::from_millis(700);
 /// Payloads that fred may hold for a connection that only publishes: it receives none.
@@ -293,6 +295,12 @@ impl Servers {
     pub(crate) fn has_turned_within(&self, time: Duration) -> bool {
         let turned = *self.0.turned.read();
         turned.is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// Whether an answer of 0 to `PUBLISH` proves nothing, because nodes may still listen at the old
+    /// primary. That is a replica now and passes on to them what is published at the new one.
+    pub(crate) fn may_deny_falsely(&self) -> bool {
+        !self.is_clustered() && self.has_turned_within(FOLLOWED)
     }
 
     /// Notes how many nodes are live.
