@@ -48,9 +48,9 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
                 let mut waited: BTreeMap<&str, usize> = BTreeMap::new();
                 // Nodes have a dot in their ids. A publisher over Redis asks none, and how long it
                 // tries is its own affair.
-                let through_nodes = |push: &&Push| push.via.contains('.');
-                let refused = during(CLOSED).filter(|push| push.status == "unrouted");
-                for push in refused.filter(through_nodes) {
+                let refused = during(CLOSED)
+                    .filter(|push| push.status == "unrouted" && push.via.contains('.'));
+                for push in refused {
                     let has_waited = push.answered - push.sent >= WAITED;
                     *waited.entry(&push.via).or_default() += usize::from(has_waited);
                 }

@@ -123,8 +123,11 @@ fn a_redis_that_cannot_serve_is_a_fault_with_its_reason() {
     }
 
     let port = redis.port().to_string();
+    // A replica writes what it gets from its master into a file.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dir = folder.path().to_str().expect("UTF-8");
     let replica = ["--replicaof", "127.0.0.1", &port, "--masterauth", "secret"];
-    let replica = Redis::start_with(&replica);
+    let replica = Redis::start_with(&[&replica[..], &["--dir", dir]].concat());
     let found = fault(&replica.url(), "redis");
     assert!(
         found["text"].as_str().unwrap().contains("replica"),
