@@ -6,6 +6,7 @@
 //! fault and no `Debug` output shows a password, or a parameter's name, which may be part of one.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
@@ -106,6 +107,8 @@ pub(crate) struct TlsFiles {
 pub(crate) struct ServerUrl {
     /// Scheme, host and port, or the path of a Unix socket. Without credentials and database.
     pub(crate) url: String,
+    /// Which address of the host to dial, if that is not left to the name.
+    pub(crate) at: Option<IpAddr>,
     pub(crate) login: Option<Login>,
     pub(crate) login_file: Option<LoginFile>,
     pub(crate) tls: TlsFiles,
@@ -265,6 +268,7 @@ impl RedisUrl {
         }
         ServerUrl {
             url: url.into(),
+            at: None,
             login: self.login.clone(),
             login_file: self.login_file.clone(),
             tls: self.tls.clone(),

@@ -14,6 +14,7 @@ mod raw;
 mod redis_groups;
 
 mod absent;
+mod addresses;
 mod batches;
 mod belief;
 mod bookmarks;

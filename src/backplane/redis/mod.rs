@@ -15,6 +15,7 @@ pub(crate) mod servers;
 pub(crate) mod store;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -440,6 +441,17 @@ fn builder(
     if let ServerConfig::Unix { path } = &mut config.server {
         let text = path.to_string_lossy().into_owned();
         *path = OsString::from_vec(percent_decode_str(&text).collect()).into();
+    }
+    if let (Some(address), ServerConfig::Centralized { server: name }) =
+        (server.at, &mut config.server)
+    {
+        // A certificate is for the name.
+        name.tls_server_name = Some(name.host.clone());
+        // fred 10.1: puts host and port together as they are.
+        name.host = match address {
+            IpAddr::V4(address) => address.to_string().into(),
+            IpAddr::V6(address) => format!("[{address}]").into(),
+        };
     }
     config.database = Some(server.database).filter(|number| *number != 0);
     (config.username, config.password) = words_of(server.login.as_ref());

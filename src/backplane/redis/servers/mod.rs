@@ -9,6 +9,7 @@
 //! fred 10.1: its cluster mode takes the next answer on a busy connection for the answer to
 //! ASKING, and its transactions wait without end on a frozen server. So neither is used.
 
+mod addresses;
 pub(crate) mod cluster;
 pub(crate) mod commands;
 pub(crate) mod errors;
@@ -21,6 +22,7 @@ pub(crate) mod role;
 pub(crate) mod sentinel;
 pub(crate) mod tls;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -77,6 +79,8 @@ struct Shared {
     doubt: Notify,
     /// How often the only server's name was looked up again because it led to a replica.
     searches: AtomicU64,
+    /// Which address of the only server's name answered, if it has several.
+    address: RwLock<Option<IpAddr>>,
     /// When a server was last replaced by one that may have less data.
     turned: RwLock<Option<Instant>>,
     complaints: Complaints,
@@ -188,6 +192,7 @@ impl Servers {
             turns: watch::channel(0).0,
             doubt,
             searches: AtomicU64::new(0),
+            address: RwLock::default(),
             turned: RwLock::default(),
             complaints: Complaints::default(),
             population: AtomicU32::new(0),
@@ -258,7 +263,7 @@ impl Servers {
     pub(crate) fn url_of(&self, key: &str) -> Option<ServerUrl> {
         match self.place_of(key).host {
             Some(host) => self.0.url.server(&host),
-            None if *self.0.url.topology() == Topology::One => Some(self.0.url.one()),
+            None if *self.0.url.topology() == Topology::One => Some(self.only_url()),
             // Not known yet.
             None => None,
         }
@@ -396,8 +401,28 @@ impl Servers {
 
     /// A connection to the only server, by its name, not yet part of the routes.
     pub(crate) fn dial_by_name(&self) -> Option<Server> {
-        let client = build(&self.0.url.one(), NO_MESSAGES, COMMAND_BUFFER).ok()?;
+        let client = build(&self.only_url(), NO_MESSAGES, COMMAND_BUFFER).ok()?;
         Some(started(client, None, self.link_watch()))
+    }
+
+    /// The only server, at the address of its name that answered.
+    pub(crate) fn only_url(&self) -> ServerUrl {
+        ServerUrl {
+            at: *self.0.address.read(),
+            ..self.0.url.one()
+        }
+    }
+
+    /// Looks up the name of the only server; answers whether another address than before is to be
+    /// dialled from now on. A name with one address is left to fred.
+    pub(crate) async fn choose_address(&self) -> bool {
+        let before = *self.0.address.read();
+        let server = self.0.url.one();
+        let found = addresses::first_to_answer(&server, before.is_some()).await;
+        if found.is_some() {
+            *self.0.address.write() = found;
+        }
+        found.is_some() && found != before
     }
 
     /// Opens a new connection to a server that is silent although its connection is up. The old

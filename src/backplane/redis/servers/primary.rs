@@ -34,7 +34,21 @@ pub(crate) async fn follow(servers: Servers) {
         if is_replica(&servers.only()).await {
             tracing::warn!("Redis is a replica here; looking up its name again");
             search(&servers).await;
+        } else if !servers.only().is_connected() {
+            leave_silent_address(&servers).await;
         }
+    }
+}
+
+/// Without a connection, perhaps because one address of the name is silent: turns to another one
+/// that answers, if there is such.
+async fn leave_silent_address(servers: &Servers) {
+    if servers.choose_address().await
+        && !servers.only().is_connected()
+        && let Some(server) = servers.dial_by_name()
+    {
+        tracing::info!("an address of the name of Redis answers; turning to it");
+        servers.lead_to(server);
     }
 }
 
@@ -66,7 +80,8 @@ async fn search(servers: &Servers) {
 /// A connection by name, if that leads to a primary. Found out on a connection of its own, so that
 /// the many to a replica are neither logged nor counted.
 async fn dial(servers: &Servers) -> FredResult<Server> {
-    drop(open_primary(&servers.url().one()).await?);
+    servers.choose_address().await;
+    drop(open_primary(&servers.only_url()).await?);
     let unusable = || Error::new(ErrorKind::Config, "the URL of Redis cannot be used");
     servers.dial_by_name().ok_or_else(unusable)
 }
