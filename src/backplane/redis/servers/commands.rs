@@ -12,7 +12,8 @@ use fred::prelude::{Client, ClientLike, FredResult, PubsubInterface};
 use fred::types::{CustomCommand, Value};
 use futures::future::join_all;
 
-use crate::backplane::redis::servers::{Server, Servers};
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::server::Server;
 
 impl Servers {
     /// Publishes to a channel; returns how many subscribers received the payload.

@@ -20,6 +20,7 @@ pub(crate) mod login;
 pub(crate) mod primary;
 pub(crate) mod role;
 pub(crate) mod sentinel;
+pub(crate) mod server;
 pub(crate) mod tls;
 
 use std::net::IpAddr;
@@ -34,14 +35,14 @@ use fred::util::redis_keyslot;
 use futures::future::join_all;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(crate) use crate::backplane::redis::servers::commands::{
     OVERTAKEN, asking, exec, multi, queue,
 };
 use crate::backplane::redis::servers::errors::{Complaints, redacted};
-use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch, WatchedLink};
+use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch};
+use crate::backplane::redis::servers::server::Server;
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
 use crate::telemetry::metrics::Metrics;
@@ -105,33 +106,6 @@ pub(crate) struct ServerPlace {
     search: u64,
 }
 
-/// One connection for commands. Dropping it closes the connection without QUIT, which a frozen
-/// server would not receive.
-#[derive(Debug)]
-pub(crate) struct Server {
-    pub(crate) host: Option<Host>,
-    pub(crate) client: Client,
-    connection: JoinHandle<Result<(), Error>>,
-    /// None before the first server is known.
-    watch: Option<WatchedLink>,
-}
-
-impl Server {
-    /// Closes the connection, although tasks may hold it: their commands fail.
-    fn end(&self) {
-        self.connection.abort();
-        if let Some(watch) = &self.watch {
-            watch.end();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 impl SlotMap {
     fn index(&self, key: &str) -> usize {
         let owner = |slots: &[u16]| slots[usize::from(redis_keyslot(key.as_bytes()))];
@@ -169,14 +143,9 @@ impl Servers {
                 breaks,
                 metrics,
             };
-            started(client, None, watch)
+            Server::connect(client, None, watch)
         } else {
-            Server {
-                host: None,
-                client,
-                connection: tokio::spawn(std::future::ready(Ok(()))),
-                watch: None,
-            }
+            Server::unknown(client)
         };
         let routes = SlotMap {
             servers: vec![Arc::new(server)],
@@ -396,13 +365,13 @@ impl Servers {
                 |error| tracing::error!(error = %redacted(error), "cannot connect to Redis"),
             )
             .ok()?;
-        Some(started(client, Some(host), self.link_watch()))
+        Some(Server::connect(client, Some(host), self.link_watch()))
     }
 
     /// A connection to the only server, by its name, not yet part of the routes.
     pub(crate) fn dial_by_name(&self) -> Option<Server> {
         let client = build(&self.only_url(), NO_MESSAGES, COMMAND_BUFFER).ok()?;
-        Some(started(client, None, self.link_watch()))
+        Some(Server::connect(client, None, self.link_watch()))
     }
 
     /// The only server, at the address of its name that answered.
@@ -484,18 +453,6 @@ impl Servers {
         let servers = self.servers();
         let goodbyes = servers.iter().map(|server| server.client.quit());
         let _ = tokio::time::timeout(COMMAND_TIMEOUT, join_all(goodbyes)).await;
-    }
-}
-
-fn started(client: Client, host: Option<Host>, watch: LinkWatch) -> Server {
-    let at = host.as_ref();
-    let at = at.map_or(String::new(), |(host, port)| format!(" at {host}:{port}"));
-    let watch = watch.start(Link::Commands, client.clone(), at);
-    Server {
-        connection: client.connect(),
-        host,
-        client,
-        watch: Some(watch),
     }
 }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 use fred::error::{Error, ErrorKind};
 use fred::prelude::{Client, ClientLike, FredResult};
 
+use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::exclusive::open_primary;
 use crate::backplane::redis::servers::role::{ServerRole, role};
-use crate::backplane::redis::servers::{Server, Servers};
+use crate::backplane::redis::servers::server::Server;
 
 /// The time between two questions, if nothing asks for one sooner.
 const ASK: Duration = Duration::from_secs(1);
