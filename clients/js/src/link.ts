@@ -64,6 +64,7 @@ export function createLink(
   let tries = 0;
   let best = -1; // the transport that was last `ready`
   let bestSince = 0;
+  let isBlocked = false; // a transport fails where the next one works
 
   const become = (now: State, why?: Closed | { retryIn: number }) => {
     link.state = now;
@@ -147,6 +148,12 @@ export function createLink(
       const begin = (frame: Frame) => {
         clearTimeout(timer);
         readyAt = Date.now();
+        // The network may have come back between the two. Then the first one works, too.
+        if (rung && best !== rung && !isBlocked) {
+          isBlocked = true;
+          return end({ code: AGAIN });
+        }
+        isBlocked = false;
         link.line = opened;
         if (best !== rung) bestSince = readyAt;
         best = rung;
@@ -199,6 +206,7 @@ export function createLink(
       const end: Awaited<ReturnType<typeof hold>> = link.closed ? { code: AGAIN } : await hold(rung);
       const isLast = isSure || !ladder[rung + 1];
       if (isLast || end.wasReady || end.told || end.code === AGAIN) return end;
+      isBlocked ||= end.reason === "timeout";
     }
   };
 

@@ -44,6 +44,19 @@ test("sends wait in order while there is no connection, and no more than the que
   expect([...got].sort((a, b) => a - b)).toEqual(Array.from({ length: 60 }, (_, n) => n));
 });
 
+test("a network that comes back between a WebSocket and a stream gives a WebSocket", async () => {
+  const { proxy } = await stage(({ data, reply }) => reply(data));
+  proxy.mode = "refuse";
+  // It comes back as the stream is tried.
+  const fetchNow: typeof fetch = (input, init) => {
+    proxy.mode = "pass";
+    return fetch(input, init);
+  };
+  const push = client(proxy.url, { backoff, fetch: fetchNow, timeout: 20_000 });
+  expect(await push.send("chat.say", 1)).toBe(1);
+  await until("the stream is closed", () => proxy.open === 1);
+});
+
 test("a send that cannot be sent in time fails, and is not sent later", async () => {
   const got: unknown[] = [];
   const { proxy } = await stage(({ data, reply }) => {
