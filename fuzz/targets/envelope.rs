@@ -14,9 +14,12 @@ fn stream(is_chunked: bool, has_envelopes: bool) -> Dialect {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let plain = format!("{:?}", Line::parse(input));
-    assert_eq!(plain, format!("{:?}", Line::parse_any(input)));
-    let Ok(Line::Push(push, reply)) = Line::parse(input) else {
+    let line = Line::parse(input);
+    // The short way knows no `except`, whose sets are shown in any order.
+    if !matches!(&line, Ok(Line::Push(push, _)) if push.except.is_some()) {
+        assert_eq!(format!("{line:?}"), format!("{:?}", Line::parse_any(input)));
+    }
+    let Ok(Line::Push(push, reply)) = line else {
         return;
     };
     let write = |push: &pushnode_fuzz::protocol::Push, reply: Option<&_>| {

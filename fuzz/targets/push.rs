@@ -8,9 +8,13 @@ use pushnode_fuzz::protocol::{
 };
 
 fuzz_target!(|input: &[u8]| {
-    let plain = format!("{:?}", PushRequest::parse(input));
-    assert_eq!(plain, format!("{:?}", PushRequest::parse_any(input)));
-    let Ok(request) = PushRequest::parse(input) else {
+    let request = PushRequest::parse(input);
+    // The short way knows no `except`, whose sets are shown in any order.
+    if !matches!(&request, Ok(request) if request.push.except.is_some()) {
+        let any = PushRequest::parse_any(input);
+        assert_eq!(format!("{request:?}"), format!("{any:?}"));
+    }
+    let Ok(request) = request else {
         return;
     };
     assert!(!request.timeout.is_zero() && request.timeout <= MAX_TIMEOUT);
