@@ -98,8 +98,8 @@ impl DirtyRows {
         }
     }
 
-    /// There is one connection more. Resolves once the row has been written; at once, with an
-    /// error, if there is none to write.
+    /// There is one connection more, or the row is lost. Resolves once it has been written; at
+    /// once, with an error, if there is none to write.
     pub(crate) fn joined(&self, subject: Subject) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.with(|state| {

@@ -86,6 +86,7 @@ const KNOWN: [LabelValues; 11] = [
             "sequence",
             "forgotten",
             "late_row",
+            "lost_row",
         ],
     ),
     (

@@ -72,6 +72,36 @@ async fn a_field_that_is_missing_from_a_row_is_put_back() {
     assert_eq!(b.metric("registry_rows_restored_total").await, 0.0);
 }
 
+/// Who is passed by until the row is back hears so, and gets what was kept meanwhile.
+#[tokio::test]
+async fn who_was_passed_by_while_a_row_was_lost_is_told() {
+    let redis = Redis::start();
+    let (node, sender) = (quiet_node_on(&redis, "a"), quiet_node_on(&redis, "b"));
+    let mut client = Client::v1(&format!("{}&topics=news", node.ws_url("42"))).await;
+    for key in ["pn:user:{42}", "pn:topic:{news}"] {
+        assert_eq!(redis.cli(&["DEL", key]), "1", "{key}");
+    }
+    let kept = json!({"to": {"user": "42"}, "keep": true, "data": "kept"});
+    let (_, answer) = post(&sender.push_url, &kept).await;
+    assert_eq!(answer["status"], "stored", "{answer}");
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| *last != "kept") {
+        let object = client.json().await;
+        heard.push(match object["type"].as_str() {
+            Some("message") => object["data"].clone(),
+            _ => object["type"].clone(),
+        });
+    }
+    assert_eq!(heard, ["resync", "kept"]);
+    until_fields(&redis, "pn:topic:{news}", "1").await;
+    let sign = r#"sign="lost_row""#;
+    eventually(async || match node.labelled("losses_total", sign).await {
+        2.0 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
 /// What tells other nodes which rows to remove when this one dies.
 #[tokio::test]
 async fn a_deleted_index_of_rows_is_put_back() {

@@ -10,7 +10,8 @@
 //! one command cannot ask for several slots, so every row is read.
 //!
 //! What must stay true: a row that is still being written is not taken for lost, so a row counts
-//! as lost only if it is missing at two looks, a tick apart, and is not dirty.
+//! as lost only if it is missing at two looks, a tick apart, and is not dirty. Whose row was lost
+//! is told, once it stands again, that messages may have passed by.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use ahash::RandomState;
 use fred::clients::Pipeline;
 use fred::prelude::{Client, FredResult, KeysInterface};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::backplane::redis::Keys;
@@ -26,7 +27,8 @@ use crate::backplane::redis::registry::read::flat;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::local::hub::Hub;
-use crate::protocol::ids::{ConnectionId, Subject};
+use crate::local::shard::command::Command;
+use crate::protocol::ids::{ConnectionId, Fd, Subject};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
@@ -204,7 +206,14 @@ impl Verifier {
     fn restore(&mut self, lost: Vec<Subject>) {
         self.restored += lost.len() as u64;
         self.metrics.rows_restored.inc_by(lost.len() as u64);
-        self.hub.changes().mark(lost);
+        if !lost.is_empty() {
+            let changes = self.hub.changes();
+            let rows = lost
+                .into_iter()
+                .map(|row| (changes.joined(row.clone()), row));
+            let (hub, metrics) = (self.hub.clone(), self.metrics.clone());
+            tokio::spawn(tell_of(hub, metrics, rows.collect()));
+        }
         if self.restored > 0 && self.warnings.pass().is_some() {
             let rows = std::mem::take(&mut self.restored);
             tracing::warn!(
@@ -237,6 +246,31 @@ impl Verifier {
         }
         self.lacks_index = lacks;
         Ok(())
+    }
+}
+
+/// Once a row stands again, no more pushes pass its connections by, and they can be told that some
+/// may have.
+async fn tell_of(
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    rows: Vec<(oneshot::Receiver<()>, Subject)>,
+) {
+    for (written, row) in rows {
+        if written.await.is_err() {
+            continue;
+        }
+        metrics.lost("lost_row");
+        let fds: Vec<Fd> = match &row {
+            Subject::User(user) => hub.seats(user).iter().map(|seat| seat.fd).collect(),
+            Subject::Topic(topic) => {
+                let members = hub.members(topic).await.into_iter();
+                members.map(|member| member.fd).collect()
+            }
+        };
+        for fd in fds {
+            hub.tell(fd, Command::Missed { fd }).await;
+        }
     }
 }
 
