@@ -31,6 +31,8 @@ pub(crate) struct Follower {
     sought: EntryId,
     /// From where the page under way was asked for.
     asked: Since,
+    /// Of two messages with the number of `since`, the older one, if the client has had both.
+    twin: Option<EntryId>,
     /// The client has heard that something may be missing before the next page.
     is_told: bool,
 }
@@ -62,6 +64,7 @@ impl Follower {
             seen: EntryId::default(),
             sought: EntryId::default(),
             asked: since,
+            twin: None,
             is_told: false,
         }
     }
@@ -101,9 +104,11 @@ impl Follower {
         }
         if let Since::After(here) = self.since {
             // Two masters gave one number to two messages: the client has only had the other one.
-            let is_twin = position.n == here.n && position.entry != here.entry;
+            let is_other = position.entry != here.entry && self.twin != Some(position.entry);
+            let is_twin = position.n == here.n && is_other;
             let is_next = position.follows(&here) || is_twin;
             if is_next && fits && self.state == State::Live {
+                self.twin = is_twin.then(|| position.entry.min(here.entry));
                 self.since = Since::After(Position {
                     n: position.n,
                     // So that the twin is not read again.
@@ -164,6 +169,9 @@ impl Follower {
         if self.asked != self.since {
             self.state = State::Behind;
             return false;
+        }
+        if !page.messages.is_empty() {
+            self.twin = None;
         }
         self.since = Since::After(page.end);
         // What was pushed before we asked and is not there was thrown out again, or never there:
@@ -289,6 +297,8 @@ mod tests {
             assert_eq!(follower.hear(twin(6, 700), true), Verdict::Take);
             assert_eq!(follower.hear(twin(6, ms), true), Verdict::Take);
             assert_eq!(follower.hear(twin(6, 700.max(ms)), true), Verdict::Old);
+            // A line that is published again after a fail-over.
+            assert_eq!(follower.hear(twin(6, 700.min(ms)), true), Verdict::Old);
             // By the clock of the master that is left, which may be behind.
             assert_eq!(follower.hear(twin(7, 650), true), Verdict::Take);
             assert_eq!(follower.hear(twin(8, 900), true), Verdict::Take);
