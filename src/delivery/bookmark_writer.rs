@@ -42,10 +42,14 @@ pub(crate) async fn serve(backplane: Arc<Backplane>, mut waiting: mpsc::Receiver
 /// How far each device has read.
 fn furthest(saved: impl Iterator<Item = SavedBookmark>) -> HashMap<(UserId, Arc<str>), Position> {
     let mut furthest = HashMap::new();
-    for one in saved {
-        let device = (one.user, one.device);
-        let known = furthest.get(&device).copied();
-        furthest.insert(device, newer(known, one.position));
+    for SavedBookmark {
+        user,
+        device,
+        position,
+    } in saved
+    {
+        let known = furthest.entry((user, device)).or_insert(position);
+        *known = newer(Some(*known), position);
     }
     furthest
 }

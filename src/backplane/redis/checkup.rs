@@ -9,9 +9,8 @@ pub(crate) mod rights;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fred::error::Error;
 use fred::prelude::Client;
-use fred::types::CustomCommand;
-use fred::{error::Error, prelude::ClientLike};
 
 use crate::backplane::redis::checkup::rights::Features;
 use crate::backplane::redis::follow_servers;
@@ -135,9 +134,7 @@ fn reason(error: &Error) -> String {
 }
 
 async fn look_at_version(client: &Client, features: &Features) -> (Gravity, String) {
-    let command = CustomCommand::new_static("INFO", None, false);
-    let info: Result<String, Error> = client.custom(command, vec!["server"]).await;
-    let info = match info {
+    let info = match eviction::info(client, "server").await {
         Ok(info) => info,
         Err(error) => {
             let text = format!("its version cannot be read: {}", reason(&error));

@@ -71,6 +71,18 @@ struct OutboxLine {
     answer: oneshot::Sender<Result<u32, Unavailable>>,
 }
 
+impl OutboxLine {
+    fn new(text: String, deadline: Instant) -> (Self, Published) {
+        let (answer, published) = oneshot::channel();
+        let line = Self {
+            text,
+            deadline,
+            answer,
+        };
+        (line, Published(published))
+    }
+}
+
 /// Lines that go in one payload.
 type Bundle = SmallVec<[OutboxLine; 1]>;
 
@@ -142,14 +154,9 @@ impl Outboxes {
         text: String,
         deadline: Instant,
     ) -> Published {
-        let (answer, published) = oneshot::channel();
-        let line = OutboxLine {
-            text,
-            deadline,
-            answer,
-        };
+        let (line, published) = OutboxLine::new(text, deadline);
         self.put(node, smallvec![line], deadline).await;
-        Published(published)
+        published
     }
 
     /// As [`Outboxes::publish`], for lines that Redis takes all or none of, each with its deadline;
@@ -164,15 +171,7 @@ impl Outboxes {
         };
         let (bundle, published) = lines
             .into_iter()
-            .map(|(text, deadline)| {
-                let (answer, published) = oneshot::channel();
-                let line = OutboxLine {
-                    text,
-                    deadline,
-                    answer,
-                };
-                (line, Published(published))
-            })
+            .map(|(text, deadline)| OutboxLine::new(text, deadline))
             .unzip();
         self.put(Some(node), bundle, last).await;
         published

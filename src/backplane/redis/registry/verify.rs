@@ -42,6 +42,9 @@ const CLUSTER_TICKS: u64 = 20;
 const KEYS: usize = 128;
 /// Maximum number of rows of a portion that are read field by field only because it is their turn.
 const FIELDS: usize = 100;
+/// So many connections are told of lost rows before a pause: they may all ask their own backend.
+const TOLD_AT_ONCE: usize = 200;
+const PAUSE: Duration = Duration::from_millis(100);
 /// The time between two warnings.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -256,6 +259,7 @@ async fn tell_of(
     metrics: Arc<Metrics>,
     rows: Vec<(oneshot::Receiver<()>, Subject)>,
 ) {
+    let mut told = 0_usize;
     for (written, row) in rows {
         if written.await.is_err() {
             continue;
@@ -270,6 +274,10 @@ async fn tell_of(
         };
         for fd in fds {
             hub.tell(fd, Command::Missed { fd }).await;
+            told += 1;
+            if told.is_multiple_of(TOLD_AT_ONCE) {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 }

@@ -193,7 +193,8 @@ async fn policy(client: &Client) -> Result<String, Error> {
     }
 }
 
-async fn info(client: &Client, section: &'static str) -> Result<String, Error> {
+/// A section of `INFO`.
+pub(crate) async fn info(client: &Client, section: &'static str) -> Result<String, Error> {
     let command = CustomCommand::new_static("INFO", None, false);
     client.custom(command, vec![section]).await
 }
