@@ -12,7 +12,7 @@ use crate::protocol::outcome::Status;
 type LabelValues = (&'static str, &'static [&'static str]);
 
 /// Counters whose values stand here. Those of the others are in [`of`].
-const KNOWN: [LabelValues; 11] = [
+const KNOWN: [LabelValues; 12] = [
     (
         "handshakes_refused",
         &[
@@ -76,6 +76,7 @@ const KNOWN: [LabelValues; 11] = [
     ("share_outcomes", &["abandoned"]),
     ("line_outcomes", &["taken", "nobody", "failed"]),
     ("drops", &["unreadable", "passed_over"]),
+    ("topic_rules_read", &["taken", "refused"]),
     ("left_to_inbox", &["old", "later"]),
     (
         "losses",
