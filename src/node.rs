@@ -158,6 +158,7 @@ impl Node {
         } = Access::new(&config, &hub, &backplane, &router)?;
         let client_requests = ClientRequests {
             hub: hub.clone(),
+            router: router.clone(),
             upstream: start_upstream(&config, node, &backplane, &metrics),
             authenticator: authenticator.clone(),
             sessions: sessions.clone(),
@@ -409,6 +410,7 @@ fn start_backplane(
                 prefix: config.prefix.clone(),
                 secrets: secrets.clone(),
                 inboxes,
+                rules: hub.topics().rules().clone(),
                 keep_replicas: config.keep_replicas,
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,

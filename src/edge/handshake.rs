@@ -16,6 +16,7 @@ use crate::auth;
 use crate::auth::Denial;
 use crate::auth::claims::MAX_DEVICE_BYTES;
 use crate::auth::identity::Identity;
+use crate::edge::client_error::no_presence;
 use crate::edge::error::HttpError;
 use crate::edge::peer::Peer;
 use crate::local::hub::await_rows::ROW_PATIENCE;
@@ -167,6 +168,7 @@ async fn join(
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
         let logs = topics.iter();
+        let logs = logs.filter(|topic| app.hub.topics().is_followed(topic));
         let logs = logs.map(|topic| app.hub.follow_log(fd, topic, deadline));
         let followed = join_all(logs).await;
         in_time &= followed.into_iter().all(|in_time| in_time);
@@ -282,6 +284,12 @@ fn check_terms(
     let most = app.hub.topics().most();
     let may_have = |topic: &Topic| app.hub.topics().allows(topic, user, grants);
     let topics = check_topics(request.topics.as_deref(), may_have, most)?;
+    if watches
+        && let Some(topic) = (topics.iter()).find(|topic| !app.hub.topics().tells_members(topic))
+    {
+        let words = no_presence(topic);
+        return Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", words));
+    }
     Ok(Terms {
         device,
         since,
@@ -388,7 +396,9 @@ async fn start_logs(
     if !dialect.is_event_stream() || !app.hub.topics().keeps() {
         return Vec::new();
     }
-    let topics = terms.topics.iter().take(MAX_RESUMED_TOPICS);
+    let topics = terms.topics.iter();
+    let topics = topics.filter(|topic| app.hub.topics().is_followed(topic));
+    let topics = topics.take(MAX_RESUMED_TOPICS);
     let starts = topics.map(async |topic| {
         let since = terms.read.log(topic).map_or(Since::Now, Since::After);
         let log = Subject::Topic(topic.clone());

@@ -18,7 +18,7 @@ use crate::local::map::Map;
 use crate::local::presence_queue::PresenceQueue;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::topic_pattern::TopicPatterns;
-use crate::protocol::topic_rules::SubscribeRule;
+use crate::protocol::topic_rules::{HistoryRule, PresenceRule, SubscribeRule};
 
 /// Connections in a topic, by shard.
 type TopicCounts = SmallVec<[u32; 4]>;
@@ -58,6 +58,18 @@ impl Topics {
     /// Whether pushes to topics can be kept.
     pub(crate) fn keeps(&self) -> bool {
         self.keeps
+    }
+
+    /// Whether members of a topic may hear of each other, be it their number alone.
+    pub(crate) fn tells_members(&self, topic: &Topic) -> bool {
+        let rule = self.rules.find(topic);
+        rule.is_none_or(|rule| rule.presence != PresenceRule::Nobody)
+    }
+
+    /// Whether members may follow the log of a topic.
+    pub(crate) fn is_followed(&self, topic: &Topic) -> bool {
+        let rule = || self.rules.find(topic);
+        self.keeps && rule().is_none_or(|rule| rule.history == HistoryRule::Members)
     }
 
     /// Whether a user may subscribe to a topic by itself. `grants` are those of its token; without

@@ -38,6 +38,7 @@ pub mod bus;
 
 pub use crate::protocol::bus::event::*;
 pub use crate::protocol::bus::line::*;
+pub use crate::protocol::bus::node_lines::*;
 pub use crate::protocol::bus::presence::*;
 pub use crate::protocol::bus::question::*;
 pub use crate::protocol::bus::signature::{ClusterKeys, Proof, is_command};

@@ -73,7 +73,7 @@ impl Standalone {
             record: RwLock::new(record),
             lines,
             health: watch::channel(Health::Ready).0,
-            logs: Arc::default(),
+            logs: Arc::new(MemoryLogs::new(hub.topics().rules().clone())),
             bounds,
             access: Arc::default(),
         };

@@ -9,8 +9,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use crate::local::live_rules::LiveRules;
 use crate::protocol::Message;
-use crate::protocol::ids::Topic;
+use crate::protocol::ids::{Fd, NodeId, Subject, Topic};
 use crate::protocol::position::{EntryId, Position, Since, Unwritten, count_since_first};
 use crate::telemetry::throttle::Throttle;
 
@@ -34,6 +35,21 @@ pub(crate) struct Bounds {
     pub age: Duration,
 }
 
+impl Bounds {
+    /// These, as far as the rule of a topic has no others.
+    pub(crate) fn of(self, subject: &Subject, rules: &LiveRules) -> Self {
+        let Subject::Topic(topic) = subject else {
+            return self;
+        };
+        let keep = rules.find(topic).map(|rule| rule.keep).unwrap_or_default();
+        Self {
+            messages: keep.messages.unwrap_or(self.messages),
+            bytes: keep.bytes.unwrap_or(self.bytes),
+            age: keep.seconds.unwrap_or(self.age),
+        }
+    }
+}
+
 /// A message as it lies in an inbox.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -41,6 +57,8 @@ pub(crate) struct Entry {
     pub(crate) id: Option<String>,
     /// The name of its event, unchecked.
     pub(crate) event: Option<String>,
+    /// The member that published it, as JSON, unchecked.
+    pub(crate) from: Option<String>,
     pub(crate) data: String,
 }
 
@@ -180,6 +198,7 @@ impl Page {
                 entry,
                 id,
                 event,
+                from,
                 data,
             } = one;
             end = Position {
@@ -190,7 +209,7 @@ impl Page {
             if id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
                 continue;
             }
-            match Message::from_inbox(id, event, &data, end) {
+            match Message::from_inbox(id, event, from.as_deref(), &data, end) {
                 Ok(message) => messages.push(Arc::new(message)),
                 // Written by another program, and not as agreed.
                 Err(fault) => {
@@ -228,6 +247,20 @@ impl Page {
             is_last: true,
             is_continuous,
         }
+    }
+
+    /// The page without what this connection sent itself; none if there is nothing of it.
+    pub(crate) fn without(&self, node: &NodeId, fd: Fd) -> Option<Self> {
+        let is_own = |message: &Arc<Message>| {
+            let sender = message.left_out();
+            sender.is_some_and(|sender| sender.fd == fd && sender.node == *node)
+        };
+        if !self.messages.iter().any(is_own) {
+            return None;
+        }
+        let mut page = self.clone();
+        page.messages.retain(|message| !is_own(message));
+        Some(page)
     }
 
     /// The page as one of this topic's log, whose messages name it.

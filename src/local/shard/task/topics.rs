@@ -79,7 +79,7 @@ impl ShardTask {
         let connection = &mut self.places[slot].connection;
         let is_new = connection.subscribe(&topic, by, &self.members.topics)?;
         let follows = (is_new || since.is_some())
-            && self.members.topics.keeps()
+            && self.members.topics.is_followed(&topic)
             && connection.follow(&topic, since.unwrap_or(Since::Now));
         let row = match is_new {
             true => self.members.join(&topic, slot),
