@@ -3,7 +3,6 @@
 //! A share is open until every node in the row has accepted it or is known to be dead. Many
 //! shares go through a round together: one pipelined look-up, one line for each node.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +20,9 @@ use crate::delivery::share::{Delivery, SUSPECTED};
 use crate::local::dedup::Recent;
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
-use crate::local::live_rules::LiveRules;
 use crate::local::receipt::Receipt;
-use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
-use crate::protocol::{Push, PushRequest, ReceiptRequest, Status, Target, Wait};
+use crate::protocol::ids::{NodeId, Subject};
+use crate::protocol::{ReceiptRequest, Status, Target, Wait};
 use crate::telemetry::metrics::Metrics;
 
 /// Most shares that are stored, looked up and published together. After each chunk of a large batch
@@ -421,41 +419,6 @@ struct NodeBatch {
     /// The index of each share, and how many connections its row names there.
     shares: SmallVec<[(usize, u32); 1]>,
     published: Option<Published>,
-}
-
-/// The part of a push that goes to one user or topic.
-#[derive(Debug)]
-pub(crate) struct Part<'a> {
-    pub(crate) subject: Subject,
-    pub(crate) push: Cow<'a, Push>,
-    /// Whether it is kept first: as its sender says, or as the rule of its topic does.
-    pub(crate) keep: bool,
-}
-
-/// The parts of a push to users or topics. Users share its message; a topic's message names it.
-pub(crate) fn parts_of<'a>(request: &'a PushRequest, rules: &LiveRules) -> Vec<Part<'a>> {
-    let PushRequest { push, keep, .. } = request;
-    let user = |user: &UserId| Part {
-        subject: Subject::User(user.clone()),
-        push: Cow::Borrowed(push),
-        keep: *keep,
-    };
-    let topic = |topic: &Topic, push| Part {
-        subject: Subject::Topic(topic.clone()),
-        push,
-        keep: *keep || rules.find(topic).is_some_and(|rule| rule.keep.every),
-    };
-    match &push.to {
-        Target::User(only) => vec![user(only)],
-        Target::Users(users) => users.iter().map(user).collect(),
-        Target::Topic(only) => vec![topic(only, Cow::Borrowed(push))],
-        Target::Topics(topics) => {
-            let pushes = push.to_each(topics).into_iter().map(Cow::Owned);
-            let parts = topics.iter().zip(pushes);
-            parts.map(|(one, push)| topic(one, push)).collect()
-        }
-        Target::Connection(..) | Target::All => Vec::new(),
-    }
 }
 
 /// How many of these shares go through a round together.

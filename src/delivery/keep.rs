@@ -7,7 +7,8 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
-use crate::delivery::carrier::{Carrier, Part};
+use crate::delivery::carrier::Carrier;
+use crate::delivery::part::Part;
 use crate::delivery::share::TOO_LATE;
 use crate::protocol::ids::Subject;
 use crate::protocol::{Message, Push, PushRequest};

@@ -184,7 +184,9 @@ impl ClientRequests {
             subscribed.await.map_err(|reason| refusal(&topic, reason))?;
         let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
         if !follows {
-            return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
+            // Asked for a log that it may not read: it may have missed anything.
+            let recovered = since.map(|_| false);
+            return Ok(protocol::subscribed_fields(&topic, None, recovered, degraded).into());
         }
         let from = since.unwrap_or(Since::Now);
         let mut page = self.hub.first_page(fd, &topic, from, deadline).await;

@@ -63,7 +63,7 @@ impl Topics {
     /// Whether members of a topic may hear of each other, be it their number alone.
     pub(crate) fn tells_members(&self, topic: &Topic) -> bool {
         let rule = self.rules.find(topic);
-        rule.is_none_or(|rule| rule.presence != PresenceRule::Nobody)
+        rule.is_none_or(|rule| rule.presence != PresenceRule::NoClient)
     }
 
     /// Whether members may follow the log of a topic.
@@ -88,7 +88,7 @@ impl Topics {
             SubscribeRule::Grant => is_granted(),
             SubscribeRule::Anyone => rule.pattern.fits_for(topic, user) || is_granted(),
             // Rules with hooks are refused at the start.
-            SubscribeRule::Hook | SubscribeRule::Nobody => false,
+            SubscribeRule::Hook | SubscribeRule::NoClient => false,
         }
     }
 

@@ -194,7 +194,7 @@ impl Presence {
     async fn give_list(&self, fd: Fd, topic: &Topic) {
         let view = &self.views[topic];
         let object = match self.tells(topic) {
-            PresenceRule::Nobody => return,
+            PresenceRule::NoClient => return,
             PresenceRule::Count => protocol::presence_count_object(topic, view.count()),
             PresenceRule::Members => {
                 let (members, more) = view.members(MAX_NAMES);
@@ -279,7 +279,7 @@ impl Presence {
         }
         match self.tells(topic) {
             PresenceRule::Members => {}
-            PresenceRule::Nobody => return,
+            PresenceRule::NoClient => return,
             PresenceRule::Count => {
                 let count = self.views.get(topic).map_or(0, View::count);
                 let object = protocol::presence_count_object(topic, count);

@@ -77,9 +77,6 @@ const ROW_TTL_SECONDS: i64 = 24 * 3600;
 /// Follows the number in a topic's row if clients of that node watch joins and leaves.
 const WATCHED: &str = "watch";
 
-/// What `readyz` says if nodes do not agree on topics.
-const OTHER_RULES: &str = "another node has other topic rules (PUSH_TOPIC_RULES)";
-
 const AWAY: Unavailable = Unavailable("Redis does not answer");
 
 /// The settings of this backplane.
@@ -331,8 +328,7 @@ impl Redis {
     }
 
     pub(crate) fn warning(&self) -> Option<&'static str> {
-        let other_rules = self.lease.has_other_rules().then_some(OTHER_RULES);
-        self.eviction.warning().or(other_rules)
+        self.eviction.warning().or(self.lease.warning())
     }
 
     pub(crate) fn gauge(&self, metrics: &Metrics) {

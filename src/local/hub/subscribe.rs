@@ -269,7 +269,7 @@ impl Hub {
             return message.clone();
         };
         let is_kept = message.position().is_some();
-        if is_kept && rule.history == HistoryRule::Nobody {
+        if is_kept && rule.history == HistoryRule::NoClient {
             return Arc::new(message.unkept());
         }
         match rule.policy {
