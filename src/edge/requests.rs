@@ -139,10 +139,9 @@ impl ClientRequests {
         let Subscribed { row, follows } =
             subscribed.await.map_err(|reason| refusal(&topic, reason))?;
         let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
-        if !follows {
+        let Some(from) = follows else {
             return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
-        }
-        let from = since.unwrap_or(Since::Now);
+        };
         let mut page = self.hub.first_page(fd, &topic, from, deadline).await;
         let tryout = match (&mut page, from) {
             (Some(page), Since::After(_)) => self.hub.judge(fd, user, &topic, page),

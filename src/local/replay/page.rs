@@ -57,6 +57,9 @@ pub(crate) struct LogExtent {
     pub holds: bool,
     /// Whether nothing was ever thrown out of it, as far as the store knows.
     pub is_untouched: bool,
+    /// The newest of the messages that were taken out one by one; the default if none ever was.
+    /// `None` if the store does not know, or was not asked.
+    pub erased: Option<EntryId>,
     /// Where a reader stands who finds nothing.
     pub unwritten: Unwritten,
     /// For how many seconds that proves something: less than a number lasts.
@@ -72,6 +75,7 @@ impl LogExtent {
             length,
             holds: true,
             is_untouched: false,
+            erased: None,
             unwritten: Unwritten::UNKNOWN,
             lasts: 0,
         }
@@ -97,6 +101,16 @@ impl LogExtent {
     /// Whether all that was ever kept is there. Where nothing is, nothing proves that.
     const fn is_complete(&self) -> bool {
         self.newest.is_some() && self.is_counted() && self.is_untouched
+    }
+
+    /// Whether these are the newest of all that were ever kept: as many as are wanted, or all.
+    fn is_whole_from(&self, entries: &[Entry], wanted: u16) -> bool {
+        match (entries.first(), self.erased) {
+            (Some(oldest), Some(erased)) if entries.len() >= usize::from(wanted) => {
+                self.newest.is_some() && erased < oldest.entry
+            }
+            _ => self.is_complete(),
+        }
     }
 
     /// Whether nothing is missing that was kept since a reader found nothing.
@@ -138,12 +152,14 @@ pub(crate) struct Page {
 
 impl Page {
     /// The page after `since` of an inbox of this extent. `entries` are those after `since`, one
-    /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone.
+    /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone,
+    /// and for [`Since::Last`] exactly those: a later page might come too late for a short log.
     pub(crate) fn new(since: &Since, extent: &LogExtent, mut entries: Vec<Entry>) -> Self {
         let LogExtent { newest, length, .. } = *extent;
         let mut is_continuous = match since {
             Since::Now => true,
             Since::Beginning => extent.is_complete(),
+            Since::Last(wanted) => extent.is_whole_from(&entries, *wanted),
             Since::After(position) => extent.is_whole_after(position),
         };
         if newest.is_none() && entries.is_empty() {
@@ -161,6 +177,13 @@ impl Page {
                 let entry = EntryId::default();
                 Position { n: oldest, entry }
             }
+            Since::Last(_) => {
+                let entry = entries.first().map(|oldest| oldest.entry.before());
+                Position {
+                    n: newest.wrapping_sub(entries.len() as u64),
+                    entry: entry.unwrap_or_default(),
+                }
+            }
             Since::After(position) if is_continuous && Unwritten::of(position).is_none() => {
                 *position
             }
@@ -169,8 +192,12 @@ impl Page {
                 entry: *entry,
             },
         };
-        let is_last = entries.len() <= PAGE;
-        entries.truncate(PAGE);
+        let most = match since {
+            Since::Last(_) => entries.len(),
+            _ => PAGE,
+        };
+        let is_last = entries.len() <= most;
+        entries.truncate(most);
         let mut end = start;
         let mut messages = Vec::with_capacity(entries.len());
         let mut ids = HashSet::new();

@@ -66,9 +66,9 @@ impl ShardTask {
         let topic = self.members.shared(topic);
         let connection = &mut self.places[slot].connection;
         let is_new = connection.subscribe(&topic, by, &self.members.topics)?;
-        let follows = (is_new || since.is_some())
-            && self.members.topics.keeps()
-            && connection.follow(&topic, since.unwrap_or(Since::Now));
+        let from = since.or(is_new.then_some(Since::Now));
+        let from = from.filter(|_| self.members.topics.keeps());
+        let follows = from.filter(|from| connection.follow(&topic, *from));
         let row = match is_new {
             true => self.members.join(&topic, slot),
             false => self.members.topics.row(&topic),
