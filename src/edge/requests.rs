@@ -183,12 +183,12 @@ impl ClientRequests {
         let Subscribed { row, follows } =
             subscribed.await.map_err(|reason| refusal(&topic, reason))?;
         let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
-        if !follows {
+        let Some(from) = follows else {
             // Asked for a log that it may not read: it may have missed anything.
-            let recovered = since.map(|_| false);
+            let keeps = self.hub.topics().keeps();
+            let recovered = since.filter(|_| keeps).map(|_| false);
             return Ok(protocol::subscribed_fields(&topic, None, recovered, degraded).into());
-        }
-        let from = since.unwrap_or(Since::Now);
+        };
         let mut page = self.hub.first_page(fd, &topic, from, deadline).await;
         let tryout = match (&mut page, from) {
             (Some(page), Since::After(_)) => self.hub.judge(fd, user, &topic, page),
@@ -198,7 +198,9 @@ impl ClientRequests {
         let resume = page.as_ref().map(|page| page.start);
         let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
         let is_proven = is_proven && tryout.passed.is_empty();
-        let recovered = (from != Since::Now).then_some(is_proven);
+        // What the topic's rule gives a new member, it did not ask for.
+        let has_asked = since.is_some_and(|since| since != Since::Now);
+        let recovered = has_asked.then_some(is_proven);
         let fields = protocol::subscribed_fields(&topic, resume, recovered, degraded);
         let then = page.map(|page| Command::Page {
             fd,

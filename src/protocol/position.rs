@@ -17,6 +17,20 @@ pub struct EntryId {
     pub seq: u64,
 }
 
+impl EntryId {
+    /// The greatest name below this one.
+    #[must_use]
+    pub fn before(self) -> Self {
+        match self.seq.checked_sub(1) {
+            Some(seq) => Self { seq, ..self },
+            None => Self {
+                ms: self.ms.saturating_sub(1),
+                seq: u64::MAX,
+            },
+        }
+    }
+}
+
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.ms, self.seq)
@@ -63,16 +77,9 @@ impl Position {
     /// A position from which this message is the first to be read.
     #[must_use]
     pub fn before(&self) -> Self {
-        let EntryId { ms, seq } = self.entry;
         Self {
             n: self.n.wrapping_sub(1),
-            entry: match seq.checked_sub(1) {
-                Some(seq) => EntryId { ms, seq },
-                None => EntryId {
-                    ms: ms.saturating_sub(1),
-                    seq: u64::MAX,
-                },
-            },
+            entry: self.entry.before(),
         }
     }
 
@@ -186,6 +193,27 @@ impl FromStr for Position {
     }
 }
 
+/// Most messages that a reader may ask for at once.
+pub const MAX_READ: u16 = 100;
+
+/// A number of messages that may not be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a number from 1 to {MAX_READ}")]
+pub struct BadCount;
+
+/// How many messages a reader asks for.
+///
+/// # Errors
+/// When that is no number, or may not be asked for.
+pub fn count_of(text: &str) -> Result<u16, BadCount> {
+    let count = digits(text)
+        .ok()
+        .and_then(|count| u16::try_from(count).ok());
+    count
+        .filter(|count| (1..=MAX_READ).contains(count))
+        .ok_or(BadCount)
+}
+
 /// From where an inbox or a log is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Since {
@@ -193,6 +221,8 @@ pub enum Since {
     Now,
     /// Everything that is still there.
     Beginning,
+    /// So many of the newest, and what comes after them.
+    Last(u16),
     /// What came after this.
     After(Position),
 }
@@ -202,9 +232,19 @@ impl Since {
     #[must_use]
     pub fn entry(&self) -> EntryId {
         match self {
-            Self::Now | Self::Beginning => EntryId::default(),
+            Self::Now | Self::Beginning | Self::Last(_) => EntryId::default(),
             Self::After(position) => position.entry,
         }
+    }
+}
+
+impl Since {
+    /// The newest messages, as many as a client says in its `last`.
+    ///
+    /// # Errors
+    /// When it is no number, or may not be asked for.
+    pub fn last_of(text: &str) -> Result<Self, BadCount> {
+        count_of(text).map(Self::Last)
     }
 }
 

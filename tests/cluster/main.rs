@@ -37,6 +37,7 @@ mod hangups;
 mod identity;
 mod keep;
 mod kept_once;
+mod last;
 mod late_checks;
 mod leaving;
 mod logs;

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::common::rules::{
-    SETTINGS, a_log_that_members_may_not_read, a_rule_bounds_what_is_kept,
-    a_rule_says_what_members_hear_of_each_other, a_rule_says_which_clients_may_subscribe,
-    every_push_is_kept, members_publish_to_each_other, what_members_may_not_publish,
-    what_members_publish_is_kept,
+    SETTINGS, a_log_that_members_may_not_read, a_new_member_gets_what_the_rule_says,
+    a_rule_bounds_what_is_kept, a_rule_says_what_members_hear_of_each_other,
+    a_rule_says_which_clients_may_subscribe, every_push_is_kept, members_publish_to_each_other,
+    what_members_may_not_publish, what_members_publish_is_kept,
 };
 use crate::common::topics::{ask, hears, push};
 use crate::common::{Client, Node, Redis, eventually, http, node_with};
@@ -75,6 +75,13 @@ async fn a_rule_says_what_members_hear_of_each_other_over_two_nodes() {
     let redis = Redis::start();
     let (a, b) = two(&redis, &[("PUSH_PRESENCE_GRACE_SECONDS", "0")]);
     a_rule_says_what_members_hear_of_each_other(&a, &b).await;
+}
+
+#[tokio::test]
+async fn a_new_member_gets_what_the_rule_says_at_another_node() {
+    let redis = Redis::start();
+    let (a, b) = two(&redis, &[]);
+    a_new_member_gets_what_the_rule_says(&a, &b).await;
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ pub mod books;
 pub mod ended;
 pub mod grants;
 pub mod keep;
+pub mod last;
 pub mod logs;
 pub mod many_topics;
 pub mod named_events;

@@ -18,6 +18,8 @@ pub const RULES: &str = r#"[
     {"match": "slow.**", "send": "members", "rate": 1},
     {"match": "seen.**", "presence": "count"},
     {"match": "hidden.**", "presence": "nobody"},
+    {"match": "price.**", "keep": {"messages": 1, "every": true}, "entry": "last"},
+    {"match": "doc.**", "keep": {"every": true}, "entry": "all"},
     {"match": "secret.**", "keep": {"every": true}, "history": "nobody"}
 ]"#;
 
@@ -25,7 +27,7 @@ pub const SETTINGS: [(&str, &str); 2] = [
     ("PUSH_TOPIC_RULES", RULES),
     (
         "PUSH_TOPICS",
-        "granted.*,closed.**,chat.**,short.**,talk.**,slow.**,seen.**,hidden.**,secret.**,plain.*",
+        "granted.*,closed.**,chat.**,short.**,talk.**,slow.**,seen.**,hidden.**,secret.**,plain.*,price.*,doc.*",
     ),
 ];
 
@@ -331,6 +333,47 @@ pub async fn a_rule_says_what_members_hear_of_each_other(first: &Node, second: &
     let reply = ask(&mut watcher, both).await;
     assert_eq!(reply["topics"][0]["status"], "subscribed", "{reply}");
     assert_eq!(reply["topics"][1]["error"]["code"], "forbidden", "{reply}");
+}
+
+/// A new member gets the current value, or all there is, and then what comes.
+pub async fn a_new_member_gets_what_the_rule_says(sender: &Node, node: &Node) {
+    for n in 1..=3 {
+        push(sender, "price.EUR", n).await;
+    }
+    for n in 1..=40 {
+        push(sender, "doc.1", n).await;
+    }
+    let mut next = 3;
+    for by in TRANSPORTS {
+        let mut client = with_topic(by, node, "42", "price.EUR").await;
+        client.hears(next).await;
+        next += 1;
+        push(sender, "price.EUR", next).await;
+        client.hears(next).await;
+        let mut client = with_topic(by, node, "42", "doc.1").await;
+        for n in 1..=40 {
+            client.hears(n).await;
+        }
+    }
+    let mut plain = Client::plain(&format!("{}&topics=price.EUR", node.ws_url("42"))).await;
+    assert_eq!(plain.json().await, next);
+    let mut client = Client::v1(&node.ws_url("43")).await;
+    let request = json!({"type": "subscribe", "topic": "price.EUR", "ref": 1});
+    let reply = ask(&mut client, request).await;
+    assert_eq!(reply["recovered"], Value::Null, "it did not ask: {reply}");
+    hears(&mut client, "price.EUR", next..=next).await;
+    // Once more is no new member, and one that asks gets what it asks for.
+    subscribe(&mut client, "price.EUR").await;
+    let since = json!({"type": "subscribe", "topic": "doc.1", "since": "new", "ref": 1});
+    assert_eq!(ask(&mut client, since).await["status"], "subscribed");
+    push(sender, "doc.1", 41).await;
+    hears(&mut client, "doc.1", 41..=41).await;
+    // One whom a sender subscribes is a new member, too.
+    let mut guest = Client::v1(&node.ws_url("44")).await;
+    let (_, answer) = call(sender, "PUT", "/v1/topics/price.EUR/users/44").await;
+    assert_eq!(answer["status"], "written", "{answer}");
+    assert_eq!(guest.json().await["type"], "subscribed");
+    hears(&mut guest, "price.EUR", next..=next).await;
 }
 
 /// A log that members may not read: they get what comes, and no place in it.

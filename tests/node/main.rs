@@ -31,6 +31,7 @@ mod cors;
 mod doors;
 mod identity;
 mod keep;
+mod last;
 mod many_topics;
 mod memory;
 mod named_events;

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::common::rules::{
-    RULES, SETTINGS, a_log_that_members_may_not_read, a_rule_bounds_what_is_kept,
-    a_rule_says_what_members_hear_of_each_other, a_rule_says_which_clients_may_subscribe,
-    every_push_is_kept, members_publish_to_each_other, what_members_may_not_publish,
-    what_members_publish_is_kept,
+    RULES, SETTINGS, a_log_that_members_may_not_read, a_new_member_gets_what_the_rule_says,
+    a_rule_bounds_what_is_kept, a_rule_says_what_members_hear_of_each_other,
+    a_rule_says_which_clients_may_subscribe, every_push_is_kept, members_publish_to_each_other,
+    what_members_may_not_publish, what_members_publish_is_kept,
 };
 use crate::common::topics::{ask, push, subscribe};
 use crate::common::{Client, Node, eventually, node, refused_node};
@@ -53,6 +53,12 @@ async fn a_rule_says_what_members_hear_of_each_other_here() {
     settings.push(("PUSH_PRESENCE_GRACE_SECONDS", "0"));
     let node = node(&settings);
     a_rule_says_what_members_hear_of_each_other(&node, &node).await;
+}
+
+#[tokio::test]
+async fn a_new_member_gets_what_the_rule_says_here() {
+    let node = node(&SETTINGS);
+    a_new_member_gets_what_the_rule_says(&node, &node).await;
 }
 
 #[tokio::test]

@@ -217,6 +217,10 @@ impl MemoryLogs {
         let kept = inbox.into_iter().flat_map(|inbox| &inbox.entries);
         let entries: Vec<Entry> = match since {
             Since::Now => kept.last().into_iter().map(|e| e.0.clone()).collect(),
+            Since::Last(count) => {
+                let older = kept.clone().count().saturating_sub(usize::from(count));
+                kept.skip(older).map(|e| e.0.clone()).collect()
+            }
             since => {
                 let later = kept.filter(|(entry, _)| entry.entry > since.entry());
                 later.take(PAGE + 1).map(|e| e.0.clone()).collect()
@@ -227,6 +231,7 @@ impl MemoryLogs {
             length: inbox.map_or(0, |inbox| inbox.entries.len() as u64),
             holds: true,
             is_untouched: inbox.is_some_and(|inbox| inbox.is_first),
+            erased: Some(EntryId::default()),
             unwritten: Unwritten {
                 epoch: *epoch,
                 seconds: self.started.elapsed().as_secs() as u32,

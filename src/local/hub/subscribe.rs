@@ -40,7 +40,7 @@ impl Hub {
     }
 
     /// Subscribes a connection. If that has it [follow](Subscribed::follows) the topic's log, the
-    /// caller owes a `Hub::first_page` from `since`, or from now.
+    /// caller owes a `Hub::first_page` from there.
     ///
     /// # Errors
     /// Why it is not subscribed.
@@ -87,17 +87,24 @@ impl Hub {
         }
     }
 
-    /// Has a connection follow the log of a topic from now on. To be called, and waited for, as
+    /// Has a connection follow the log of a topic from there on. To be called, and waited for, as
     /// [`Hub::first_page`]; answers whether that came in time.
-    pub(crate) async fn follow_log(&self, fd: Fd, topic: &Topic, deadline: Instant) -> bool {
-        let page = self.first_page(fd, topic, Since::Now, deadline).await;
+    pub(crate) async fn follow_log(
+        &self,
+        fd: Fd,
+        topic: &Topic,
+        since: Since,
+        deadline: Instant,
+    ) -> bool {
+        let page = self.first_page(fd, topic, since, deadline).await;
         let Some(page) = page else { return false };
         let command = Command::Page {
             fd,
             subject: Subject::Topic(topic.clone()),
-            since: Since::Now,
+            since,
             page,
-            tryout: None,
+            // A newcomer has no state that could be out of date.
+            tryout: Some(Box::default()),
         };
         self.tell(fd, command).await;
         true
@@ -182,8 +189,8 @@ impl Hub {
                     };
                     let deadline = Instant::now() + ROW_PATIENCE;
                     let mut in_time = hub.await_rows(fd, row.into(), deadline).await;
-                    if follows {
-                        in_time &= hub.follow_log(fd, &topic, deadline).await;
+                    if let Some(since) = follows {
+                        in_time &= hub.follow_log(fd, &topic, since, deadline).await;
                     }
                     if let Some(receipt) = receipt.filter(|_| in_time) {
                         receipt.written();

@@ -91,7 +91,7 @@ impl Follower {
     const fn position(&self) -> Option<Position> {
         match self.since {
             Since::After(position) => Some(position),
-            Since::Now | Since::Beginning => None,
+            Since::Now | Since::Beginning | Since::Last(_) => None,
         }
     }
 

@@ -10,9 +10,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::local::live_rules::LiveRules;
-use crate::protocol::Message;
 use crate::protocol::ids::{Fd, NodeId, Subject, Topic};
 use crate::protocol::position::{EntryId, Position, Since, Unwritten, count_since_first};
+use crate::protocol::{InvalidInput, Message};
 use crate::telemetry::throttle::Throttle;
 
 /// Most messages in one page: what a slow client that comes back may have in memory at once.
@@ -62,6 +62,22 @@ pub(crate) struct Entry {
     pub(crate) data: String,
 }
 
+impl Entry {
+    /// The message that lies at this position. None if another program wrote it, and not as
+    /// agreed.
+    fn read(self, position: Position) -> Option<Message> {
+        let from = self.from.as_deref();
+        let read = Message::from_inbox(self.id, self.event, from, &self.data, position);
+        let complain = |fault: &InvalidInput| {
+            if let Some(unlogged) = COMPLAINTS.pass() {
+                let (entry, fault) = (self.entry, fault.unquoted());
+                tracing::warn!(%entry, %fault, unlogged, "bad message in an inbox ignored");
+            }
+        };
+        read.inspect_err(complain).ok()
+    }
+}
+
 /// What holds of a whole inbox at the moment when a part of it is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogExtent {
@@ -75,6 +91,9 @@ pub(crate) struct LogExtent {
     pub holds: bool,
     /// Whether nothing was ever thrown out of it, as far as the store knows.
     pub is_untouched: bool,
+    /// The newest of the messages that were taken out one by one; the default if none ever was.
+    /// `None` if the store does not know, or was not asked.
+    pub erased: Option<EntryId>,
     /// Where a reader stands who finds nothing.
     pub unwritten: Unwritten,
     /// For how many seconds that proves something: less than a number lasts.
@@ -90,6 +109,7 @@ impl LogExtent {
             length,
             holds: true,
             is_untouched: false,
+            erased: None,
             unwritten: Unwritten::UNKNOWN,
             lasts: 0,
         }
@@ -115,6 +135,16 @@ impl LogExtent {
     /// Whether all that was ever kept is there. Where nothing is, nothing proves that.
     const fn is_complete(&self) -> bool {
         self.newest.is_some() && self.is_counted() && self.is_untouched
+    }
+
+    /// Whether these are the newest of all that were ever kept: as many as are wanted, or all.
+    fn is_whole_from(&self, entries: &[Entry], wanted: u16) -> bool {
+        match (entries.first(), self.erased) {
+            (Some(oldest), Some(erased)) if entries.len() >= usize::from(wanted) => {
+                self.newest.is_some() && erased < oldest.entry
+            }
+            _ => self.is_complete(),
+        }
     }
 
     /// Whether nothing is missing that was kept since a reader found nothing.
@@ -156,12 +186,14 @@ pub(crate) struct Page {
 
 impl Page {
     /// The page after `since` of an inbox of this extent. `entries` are those after `since`, one
-    /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone.
+    /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone,
+    /// and for [`Since::Last`] exactly those: a later page might come too late for a short log.
     pub(crate) fn new(since: &Since, extent: &LogExtent, mut entries: Vec<Entry>) -> Self {
         let LogExtent { newest, length, .. } = *extent;
         let mut is_continuous = match since {
             Since::Now => true,
             Since::Beginning => extent.is_complete(),
+            Since::Last(wanted) => extent.is_whole_from(&entries, *wanted),
             Since::After(position) => extent.is_whole_after(position),
         };
         if newest.is_none() && entries.is_empty() {
@@ -179,6 +211,13 @@ impl Page {
                 let entry = EntryId::default();
                 Position { n: oldest, entry }
             }
+            Since::Last(_) => {
+                let entry = entries.first().map(|oldest| oldest.entry.before());
+                Position {
+                    n: newest.wrapping_sub(entries.len() as u64),
+                    entry: entry.unwrap_or_default(),
+                }
+            }
             Since::After(position) if is_continuous && Unwritten::of(position).is_none() => {
                 *position
             }
@@ -187,38 +226,28 @@ impl Page {
                 entry: *entry,
             },
         };
-        let is_last = entries.len() <= PAGE;
-        entries.truncate(PAGE);
+        let most = match since {
+            Since::Last(_) => entries.len(),
+            _ => PAGE,
+        };
+        let is_last = entries.len() <= most;
+        entries.truncate(most);
         let mut end = start;
         let mut messages = Vec::with_capacity(entries.len());
         let mut ids = HashSet::new();
         let mut unreadable = 0;
         for one in entries {
-            let Entry {
-                entry,
-                id,
-                event,
-                from,
-                data,
-            } = one;
             end = Position {
                 n: end.n.wrapping_add(1),
-                entry,
+                entry: one.entry,
             };
             // A sender that repeated itself at two nodes at the same moment is stored twice.
-            if id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
+            if one.id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
                 continue;
             }
-            match Message::from_inbox(id, event, from.as_deref(), &data, end) {
-                Ok(message) => messages.push(Arc::new(message)),
-                // Written by another program, and not as agreed.
-                Err(fault) => {
-                    unreadable += 1;
-                    if let Some(unlogged) = COMPLAINTS.pass() {
-                        let fault = fault.unquoted();
-                        tracing::warn!(%entry, %fault, unlogged, "bad message in an inbox ignored");
-                    }
-                }
+            match one.read(end) {
+                Some(message) => messages.push(Arc::new(message)),
+                None => unreadable += 1,
             }
         }
         if is_last && end.n != newest {

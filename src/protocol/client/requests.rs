@@ -211,6 +211,8 @@ struct ClientFields<'a> {
     #[serde(default, borrow)]
     since: Option<&'a RawValue>,
     #[serde(default, borrow)]
+    last: Option<&'a RawValue>,
+    #[serde(default, borrow)]
     resume: Option<&'a RawValue>,
     #[serde(default, borrow)]
     token: Option<&'a RawValue>,
@@ -224,7 +226,8 @@ impl ClientFields<'_> {
     /// What a `subscribe` asks for, or an `unsubscribe`.
     fn subscription(&self, joins: bool) -> Result<RequestKind, String> {
         if self.topics.is_none_or(|json| json.get() == "null") {
-            let wanted = wanted(self.topic, self.since, self.presence)?;
+            let from = start(self.since, self.last)?;
+            let wanted = wanted(self.topic, from, self.presence)?;
             let WantedTopic {
                 topic,
                 since,
@@ -239,8 +242,8 @@ impl ClientFields<'_> {
                 false => RequestKind::Unsubscribe { topic },
             });
         }
-        if self.topic.is_some() || self.since.is_some() {
-            return Err("topic and since stand in the entries of topics".to_owned());
+        if self.topic.is_some() || self.since.is_some() || self.last.is_some() {
+            return Err("topic, since and last stand in the entries of topics".to_owned());
         }
         let entries = self.topics.map_or("[]", RawValue::get);
         let entries: Vec<&RawValue> =
@@ -270,6 +273,8 @@ impl ClientFields<'_> {
             #[serde(borrow)]
             since: Option<&'a RawValue>,
             #[serde(borrow)]
+            last: Option<&'a RawValue>,
+            #[serde(borrow)]
             presence: Option<&'a RawValue>,
         }
         let entry = match json.get().as_bytes().first() {
@@ -283,7 +288,9 @@ impl ClientFields<'_> {
         let Some(Some(name)) = member_text(entry.topic) else {
             return Err("an entry of topics needs a topic, a text".to_owned());
         };
-        let wanted = wanted(entry.topic, entry.since, entry.presence.or(self.presence));
+        let presence = entry.presence.or(self.presence);
+        let wanted =
+            start(entry.since, entry.last).and_then(|since| wanted(entry.topic, since, presence));
         Ok(wanted.map_err(|message| BadTopic {
             topic: name.into(),
             message: message.into(),
@@ -324,18 +331,30 @@ fn member_text(field: Option<&RawValue>) -> Option<Option<Cow<'_, str>>> {
     }
 }
 
+/// From where in a topic's log to go on.
+fn start(since: Option<&RawValue>, last: Option<&RawValue>) -> Result<Option<Since>, String> {
+    let since = member_text(since).ok_or("since must be a text")?;
+    let last = match last.map(RawValue::get) {
+        None | Some("null") => None,
+        Some(json) => Some(Since::last_of(json).map_err(|error| format!("last {error}"))?),
+    };
+    let since = since.as_deref().map(str::parse).transpose();
+    let since = since.map_err(|error| format!("since {error}"))?;
+    match since.is_some() && last.is_some() {
+        true => Err("since and last say both where to begin".to_owned()),
+        false => Ok(since.or(last)),
+    }
+}
+
 fn wanted(
     topic: Option<&RawValue>,
-    since: Option<&RawValue>,
+    since: Option<Since>,
     presence: Option<&RawValue>,
 ) -> Result<WantedTopic, String> {
     let topic = member_text(topic).ok_or("topic must be a text")?;
-    let since = member_text(since).ok_or("since must be a text")?;
     let watches = wishes_presence(presence)?;
     let topic = topic.ok_or("a topic is needed")?;
     let topic = topic.parse().map_err(|error| format!("{error}"))?;
-    let since = since.as_deref().map(str::parse).transpose();
-    let since = since.map_err(|error| format!("since {error}"))?;
     Ok(WantedTopic {
         topic,
         since,

@@ -314,6 +314,10 @@ impl KeptStore {
         let _: () = transaction.xlen(&inbox).await?;
         let _: Value = match since {
             Since::Now => transaction.xrevrange(&inbox, "+", "-", Some(1)).await?,
+            Since::Last(count) => {
+                let count = Some(u64::from(count));
+                transaction.xrevrange(&inbox, "+", "-", count).await?
+            }
             since => {
                 // The entry itself comes first, if it is there.
                 let from = since.entry().to_string();
@@ -325,14 +329,20 @@ impl KeptStore {
         let mut entries = answers.pop().map(entries).unwrap_or_default();
         let holds = match (since, entries.first()) {
             (Since::Now, _) => true,
+            (Since::Last(_), _) => {
+                entries.reverse();
+                true
+            }
             (since, Some(first)) if first.entry == since.entry() => {
                 entries.remove(0);
                 true
             }
             (since, _) => since.entry() == EntryId::default(),
         };
-        // One more than a page says that there is another.
-        entries.truncate(PAGE + 1);
+        if !matches!(since, Since::Last(_)) {
+            // One more than a page says that there is another.
+            entries.truncate(PAGE + 1);
+        }
         let (newest, length) = match &answers[..] {
             [newest, length] => (newest.as_u64(), length.as_u64()),
             _ => (None, None),
@@ -344,24 +354,41 @@ impl KeptStore {
             holds,
             ..self.extent(since, newest, length).await?
         };
-        if since == Since::Beginning && length > 0 && extent.is_counted() {
-            extent.is_untouched = self.is_untouched(&inbox).await?;
+        let decides = match since {
+            Since::Beginning => extent.is_counted(),
+            Since::Last(count) => entries.len() >= usize::from(count) || extent.is_counted(),
+            Since::Now | Since::After(_) => false,
+        };
+        if let Some(oldest) = entries.first().filter(|_| decides) {
+            let removals = self.removals(&inbox, oldest.entry).await?;
+            extent.is_untouched = removals.are_none;
+            extent.erased = removals.newest_erased;
         }
         Ok(Page::new(&since, &extent, entries))
     }
 
-    /// Whether nothing was ever thrown out of a stream: that holds for all that was read of it
-    /// before. Redis 6 does not tell, and access rules may not allow to ask.
-    async fn is_untouched(&self, inbox: &str) -> Result<bool, Error> {
+    /// What was ever thrown out of a stream: what is said of it holds for all that was read
+    /// before, from this entry on. Redis 6 does not tell, and access rules may not allow to ask.
+    async fn removals(&self, inbox: &str, oldest: EntryId) -> Result<Removals, Error> {
         let client = self.servers.at(inbox);
         let about: HashMap<String, Value> = match client.xinfo_stream(inbox, false, None).await {
-            Err(error) if is_denied(&error) => return Ok(false),
+            // Removed since it was read.
+            Err(error) if is_denied(&error) || error.details().contains("no such key") => {
+                return Ok(Removals::default());
+            }
             about => about?,
         };
         let number = |name: &str| about.get(name).and_then(Value::as_u64);
-        let deleted = about.get("max-deleted-entry-id").and_then(entry_id);
+        let entry = |name: &str| about.get(name).and_then(entry_id);
+        // Else it may be another stream of the same name, which knows of nothing before it.
+        let is_same = entry("recorded-first-entry-id").is_some_and(|first| first <= oldest);
+        let erased = entry("max-deleted-entry-id").filter(|_| is_same);
         let added = number("entries-added");
-        Ok(added.is_some() && added == number("length") && deleted == Some(EntryId::default()))
+        let is_full = added.is_some() && added == number("length");
+        Ok(Removals {
+            are_none: is_full && erased == Some(EntryId::default()),
+            newest_erased: erased,
+        })
     }
 
     /// The extent of an inbox that was read a moment ago. After that, so that an epoch that is
@@ -384,10 +411,20 @@ impl KeptStore {
             length,
             holds: true,
             is_untouched: false,
+            erased: None,
             unwritten,
             lasts: self.bounds.age.as_secs() + COUNTER_SECONDS as u64 - MARGIN_SECONDS,
         })
     }
+}
+
+/// What is no longer in a stream.
+#[derive(Debug, Default)]
+struct Removals {
+    /// Nothing was ever thrown out of it.
+    are_none: bool,
+    /// As [`LogExtent::erased`].
+    newest_erased: Option<EntryId>,
 }
 
 /// Whether the server answered, and would answer the same on a new connection.
