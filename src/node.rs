@@ -339,6 +339,7 @@ fn start_hub(
     let settings = Arc::new(Settings {
         queue_bytes: config.queue_bytes,
         memory_bytes: memory_limit::of(config),
+        uring: config.uring,
         limits: Limits::of(config.max_message_bytes),
         client_rate: config.client_rate,
         send_rate: config.send_rate,

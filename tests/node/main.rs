@@ -31,6 +31,7 @@ mod cors;
 mod doors;
 mod identity;
 mod keep;
+mod many_sockets;
 mod many_topics;
 mod memory;
 mod named_events;
