@@ -425,7 +425,7 @@ impl Bus {
     async fn open(&self) -> Option<RedisSubscription> {
         let place = self.servers.place_of(&self.own);
         let client = build(
-            &self.servers.url_of(&self.own)?,
+            &self.servers.way_to(&self.own)?,
             SUBSCRIPTION_BUFFER,
             COMMAND_BUFFER,
         )
