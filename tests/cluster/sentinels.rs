@@ -16,8 +16,12 @@ use crate::redis_groups::{Frozen, until};
 /// So many answers come until a node is connected and knows whether it is a master.
 const FIRST: usize = 4;
 
-/// What the Sentinel says: the master's port, the epoch, and whether it holds it for down.
-type Word = (u16, u32, bool);
+/// What the Sentinel says: the master's port, the epoch, and what else of it.
+type Word = (u16, u32, &'static str);
+
+const WELL: &str = "master";
+const DOWN: &str = "s_down,o_down,master,disconnected";
+const REPLACED: &str = "master,failover_in_progress";
 
 /// A Sentinel that says what it is told to say.
 struct Sentinel {
@@ -30,7 +34,7 @@ struct Sentinel {
 impl Sentinel {
     async fn naming(master: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let (word, _) = tokio::sync::watch::channel((master, 1, false));
+        let (word, _) = tokio::sync::watch::channel((master, 1, WELL));
         let sentinel = Self {
             port: listener.local_addr().expect("an address").port(),
             word: word.clone(),
@@ -72,12 +76,7 @@ async fn serve(
     let mut socket = BufReader::new(socket);
     loop {
         let words = command(&mut socket).await?;
-        let (port, epoch, is_down) = *word.borrow();
-        let flags = if is_down {
-            "master,s_down,o_down"
-        } else {
-            "master"
-        };
+        let (port, epoch, flags) = *word.borrow();
         let answer = match &words.iter().map(|word| &**word).collect::<Vec<_>>()[..] {
             ["HELLO", ..] => "%1\r\n+server\r\n+redis\r\n".to_owned(),
             ["CLIENT", "ID"] => ":1\r\n".to_owned(),
@@ -86,7 +85,14 @@ async fn serve(
                 format!("*2\r\n+127.0.0.1\r\n+{port}\r\n")
             }
             ["SENTINEL", "MASTER", _] => {
-                format!("%2\r\n+config-epoch\r\n+{epoch}\r\n+flags\r\n+{flags}\r\n")
+                let fields = [
+                    ("ip", "127.0.0.1".to_owned()),
+                    ("port", port.to_string()),
+                    ("flags", flags.to_owned()),
+                    ("config-epoch", epoch.to_string()),
+                ];
+                let fields = fields.map(|(name, value)| format!("+{name}\r\n+{value}\r\n"));
+                format!("%4\r\n{}", fields.concat())
             }
             _ => "+OK\r\n".to_owned(),
         };
@@ -195,7 +201,7 @@ async fn a_master_that_is_back_empty_is_not_used_before_its_successor_is_named()
         new.cli(&["XLEN", "pn:inbox:{42}"]) == "1"
     });
 
-    sentinel.say((old.port(), 1, true));
+    sentinel.say((old.port(), 1, DOWN));
     old.kill();
     new.cli(&["REPLICAOF", "NO", "ONE"]);
     old.restart();
@@ -209,7 +215,7 @@ async fn a_master_that_is_back_empty_is_not_used_before_its_successor_is_named()
     })
     .await;
     assert_eq!(old.cli(&["DBSIZE"]), "0");
-    sentinel.say((new.port(), 2, false));
+    sentinel.say((new.port(), 2, WELL));
     let answer = push.await.expect("no panic");
     assert_eq!(answer["status"], "stored", "{answer}");
     assert_eq!(new.cli(&["XLEN", "pn:inbox:{42}"]), "2");
@@ -223,11 +229,14 @@ async fn what_a_master_answers_after_a_silence_counts_only_if_it_is_named_again(
     let node = node_at(&sentinel).await;
     assert_eq!(keep(node.push_url.clone(), "m1").await["status"], "stored");
 
+    until("the replica has it", || {
+        new.cli(&["XLEN", "pn:inbox:{42}"]) == "1"
+    });
     let frozen = Frozen::new(&old);
     // Each time it asks the master for a sign of life, too.
     sentinel.asked(3).await;
     new.cli(&["REPLICAOF", "NO", "ONE"]);
-    sentinel.say((old.port(), 1, true));
+    sentinel.say((old.port(), 1, DOWN));
     let push = tokio::spawn(keep(node.push_url.clone(), "m2"));
     let ban = tokio::spawn({
         let ban = http().put(node.url("/v1/users/43/ban"));
@@ -243,13 +252,36 @@ async fn what_a_master_answers_after_a_silence_counts_only_if_it_is_named_again(
         (has_it || is_late).then_some(()).ok_or(())
     })
     .await;
-    sentinel.say((new.port(), 2, false));
+    sentinel.say((new.port(), 2, WELL));
     let answer = push.await.expect("no panic");
     assert_eq!(answer["status"], "stored", "{answer}");
     assert_eq!(new.cli(&["XLEN", "pn:inbox:{42}"]), "2");
     let status = ban.await.expect("no panic").expect("an answer").status();
     let is_there = new.cli(&["EXISTS", "pn:ban:{43}"]) == "1";
     assert!(!status.is_success() || is_there, "{status}");
+}
+
+/// As by an operator's `SENTINEL FAILOVER`, or if a master runs again before it is replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn during_a_fail_over_what_the_old_master_answers_does_not_count() {
+    let (old, new) = pair();
+    let sentinel = Sentinel::naming(old.port()).await;
+    let node = node_at(&sentinel).await;
+    assert_eq!(keep(node.push_url.clone(), "m1").await["status"], "stored");
+    until("the replica has it", || {
+        new.cli(&["XLEN", "pn:inbox:{42}"]) == "1"
+    });
+    sentinel.say((old.port(), 1, REPLACED));
+    sentinel.asked(2).await;
+    new.cli(&["REPLICAOF", "NO", "ONE"]);
+    let push = tokio::spawn(keep(node.push_url.clone(), "m2"));
+    until("the old master has it", || {
+        old.cli(&["XLEN", "pn:inbox:{42}"]) == "2"
+    });
+    sentinel.say((new.port(), 2, WELL));
+    let answer = push.await.expect("no panic");
+    assert_eq!(answer["status"], "stored", "{answer}");
+    assert_eq!(new.cli(&["XLEN", "pn:inbox:{42}"]), "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,7 +292,7 @@ async fn a_new_master_that_answers_slowly_is_followed() {
     // Its answers until it is connected take longer than a Sentinel may.
     let way = slow_way(new.port(), Duration::from_millis(300)).await;
     new.cli(&["REPLICAOF", "NO", "ONE"]);
-    sentinel.say((way, 2, false));
+    sentinel.say((way, 2, WELL));
     eventually(async || {
         let id = format!("m{}", sentinel.asked.load(Ordering::SeqCst));
         let answer = keep(node.push_url.clone(), &id).await;

@@ -59,6 +59,8 @@ pub(crate) const UNSERVED: u16 = u16::MAX;
 const FOLLOWED: Duration = Duration::from_secs(5);
 /// How long a new server may take to accept the connection before commands are routed to it.
 const WELCOME: Duration = Duration::from_millis(700);
+/// How long a write waits to be confirmed: most fail-overs are over by then.
+const CONFIRM: Duration = Duration::from_secs(5);
 /// Payloads that fred may hold for a connection that only publishes: it receives none.
 const NO_MESSAGES: usize = 512;
 
@@ -265,7 +267,7 @@ impl Servers {
     pub(crate) async fn confirm(&self, place: &ServerPlace) -> Result<(), Error> {
         match (&self.0.vouchers, &place.host) {
             (Some(vouchers), Some(host)) => {
-                let confirmed = tokio::time::timeout(COMMAND_TIMEOUT, vouchers.confirm(host)).await;
+                let confirmed = tokio::time::timeout(CONFIRM, vouchers.confirm(host)).await;
                 // To those who wrote it is as if no answer had come.
                 match confirmed {
                     Ok(confirmed) => {

@@ -4,11 +4,12 @@
 //! frozen master does not fail. So here they are asked at intervals.
 //!
 //! Each answers with the epoch of its knowledge, and the highest counts, so that an outdated
-//! Sentinel cannot lead back to an old master. The master is asked for a sign of life at the same
-//! time: another is promoted only after it was silent. What must stay true: commands are routed to
+//! Sentinel cannot lead back to an old master. The master is asked for signs of life, too: another
+//! is promoted only after it was silent, or while a Sentinel says so. What must stay true: commands are routed to
 //! a server only if it reports itself as a master, and `vouch` hears of each answer.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
@@ -22,7 +23,7 @@ use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::{is_broken_off, redacted};
 use crate::backplane::redis::servers::role::{ServerRole, role_within};
 use crate::backplane::redis::servers::server::Server;
-use crate::backplane::redis::servers::vouch::Named;
+use crate::backplane::redis::servers::vouch::{Named, Vouchers};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::Host;
 
@@ -35,9 +36,9 @@ const ANSWER: Duration = Duration::from_millis(700);
 const SILENCE: Duration = Duration::from_millis(300);
 /// A new master that has not said so within this time is dialled again.
 const REDIAL: Duration = Duration::from_secs(5);
-/// For so long a master that the Sentinels hold for down is given no new connection: a fail-over
-/// takes no longer.
-const DOWN: Duration = Duration::from_secs(30);
+/// For so long a master that the Sentinels are about to replace gets no new connection, and what
+/// it answers does not count: a promotion takes no longer.
+const LEAVING: Duration = Duration::from_secs(30);
 /// After this long without any Sentinel, the node goes on without them. Less could be no more than
 /// a busy machine.
 const AWAY: Duration = Duration::from_secs(5);
@@ -50,48 +51,74 @@ pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: Strin
     let Some(vouchers) = servers.vouchers() else {
         return;
     };
-    let asked = connect(&servers, &sentinels);
+    let is_there = AtomicBool::new(false);
+    tokio::select! {
+        () = feel(&servers, vouchers, &is_there) => {}
+        () = ask_around(&servers, vouchers, &is_there, &sentinels, &master) => {}
+    }
+}
+
+/// Asks the master for signs of life, for ever; `is_there` says whether the last one came.
+async fn feel(servers: &Servers, vouchers: &Vouchers, is_there: &AtomicBool) {
+    loop {
+        let answers = answers(&servers.only()).await;
+        is_there.store(answers, Ordering::Release);
+        if !answers {
+            vouchers.note_doubt();
+        }
+        tokio::time::sleep(ASK).await;
+    }
+}
+
+/// Asks the Sentinels, for ever.
+async fn ask_around(
+    servers: &Servers,
+    vouchers: &Vouchers,
+    is_there: &AtomicBool,
+    sentinels: &[Host],
+    master: &str,
+) {
+    let asked = connect(servers, sentinels);
     let mut current: Option<Host> = None;
     let mut candidate: Option<Candidate> = None;
-    // Whether the master answered when it was last asked.
-    let mut was_there = false;
-    let mut down_since: Option<Instant> = None;
+    let mut leaving_since: Option<Instant> = None;
     let (mut answered, mut complained) = (Instant::now(), false);
     loop {
         let now = Instant::now();
+        let was_there = is_there.load(Ordering::Acquire);
         let questions = asked
             .iter()
-            .map(|(client, _)| tokio::time::timeout(ANSWER, ask(client, &master)));
-        let only = servers.only();
-        let (answers, is_there) = tokio::join!(join_all(questions), answers(&only));
-        if !is_there {
-            vouchers.note_silence();
-        }
-        let is_steady = std::mem::replace(&mut was_there, is_there) && is_there;
-        let told = answers
-            .into_iter()
-            .filter_map(|answer| answer.ok()?.ok())
-            .max_by_key(|told| told.epoch);
-        if let Some(told) = told {
+            .map(|(client, _)| tokio::time::timeout(ANSWER, ask(client, master)));
+        let answers = join_all(questions).await.into_iter();
+        let answers: Vec<Told> = answers.filter_map(|told| told.ok()?.ok()).collect();
+        // As the master was before the question, and is.
+        let is_steady = was_there && is_there.load(Ordering::Acquire);
+        if let Some(told) = answers.iter().max_by_key(|told| told.epoch) {
             answered = Instant::now();
             if std::mem::take(&mut complained) {
                 tracing::info!(master, "a Sentinel says again who the master is");
             }
+            let is_leaving = answers
+                .iter()
+                .any(|one| one.host == told.host && one.is_leaving);
+            leaving_since = leaving_since.or(Some(now)).filter(|_| is_leaving);
             let is_current = current.as_ref() == Some(&told.host);
-            down_since = down_since.or(Some(now)).filter(|_| told.is_down);
             // Where nothing can take over, the master may be well, and only they not reach it.
-            if down_since.is_none_or(|since| since.elapsed() > DOWN) {
+            if leaving_since.is_none_or(|since| since.elapsed() > LEAVING) {
                 let named = Named::Master(told.host.clone());
                 vouchers.note(named, now, is_current && is_steady);
+            } else {
+                vouchers.note_doubt();
             }
             if is_current {
                 candidate = None;
-            } else if let Some(server) = turn_to(&servers, &told.host, &mut candidate) {
+            } else if let Some(server) = turn_to(servers, &told.host, &mut candidate) {
                 servers.lead_to(server);
                 let (host, port) = &told.host;
                 tracing::info!("the master is {host}:{port}");
+                current = Some(told.host.clone());
                 // It has just answered.
-                (current, was_there) = (Some(told.host), true);
+                is_there.store(true, Ordering::Release);
             }
         } else {
             if answered.elapsed() > PATIENCE && !std::mem::replace(&mut complained, true) {
@@ -214,8 +241,9 @@ struct Told {
     /// Of its knowledge.
     epoch: u64,
     host: Host,
-    /// Whether enough Sentinels hold it for down; another is about to be promoted.
-    is_down: bool,
+    /// Whether enough Sentinels hold it for down, or this one is replacing it: what it answers may be
+    /// on no other server.
+    is_leaving: bool,
 }
 
 async fn ask(sentinel: &Client, master: &str) -> FredResult<Told> {
@@ -234,14 +262,17 @@ async fn ask(sentinel: &Client, master: &str) -> FredResult<Told> {
     }
     let answers: Vec<Value> = pipeline.all().await?;
     let [address, fields] = answers.try_into().map_err(|_| odd())?;
-    let (host, port) = address.convert()?;
+    let (host, port): Host = address.convert()?;
     let fields: HashMap<String, String> = fields.convert()?;
     let epoch = fields.get("config-epoch").ok_or_else(odd)?;
-    let flags = fields.get("flags").map_or("", |flags| flags);
+    let field = |name: &str| fields.get(name).map_or("", |value| value);
+    let mut flags = field("flags").split(',');
+    // Once another is promoted, these are still of the old one.
+    let is_of_it = field("ip") == host && field("port") == port.to_string();
     Ok(Told {
         epoch: epoch.parse()?,
+        is_leaving: is_of_it && flags.any(|flag| matches!(flag, "o_down" | "failover_in_progress")),
         host: (host, port),
-        is_down: flags.split(',').any(|flag| flag == "o_down"),
     })
 }
 

@@ -3,8 +3,8 @@
 //! A master that was killed may be back, empty, before its nodes hear of the successor. One that
 //! stood still goes on as a master once it runs again. Both answer writes that no other server will
 //! have. So with Sentinels, a new connection carries no command before a Sentinel that was asked
-//! after the connect has named its server. And after a silence of the master no write counts before
-//! a Sentinel has named it again.
+//! after the connect has named its server. And after a silence of the master, and during a
+//! fail-over, no write counts before a Sentinel has named its server again.
 //!
 //! fred connects again by itself. The one place where that can wait is its question for
 //! credentials, which comes after the connect and before the first command. What must stay true:
@@ -34,7 +34,7 @@ struct Word {
     named: Option<Named>,
     /// When they were asked.
     asked: Instant,
-    /// Whether the master has answered all the time, and before they were asked.
+    /// Whether the master answered before they were asked, and since.
     is_steady: bool,
 }
 
@@ -79,8 +79,8 @@ impl Vouchers {
         });
     }
 
-    /// Notes that the master did not answer in time.
-    pub(crate) fn note_silence(&self) {
+    /// Notes that the master did not answer in time, or is about to be replaced.
+    pub(crate) fn note_doubt(&self) {
         self.last.send_modify(|word| word.is_steady = false);
     }
 
@@ -102,7 +102,7 @@ impl Vouchers {
     }
 
     /// Whether a write that this server has just answered counts. At once, unless the server was
-    /// silent lately.
+    /// silent lately or is about to be replaced.
     ///
     /// # Errors
     /// It is not the master any more.
@@ -257,9 +257,9 @@ mod tests {
         };
         say(&one, true);
         assert!(vouchers.confirm(&one).await.is_ok());
-        vouchers.note_silence();
+        vouchers.note_doubt();
         for (named, holds) in [(&one, true), (&two, false)] {
-            vouchers.note_silence();
+            vouchers.note_doubt();
             let confirmed = vouchers.confirm(&one);
             tokio::pin!(confirmed);
             assert!(futures::poll!(&mut confirmed).is_pending());
