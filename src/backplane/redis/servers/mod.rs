@@ -59,8 +59,6 @@ pub(crate) const UNSERVED: u16 = u16::MAX;
 const FOLLOWED: Duration = Duration::from_secs(5);
 /// How long a new server may take to accept the connection before commands are routed to it.
 const WELCOME: Duration = Duration::from_millis(700);
-/// How long a write waits to be confirmed: most fail-overs are over by then.
-const CONFIRM: Duration = Duration::from_secs(5);
 /// Payloads that fred may hold for a connection that only publishes: it receives none.
 const NO_MESSAGES: usize = 512;
 
@@ -244,39 +242,6 @@ impl Servers {
             None if *self.0.url.topology() == Topology::One => Some(self.only_url().into()),
             // Not known yet.
             None => None,
-        }
-    }
-
-    fn destination(&self, host: Host) -> Option<Destination> {
-        let url = self.0.url.server(&host)?;
-        Some(match self.0.vouchers.clone() {
-            Some(vouchers) => Destination::vouched(url, host, vouchers),
-            None => url.into(),
-        })
-    }
-
-    /// Who vouches for a server; `None` without Sentinels.
-    pub(crate) fn vouchers(&self) -> Option<&Vouchers> {
-        self.0.vouchers.as_ref()
-    }
-
-    /// Whether what was written at this place a moment ago counts, as far as that can be known.
-    ///
-    /// # Errors
-    /// Another server has taken over: it may or may not have what was written.
-    pub(crate) async fn confirm(&self, place: &ServerPlace) -> Result<(), Error> {
-        match (&self.0.vouchers, &place.host) {
-            (Some(vouchers), Some(host)) => {
-                let confirmed = tokio::time::timeout(CONFIRM, vouchers.confirm(host)).await;
-                // To those who wrote it is as if no answer had come.
-                match confirmed {
-                    Ok(confirmed) => {
-                        confirmed.map_err(|_| Error::new(ErrorKind::Canceled, vouch::LEFT))
-                    }
-                    Err(_) => Err(Error::new(ErrorKind::Timeout, "no Sentinel confirms it")),
-                }
-            }
-            _ => Ok(()),
         }
     }
 

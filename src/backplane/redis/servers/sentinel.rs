@@ -19,11 +19,11 @@ use futures::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::{is_broken_off, redacted};
 use crate::backplane::redis::servers::role::{ServerRole, role_within};
 use crate::backplane::redis::servers::server::Server;
-use crate::backplane::redis::servers::vouch::{Named, Vouchers};
+use crate::backplane::redis::servers::vouch::{Destination, LEFT, Named, Vouchers};
+use crate::backplane::redis::servers::{ServerPlace, Servers};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::Host;
 
@@ -46,6 +46,8 @@ const AWAY: Duration = Duration::from_secs(5);
 /// moment.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a write waits to be confirmed: most fail-overs are over by then.
+const CONFIRM: Duration = Duration::from_secs(5);
 /// Follows the master until the node ends.
 pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: String) {
     let Some(vouchers) = servers.vouchers() else {
@@ -90,7 +92,7 @@ async fn ask_around(
             .iter()
             .map(|(client, _)| tokio::time::timeout(ANSWER, ask(client, master)));
         let answers = join_all(questions).await.into_iter();
-        let answers: Vec<Told> = answers.filter_map(|told| told.ok()?.ok()).collect();
+        let answers: Vec<SentinelAnswer> = answers.filter_map(|told| told.ok()?.ok()).collect();
         // As the master was before the question, and is.
         let is_steady = was_there && is_there.load(Ordering::Acquire);
         if let Some(told) = answers.iter().max_by_key(|told| told.epoch) {
@@ -137,6 +139,39 @@ async fn ask_around(
     }
 }
 
+impl Servers {
+    pub(super) fn destination(&self, host: Host) -> Option<Destination> {
+        let url = self.0.url.server(&host)?;
+        Some(match self.0.vouchers.clone() {
+            Some(vouchers) => Destination::vouched(url, host, vouchers),
+            None => url.into(),
+        })
+    }
+
+    /// Who vouches for a server; `None` without Sentinels.
+    pub(crate) fn vouchers(&self) -> Option<&Vouchers> {
+        self.0.vouchers.as_ref()
+    }
+
+    /// Whether what was written at this place a moment ago counts, as far as that can be known.
+    ///
+    /// # Errors
+    /// Another server has taken over: it may or may not have what was written.
+    pub(crate) async fn confirm(&self, place: &ServerPlace) -> Result<(), Error> {
+        match (&self.0.vouchers, &place.host) {
+            (Some(vouchers), Some(host)) => {
+                let confirmed = tokio::time::timeout(CONFIRM, vouchers.confirm(host)).await;
+                // To those who wrote it is as if no answer had come.
+                match confirmed {
+                    Ok(confirmed) => confirmed.map_err(|_| Error::new(ErrorKind::Canceled, LEFT)),
+                    Err(_) => Err(Error::new(ErrorKind::Timeout, "no Sentinel confirms it")),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A connection to each Sentinel.
 fn connect(servers: &Servers, sentinels: &[Host]) -> Vec<(Client, ConnectHandle)> {
     let mut asked = Vec::new();
@@ -167,9 +202,9 @@ async fn answers(client: &Client) -> bool {
 }
 
 /// The task that waits until a server says that it is a master. Dropping it ends the task.
-struct Proof(JoinHandle<()>);
+struct RoleProof(JoinHandle<()>);
 
-impl Drop for Proof {
+impl Drop for RoleProof {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -180,7 +215,7 @@ impl Drop for Proof {
 struct Candidate {
     server: Server,
     dialled: Instant,
-    proof: Proof,
+    proof: RoleProof,
 }
 
 impl Candidate {
@@ -190,7 +225,7 @@ impl Candidate {
         Some(Self {
             server,
             dialled: Instant::now(),
-            proof: Proof(tokio::spawn(async move {
+            proof: RoleProof(tokio::spawn(async move {
                 while !is_primary(&client).await {
                     tokio::time::sleep(ASK).await;
                 }
@@ -237,7 +272,7 @@ async fn proven(candidate: Option<&mut Candidate>) {
 }
 
 /// What a Sentinel says of the master.
-struct Told {
+struct SentinelAnswer {
     /// Of its knowledge.
     epoch: u64,
     host: Host,
@@ -246,7 +281,7 @@ struct Told {
     is_leaving: bool,
 }
 
-async fn ask(sentinel: &Client, master: &str) -> FredResult<Told> {
+async fn ask(sentinel: &Client, master: &str) -> FredResult<SentinelAnswer> {
     if !sentinel.is_connected() {
         // Otherwise the question would wait for a connection, and later ones after it.
         return Err(Error::new(ErrorKind::IO, "not connected"));
@@ -269,7 +304,7 @@ async fn ask(sentinel: &Client, master: &str) -> FredResult<Told> {
     let mut flags = field("flags").split(',');
     // Once another is promoted, these are still of the old one.
     let is_of_it = field("ip") == host && field("port") == port.to_string();
-    Ok(Told {
+    Ok(SentinelAnswer {
         epoch: epoch.parse()?,
         is_leaving: is_of_it && flags.any(|flag| matches!(flag, "o_down" | "failover_in_progress")),
         host: (host, port),

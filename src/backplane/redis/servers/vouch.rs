@@ -8,7 +8,7 @@
 //!
 //! fred connects again by itself. The one place where that can wait is its question for
 //! credentials, which comes after the connect and before the first command. What must stay true:
-//! while all Sentinels are away, nobody is promoted, so all goes on without them.
+//! while all Sentinels are away, no server is promoted, so all goes on without them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) enum Named {
 }
 
 #[derive(Debug, Clone)]
-struct Word {
+struct LastNamed {
     named: Option<Named>,
     /// When they were asked.
     asked: Instant,
@@ -38,7 +38,7 @@ struct Word {
     is_steady: bool,
 }
 
-impl Word {
+impl LastNamed {
     /// Whether that is enough to trust this server.
     fn vouches_for(&self, host: &Host) -> bool {
         match &self.named {
@@ -52,14 +52,14 @@ impl Word {
 /// What the Sentinels said last. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Vouchers {
-    last: watch::Sender<Word>,
+    last: watch::Sender<LastNamed>,
     /// Has them asked at once.
     doubt: Arc<Notify>,
 }
 
 impl Vouchers {
     pub(crate) fn new(doubt: Arc<Notify>) -> Self {
-        let word = Word {
+        let word = LastNamed {
             named: None,
             asked: Instant::now(),
             is_steady: false,
@@ -72,7 +72,7 @@ impl Vouchers {
 
     /// Notes an answer to a question of then.
     pub(crate) fn note(&self, named: Named, asked: Instant, is_steady: bool) {
-        self.last.send_replace(Word {
+        self.last.send_replace(LastNamed {
             named: Some(named),
             asked,
             is_steady,
@@ -88,7 +88,11 @@ impl Vouchers {
     ///
     /// # Errors
     /// They name another server.
-    async fn vouch(&self, host: &Host, is_enough: impl Fn(&Word) -> bool) -> Result<(), Error> {
+    async fn vouch(
+        &self,
+        host: &Host,
+        is_enough: impl Fn(&LastNamed) -> bool,
+    ) -> Result<(), Error> {
         let now = Instant::now();
         let mut last = self.last.subscribe();
         self.doubt.notify_one();
@@ -113,7 +117,7 @@ impl Vouchers {
                 return Ok(());
             }
         }
-        let is_enough = |word: &Word| word.is_steady || word.named == Some(Named::Away);
+        let is_enough = |word: &LastNamed| word.is_steady || word.named == Some(Named::Away);
         self.vouch(host, is_enough).await
     }
 }
