@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, Version};
 use libfuzzer_sys::fuzz_target;
-use pushnode_fuzz::protocol::{Opening, PLAIN_BODY_BYTES, PLAIN_HEAD_BYTES, PushHead};
+use pushnode_fuzz::protocol::{HeadReading, PLAIN_BODY_BYTES, PLAIN_HEAD_BYTES, PushHead};
 
 /// A socket that has these bytes to read, and then its end.
 struct Input<'a>(&'a [u8]);
@@ -143,18 +143,18 @@ fn check(head: &PushHead<'_>, input: &[u8]) {
 
 /// Most inputs begin as those that are taken do.
 fn read(input: &[u8]) {
-    match Opening::read(input) {
-        Opening::Push(head) => {
+    match HeadReading::read(input) {
+        HeadReading::Push(head) => {
             check(&head, input);
             for at in 0..head.length {
-                assert_eq!(Opening::read(&input[..at]), Opening::Part, "{at}");
+                assert_eq!(HeadReading::read(&input[..at]), HeadReading::Part, "{at}");
             }
         }
-        Opening::Part => assert!(input.len() < PLAIN_HEAD_BYTES),
+        HeadReading::Part => assert!(input.len() < PLAIN_HEAD_BYTES),
         // More bytes do not make it one.
-        Opening::Other => {
+        HeadReading::Other => {
             let longer = [input, b"\r\n\r\n"].concat();
-            assert_eq!(Opening::read(&longer), Opening::Other);
+            assert_eq!(HeadReading::read(&longer), HeadReading::Other);
         }
     }
 }

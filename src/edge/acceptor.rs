@@ -323,6 +323,16 @@ async fn serve_connection(
             None => return,
         }
     }
+    serve_by_hyper(stream, turn, (peer, port), routes, acceptor).await;
+}
+
+async fn serve_by_hyper(
+    stream: HttpStream<impl Stream>,
+    turn: Turn,
+    (peer, port): (Peer, Option<u16>),
+    routes: Routes,
+    acceptor: Acceptor,
+) {
     let (closing, under_way) = (acceptor.closing.clone(), acceptor.under_way.clone());
     let routes = TowerToHyperService::new(warp::service(routes));
     let slot = UpgradeSlot::default();

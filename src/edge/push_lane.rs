@@ -1,7 +1,7 @@
 //! The fast lane: the usual `POST /v1/push` of a program, read and answered without the HTTP
 //! library and its routes, which take longer than the push itself.
 //!
-//! It takes what [`Opening`] takes, from senders that are let in and with a body that is one push.
+//! It takes what [`HeadReading`] takes, from senders that are let in and with a body that is one push.
 //! The first request that is anything else goes to hyper with all that was read of it, and so does
 //! the rest of its connection. So every refusal is worded in one place, and an answer does not
 //! tell which way its request took. The socket is the same [`HttpStream`] in both: limits on time
@@ -24,7 +24,7 @@ use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
 use crate::edge::peer::{Peer, Stream};
 use crate::edge::push_reply::{self, UNROUTED_RETRY};
 use crate::edge::request_body::{Form, Media};
-use crate::protocol::{Opening, PushHead};
+use crate::protocol::{HeadReading, PushHead};
 
 /// Room for the next read. Most requests fit, and an allocator has such pieces at hand.
 const READ_BYTES: usize = 1024;
@@ -42,7 +42,7 @@ pub(crate) struct PushLane {
 
 /// The bytes of a request whose head is taken.
 #[derive(Debug, Clone, Copy)]
-struct Extent {
+struct RequestExtent {
     head: usize,
     whole: usize,
 }
@@ -74,13 +74,15 @@ impl PushLane {
         let mut is_closing = false;
         let mut input = BytesMut::new();
         let mut written = Written::default();
-        let mut taken: Option<Extent> = None;
+        let mut taken: Option<RequestExtent> = None;
         loop {
             if taken.is_none() {
-                taken = match Opening::read(&input) {
-                    Opening::Part => None,
-                    Opening::Push(head) if self.admits(&head, port) => Some(Extent::of(&head)),
-                    Opening::Push(_) | Opening::Other => return Some(input.freeze()),
+                taken = match HeadReading::read(&input) {
+                    HeadReading::Part => None,
+                    HeadReading::Push(head) if self.admits(&head, port) => {
+                        Some(RequestExtent::of(&head))
+                    }
+                    HeadReading::Push(_) | HeadReading::Other => return Some(input.freeze()),
                 };
                 if taken.is_some_and(|taken| input.len() < taken.whole) {
                     // From here on it is work under way, and the time for its body runs.
@@ -88,27 +90,15 @@ impl PushLane {
                     stream.hold(self.app.under_way.begin());
                 }
             }
-            if let Some(Extent { head, whole }) = taken
+            if let Some(RequestExtent { head, whole }) = taken
                 && input.len() >= whole
             {
-                let Ok(request) = push_reply::parse(&self.app, &input[head..whole]) else {
+                let body = &input[head..whole];
+                let Some(closes) = self.carry_out(body, turn, &mut written).await else {
                     return Some(input.freeze());
                 };
-                turn.begin();
-                let work = self.app.under_way.begin();
-                let answer = self.app.router.push(&request).await;
-                let closes = self.app.shutdown.has_begun();
-                self.app.metrics.pushes_fast.inc();
-                let stay = match closes {
-                    true => "connection: close\r\n",
-                    false => &self.keep_alive,
-                };
-                let bytes = written.answer(&answer, stay);
-                turn.take_head();
-                turn.end();
-                drop(work);
                 // It has no errors: a socket that is lost swallows what is written.
-                let _ = stream.write_all(bytes).await;
+                let _ = stream.write_all(&written.bytes).await;
                 if closes {
                     let _ = stream.shutdown().await;
                     return None;
@@ -143,6 +133,26 @@ impl PushLane {
         }
     }
 
+    /// Carries out the push in this body and writes its answer. Whether that is the last on its
+    /// connection; none if the body is no push.
+    async fn carry_out(&self, body: &[u8], turn: &Turn, written: &mut Written) -> Option<bool> {
+        let request = push_reply::parse(&self.app, body).ok()?;
+        turn.begin();
+        let work = self.app.under_way.begin();
+        self.app.metrics.pushes_fast.inc();
+        let answer = self.app.router.push(&request).await;
+        let closes = self.app.shutdown.has_begun();
+        let stay = match closes {
+            true => "connection: close\r\n",
+            false => &self.keep_alive,
+        };
+        written.answer(&answer, stay);
+        turn.take_head();
+        turn.end();
+        drop(work);
+        Some(closes)
+    }
+
     /// Whether the sender is let in, with a body of this type.
     fn admits(&self, head: &PushHead<'_>, port: Option<u16>) -> bool {
         let Some(caller) = Caller::of_program(head.host, &self.names, port) else {
@@ -155,7 +165,7 @@ impl PushLane {
     }
 }
 
-impl Extent {
+impl RequestExtent {
     fn of(head: &PushHead<'_>) -> Self {
         Self {
             head: head.length,
@@ -175,7 +185,7 @@ struct Written {
 }
 
 impl Written {
-    fn answer(&mut self, answer: &Answer, stay: &str) -> &[u8] {
+    fn answer(&mut self, answer: &Answer, stay: &str) {
         self.body.clear();
         self.bytes.clear();
         let status = push_reply::write(answer, &mut self.body);
@@ -207,6 +217,5 @@ impl Written {
         put(self.date.as_bytes());
         put(b"\r\n\r\n");
         put(&self.body);
-        &self.bytes
     }
 }

@@ -14,7 +14,7 @@ const REQUEST_LINE: &[u8] = b"POST /v1/push HTTP/1.1\r\n";
 
 /// What stands at the beginning of a connection's unread bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening<'a> {
+pub enum HeadReading<'a> {
     /// A part of a head that may be taken.
     Part,
     /// A head that is taken.
@@ -38,7 +38,7 @@ pub struct PushHead<'a> {
     pub authorization: Option<&'a str>,
 }
 
-impl<'a> Opening<'a> {
+impl<'a> HeadReading<'a> {
     /// Reads the head at the beginning of these bytes.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Self {

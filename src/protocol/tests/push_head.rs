@@ -15,7 +15,11 @@ fn head(headers: &[&str]) -> String {
 
 #[track_caller]
 fn assert_other(head: &str) {
-    assert_eq!(Opening::read(head.as_bytes()), Opening::Other, "{head}");
+    assert_eq!(
+        HeadReading::read(head.as_bytes()),
+        HeadReading::Other,
+        "{head}"
+    );
 }
 
 #[test]
@@ -25,7 +29,7 @@ fn a_usual_head_is_taken_once_it_is_whole() {
         &["AUTHORIZATION:  Bearer key\t", "connection: Keep-Alive"],
     ];
     let head = head(&headers.concat());
-    let taken = Opening::Push(PushHead {
+    let taken = HeadReading::Push(PushHead {
         length: head.len(),
         body_length: 7,
         host: "x",
@@ -34,10 +38,14 @@ fn a_usual_head_is_taken_once_it_is_whole() {
     });
     for behind in ["", "{", "POST /v1/push"] {
         let bytes = format!("{head}{behind}");
-        assert_eq!(Opening::read(bytes.as_bytes()), taken);
+        assert_eq!(HeadReading::read(bytes.as_bytes()), taken);
     }
     for at in 0..head.len() {
-        assert_eq!(Opening::read(&head.as_bytes()[..at]), Opening::Part, "{at}");
+        assert_eq!(
+            HeadReading::read(&head.as_bytes()[..at]),
+            HeadReading::Part,
+            "{at}"
+        );
     }
 }
 
@@ -86,8 +94,8 @@ fn what_is_unusual_is_left_alone() {
 fn a_head_is_bounded() {
     let many = |count: usize| head(&[&HEADERS[..], &vec!["X: a"; count]].concat());
     assert!(matches!(
-        Opening::read(many(29).as_bytes()),
-        Opening::Push(_)
+        HeadReading::read(many(29).as_bytes()),
+        HeadReading::Push(_)
     ));
     assert_other(&many(30));
     let long = |bytes: usize| {
@@ -97,7 +105,10 @@ fn a_head_is_bounded() {
     };
     let taken = long(PLAIN_HEAD_BYTES);
     assert_eq!(taken.len(), PLAIN_HEAD_BYTES);
-    assert!(matches!(Opening::read(taken.as_bytes()), Opening::Push(_)));
+    assert!(matches!(
+        HeadReading::read(taken.as_bytes()),
+        HeadReading::Push(_)
+    ));
     assert_other(&long(PLAIN_HEAD_BYTES + 1));
     assert_other(&long(2 * PLAIN_HEAD_BYTES)[..PLAIN_HEAD_BYTES]);
 }
