@@ -29,6 +29,7 @@ mod calls;
 mod commands;
 mod cors;
 mod doors;
+mod fast_lane;
 mod identity;
 mod keep;
 mod many_sockets;
