@@ -158,6 +158,7 @@ impl Node {
         } = Access::new(&config, &hub, &backplane, &router)?;
         let client_requests = ClientRequests {
             hub: hub.clone(),
+            backplane: backplane.clone(),
             upstream: start_upstream(&config, node, &backplane, &metrics),
             authenticator: authenticator.clone(),
             sessions: sessions.clone(),

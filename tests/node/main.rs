@@ -29,6 +29,7 @@ mod calls;
 mod commands;
 mod cors;
 mod doors;
+mod history;
 mod identity;
 mod keep;
 mod last;

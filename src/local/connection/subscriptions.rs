@@ -166,6 +166,12 @@ impl Connection {
         Ok(true)
     }
 
+    /// Whether it is in a topic.
+    pub(crate) fn is_in(&self, topic: &Topic) -> bool {
+        let mut list = self.subscriptions.iter().flat_map(|all| &all.list);
+        list.any(|one| one.topic == *topic)
+    }
+
     /// The topics it has been in since before its socket was here, told of only now that it is.
     pub(crate) fn tell_of_topics(&self) {
         let Some(membership) = &self.membership else {

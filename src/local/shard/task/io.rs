@@ -94,6 +94,10 @@ impl ShardTask {
     pub(crate) fn pass_request(&mut self, slot: usize) {
         let connection = &mut self.places[slot].connection;
         if let Some(request) = connection.next_request() {
+            if let Some(refusal) = connection.refusal(&request) {
+                // It goes on with the next, of which there are few.
+                return self.answered(slot, Some(&refusal));
+            }
             let (fd, user) = (connection.fd, connection.user.clone());
             // Closed only when the node is ending.
             let _ = self
@@ -239,5 +243,7 @@ impl ShardTask {
                 told: None,
             });
         }
+        // One may have waited for this.
+        self.pass_request(slot);
     }
 }
