@@ -167,7 +167,11 @@ impl ShardTask {
                     self.metrics.shard_batch_size.observe(count as f64);
                     for command in commands.drain(..) {
                         match command {
-                            Command::Broadcast { .. } | Command::Publish { .. } if count == 1 => {
+                            Command::Deliver { .. }
+                            | Command::Broadcast { .. }
+                            | Command::Publish { .. }
+                                if count == 1 =>
+                            {
                                 self.apply_alone(command).await;
                             }
                             command => self.apply(command),

@@ -28,6 +28,46 @@ impl ShardTask {
         }
     }
 
+    /// As [`ShardTask::deliver`] and the flush after it, but straight to the socket if nothing
+    /// waits for it.
+    fn deliver_alone(&mut self, fd: Fd, message: &Arc<Message>, receipt: Option<&Receipt>) {
+        let must_be_remembered = receipt.is_some_and(Receipt::wants_ack);
+        let Some(&slot) = self.slots.get(&fd) else {
+            return self.deliver(fd, message, receipt);
+        };
+        if must_be_remembered || message.position().is_some() {
+            return self.deliver(fd, message, receipt);
+        }
+        debug_assert!(!self.sockets.is_clear(slot) || self.is_clear(slot), "stale");
+        let frame = message.frame(self.places[slot].connection.dialect());
+        match self.sockets.send(slot, |_| &frame) {
+            SentAtOnce::Whole => {
+                self.delivered += 1;
+                self.written += 1;
+                if let Some(receipt) = receipt {
+                    receipt.written();
+                }
+            }
+            SentAtOnce::Part(count) => self.offer_rest(slot, frame, count, message, receipt),
+        }
+    }
+
+    /// Offers a message of which so many bytes are in the socket.
+    fn offer_rest(
+        &mut self,
+        slot: usize,
+        frame: Bytes,
+        count: usize,
+        message: &Arc<Message>,
+        receipt: Option<&Receipt>,
+    ) {
+        self.offer(slot, frame, message, receipt);
+        if count > 0 {
+            // The rest of it, the first in its queue.
+            self.places[slot].connection.queue.advance(count, |_| {});
+        }
+    }
+
     pub(crate) fn broadcast(
         &mut self,
         message: &Arc<Message>,
@@ -69,10 +109,15 @@ impl ShardTask {
         }
     }
 
-    /// Carries out a command that came alone: with none after it, frames for many need not gather
-    /// in queues to share a write.
+    /// Carries out a command that came alone: with none after it, frames need not gather in
+    /// queues to share a write.
     pub(crate) async fn apply_alone(&mut self, command: Command) {
         match command {
+            Command::Deliver {
+                fd,
+                message,
+                receipt,
+            } => self.deliver_alone(fd, &message, receipt.as_ref()),
             Command::Broadcast {
                 message,
                 except: None,
@@ -125,11 +170,7 @@ impl ShardTask {
                     };
                     let frame = frames.get(place.connection.dialect(), copy);
                     self.offered += 1;
-                    self.offer(slot, frame, message, None);
-                    if count > 0 {
-                        // The rest of it, the first in its queue.
-                        self.places[slot].connection.queue.advance(count, |_| {});
-                    }
+                    self.offer_rest(slot, frame, count, message, None);
                 }
             }
         }
