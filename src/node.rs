@@ -159,6 +159,7 @@ impl Node {
         let client_requests = ClientRequests {
             hub: hub.clone(),
             backplane: backplane.clone(),
+            router: router.clone(),
             upstream: start_upstream(&config, node, &backplane, &metrics),
             authenticator: authenticator.clone(),
             sessions: sessions.clone(),
@@ -387,6 +388,7 @@ fn start_backplane(
         url: config.public_url.clone(),
         weight: config.weight,
         signs: !secrets.is_empty(),
+        rules: config.topic_rules.digest(),
         degraded: false,
     };
     let inboxes = Bounds {
@@ -409,6 +411,7 @@ fn start_backplane(
                 prefix: config.prefix.clone(),
                 secrets: secrets.clone(),
                 inboxes,
+                rules: hub.topics().rules().clone(),
                 keep_replicas: config.keep_replicas,
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,

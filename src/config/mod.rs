@@ -33,6 +33,8 @@ pub(crate) mod load;
 
 pub(crate) mod secret_files;
 
+pub(crate) mod topic_rules;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -54,11 +56,13 @@ use crate::config::faults::Faults;
 use crate::config::hosts::AllowedHosts;
 use crate::config::origins::AllowedOrigins;
 use crate::config::redis_url::RedisUrl;
+use crate::config::topic_rules::topic_rules;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::upstream_routes::UpstreamRoutes;
 use crate::protocol::ids::NodeName;
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
+use crate::protocol::topic_rules::TopicRules;
 
 /// The prefix of all variables.
 pub(crate) const PREFIX: &str = "PUSH_";
@@ -358,6 +362,15 @@ settings! {
     /// two of `.` and `:`, `**` at the end matches the rest, `*` alone every topic; `{user}` is the
     /// client's user. Empty: none. Unset: every topic with PUSH_AUTH=none, otherwise none.
     topics / "TOPICS": Arc<TopicPatterns> = "*", topics;
+
+    /// Rules for topics: a JSON array of objects, each with `match`, a pattern as in PUSH_TOPICS. The
+    /// first that matches a topic decides which clients may subscribe, publish, read the log and
+    /// see members there, and what is kept. See docs/topics.md. The same on all nodes. Empty: none.
+    topic_rules / "TOPIC_RULES": Arc<TopicRules> = "", topic_rules;
+
+    /// File that holds these rules instead. The node reads it again when it changes, and at SIGHUP;
+    /// a file with a fault changes nothing.
+    topic_rules_file / "TOPIC_RULES_FILE": Option<PathBuf> = "", path;
 
     /// Maximum topics per client.
     max_topics / "MAX_TOPICS": usize = "100", number(0, 10_000);

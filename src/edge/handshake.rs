@@ -16,6 +16,7 @@ use crate::auth;
 use crate::auth::Denial;
 use crate::auth::claims::MAX_DEVICE_BYTES;
 use crate::auth::identity::Identity;
+use crate::edge::client_error::no_presence;
 use crate::edge::error::HttpError;
 use crate::edge::peer::Peer;
 use crate::local::hub::await_rows::ROW_PATIENCE;
@@ -93,7 +94,7 @@ pub(crate) async fn enter(
     let ordinal = ordinal.unwrap_or_default();
     let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
     if let Some(inbox) = &mut inbox {
-        match dialect.is_event_stream() || !logs.is_empty() {
+        match dialect.is_event_stream() || terms.last.is_some() {
             true => terms.prove(inbox, &logs),
             false if terms.is_lost => inbox.recovered = Some(false),
             false => {}
@@ -167,6 +168,7 @@ async fn join(
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
         let logs = topics.iter();
+        let logs = logs.filter(|topic| app.hub.topics().is_followed(topic));
         let logs = logs.map(|topic| app.hub.follow_log(fd, topic, Since::Now, deadline));
         let followed = join_all(logs).await;
         in_time &= followed.into_iter().all(|in_time| in_time);
@@ -241,10 +243,11 @@ impl Terms {
 
     /// From where a client reads the log of a topic before it joins. Other clients than those of
     /// event streams subscribe to each topic from where they were, or are given it from now on.
-    fn log_start(&self, topic: &Topic, dialect: Dialect) -> Option<Since> {
+    /// `entry` is what the topic's rule gives a new member.
+    fn log_start(&self, topic: &Topic, entry: Since, dialect: Dialect) -> Option<Since> {
         let read = self.read.log(topic).map(Since::After);
-        let unasked = dialect.is_event_stream().then_some(Since::Now);
-        read.or(self.last).or(unasked)
+        let is_read = dialect.is_event_stream() || entry != Since::Now;
+        read.or(self.last).or(is_read.then_some(entry))
     }
 
     /// `recovered` covers the logs that are read before: their client cannot ask for each.
@@ -295,8 +298,14 @@ fn check_terms(
     let (watches, beats) = (watches?, beats?);
     let is_found = read.inbox.is_some();
     let most = app.hub.topics().most();
-    let grants = grants.unwrap_or(app.hub.topics().grants());
-    let topics = check_topics(request.topics.as_deref(), user, grants, most)?;
+    let may_have = |topic: &Topic| app.hub.topics().allows(topic, user, grants);
+    let topics = check_topics(request.topics.as_deref(), may_have, most)?;
+    if watches
+        && let Some(topic) = (topics.iter()).find(|topic| !app.hub.topics().tells_members(topic))
+    {
+        let words = no_presence(topic);
+        return Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", words));
+    }
     Ok(Terms {
         device,
         since,
@@ -315,8 +324,7 @@ fn check_terms(
 /// The topics a client comes with, each of which it must be allowed.
 fn check_topics(
     wanted: Option<&str>,
-    user: &UserId,
-    grants: &TopicPatterns,
+    may_have: impl Fn(&Topic) -> bool,
     most: usize,
 ) -> Result<Vec<Topic>, HttpError> {
     let mut list = Vec::new();
@@ -324,7 +332,7 @@ fn check_topics(
         let topic: Topic = text
             .parse()
             .map_err(|error| HttpError::bad_request(format!("topics has {text:?}: {error}")))?;
-        if !grants.allows(&topic, user) {
+        if !may_have(&topic) {
             let words = format!("you may not subscribe to the topic {topic}");
             return Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", words));
         }
@@ -410,7 +418,9 @@ async fn start_logs(
         false => usize::MAX,
     };
     let topics = terms.topics.iter().take(most);
-    let starts = topics.filter_map(|topic| Some((topic, terms.log_start(topic, dialect)?)));
+    let topics = topics.filter(|topic| app.hub.topics().is_followed(topic));
+    let start = |topic| terms.log_start(topic, app.hub.topics().entry(topic), dialect);
+    let starts = topics.filter_map(|topic| Some((topic, start(topic)?)));
     let starts = starts.map(async |(topic, since)| {
         let log = Subject::Topic(topic.clone());
         let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&log, since)).await;

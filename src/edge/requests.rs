@@ -6,6 +6,7 @@
 //! request of that connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
@@ -16,7 +17,8 @@ use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
 use crate::auth::Denial;
 use crate::backplane::Backplane;
-use crate::edge::client_error::ClientError;
+use crate::delivery::router::Router;
+use crate::edge::client_error::{ClientError, no_presence};
 use crate::edge::upstream::Upstream;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::hub::Hub;
@@ -26,13 +28,17 @@ use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::ClientRequest;
 use crate::protocol;
-use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::ids::{ConnectionId, Fd, Subject, Topic, UserId};
 use crate::protocol::position::{EntryId, Since};
 use crate::protocol::secret::Secret;
+use crate::protocol::{Author, Message, Publish, PushRequest, Status};
 use crate::protocol::{BadTopic, RequestKind, WantedTopic};
 
 /// The code of one of several topics that is none.
 const BAD_TOPIC: &str = "bad_message";
+
+/// When a client whose message went nowhere may try again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The outcome of a request that was carried out.
 struct Done {
@@ -60,6 +66,7 @@ pub(crate) struct ClientRequests {
     pub(crate) hub: Arc<Hub>,
     pub(crate) backplane: Arc<Backplane>,
     pub(crate) upstream: Upstream,
+    pub(crate) router: Arc<Router>,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) late_checks: Arc<LateChecks>,
@@ -78,18 +85,20 @@ impl ClientRequests {
         let (fd, user) = (asked.fd, asked.user.clone());
         let reference = asked.request.reference.clone();
         let reference = reference.as_deref();
+        // Cursors come thirty times a second: without a `ref` only a refusal is told.
+        let is_published = matches!(asked.request.what, RequestKind::Publish(_));
         let (mut then, mut watches) = (Vec::new(), Vec::new());
         let object = match self.carry_out(asked).await {
+            Ok(_) if is_published && reference.is_none() => None,
             Ok(done) => {
                 (then, watches) = (done.then, done.watches);
-                protocol::reply_object(reference, &done.fields)
+                Some(protocol::reply_object(reference, &done.fields))
             }
             Err(refused) => {
                 tracing::debug!(%fd, %user, code = refused.code, "request refused");
-                refused.object(reference)
+                Some(refused.object(reference))
             }
         };
-        let object = Some(object);
         self.hub.tell(fd, Command::Answered { fd, object }).await;
         for then in then {
             self.hub.tell(fd, then).await;
@@ -108,6 +117,7 @@ impl ClientRequests {
                 since,
                 watches,
             } => {
+                self.check_watch(&topic, watches)?;
                 let mut done = self.subscribe(fd, &user, topic.clone(), since).await?;
                 done.watches.extend(watches.then_some(topic));
                 Ok(done)
@@ -129,7 +139,41 @@ impl ClientRequests {
                 let sent = self.upstream.send(fd, &user, reference, &send);
                 sent.await.map(Done::from)
             }
+            RequestKind::Publish(publish) => {
+                let published = self.publish(fd, user, &publish).await;
+                let outcome = match &published {
+                    Ok(_) => "published",
+                    Err(refused) => refused.code,
+                };
+                self.router.carrier.metrics.member_published(outcome);
+                published.map(Done::from)
+            }
         }
+    }
+
+    /// Pushes what a member publishes, as a sender's push. The shard has looked whether it may; the
+    /// client's next request waits for this one, which keeps their order.
+    async fn publish(
+        &self,
+        fd: Fd,
+        user: UserId,
+        publish: &Publish,
+    ) -> Result<String, ClientError> {
+        let node = self.hub.node().clone();
+        let author = Author {
+            user,
+            connection: ConnectionId { node, fd },
+            echo: publish.echo,
+        };
+        let message = Message::of_member(publish, author)
+            .map_err(|fault| ClientError::new("bad_message", fault.to_string()))?;
+        let request = PushRequest::to_topic(&publish.topic, message);
+        let answer = self.router.push(&request).await;
+        if answer.status == Status::Unrouted {
+            let reason = answer.reason.unwrap_or("no way to the members");
+            return Err(ClientError::new("unavailable", reason).retry_after(RETRY));
+        }
+        Ok(protocol::published_fields(&publish.topic, answer.seq_id))
     }
 
     /// The client hears that it is subscribed when the topic's row is written, so that senders it
@@ -148,7 +192,10 @@ impl ClientRequests {
             subscribed.await.map_err(|reason| refusal(&topic, reason))?;
         let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
         let Some(from) = follows else {
-            return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
+            // Asked for a log that it may not read: it may have missed anything.
+            let keeps = self.hub.topics().keeps();
+            let recovered = since.filter(|_| keeps).map(|_| false);
+            return Ok(protocol::subscribed_fields(&topic, None, recovered, degraded).into());
         };
         let mut page = self.hub.first_page(fd, &topic, from, deadline).await;
         let tryout = match (&mut page, from) {
@@ -159,7 +206,9 @@ impl ClientRequests {
         let resume = page.as_ref().map(|page| page.start);
         let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
         let is_proven = is_proven && tryout.passed.is_empty();
-        let recovered = (from != Since::Now).then_some(is_proven);
+        // What the topic's rule gives a new member, it did not ask for.
+        let has_asked = since.is_some_and(|since| since != Since::Now);
+        let recovered = has_asked.then_some(is_proven);
         let fields = protocol::subscribed_fields(&topic, resume, recovered, degraded);
         let then = page.map(|page| Command::Page {
             fd,
@@ -181,6 +230,10 @@ impl ClientRequests {
         before: Option<EntryId>,
         limit: u16,
     ) -> Result<String, ClientError> {
+        if !self.hub.topics().is_followed(topic) {
+            let words = format!("clients may not read what was kept of the topic {topic}");
+            return Err(ClientError::new("forbidden", words));
+        }
         let span = before.map_or(Span::Newest, Span::Before);
         let subject = Subject::Topic(topic.clone());
         let read = self.backplane.look_back(&subject, span, limit);
@@ -200,7 +253,7 @@ impl ClientRequests {
     ) -> Done {
         let each = wanted.into_iter().map(async |wanted| match wanted {
             Err(bad) => protocol::refused_fields(&bad.topic, BAD_TOPIC, &bad.message).into(),
-            Ok(one) => match self.subscribe(fd, user, one.topic.clone(), one.since).await {
+            Ok(one) => match self.subscribe_one(fd, user, &one).await {
                 Err(refused) => refused.fields(one.topic.as_str()).into(),
                 Ok(mut done) => {
                     done.watches.extend(one.watches.then_some(one.topic));
@@ -216,6 +269,24 @@ impl ClientRequests {
         }
         all.fields = protocol::topics_fields(&entries);
         all
+    }
+
+    async fn subscribe_one(
+        &self,
+        fd: Fd,
+        user: &UserId,
+        one: &WantedTopic,
+    ) -> Result<Done, ClientError> {
+        self.check_watch(&one.topic, one.watches)?;
+        self.subscribe(fd, user, one.topic.clone(), one.since).await
+    }
+
+    /// Refuses a subscription that wants to hear of members where the topic's rule tells nothing.
+    fn check_watch(&self, topic: &Topic, watches: bool) -> Result<(), ClientError> {
+        match watches && !self.hub.topics().tells_members(topic) {
+            true => Err(ClientError::new("forbidden", no_presence(topic))),
+            false => Ok(()),
+        }
     }
 
     async fn unsubscribe_all(&self, fd: Fd, topics: Vec<Result<WantedTopic, BadTopic>>) -> Done {

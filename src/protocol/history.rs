@@ -7,10 +7,17 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
-use crate::protocol::ids::Topic;
+use crate::protocol::ids::{ConnectionId, Topic, UserId};
 use crate::protocol::json::{members, one_line};
-use crate::protocol::message::check_event;
+use crate::protocol::message::{Author, check_event};
 use crate::protocol::position::EntryId;
+
+/// The member of a topic that published a message.
+#[derive(Debug, Clone, Serialize)]
+struct PastAuthor {
+    user: UserId,
+    connection: ConnectionId,
+}
 
 /// A message in an inbox or a log.
 #[derive(Debug, Clone, Serialize)]
@@ -20,6 +27,8 @@ pub struct PastMessage {
     id: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<Box<str>>,
+    #[serde(rename = "from", skip_serializing_if = "Option::is_none")]
+    author: Option<PastAuthor>,
     data: Box<RawValue>,
 }
 
@@ -32,14 +41,20 @@ impl PastMessage {
         entry: EntryId,
         id: Option<String>,
         event: Option<String>,
+        from: Option<&str>,
         data: &str,
     ) -> Result<Self, InvalidInput> {
+        let author: Option<Author> = from.map(serde_json::from_str).transpose()?;
         let data: &RawValue = serde_json::from_str(data)?;
         let data = RawValue::from_string(one_line(data).into())?;
         Ok(Self {
             entry,
             id: id.map(String::into_boxed_str),
             event: check_event(event.map(Into::into))?,
+            author: author.map(|author| PastAuthor {
+                user: author.user,
+                connection: author.connection,
+            }),
             data,
         })
     }

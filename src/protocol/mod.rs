@@ -12,6 +12,8 @@ pub mod session_id;
 
 pub mod topic_pattern;
 
+pub mod topic_rules;
+
 pub mod route;
 
 pub mod secret;
@@ -38,6 +40,7 @@ pub mod bus;
 
 pub use crate::protocol::bus::event::*;
 pub use crate::protocol::bus::line::*;
+pub use crate::protocol::bus::node_lines::*;
 pub use crate::protocol::bus::presence::*;
 pub use crate::protocol::bus::question::*;
 pub use crate::protocol::bus::signature::{ClusterKeys, Proof, is_command};

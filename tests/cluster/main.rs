@@ -64,6 +64,7 @@ mod replicas;
 mod restart;
 mod retries;
 mod rolling;
+mod rules;
 mod secret_files;
 mod secrets;
 mod stream_bounds;

@@ -27,6 +27,7 @@ pub mod openapi;
 pub mod passes;
 pub mod presence;
 mod redis;
+pub mod rules;
 pub mod streams;
 pub mod stumbles;
 pub mod tokens;

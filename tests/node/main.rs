@@ -42,6 +42,7 @@ mod proxies;
 mod push;
 mod refusals;
 mod refused_frames;
+mod rules;
 mod secret_files;
 mod slow;
 mod slow_links;

@@ -113,6 +113,8 @@ export interface PastMessage<T = unknown> {
   readonly data: T;
   readonly event?: string;
   readonly id?: string;
+  /** If a member of the topic published it. */
+  readonly from?: { user: string; connection: string };
   /** Its name, for `before` of `history`. Its first part is the time in milliseconds. */
   readonly entry: string;
 }

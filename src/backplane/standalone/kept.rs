@@ -13,13 +13,14 @@ use parking_lot::Mutex;
 use crate::backplane::answers::Kept;
 use crate::backplane::history::Erasure;
 use crate::backplane::standalone::bookmarks::MemoryBookmarks;
+use crate::local::live_rules::LiveRules;
 use crate::local::replay::excerpt::{Excerpt, Span};
 use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
-use crate::protocol::Message;
 use crate::protocol::ids::Subject;
 use crate::protocol::position::{
     ERASURE, EntryId, Position, Since, Unwritten, first_number, new_epoch,
 };
+use crate::protocol::{Message, author_text};
 
 /// Bytes charged for each message in addition to its own.
 const OVERHEAD: usize = 128;
@@ -35,10 +36,18 @@ pub(crate) struct MemoryLogs {
     state: Mutex<State>,
     started: Instant,
     pub(crate) bookmarks: MemoryBookmarks,
+    rules: LiveRules,
 }
 
 impl Default for MemoryLogs {
     fn default() -> Self {
+        Self::new(LiveRules::default())
+    }
+}
+
+impl MemoryLogs {
+    /// None yet, with bounds that topics may have by these rules.
+    pub(crate) fn new(rules: LiveRules) -> Self {
         let state = State {
             inboxes: HashMap::default(),
             bytes: 0,
@@ -49,6 +58,7 @@ impl Default for MemoryLogs {
             state: Mutex::new(state),
             started: Instant::now(),
             bookmarks: MemoryBookmarks::default(),
+            rules,
         }
     }
 }
@@ -112,6 +122,7 @@ impl Inbox {
             entry: self.last,
             id: message.id().map(str::to_owned),
             event: message.event_name().map(str::to_owned),
+            from: message.author().map(author_text),
             data: message.data().to_owned(),
         };
         self.bytes += charge(&entry);
@@ -155,13 +166,14 @@ impl Inbox {
 }
 
 fn charge(entry: &Entry) -> usize {
-    let texts = [&entry.id, &entry.event].into_iter().flatten();
+    let texts = [&entry.id, &entry.event, &entry.from].into_iter().flatten();
     entry.data.len() + texts.map(String::len).sum::<usize>() + OVERHEAD
 }
 
 impl MemoryLogs {
     pub(crate) fn keep(&self, subject: &Subject, message: &Message, bounds: &Bounds) -> Kept {
         let now = Instant::now();
+        let bounds = &bounds.of(subject, &self.rules);
         let mut state = self.state.lock();
         let State {
             inboxes,
@@ -193,10 +205,11 @@ impl MemoryLogs {
         let now = Instant::now();
         let mut state = self.state.lock();
         let inboxes = &mut state.inboxes;
-        inboxes.retain(|_, inbox| now.duration_since(inbox.written) < bounds.age);
-        inboxes
-            .values_mut()
-            .for_each(|inbox| inbox.trim(bounds, now));
+        inboxes.retain(|subject, inbox| {
+            let bounds = bounds.of(subject, &self.rules);
+            inbox.trim(&bounds, now);
+            now.duration_since(inbox.written) < bounds.age
+        });
         let bytes = inboxes.values().map(Inbox::charge).sum();
         if inboxes.len() < inboxes.capacity() / 4 {
             inboxes.shrink_to_fit();
@@ -245,6 +258,7 @@ impl MemoryLogs {
 
     pub(crate) fn read(&self, subject: &Subject, since: Since, bounds: &Bounds) -> Page {
         let now = Instant::now();
+        let bounds = &bounds.of(subject, &self.rules);
         let mut state = self.state.lock();
         let State {
             inboxes,

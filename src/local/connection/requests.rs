@@ -19,7 +19,7 @@ const MAX_CALLS: usize = 32;
 /// Most unacknowledged messages remembered for one connection.
 const MAX_UNACKED: usize = 256;
 /// When a client that sent too much may go on: sends are counted by the second.
-const NEXT_SECOND: Duration = Duration::from_secs(1);
+pub(super) const NEXT_SECOND: Duration = Duration::from_secs(1);
 
 /// One thing at a time, in the client's order; calls in any order.
 #[derive(Debug, Default)]

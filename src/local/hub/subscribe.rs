@@ -21,12 +21,22 @@ use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::{Member, Topics};
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::position::Since;
-use crate::protocol::{Push, Target};
+use crate::protocol::topic_rules::{HistoryRule, PolicyRule, TopicRules};
+use crate::protocol::{Message, Push, Target};
 
 impl Hub {
     /// What this node knows of topics.
     pub(crate) fn topics(&self) -> &Topics {
         &self.topics
+    }
+
+    /// Takes other rules of topics. Connections leave topics that they chose themselves and that
+    /// these rules keep from them.
+    pub(crate) async fn replace_rules(&self, rules: Arc<TopicRules>) {
+        self.topics.rules().replace(rules);
+        for shard in &self.shards {
+            shard.send(Command::CheckGrants).await;
+        }
     }
 
     /// Subscribes a connection. If that has it [follow](Subscribed::follows) the topic's log, the
@@ -246,16 +256,34 @@ impl Hub {
             }
             return Arrived::Repeat;
         }
+        let message = self.under_rule(topic, &push.message);
         for (shard, _) in &shards {
             let command = Command::Publish {
                 topic: topic.clone(),
-                message: push.message.clone(),
+                message: message.clone(),
                 except: push.except.clone(),
                 receipt: receipt.cloned(),
             };
             self.shards[*shard].send(command).await;
         }
         Arrived::Handed(shards.iter().map(|(_, count)| count).sum())
+    }
+
+    /// A message as the rule of its topic has it: of a log that members may not read they get no
+    /// position, and for a slow receiver the rule counts if the sender says nothing.
+    fn under_rule(&self, topic: &Topic, message: &Arc<Message>) -> Arc<Message> {
+        let Some(rule) = self.topics.rules().find(topic) else {
+            return message.clone();
+        };
+        let is_kept = message.position().is_some();
+        if is_kept && rule.history == HistoryRule::NoClient {
+            return Arc::new(message.unkept());
+        }
+        match rule.policy {
+            PolicyRule::Close => message.clone(),
+            _ if is_kept || message.has_policy() => message.clone(),
+            policy => Arc::new(message.under(policy)),
+        }
     }
 
     /// Makes the connections that are in a topic look into its log.

@@ -52,9 +52,10 @@ impl Excerpt {
                 entry,
                 id,
                 event,
+                from,
                 data,
             } = one;
-            match PastMessage::new(entry, id, event, &data) {
+            match PastMessage::new(entry, id, event, from.as_deref(), &data) {
                 Ok(message) => messages.push(message),
                 // Written by another program, and not as agreed.
                 Err(fault) => {
@@ -82,6 +83,7 @@ mod tests {
             entry: EntryId { ms, seq: 0 },
             id: None,
             event: None,
+            from: None,
             data: data.to_owned(),
         });
         entries.collect()

@@ -259,6 +259,7 @@ mod tests {
                 entry,
                 id,
                 event: None,
+                from: None,
                 data,
             }],
         );

@@ -9,11 +9,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::protocol::Message;
-use crate::protocol::ids::Topic;
+use crate::local::live_rules::LiveRules;
+use crate::protocol::ids::{Fd, NodeId, Subject, Topic};
 use crate::protocol::position::{
     EntryId, Position, Since, Unwritten, count_since_first, kept_between,
 };
+use crate::protocol::{InvalidInput, Message};
 use crate::telemetry::throttle::Throttle;
 
 /// Most messages in one page: what a slow client that comes back may have in memory at once.
@@ -36,6 +37,21 @@ pub(crate) struct Bounds {
     pub age: Duration,
 }
 
+impl Bounds {
+    /// These, as far as the rule of a topic has no others.
+    pub(crate) fn of(self, subject: &Subject, rules: &LiveRules) -> Self {
+        let Subject::Topic(topic) = subject else {
+            return self;
+        };
+        let keep = rules.find(topic).map(|rule| rule.keep).unwrap_or_default();
+        Self {
+            messages: keep.messages.unwrap_or(self.messages),
+            bytes: keep.bytes.unwrap_or(self.bytes),
+            age: keep.seconds.unwrap_or(self.age),
+        }
+    }
+}
+
 /// A message as it lies in an inbox.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -43,7 +59,25 @@ pub(crate) struct Entry {
     pub(crate) id: Option<String>,
     /// The name of its event, unchecked.
     pub(crate) event: Option<String>,
+    /// The member that published it, as JSON, unchecked.
+    pub(crate) from: Option<String>,
     pub(crate) data: String,
+}
+
+impl Entry {
+    /// The message that lies at this position. None if another program wrote it, and not as
+    /// agreed.
+    fn read(self, position: Position) -> Option<Message> {
+        let from = self.from.as_deref();
+        let read = Message::from_inbox(self.id, self.event, from, &self.data, position);
+        let complain = |fault: &InvalidInput| {
+            if let Some(unlogged) = COMPLAINTS.pass() {
+                let (entry, fault) = (self.entry, fault.unquoted());
+                tracing::warn!(%entry, %fault, unlogged, "bad message in an inbox ignored");
+            }
+        };
+        read.inspect_err(complain).ok()
+    }
 }
 
 /// What holds of a whole inbox at the moment when a part of it is read.
@@ -217,30 +251,17 @@ impl Page {
         let mut ids = HashSet::new();
         let mut unreadable = 0;
         for one in entries {
-            let Entry {
-                entry,
-                id,
-                event,
-                data,
-            } = one;
             end = Position {
                 n: end.n.wrapping_add(1),
-                entry,
+                entry: one.entry,
             };
             // A sender that repeated itself at two nodes at the same moment is stored twice.
-            if id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
+            if one.id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
                 continue;
             }
-            match Message::from_inbox(id, event, &data, end) {
-                Ok(message) => messages.push(Arc::new(message)),
-                // Written by another program, and not as agreed.
-                Err(fault) => {
-                    unreadable += 1;
-                    if let Some(unlogged) = COMPLAINTS.pass() {
-                        let fault = fault.unquoted();
-                        tracing::warn!(%entry, %fault, unlogged, "bad message in an inbox ignored");
-                    }
-                }
+            match one.read(end) {
+                Some(message) => messages.push(Arc::new(message)),
+                None => unreadable += 1,
             }
         }
         if is_last && end.n != newest {
@@ -269,6 +290,20 @@ impl Page {
             is_last: true,
             is_continuous,
         }
+    }
+
+    /// The page without what this connection sent itself; none if there is nothing of it.
+    pub(crate) fn without(&self, node: &NodeId, fd: Fd) -> Option<Self> {
+        let is_own = |message: &Arc<Message>| {
+            let sender = message.left_out();
+            sender.is_some_and(|sender| sender.fd == fd && sender.node == *node)
+        };
+        if !self.messages.iter().any(is_own) {
+            return None;
+        }
+        let mut page = self.clone();
+        page.messages.retain(|message| !is_own(message));
+        Some(page)
     }
 
     /// The page as one of this topic's log, whose messages name it.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::protocol::client::send::{ClientAnswer, Send};
+use crate::protocol::client::send::{ClientAnswer, Publish, Send};
 use crate::protocol::ids::Topic;
 use crate::protocol::json;
 use crate::protocol::position::{DEFAULT_READ, EntryId, Position, Since, count_of, entry_of};
@@ -75,6 +75,8 @@ pub enum RequestKind {
     },
     /// To get this to a service.
     Send(Send),
+    /// To get this to the members of a topic.
+    Publish(Publish),
     /// To stay beyond the end of its token, by a new one.
     Auth(Secret),
 }
@@ -168,6 +170,13 @@ impl<'a> ClientMessage<'a> {
                 })),
                 Err(words) => Err(bad(&reference, words)),
             },
+            Some("publish") => match Publish::parse(text) {
+                Ok(publish) => Ok(Self::Request(Request {
+                    reference,
+                    what: RequestKind::Publish(publish),
+                })),
+                Err(words) => Err(bad(&reference, &words)),
+            },
             Some("answer") => ClientAnswer::parse(text, reference.as_deref())
                 .map(Self::Answer)
                 .map_err(|words| bad(&reference, words)),
@@ -192,8 +201,8 @@ impl<'a> ClientMessage<'a> {
                 reference,
                 code: "unknown_type",
                 message:
-                    "type must be ping, pong, ack, auth, subscribe, unsubscribe, history, answer \
-                          or send"
+                    "type must be ping, pong, ack, auth, subscribe, unsubscribe, history, publish, \
+                     answer or send"
                         .to_owned(),
             }),
         }

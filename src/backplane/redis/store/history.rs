@@ -95,7 +95,8 @@ impl KeptStore {
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.xdel(&inbox, name).await?;
         let _: () = transaction.incr_by(&counter, ERASURE as i64).await?;
-        let lasts = self.bounds.age.as_secs() as i64 + COUNTER_SECONDS;
+        let age = self.bounds.of(subject, &self.rules).age;
+        let lasts = age.max(self.bounds.age).as_secs() as i64 + COUNTER_SECONDS;
         let _: () = transaction.expire(&counter, lasts, None).await?;
         let answers: Vec<Value> = exec(&transaction).await?;
         let erased = answers.get(1).and_then(Value::as_u64);

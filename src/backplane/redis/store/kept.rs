@@ -29,10 +29,11 @@ use crate::backplane::redis::store::bookmarks::BookmarkStore;
 use crate::backplane::redis::store::epoch::Epoch;
 use crate::backplane::redis::store::replicas::Replicas;
 use crate::backplane::redis::{AWAY, Keys, RedisSettings};
+use crate::local::live_rules::LiveRules;
 use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
-use crate::protocol::Message;
 use crate::protocol::ids::Subject;
 use crate::protocol::position::{EntryId, Position, Since, Unwritten, first_number};
+use crate::protocol::{Message, author_text};
 
 /// The value of the mark of an id: the message is in the inbox.
 const IS_KEPT: &str = "kept";
@@ -40,6 +41,8 @@ const IS_KEPT: &str = "kept";
 const RETRY: Duration = Duration::from_millis(50);
 /// Age and size are checked with every 16th message of an inbox.
 const SWEEP: u64 = 16;
+/// Fewer messages than this are counted exactly.
+const EXACT: usize = 1_000;
 /// A counter outlives its inbox by at least this long, so that a client that reconnects late
 /// still learns that messages are missing.
 pub(super) const COUNTER_SECONDS: i64 = 24 * 3600;
@@ -54,6 +57,9 @@ const DATA: &str = "data";
 const ID: &str = "id";
 /// The field that holds the name of its event, if it has one. Older nodes pass it over.
 const EVENT: &str = "event";
+/// The field that tells which member of the topic published it, if one did. Older nodes pass it
+/// over.
+const FROM: &str = "from";
 
 #[derive(Debug)]
 pub(crate) struct KeptStore {
@@ -61,6 +67,7 @@ pub(crate) struct KeptStore {
     connections: ConnectionPool,
     pub(super) keys: Keys,
     pub(super) bounds: Bounds,
+    pub(super) rules: LiveRules,
     epoch: Epoch,
     replicas: Replicas,
     pub(crate) bookmarks: BookmarkStore,
@@ -76,6 +83,7 @@ impl KeptStore {
             servers,
             keys,
             bounds: settings.inboxes,
+            rules: settings.rules.clone(),
             replicas: Replicas::new(settings.keep_replicas),
         }
     }
@@ -206,26 +214,32 @@ impl KeptStore {
     ) -> Result<Kept, Error> {
         let id_key = message.id().map(|id| self.keys.kept(subject, id));
         let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
-        let mut fields = Vec::with_capacity(3);
+        let mut fields = Vec::with_capacity(4);
         if let Some(id) = message.id() {
             fields.push((ID, id));
         }
         if let Some(event) = message.event_name() {
             fields.push((EVENT, event));
         }
+        let from = message.author().map(author_text);
+        if let Some(from) = &from {
+            fields.push((FROM, from));
+        }
         fields.push((DATA, message.data()));
-        let bounds = &self.bounds;
+        let bounds = self.bounds.of(subject, &self.rules);
         let age = bounds.age.as_secs() as i64;
+        // Not shorter for a topic: how long a number lasts is what proves that it was never there.
+        let lasts = bounds.age.max(self.bounds.age).as_secs() as i64 + COUNTER_SECONDS;
 
         let transaction = multi(client).await?;
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.incr(&counter).await?;
-        let cap = ("MAXLEN", "~", bounds.messages as i64);
+        // Redis drops whole nodes of a stream, which hold 100 entries.
+        let how = if bounds.messages < EXACT { "=" } else { "~" };
+        let cap = ("MAXLEN", how, bounds.messages as i64);
         let _: () = transaction.xadd(&inbox, false, cap, "*", fields).await?;
         let _: () = transaction.expire(&inbox, age, None).await?;
-        let _: () = transaction
-            .expire(&counter, age + COUNTER_SECONDS, None)
-            .await?;
+        let _: () = transaction.expire(&counter, lasts, None).await?;
         if let Some(key) = &id_key {
             let expire = Expiration::EX(REPEAT.as_secs() as i64);
             let _: () = transaction
@@ -241,7 +255,7 @@ impl KeptStore {
             return Err(Error::new(ErrorKind::Unknown, "EXEC gave no position"));
         };
         if n % SWEEP == 0 || message.data().len() > bounds.bytes / SWEEP as usize {
-            self.sweep(inbox, entry);
+            self.sweep(inbox, entry, bounds);
         }
         Ok(Kept::At(Position { n, entry }))
     }
@@ -261,8 +275,8 @@ impl KeptStore {
 
     /// Removes messages that are too old or too many. Runs in the background; if it fails, a later
     /// sweep does it.
-    fn sweep(&self, inbox: String, newest: EntryId) {
-        let (client, bounds) = (self.servers.at(&inbox), self.bounds);
+    fn sweep(&self, inbox: String, newest: EntryId, bounds: Bounds) {
+        let client = self.servers.at(&inbox);
         tokio::spawn(async move {
             let oldest = newest.ms.saturating_sub(bounds.age.as_millis() as u64);
             let _: i64 = client
@@ -445,6 +459,7 @@ pub(super) fn entries(answer: Value) -> Vec<Entry> {
                 entry,
                 id: field(ID),
                 event: field(EVENT),
+                from: field(FROM),
                 // Without it the entry is not a pushnode message; the reader reports that.
                 data: field(DATA).unwrap_or_default(),
             })

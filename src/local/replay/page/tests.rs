@@ -24,6 +24,7 @@ fn entries(from: u64, to: u64) -> Vec<Entry> {
         entry: EntryId { ms, seq: 0 },
         id: None,
         event: None,
+        from: None,
         data: format!("{ms}"),
     };
     (from..=to).map(entry).collect()

@@ -87,10 +87,18 @@ impl ShardTask {
         receipt: Option<&Receipt>,
     ) {
         let frames = Encoded::default();
+        let author = self.slot_left_out(message);
         for slot in slots {
             let Some(place) = self.places.get(slot) else {
                 continue;
             };
+            if author == Some(slot) {
+                // It has what it sent. Where it follows the log, that counts as given.
+                if message.position().is_some() {
+                    self.pass(slot, message);
+                }
+                continue;
+            }
             let connection = &place.connection;
             if except.is_some_and(|except| except.has(&self.node, connection.fd, &connection.user))
             {
@@ -107,6 +115,13 @@ impl ShardTask {
             let frame = frames.get(connection.dialect(), copy);
             self.offer(slot, frame, message, receipt);
         }
+    }
+
+    /// The place of the connection that does not get a message, for it sent it.
+    fn slot_left_out(&self, message: &Message) -> Option<usize> {
+        let sender = message.left_out()?;
+        let is_here = sender.node == self.node;
+        is_here.then(|| self.slots.get(&sender.fd).copied())?
     }
 
     /// Carries out a command that came alone: with none after it, frames need not gather in
@@ -148,8 +163,12 @@ impl ShardTask {
         let frames = Encoded::default();
         // A copy for this shard, as in `spread`.
         let copy = |dialect| Bytes::copy_from_slice(&message.frame(dialect));
+        let author = self.slot_left_out(message);
         let mut sent = 0;
         for slot in slots {
+            if author == Some(slot) {
+                continue;
+            }
             debug_assert!(!self.sockets.is_clear(slot) || self.is_clear(slot), "stale");
             match self
                 .sockets
