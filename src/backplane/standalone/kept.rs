@@ -276,7 +276,7 @@ impl MemoryLogs {
         let entries: Vec<Entry> = match since {
             Since::Now => kept.last().into_iter().map(|e| e.0.clone()).collect(),
             Since::Last(count) => {
-                let older = kept.clone().count().saturating_sub(usize::from(count));
+                let older = kept.clone().count().saturating_sub(usize::from(count) + 1);
                 kept.skip(older).map(|e| e.0.clone()).collect()
             }
             since => {

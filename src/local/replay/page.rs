@@ -207,9 +207,16 @@ pub(crate) struct Page {
 impl Page {
     /// The page after `since` of an inbox of this extent. `entries` are those after `since`, one
     /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone,
-    /// and for [`Since::Last`] exactly those: a later page might come too late for a short log.
+    /// and for [`Since::Last`] all of those and the one before: a later page might come too late
+    /// for a short log.
     pub(crate) fn new(since: &Since, extent: &LogExtent, mut entries: Vec<Entry>) -> Self {
         let LogExtent { newest, length, .. } = *extent;
+        // From there it can be shown later that nothing is missing.
+        let before = match since {
+            Since::Last(wanted) if entries.len() > usize::from(*wanted) => entries.remove(0).entry,
+            Since::Last(_) => (entries.first()).map_or(since.entry(), |one| one.entry.before()),
+            since => since.entry(),
+        };
         let mut is_continuous = match since {
             Since::Now => true,
             Since::Beginning => extent.is_complete(),
@@ -240,10 +247,7 @@ impl Page {
         };
         let start = Position {
             n: newest.wrapping_sub(later),
-            entry: match (since, entries.first()) {
-                (Since::Last(_), Some(oldest)) => oldest.entry.before(),
-                (since, _) => since.entry(),
-            },
+            entry: before,
         };
         entries.truncate(most);
         let mut end = start;

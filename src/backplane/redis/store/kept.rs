@@ -315,7 +315,7 @@ impl KeptStore {
         let _: Value = match since {
             Since::Now => transaction.xrevrange(&inbox, "+", "-", Some(1)).await?,
             Since::Last(count) => {
-                let count = Some(u64::from(count));
+                let count = Some(u64::from(count) + 1);
                 transaction.xrevrange(&inbox, "+", "-", count).await?
             }
             since => {
@@ -354,18 +354,18 @@ impl KeptStore {
             holds,
             ..self.extent(since, newest, length).await?
         };
-        let oldest = entries.first().map(|oldest| oldest.entry);
+        let read = entries.last().map(|newest| newest.entry);
         let decides = match since {
             Since::Now => false,
-            Since::Beginning => oldest.is_some() && extent.is_counted(),
+            Since::Beginning => read.is_some() && extent.is_counted(),
             Since::Last(count) => {
                 let are_enough = entries.len() >= usize::from(count);
-                oldest.is_some() && (are_enough || extent.is_counted())
+                read.is_some() && (are_enough || extent.is_counted())
             }
             Since::After(position) => extent.was_erased_since(&position),
         };
         if decides {
-            let removals = self.removals(&inbox, oldest).await?;
+            let removals = self.removals(&inbox, read).await?;
             extent.is_untouched = removals.are_none;
             extent.erased = removals.newest_erased;
         }
@@ -373,8 +373,8 @@ impl KeptStore {
     }
 
     /// What was ever thrown out of a stream: what is said of it holds for all that was read
-    /// before, from this entry on. Redis 6 does not tell, and access rules may not allow to ask.
-    async fn removals(&self, inbox: &str, oldest: Option<EntryId>) -> Result<Removals, Error> {
+    /// before, to this entry. Redis 6 does not tell, and access rules may not allow to ask.
+    async fn removals(&self, inbox: &str, read: Option<EntryId>) -> Result<Removals, Error> {
         let client = self.servers.at(inbox);
         let about: HashMap<String, Value> = match client.xinfo_stream(inbox, false, None).await {
             // Removed since it was read.
@@ -385,9 +385,10 @@ impl KeptStore {
         };
         let number = |name: &str| about.get(name).and_then(Value::as_u64);
         let entry = |name: &str| about.get(name).and_then(entry_id);
-        // Else it may be another stream of the same name, which knows of nothing before it.
+        // Else it may be another stream of the same name, which knows of nothing before it. Of the
+        // same one, some of what was read may be gone by now.
         let first = entry("recorded-first-entry-id");
-        let is_same = oldest.is_none_or(|oldest| first.is_some_and(|first| first <= oldest));
+        let is_same = read.is_none_or(|read| first.is_some_and(|first| first <= read));
         let erased = entry("max-deleted-entry-id").filter(|_| is_same);
         let added = number("entries-added");
         let is_full = added.is_some() && added == number("length");
