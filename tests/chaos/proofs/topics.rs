@@ -92,6 +92,7 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
         let second = |event: &Event| matches!(event, Event::Recv { id, .. } if id == "e2");
         let place = history.events.iter().position(second);
         history.events.insert(place.unwrap_or_default(), more);
+        history.wrote(7.0);
     }),
 ];
 
