@@ -67,6 +67,7 @@ mod rolling;
 mod rules;
 mod secret_files;
 mod secrets;
+mod sentinels;
 mod stream_bounds;
 mod streams;
 mod stumbles;

@@ -225,3 +225,97 @@ async fn rules_in_a_file_change_without_a_restart() {
     );
     read("taken", 2.0).await;
 }
+
+/// The blocks of docs/topics.md of this kind, in order.
+fn blocks(kind: &str) -> Vec<&'static str> {
+    let page = include_str!("../../docs/topics.md");
+    let fence = format!("\n```{kind}\n");
+    let blocks = page.split(&*fence).skip(1);
+    blocks
+        .map(|rest| rest.split("\n```").next().expect("an end"))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_examples_of_the_page_are_true() {
+    let [rules] = blocks("json rules")[..] else {
+        panic!("one table of rules");
+    };
+    let settings = [
+        ("PUSH_TOPIC_RULES", rules),
+        ("PUSH_TOPICS", "chat.*,cursor.*"),
+    ];
+    let node = node(&settings);
+    let url = |user: &str, topics: &str| format!("{}&topics={topics}", node.ws_url(user));
+    // A bell.
+    for n in 1..=2 {
+        crate::common::logs::keep(&node, "bell.42", n).await;
+    }
+    let mut bell = Client::v1(&url("42", "bell.42")).await;
+    crate::common::logs::hears(&mut bell, "bell.42", 1..=2).await;
+    let (status, _) = crate::common::refused_handshake(&url("43", "bell.42")).await;
+    assert_eq!(status, 403);
+    // A chat and cursors, as clients write.
+    let mut one = Client::v1(&url("42", "chat.1,cursor.board-7")).await;
+    let mut other = Client::v1(&url("43", "chat.1,cursor.board-7")).await;
+    let written = blocks("json client");
+    assert_eq!(written.len(), 2);
+    for text in written {
+        one.send(text).await;
+        let sent: Value = serde_json::from_str(text).expect("JSON");
+        let heard = other.json().await;
+        assert_eq!(
+            (&heard["data"], &heard["event"]),
+            (&sent["data"], &sent["event"])
+        );
+        assert_eq!(heard["from"]["user"], "42", "{heard}");
+        if sent["ref"] != Value::Null {
+            assert_eq!(one.json().await["status"], "published");
+        }
+    }
+    // What a client gets has the fields that are shown.
+    let [shown] = blocks("json answer")[..] else {
+        panic!("one answer");
+    };
+    let shown: Value = serde_json::from_str(shown).expect("JSON");
+    one.send(blocks("json client")[0]).await;
+    let heard = other.json().await;
+    for (field, value) in shown.as_object().expect("an object") {
+        assert_eq!(
+            heard[field].is_object(),
+            value.is_object(),
+            "{field}: {heard}"
+        );
+        assert!(!heard[field].is_null(), "{field}: {heard}");
+    }
+    // Every push to a chat is kept.
+    let [curl] = blocks("sh")[..] else {
+        panic!("one command");
+    };
+    let curl = curl.replace("127.0.0.1:8080", &node.client_address().to_string());
+    let output = std::process::Command::new("sh")
+        .args(["-ec", &curl])
+        .output();
+    let answer: Value = serde_json::from_slice(&output.expect("sh runs").stdout).expect("JSON");
+    assert!(answer["seq_id"].is_string(), "{answer}");
+    // A ticker and a stream of tokens.
+    push(&node, "price.EUR", 7).await;
+    let mut ticker = Client::v1(&url("9", "price.EUR,ai.9.run-1")).await;
+    crate::common::logs::hears(&mut ticker, "price.EUR", 7..=7).await;
+    push(&node, "ai.9.run-1", 8).await;
+    crate::common::logs::hears(&mut ticker, "ai.9.run-1", 8..=8).await;
+    let (status, _) = crate::common::refused_handshake(&url("8", "ai.9.run-1")).await;
+    assert_eq!(status, 403);
+    // What the command shows.
+    let [session] = blocks("text")[..] else {
+        panic!("one session");
+    };
+    let (command, expected) = session.split_once('\n').expect("lines");
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("rules.json"), rules).expect("written");
+    let words: Vec<&str> = command.split(' ').skip(2).collect();
+    let mut pushnode = crate::common::node_command(&[]);
+    let output = pushnode.args(words).current_dir(folder.path()).output();
+    let said = String::from_utf8(output.expect("pushnode runs").stdout).expect("UTF-8");
+    assert_eq!(said.trim_end(), expected);
+}
