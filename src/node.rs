@@ -159,6 +159,7 @@ impl Node {
         } = Access::new(&config, &hub, &backplane, &router)?;
         let client_requests = ClientRequests {
             hub: hub.clone(),
+            backplane: backplane.clone(),
             router: router.clone(),
             upstream: start_upstream(&config, node, &backplane, &metrics),
             authenticator: authenticator.clone(),

@@ -16,18 +16,20 @@ use crate::access::authenticator::Authenticator;
 use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
 use crate::auth::Denial;
+use crate::backplane::Backplane;
 use crate::delivery::router::Router;
 use crate::edge::client_error::{ClientError, no_presence};
 use crate::edge::upstream::Upstream;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::hub::Hub;
 use crate::local::hub::await_rows::ROW_PATIENCE;
+use crate::local::replay::excerpt::Span;
 use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::ClientRequest;
 use crate::protocol;
 use crate::protocol::ids::{ConnectionId, Fd, Subject, Topic, UserId};
-use crate::protocol::position::Since;
+use crate::protocol::position::{EntryId, Since};
 use crate::protocol::secret::Secret;
 use crate::protocol::{Author, Message, Publish, PushRequest, Status};
 use crate::protocol::{BadTopic, RequestKind, WantedTopic};
@@ -62,6 +64,7 @@ impl From<String> for Done {
 #[derive(Debug)]
 pub(crate) struct ClientRequests {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) backplane: Arc<Backplane>,
     pub(crate) upstream: Upstream,
     pub(crate) router: Arc<Router>,
     pub(crate) authenticator: Arc<Authenticator>,
@@ -126,6 +129,11 @@ impl ClientRequests {
             }
             RequestKind::SubscribeAll(wanted) => Ok(self.subscribe_all(fd, &user, wanted).await),
             RequestKind::UnsubscribeAll(wanted) => Ok(self.unsubscribe_all(fd, wanted).await),
+            RequestKind::History {
+                topic,
+                before,
+                limit,
+            } => self.look_back(&topic, before, limit).await.map(Done::from),
             RequestKind::Auth(token) => self.renew(fd, &user, &token).await.map(Done::from),
             RequestKind::Send(send) => {
                 let sent = self.upstream.send(fd, &user, reference, &send);
@@ -213,6 +221,27 @@ impl ClientRequests {
             then: then.into_iter().collect(),
             ..fields.into()
         })
+    }
+
+    /// The shard has looked whether the client is in the topic.
+    async fn look_back(
+        &self,
+        topic: &Topic,
+        before: Option<EntryId>,
+        limit: u16,
+    ) -> Result<String, ClientError> {
+        if !self.hub.topics().is_followed(topic) {
+            let words = format!("clients may not read what was kept of the topic {topic}");
+            return Err(ClientError::new("forbidden", words));
+        }
+        let span = before.map_or(Span::Newest, Span::Before);
+        let subject = Subject::Topic(topic.clone());
+        let read = self.backplane.look_back(&subject, span, limit);
+        let Ok(Ok(past)) = tokio::time::timeout(ROW_PATIENCE, read).await else {
+            let words = "the log cannot be read now";
+            return Err(ClientError::new("unavailable", words).retry_after(ROW_PATIENCE));
+        };
+        Ok(protocol::history_fields(topic, &past.messages, past.more))
     }
 
     /// All at the same time: a client that comes back with many topics waits for the slowest.

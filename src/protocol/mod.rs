@@ -30,6 +30,8 @@ pub mod client;
 
 pub mod message;
 
+pub mod history;
+
 pub mod outcome;
 
 pub mod sender;
@@ -49,6 +51,7 @@ pub use crate::protocol::client::refusal::*;
 pub use crate::protocol::client::requests::*;
 pub use crate::protocol::client::send::*;
 pub use crate::protocol::fault::InvalidInput;
+pub use crate::protocol::history::*;
 pub use crate::protocol::message::*;
 pub use crate::protocol::outcome::*;
 pub use crate::protocol::sender::access::*;

@@ -34,6 +34,7 @@ mod frozen;
 mod gateway;
 mod ghosts;
 mod hangups;
+mod history;
 mod identity;
 mod keep;
 mod kept_once;

@@ -17,6 +17,7 @@ pub mod bookmarks;
 pub mod books;
 pub mod ended;
 pub mod grants;
+pub mod history;
 pub mod keep;
 pub mod last;
 pub mod logs;

@@ -30,6 +30,7 @@ mod commands;
 mod cors;
 mod doors;
 mod fast_lane;
+mod history;
 mod identity;
 mod keep;
 mod last;

@@ -122,6 +122,10 @@ impl Standalone {
         self.logs.read(subject, since, &self.bounds)
     }
 
+    pub(crate) fn logs(&self) -> &MemoryLogs {
+        &self.logs
+    }
+
     pub(crate) fn bookmarks(&self) -> &MemoryBookmarks {
         &self.logs.bookmarks
     }

@@ -211,6 +211,12 @@ impl Connection {
         Ok(true)
     }
 
+    /// Whether it is in a topic.
+    pub(crate) fn is_in(&self, topic: &Topic) -> bool {
+        let mut list = self.subscriptions.iter().flat_map(|all| &all.list);
+        list.any(|one| one.topic == *topic)
+    }
+
     /// Whether the client may publish this now; counts it if so.
     pub(crate) fn try_publish(
         &mut self,

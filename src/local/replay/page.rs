@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use crate::local::live_rules::LiveRules;
 use crate::protocol::ids::{Fd, NodeId, Subject, Topic};
-use crate::protocol::position::{EntryId, Position, Since, Unwritten, count_since_first};
+use crate::protocol::position::{
+    EntryId, Position, Since, Unwritten, count_since_first, kept_between,
+};
 use crate::protocol::{InvalidInput, Message};
 use crate::telemetry::throttle::Throttle;
 
@@ -156,14 +158,32 @@ impl LogExtent {
     fn is_whole_after(&self, position: &Position) -> bool {
         match (Unwritten::of(position), self.newest) {
             (Some(then), _) => self.is_whole_since(then),
-            // Everything after it is still there: its number is one of those that are, or the
-            // last before.
-            (None, Some(newest)) => match newest.wrapping_sub(position.n) {
-                later if later < self.length => self.holds,
-                later => later == self.length,
+            (None, Some(newest)) => match kept_between(position.n, newest) {
+                Some((later, erasures)) => self.has_all(position.entry, later, erasures),
+                None => false,
             },
             (None, None) => false,
         }
+    }
+
+    /// Whether all that was kept after this entry is still there: its number is one of those that
+    /// are, or the last before.
+    fn has_all(&self, entry: EntryId, later: u64, erasures: u64) -> bool {
+        // Something was: a stream that knows of nothing is not the one it was taken out of.
+        let known = self.erased.filter(|erased| *erased != EntryId::default());
+        if erasures > 0 && known.is_none_or(|erased| erased > entry) {
+            return false;
+        }
+        // One that was erased itself is not there, and yet no other has its number.
+        let is_known = self.holds || (erasures > 0 && self.erased == Some(entry));
+        later == self.length || (later < self.length && is_known)
+    }
+
+    /// Whether a message was erased after a reader was there, which only the store can tell of.
+    pub(crate) fn was_erased_since(&self, position: &Position) -> bool {
+        let newest = self.newest.filter(|_| Unwritten::of(position).is_none());
+        let passed = newest.and_then(|newest| kept_between(position.n, newest));
+        passed.is_some_and(|(_, erasures)| erasures > 0)
     }
 }
 
@@ -187,9 +207,16 @@ pub(crate) struct Page {
 impl Page {
     /// The page after `since` of an inbox of this extent. `entries` are those after `since`, one
     /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone,
-    /// and for [`Since::Last`] exactly those: a later page might come too late for a short log.
+    /// and for [`Since::Last`] all of those and the one before: a later page might come too late
+    /// for a short log.
     pub(crate) fn new(since: &Since, extent: &LogExtent, mut entries: Vec<Entry>) -> Self {
         let LogExtent { newest, length, .. } = *extent;
+        // From there it can be shown later that nothing is missing.
+        let before = match since {
+            Since::Last(wanted) if entries.len() > usize::from(*wanted) => entries.remove(0).entry,
+            Since::Last(_) => (entries.first()).map_or(since.entry(), |one| one.entry.before()),
+            since => since.entry(),
+        };
         let mut is_continuous = match since {
             Since::Now => true,
             Since::Beginning => extent.is_complete(),
@@ -201,36 +228,27 @@ impl Page {
         }
         // Without a number of their own: another program wrote them, or it was lost.
         let newest = newest.unwrap_or(length);
-        let oldest = newest.wrapping_sub(length);
-        let start = match since {
-            Since::Now => {
-                let entry = entries.last().map(|entry| entry.entry).unwrap_or_default();
-                return Self::empty(Position { n: newest, entry }, true);
-            }
-            Since::Beginning => {
-                let entry = EntryId::default();
-                Position { n: oldest, entry }
-            }
-            Since::Last(_) => {
-                let entry = entries.first().map(|oldest| oldest.entry.before());
-                Position {
-                    n: newest.wrapping_sub(entries.len() as u64),
-                    entry: entry.unwrap_or_default(),
-                }
-            }
-            Since::After(position) if is_continuous && Unwritten::of(position).is_none() => {
-                *position
-            }
-            Since::After(Position { entry, .. }) => Position {
-                n: oldest,
-                entry: *entry,
-            },
-        };
+        if *since == Since::Now {
+            let entry = entries.last().map(|entry| entry.entry).unwrap_or_default();
+            return Self::empty(Position { n: newest, entry }, true);
+        }
         let most = match since {
             Since::Last(_) => entries.len(),
             _ => PAGE,
         };
         let is_last = entries.len() <= most;
+        // How many were kept after the place where it begins.
+        let later = match since {
+            Since::After(position) if is_continuous && Unwritten::of(position).is_none() => {
+                kept_between(position.n, newest).map_or(length, |(later, _)| later)
+            }
+            _ if is_last => entries.len() as u64,
+            _ => length,
+        };
+        let start = Position {
+            n: newest.wrapping_sub(later),
+            entry: before,
+        };
         entries.truncate(most);
         let mut end = start;
         let mut messages = Vec::with_capacity(entries.len());

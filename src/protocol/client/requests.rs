@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::protocol::client::send::{ClientAnswer, Publish, Send};
 use crate::protocol::ids::Topic;
 use crate::protocol::json;
-use crate::protocol::position::{Position, Since};
+use crate::protocol::position::{DEFAULT_READ, EntryId, Position, Since, count_of, entry_of};
 use crate::protocol::secret::Secret;
 
 /// Most topics in one request.
@@ -64,6 +64,15 @@ pub enum RequestKind {
     SubscribeAll(Vec<Result<WantedTopic, BadTopic>>),
     /// To get it no longer.
     UnsubscribeAll(Vec<Result<WantedTopic, BadTopic>>),
+    /// To look back in what was kept of a topic.
+    History {
+        /// The topic.
+        topic: Topic,
+        /// Before which message; from the newest on if there is none.
+        before: Option<EntryId>,
+        /// At most so many messages.
+        limit: u16,
+    },
     /// To get this to a service.
     Send(Send),
     /// To get this to the members of a topic.
@@ -176,6 +185,10 @@ impl<'a> ClientMessage<'a> {
                 let what = what.map_err(|words| bad(&reference, &words))?;
                 Ok(Self::Request(Request { reference, what }))
             }
+            Some("history") => {
+                let what = fields.history().map_err(|words| bad(&reference, &words))?;
+                Ok(Self::Request(Request { reference, what }))
+            }
             Some("auth") => match text_of(fields.token, "token must be a text")? {
                 Some(token) => Ok(Self::Request(Request {
                     reference,
@@ -188,8 +201,8 @@ impl<'a> ClientMessage<'a> {
                 reference,
                 code: "unknown_type",
                 message:
-                    "type must be ping, pong, ack, auth, subscribe, unsubscribe, publish, answer \
-                    or send"
+                    "type must be ping, pong, ack, auth, subscribe, unsubscribe, history, publish, \
+                     answer or send"
                         .to_owned(),
             }),
         }
@@ -212,6 +225,10 @@ struct ClientFields<'a> {
     since: Option<&'a RawValue>,
     #[serde(default, borrow)]
     last: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    before: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    limit: Option<&'a RawValue>,
     #[serde(default, borrow)]
     resume: Option<&'a RawValue>,
     #[serde(default, borrow)]
@@ -260,6 +277,22 @@ impl ClientFields<'_> {
         Ok(match joins {
             true => RequestKind::SubscribeAll(entries),
             false => RequestKind::UnsubscribeAll(entries),
+        })
+    }
+
+    /// What a `history` asks for.
+    fn history(&self) -> Result<RequestKind, String> {
+        let topic = wanted(self.topic, None, None)?.topic;
+        let before = member_text(self.before).ok_or("before must be a text")?;
+        let before = before.as_deref().map(entry_of).transpose();
+        let limit = match self.limit.map(RawValue::get) {
+            None | Some("null") => Ok(DEFAULT_READ),
+            Some(json) => count_of(json),
+        };
+        Ok(RequestKind::History {
+            topic,
+            before: before.map_err(|error| format!("before {error}"))?,
+            limit: limit.map_err(|error| format!("limit {error}"))?,
         })
     }
 
@@ -331,7 +364,8 @@ fn member_text(field: Option<&RawValue>) -> Option<Option<Cow<'_, str>>> {
     }
 }
 
-/// From where in a topic's log to go on.
+/// From where in a topic's log to go on. One that was there before says so, and may say as well what
+/// it wants if it was not.
 fn start(since: Option<&RawValue>, last: Option<&RawValue>) -> Result<Option<Since>, String> {
     let since = member_text(since).ok_or("since must be a text")?;
     let last = match last.map(RawValue::get) {
@@ -340,10 +374,7 @@ fn start(since: Option<&RawValue>, last: Option<&RawValue>) -> Result<Option<Sin
     };
     let since = since.as_deref().map(str::parse).transpose();
     let since = since.map_err(|error| format!("since {error}"))?;
-    match since.is_some() && last.is_some() {
-        true => Err("since and last say both where to begin".to_owned()),
-        false => Ok(since.or(last)),
-    }
+    Ok(since.or(last))
 }
 
 fn wanted(

@@ -46,7 +46,7 @@ const SWEEP: u64 = 16;
 const EXACT: usize = 1_000;
 /// A counter outlives its inbox by at least this long, so that a client that reconnects late
 /// still learns that messages are missing.
-const COUNTER_SECONDS: i64 = 24 * 3600;
+pub(super) const COUNTER_SECONDS: i64 = 24 * 3600;
 /// So much sooner a position where nothing was kept proves nothing any more: Redis's clock may be
 /// corrected meanwhile.
 const MARGIN_SECONDS: u64 = 3600;
@@ -64,11 +64,11 @@ const FROM: &str = "from";
 
 #[derive(Debug)]
 pub(crate) struct KeptStore {
-    servers: Servers,
+    pub(super) servers: Servers,
     connections: ConnectionPool,
-    keys: Keys,
-    bounds: Bounds,
-    rules: LiveRules,
+    pub(super) keys: Keys,
+    pub(super) bounds: Bounds,
+    pub(super) rules: LiveRules,
     epoch: Epoch,
     replicas: Replicas,
     pub(crate) bookmarks: BookmarkStore,
@@ -269,7 +269,7 @@ impl KeptStore {
     }
 
     /// The first number of a new inbox, which differs from that of every other inbox.
-    async fn first_number(
+    pub(super) async fn first_number(
         &self,
         transaction: &fred::clients::Pipeline<fred::prelude::Client>,
         counter: &str,
@@ -323,7 +323,7 @@ impl KeptStore {
         let _: Value = match since {
             Since::Now => transaction.xrevrange(&inbox, "+", "-", Some(1)).await?,
             Since::Last(count) => {
-                let count = Some(u64::from(count));
+                let count = Some(u64::from(count) + 1);
                 transaction.xrevrange(&inbox, "+", "-", count).await?
             }
             since => {
@@ -362,13 +362,18 @@ impl KeptStore {
             holds,
             ..self.extent(since, newest, length).await?
         };
+        let read = entries.last().map(|newest| newest.entry);
         let decides = match since {
-            Since::Beginning => extent.is_counted(),
-            Since::Last(count) => entries.len() >= usize::from(count) || extent.is_counted(),
-            Since::Now | Since::After(_) => false,
+            Since::Now => false,
+            Since::Beginning => read.is_some() && extent.is_counted(),
+            Since::Last(count) => {
+                let are_enough = entries.len() >= usize::from(count);
+                read.is_some() && (are_enough || extent.is_counted())
+            }
+            Since::After(position) => extent.was_erased_since(&position),
         };
-        if let Some(oldest) = entries.first().filter(|_| decides) {
-            let removals = self.removals(&inbox, oldest.entry).await?;
+        if decides {
+            let removals = self.removals(&inbox, read).await?;
             extent.is_untouched = removals.are_none;
             extent.erased = removals.newest_erased;
         }
@@ -376,8 +381,8 @@ impl KeptStore {
     }
 
     /// What was ever thrown out of a stream: what is said of it holds for all that was read
-    /// before, from this entry on. Redis 6 does not tell, and access rules may not allow to ask.
-    async fn removals(&self, inbox: &str, oldest: EntryId) -> Result<Removals, Error> {
+    /// before, to this entry. Redis 6 does not tell, and access rules may not allow to ask.
+    async fn removals(&self, inbox: &str, read: Option<EntryId>) -> Result<Removals, Error> {
         let client = self.servers.at(inbox);
         let about: HashMap<String, Value> = match client.xinfo_stream(inbox, false, None).await {
             // Removed since it was read.
@@ -388,8 +393,10 @@ impl KeptStore {
         };
         let number = |name: &str| about.get(name).and_then(Value::as_u64);
         let entry = |name: &str| about.get(name).and_then(entry_id);
-        // Else it may be another stream of the same name, which knows of nothing before it.
-        let is_same = entry("recorded-first-entry-id").is_some_and(|first| first <= oldest);
+        // Else it may be another stream of the same name, which knows of nothing before it. Of the
+        // same one, some of what was read may be gone by now.
+        let first = entry("recorded-first-entry-id");
+        let is_same = read.is_none_or(|read| first.is_some_and(|first| first <= read));
         let erased = entry("max-deleted-entry-id").filter(|_| is_same);
         let added = number("entries-added");
         let is_full = added.is_some() && added == number("length");
@@ -445,7 +452,7 @@ fn entry_id(value: &Value) -> Option<EntryId> {
 }
 
 /// The answer to XRANGE: pairs of an id and a list of fields and values.
-fn entries(answer: Value) -> Vec<Entry> {
+pub(super) fn entries(answer: Value) -> Vec<Entry> {
     answer
         .into_array()
         .into_iter()

@@ -108,10 +108,10 @@ impl ShardTask {
         }
     }
 
-    /// Whether it is something to publish that is refused: what the client asked before counts.
+    /// Whether it is something that its shard refuses: what the client asked before counts.
     fn refuses(&mut self, slot: usize, request: &Request) -> bool {
         let RequestKind::Publish(publish) = &request.what else {
-            return false;
+            return self.refuses_history(slot, request);
         };
         let connection = &mut self.places[slot].connection;
         let topics = &self.members.topics;
@@ -122,6 +122,17 @@ impl ShardTask {
         self.metrics.member_published(refused.code());
         let object = refused.object(request.reference.as_deref(), &publish.topic);
         connection.answered(Some(&object));
+        self.touch(slot);
+        true
+    }
+
+    /// As `refuses`, for one that wants to look back.
+    fn refuses_history(&mut self, slot: usize, request: &Request) -> bool {
+        let connection = &mut self.places[slot].connection;
+        let Some(refusal) = connection.refusal(request) else {
+            return false;
+        };
+        connection.answered(Some(&refusal));
         self.touch(slot);
         true
     }
@@ -262,5 +273,7 @@ impl ShardTask {
                 told: None,
             });
         }
+        // One may have waited for this.
+        self.pass_request(slot);
     }
 }
