@@ -17,6 +17,8 @@ mod telemetry;
 
 mod config;
 
+mod http_client;
+
 mod auth;
 
 mod local;
