@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::access::authenticator::Authenticator;
+use crate::access::connect_hook::ConnectHook;
 use crate::access::connection_limits::ConnectionLimits;
 use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
@@ -16,6 +17,7 @@ use crate::cluster::survey::Survey;
 use crate::config::Config;
 use crate::delivery::call::CallService;
 use crate::delivery::router::Router;
+use crate::hooks::Hooks;
 use crate::local::hub::Hub;
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
@@ -41,6 +43,9 @@ pub(crate) struct App {
     /// Sessions that connections here depend on.
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) connection_limits: ConnectionLimits,
+    /// Asked who clients are, if there is one.
+    pub(crate) connect_hook: Option<Arc<ConnectHook>>,
+    pub(crate) hooks: Arc<Hooks>,
     /// Checks of clients that were let in while Redis could not be read.
     pub(crate) late_checks: Arc<LateChecks>,
     pub(crate) metrics: Arc<Metrics>,

@@ -19,6 +19,8 @@ mod config;
 
 mod http_client;
 
+mod hooks;
+
 mod auth;
 
 mod local;

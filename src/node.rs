@@ -3,7 +3,10 @@
 //! The order of the start matters: listeners are bound before this begins, and served only when all
 //! parts run. The order of the end is in `drain`.
 
+mod client_side;
+
 mod drain;
+
 mod secrets;
 
 mod file_limit;
@@ -18,14 +21,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::access::authenticator::Authenticator;
-use crate::access::connection_limits::ConnectionLimits;
-use crate::access::late_checks::LateChecks;
-use crate::access::recheck::AccessRecheck;
-use crate::access::session_watch::Sessions;
 use crate::app::App;
 use crate::auth::ApiKeys;
-use crate::backplane::answers::UpstreamBacklog;
 use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::backplane::redis::Fatal;
 use crate::backplane::redis::{Redis, RedisSettings};
@@ -45,8 +42,7 @@ use crate::delivery::router::Router;
 use crate::edge::acceptor::{Acceptor, Service};
 use crate::edge::http_stream::HttpPatience;
 use crate::edge::listeners::Listeners;
-use crate::edge::requests::ClientRequests;
-use crate::edge::upstream::Upstream;
+use crate::hooks::Hooks;
 use crate::local::admission::Admission;
 use crate::local::connection::Settings;
 use crate::local::dirty_rows::DirtyRows;
@@ -56,6 +52,7 @@ use crate::local::hub::calls::Calls;
 use crate::local::replay::page::Bounds;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::topics::Topics;
+use crate::node::client_side::{Access, start_upstream};
 use crate::presence::Presence;
 use crate::protocol::ClusterKeys;
 use crate::protocol::client::websocket::Limits;
@@ -149,20 +146,19 @@ impl Node {
 
         let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
         let router = Arc::new(router);
+        let hooks = Hooks::new(&config, node, &metrics);
+        let access = Access::new(&config, &hub, &backplane, &router, &hooks);
+        let access = access.map_err(RunError::Keys)?;
+        let upstream = start_upstream(&config, &hub, &backplane, &hooks, &metrics);
+        let requests = access.requests(&hub, upstream.map_err(RunError::Keys)?);
         let Access {
             authenticator,
             sessions,
             connection_limits,
             late_checks,
             recheck,
-        } = Access::new(&config, &hub, &backplane, &router)?;
-        let client_requests = ClientRequests {
-            hub: hub.clone(),
-            upstream: start_upstream(&config, node, &backplane, &metrics),
-            authenticator: authenticator.clone(),
-            sessions: sessions.clone(),
-            late_checks: late_checks.clone(),
-        };
+            connect_hook,
+        } = access;
         let reader = ReplayReader::new(hub.clone(), backplane.clone(), metrics.clone());
         let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds, &metrics);
         let mut tasks = JoinSet::new();
@@ -173,7 +169,10 @@ impl Node {
         tasks.spawn(recheck.serve());
         tasks.spawn(late_checks.clone().serve());
         tasks.spawn(presence.serve());
-        tasks.spawn(client_requests.serve(orders.requests));
+        if let Some(hook) = &connect_hook {
+            tasks.spawn(hook.clone().keep());
+        }
+        tasks.spawn(requests.serve(orders.requests));
 
         let call_service = CallService::new(
             hub.clone(),
@@ -191,6 +190,8 @@ impl Node {
             sessions,
             connection_limits,
             late_checks,
+            connect_hook,
+            hooks,
             hub,
             backplane,
             balance: Balance::default(),
@@ -204,70 +205,6 @@ impl Node {
         });
         tasks.spawn(secrets::watch(app.clone(), keys));
         Ok(Self { app, tasks })
-    }
-}
-
-fn start_upstream(
-    config: &Config,
-    node: &NodeId,
-    backplane: &Arc<Backplane>,
-    metrics: &Arc<Metrics>,
-) -> Upstream {
-    let most = UpstreamBacklog {
-        entries: config.upstream_backlog,
-        bytes: config.upstream_bytes,
-    };
-    let routes = config.upstream_routes.clone();
-    Upstream::new(
-        node.clone(),
-        routes,
-        most,
-        backplane.clone(),
-        metrics.clone(),
-    )
-}
-
-/// The parts that decide who may be connected.
-struct Access {
-    authenticator: Arc<Authenticator>,
-    sessions: Arc<Sessions>,
-    connection_limits: ConnectionLimits,
-    late_checks: Arc<LateChecks>,
-    recheck: AccessRecheck,
-}
-
-impl Access {
-    fn new(
-        config: &Config,
-        hub: &Arc<Hub>,
-        backplane: &Arc<Backplane>,
-        router: &Arc<Router>,
-    ) -> Result<Self, RunError> {
-        let authenticator = Authenticator::start(config, backplane.clone());
-        let authenticator = Arc::new(authenticator.map_err(RunError::Keys)?);
-        let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
-        let connection_limits = ConnectionLimits::new(config);
-        let late_checks = LateChecks::new(
-            router.clone(),
-            hub.clone(),
-            backplane.clone(),
-            sessions.clone(),
-            connection_limits,
-            config.bans,
-        );
-        let recheck = AccessRecheck {
-            hub: hub.clone(),
-            backplane: backplane.clone(),
-            sessions: sessions.clone(),
-            bans: config.bans,
-        };
-        Ok(Self {
-            authenticator,
-            sessions,
-            connection_limits,
-            late_checks: Arc::new(late_checks),
-            recheck,
-        })
     }
 }
 

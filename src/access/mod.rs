@@ -6,6 +6,8 @@ pub(crate) mod session_watch;
 
 pub(crate) mod recheck;
 
+pub(crate) mod connect_hook;
+
 pub(crate) mod connection_limits;
 
 pub(crate) mod late_checks;

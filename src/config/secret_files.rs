@@ -13,12 +13,13 @@ use crate::config::faults::Faults;
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// The variables that can be in a file, and whether they are lists.
-const IN_FILES: [(&str, &str, bool); 5] = [
+const IN_FILES: [(&str, &str, bool); 6] = [
     ("PUSH_REDIS_URL", "PUSH_REDIS_URL_FILE", false),
     ("PUSH_REDIS_PASSWORD", "PUSH_REDIS_PASSWORD_FILE", false),
     ("PUSH_CLUSTER_SECRET", "PUSH_CLUSTER_SECRET_FILE", true),
     ("PUSH_JWT_SECRETS", "PUSH_JWT_SECRETS_FILE", true),
     ("PUSH_API_KEYS", "PUSH_API_KEYS_FILE", true),
+    ("PUSH_HOOK_SECRET", "PUSH_HOOK_SECRET_FILE", true),
 ];
 
 /// Adds the variables that are in files.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::access::authenticator::Authenticator;
+use crate::access::connect_hook::ConnectHook;
 use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
 use crate::auth::Denial;
@@ -60,6 +61,7 @@ pub(crate) struct ClientRequests {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) late_checks: Arc<LateChecks>,
+    pub(crate) connect_hook: Option<Arc<ConnectHook>>,
 }
 
 impl ClientRequests {
@@ -211,7 +213,7 @@ impl ClientRequests {
 
     /// Replaces the token of a connection by a new one of the same user.
     async fn renew(&self, fd: Fd, user: &UserId, token: &Secret) -> Result<String, ClientError> {
-        if !self.authenticator.wants_tokens() {
+        if !self.authenticator.takes_tokens() {
             return Err(ClientError::new("no_tokens", "this node asks for no token"));
         }
         let identity = self.authenticator.identify(Some(token.reveal())).await?;
@@ -220,6 +222,9 @@ impl ClientRequests {
         }
         if !self.authenticator.check_ban(user).await? {
             self.late_checks.owe(fd, user);
+        }
+        if let Some(hook) = &self.connect_hook {
+            hook.forget(fd);
         }
         self.hub.renew(fd, user, &identity).await;
         // Revoked since it was looked up: the one who revoked it did not find this connection.

@@ -17,6 +17,7 @@ pub mod bookmarks;
 pub mod books;
 pub mod ended;
 pub mod grants;
+pub mod hooks;
 pub mod keep;
 pub mod logs;
 pub mod many_topics;

@@ -1,0 +1,113 @@
+//! The parts of a node that decide who may be connected, and that carry what clients send.
+
+use std::sync::Arc;
+
+use crate::access::authenticator::Authenticator;
+use crate::access::connect_hook::ConnectHook;
+use crate::access::connection_limits::ConnectionLimits;
+use crate::access::late_checks::LateChecks;
+use crate::access::recheck::AccessRecheck;
+use crate::access::session_watch::Sessions;
+use crate::backplane::Backplane;
+use crate::backplane::answers::UpstreamBacklog;
+use crate::config::Config;
+use crate::delivery::router::Router;
+use crate::edge::requests::ClientRequests;
+use crate::edge::upstream::Upstream;
+use crate::hooks::{Hook, HookKind, Hooks};
+use crate::local::hub::Hub;
+use crate::telemetry::metrics::Metrics;
+
+/// The parts that decide who may be connected.
+pub(super) struct Access {
+    pub(super) authenticator: Arc<Authenticator>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) connection_limits: ConnectionLimits,
+    pub(super) late_checks: Arc<LateChecks>,
+    pub(super) recheck: AccessRecheck,
+    pub(super) connect_hook: Option<Arc<ConnectHook>>,
+}
+
+impl Access {
+    pub(super) fn new(
+        config: &Config,
+        hub: &Arc<Hub>,
+        backplane: &Arc<Backplane>,
+        router: &Arc<Router>,
+        hooks: &Arc<Hooks>,
+    ) -> Result<Self, String> {
+        let authenticator = Authenticator::start(config, backplane.clone());
+        let authenticator = Arc::new(authenticator?);
+        let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
+        let connection_limits = ConnectionLimits::new(config);
+        let late_checks = LateChecks::new(
+            router.clone(),
+            hub.clone(),
+            backplane.clone(),
+            sessions.clone(),
+            connection_limits,
+            config.bans,
+        );
+        let recheck = AccessRecheck {
+            hub: hub.clone(),
+            backplane: backplane.clone(),
+            sessions: sessions.clone(),
+            bans: config.bans,
+        };
+        let connect_hook = match config.auth.takes_hook() {
+            false => None,
+            true => {
+                let hook = Hook::new(hooks, HookKind::Connect, &config.connect_hook);
+                let hook = hook?;
+                Some(Arc::new(ConnectHook::new(hook, hub.clone())))
+            }
+        };
+        Ok(Self {
+            authenticator,
+            sessions,
+            connection_limits,
+            late_checks: Arc::new(late_checks),
+            recheck,
+            connect_hook,
+        })
+    }
+}
+
+/// The part by which clients reach services.
+pub(super) fn start_upstream(
+    config: &Config,
+    hub: &Arc<Hub>,
+    backplane: &Arc<Backplane>,
+    hooks: &Arc<Hooks>,
+    metrics: &Arc<Metrics>,
+) -> Result<Upstream, String> {
+    let most = UpstreamBacklog {
+        entries: config.upstream_backlog,
+        bytes: config.upstream_bytes,
+    };
+    let urls = config.upstream_routes.hooks();
+    let hooks = urls.map(|url| Ok((url.clone(), Hook::new(hooks, HookKind::Send, url)?)));
+    let hooks = hooks.collect::<Result<_, String>>();
+    Ok(Upstream::new(
+        config.upstream_routes.clone(),
+        hooks?,
+        most,
+        hub.clone(),
+        backplane.clone(),
+        metrics.clone(),
+    ))
+}
+
+impl Access {
+    /// What carries out the requests of clients.
+    pub(super) fn requests(&self, hub: &Arc<Hub>, upstream: Upstream) -> ClientRequests {
+        ClientRequests {
+            hub: hub.clone(),
+            upstream,
+            authenticator: self.authenticator.clone(),
+            sessions: self.sessions.clone(),
+            late_checks: self.late_checks.clone(),
+            connect_hook: self.connect_hook.clone(),
+        }
+    }
+}
