@@ -323,6 +323,7 @@ fn start_backplane(
         url: config.public_url.clone(),
         weight: config.weight,
         signs: !secrets.is_empty(),
+        rules: config.topic_rules.digest(),
         degraded: false,
     };
     let inboxes = Bounds {

@@ -93,6 +93,7 @@ impl Config {
             config.check_streams(&mut faults);
             config.check_keys(&mut faults);
             config.check_hooks(&mut faults);
+            config.check_topic_rules(&mut faults);
             config.check_redis(&mut faults);
             config.complete_redis_url();
         }

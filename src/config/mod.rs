@@ -31,12 +31,14 @@ pub(crate) mod env_file;
 
 pub(crate) mod leaving;
 
+mod listen;
+
 pub(crate) mod load;
 
 pub(crate) mod secret_files;
 
-use std::fmt;
-use std::net::SocketAddr;
+pub(crate) mod topic_rules;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,14 +56,17 @@ use crate::config::checks::{
 };
 use crate::config::faults::Faults;
 use crate::config::hosts::AllowedHosts;
+pub use crate::config::listen::Listen;
 use crate::config::origins::AllowedOrigins;
 use crate::config::redis_url::RedisUrl;
 use crate::config::service_url::service_url;
+use crate::config::topic_rules::topic_rules;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::upstream_routes::UpstreamRoutes;
 use crate::protocol::ids::NodeName;
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
+use crate::protocol::topic_rules::TopicRules;
 
 /// The prefix of all variables.
 pub(crate) const PREFIX: &str = "PUSH_";
@@ -388,6 +393,15 @@ settings! {
     /// client's user. Empty: none. Unset: every topic with PUSH_AUTH=none, otherwise none.
     topics / "TOPICS": Arc<TopicPatterns> = "*", topics;
 
+    /// Rules for topics: a JSON array of objects, each with `match`, a pattern as in PUSH_TOPICS. The
+    /// first that matches a topic decides which clients may subscribe, publish, read the log and
+    /// see members there, and what is kept. See docs/topics.md. The same on all nodes. Empty: none.
+    topic_rules / "TOPIC_RULES": Arc<TopicRules> = "", topic_rules;
+
+    /// File that holds these rules instead. The node reads it again when it changes, and at SIGHUP;
+    /// a file with a fault changes nothing.
+    topic_rules_file / "TOPIC_RULES_FILE": Option<PathBuf> = "", path;
+
     /// Maximum topics per client.
     max_topics / "MAX_TOPICS": usize = "100", number(0, 10_000);
 
@@ -430,38 +444,6 @@ settings! {
 
     /// Format of the log on standard error: text, or json (one object per line).
     log_format / "LOG_FORMAT": LogFormat = "text", log_format;
-}
-
-/// The address of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// An address and port; port 0 is any free port.
-    Tcp(SocketAddr),
-    /// As `Tcp`, each connection with a PROXY header before what the client sends.
-    Proxied(SocketAddr),
-    /// The path of a Unix socket.
-    Unix(PathBuf),
-}
-
-impl Listen {
-    /// Whether only this machine can reach it.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(address) | Self::Proxied(address) => address.ip().is_loopback(),
-            Self::Unix(_) => true,
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Proxied(address) => write!(f, "proxy:{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// An event of a connection, for the event stream.

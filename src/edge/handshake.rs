@@ -321,8 +321,8 @@ fn check_terms(
     let (watches, beats) = (watches?, beats?);
     let is_found = read.inbox.is_some();
     let most = app.hub.topics().most();
-    let grants = grants.unwrap_or(app.hub.topics().grants());
-    let topics = check_topics(request.topics.as_deref(), user, grants, most)?;
+    let may_have = |topic: &Topic| app.hub.topics().allows(topic, user, grants);
+    let topics = check_topics(request.topics.as_deref(), may_have, most)?;
     Ok(Terms {
         device,
         since,
@@ -340,8 +340,7 @@ fn check_terms(
 /// The topics a client comes with, each of which it must be allowed.
 fn check_topics(
     wanted: Option<&str>,
-    user: &UserId,
-    grants: &TopicPatterns,
+    may_have: impl Fn(&Topic) -> bool,
     most: usize,
 ) -> Result<Vec<Topic>, HttpError> {
     let mut list = Vec::new();
@@ -349,7 +348,7 @@ fn check_topics(
         let topic: Topic = text
             .parse()
             .map_err(|error| HttpError::bad_request(format!("topics has {text:?}: {error}")))?;
-        if !grants.allows(&topic, user) {
+        if !may_have(&topic) {
             let words = format!("you may not subscribe to the topic {topic}");
             return Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", words));
         }

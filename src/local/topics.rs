@@ -13,10 +13,12 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::local::dirty_rows::DirtyRows;
+use crate::local::live_rules::LiveRules;
 use crate::local::map::Map;
 use crate::local::presence_queue::PresenceQueue;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::topic_pattern::TopicPatterns;
+use crate::protocol::topic_rules::SubscribeRule;
 
 /// Connections in a topic, by shard.
 type TopicCounts = SmallVec<[u32; 4]>;
@@ -31,6 +33,7 @@ pub(crate) struct Topics {
     shards: usize,
     pub(in crate::local) changes: Arc<DirtyRows>,
     grants: Arc<TopicPatterns>,
+    rules: LiveRules,
     most: usize,
     /// Whether there are logs, which connections can follow.
     keeps: bool,
@@ -46,6 +49,7 @@ impl Topics {
             shards,
             changes,
             grants: config.topics.clone(),
+            rules: LiveRules::new(config.topic_rules.clone()),
             most: config.max_topics,
             keeps: config.keep_messages > 0,
         }
@@ -56,9 +60,29 @@ impl Topics {
         self.keeps
     }
 
-    /// What clients without grants of their own may subscribe to.
-    pub(crate) fn grants(&self) -> &Arc<TopicPatterns> {
-        &self.grants
+    /// Whether a user may subscribe to a topic by itself. `grants` are those of its token; without
+    /// them the settings hold.
+    pub(crate) fn allows(
+        &self,
+        topic: &Topic,
+        user: &UserId,
+        grants: Option<&TopicPatterns>,
+    ) -> bool {
+        let is_granted = || grants.unwrap_or(&self.grants).allows(topic, user);
+        let Some(rule) = self.rules.find(topic) else {
+            return is_granted();
+        };
+        match rule.subscribe {
+            SubscribeRule::Grant => is_granted(),
+            SubscribeRule::Anyone => rule.pattern.fits_for(topic, user) || is_granted(),
+            // Rules with hooks are refused at the start.
+            SubscribeRule::Hook | SubscribeRule::Nobody => false,
+        }
+    }
+
+    /// The rules of topics.
+    pub(crate) fn rules(&self) -> &LiveRules {
+        &self.rules
     }
 
     /// Most topics of one connection.

@@ -12,6 +12,8 @@ pub mod session_id;
 
 pub mod topic_pattern;
 
+pub mod topic_rules;
+
 pub mod route;
 
 pub mod secret;

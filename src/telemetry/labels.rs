@@ -25,7 +25,7 @@ const HOOK_OUTCOMES: &[&str] = &[
 ];
 
 /// Counters whose values stand here. Those of the others are in [`of`].
-const KNOWN: [LabelValues; 13] = [
+const KNOWN: [LabelValues; 14] = [
     (
         "handshakes_refused",
         &[
@@ -94,6 +94,7 @@ const KNOWN: [LabelValues; 13] = [
     ("share_outcomes", &["abandoned"]),
     ("line_outcomes", &["taken", "nobody", "failed"]),
     ("drops", &["unreadable", "passed_over"]),
+    ("topic_rules_read", &["taken", "refused"]),
     ("left_to_inbox", &["old", "later"]),
     (
         "losses",

@@ -76,6 +76,9 @@ const ROW_TTL_SECONDS: i64 = 24 * 3600;
 /// Follows the number in a topic's row if clients of that node watch joins and leaves.
 const WATCHED: &str = "watch";
 
+/// What `readyz` says if nodes do not agree on topics.
+const OTHER_RULES: &str = "another node has other topic rules (PUSH_TOPIC_RULES)";
+
 const AWAY: Unavailable = Unavailable("Redis does not answer");
 
 /// The settings of this backplane.
@@ -325,7 +328,8 @@ impl Redis {
     }
 
     pub(crate) fn warning(&self) -> Option<&'static str> {
-        self.eviction.warning()
+        let other_rules = self.lease.has_other_rules().then_some(OTHER_RULES);
+        self.eviction.warning().or(other_rules)
     }
 
     pub(crate) fn gauge(&self, metrics: &Metrics) {

@@ -140,6 +140,7 @@ impl Standalone {
     pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
         let mut record = self.record.read().clone();
         record.connections = self.hub.len();
+        record.rules = self.hub.topics().rules().all().digest();
         Arc::new(vec![record])
     }
 

@@ -118,11 +118,11 @@ impl Connection {
         let Some(subscriptions) = &self.subscriptions else {
             return Vec::new();
         };
-        let grants = subscriptions.grants.as_ref().unwrap_or(topics.grants());
+        let grants = subscriptions.grants.as_deref();
         let chosen = subscriptions.list.iter().filter(|one| one.is_chosen);
         chosen
             .map(|one| &one.topic)
-            .filter(|topic| !grants.allows(topic, &self.user))
+            .filter(|topic| !topics.allows(topic, &self.user, grants))
             .cloned()
             .collect()
     }
@@ -139,8 +139,8 @@ impl Connection {
         }
         let subscriptions = self.subscriptions.as_deref();
         if by == Asker::Client {
-            let own = subscriptions.and_then(|subscriptions| subscriptions.grants.as_ref());
-            if !own.unwrap_or(topics.grants()).allows(topic, &self.user) {
+            let own = subscriptions.and_then(|subscriptions| subscriptions.grants.as_deref());
+            if !topics.allows(topic, &self.user, own) {
                 return Err(NotSubscribed::Forbidden);
             }
         }

@@ -21,12 +21,22 @@ use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::{Member, Topics};
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::position::Since;
+use crate::protocol::topic_rules::TopicRules;
 use crate::protocol::{Push, Target};
 
 impl Hub {
     /// What this node knows of topics.
     pub(crate) fn topics(&self) -> &Topics {
         &self.topics
+    }
+
+    /// Takes other rules of topics. Connections leave topics that they chose themselves and that
+    /// these rules keep from them.
+    pub(crate) async fn replace_rules(&self, rules: Arc<TopicRules>) {
+        self.topics.rules().replace(rules);
+        for shard in &self.shards {
+            shard.send(Command::CheckGrants).await;
+        }
     }
 
     /// Subscribes a connection. If that has it [follow](Subscribed::follows) the topic's log, the

@@ -167,6 +167,8 @@ pub(crate) enum Command {
         /// What it hears of it.
         object: Option<String>,
     },
+    /// Take connections out of topics that they chose and that the rules now keep from them.
+    CheckGrants,
     /// Tell all clients, over some seconds, that messages may be lost.
     Resync,
     /// Tell all clients that this node is cut off.

@@ -270,6 +270,7 @@ impl ShardTask {
             Command::Answered { fd, object } => {
                 self.with_slot(fd, |it, at| it.answered(at, object.as_deref()));
             }
+            Command::CheckGrants => self.check_grants(),
             Command::Resync => self.begin_resync(),
             Command::Degraded => self.tell_all(protocol::DEGRADED, |_| true),
             Command::Count(answer) => self.count_load(answer),

@@ -142,6 +142,11 @@ impl Lease {
         self.table.requires_signatures()
     }
 
+    /// Whether another node has other topic rules.
+    pub(crate) fn has_other_rules(&self) -> bool {
+        self.table.has_other_rules()
+    }
+
     /// Has the table read again before the next beat.
     pub(crate) fn look_soon(&self) {
         self.strangers.notify_one();
@@ -360,6 +365,7 @@ impl Lease {
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
         let mut record = self.record.clone();
         record.connections = self.hub.len();
+        record.rules = self.hub.topics().rules().all().digest();
         record.degraded = self.isolation.is_degraded();
         if self.draining.load(Ordering::Relaxed) {
             record.state = NodeState::Draining;
@@ -394,6 +400,9 @@ impl Lease {
             .await;
         let nodes = self.table.nodes();
         self.beliefs.see_present(&nodes);
+        let rules = self.hub.topics().rules().all().digest();
+        self.table
+            .note_rules(self.node(), &rules, self.servers.metrics());
         if read.is_ok() {
             self.isolation.see(self.node(), &nodes);
         }

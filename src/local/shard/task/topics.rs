@@ -48,8 +48,20 @@ impl ShardTask {
 
     /// A connection has a new token: it leaves what it chose itself and may no longer have.
     pub(crate) fn regrant(&mut self, slot: usize, grants: Option<Arc<TopicPatterns>>) {
-        let connection = &mut self.places[slot].connection;
-        connection.grant(grants);
+        self.places[slot].connection.grant(grants);
+        self.drop_not_granted(slot);
+    }
+
+    /// There are other rules: every connection leaves what it may no longer have.
+    pub(crate) fn check_grants(&mut self) {
+        let slots: Vec<usize> = self.places.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.drop_not_granted(slot);
+        }
+    }
+
+    fn drop_not_granted(&mut self, slot: usize) {
+        let connection = &self.places[slot].connection;
         for topic in connection.not_granted(&self.members.topics) {
             self.drop_topic(slot, &topic, Asker::Server);
         }
