@@ -10,6 +10,7 @@ use crate::access::connect_hook::ConnectHook;
 use crate::access::connection_limits::ConnectionLimits;
 use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
+use crate::access::subscribe_hook::SubscribeHook;
 use crate::auth::ApiKeys;
 use crate::backplane::Backplane;
 use crate::cluster::balance::Balance;
@@ -45,6 +46,8 @@ pub(crate) struct App {
     pub(crate) connection_limits: ConnectionLimits,
     /// Asked who clients are, if there is one.
     pub(crate) connect_hook: Option<Arc<ConnectHook>>,
+    /// Asked who may have topics whose rule says so, if there is one.
+    pub(crate) subscribe_hook: Option<Arc<SubscribeHook>>,
     pub(crate) hooks: Arc<Hooks>,
     /// Checks of clients that were let in while Redis could not be read.
     pub(crate) late_checks: Arc<LateChecks>,

@@ -52,7 +52,6 @@ use crate::local::hub::calls::Calls;
 use crate::local::replay::page::Bounds;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::topics::Topics;
-use crate::node::client_side::{Access, start_upstream};
 use crate::presence::Presence;
 use crate::protocol::ClusterKeys;
 use crate::protocol::client::websocket::Limits;
@@ -147,31 +146,18 @@ impl Node {
         let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
         let router = Arc::new(router);
         let hooks = Hooks::new(&config, node, &metrics);
-        let access = Access::new(&config, &hub, &backplane, &router, &hooks);
-        let access = access.map_err(RunError::Keys)?;
-        let upstream = start_upstream(&config, &hub, &backplane, &hooks, &metrics);
-        let requests = access.requests(&hub, upstream.map_err(RunError::Keys)?);
-        let Access {
-            authenticator,
-            sessions,
-            connection_limits,
-            late_checks,
-            recheck,
-            connect_hook,
-        } = access;
+        let started = client_side::start(&config, &hub, &backplane, &router, &hooks, &metrics);
+        let (access, requests) = started.map_err(RunError::Keys)?;
         let reader = ReplayReader::new(hub.clone(), backplane.clone(), metrics.clone());
         let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(inbound.run(feed));
         tasks.spawn(reader.serve(orders.asks));
         tasks.spawn(bookmark_writer::serve(backplane.clone(), orders.bookmarks));
-        tasks.spawn(sessions.clone().keep());
-        tasks.spawn(recheck.serve());
-        tasks.spawn(late_checks.clone().serve());
+        tasks.spawn(access.sessions.clone().keep());
+        tasks.spawn(access.recheck.serve());
+        tasks.spawn(access.late_checks.clone().serve());
         tasks.spawn(presence.serve());
-        if let Some(hook) = &connect_hook {
-            tasks.spawn(hook.clone().keep());
-        }
         tasks.spawn(requests.serve(orders.requests));
 
         let call_service = CallService::new(
@@ -186,11 +172,12 @@ impl Node {
             router,
             call_service,
             survey,
-            authenticator,
-            sessions,
-            connection_limits,
-            late_checks,
-            connect_hook,
+            authenticator: access.authenticator,
+            sessions: access.sessions,
+            connection_limits: access.connection_limits,
+            late_checks: access.late_checks,
+            connect_hook: access.connect_hook,
+            subscribe_hook: access.subscribe_hook,
             hooks,
             hub,
             backplane,
@@ -203,6 +190,7 @@ impl Node {
             under_way: UnderWay::default(),
             config,
         });
+        tasks.spawn(client_side::keep(app.clone()));
         tasks.spawn(secrets::watch(app.clone(), keys));
         Ok(Self { app, tasks })
     }

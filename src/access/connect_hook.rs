@@ -4,31 +4,19 @@
 //! What must stay true: a connection that the backend refuses again is closed; one that it cannot be
 //! asked about stays for a while, so that a backend that restarts does not send everybody away.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
+use crate::access::renewals::{MOST_RENEWALS, Renewals, STEP};
 use crate::auth::identity::Identity;
 use crate::hooks::{Hook, HookAnswer};
 use crate::local::hub::Hub;
 use crate::protocol::close::CloseReason;
 use crate::protocol::hooks::{ConnectAnswer, Introduction, refusal_words};
 use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
-
-/// Between two looks at what is due.
-const STEP: Duration = Duration::from_millis(250);
-/// Questions under way about connections that are here, so that new clients find slots.
-const MOST_RENEWALS: usize = 16;
-/// After a question without an answer; up to as much again by chance.
-const RETRY: Duration = Duration::from_secs(5);
-/// How long a connection stays without an answer, unless the last answer held for longer.
-const GRACE: Duration = Duration::from_secs(60);
-/// Between two looks for connections that have left.
-const SWEEP: Duration = Duration::from_secs(60);
 
 /// A client that the backend knows.
 #[derive(Debug)]
@@ -58,50 +46,11 @@ pub(crate) enum ConnectRefusal {
     Unavailable,
 }
 
-/// A connection whose answer expires.
+/// What the hook is asked about a connection that is here.
 #[derive(Debug, Clone)]
-struct Expiring {
+struct KnownClient {
     user: UserId,
     introduction: Arc<Introduction>,
-    /// For how long the last answer held.
-    period: Duration,
-    /// When it ended.
-    expired: Instant,
-    /// When to ask.
-    due: Instant,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    due: BTreeSet<(Instant, Fd)>,
-    /// Those that are being asked about are here, and not in `due`.
-    known: HashMap<Fd, Expiring>,
-}
-
-impl State {
-    fn put(&mut self, fd: Fd, watched: Expiring) {
-        let due = watched.due;
-        self.forget(fd);
-        self.known.insert(fd, watched);
-        self.due.insert((due, fd));
-    }
-
-    fn forget(&mut self, fd: Fd) {
-        if let Some(before) = self.known.remove(&fd) {
-            self.due.remove(&(before.due, fd));
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> Vec<Fd> {
-        let mut taken = Vec::new();
-        while let Some((due, fd)) = self.due.first().copied()
-            && due <= now
-        {
-            self.due.pop_first();
-            taken.push(fd);
-        }
-        taken
-    }
 }
 
 /// The connect hook of a node, and the connections that it is to be asked about again.
@@ -109,8 +58,8 @@ impl State {
 pub(crate) struct ConnectHook {
     hook: Hook,
     hub: Arc<Hub>,
-    state: Mutex<State>,
-    renewals: Arc<Semaphore>,
+    renewals: Mutex<Renewals<Fd, KnownClient>>,
+    slots: Arc<Semaphore>,
 }
 
 impl ConnectHook {
@@ -118,8 +67,8 @@ impl ConnectHook {
         Self {
             hook,
             hub,
-            state: Mutex::default(),
-            renewals: Arc::new(Semaphore::new(MOST_RENEWALS)),
+            renewals: Mutex::new(Renewals::new()),
+            slots: Arc::new(Semaphore::new(MOST_RENEWALS)),
         }
     }
 
@@ -157,37 +106,26 @@ impl ConnectHook {
 
     /// A connection here depends on an answer that expires.
     pub(crate) fn watch(&self, fd: Fd, user: &UserId, renewal: Renewal) {
-        let expired = Instant::now() + renewal.expires_in;
-        let watched = Expiring {
+        let known = KnownClient {
             user: user.clone(),
             introduction: Arc::new(renewal.introduction),
-            period: renewal.expires_in,
-            expired,
-            due: expired,
         };
-        self.state.lock().put(fd, watched);
+        self.renewals.lock().put(fd, known, renewal.expires_in);
     }
 
     /// A connection here depends on something else from now on.
     pub(crate) fn forget(&self, fd: Fd) {
-        self.state.lock().forget(fd);
+        self.renewals.lock().forget(&fd);
     }
 
-    /// Asks again whatever is due, for ever.
+    /// Asks again what is due, for ever.
     pub(crate) async fn keep(self: Arc<Self>) {
         let mut beat = tokio::time::interval(STEP);
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut swept = Instant::now();
         loop {
             beat.tick().await;
-            let now = Instant::now();
-            if now - swept >= SWEEP {
-                swept = now;
-                self.sweep();
-            }
-            let due = self.state.lock().take(now);
+            let due = self.renewals.lock().take(|fd| self.hub.holds(*fd));
             for fd in due {
-                let slot = self.renewals.clone().acquire_owned().await;
+                let slot = self.slots.clone().acquire_owned().await;
                 let slot = slot.expect("never closed");
                 let hook = self.clone();
                 tokio::spawn(async move {
@@ -198,21 +136,11 @@ impl ConnectHook {
         }
     }
 
-    fn sweep(&self) {
-        let mut state = self.state.lock();
-        let State { due, known } = &mut *state;
-        known.retain(|fd, watched| {
-            let stays = self.hub.holds(*fd);
-            if !stays {
-                due.remove(&(watched.due, *fd));
-            }
-            stays
-        });
-    }
-
     async fn renew(&self, fd: Fd) {
-        let watched = self.state.lock().known.get(&fd).cloned();
-        let Some(watched) = watched else { return };
+        let known = self.renewals.lock().value(&fd);
+        let Some(KnownClient { user, introduction }) = known else {
+            return;
+        };
         if !self.hub.holds(fd) {
             return self.forget(fd);
         }
@@ -220,55 +148,33 @@ impl ConnectHook {
             node: self.hub.node().clone(),
             fd,
         };
-        let question = watched.introduction.renewal(&watched.user, &connection);
+        let question = introduction.renewal(&user, &connection);
         let asked = self.hook.ask(question, ConnectAnswer::parse).await;
         // The client showed a token meanwhile, or has left.
-        if !self.state.lock().known.contains_key(&fd) {
+        if self.renewals.lock().value(&fd).is_none() {
             return;
         }
-        match asked {
-            Ok(HookAnswer::Given(answer)) if answer.user == watched.user => {
-                self.go_on(fd, watched, &answer).await;
+        let still_counts = match asked {
+            Ok(HookAnswer::Given(answer)) if answer.user == user => {
+                self.hub.renew(fd, &user, &identity(&answer)).await;
+                let mut renewals = self.renewals.lock();
+                match answer.expires_in {
+                    Some(period) => renewals.put(fd, KnownClient { user, introduction }, period),
+                    None => renewals.forget(&fd),
+                }
+                true
             }
-            Ok(_) => self.end(fd).await,
+            Ok(_) => false,
             Err(failure) => {
                 let trace = self.hub.trace();
-                trace.hook_failed(&watched.user, fd, "connect", failure.label());
-                self.wait(fd, watched).await;
+                trace.hook_failed(&user, fd, "connect", failure.label());
+                self.renewals.lock().retry(fd)
             }
+        };
+        if !still_counts {
+            self.forget(fd);
+            self.hub.close(fd, CloseReason::TokenExpired, None).await;
         }
-    }
-
-    async fn go_on(&self, fd: Fd, watched: Expiring, answer: &ConnectAnswer) {
-        self.hub.renew(fd, &watched.user, &identity(answer)).await;
-        match answer.expires_in {
-            None => self.forget(fd),
-            Some(period) => {
-                let expired = Instant::now() + period;
-                let watched = Expiring {
-                    period,
-                    expired,
-                    due: expired,
-                    ..watched
-                };
-                self.state.lock().put(fd, watched);
-            }
-        }
-    }
-
-    /// There was no answer: asks again soon, or gives the connection up.
-    async fn wait(&self, fd: Fd, watched: Expiring) {
-        let now = Instant::now();
-        if now >= watched.expired + watched.period.max(GRACE) {
-            return self.end(fd).await;
-        }
-        let due = now + RETRY.mul_f64(1.0 + fastrand::f64());
-        self.state.lock().put(fd, Expiring { due, ..watched });
-    }
-
-    async fn end(&self, fd: Fd) {
-        self.forget(fd);
-        self.hub.close(fd, CloseReason::TokenExpired, None).await;
     }
 }
 

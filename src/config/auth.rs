@@ -126,6 +126,7 @@ impl Config {
         }
         let first = match has_connect {
             true => Some("PUSH_CONNECT_HOOK"),
+            false if !self.subscribe_hook.is_empty() => Some("PUSH_SUBSCRIBE_HOOK"),
             false => (self.upstream_routes.hooks().next()).map(|_| "PUSH_UPSTREAM_ROUTES"),
         };
         match (first, self.hook_secret.is_empty()) {

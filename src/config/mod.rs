@@ -213,6 +213,10 @@ settings! {
     hook_headers / "HOOK_HEADERS": Vec<String> = "Cookie,Authorization,User-Agent,Accept-Language",
         header_names;
 
+    /// URL, `https://` or `http://`, that a node asks whether a connection may have a topic whose
+    /// rule says `"subscribe": "hook"` (PUSH_TOPIC_RULES). Needs PUSH_HOOK_SECRET. Empty: none.
+    subscribe_hook / "SUBSCRIBE_HOOK": String = "", service_url;
+
     /// Secret that signs what hooks are sent (`Pushnode-Signature`), at least 32 bytes. Two,
     /// comma-separated, while one replaces the other: both sign.
     hook_secret / "HOOK_SECRET": Vec<Secret> = "", cluster_secrets;

@@ -10,6 +10,7 @@ use warp::http::{HeaderName, HeaderValue, StatusCode};
 use warp::reply::Response;
 
 use crate::access::connect_hook::ConnectRefusal;
+use crate::access::subscribe_hook::SubscribeRefusal;
 use crate::auth::Denial;
 use crate::backplane::answers::Unavailable;
 use crate::protocol::{InvalidInput, error_object};
@@ -118,6 +119,19 @@ impl From<Denial> for HttpError {
             }
             Denial::WrongUser => error(StatusCode::BAD_REQUEST),
             Denial::Banned => error(StatusCode::FORBIDDEN),
+        }
+    }
+}
+
+impl From<SubscribeRefusal> for HttpError {
+    fn from(refusal: SubscribeRefusal) -> Self {
+        match refusal {
+            SubscribeRefusal::Forbidden(reason) => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", reason)
+            }
+            SubscribeRefusal::Unavailable => {
+                Self::unavailable("the application cannot say now whether you may subscribe")
+            }
         }
     }
 }

@@ -82,6 +82,10 @@ pub(crate) async fn enter(
     } = introduced.identity;
     let mut terms = check_terms(app, request, &user, device, grants.as_deref())?;
     terms.check_dialect(dialect)?;
+    let approved = match &app.subscribe_hook {
+        Some(hook) => hook.ask_all(&user, &terms.topics).await?,
+        None => Vec::new(),
+    };
 
     let deadline = Instant::now() + ROW_PATIENCE;
     let bookmark = open_bookmark(app, &user, &mut terms, deadline).await;
@@ -127,6 +131,11 @@ pub(crate) async fn enter(
     }
     if let (Some(hook), Some(renewal)) = (&app.connect_hook, introduced.renewal) {
         hook.watch(fd, &user, renewal);
+    }
+    if let Some(hook) = &app.subscribe_hook {
+        approved
+            .into_iter()
+            .for_each(|one| hook.watch(fd, &user, one));
     }
     admitted.degraded |= !enroll(app, fd, introduced.subscribe, deadline).await;
     Ok(admitted)
@@ -321,7 +330,10 @@ fn check_terms(
     let (watches, beats) = (watches?, beats?);
     let is_found = read.inbox.is_some();
     let most = app.hub.topics().most();
-    let may_have = |topic: &Topic| app.hub.topics().allows(topic, user, grants);
+    let known = app.hub.topics();
+    // The hook is asked after this.
+    let is_asked = |topic: &Topic| app.subscribe_hook.is_some() && known.asks_hook(topic);
+    let may_have = |topic: &Topic| is_asked(topic) || known.allows(topic, user, grants);
     let topics = check_topics(request.topics.as_deref(), may_have, most)?;
     Ok(Terms {
         device,

@@ -15,6 +15,7 @@ use crate::access::authenticator::Authenticator;
 use crate::access::connect_hook::ConnectHook;
 use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
+use crate::access::subscribe_hook::SubscribeHook;
 use crate::auth::Denial;
 use crate::edge::client_error::ClientError;
 use crate::edge::upstream::Upstream;
@@ -62,6 +63,7 @@ pub(crate) struct ClientRequests {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) late_checks: Arc<LateChecks>,
     pub(crate) connect_hook: Option<Arc<ConnectHook>>,
+    pub(crate) subscribe_hook: Option<Arc<SubscribeHook>>,
 }
 
 impl ClientRequests {
@@ -113,7 +115,7 @@ impl ClientRequests {
             }
             RequestKind::Unsubscribe { topic } => {
                 let fields = protocol::unsubscribed_fields(&topic);
-                self.hub.unsubscribe(fd, topic, Asker::Client).await;
+                self.unsubscribe(fd, topic).await;
                 Ok(fields.into())
             }
             RequestKind::SubscribeAll(wanted) => Ok(self.subscribe_all(fd, &user, wanted).await),
@@ -136,10 +138,21 @@ impl ClientRequests {
         topic: Topic,
         since: Option<Since>,
     ) -> Result<Done, ClientError> {
-        let deadline = Instant::now() + ROW_PATIENCE;
         let subscribed = self.hub.subscribe(fd, topic.clone(), since, Asker::Client);
-        let Subscribed { row, follows } =
-            subscribed.await.map_err(|reason| refusal(&topic, reason))?;
+        let subscribed = match (subscribed.await, &self.subscribe_hook) {
+            (Err(NotSubscribed::AskHook), Some(hook)) => {
+                let approved = hook.ask(user, Some(fd), &topic).await?;
+                let subscribed = self.hub.subscribe(fd, topic.clone(), since, Asker::Hook);
+                let subscribed = subscribed.await;
+                if subscribed.is_ok() {
+                    hook.watch(fd, user, approved);
+                }
+                subscribed
+            }
+            (subscribed, _) => subscribed,
+        };
+        let deadline = Instant::now() + ROW_PATIENCE;
+        let Subscribed { row, follows } = subscribed.map_err(|reason| refusal(&topic, reason))?;
         let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
         if !follows {
             return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
@@ -196,6 +209,13 @@ impl ClientRequests {
         all
     }
 
+    async fn unsubscribe(&self, fd: Fd, topic: Topic) {
+        if let Some(hook) = &self.subscribe_hook {
+            hook.forget(fd, &topic);
+        }
+        self.hub.unsubscribe(fd, topic, Asker::Client).await;
+    }
+
     async fn unsubscribe_all(&self, fd: Fd, topics: Vec<Result<WantedTopic, BadTopic>>) -> Done {
         let mut entries = Vec::with_capacity(topics.len());
         for one in topics {
@@ -203,7 +223,7 @@ impl ClientRequests {
                 Err(bad) => protocol::refused_fields(&bad.topic, BAD_TOPIC, &bad.message),
                 Ok(WantedTopic { topic, .. }) => {
                     let fields = protocol::unsubscribed_fields(&topic);
-                    self.hub.unsubscribe(fd, topic, Asker::Client).await;
+                    self.unsubscribe(fd, topic).await;
                     fields
                 }
             });
@@ -250,7 +270,8 @@ impl ClientRequests {
 fn refusal(topic: &Topic, reason: NotSubscribed) -> ClientError {
     let (code, message) = match reason {
         NotSubscribed::Gone => ("gone", "the connection is ending".to_owned()),
-        NotSubscribed::Forbidden => (
+        // Without a hook there is no client that it lets in.
+        NotSubscribed::Forbidden | NotSubscribed::AskHook => (
             "forbidden",
             format!("you may not subscribe to the topic {topic}"),
         ),

@@ -23,7 +23,9 @@ use crate::config::upstream_routes::{RouteTarget, UpstreamRoutes};
 use crate::edge::client_error::ClientError;
 use crate::hooks::{Hook, HookAnswer, HookFailure};
 use crate::local::hub::Hub;
-use crate::protocol::hooks::{refusal_words, send_answer_fields, send_question};
+use crate::protocol::hooks::{
+    refusal_words, send_answer_fields, send_failed_fields, send_question,
+};
 use crate::protocol::ids::{ConnectionId, Fd, UserId};
 use crate::protocol::{ACCEPTED, Send};
 use crate::telemetry::metrics::Metrics;
@@ -103,32 +105,34 @@ impl Upstream {
             node: self.hub.node().clone(),
             fd,
         };
-        let (sent, outcome) = match self.routes.target(&send.route) {
+        let sent = match self.routes.target(&send.route) {
             Some(RouteTarget::Hook(url)) => {
-                let asked = self.ask(&self.hooks[url], user, &from, reference, send);
-                (asked.await, "answered")
+                let hook = &self.hooks[url];
+                self.ask(hook, user, &from, reference, send).await
             }
             Some(RouteTarget::Service(service)) => {
                 let added = self.add(service, user, &from, reference, send).await;
-                (added.map(|()| ACCEPTED.to_owned()), "accepted")
+                added.map(|()| ("accepted", ACCEPTED.to_owned()))
             }
             None if self.routes.is_empty() => {
                 let words = "nothing can be sent here (PUSH_UPSTREAM_ROUTES)";
-                (Err(ClientError::new("no_upstream", words)), "")
+                Err(ClientError::new("no_upstream", words))
             }
             None => {
                 let words = "no service takes this route";
-                (Err(ClientError::new("no_route", words)), "")
+                Err(ClientError::new("no_route", words))
             }
         };
-        let outcome = sent
-            .as_ref()
-            .map_or_else(|refused| refused.code, |_| outcome);
+        let outcome = match &sent {
+            Ok((outcome, _)) => *outcome,
+            Err(refused) => refused.code,
+        };
         self.metrics.upstream.get_or_create(&outcome.into()).inc();
-        sent
+        sent.map(|(_, fields)| fields)
     }
 
-    /// Asks the service, once; the client hears its answer.
+    /// Asks the service, once; the client hears its answer. Answers the outcome and the fields of
+    /// the reply.
     async fn ask(
         &self,
         hook: &Hook,
@@ -136,29 +140,33 @@ impl Upstream {
         from: &ConnectionId,
         reference: Option<&str>,
         send: &Send,
-    ) -> Result<String, ClientError> {
+    ) -> Result<(&'static str, String), ClientError> {
         let question = send_question(user, from, &send.route, reference, &send.data);
+        let failed = |words: &str, retry| Ok(("failed", send_failed_fields(words, retry)));
         match hook.ask(question, send_answer_fields).await {
-            Ok(HookAnswer::Given(fields)) => Ok(fields),
+            Ok(HookAnswer::Given(fields)) => Ok(("answered", fields)),
             Ok(HookAnswer::Refused(status, body)) => {
                 let words = refusal_words(&body, "error");
                 let words = words.unwrap_or_else(|| format!("the service answers {status}"));
-                Err(ClientError::new("failed", words))
+                failed(&words, None)
             }
             Err(failure) => {
                 let trace = self.hub.trace();
                 trace.hook_failed(user, from.fd, "send", failure.label());
-                let (code, words) = match failure {
-                    HookFailure::Full => ("busy", "the service is behind; nothing was sent"),
+                match failure {
+                    HookFailure::Full => {
+                        let words = "the service is behind; nothing was sent";
+                        Err(ClientError::new("busy", words).retry_after(RETRY))
+                    }
                     failure if failure.is_unasked() => {
-                        ("failed", "the service cannot be reached; nothing was sent")
+                        let words = "the service cannot be reached; nothing was sent";
+                        failed(words, Some(RETRY))
                     }
                     _ => {
                         let words = "the service gave no answer; it may or may not have acted";
-                        ("failed", words)
+                        failed(words, Some(RETRY))
                     }
-                };
-                Err(ClientError::new(code, words).retry_after(RETRY))
+                }
             }
         }
     }

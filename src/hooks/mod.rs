@@ -43,6 +43,8 @@ const LOG_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) enum HookKind {
     /// Who a client is, and whether it may stay.
     Connect,
+    /// Whether a connection may have a topic.
+    Subscribe,
     /// What a service says to what a client sends.
     Send,
 }
@@ -52,6 +54,7 @@ impl HookKind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Subscribe => "subscribe",
             Self::Send => "send",
         }
     }
@@ -59,13 +62,13 @@ impl HookKind {
     /// Whether a question may be asked twice if the connection breaks. What a client sends is
     /// carried out at most once.
     const fn may_repeat(self) -> bool {
-        matches!(self, Self::Connect)
+        matches!(self, Self::Connect | Self::Subscribe)
     }
 
     /// Whether this status is an answer of the backend: no.
     const fn is_refusal(self, status: u16) -> bool {
         match self {
-            Self::Connect => matches!(status, 401 | 403),
+            Self::Connect | Self::Subscribe => matches!(status, 401 | 403),
             Self::Send => 400 <= status && status < 500,
         }
     }
@@ -197,6 +200,7 @@ impl Hook {
         let metrics = &self.hooks.metrics;
         let counter = match self.kind {
             HookKind::Connect => &metrics.hook_connect,
+            HookKind::Subscribe => &metrics.hook_subscribe,
             HookKind::Send => &metrics.hook_send,
         };
         counter.get_or_create(&outcome.into()).inc();

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use futures::future::OptionFuture;
+
 use crate::access::authenticator::Authenticator;
 use crate::access::connect_hook::ConnectHook;
 use crate::access::connection_limits::ConnectionLimits;
 use crate::access::late_checks::LateChecks;
 use crate::access::recheck::AccessRecheck;
 use crate::access::session_watch::Sessions;
+use crate::access::subscribe_hook::SubscribeHook;
+use crate::app::App;
 use crate::backplane::Backplane;
 use crate::backplane::answers::UpstreamBacklog;
 use crate::config::Config;
@@ -26,10 +30,11 @@ pub(super) struct Access {
     pub(super) late_checks: Arc<LateChecks>,
     pub(super) recheck: AccessRecheck,
     pub(super) connect_hook: Option<Arc<ConnectHook>>,
+    pub(super) subscribe_hook: Option<Arc<SubscribeHook>>,
 }
 
 impl Access {
-    pub(super) fn new(
+    fn new(
         config: &Config,
         hub: &Arc<Hub>,
         backplane: &Arc<Backplane>,
@@ -54,14 +59,15 @@ impl Access {
             sessions: sessions.clone(),
             bans: config.bans,
         };
-        let connect_hook = match config.auth.takes_hook() {
-            false => None,
-            true => {
-                let hook = Hook::new(hooks, HookKind::Connect, &config.connect_hook);
-                let hook = hook?;
-                Some(Arc::new(ConnectHook::new(hook, hub.clone())))
-            }
+        let hook = |kind, url: &str| {
+            let hook = (!url.is_empty()).then(|| Hook::new(hooks, kind, url));
+            hook.transpose()
         };
+        let connect_hook = hook(HookKind::Connect, &config.connect_hook)?;
+        let connect_hook = connect_hook.map(|hook| Arc::new(ConnectHook::new(hook, hub.clone())));
+        let subscribe_hook = hook(HookKind::Subscribe, &config.subscribe_hook)?;
+        let subscribe_hook =
+            subscribe_hook.map(|hook| Arc::new(SubscribeHook::new(hook, hub.clone())));
         Ok(Self {
             authenticator,
             sessions,
@@ -69,12 +75,13 @@ impl Access {
             late_checks: Arc::new(late_checks),
             recheck,
             connect_hook,
+            subscribe_hook,
         })
     }
 }
 
 /// The part by which clients reach services.
-pub(super) fn start_upstream(
+fn start_upstream(
     config: &Config,
     hub: &Arc<Hub>,
     backplane: &Arc<Backplane>,
@@ -100,7 +107,7 @@ pub(super) fn start_upstream(
 
 impl Access {
     /// What carries out the requests of clients.
-    pub(super) fn requests(&self, hub: &Arc<Hub>, upstream: Upstream) -> ClientRequests {
+    fn requests(&self, hub: &Arc<Hub>, upstream: Upstream) -> ClientRequests {
         ClientRequests {
             hub: hub.clone(),
             upstream,
@@ -108,6 +115,30 @@ impl Access {
             sessions: self.sessions.clone(),
             late_checks: self.late_checks.clone(),
             connect_hook: self.connect_hook.clone(),
+            subscribe_hook: self.subscribe_hook.clone(),
         }
     }
+}
+
+/// Starts them.
+pub(super) fn start(
+    config: &Config,
+    hub: &Arc<Hub>,
+    backplane: &Arc<Backplane>,
+    router: &Arc<Router>,
+    hooks: &Arc<Hooks>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Access, ClientRequests), String> {
+    let access = Access::new(config, hub, backplane, router, hooks)?;
+    let upstream = start_upstream(config, hub, backplane, hooks, metrics)?;
+    let requests = access.requests(hub, upstream);
+    Ok((access, requests))
+}
+
+/// Asks hooks again about connections that are here, for ever.
+pub(super) async fn keep(app: Arc<App>) {
+    let connects = app.connect_hook.clone().map(ConnectHook::keep);
+    let subscribes = app.subscribe_hook.clone().map(SubscribeHook::keep);
+    let (connects, subscribes) = (OptionFuture::from(connects), OptionFuture::from(subscribes));
+    futures::join!(connects, subscribes);
 }

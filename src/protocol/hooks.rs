@@ -203,6 +203,64 @@ pub fn refusal_words(body: &[u8], member: &str) -> Option<String> {
     Some(words).filter(|words| !words.is_empty())
 }
 
+/// The question whether a connection may have a topic, or may keep it. A client that is still on
+/// its way in has no connection.
+#[must_use]
+pub fn subscribe_question(
+    user: &UserId,
+    connection: Option<&ConnectionId>,
+    topic: &Topic,
+    renew: bool,
+) -> String {
+    #[derive(Serialize)]
+    struct SubscribeQuestion<'a> {
+        hook: &'static str,
+        renew: bool,
+        user: &'a UserId,
+        connection: Option<String>,
+        topic: &'a Topic,
+    }
+    to_json(&SubscribeQuestion {
+        hook: "subscribe",
+        renew,
+        user,
+        connection: connection.map(ToString::to_string),
+        topic,
+    })
+}
+
+/// Whether a connection may have a topic, as the subscribe hook says.
+#[derive(Debug, Clone)]
+pub struct SubscribeAnswer {
+    /// It may.
+    pub allow: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// For how long this holds, if not for as long as the subscription.
+    pub expires_in: Option<Duration>,
+}
+
+impl SubscribeAnswer {
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<Self, InvalidInput> {
+        #[derive(Deserialize)]
+        struct Fields {
+            allow: bool,
+            #[serde(default)]
+            expires_in: Option<f64>,
+        }
+        let fields: Fields = from_object(body)?;
+        Ok(Self {
+            allow: fields.allow,
+            reason: refusal_words(body, "reason"),
+            expires_in: fields.expires_in.map(lifetime).transpose()?,
+        })
+    }
+}
+
 /// What a client sends to a service that is a hook.
 #[must_use]
 pub fn send_question(
@@ -248,6 +306,19 @@ pub fn send_answer_fields(body: &[u8]) -> Result<String, InvalidInput> {
     Ok(format!(r#""status":"answered","data":{data}"#))
 }
 
+/// The fields of the reply to a client whose service has failed, in these words.
+#[must_use]
+pub fn send_failed_fields(words: &str, retry: Option<Duration>) -> String {
+    let words = to_json(&words);
+    match retry {
+        None => format!(r#""status":"failed","error":{words}"#),
+        Some(retry) => {
+            let retry = retry.as_millis();
+            format!(r#""status":"failed","error":{words},"retry_ms":{retry}"#)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,6 +362,29 @@ mod tests {
         ] {
             let fault = ConnectAnswer::parse(json.as_bytes()).expect_err(json);
             assert!(fault.to_string().contains(word), "{json}: {fault}");
+        }
+    }
+
+    #[test]
+    fn an_answer_about_a_topic_says_yes_or_no() {
+        let parse = |json: &str| SubscribeAnswer::parse(json.as_bytes());
+        let yes = parse(r#"{"allow":true,"expires_in":60,"info":{}}"#).expect("an answer");
+        assert!(yes.allow);
+        assert_eq!(yes.expires_in, Some(Duration::from_secs(60)));
+        let no = parse(r#"{"allow":false,"reason":"not a member"}"#).expect("an answer");
+        assert_eq!(
+            (no.allow, no.reason.as_deref()),
+            (false, Some("not a member"))
+        );
+        for json in [
+            "{}",
+            r#"{"allow":1}"#,
+            r#"{"allow":"true"}"#,
+            "true",
+            "[true]",
+            "",
+        ] {
+            assert!(parse(json).is_err(), "{json}");
         }
     }
 

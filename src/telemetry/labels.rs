@@ -25,7 +25,7 @@ const HOOK_OUTCOMES: &[&str] = &[
 ];
 
 /// Counters whose values stand here. Those of the others are in [`of`].
-const KNOWN: [LabelValues; 14] = [
+const KNOWN: [LabelValues; 15] = [
     (
         "handshakes_refused",
         &[
@@ -90,6 +90,7 @@ const KNOWN: [LabelValues; 14] = [
         ],
     ),
     ("hook_connect", HOOK_OUTCOMES),
+    ("hook_subscribe", HOOK_OUTCOMES),
     ("hook_send", HOOK_OUTCOMES),
     ("share_outcomes", &["abandoned"]),
     ("line_outcomes", &["taken", "nobody", "failed"]),

@@ -332,6 +332,8 @@ metrics! {
         "Keys that Redis evicted while this node watched";
     hook_connect: Family<Outcome, Counter> = Family::default(), "hook_connect",
         "Questions to the connect hook, by outcome";
+    hook_subscribe: Family<Outcome, Counter> = Family::default(), "hook_subscribe",
+        "Questions to the subscribe hook, by outcome";
     hook_send: Family<Outcome, Counter> = Family::default(), "hook_send",
         "Messages from clients to services that are hooks, by outcome";
     hook_seconds: Family<Hook, Histogram, MakeHistogram> =

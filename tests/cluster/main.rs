@@ -34,6 +34,7 @@ mod frozen;
 mod gateway;
 mod ghosts;
 mod hangups;
+mod hooks;
 mod identity;
 mod keep;
 mod kept_once;

@@ -23,8 +23,13 @@ impl ShardTask {
             self.places[slot].connection.grant(Some(grants));
         }
         let topics = arrival.topics.iter();
-        let subscribed =
-            topics.filter_map(|topic| self.subscribe(slot, topic, None, Asker::Client).ok());
+        let subscribed = topics.filter_map(|topic| {
+            let by = match self.members.topics.asks_hook(topic) {
+                true => Asker::Hook,
+                false => Asker::Client,
+            };
+            self.subscribe(slot, topic, None, by).ok()
+        });
         let subscribed = subscribed.collect();
         for (topic, start) in arrival.logs {
             let connection = &mut self.places[slot].connection;
@@ -123,9 +128,13 @@ impl ShardTask {
     }
 
     fn drop_topic(&mut self, slot: usize, topic: &Topic, by: Asker) {
+        // What a sender put it into, it does not lose with its own right to it.
+        if by == Asker::Hook && !self.places[slot].connection.has_chosen(topic) {
+            return;
+        }
         if self.places[slot].connection.unsubscribe(topic) {
             self.members.leave(topic, slot);
-            if by == Asker::Server {
+            if by != Asker::Client {
                 self.tell_enrolled(slot, topic, false);
             }
         }
