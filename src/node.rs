@@ -42,6 +42,7 @@ use crate::delivery::router::Router;
 use crate::edge::acceptor::{Acceptor, Service};
 use crate::edge::http_stream::HttpPatience;
 use crate::edge::listeners::Listeners;
+use crate::edge::push_lane::PushLane;
 use crate::hooks::Hooks;
 use crate::local::admission::Admission;
 use crate::local::connection::Settings;
@@ -264,6 +265,7 @@ fn start_hub(
     let settings = Arc::new(Settings {
         queue_bytes: config.queue_bytes,
         memory_bytes: memory_limit::of(config),
+        uring: config.uring,
         limits: Limits::of(config.max_message_bytes),
         client_rate: config.client_rate,
         send_rate: config.send_rate,
@@ -398,8 +400,10 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
         under_way: UnderWay::default(),
         ..private.clone()
     };
+    let lane = PushLane::new(app, &public.names, &public.patience);
     for listener in listeners.clients {
-        let service = Service::Http(crate::api::client_routes(app));
+        let lane = app.config.api_listen.is_empty().then(|| lane.clone());
+        let service = Service::Http(crate::api::client_routes(app), lane);
         tokio::spawn(public.clone().serve(listener, service));
     }
     for listener in listeners.lines {
@@ -407,11 +411,11 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
         tokio::spawn(public.clone().serve(listener, service));
     }
     for listener in listeners.senders {
-        let service = Service::Http(crate::api::sender_routes(app));
+        let service = Service::Http(crate::api::sender_routes(app), Some(lane.clone()));
         tokio::spawn(private.clone().serve(listener, service));
     }
     for listener in listeners.admin {
-        let service = Service::Http(crate::api::admin_routes(app));
+        let service = Service::Http(crate::api::admin_routes(app), None);
         tokio::spawn(admin.clone().serve(listener, service));
     }
 }

@@ -52,7 +52,7 @@ use crate::config::checks::{
     header_names, jwt_secrets, listeners, listeners_for_clients, listeners_required, log_format,
     log_level, milliseconds, node_name, number, optional_seconds, origins, path, prefix,
     public_keys, public_url, redis_url, seconds, secret, session_policy, topics, trusted_proxies,
-    upstream_routes, user_claim, user_name, words,
+    upstream_routes, uring, user_claim, user_name, words,
 };
 use crate::config::faults::Faults;
 use crate::config::hosts::AllowedHosts;
@@ -442,6 +442,10 @@ settings! {
     /// Threads that serve clients and senders, 1 to 1024. 0: one for each processor that the node
     /// may use, 64 at most. The process has some more, which seldom run: allow 40 (`pids_limit`).
     threads / "THREADS": usize = "0", number(0, 1024);
+
+    /// Whether messages for many sockets may be written by io_uring of Linux: auto (if the kernel
+    /// allows it) or off.
+    uring / "URING": bool = "auto", uring;
 
     /// Log level: off, error, warn, info, debug or trace.
     log / "LOG": LogLevel = "info", log_level;

@@ -69,8 +69,25 @@ impl Router {
 
     /// Carries out one push.
     pub(crate) async fn push(&self, request: &PushRequest) -> Answer {
-        let mut answers = self.push_all(std::slice::from_ref(request)).await;
+        let is_all_here = !self.carrier.backplane.is_shared() && !request.keep;
+        if is_all_here && matches!(request.push.to, Target::User(_)) {
+            return self.push_alone(request).await;
+        }
+        // Boxed, or the short way above would carry the room for all that this may wait for.
+        let mut answers = Box::pin(self.push_all(std::slice::from_ref(request))).await;
         answers.pop().expect("an answer for each request")
+    }
+
+    /// As [`Router::push_all`], for one push to a user whose connections are all here.
+    async fn push_alone(&self, request: &PushRequest) -> Answer {
+        let deadline = Instant::now() + request.timeout;
+        let metrics = &self.carrier.metrics;
+        let ledger = OutcomeLedger::open(std::slice::from_ref(request), metrics);
+        let answer = self.push_here(request, deadline).await;
+        let answer = self.trace(request, answer);
+        metrics.pushed(answer.status);
+        ledger.settle(std::slice::from_ref(&answer));
+        answer
     }
 
     /// Carries out many pushes, in order for each user; returns the answers in order.
@@ -105,7 +122,7 @@ impl Router {
 
     async fn push_elsewhere(&self, request: &PushRequest, began: Instant) -> Answer {
         let deadline = began + request.timeout;
-        let mut answer = match &request.push.to {
+        let answer = match &request.push.to {
             _ if Instant::now() >= deadline => Answer::unrouted(TOO_LATE),
             Target::Connection(id, _) if id.node == *self.carrier.hub.node() => {
                 self.push_here(request, deadline).await
@@ -123,6 +140,11 @@ impl Router {
             }
             _ => self.push_to_everybody(request, deadline).await,
         };
+        self.trace(request, answer)
+    }
+
+    /// Records the answer to a push that has one share.
+    fn trace(&self, request: &PushRequest, mut answer: Answer) -> Answer {
         answer.id = request.push.message.id().map(Into::into);
         let (trace, id) = (self.carrier.hub.trace(), request.push.message.id());
         trace.pushed_elsewhere(&request.push.to, id, answer.status, answer.reason);
@@ -279,21 +301,22 @@ impl Router {
     // ------------------------------------------------------------ one connection, everybody
 
     async fn push_here(&self, request: &PushRequest, deadline: Instant) -> Answer {
-        let (receipt, waiter) = Receipt::new(request.wait);
-        self.carrier.metrics.shares_here.inc();
-        let delivered = self
-            .carrier
-            .hub
-            .deliver(&request.push, Some(&receipt))
-            .await;
-        drop(receipt);
-        match delivered {
-            Delivered::Duplicate => Answer::of(Status::Duplicate, 0, 0),
-            Delivered::To(0) => Answer::of(Status::Offline, 0, 0),
-            Delivered::To(count) if request.wait == Wait::Routed => {
-                Answer::of(Status::Routed, count, 1)
+        let (receipt, waiter) = match request.wait {
+            Wait::Routed => (None, None),
+            wait => {
+                let (receipt, waiter) = Receipt::new(wait);
+                (Some(receipt), Some(waiter))
             }
-            Delivered::To(count) => settled_here(count, waiter, deadline).await,
+        };
+        self.carrier.metrics.shares_here.inc();
+        let hub = &self.carrier.hub;
+        let delivered = hub.deliver(&request.push, receipt.as_ref()).await;
+        drop(receipt);
+        match (delivered, waiter) {
+            (Delivered::Duplicate, _) => Answer::of(Status::Duplicate, 0, 0),
+            (Delivered::To(0), _) => Answer::of(Status::Offline, 0, 0),
+            (Delivered::To(count), None) => Answer::of(Status::Routed, count, 1),
+            (Delivered::To(count), Some(waiter)) => settled_here(count, waiter, deadline).await,
         }
     }
 

@@ -56,6 +56,7 @@ pub use crate::protocol::sender::access::*;
 pub use crate::protocol::sender::call::*;
 pub use crate::protocol::sender::plain_push::lines;
 pub use crate::protocol::sender::push::PushRequest;
+pub use crate::protocol::sender::push_head::*;
 
 #[cfg(test)]
 mod tests;

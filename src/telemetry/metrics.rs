@@ -194,6 +194,8 @@ metrics! {
         "API requests refused, by error code; an invalid item of a batch counts as bad_item";
     pushes: Family<Outcome, Counter> = Family::default(), "pushes",
         "Pushes of this node's senders, by resulting status";
+    pushes_fast: Counter = Counter::default(), "pushes_fast",
+        "Requests to POST /v1/push that took the fast lane";
     calls: Family<Outcome, Counter> = Family::default(), "calls",
         "Calls of this node's senders, by resulting status";
     calls_put: Counter = Counter::default(), "calls_put",

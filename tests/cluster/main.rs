@@ -65,6 +65,7 @@ mod retries;
 mod rolling;
 mod secret_files;
 mod secrets;
+mod sentinels;
 mod stream_bounds;
 mod streams;
 mod stumbles;

@@ -5,7 +5,8 @@
 //! One MULTI writes number and entry, so both have the same order. A push with an id watches the
 //! mark of the id first, and the MULTI sets it. So if several nodes send one id, exactly one keeps
 //! it, even if Redis stands still for any time in between: no lease can expire. A node that got no
-//! answer learns from the mark whether Redis has the message. Nothing here trusts a node's clock:
+//! answer learns from the mark whether Redis has the message. With Sentinels, what a master answers after it was silent counts
+//! only if they still name it: otherwise its successor is asked. Nothing here trusts a node's clock:
 //! ages are measured by entry ids, which carry Redis's time. What must stay true: if it is unknown
 //! whether Redis has a message, it is written again only if its id can prevent a duplicate.
 
@@ -131,11 +132,18 @@ impl KeptStore {
         // All keys of one user or topic are in one slot.
         let inbox = self.keys.inbox(subject);
         if message.id().is_none() && !self.replicas.are_wanted() {
+            let place = self.servers.place_of(&inbox);
             let kept = self.add(&self.servers.at(&inbox), subject, message).await?;
+            self.servers.confirm(&place).await?;
             return Ok((kept, ReplicaProof::default()));
         }
         let loan = self.connections.take(&inbox).await?;
-        match self.keep_fenced(loan.client(), subject, message).await {
+        let kept = async {
+            let kept = self.keep_fenced(loan.client(), subject, message).await?;
+            self.servers.confirm(loan.place()).await?;
+            Ok::<_, Error>(kept)
+        };
+        match kept.await {
             Ok(kept) if self.replicas.are_wanted() => {
                 Ok((kept, self.replicas.prove(loan, deadline)))
             }
