@@ -76,7 +76,7 @@ impl Topics {
             SubscribeRule::Grant => is_granted(),
             SubscribeRule::Anyone => rule.pattern.fits_for(topic, user) || is_granted(),
             // Its answer is an `Asker` of its own.
-            SubscribeRule::Hook | SubscribeRule::Nobody => false,
+            SubscribeRule::Hook | SubscribeRule::NoClient => false,
         }
     }
 

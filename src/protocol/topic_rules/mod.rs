@@ -43,7 +43,8 @@ pub enum SubscribeRule {
     /// Those that a hook allows.
     Hook,
     /// None: only senders subscribe connections.
-    Nobody,
+    #[serde(rename = "nobody")]
+    NoClient,
 }
 
 /// What a new member gets of the log without asking.
@@ -67,7 +68,8 @@ pub enum HistoryRule {
     #[default]
     Members,
     /// None; senders may.
-    Nobody,
+    #[serde(rename = "nobody")]
+    NoClient,
 }
 
 /// What members hear of each other.
@@ -80,7 +82,8 @@ pub enum PresenceRule {
     /// How many users there are.
     Count,
     /// Nothing.
-    Nobody,
+    #[serde(rename = "nobody")]
+    NoClient,
 }
 
 /// What happens to a push that names no policy, where its receiver is slow.
@@ -155,7 +158,8 @@ pub struct TopicRules(Vec<Arc<TopicRule>>);
 enum Senders {
     Members,
     #[default]
-    Nobody,
+    #[serde(rename = "nobody")]
+    NoClient,
 }
 
 #[derive(Deserialize)]
@@ -326,7 +330,7 @@ fn read_rule(item: &RawValue) -> Result<TopicRule, Vec<String>> {
             faults.push(format!("{name} needs \"send\": \"members\""));
         }
     }
-    if fields.entry != EntryRule::None && fields.history == HistoryRule::Nobody {
+    if fields.entry != EntryRule::None && fields.history == HistoryRule::NoClient {
         faults.push("entry gives new members what history keeps from them".to_owned());
     }
     if fields.policy != PolicyRule::Close && keep.every {
