@@ -210,13 +210,15 @@ async fn a_token_counts_before_the_hook() {
 /// Answers that are none, each with what is counted.
 fn rubbish() -> Vec<(&'static str, Deed)> {
     let raw = |text: &str| Deed::Raw(text.as_bytes().to_vec());
-    let long = format!(
-        "HTTP/1.1 200 X\r\ncontent-length: 10485760\r\n\r\n{}",
-        " ".repeat(10_485_760)
-    );
+    // Each would be an answer if it were not so long.
+    let blanks = " ".repeat(10 << 20);
+    let length = blanks.len() + 12;
+    let head = format!("HTTP/1.1 200 X\r\ncontent-length: {length}\r\n\r\n");
+    let long = format!("{head}{blanks}{{\"user\":\"a\"}}");
+    let piece = format!("10000\r\n{}\r\n", " ".repeat(65_536));
     let endless = format!(
-        "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{}",
-        format!("10000\r\n{}\r\n", " ".repeat(65_536)).repeat(160)
+        "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{}c\r\n{{\"user\":\"a\"}}\r\n0\r\n\r\n",
+        piece.repeat(160)
     );
     vec![
         ("invalid", Deed::Json(200, json!({}))),
