@@ -106,7 +106,7 @@ fn a_rule_that_contradicts_itself_is_refused() {
 #[test]
 fn equal_rules_have_one_digest_however_they_are_written() {
     let rules = TopicRules::parse(RULES).unwrap();
-    let spaced = TopicRules::parse(&RULES.replace(',', " ,\n").replace("chat", "chat")).unwrap();
+    let spaced = TopicRules::parse(&RULES.replace(',', " ,\n")).unwrap();
     assert_eq!(rules.digest(), spaced.digest());
     assert_eq!(rules.digest().len(), DIGEST_DIGITS);
     let other = TopicRules::parse(&RULES.replace("30", "31")).unwrap();
