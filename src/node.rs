@@ -336,6 +336,7 @@ fn start_backplane(
                 prefix: config.prefix.clone(),
                 secrets: secrets.clone(),
                 inboxes,
+                rules: hub.topics().rules().clone(),
                 keep_replicas: config.keep_replicas,
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::access::subscribe_hook::SubscribeRefusal;
 use crate::auth::Denial;
 use crate::protocol;
+use crate::protocol::ids::Topic;
 
 /// When a client may ask again that a backend gave no answer about.
 const RETRY: Duration = Duration::from_secs(1);
@@ -57,6 +58,11 @@ impl From<SubscribeRefusal> for ClientError {
             }
         }
     }
+}
+
+/// Why a client does not hear of the members of a topic.
+pub(crate) fn no_presence(topic: &Topic) -> String {
+    format!("you may not see who is in the topic {topic}")
 }
 
 impl From<Denial> for ClientError {

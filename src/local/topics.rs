@@ -17,8 +17,9 @@ use crate::local::live_rules::LiveRules;
 use crate::local::map::Map;
 use crate::local::presence_queue::PresenceQueue;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::position::Since;
 use crate::protocol::topic_pattern::TopicPatterns;
-use crate::protocol::topic_rules::SubscribeRule;
+use crate::protocol::topic_rules::{EntryRule, HistoryRule, PresenceRule, SubscribeRule};
 
 /// Connections in a topic, by shard.
 type TopicCounts = SmallVec<[u32; 4]>;
@@ -58,6 +59,27 @@ impl Topics {
     /// Whether pushes to topics can be kept.
     pub(crate) fn keeps(&self) -> bool {
         self.keeps
+    }
+
+    /// From where a new member that asks for nothing is given the log of a topic.
+    pub(crate) fn entry(&self, topic: &Topic) -> Since {
+        match self.rules.find(topic).map(|rule| rule.entry) {
+            None | Some(EntryRule::None) => Since::Now,
+            Some(EntryRule::Last) => Since::Last(1),
+            Some(EntryRule::All) => Since::Beginning,
+        }
+    }
+
+    /// Whether members of a topic may hear of each other, be it their number alone.
+    pub(crate) fn tells_members(&self, topic: &Topic) -> bool {
+        let rule = self.rules.find(topic);
+        rule.is_none_or(|rule| rule.presence != PresenceRule::NoClient)
+    }
+
+    /// Whether members may follow the log of a topic.
+    pub(crate) fn is_followed(&self, topic: &Topic) -> bool {
+        let rule = || self.rules.find(topic);
+        self.keeps && rule().is_none_or(|rule| rule.history == HistoryRule::Members)
     }
 
     /// Whether a user may subscribe to a topic by itself. `grants` are those of its token; without

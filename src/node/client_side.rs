@@ -105,21 +105,6 @@ fn start_upstream(
     ))
 }
 
-impl Access {
-    /// What carries out the requests of clients.
-    fn requests(&self, hub: &Arc<Hub>, upstream: Upstream) -> ClientRequests {
-        ClientRequests {
-            hub: hub.clone(),
-            upstream,
-            authenticator: self.authenticator.clone(),
-            sessions: self.sessions.clone(),
-            late_checks: self.late_checks.clone(),
-            connect_hook: self.connect_hook.clone(),
-            subscribe_hook: self.subscribe_hook.clone(),
-        }
-    }
-}
-
 /// Starts them.
 pub(super) fn start(
     config: &Config,
@@ -131,7 +116,17 @@ pub(super) fn start(
 ) -> Result<(Access, ClientRequests), String> {
     let access = Access::new(config, hub, backplane, router, hooks)?;
     let upstream = start_upstream(config, hub, backplane, hooks, metrics)?;
-    let requests = access.requests(hub, upstream);
+    let requests = ClientRequests {
+        hub: hub.clone(),
+        backplane: backplane.clone(),
+        router: router.clone(),
+        upstream,
+        authenticator: access.authenticator.clone(),
+        sessions: access.sessions.clone(),
+        late_checks: access.late_checks.clone(),
+        connect_hook: access.connect_hook.clone(),
+        subscribe_hook: access.subscribe_hook.clone(),
+    };
     Ok((access, requests))
 }
 

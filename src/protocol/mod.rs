@@ -30,6 +30,8 @@ pub mod client;
 
 pub mod message;
 
+pub mod history;
+
 pub mod outcome;
 
 pub mod sender;
@@ -40,6 +42,7 @@ pub mod bus;
 
 pub use crate::protocol::bus::event::*;
 pub use crate::protocol::bus::line::*;
+pub use crate::protocol::bus::node_lines::*;
 pub use crate::protocol::bus::presence::*;
 pub use crate::protocol::bus::question::*;
 pub use crate::protocol::bus::signature::{ClusterKeys, Proof, is_command};
@@ -50,6 +53,7 @@ pub use crate::protocol::client::refusal::*;
 pub use crate::protocol::client::requests::*;
 pub use crate::protocol::client::send::*;
 pub use crate::protocol::fault::InvalidInput;
+pub use crate::protocol::history::*;
 pub use crate::protocol::message::*;
 pub use crate::protocol::outcome::*;
 pub use crate::protocol::sender::access::*;

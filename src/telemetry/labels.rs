@@ -25,7 +25,7 @@ const HOOK_OUTCOMES: &[&str] = &[
 ];
 
 /// Counters whose values stand here. Those of the others are in [`of`].
-const KNOWN: [LabelValues; 15] = [
+const KNOWN: [LabelValues; 16] = [
     (
         "handshakes_refused",
         &[
@@ -95,6 +95,17 @@ const KNOWN: [LabelValues; 15] = [
     ("share_outcomes", &["abandoned"]),
     ("line_outcomes", &["taken", "nobody", "failed"]),
     ("drops", &["unreadable", "passed_over"]),
+    (
+        "member_publishes",
+        &[
+            "published",
+            "forbidden",
+            "too_large",
+            "rate_limited",
+            "bad_message",
+            "unavailable",
+        ],
+    ),
     ("topic_rules_read", &["taken", "refused"]),
     ("left_to_inbox", &["old", "later"]),
     (

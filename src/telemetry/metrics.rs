@@ -351,6 +351,8 @@ metrics! {
         "Dead nodes whose rows this node removed";
     subscriptions: Counter = Counter::default(), "subscriptions",
         "Times this node subscribed to its channels";
+    member_publishes: Family<Outcome, Counter> = Family::default(), "member_publishes",
+        "Messages that members published to topics, by outcome";
     topic_rules_read: Family<Outcome, Counter> = Family::default(), "topic_rules_read",
         "Times that PUSH_TOPIC_RULES_FILE was read again with a change: taken or refused";
     topic_rules_differ: Gauge = Gauge::default(), "topic_rules_differ",
@@ -414,6 +416,13 @@ impl Metrics {
         if messages > 0 {
             self.drops.get_or_create(&reason.into()).inc_by(messages);
         }
+    }
+
+    /// Counts what a member published, or may not.
+    pub fn member_published(&self, status: &'static str) {
+        self.member_publishes
+            .get_or_create(&Outcome::from(status))
+            .inc();
     }
 
     /// Counts a file of topic rules that was read again.

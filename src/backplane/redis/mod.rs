@@ -53,6 +53,7 @@ use crate::backplane::redis::store::kept::KeptStore;
 use crate::backplane::redis::store::upstream::Streams;
 use crate::config::redis_url::{RedisUrl, TlsFiles, Topology};
 use crate::local::hub::Hub;
+use crate::local::live_rules::LiveRules;
 use crate::local::replay::page::Bounds;
 use crate::protocol;
 use crate::protocol::ClusterKeys;
@@ -77,9 +78,6 @@ const ROW_TTL_SECONDS: i64 = 24 * 3600;
 /// Follows the number in a topic's row if clients of that node watch joins and leaves.
 const WATCHED: &str = "watch";
 
-/// What `readyz` says if nodes do not agree on topics.
-const OTHER_RULES: &str = "another node has other topic rules (PUSH_TOPIC_RULES)";
-
 const AWAY: Unavailable = Unavailable("Redis does not answer");
 
 /// The settings of this backplane.
@@ -93,6 +91,8 @@ pub(crate) struct RedisSettings {
     pub secrets: ClusterKeys,
     /// The bounds of inboxes and logs.
     pub inboxes: Bounds,
+    /// Where topics have others.
+    pub rules: LiveRules,
     /// How many replicas must have a kept message.
     pub keep_replicas: u32,
     /// Approximately how many entries the stream of a service holds.
@@ -329,8 +329,7 @@ impl Redis {
     }
 
     pub(crate) fn warning(&self) -> Option<&'static str> {
-        let other_rules = self.lease.has_other_rules().then_some(OTHER_RULES);
-        self.eviction.warning().or(other_rules)
+        self.eviction.warning().or(self.lease.warning())
     }
 
     pub(crate) fn gauge(&self, metrics: &Metrics) {

@@ -73,7 +73,7 @@ impl Standalone {
             record: RwLock::new(record),
             lines,
             health: watch::channel(Health::Ready).0,
-            logs: Arc::default(),
+            logs: Arc::new(MemoryLogs::new(hub.topics().rules().clone())),
             bounds,
             access: Arc::default(),
         };
@@ -120,6 +120,10 @@ impl Standalone {
 
     pub(crate) fn read_log(&self, subject: &Subject, since: Since) -> Page {
         self.logs.read(subject, since, &self.bounds)
+    }
+
+    pub(crate) fn logs(&self) -> &MemoryLogs {
+        &self.logs
     }
 
     pub(crate) fn bookmarks(&self) -> &MemoryBookmarks {

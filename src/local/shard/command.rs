@@ -211,8 +211,8 @@ impl Load {
 pub(crate) struct Subscribed {
     /// Resolves once the row is written.
     pub(crate) row: oneshot::Receiver<()>,
-    /// It begins to follow the topic's log, and waits for the first page.
-    pub(crate) follows: bool,
+    /// It begins to follow the topic's log, and waits for the first page from here.
+    pub(crate) follows: Option<Since>,
 }
 
 /// What a new connection brings with regard to topics.

@@ -325,7 +325,7 @@ impl ShardTask {
     }
 
     /// A client's request is done: the next one may be handed on.
-    fn answered(&mut self, slot: usize, object: Option<&str>) {
+    pub(crate) fn answered(&mut self, slot: usize, object: Option<&str>) {
         self.places[slot].connection.answered(object);
         self.touch(slot);
         self.pass_request(slot);

@@ -142,9 +142,10 @@ impl Lease {
         self.table.requires_signatures()
     }
 
-    /// Whether another node has other topic rules.
-    pub(crate) fn has_other_rules(&self) -> bool {
-        self.table.has_other_rules()
+    /// That nodes do not agree on topics, if so.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        let words = "another node has other topic rules (PUSH_TOPIC_RULES)";
+        self.table.has_other_rules().then_some(words)
     }
 
     /// Has the table read again before the next beat.

@@ -87,10 +87,18 @@ impl ShardTask {
         receipt: Option<&Receipt>,
     ) {
         let frames = Encoded::default();
+        let author = self.slot_left_out(message);
         for slot in slots {
             let Some(place) = self.places.get(slot) else {
                 continue;
             };
+            if author == Some(slot) {
+                // It has what it sent. Where it follows the log, that counts as given.
+                if message.position().is_some() {
+                    self.pass(slot, message);
+                }
+                continue;
+            }
             let connection = &place.connection;
             if except.is_some_and(|except| except.has(&self.node, connection.fd, &connection.user))
             {
@@ -107,6 +115,13 @@ impl ShardTask {
             let frame = frames.get(connection.dialect(), copy);
             self.offer(slot, frame, message, receipt);
         }
+    }
+
+    /// The place of the connection that does not get a message, for it sent it.
+    fn slot_left_out(&self, message: &Message) -> Option<usize> {
+        let sender = message.left_out()?;
+        let is_here = sender.node == self.node;
+        is_here.then(|| self.slots.get(&sender.fd).copied())?
     }
 
     /// Carries out a command that came alone: with none after it, frames need not gather in
@@ -146,11 +161,13 @@ impl ShardTask {
         message: &Arc<Message>,
     ) {
         let frames = Encoded::default();
+        let author = self.slot_left_out(message);
         let mut slots = slots.into_iter();
         let mut turn = Vec::with_capacity(TURN);
         loop {
             turn.clear();
-            let here = slots.by_ref().filter(|slot| self.places.contains(*slot));
+            let is_here = |slot: &usize| author != Some(*slot) && self.places.contains(*slot);
+            let here = slots.by_ref().filter(is_here);
             turn.extend(here.take(TURN));
             if turn.is_empty() {
                 return;

@@ -28,7 +28,8 @@ impl ShardTask {
                 true => Asker::Hook,
                 false => Asker::Client,
             };
-            self.subscribe(slot, topic, None, by).ok()
+            // What it reads of the log before was read at the door.
+            self.subscribe(slot, topic, Some(Since::Now), by).ok()
         });
         let subscribed = subscribed.collect();
         for (topic, start) in arrival.logs {
@@ -83,9 +84,10 @@ impl ShardTask {
         let topic = self.members.shared(topic);
         let connection = &mut self.places[slot].connection;
         let is_new = connection.subscribe(&topic, by, &self.members.topics)?;
-        let follows = (is_new || since.is_some())
-            && self.members.topics.keeps()
-            && connection.follow(&topic, since.unwrap_or(Since::Now));
+        let topics = &self.members.topics;
+        let from = since.or_else(|| is_new.then(|| topics.entry(&topic)));
+        let from = from.filter(|_| topics.is_followed(&topic));
+        let follows = from.filter(|from| connection.follow(&topic, *from));
         let row = match is_new {
             true => self.members.join(&topic, slot),
             false => self.members.topics.row(&topic),
