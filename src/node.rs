@@ -159,6 +159,8 @@ impl Node {
         } = Access::new(&config, &hub, &backplane, &router)?;
         let client_requests = ClientRequests {
             hub: hub.clone(),
+            backplane: backplane.clone(),
+            router: router.clone(),
             upstream: start_upstream(&config, node, &backplane, &metrics),
             authenticator: authenticator.clone(),
             sessions: sessions.clone(),
@@ -340,6 +342,7 @@ fn start_hub(
     let settings = Arc::new(Settings {
         queue_bytes: config.queue_bytes,
         memory_bytes: memory_limit::of(config),
+        uring: config.uring,
         limits: Limits::of(config.max_message_bytes),
         client_rate: config.client_rate,
         send_rate: config.send_rate,
@@ -387,6 +390,7 @@ fn start_backplane(
         url: config.public_url.clone(),
         weight: config.weight,
         signs: !secrets.is_empty(),
+        rules: config.topic_rules.digest(),
         degraded: false,
     };
     let inboxes = Bounds {
@@ -409,6 +413,7 @@ fn start_backplane(
                 prefix: config.prefix.clone(),
                 secrets: secrets.clone(),
                 inboxes,
+                rules: hub.topics().rules().clone(),
                 keep_replicas: config.keep_replicas,
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,

@@ -154,7 +154,7 @@ impl Inbound {
     async fn hear(&mut self, channel: Channel, payload: &[u8]) {
         let mut lines = 0_u32;
         let mut header: &[u8] = b"";
-        let mut is_first = true;
+        let (mut is_first, mut is_late) = (true, false);
         for line in protocol::lines(payload) {
             if line.trim_ascii().is_empty() || protocol::leaves_out(line, self.hub.node()) {
                 continue;
@@ -187,8 +187,11 @@ impl Inbound {
                 Ok(Line::Header { .. }) if !is_first => self.refuse(channel, "place"),
                 Ok(Line::Header { from, seq, tail }) => {
                     match self.number(channel, from, (seq, tail), is_signed).await {
-                        Some(true) => header = line,
-                        Some(false) => return,
+                        Some(number) if tail || number == Number::Repeat => return,
+                        Some(number) => {
+                            header = line;
+                            is_late = number == Number::Late;
+                        }
                         None => self.refuse(channel, "range"),
                     }
                 }
@@ -215,6 +218,10 @@ impl Inbound {
                     }
                 }
             }
+        }
+        if is_late {
+            // Who comes and goes is told in order: this may undo what came later.
+            self.hub.topics().notices().lost();
         }
         if lines > 0 {
             self.metrics.heard_batch_size.observe(f64::from(lines));
@@ -255,8 +262,7 @@ impl Inbound {
         }
     }
 
-    /// Checks a sender's sequence number; returns whether the following lines are new. A known
-    /// number is a repeat of a payload whose sender got no answer. A jump means that payloads were
+    /// Checks a sender's sequence number. A known number is a repeat of a payload whose sender got no answer. A jump means that payloads were
     /// lost on the way. A tail reveals the loss of the last payload. `None`: no sender can have got
     /// to that number.
     async fn number(
@@ -265,7 +271,7 @@ impl Inbound {
         from: NodeId,
         (seq, tail): (u64, bool),
         is_signed: bool,
-    ) -> Option<bool> {
+    ) -> Option<Number> {
         let senders = match is_signed {
             true => &mut self.senders,
             false => &mut self.unsigned,
@@ -297,7 +303,7 @@ impl Inbound {
             Number::Beyond => return None,
             Number::Repeat | Number::Next => {}
         }
-        Some(!tail && number != Number::Repeat)
+        Some(number)
     }
 
     /// Messages for this node may be lost: counts that and tells the clients now or, if they were

@@ -17,17 +17,18 @@ use crate::backplane::rows::Row;
 use crate::cluster::pending::Replies;
 use crate::cluster::reach::{RETRY, Reached, reach};
 use crate::delivery::answer::{Answer, await_receipts, settled_here};
-use crate::delivery::carrier::{CHUNK, Carrier, Part, parts_of};
+use crate::delivery::carrier::{CHUNK, Carrier};
 use crate::delivery::keep::Stored;
 use crate::delivery::ledger::OutcomeLedger;
 use crate::delivery::operation::Operation;
+use crate::delivery::part::{Part, parts_of};
 use crate::delivery::share::{Delivery, SUSPECTED, TOO_LATE, sum_up};
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::Receipt;
 use crate::protocol;
 use crate::protocol::ids::{ConnectionId, NodeId, Subject, Topic, UserId};
-use crate::protocol::{PushRequest, Status, Target, Wait};
+use crate::protocol::{InvalidInput, PushRequest, Status, Target, Wait};
 use crate::telemetry::metrics::Metrics;
 
 /// Routes pushes of this node's senders.
@@ -65,6 +66,31 @@ impl Router {
     /// When the registry cannot be read.
     pub(crate) async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
         self.carrier.backplane.rows(user).await
+    }
+
+    /// Refuses a push that the rule of its topic makes impossible.
+    ///
+    /// # Errors
+    /// Why it is.
+    pub(crate) fn check(&self, request: &PushRequest) -> Result<(), InvalidInput> {
+        let push = &request.push;
+        let topics = match &push.to {
+            Target::Topic(topic) => std::slice::from_ref(topic),
+            Target::Topics(topics) => topics,
+            _ => return Ok(()),
+        };
+        let goes_with_keep = push.except.is_none() && !push.message.has_policy();
+        let rules = self.carrier.hub.topics().rules();
+        let is_kept = |topic: &Topic| rules.find(topic).is_some_and(|rule| rule.keep.every);
+        match topics
+            .iter()
+            .find(|topic| !goes_with_keep && is_kept(topic))
+        {
+            None => Ok(()),
+            Some(topic) => Err(InvalidInput::new(format!(
+                "the rule of the topic {topic} keeps every push, which goes with neither except                 nor policy"
+            ))),
+        }
     }
 
     /// Carries out one push.
@@ -154,10 +180,12 @@ impl Router {
     // ------------------------------------------------------------ users and topics
 
     async fn push_to_subjects(&self, requests: &[PushRequest], began: Instant) -> Vec<Answer> {
-        let parts: Vec<Vec<Part<'_>>> = requests.iter().map(|one| parts_of(&one.push)).collect();
+        let rules = self.carrier.hub.topics().rules();
+        let parts = requests.iter().map(|one| parts_of(one, rules));
+        let parts: Vec<Vec<Part<'_>>> = parts.collect();
         let count = parts.iter().map(Vec::len).sum();
         let mut kept_pushes = Vec::new();
-        if requests.iter().any(|request| request.keep) {
+        if parts.iter().flatten().any(|part| part.keep) {
             kept_pushes.resize_with(count, OnceLock::new);
         }
         let mut shares: Vec<Delivery<'_>> = Vec::with_capacity(count);
@@ -178,13 +206,18 @@ impl Router {
             let first = shares.len();
             let mut kept = kept.into_iter().peekable();
             for (request, parts) in requests.iter().zip(parts) {
-                for (subject, push) in parts {
+                for Part {
+                    subject,
+                    push,
+                    keep,
+                } in parts
+                {
                     let deadline = began + request.timeout;
                     let new = |operation| {
                         Delivery::new(operation, subject.clone(), request.wait, deadline)
                     };
                     // Empty also where the whole chunk is late.
-                    let kept = kept.next_if(|_| request.keep);
+                    let kept = kept.next_if(|_| *keep);
                     shares.push(match kept {
                         Some(Ok(Stored { push, proof })) => new(match push {
                             Some(push) => {

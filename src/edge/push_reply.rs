@@ -20,6 +20,7 @@ pub(crate) fn parse(app: &App, body: &[u8]) -> Result<PushRequest, InvalidInput>
             "nothing is kept here (PUSH_KEEP_MESSAGES is 0)",
         ));
     }
+    app.router.check(&request)?;
     Ok(request)
 }
 

@@ -60,6 +60,10 @@ pub(crate) struct Push {
     /// Whether it was to be kept in the inboxes of its users, or the topic's log.
     #[serde(default)]
     pub(crate) kept: bool,
+    /// Whether it went to the channel of all nodes, without a look at who is where: Redis counts
+    /// every listener there.
+    #[serde(default)]
+    pub(crate) everywhere: bool,
     /// What it was told of each user, or of the topic.
     pub(crate) parts: Vec<Part>,
 }
@@ -128,6 +132,9 @@ pub(crate) enum Event {
         topic: String,
         /// How it follows the topic's log.
         inbox: Inbox,
+        /// It asked for so many of the last messages, and these are proven to be the last.
+        #[serde(default)]
+        last: Option<u16>,
         at: Micros,
     },
     /// The connection asks to leave the topic.

@@ -263,6 +263,7 @@ impl Stage {
             answered: self.recorder.now(),
             reason: answer["reason"].as_str().map(str::to_owned),
             kept: draft.kept,
+            everywhere: false,
             parts,
             status,
         }));
@@ -332,6 +333,7 @@ impl Stage {
             answered: self.recorder.now(),
             reason: answer["reason"].as_str().map(str::to_owned),
             kept: draft.kept,
+            everywhere: false,
             parts: parts(&draft.to, &status, &answer),
             status: status.clone(),
         }));

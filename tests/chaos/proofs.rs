@@ -27,6 +27,7 @@ fn push(id: &str, seq: u64, user: &str, sent: u64) -> Push {
         status: "routed".to_owned(),
         reason: None,
         kept: false,
+        everywhere: false,
         parts: vec![Part {
             user: user.to_owned(),
             status: "routed".to_owned(),

@@ -190,6 +190,7 @@ impl Sender {
                     answered,
                     reason,
                     kept: draft.kept,
+                    everywhere: false,
                     parts: parts(&draft.to, &status, answer),
                     status,
                 }));
@@ -362,6 +363,7 @@ impl RedisPublisher {
                     status: status.to_owned(),
                     reason: None,
                     kept: false,
+                    everywhere: is_to_all,
                     parts: vec![Part {
                         user: draft.to[0].clone(),
                         status: status.to_owned(),

@@ -160,6 +160,35 @@ async fn the_members_of_a_killed_node_leave() {
     assert_eq!(news(&mut watcher).await, leaves("dora"));
 }
 
+/// A payload whose answer was lost is sent again, and may come after later ones.
+#[tokio::test]
+async fn what_a_node_says_late_does_not_undo_what_it_said_after_that() {
+    let redis = Redis::start();
+    let [a, b] = ["a", "b"].map(|name| node_with(&redis, name, &[SHORT_GRACE]));
+    let _bob = member(&b, "bob", "room").await;
+    let mut watcher = Client::v1(&a.ws_url("me")).await;
+    assert_eq!(watch(&mut watcher, "room").await, json!(["bob", "me"]));
+    let say = |seq: u64, gone: &str| {
+        let header = json!({"v": 1, "from": b.id, "seq": seq});
+        let line = json!({"cmd": "presence", "topic": "room", "node": b.id, "gone": [gone]});
+        let channel = format!("pn:n:{{{}}}", a.id);
+        let heard = redis.cli(&["PUBLISH", &channel, &format!("{header}\n{line}")]);
+        assert_eq!(heard, "1");
+    };
+    // A gap before it: b is asked who is there, and says so under its own, lower number.
+    say(1_000, "stranger");
+    eventually(async || match a.metric("payloads_late_total").await {
+        0.0 => Err("no list yet"),
+        _ => Ok(()),
+    })
+    .await;
+    say(999, "bob");
+    let ann = member(&b, "ann", "room").await;
+    assert_eq!(news(&mut watcher).await, joins("ann"));
+    drop(ann);
+    assert_eq!(news(&mut watcher).await, leaves("ann"), "and not bob");
+}
+
 /// A node that stands still is not dead, and its members are still there when it comes back.
 #[tokio::test]
 async fn nobody_leaves_because_redis_forgets_or_goes_away() {

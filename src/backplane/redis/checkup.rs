@@ -101,7 +101,7 @@ async fn servers_of(url: &RedisUrl) -> Result<Vec<(String, ServerUrl)>, String> 
 }
 
 async fn examine_server(name: &str, server: &ServerUrl, features: &Features) -> Vec<Finding> {
-    let connection = match open_primary(server).await {
+    let connection = match open_primary(&server.clone().into()).await {
         Ok(connection) => connection,
         Err(error) => {
             return vec![finding("redis", name, Gravity::Fault, reason(&error))];

@@ -44,14 +44,16 @@ use crate::backplane::redis::registry::write::Registry;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::eviction::EvictionWatch;
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
-use crate::backplane::redis::servers::login::{FileLogin, words_of};
+use crate::backplane::redis::servers::login::words_of;
 use crate::backplane::redis::servers::tls;
+use crate::backplane::redis::servers::vouch::Destination;
 use crate::backplane::redis::store::access::AccessStore;
 use crate::backplane::redis::store::events::EventLog;
 use crate::backplane::redis::store::kept::KeptStore;
 use crate::backplane::redis::store::upstream::Streams;
-use crate::config::redis_url::{RedisUrl, ServerUrl, TlsFiles, Topology};
+use crate::config::redis_url::{RedisUrl, TlsFiles, Topology};
 use crate::local::hub::Hub;
+use crate::local::live_rules::LiveRules;
 use crate::local::replay::page::Bounds;
 use crate::protocol;
 use crate::protocol::ClusterKeys;
@@ -89,6 +91,8 @@ pub(crate) struct RedisSettings {
     pub secrets: ClusterKeys,
     /// The bounds of inboxes and logs.
     pub inboxes: Bounds,
+    /// Where topics have others.
+    pub rules: LiveRules,
     /// How many replicas must have a kept message.
     pub keep_replicas: u32,
     /// Approximately how many entries the stream of a service holds.
@@ -325,7 +329,7 @@ impl Redis {
     }
 
     pub(crate) fn warning(&self) -> Option<&'static str> {
-        self.eviction.warning()
+        self.eviction.warning().or(self.lease.warning())
     }
 
     pub(crate) fn gauge(&self, metrics: &Metrics) {
@@ -412,7 +416,7 @@ impl Drop for Redis {
 /// At most `messages` wait for the listener, and `commands` for a
 /// connection.
 fn build(
-    server: &ServerUrl,
+    server: &Destination,
     messages: usize,
     commands: usize,
 ) -> Result<Client, fred::error::Error> {
@@ -422,7 +426,7 @@ fn build(
 }
 
 /// As [`build`], for a connection that one task has to itself; it does not connect again.
-fn build_once(server: &ServerUrl) -> Result<Client, fred::error::Error> {
+fn build_once(server: &Destination) -> Result<Client, fred::error::Error> {
     // It receives no messages, and its task sends one pipeline at a time. fred 10.1: a connect that
     // fails is told twice, and where only one fits, the reason is lost.
     let mut builder = builder(server, 2, EXCLUSIVE_BUFFER)?;
@@ -432,10 +436,11 @@ fn build_once(server: &ServerUrl) -> Result<Client, fred::error::Error> {
 }
 
 fn builder(
-    server: &ServerUrl,
+    destination: &Destination,
     messages: usize,
     commands: usize,
 ) -> Result<Builder, fred::error::Error> {
+    let server = &destination.url;
     let mut config = FredConfig::from_url(&server.url)?;
     config.version = RespVersion::RESP3;
     if let ServerConfig::Unix { path } = &mut config.server {
@@ -455,10 +460,7 @@ fn builder(
     }
     config.database = Some(server.database).filter(|number| *number != 0);
     (config.username, config.password) = words_of(server.login.as_ref());
-    if let Some(file) = &server.login_file {
-        let login = FileLogin::new(file.clone(), server.login.clone());
-        config.credential_provider = Some(Arc::new(login));
-    }
+    config.credential_provider = destination.credentials();
     if config.tls.is_some() && server.tls != TlsFiles::default() {
         config.tls = Some(tls::connector(&server.tls)?.into());
     }

@@ -13,6 +13,7 @@ use crate::protocol::topic_pattern::TopicPatterns;
 const SETTINGS: Settings = Settings {
     queue_bytes: 4096,
     memory_bytes: usize::MAX,
+    uring: true,
     limits: Limits {
         message_bytes: 1000,
         fragments: 8,

@@ -29,6 +29,9 @@ pub(crate) const DEAF: Duration = Duration::from_millis(1_500);
 /// subscription went silent at the same moment, and detecting that has taken its time already.
 const DEAF_TOO: Duration = Duration::from_millis(400);
 
+/// The time between two looks while that is going on.
+pub(crate) const PRESSING: Duration = Duration::from_millis(100);
+
 /// Maximum number of probes remembered: half a minute of them.
 const SENT: usize = 64;
 
@@ -143,6 +146,8 @@ pub(crate) struct Probing {
     doubtful: bool,
     /// How many probes in a row Redis handed to no subscriber.
     unheard: u32,
+    /// When the last probe was sent.
+    asked: Option<Instant>,
     /// The PUBLISH under way.
     task: Option<JoinHandle<Result<u32, fred::error::Error>>>,
 }
@@ -156,6 +161,13 @@ impl Probing {
     /// When the present subscription proved to work; `None` if it has not yet.
     pub(crate) fn proven(&self) -> Option<Instant> {
         self.heard.filter(|heard| self.renewed < Some(*heard))
+    }
+
+    /// Whether a connection went silent, or is about to be found so: then each step that is taken
+    /// sooner is one in which less is lost.
+    pub(crate) fn is_pressing(&self) -> bool {
+        let is_late = self.task.is_some() && self.asked.is_some_and(|at| at.elapsed() > DEAF);
+        self.doubtful || is_late
     }
 
     /// The channel is subscribed to again: only what is heard from now on proves that this worked.
@@ -253,6 +265,7 @@ impl Probing {
             }
         }
         self.sent += 1;
+        self.asked = Some(Instant::now());
         let line = protocol::probe_line(probes.note_sent(self.sent));
         let (servers, channel) = (servers.clone(), own.to_owned());
         self.task = Some(tokio::spawn(async move {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::backplane::feed::{Channel, FeedEvent};
 use crate::backplane::nodes::Health;
-use crate::backplane::redis::bus::probes::{DEAF, Hearing, PROBE, Probing};
+use crate::backplane::redis::bus::probes::{DEAF, Hearing, PRESSING, PROBE, Probing};
 use crate::backplane::redis::bus::pump::{Heard, Pump};
 use crate::backplane::redis::registry::belief::LEASE;
 use crate::backplane::redis::registry::lease::Lease;
@@ -247,6 +247,9 @@ impl Live {
             }
             Hearing::Hears => self.move_along(bus).await,
         }
+        if self.probing.is_pressing() {
+            self.beat.reset_after(PRESSING);
+        }
         if bus.judge(&self.probing) == Health::Ready {
             self.down_since = None;
             self.told = false;
@@ -425,7 +428,7 @@ impl Bus {
     async fn open(&self) -> Option<RedisSubscription> {
         let place = self.servers.place_of(&self.own);
         let client = build(
-            &self.servers.url_of(&self.own)?,
+            &self.servers.way_to(&self.own)?,
             SUBSCRIPTION_BUFFER,
             COMMAND_BUFFER,
         )

@@ -259,7 +259,7 @@ async fn tell_of(
     metrics: Arc<Metrics>,
     rows: Vec<(oneshot::Receiver<()>, Subject)>,
 ) {
-    let mut told = 0_usize;
+    let mut pace = Pace::default();
     for (written, row) in rows {
         if written.await.is_err() {
             continue;
@@ -273,12 +273,25 @@ async fn tell_of(
             }
         };
         for fd in fds {
+            pace.keep().await;
             hub.tell(fd, Command::Missed { fd }).await;
-            told += 1;
-            if told.is_multiple_of(TOLD_AT_ONCE) {
-                tokio::time::sleep(PAUSE).await;
-            }
         }
+    }
+}
+
+/// The pace of news: so many, and then a pause.
+#[derive(Debug, Default)]
+struct Pace {
+    told: usize,
+}
+
+impl Pace {
+    /// Waits until the next one may be told.
+    async fn keep(&mut self) {
+        if self.told > 0 && self.told.is_multiple_of(TOLD_AT_ONCE) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.told += 1;
     }
 }
 
@@ -293,7 +306,24 @@ fn place(rows: &[(u64, Subject)], step: u64, ticks: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_hear_of_lost_rows_two_hundred_at_a_time() {
+        let (start, mut pace) = (Instant::now(), Pace::default());
+        let mut times = Vec::new();
+        for _ in 0..800 {
+            pace.keep().await;
+            times.push(start.elapsed());
+        }
+        let portions = times.chunk_by(|one, next| one == next);
+        let portions: Vec<_> = portions
+            .map(|part| (part[0].as_millis(), part.len()))
+            .collect();
+        assert_eq!(portions, [(0, 200), (100, 200), (200, 200), (300, 200)]);
+    }
 
     #[test]
     fn each_row_belongs_to_one_step_of_a_round() {

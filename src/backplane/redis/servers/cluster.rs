@@ -43,7 +43,7 @@ pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
     let mut asked = Vec::new();
     for seed in seeds {
         let url = servers.url().server(&seed);
-        let client = url.and_then(|url| build(&url, 16, COMMAND_BUFFER).ok());
+        let client = url.and_then(|url| build(&url.into(), 16, COMMAND_BUFFER).ok());
         let Some(client) = client else {
             tracing::error!(host = seed.0, "invalid address of a cluster node");
             continue;

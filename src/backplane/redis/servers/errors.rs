@@ -10,6 +10,7 @@ use std::time::Duration;
 use fred::error::{Error, ErrorKind};
 use parking_lot::RwLock;
 
+use crate::backplane::redis::servers::vouch;
 use crate::telemetry::throttle::ThrottleByKind;
 
 /// The minimum time between two entries in the log about one kind of refusal.
@@ -57,7 +58,8 @@ pub(crate) struct Cause {
 }
 
 /// Words in errors of a connect, and what they mean.
-const CAUSES: [(&str, &str); 9] = [
+const CAUSES: [(&str, &str); 10] = [
+    (vouch::LEFT, vouch::LEFT),
     ("max number of clients", "Redis has too many clients"),
     ("lookup address", "the name of Redis cannot be resolved"),
     ("CertificateRequired", "Redis asks for a client certificate"),

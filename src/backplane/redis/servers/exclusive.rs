@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::backplane::redis::servers::role::{ServerRole, role};
+use crate::backplane::redis::servers::vouch::Destination;
 use crate::backplane::redis::servers::{ServerPlace, Servers};
 use crate::backplane::redis::{COMMAND_TIMEOUT, build_once};
-use crate::config::redis_url::ServerUrl;
 
 /// Maximum number of connections of one node; as many inboxes are written at once by one batch.
 const MOST: usize = 64;
@@ -72,6 +72,11 @@ pub(crate) struct Loan {
 impl Loan {
     pub(crate) fn client(&self) -> &Client {
         &self.connection.client
+    }
+
+    /// Its server.
+    pub(crate) fn place(&self) -> &ServerPlace {
+        &self.place
     }
 
     /// For the next task. Only if every answer has come and nothing is watched any more.
@@ -137,14 +142,14 @@ impl ConnectionPool {
     }
 
     async fn open(&self, key: &str) -> FredResult<PooledClient> {
-        open_primary(&self.servers.url_of(key).ok_or_else(away)?).await
+        open_primary(&self.servers.way_to(key).ok_or_else(away)?).await
     }
 }
 
 /// A connection of its own to a server that does not say that it is a replica: its name, or its
 /// address, may lead to another server by now.
-pub(crate) async fn open_primary(url: &ServerUrl) -> FredResult<PooledClient> {
-    let client = build_once(url)?;
+pub(crate) async fn open_primary(server: &Destination) -> FredResult<PooledClient> {
+    let client = build_once(server)?;
     let connection = PooledClient {
         task: client.connect(),
         client,

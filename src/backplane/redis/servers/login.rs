@@ -18,7 +18,7 @@ use crate::telemetry::throttle::Throttle;
 const COMPLAINTS: Duration = Duration::from_secs(30);
 
 /// User and password as fred takes them.
-type LoginWords = (Option<String>, Option<String>);
+pub(crate) type LoginWords = (Option<String>, Option<String>);
 
 /// Credentials in a file.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ pub(crate) mod role;
 pub(crate) mod sentinel;
 pub(crate) mod server;
 pub(crate) mod tls;
+pub(crate) mod vouch;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub(crate) use crate::backplane::redis::servers::commands::{
 use crate::backplane::redis::servers::errors::{Complaints, redacted};
 use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch};
 use crate::backplane::redis::servers::server::Server;
+use crate::backplane::redis::servers::vouch::{Destination, Vouchers};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
 use crate::telemetry::metrics::Metrics;
@@ -77,7 +79,9 @@ struct Shared {
     /// Counts changes of the routes.
     turns: watch::Sender<u64>,
     /// Woken by errors that may mean that the routes are out of date.
-    doubt: Notify,
+    doubt: Arc<Notify>,
+    /// Who vouches for a server; `None` without Sentinels.
+    vouchers: Option<Vouchers>,
     /// How often the only server's name was looked up again because it led to a replica.
     searches: AtomicU64,
     /// Which address of the only server's name answered, if it has several.
@@ -134,8 +138,10 @@ impl Servers {
         let faults = Arc::<LinkFaults>::default();
         let one = *url.topology() == Topology::One;
         // Until the routes are known, a client without a connection refuses commands.
-        let (waiting, doubt) = (if one { COMMAND_BUFFER } else { 1 }, Notify::new());
-        let client = build(&url.one(), NO_MESSAGES, waiting)?;
+        let waiting = if one { COMMAND_BUFFER } else { 1 };
+        let client = build(&url.one().into(), NO_MESSAGES, waiting)?;
+        let doubt = Arc::<Notify>::default();
+        let has_sentinels = matches!(url.topology(), Topology::Sentinel { .. });
         let server = if one {
             let (faults, breaks, metrics) = (faults.clone(), breaks.clone(), metrics.clone());
             let watch = LinkWatch {
@@ -159,6 +165,7 @@ impl Servers {
             routes: RwLock::new(Arc::new(routes)),
             breaks,
             turns: watch::channel(0).0,
+            vouchers: has_sentinels.then(|| Vouchers::new(doubt.clone())),
             doubt,
             searches: AtomicU64::new(0),
             address: RwLock::default(),
@@ -229,10 +236,10 @@ impl Servers {
     }
 
     /// The server that has this key now.
-    pub(crate) fn url_of(&self, key: &str) -> Option<ServerUrl> {
+    pub(crate) fn way_to(&self, key: &str) -> Option<Destination> {
         match self.place_of(key).host {
-            Some(host) => self.0.url.server(&host),
-            None if *self.0.url.topology() == Topology::One => Some(self.only_url()),
+            Some(host) => self.destination(host),
+            None if *self.0.url.topology() == Topology::One => Some(self.only_url().into()),
             // Not known yet.
             None => None,
         }
@@ -359,8 +366,8 @@ impl Servers {
 
     /// A connection to a server, not yet part of the routes.
     pub(crate) fn dial(&self, host: Host) -> Option<Server> {
-        let url = self.0.url.server(&host)?;
-        let client = build(&url, NO_MESSAGES, COMMAND_BUFFER)
+        let destination = self.destination(host.clone())?;
+        let client = build(&destination, NO_MESSAGES, COMMAND_BUFFER)
             .inspect_err(
                 |error| tracing::error!(error = %redacted(error), "cannot connect to Redis"),
             )
@@ -370,7 +377,7 @@ impl Servers {
 
     /// A connection to the only server, by its name, not yet part of the routes.
     pub(crate) fn dial_by_name(&self) -> Option<Server> {
-        let client = build(&self.only_url(), NO_MESSAGES, COMMAND_BUFFER).ok()?;
+        let client = build(&self.only_url().into(), NO_MESSAGES, COMMAND_BUFFER).ok()?;
         Some(Server::connect(client, None, self.link_watch()))
     }
 

@@ -82,7 +82,7 @@ async fn search(servers: &Servers) {
 /// the many to a replica are neither logged nor counted.
 async fn dial(servers: &Servers) -> FredResult<Server> {
     servers.choose_address().await;
-    drop(open_primary(&servers.only_url()).await?);
+    drop(open_primary(&servers.only_url().into()).await?);
     let unusable = || Error::new(ErrorKind::Config, "the URL of Redis cannot be used");
     servers.dial_by_name().ok_or_else(unusable)
 }

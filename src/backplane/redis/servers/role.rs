@@ -22,9 +22,17 @@ pub(crate) enum ServerRole {
 /// # Errors
 /// No answer came.
 pub(crate) async fn role(client: &Client) -> FredResult<ServerRole> {
+    role_within(client, ANSWER).await
+}
+
+/// As [`role`], with a limit of the caller's.
+///
+/// # Errors
+/// No answer came.
+pub(crate) async fn role_within(client: &Client, time: Duration) -> FredResult<ServerRole> {
     let command = CustomCommand::new_static("ROLE", None, false);
     let asked = client.custom::<Vec<Value>, &str>(command, Vec::new());
-    let asked = tokio::time::timeout(ANSWER, asked).await;
+    let asked = tokio::time::timeout(time, asked).await;
     let silent = || Error::new(ErrorKind::Timeout, "no answer to ROLE");
     match asked.map_err(|_| silent())? {
         Ok(answer) => Ok(match answer.first().and_then(Value::as_str).as_deref() {

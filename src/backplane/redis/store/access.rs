@@ -153,15 +153,22 @@ impl AccessStore {
     }
 
     async fn set(&self, key: String, value: String, expire: Expiration) -> Result<(), Unavailable> {
-        let client = self.servers.at(&key);
-        let set: Result<(), Error> = client.set(&key, value, Some(expire), None, false).await;
-        set.map_err(|error| self.away(&error))
+        let (place, client) = (self.servers.place_of(&key), self.servers.at(&key));
+        let set = async {
+            let _: () = client.set(&key, value, Some(expire), None, false).await?;
+            self.servers.confirm(&place).await
+        };
+        set.await.map_err(|error| self.away(&error))
     }
 
     async fn delete(&self, key: String) -> Result<bool, Unavailable> {
-        let deleted = self.servers.call("DEL", &key, &[]).await;
-        let deleted = deleted.and_then(Value::convert::<i64>);
-        Ok(deleted.map_err(|error| self.away(&error))? > 0)
+        let place = self.servers.place_of(&key);
+        let deleted = async {
+            let deleted = self.servers.call("DEL", &key, &[]).await?;
+            self.servers.confirm(&place).await?;
+            deleted.convert::<i64>()
+        };
+        Ok(deleted.await.map_err(|error| self.away(&error))? > 0)
     }
 }
 

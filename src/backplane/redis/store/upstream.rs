@@ -78,8 +78,13 @@ impl Streams {
         loop {
             // A command that fred holds until it has a connection might be sent after the deadline.
             let error = if self.servers.at(&key).is_connected() {
-                match self.servers.call("XADD", &key, &words).await {
-                    Ok(_) => return Ok(()),
+                let place = self.servers.place_of(&key);
+                let added = async {
+                    self.servers.call("XADD", &key, &words).await?;
+                    self.servers.confirm(&place).await
+                };
+                match added.await {
+                    Ok(()) => return Ok(()),
                     Err(error) if is_broken_off(&error) => {
                         tracing::debug!(error = %redacted(&error), service, "it is unknown whether the entry was added");
                         return Err(Unsent::Unknown);
