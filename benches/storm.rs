@@ -190,13 +190,7 @@ fn busiest(pid: u32, over: &AtomicBool) -> f64 {
 fn push_to_all(node: &Node, crowd: &mut Crowd, clients: usize, round: u64) -> io::Result<()> {
     let mut connection = Connection::open(node.senders)?;
     for from in (0..clients).step_by(BATCH) {
-        let lines: String = (from..clients.min(from + BATCH))
-            .map(|n| {
-                let user = format!("{USER}{n}");
-                let data = message::data(&user, round, DATA);
-                format!("{{\"to\":{{\"user\":\"{user}\"}},\"data\":{data}}}\n")
-            })
-            .collect();
+        let lines = message::batch(from..clients.min(from + BATCH), round, DATA);
         connection.send(&http::post(http::NDJSON, &lines))?;
         connection.receive()?;
         crowd.linger(Duration::ZERO)?;

@@ -45,6 +45,7 @@ use crate::delivery::router::Router;
 use crate::edge::acceptor::{Acceptor, Service};
 use crate::edge::http_stream::HttpPatience;
 use crate::edge::listeners::Listeners;
+use crate::edge::push_lane::PushLane;
 use crate::edge::requests::ClientRequests;
 use crate::edge::upstream::Upstream;
 use crate::local::admission::Admission;
@@ -158,6 +159,8 @@ impl Node {
         } = Access::new(&config, &hub, &backplane, &router)?;
         let client_requests = ClientRequests {
             hub: hub.clone(),
+            backplane: backplane.clone(),
+            router: router.clone(),
             upstream: start_upstream(&config, node, &backplane, &metrics),
             authenticator: authenticator.clone(),
             sessions: sessions.clone(),
@@ -339,6 +342,7 @@ fn start_hub(
     let settings = Arc::new(Settings {
         queue_bytes: config.queue_bytes,
         memory_bytes: memory_limit::of(config),
+        uring: config.uring,
         limits: Limits::of(config.max_message_bytes),
         client_rate: config.client_rate,
         send_rate: config.send_rate,
@@ -386,6 +390,7 @@ fn start_backplane(
         url: config.public_url.clone(),
         weight: config.weight,
         signs: !secrets.is_empty(),
+        rules: config.topic_rules.digest(),
         degraded: false,
     };
     let inboxes = Bounds {
@@ -408,6 +413,7 @@ fn start_backplane(
                 prefix: config.prefix.clone(),
                 secrets: secrets.clone(),
                 inboxes,
+                rules: hub.topics().rules().clone(),
                 keep_replicas: config.keep_replicas,
                 upstream_length: config.upstream_length,
                 events_length: config.events_length,
@@ -472,8 +478,10 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
         under_way: UnderWay::default(),
         ..private.clone()
     };
+    let lane = PushLane::new(app, &public.names, &public.patience);
     for listener in listeners.clients {
-        let service = Service::Http(crate::api::client_routes(app));
+        let lane = app.config.api_listen.is_empty().then(|| lane.clone());
+        let service = Service::Http(crate::api::client_routes(app), lane);
         tokio::spawn(public.clone().serve(listener, service));
     }
     for listener in listeners.lines {
@@ -481,11 +489,11 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
         tokio::spawn(public.clone().serve(listener, service));
     }
     for listener in listeners.senders {
-        let service = Service::Http(crate::api::sender_routes(app));
+        let service = Service::Http(crate::api::sender_routes(app), Some(lane.clone()));
         tokio::spawn(private.clone().serve(listener, service));
     }
     for listener in listeners.admin {
-        let service = Service::Http(crate::api::admin_routes(app));
+        let service = Service::Http(crate::api::admin_routes(app), None);
         tokio::spawn(admin.clone().serve(listener, service));
     }
 }

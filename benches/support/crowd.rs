@@ -61,6 +61,7 @@ enum State {
 struct Client {
     state: State,
     stream: Option<TcpStream>,
+    server: SocketAddr,
     user: String,
     bytes: Vec<u8>,
     began: Instant,
@@ -79,6 +80,8 @@ pub struct Crowd {
     servers: Vec<SocketAddr>,
     sources: Vec<Ipv4Addr>,
     clients: Vec<Client>,
+    /// The number of the first client.
+    first: usize,
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     buffer: Vec<u8>,
     last_look: Instant,
@@ -90,11 +93,25 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Clients that are away. Client `n` uses server and source number `n`, counted round.
+    /// Clients that are away. Client `n` uses server and source number `n`, counted round, and after
+    /// a failure the next server.
     pub fn new(count: usize, servers: Vec<SocketAddr>, sources: usize) -> io::Result<Crowd> {
-        let client = |n| Client {
+        // Not 127.0.0.1, from where everything else connects.
+        Crowd::part(0..count, servers, (1, sources))
+    }
+
+    /// Some of the clients of a crowd that is spread over processes; each process has a network
+    /// `127.0.n.x` of its own, and so many addresses of it.
+    pub fn part(
+        clients: Range<usize>,
+        servers: Vec<SocketAddr>,
+        (network, sources): (u8, usize),
+    ) -> io::Result<Crowd> {
+        let first = clients.start;
+        let client = |n: usize| Client {
             state: State::Away,
             stream: None,
+            server: servers[n % servers.len()],
             user: format!("{USER}{n}"),
             bytes: Vec::new(),
             began: Instant::now(),
@@ -104,14 +121,15 @@ impl Crowd {
             received: 0,
             misrouted: 0,
         };
-        // Not 127.0.0.1, from where everything else connects.
-        let source = |n: usize| Ipv4Addr::new(127, 0, 1, u8::try_from(n + 1).unwrap_or(u8::MAX));
+        let source =
+            |n: usize| Ipv4Addr::new(127, 0, network, u8::try_from(n + 1).unwrap_or(u8::MAX));
         Ok(Crowd {
             poll: Poll::new()?,
             events: Events::with_capacity(1_024),
-            servers,
             sources: (0..sources.max(1)).map(source).collect(),
-            clients: (0..count).map(client).collect(),
+            clients: clients.map(client).collect(),
+            servers,
+            first,
             due: BinaryHeap::new(),
             buffer: vec![0; 64 * 1_024],
             last_look: Instant::now(),
@@ -197,7 +215,8 @@ impl Crowd {
         }
     }
 
-    fn turn(&mut self, limit: Duration) -> io::Result<()> {
+    /// Looks at the sockets once and waits for them that long at most.
+    pub fn turn(&mut self, limit: Duration) -> io::Result<()> {
         let now = Instant::now();
         while let Some(&Reverse((due, n))) = self.due.peek()
             && due <= now
@@ -245,7 +264,9 @@ impl Crowd {
     }
 
     fn dial(&mut self, n: usize) -> io::Result<TcpStream> {
-        let server = self.servers[n % self.servers.len()];
+        let failures = self.clients[n].failures as usize;
+        let server = self.servers[(self.first + n + failures) % self.servers.len()];
+        self.clients[n].server = server;
         let sources = self.sources.len();
         let address = self.sources[n % sources];
         // Of the clients of one source each has a port, and in the next attempt another.
@@ -299,7 +320,7 @@ impl Crowd {
         if client.state == State::Connecting {
             match stream.take_error()? {
                 None if writable => {
-                    let host = self.servers[n % self.servers.len()].to_string();
+                    let host = client.server.to_string();
                     stream.write_all(&websocket::request_v1(&host, &client.user))?;
                     client.state = State::Handshake;
                     let registry = self.poll.registry();

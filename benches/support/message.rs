@@ -1,5 +1,9 @@
 //! The messages that are pushed: JSON of an exact size that names its user and its place in the order.
 
+use std::ops::Range;
+
+use super::rivals::USER;
+
 /// The user named in a message to everybody.
 pub const ALL: &str = "all";
 
@@ -10,6 +14,17 @@ pub fn data(user: &str, sequence: u64, size: usize) -> String {
     text.extend(std::iter::repeat_n('x', padding));
     text.push_str("\"}");
     text
+}
+
+/// A body of NDJSON with one push to each of these users.
+pub fn batch(users: Range<usize>, sequence: u64, size: usize) -> String {
+    users
+        .map(|n| {
+            let user = format!("{USER}{n}");
+            let data = data(&user, sequence, size);
+            format!("{{\"to\":{{\"user\":\"{user}\"}},\"data\":{data}}}\n")
+        })
+        .collect()
 }
 
 /// Takes user and sequence out of what `data` made.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
+use tokio::time::Instant;
 use warp::Filter;
 use warp::http::{HeaderValue, Method, StatusCode};
 use warp::reject::Rejection;
@@ -19,16 +20,10 @@ use warp::reply::Response;
 use crate::api::filters::with_key;
 use crate::app::App;
 use crate::edge::error::{HttpError, Routes};
-use crate::edge::request_body::BodyHead;
+use crate::edge::request_body::{BodyHead, Form, Media};
 use crate::edge::upgrade::RequestContext;
 use crate::protocol::InvalidInput;
 
-/// The media types of lines, the first of them in answers.
-pub(super) const LINES: [&str; 3] = [
-    "application/x-ndjson",
-    "application/ndjson",
-    "application/jsonl",
-];
 const TYPES: &str = "send Content-Type: application/json, or application/x-ndjson for pushes one \
     a line";
 const ENCODED: &str = "Content-Encoding is not supported: send the body uncompressed";
@@ -69,28 +64,11 @@ where
         .boxed()
 }
 
-/// The form of a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Json,
-    /// One JSON value a line.
-    Lines,
-}
-
 /// What a request says of its body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Declared {
     media: Media,
     head: BodyHead,
-}
-
-/// Its `Content-Type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Media {
-    Nothing,
-    Form(Form),
-    /// None that we read.
-    Other,
 }
 
 /// What the head of the request says of its body.
@@ -104,20 +82,6 @@ pub(super) fn declared() -> impl Filter<Extract = (Declared,), Error = Rejection
             media,
             head: context.body,
         })
-}
-
-impl Media {
-    fn of(value: &[u8]) -> Self {
-        let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
-        let is = |one: &&str| essence.trim_ascii().eq_ignore_ascii_case(one.as_bytes());
-        if ["application/json", "text/json"].iter().any(is) {
-            Self::Form(Form::Json)
-        } else if LINES.iter().any(is) {
-            Self::Form(Form::Lines)
-        } else {
-            Self::Other
-        }
-    }
 }
 
 /// Reads a body of JSON.
@@ -153,7 +117,7 @@ pub(super) async fn read_declared<B: Buf>(
     {
         return Err(too_large());
     }
-    let mut body = read(body).await?;
+    let mut body = read(body, declared.head.begun).await?;
     // RFC 8259, 8.1: a reader may skip it instead of calling it an error.
     if body.starts_with(BYTE_ORDER_MARK) {
         body.advance(BYTE_ORDER_MARK.len());
@@ -175,8 +139,10 @@ fn too_large() -> HttpError {
 
 async fn read<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
+    begun: Option<Instant>,
 ) -> Result<Bytes, HttpError> {
-    let gathered = tokio::time::timeout(PATIENCE, gather(body)).await;
+    let deadline = begun.unwrap_or_else(Instant::now) + PATIENCE;
+    let gathered = tokio::time::timeout_at(deadline, gather(body)).await;
     gathered.unwrap_or_else(|_| {
         Err(HttpError::new(
             StatusCode::REQUEST_TIMEOUT,

@@ -18,7 +18,7 @@ use warp::{Filter, Reply};
 
 use crate::api::openapi::NotAllowed;
 use crate::app::App;
-use crate::edge::caller::Caller;
+use crate::edge::caller::{Caller, SenderFault};
 use crate::edge::error::{HttpError, RefusalCode, Routes};
 use crate::edge::upgrade::RequestContext;
 use crate::protocol::ids::BadName;
@@ -41,14 +41,11 @@ pub(super) fn with_key(
         .and(warp::ext::get::<RequestContext>())
         .and_then(
             |app: Arc<App>, authorization: Option<String>, context: RequestContext| async move {
-                if !app.api_keys.allow(authorization.as_deref()) {
-                    return Err(warp::reject::custom(NoKey));
+                match context.caller.check_sender(&app, authorization.as_deref()) {
+                    Ok(()) => Ok(app),
+                    Err(SenderFault::NoKey) => Err(warp::reject::custom(NoKey)),
+                    Err(SenderFault::Stranger(error)) => Err(warp::reject::custom(Refused(error))),
                 }
-                if app.api_keys.is_empty() {
-                    let checked = context.caller.check_stranger(&app);
-                    checked.map_err(|error| warp::reject::custom(Refused(error)))?;
-                }
-                Ok(app)
             },
         )
 }

@@ -39,6 +39,8 @@ mod call;
 
 mod topics;
 
+mod messages;
+
 mod reply;
 
 mod operations;
@@ -112,6 +114,8 @@ fn other_senders(app: &Arc<App>) -> Routes {
         .or(call::route(app))
         .unify()
         .or(topics::routes(app))
+        .unify()
+        .or(messages::routes(app))
         .unify()
         .or(reply::route(app))
         .unify()

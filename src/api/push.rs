@@ -9,16 +9,18 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use warp::Filter;
 use warp::http::StatusCode;
-use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::reply::Response;
 
-use crate::api::body::{self, Form, LINES};
+use crate::api::body;
 use crate::api::filters::with_key;
 use crate::api::openapi::documented;
 use crate::app::App;
 use crate::delivery::answer::Answer;
-use crate::edge::error::{ErrorBody, HttpError, Routes, json};
-use crate::protocol::{self, InvalidInput, PushRequest, Status};
+use crate::edge::error::{HttpError, Routes, json_text};
+use crate::edge::push_reply::{self, UNROUTED_RETRY, parse};
+use crate::edge::request_body::{Form, LINES};
+use crate::protocol::{self, InvalidInput, PushRequest};
 
 /// Most pushes in one batch.
 const MAX_BATCH: usize = 10_000;
@@ -45,16 +47,6 @@ pub(super) fn route(app: &Arc<App>) -> Routes {
         .boxed()
 }
 
-fn parse(app: &App, body: &[u8]) -> Result<PushRequest, InvalidInput> {
-    let request = PushRequest::parse(body)?;
-    if request.keep && app.config.keep_messages == 0 {
-        return Err(InvalidInput::new(
-            "nothing is kept here (PUSH_KEEP_MESSAGES is 0)",
-        ));
-    }
-    Ok(request)
-}
-
 async fn push_one(app: &App, body: &[u8]) -> Result<Response, HttpError> {
     let request = parse(app, body)?;
     Ok(reply(&app.router.push(&request).await))
@@ -62,24 +54,14 @@ async fn push_one(app: &App, body: &[u8]) -> Result<Response, HttpError> {
 
 /// The outcome of a push, or of another command to a user's connections.
 pub(super) fn reply(answer: &Answer) -> Response {
-    if answer.status != Status::Unrouted {
-        return json(StatusCode::OK, answer);
+    let mut body = Vec::with_capacity(128);
+    let status = push_reply::write(answer, &mut body);
+    let mut reply = json_text(status, body);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        reply
+            .headers_mut()
+            .insert(RETRY_AFTER, UNROUTED_RETRY.into());
     }
-    #[derive(Serialize)]
-    struct Unrouted<'a> {
-        error: ErrorBody<'a>,
-        #[serde(flatten)]
-        answer: &'a Answer,
-    }
-    let message = answer.reason.unwrap_or("no way to the user's node");
-    let error = ErrorBody {
-        code: "unrouted",
-        message,
-    };
-    let mut reply = json(StatusCode::SERVICE_UNAVAILABLE, &Unrouted { error, answer });
-    reply
-        .headers_mut()
-        .insert(warp::http::header::RETRY_AFTER, 1.into());
     reply
 }
 

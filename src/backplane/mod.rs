@@ -15,6 +15,8 @@ pub(crate) mod feed;
 
 pub(crate) mod bookmarks;
 
+pub(crate) mod history;
+
 pub(crate) mod standalone;
 
 pub(crate) mod redis;

@@ -28,6 +28,9 @@ pub(crate) struct NodeRecord {
     /// Whether it signs its lines. Older nodes do not say so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub signs: bool,
+    /// The digest of its topic rules. Without rules it is empty, and older nodes do not say it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rules: String,
     /// Whether it is not ready, and has not been for a while. Older nodes do not say so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub degraded: bool,

@@ -137,6 +137,7 @@ mod tests {
             url: format!("http://{name}"),
             weight,
             signs: false,
+            rules: String::new(),
             degraded: false,
         }
     }

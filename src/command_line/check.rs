@@ -13,6 +13,7 @@ use crate::backplane::redis::checkup::rights::Features;
 use crate::backplane::redis::checkup::{Finding, Gravity, examine};
 use crate::backplane::redis::keys::Keys;
 use crate::command_line::output::{UNAVAILABLE, USAGE, print};
+use crate::command_line::rules::summary;
 use crate::config::Config;
 use crate::config::redis_url::{RedisUrl, Topology};
 
@@ -82,7 +83,12 @@ fn check_settings() -> (Vec<CheckLine>, Option<Config>) {
         return (vec![fault(&what)], None);
     }
     let text = "a node starts with it".to_owned();
-    (vec![line("configuration", "ok", text)], Some(config))
+    let mut lines = vec![line("configuration", "ok", text)];
+    if !config.topic_rules.is_empty() {
+        let text = summary(&config.topic_rules).trim_end().to_owned();
+        lines.push(line("topic rules", "ok", text));
+    }
+    (lines, Some(config))
 }
 
 fn check_redis(config: &Config) -> Vec<CheckLine> {

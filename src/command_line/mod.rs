@@ -5,6 +5,7 @@
 pub(crate) mod check;
 pub(crate) mod healthcheck;
 pub(crate) mod output;
+pub(crate) mod rules;
 pub(crate) mod token;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use lexopt::{Arg, Parser, ValueExt as _};
 
 use crate::command_line::output::{USAGE, print};
+use crate::command_line::rules::RulesRequest;
 use crate::command_line::token::TokenRequest;
 use crate::config::Config;
 use crate::config::env_file::env_file;
@@ -24,6 +26,9 @@ environment variables; `pushnode env` lists them with their defaults.
   check [--json]   check the settings, and Redis: whether it answers, its version, the rights of
                    the user, eviction. Changes nothing. Exit 0, or 64 for the settings, 69 for Redis
   env              print all settings with their defaults, as a .env file
+  rules FILE [--topic TOPIC [--user ID]]
+                   check a file of topic rules (PUSH_TOPIC_RULES_FILE), and show which rule is for
+                   a topic and what it allows. Exit 0, or 64 for the file
   token --user ID [--topic PATTERN]... [--device NAME] [--ttl 1h]
                    print a token, signed with the first of PUSH_JWT_SECRETS: for development and
                    tests. --ttl is a number with s, m, h or d
@@ -54,6 +59,8 @@ pub enum OneCommand {
         /// Whether the result is one JSON object.
         json: bool,
     },
+    /// Show what rules of topics allow.
+    Rules(RulesRequest),
     /// Sign a token.
     Token(TokenRequest),
 }
@@ -77,6 +84,7 @@ impl Invocation {
             Some("--healthcheck") => OneCommand::Healthcheck,
             Some("env") => parse_env(&mut rest).map_err(in_words)?,
             Some("check") => parse_check(&mut rest).map_err(in_words)?,
+            Some("rules") => parse_rules(&mut rest).map_err(in_words)?,
             Some("token") => parse_token(&mut rest).map_err(in_words)?,
             _ => return Err(in_words(format!("unknown argument {first:?}"))),
         };
@@ -106,6 +114,24 @@ fn parse_check(arguments: &mut Parser) -> Result<OneCommand, lexopt::Error> {
         }
     }
     Ok(OneCommand::Check { json })
+}
+
+fn parse_rules(arguments: &mut Parser) -> Result<OneCommand, lexopt::Error> {
+    let (mut file, mut topic, mut user) = (None, None, None);
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Arg::Long("topic") => topic = Some(arguments.value()?.parse()?),
+            Arg::Long("user") => user = Some(arguments.value()?.parse()?),
+            Arg::Long("help") => return Ok(OneCommand::Print(HELP.to_owned())),
+            Arg::Value(path) if file.is_none() => file = Some(path.into()),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if user.is_some() && topic.is_none() {
+        return Err("--user needs --topic".into());
+    }
+    let file = file.ok_or("rules needs a file")?;
+    Ok(OneCommand::Rules(RulesRequest { file, topic, user }))
 }
 
 fn parse_token(arguments: &mut Parser) -> Result<OneCommand, lexopt::Error> {
@@ -141,6 +167,7 @@ impl OneCommand {
             }
             Self::Healthcheck => with_config(|config| healthcheck::run(&config)),
             Self::Check { json } => check::run(json),
+            Self::Rules(request) => with_config(|config| rules::run(&request, &config)),
             Self::Token(request) => with_config(|config| token::run(&request, &config)),
         }
     }

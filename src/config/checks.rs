@@ -340,6 +340,14 @@ pub(super) fn log_level(text: &str) -> Result<LogLevel, String> {
     }
 }
 
+pub(super) fn uring(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("has {text:?}: must be auto or off")),
+    }
+}
+
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),

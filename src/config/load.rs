@@ -93,6 +93,7 @@ impl Config {
             config.check_proxies(&mut faults);
             config.check_streams(&mut faults);
             config.check_keys(&mut faults);
+            config.check_topic_rules(&mut faults);
             config.check_redis(&mut faults);
             config.complete_redis_url();
         }

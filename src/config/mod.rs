@@ -33,6 +33,8 @@ pub(crate) mod load;
 
 pub(crate) mod secret_files;
 
+pub(crate) mod topic_rules;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -47,18 +49,20 @@ use crate::config::checks::{
     address_header, allowed_hosts, api_keys, auth_mode, boolean, cluster_secrets, events, jwks_url,
     jwt_secrets, listeners, listeners_for_clients, listeners_required, log_format, log_level,
     node_name, number, optional_seconds, origins, path, prefix, public_keys, public_url, redis_url,
-    seconds, secret, session_policy, topics, trusted_proxies, upstream_routes, user_claim,
+    seconds, secret, session_policy, topics, trusted_proxies, upstream_routes, uring, user_claim,
     user_name, words,
 };
 use crate::config::faults::Faults;
 use crate::config::hosts::AllowedHosts;
 use crate::config::origins::AllowedOrigins;
 use crate::config::redis_url::RedisUrl;
+use crate::config::topic_rules::topic_rules;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::upstream_routes::UpstreamRoutes;
 use crate::protocol::ids::NodeName;
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
+use crate::protocol::topic_rules::TopicRules;
 
 /// The prefix of all variables.
 pub(crate) const PREFIX: &str = "PUSH_";
@@ -359,6 +363,15 @@ settings! {
     /// client's user. Empty: none. Unset: every topic with PUSH_AUTH=none, otherwise none.
     topics / "TOPICS": Arc<TopicPatterns> = "*", topics;
 
+    /// Rules for topics: a JSON array of objects, each with `match`, a pattern as in PUSH_TOPICS. The
+    /// first that matches a topic decides which clients may subscribe, publish, read the log and
+    /// see members there, and what is kept. See docs/topics.md. The same on all nodes. Empty: none.
+    topic_rules / "TOPIC_RULES": Arc<TopicRules> = "", topic_rules;
+
+    /// File that holds these rules instead. The node reads it again when it changes, and at SIGHUP;
+    /// a file with a fault changes nothing.
+    topic_rules_file / "TOPIC_RULES_FILE": Option<PathBuf> = "", path;
+
     /// Maximum topics per client.
     max_topics / "MAX_TOPICS": usize = "100", number(0, 10_000);
 
@@ -395,6 +408,10 @@ settings! {
     /// Threads that serve clients and senders, 1 to 1024. 0: one for each processor that the node
     /// may use, 64 at most. The process has some more, which seldom run: allow 40 (`pids_limit`).
     threads / "THREADS": usize = "0", number(0, 1024);
+
+    /// Whether messages for many sockets may be written by io_uring of Linux: auto (if the kernel
+    /// allows it) or off.
+    uring / "URING": bool = "auto", uring;
 
     /// Log level: off, error, warn, info, debug or trace.
     log / "LOG": LogLevel = "info", log_level;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 
-use crate::config::secret_files;
+use crate::config::secret_files::{self, FileForm};
 use crate::protocol::secret::Secret;
 
 const LOOKS: &str = "expected redis://host:6379";
@@ -81,11 +81,11 @@ impl LoginFile {
     /// # Errors
     /// What is wrong with the file, without any part of it.
     pub(crate) fn read(&self) -> Result<Option<Login>, String> {
-        let read_url = |path| RedisUrl::parse(&secret_files::read(path, false)?);
+        let read_url = |path| RedisUrl::parse(&secret_files::read(path, FileForm::Line)?);
         Ok(match self {
             Self::Password(path, user) => Some(Login {
                 user: user.clone(),
-                password: Secret::new(secret_files::read(path, false)?),
+                password: Secret::new(secret_files::read(path, FileForm::Line)?),
             }),
             Self::Url(path) => read_url(path)?.login,
             Self::SentinelUrl(path) => read_url(path)?.sentinel_login,

@@ -1,5 +1,5 @@
 //! Secrets in files, as Docker and Kubernetes mount them: `PUSH_API_KEYS_FILE` instead of
-//! `PUSH_API_KEYS`.
+//! `PUSH_API_KEYS`. Rules of topics may be in a file, too.
 //!
 //! What must stay true: a secret comes from one place, and an empty file is a fault and not an
 //! empty secret, which could open the node to everybody.
@@ -9,16 +9,36 @@ use std::path::Path;
 
 use crate::config::faults::Faults;
 
-/// Largest file of a secret, in bytes.
+/// Largest file, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// The variables that can be in a file, and whether they are lists.
-const IN_FILES: [(&str, &str, bool); 5] = [
-    ("PUSH_REDIS_URL", "PUSH_REDIS_URL_FILE", false),
-    ("PUSH_REDIS_PASSWORD", "PUSH_REDIS_PASSWORD_FILE", false),
-    ("PUSH_CLUSTER_SECRET", "PUSH_CLUSTER_SECRET_FILE", true),
-    ("PUSH_JWT_SECRETS", "PUSH_JWT_SECRETS_FILE", true),
-    ("PUSH_API_KEYS", "PUSH_API_KEYS_FILE", true),
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileForm {
+    /// One line.
+    Line,
+    /// Items, comma-separated or one on each line.
+    List,
+    /// Any text.
+    Text,
+}
+
+/// The variables that can be in a file, and in what form.
+const IN_FILES: [(&str, &str, FileForm); 6] = [
+    ("PUSH_REDIS_URL", "PUSH_REDIS_URL_FILE", FileForm::Line),
+    (
+        "PUSH_REDIS_PASSWORD",
+        "PUSH_REDIS_PASSWORD_FILE",
+        FileForm::Line,
+    ),
+    (
+        "PUSH_CLUSTER_SECRET",
+        "PUSH_CLUSTER_SECRET_FILE",
+        FileForm::List,
+    ),
+    ("PUSH_JWT_SECRETS", "PUSH_JWT_SECRETS_FILE", FileForm::List),
+    ("PUSH_API_KEYS", "PUSH_API_KEYS_FILE", FileForm::List),
+    ("PUSH_TOPIC_RULES", "PUSH_TOPIC_RULES_FILE", FileForm::Text),
 ];
 
 /// Adds the variables that are in files.
@@ -28,7 +48,7 @@ pub(super) fn read_into(pairs: &mut Vec<(String, String)>, faults: &mut Faults) 
         let value = found.map(|(_, value)| value.trim().to_owned());
         value.filter(|value| !value.is_empty())
     };
-    for (variable, file, is_list) in IN_FILES {
+    for (variable, file, form) in IN_FILES {
         let Some(path) = value(pairs, file) else {
             continue;
         };
@@ -39,7 +59,7 @@ pub(super) fn read_into(pairs: &mut Vec<(String, String)>, faults: &mut Faults) 
             );
             continue;
         }
-        match read(Path::new(&path), is_list) {
+        match read(Path::new(&path), form) {
             Ok(text) => {
                 pairs.retain(|(name, _)| name != variable);
                 pairs.push((variable.to_owned(), text));
@@ -49,12 +69,11 @@ pub(super) fn read_into(pairs: &mut Vec<(String, String)>, faults: &mut Faults) 
     }
 }
 
-/// The secret in a file, without line breaks and blanks around it. Lines of a list become its
-/// items.
+/// The text in a file, without line breaks and blanks around it. Lines of a list become its items.
 ///
 /// # Errors
 /// What is wrong with the file; never what is in it.
-pub(crate) fn read(path: &Path, is_list: bool) -> Result<String, String> {
+pub(crate) fn read(path: &Path, form: FileForm) -> Result<String, String> {
     let fault = |what: String| format!("({}) {what}", path.display());
     let cannot = |error: std::io::Error| fault(format!("cannot be read: {error}"));
     let file = std::fs::File::open(path).map_err(cannot)?;
@@ -67,11 +86,11 @@ pub(crate) fn read(path: &Path, is_list: bool) -> Result<String, String> {
     if text.is_empty() {
         return Err(fault("is empty".to_owned()));
     }
-    if is_list {
-        return Ok(text.lines().collect::<Vec<_>>().join(","));
+    match form {
+        FileForm::List => Ok(text.lines().collect::<Vec<_>>().join(",")),
+        FileForm::Line if text.contains(char::is_control) => {
+            Err(fault("has more than one line".to_owned()))
+        }
+        FileForm::Line | FileForm::Text => Ok(text.to_owned()),
     }
-    if text.contains(char::is_control) {
-        return Err(fault("has more than one line".to_owned()));
-    }
-    Ok(text.to_owned())
 }

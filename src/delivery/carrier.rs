@@ -3,7 +3,6 @@
 //! A share is open until every node in the row has accepted it or is known to be dead. Many
 //! shares go through a round together: one pipelined look-up, one line for each node.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +21,8 @@ use crate::local::dedup::Recent;
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::Receipt;
-use crate::protocol::ids::{NodeId, Subject, UserId};
-use crate::protocol::{Push, ReceiptRequest, Status, Target, Wait};
+use crate::protocol::ids::{NodeId, Subject};
+use crate::protocol::{ReceiptRequest, Status, Target, Wait};
 use crate::telemetry::metrics::Metrics;
 
 /// Most shares that are stored, looked up and published together. After each chunk of a large batch
@@ -428,25 +427,6 @@ struct NodeBatch {
     /// The index of each share, and how many connections its row names there.
     shares: SmallVec<[(usize, u32); 1]>,
     published: Option<Published>,
-}
-
-/// The part of a push that goes to one user or topic.
-pub(crate) type Part<'a> = (Subject, Cow<'a, Push>);
-
-/// The parts of a push to users or topics. Users share its message; a topic's message names it.
-pub(crate) fn parts_of(push: &Push) -> Vec<Part<'_>> {
-    let user = |user: &UserId| (Subject::User(user.clone()), Cow::Borrowed(push));
-    match &push.to {
-        Target::User(only) => vec![user(only)],
-        Target::Users(users) => users.iter().map(user).collect(),
-        Target::Topic(topic) => vec![(Subject::Topic(topic.clone()), Cow::Borrowed(push))],
-        Target::Topics(topics) => {
-            let subjects = topics.iter().cloned().map(Subject::Topic);
-            let pushes = push.to_each(topics).into_iter().map(Cow::Owned);
-            subjects.zip(pushes).collect()
-        }
-        Target::Connection(..) | Target::All => Vec::new(),
-    }
 }
 
 /// How many of these shares go through a round together.

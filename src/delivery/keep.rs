@@ -7,7 +7,8 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
-use crate::delivery::carrier::{Carrier, Part};
+use crate::delivery::carrier::Carrier;
+use crate::delivery::part::Part;
 use crate::delivery::share::TOO_LATE;
 use crate::protocol::ids::Subject;
 use crate::protocol::{Message, Push, PushRequest};
@@ -34,7 +35,7 @@ struct ToKeep<'a> {
 }
 
 impl Carrier {
-    /// Keeps every message whose push asks for it; messages of one inbox in the order in which they
+    /// Keeps every message whose push or topic asks for it; messages of one inbox in the order in which they
     /// stand here. `parts` are those of each request. Returns an outcome for each part of each
     /// request that is kept, in order.
     pub(crate) async fn keep_all(
@@ -43,17 +44,16 @@ impl Carrier {
         parts: &[Vec<Part<'_>>],
         now: Instant,
     ) -> Vec<Result<Stored, Unavailable>> {
-        if !requests.iter().any(|request| request.keep) {
+        if !parts.iter().flatten().any(|part| part.keep) {
             return Vec::new();
         }
         let mut by_subject: HashMap<&Subject, Vec<ToKeep<'_>>> = HashMap::new();
         let mut count = 0;
-        let kept = requests.iter().zip(parts).filter(|(one, _)| one.keep);
-        for (request, parts) in kept {
-            for (subject, push) in parts {
-                by_subject.entry(subject).or_default().push(ToKeep {
+        for (request, parts) in requests.iter().zip(parts) {
+            for part in parts.iter().filter(|part| part.keep) {
+                by_subject.entry(&part.subject).or_default().push(ToKeep {
                     place: count,
-                    message: &push.message,
+                    message: &part.push.message,
                     deadline: now + request.timeout,
                 });
                 count += 1;

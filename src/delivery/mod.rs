@@ -4,6 +4,8 @@ pub(crate) mod answer;
 
 pub(crate) mod operation;
 
+pub(crate) mod part;
+
 pub(crate) mod share;
 
 pub(crate) mod carrier;

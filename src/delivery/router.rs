@@ -17,17 +17,18 @@ use crate::backplane::rows::Row;
 use crate::cluster::pending::Replies;
 use crate::cluster::reach::{RETRY, Reached, reach};
 use crate::delivery::answer::{Answer, await_receipts, settled_here};
-use crate::delivery::carrier::{CHUNK, Carrier, Part, parts_of};
+use crate::delivery::carrier::{CHUNK, Carrier};
 use crate::delivery::keep::Stored;
 use crate::delivery::ledger::OutcomeLedger;
 use crate::delivery::operation::Operation;
+use crate::delivery::part::{Part, parts_of};
 use crate::delivery::share::{Delivery, SUSPECTED, TOO_LATE, sum_up};
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
 use crate::local::receipt::Receipt;
 use crate::protocol;
 use crate::protocol::ids::{ConnectionId, NodeId, Subject, Topic, UserId};
-use crate::protocol::{PushRequest, Status, Target, Wait};
+use crate::protocol::{InvalidInput, PushRequest, Status, Target, Wait};
 use crate::telemetry::metrics::Metrics;
 
 /// Routes pushes of this node's senders.
@@ -67,10 +68,52 @@ impl Router {
         self.carrier.backplane.rows(user).await
     }
 
+    /// Refuses a push that the rule of its topic makes impossible.
+    ///
+    /// # Errors
+    /// Why it is.
+    pub(crate) fn check(&self, request: &PushRequest) -> Result<(), InvalidInput> {
+        let push = &request.push;
+        let topics = match &push.to {
+            Target::Topic(topic) => std::slice::from_ref(topic),
+            Target::Topics(topics) => topics,
+            _ => return Ok(()),
+        };
+        let goes_with_keep = push.except.is_none() && !push.message.has_policy();
+        let rules = self.carrier.hub.topics().rules();
+        let is_kept = |topic: &Topic| rules.find(topic).is_some_and(|rule| rule.keep.every);
+        match topics
+            .iter()
+            .find(|topic| !goes_with_keep && is_kept(topic))
+        {
+            None => Ok(()),
+            Some(topic) => Err(InvalidInput::new(format!(
+                "the rule of the topic {topic} keeps every push, which goes with neither except                 nor policy"
+            ))),
+        }
+    }
+
     /// Carries out one push.
     pub(crate) async fn push(&self, request: &PushRequest) -> Answer {
-        let mut answers = self.push_all(std::slice::from_ref(request)).await;
+        let is_all_here = !self.carrier.backplane.is_shared() && !request.keep;
+        if is_all_here && matches!(request.push.to, Target::User(_)) {
+            return self.push_alone(request).await;
+        }
+        // Boxed, or the short way above would carry the room for all that this may wait for.
+        let mut answers = Box::pin(self.push_all(std::slice::from_ref(request))).await;
         answers.pop().expect("an answer for each request")
+    }
+
+    /// As [`Router::push_all`], for one push to a user whose connections are all here.
+    async fn push_alone(&self, request: &PushRequest) -> Answer {
+        let deadline = Instant::now() + request.timeout;
+        let metrics = &self.carrier.metrics;
+        let ledger = OutcomeLedger::open(std::slice::from_ref(request), metrics);
+        let answer = self.push_here(request, deadline).await;
+        let answer = self.trace(request, answer);
+        metrics.pushed(answer.status);
+        ledger.settle(std::slice::from_ref(&answer));
+        answer
     }
 
     /// Carries out many pushes, in order for each user; returns the answers in order.
@@ -105,7 +148,7 @@ impl Router {
 
     async fn push_elsewhere(&self, request: &PushRequest, began: Instant) -> Answer {
         let deadline = began + request.timeout;
-        let mut answer = match &request.push.to {
+        let answer = match &request.push.to {
             _ if Instant::now() >= deadline => Answer::unrouted(TOO_LATE),
             Target::Connection(id, _) if id.node == *self.carrier.hub.node() => {
                 self.push_here(request, deadline).await
@@ -123,6 +166,11 @@ impl Router {
             }
             _ => self.push_to_everybody(request, deadline).await,
         };
+        self.trace(request, answer)
+    }
+
+    /// Records the answer to a push that has one share.
+    fn trace(&self, request: &PushRequest, mut answer: Answer) -> Answer {
         answer.id = request.push.message.id().map(Into::into);
         let (trace, id) = (self.carrier.hub.trace(), request.push.message.id());
         trace.pushed_elsewhere(&request.push.to, id, answer.status, answer.reason);
@@ -132,10 +180,12 @@ impl Router {
     // ------------------------------------------------------------ users and topics
 
     async fn push_to_subjects(&self, requests: &[PushRequest], began: Instant) -> Vec<Answer> {
-        let parts: Vec<Vec<Part<'_>>> = requests.iter().map(|one| parts_of(&one.push)).collect();
+        let rules = self.carrier.hub.topics().rules();
+        let parts = requests.iter().map(|one| parts_of(one, rules));
+        let parts: Vec<Vec<Part<'_>>> = parts.collect();
         let count = parts.iter().map(Vec::len).sum();
         let mut kept_pushes = Vec::new();
-        if requests.iter().any(|request| request.keep) {
+        if parts.iter().flatten().any(|part| part.keep) {
             kept_pushes.resize_with(count, OnceLock::new);
         }
         let mut shares: Vec<Delivery<'_>> = Vec::with_capacity(count);
@@ -156,13 +206,18 @@ impl Router {
             let first = shares.len();
             let mut kept = kept.into_iter().peekable();
             for (request, parts) in requests.iter().zip(parts) {
-                for (subject, push) in parts {
+                for Part {
+                    subject,
+                    push,
+                    keep,
+                } in parts
+                {
                     let deadline = began + request.timeout;
                     let new = |operation| {
                         Delivery::new(operation, subject.clone(), request.wait, deadline)
                     };
                     // Empty also where the whole chunk is late.
-                    let kept = kept.next_if(|_| request.keep);
+                    let kept = kept.next_if(|_| *keep);
                     shares.push(match kept {
                         Some(Ok(Stored { push, proof })) => new(match push {
                             Some(push) => {
@@ -279,21 +334,22 @@ impl Router {
     // ------------------------------------------------------------ one connection, everybody
 
     async fn push_here(&self, request: &PushRequest, deadline: Instant) -> Answer {
-        let (receipt, waiter) = Receipt::new(request.wait);
-        self.carrier.metrics.shares_here.inc();
-        let delivered = self
-            .carrier
-            .hub
-            .deliver(&request.push, Some(&receipt))
-            .await;
-        drop(receipt);
-        match delivered {
-            Delivered::Duplicate => Answer::of(Status::Duplicate, 0, 0),
-            Delivered::To(0) => Answer::of(Status::Offline, 0, 0),
-            Delivered::To(count) if request.wait == Wait::Routed => {
-                Answer::of(Status::Routed, count, 1)
+        let (receipt, waiter) = match request.wait {
+            Wait::Routed => (None, None),
+            wait => {
+                let (receipt, waiter) = Receipt::new(wait);
+                (Some(receipt), Some(waiter))
             }
-            Delivered::To(count) => settled_here(count, waiter, deadline).await,
+        };
+        self.carrier.metrics.shares_here.inc();
+        let hub = &self.carrier.hub;
+        let delivered = hub.deliver(&request.push, receipt.as_ref()).await;
+        drop(receipt);
+        match (delivered, waiter) {
+            (Delivered::Duplicate, _) => Answer::of(Status::Duplicate, 0, 0),
+            (Delivered::To(0), _) => Answer::of(Status::Offline, 0, 0),
+            (Delivered::To(count), None) => Answer::of(Status::Routed, count, 1),
+            (Delivered::To(count), Some(waiter)) => settled_here(count, waiter, deadline).await,
         }
     }
 

@@ -33,6 +33,7 @@ use crate::edge::http_stream::{HttpEnding, HttpPatience, HttpStream, Turn};
 use crate::edge::listeners::{BACKLOG, Listener};
 use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
 use crate::edge::proxy_header;
+use crate::edge::push_lane::PushLane;
 use crate::edge::request_body::{BodyHead, WatchedBody};
 use crate::edge::tcp;
 use crate::edge::upgrade::{RequestContext, Takeover, UpgradeSlot};
@@ -64,8 +65,8 @@ const REFUSAL_LINE: &[u8] =
 /// What is spoken on a listener.
 #[derive(Clone)]
 pub(crate) enum Service {
-    /// HTTP, by these routes.
-    Http(Routes),
+    /// HTTP, by these routes; where senders call, their usual pushes by a way of their own.
+    Http(Routes, Option<PushLane>),
     /// Lines of JSON, from clients.
     Lines(Arc<App>),
 }
@@ -151,8 +152,8 @@ impl Acceptor {
 
     fn hand_on<S: Stream>(&self, stream: S, peer: Peer, port: Option<u16>, service: &Service) {
         match service {
-            Service::Http(routes) => {
-                let (routes, acceptor) = (routes.clone(), self.clone());
+            Service::Http(routes, lane) => {
+                let (routes, acceptor) = ((routes.clone(), lane.clone()), self.clone());
                 tokio::spawn(serve_connection(stream, peer, port, routes, acceptor));
             }
             Service::Lines(app) => {
@@ -244,7 +245,7 @@ impl Acceptor {
     fn refuse<S: Stream>(&self, stream: S, refusal: Refusal, service: &Service) {
         self.count_refusal(refusal);
         let words = match service {
-            Service::Http(_) => REFUSAL,
+            Service::Http(..) => REFUSAL,
             Service::Lines(_) => REFUSAL_LINE,
         };
         tokio::spawn(last_words(stream, words));
@@ -310,6 +311,25 @@ async fn serve_connection(
     stream: impl Stream,
     peer: Peer,
     port: Option<u16>,
+    (routes, lane): (Routes, Option<PushLane>),
+    acceptor: Acceptor,
+) {
+    let turn = Turn::default();
+    let ending = HttpEnding::new(acceptor.closing.clone(), acceptor.under_way.begin());
+    let mut stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone(), ending);
+    if let Some(lane) = lane {
+        match lane.serve(&mut stream, &turn, &peer, port).await {
+            Some(read) => stream.replay(read),
+            None => return,
+        }
+    }
+    serve_by_hyper(stream, turn, (peer, port), routes, acceptor).await;
+}
+
+async fn serve_by_hyper(
+    stream: HttpStream<impl Stream>,
+    turn: Turn,
+    (peer, port): (Peer, Option<u16>),
     routes: Routes,
     acceptor: Acceptor,
 ) {
@@ -317,14 +337,11 @@ async fn serve_connection(
     let routes = TowerToHyperService::new(warp::service(routes));
     let slot = UpgradeSlot::default();
     let shared = slot.clone();
-    let turn = Turn::default();
-    let ending = HttpEnding::new(closing.clone(), acceptor.under_way.begin());
-    let stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone(), ending);
     let service =
         hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             turn.begin();
             let turn = turn.clone();
-            let body = BodyHead::of(request.headers(), request.body());
+            let body = BodyHead::of(request.headers(), request.body(), turn.take_head());
             let mut request = WatchedBody::within(request, &turn);
             let work = acceptor.under_way.begin();
             let keep_alive = stays_open(&request).then(|| acceptor.patience.header.clone());
@@ -368,7 +385,7 @@ async fn serve_connection(
                 if let Err(error) = ended {
                     tracing::debug!(%error, "HTTP connection ended");
                     let parts = connection.into_parts();
-                    let stream = parts.io.into_inner().into_inner();
+                    let (stream, _) = parts.io.into_inner().into_inner();
                     refuse_http2(stream, &parts.read_buf).await;
                 }
                 return;
@@ -381,8 +398,12 @@ async fn serve_connection(
     };
     let _telling = under_way.begin();
     let parts = connection.into_parts();
-    let stream = parts.io.into_inner().into_inner();
-    hand_over(*takeover, stream, parts.read_buf).await;
+    let (stream, unread) = parts.io.into_inner().into_inner();
+    let leftover = match unread.is_empty() {
+        true => parts.read_buf,
+        false => [parts.read_buf, unread].concat().into(),
+    };
+    hand_over(*takeover, stream, leftover).await;
 }
 
 /// Gives a socket to the route that took it. `leftover` is what was read from it after the request.

@@ -59,6 +59,31 @@ enum Name {
     Strange,
 }
 
+impl Name {
+    fn of(
+        host: Option<Authority<'_>>,
+        port: Option<u16>,
+        own: &OwnNames,
+        (page, is_secure): (PageKind, bool),
+    ) -> Self {
+        match (host, port) {
+            // HTTP/1.0 without a host is no browser either.
+            (None, _) | (_, None) => Self::Own,
+            (Some(host), _) if own.have(host) => Self::Own,
+            (Some(host), Some(port)) if page != PageKind::Foreign => {
+                // A proxy with TLS has a certificate for this name. Without, a browser that comes
+                // directly names the listener's port, and a proxy usually has the default one.
+                let named = host.port.unwrap_or(DEFAULT_PORTS[0]);
+                match is_secure || (named != port && DEFAULT_PORTS.contains(&named)) {
+                    true => Self::Proxy,
+                    false => Self::Strange,
+                }
+            }
+            _ => Self::Strange,
+        }
+    }
+}
+
 /// As they came: a node behind a proxy sees such requests all the time, and logs none of them.
 #[derive(Debug, Clone)]
 struct Words {
@@ -93,27 +118,35 @@ impl Caller {
         };
         // Browsers say where a page is from only to https and to this machine's own names.
         let is_secure = site.is_some() || read.flatten().is_some_and(|origin| origin.is_secure());
-        let name = match (host, port) {
-            // HTTP/1.0 without a host is no browser either.
-            (None, _) | (_, None) => Name::Own,
-            (Some(host), _) if own.have(host) => Name::Own,
-            (Some(host), Some(port)) if page != PageKind::Foreign => {
-                // A proxy with TLS has a certificate for this name. Without, a browser that comes
-                // directly names the listener's port, and a proxy usually has the default one.
-                let named = host.port.unwrap_or(DEFAULT_PORTS[0]);
-                match is_secure || (named != port && DEFAULT_PORTS.contains(&named)) {
-                    true => Name::Proxy,
-                    false => Name::Strange,
-                }
-            }
-            _ => Name::Strange,
+        let name = Name::of(host, port, own, (page, is_secure));
+        let mut caller = Self {
+            page,
+            name,
+            words: None,
         };
-        let is_plain = page != PageKind::Foreign && name == Name::Own;
-        let words = (!is_plain).then(|| Words {
-            origin: headers.get(ORIGIN).cloned(),
-            host: headers.get(HOST).cloned(),
-        });
-        Ok(Self { page, name, words })
+        if !caller.is_plain() {
+            caller.words = Some(Words {
+                origin: headers.get(ORIGIN).cloned(),
+                host: headers.get(HOST).cloned(),
+            });
+        }
+        Ok(caller)
+    }
+
+    /// As [`Caller::of`], for a request that only a program sends: with one `Host`, and without
+    /// `Origin` and `Sec-Fetch-Site`. None if that host is no host.
+    pub(crate) fn of_program(host: &str, own: &OwnNames, port: Option<u16>) -> Option<Self> {
+        let host = Authority::parse(host)?;
+        Some(Self {
+            page: PageKind::Unknown,
+            name: Name::of(Some(host), port, own, (PageKind::Unknown, false)),
+            words: None,
+        })
+    }
+
+    /// Whether neither its page nor the name that it uses is strange.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.page != PageKind::Foreign && self.name == Name::Own
     }
 
     /// Whether a page, if it is one, may connect as a client.
@@ -174,6 +207,21 @@ impl Caller {
         Err(HttpError::new(StatusCode::FORBIDDEN, "origin", words))
     }
 
+    /// Whether a sender of pushes is let in: by its key or, where none are set, as no stranger.
+    pub(crate) fn check_sender(
+        &self,
+        app: &App,
+        authorization: Option<&str>,
+    ) -> Result<(), SenderFault> {
+        if !app.api_keys.allow(authorization) {
+            return Err(SenderFault::NoKey);
+        }
+        if app.api_keys.is_empty() {
+            self.check_stranger(app).map_err(SenderFault::Stranger)?;
+        }
+        Ok(())
+    }
+
     fn strange_name(&self, app: &App) -> HttpError {
         let setting = "PUSH_ALLOWED_HOSTS lists further names of this node";
         self.log(app, Complaint::Host, setting);
@@ -199,6 +247,15 @@ impl Caller {
             tracing::info!(%origin, %host, unlogged, "request refused: {setting}");
         }
     }
+}
+
+/// Why a sender is not let in.
+#[derive(Debug)]
+pub(crate) enum SenderFault {
+    /// It has no valid key.
+    NoKey,
+    /// It comes from elsewhere.
+    Stranger(HttpError),
 }
 
 #[derive(Clone, Copy)]

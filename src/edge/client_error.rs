@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::auth::Denial;
 use crate::protocol;
+use crate::protocol::ids::Topic;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientError {
@@ -41,6 +42,11 @@ impl ClientError {
             Some(retry) => protocol::later_object(reference, self.code, &self.message, retry),
         }
     }
+}
+
+/// Why a client does not hear of the members of a topic.
+pub(crate) fn no_presence(topic: &Topic) -> String {
+    format!("you may not see who is in the topic {topic}")
 }
 
 impl From<Denial> for ClientError {

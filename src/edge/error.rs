@@ -146,7 +146,14 @@ pub(crate) struct ErrorBody<'a> {
 
 /// A JSON reply.
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(body).expect("our own types become JSON");
+    json_text(
+        status,
+        serde_json::to_vec(body).expect("our own types become JSON"),
+    )
+}
+
+/// As [`json`], for a body that is JSON already.
+pub(crate) fn json_text(status: StatusCode, body: Vec<u8>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response

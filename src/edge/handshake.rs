@@ -16,6 +16,7 @@ use crate::auth;
 use crate::auth::Denial;
 use crate::auth::claims::MAX_DEVICE_BYTES;
 use crate::auth::identity::Identity;
+use crate::edge::client_error::no_presence;
 use crate::edge::error::HttpError;
 use crate::edge::peer::Peer;
 use crate::local::hub::await_rows::ROW_PATIENCE;
@@ -93,7 +94,7 @@ pub(crate) async fn enter(
     let ordinal = ordinal.unwrap_or_default();
     let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
     if let Some(inbox) = &mut inbox {
-        match dialect.is_event_stream() {
+        match dialect.is_event_stream() || terms.last.is_some() {
             true => terms.prove(inbox, &logs),
             false if terms.is_lost => inbox.recovered = Some(false),
             false => {}
@@ -167,7 +168,8 @@ async fn join(
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
         let logs = topics.iter();
-        let logs = logs.map(|topic| app.hub.follow_log(fd, topic, deadline));
+        let logs = logs.filter(|topic| app.hub.topics().is_followed(topic));
+        let logs = logs.map(|topic| app.hub.follow_log(fd, topic, Since::Now, deadline));
         let followed = join_all(logs).await;
         in_time &= followed.into_iter().all(|in_time| in_time);
     }
@@ -201,6 +203,8 @@ struct Terms {
     since: Option<Since>,
     /// How far it has read the logs of topics.
     read: EventId,
+    /// From where it wants to read those of which that is not known.
+    last: Option<Since>,
     /// It comes back with an event's id that says where it was.
     has_event_id: bool,
     /// It comes back with an id that does not say where it was, or that cannot be looked up.
@@ -237,14 +241,27 @@ impl Terms {
         }
     }
 
-    /// `recovered` of an event stream covers its topics, too: it cannot ask for each.
+    /// From where a client reads the log of a topic before it joins. Other clients than those of
+    /// event streams subscribe to each topic from where they were, or are given it from now on.
+    /// `entry` is what the topic's rule gives a new member.
+    fn log_start(&self, topic: &Topic, entry: Since, dialect: Dialect) -> Option<Since> {
+        let read = self.read.log(topic).map(Since::After);
+        let is_read = dialect.is_event_stream() || entry != Since::Now;
+        read.or(self.last).or(is_read.then_some(entry))
+    }
+
+    /// `recovered` covers the logs that are read before: their client cannot ask for each.
     fn prove(&self, inbox: &mut Start, logs: &[(Topic, Start)]) {
-        if inbox.recovered.is_none() && self.read.logs.is_empty() && !self.is_lost {
+        let is_first = inbox.recovered.is_none() && self.read.logs.is_empty();
+        if is_first && !self.is_lost && self.last.is_none() {
             return;
         }
         let is_covered = logs.len() == self.topics.len();
-        let are_whole = logs.iter().all(|(_, log)| log.is_recovered());
-        let is_proven = inbox.is_recovered() && is_covered && are_whole && !self.is_lost;
+        // One that comes back must have said where it was.
+        let is_known = |topic: &Topic| !self.has_event_id || self.read.log(topic).is_some();
+        let is_whole = |(topic, log): &(Topic, Start)| log.is_recovered() && is_known(topic);
+        let inbox_is_whole = inbox.recovered.unwrap_or(!self.has_event_id);
+        let is_proven = inbox_is_whole && is_covered && logs.iter().all(is_whole) && !self.is_lost;
         inbox.recovered = Some(is_proven);
     }
 }
@@ -258,6 +275,7 @@ fn check_terms(
     grants: Option<&TopicPatterns>,
 ) -> Result<Terms, HttpError> {
     let (watches, beats) = (request.wants_presence(), request.wants_beats());
+    let last = request.wanted_last()?;
     let is_remembered = request.wants_bookmark()? && app.config.keep_messages > 0;
     let device = device.or(request.device.map(Into::into));
     if device
@@ -280,12 +298,19 @@ fn check_terms(
     let (watches, beats) = (watches?, beats?);
     let is_found = read.inbox.is_some();
     let most = app.hub.topics().most();
-    let grants = grants.unwrap_or(app.hub.topics().grants());
-    let topics = check_topics(request.topics.as_deref(), user, grants, most)?;
+    let may_have = |topic: &Topic| app.hub.topics().allows(topic, user, grants);
+    let topics = check_topics(request.topics.as_deref(), may_have, most)?;
+    if watches
+        && let Some(topic) = (topics.iter()).find(|topic| !app.hub.topics().tells_members(topic))
+    {
+        let words = no_presence(topic);
+        return Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", words));
+    }
     Ok(Terms {
         device,
         since,
         read,
+        last,
         has_event_id,
         is_lost,
         is_found,
@@ -299,8 +324,7 @@ fn check_terms(
 /// The topics a client comes with, each of which it must be allowed.
 fn check_topics(
     wanted: Option<&str>,
-    user: &UserId,
-    grants: &TopicPatterns,
+    may_have: impl Fn(&Topic) -> bool,
     most: usize,
 ) -> Result<Vec<Topic>, HttpError> {
     let mut list = Vec::new();
@@ -308,7 +332,7 @@ fn check_topics(
         let topic: Topic = text
             .parse()
             .map_err(|error| HttpError::bad_request(format!("topics has {text:?}: {error}")))?;
-        if !grants.allows(&topic, user) {
+        if !may_have(&topic) {
             let words = format!("you may not subscribe to the topic {topic}");
             return Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", words));
         }
@@ -377,8 +401,8 @@ async fn start_inbox(
     Some(Box::new(start))
 }
 
-/// The positions of an event stream in the logs of its topics, as [`start_inbox`]. Other clients
-/// subscribe to each topic from where they were.
+/// The positions of a client in those logs of its topics that it reads before it joins, as
+/// [`start_inbox`].
 async fn start_logs(
     app: &App,
     user: &UserId,
@@ -386,16 +410,22 @@ async fn start_logs(
     terms: &Terms,
     deadline: Instant,
 ) -> Vec<(Topic, Start)> {
-    if !dialect.is_event_stream() || !app.hub.topics().keeps() {
+    if !app.hub.topics().keeps() {
         return Vec::new();
     }
-    let topics = terms.topics.iter().take(MAX_RESUMED_TOPICS);
-    let starts = topics.map(async |topic| {
-        let since = terms.read.log(topic).map_or(Since::Now, Since::After);
+    let most = match dialect.is_event_stream() {
+        true => MAX_RESUMED_TOPICS,
+        false => usize::MAX,
+    };
+    let topics = terms.topics.iter().take(most);
+    let topics = topics.filter(|topic| app.hub.topics().is_followed(topic));
+    let start = |topic| terms.log_start(topic, app.hub.topics().entry(topic), dialect);
+    let starts = topics.filter_map(|topic| Some((topic, start(topic)?)));
+    let starts = starts.map(async |(topic, since)| {
         let log = Subject::Topic(topic.clone());
         let page = tokio::time::timeout_at(deadline, app.backplane.read_inbox(&log, since)).await;
         let mut start = Start::new(since, page.ok().and_then(Result::ok));
-        if since != Since::Now {
+        if matches!(since, Since::After(_)) {
             start.judge(app.hub.stumbles(), terms.reader(user, Some(topic)));
         }
         (topic.clone(), start)

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use warp::http::HeaderValue;
@@ -66,6 +68,8 @@ struct Progress {
     count: AtomicU32,
     /// A part of the last request's body was not read.
     is_unread: AtomicBool,
+    /// When the head of the next request was whole, if hyper gets it later.
+    head_read: Mutex<Option<Instant>>,
 }
 
 impl Turn {
@@ -77,6 +81,16 @@ impl Turn {
     /// Its answer is there.
     pub(crate) fn end(&self) {
         self.0.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The head of a request is whole, which hyper has not seen yet.
+    pub(crate) fn note_head(&self, time: Instant) {
+        *self.0.head_read.lock() = Some(time);
+    }
+
+    /// When the head of the request that hyper has just read was whole, if that was earlier.
+    pub(crate) fn take_head(&self) -> Option<Instant> {
+        self.0.head_read.lock().take()
     }
 
     fn count(&self) -> u32 {
@@ -160,6 +174,8 @@ struct Linger {
 #[derive(Debug)]
 pub(crate) struct HttpStream<S> {
     stream: S,
+    /// What was read from it and is to be read again, first.
+    replayed: Bytes,
     patience: HttpPatience,
     turn: Turn,
     /// The count of the turn that `reading` belongs to.
@@ -178,6 +194,7 @@ impl<S> HttpStream<S> {
     pub(crate) fn new(stream: S, patience: HttpPatience, turn: Turn, ending: HttpEnding) -> Self {
         Self {
             stream,
+            replayed: Bytes::new(),
             patience,
             ending,
             last_turn: turn.count(),
@@ -191,9 +208,19 @@ impl<S> HttpStream<S> {
         }
     }
 
-    /// The socket itself, when a shard takes it over from hyper.
-    pub(crate) fn into_inner(self) -> S {
-        self.stream
+    /// The socket itself, when a shard takes it over from hyper, and what hyper did not read again.
+    pub(crate) fn into_inner(self) -> (S, Bytes) {
+        (self.stream, self.replayed)
+    }
+
+    /// Has these bytes read again, before what comes next.
+    pub(crate) fn replay(&mut self, bytes: Bytes) {
+        self.replayed = bytes;
+    }
+
+    /// The node's end waits until the request that is being read is carried out, or given up.
+    pub(crate) fn hold(&mut self, work: WorkGuard) {
+        self.ending.first = Some(work);
     }
 
     fn give_up(&mut self, reason: &dyn std::fmt::Display) {
@@ -243,6 +270,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.replayed.is_empty() {
+            let count = this.replayed.len().min(buffer.remaining());
+            buffer.put_slice(&this.replayed.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         if this.is_lost {
             return Poll::Ready(Ok(()));
         }

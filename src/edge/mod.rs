@@ -34,6 +34,10 @@ pub(crate) mod sse;
 
 pub(crate) mod tcp;
 
+pub(crate) mod push_reply;
+
+pub(crate) mod push_lane;
+
 pub(crate) mod acceptor;
 
 pub(crate) mod upstream;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::{HeaderMap, Request};
+use tokio::time::Instant;
 use warp::http::HeaderName;
 use warp::http::header::{CONTENT_ENCODING, EXPECT};
 
@@ -18,9 +19,49 @@ use crate::edge::http_stream::Turn;
 /// So much of a body that no route reads hyper drains by itself, with one read.
 const DRAINED_BYTES: u64 = 8 * 1024;
 
+/// The media types of lines, the first of them in answers.
+pub(crate) const LINES: [&str; 3] = [
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+];
+
+/// The form of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Json,
+    /// One JSON value a line.
+    Lines,
+}
+
+/// The `Content-Type` of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Media {
+    Nothing,
+    Form(Form),
+    /// None that we read.
+    Other,
+}
+
+impl Media {
+    pub(crate) fn of(value: &[u8]) -> Self {
+        let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
+        let is = |one: &&str| essence.trim_ascii().eq_ignore_ascii_case(one.as_bytes());
+        if ["application/json", "text/json"].iter().any(is) {
+            Self::Form(Form::Json)
+        } else if LINES.iter().any(is) {
+            Self::Form(Form::Lines)
+        } else {
+            Self::Other
+        }
+    }
+}
+
 /// What the head of a request says of its body, before any of it is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyHead {
+    /// When its sender's time for the body began, if that was before hyper read the head.
+    pub(crate) begun: Option<Instant>,
     /// None if it comes in chunks.
     pub(crate) length: Option<u64>,
     /// It has a `Content-Encoding`, none of which is understood.
@@ -30,11 +71,12 @@ pub(crate) struct BodyHead {
 }
 
 impl BodyHead {
-    pub(crate) fn of(headers: &HeaderMap, body: &Incoming) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, body: &Incoming, begun: Option<Instant>) -> Self {
         let is_there = |name: &HeaderName| headers.contains_key(name);
         let identity = |value: &[u8]| value.eq_ignore_ascii_case(b"identity");
         let encoding = headers.get(CONTENT_ENCODING);
         Self {
+            begun,
             length: body.size_hint().exact(),
             is_encoded: encoding.is_some_and(|value| !identity(value.as_bytes())),
             is_held_back: is_there(&EXPECT),

@@ -6,6 +6,7 @@
 //! request of that connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
@@ -15,22 +16,29 @@ use crate::access::authenticator::Authenticator;
 use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
 use crate::auth::Denial;
-use crate::edge::client_error::ClientError;
+use crate::backplane::Backplane;
+use crate::delivery::router::Router;
+use crate::edge::client_error::{ClientError, no_presence};
 use crate::edge::upstream::Upstream;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::hub::Hub;
 use crate::local::hub::await_rows::ROW_PATIENCE;
+use crate::local::replay::excerpt::Span;
 use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::ClientRequest;
 use crate::protocol;
-use crate::protocol::ids::{Fd, Subject, Topic, UserId};
-use crate::protocol::position::Since;
+use crate::protocol::ids::{ConnectionId, Fd, Subject, Topic, UserId};
+use crate::protocol::position::{EntryId, Since};
 use crate::protocol::secret::Secret;
+use crate::protocol::{Author, Message, Publish, PushRequest, Status};
 use crate::protocol::{BadTopic, RequestKind, WantedTopic};
 
 /// The code of one of several topics that is none.
 const BAD_TOPIC: &str = "bad_message";
+
+/// When a client whose message went nowhere may try again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The outcome of a request that was carried out.
 struct Done {
@@ -56,7 +64,9 @@ impl From<String> for Done {
 #[derive(Debug)]
 pub(crate) struct ClientRequests {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) backplane: Arc<Backplane>,
     pub(crate) upstream: Upstream,
+    pub(crate) router: Arc<Router>,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) late_checks: Arc<LateChecks>,
@@ -75,18 +85,20 @@ impl ClientRequests {
         let (fd, user) = (asked.fd, asked.user.clone());
         let reference = asked.request.reference.clone();
         let reference = reference.as_deref();
+        // Cursors come thirty times a second: without a `ref` only a refusal is told.
+        let is_published = matches!(asked.request.what, RequestKind::Publish(_));
         let (mut then, mut watches) = (Vec::new(), Vec::new());
         let object = match self.carry_out(asked).await {
+            Ok(_) if is_published && reference.is_none() => None,
             Ok(done) => {
                 (then, watches) = (done.then, done.watches);
-                protocol::reply_object(reference, &done.fields)
+                Some(protocol::reply_object(reference, &done.fields))
             }
             Err(refused) => {
                 tracing::debug!(%fd, %user, code = refused.code, "request refused");
-                refused.object(reference)
+                Some(refused.object(reference))
             }
         };
-        let object = Some(object);
         self.hub.tell(fd, Command::Answered { fd, object }).await;
         for then in then {
             self.hub.tell(fd, then).await;
@@ -105,6 +117,7 @@ impl ClientRequests {
                 since,
                 watches,
             } => {
+                self.check_watch(&topic, watches)?;
                 let mut done = self.subscribe(fd, &user, topic.clone(), since).await?;
                 done.watches.extend(watches.then_some(topic));
                 Ok(done)
@@ -116,12 +129,51 @@ impl ClientRequests {
             }
             RequestKind::SubscribeAll(wanted) => Ok(self.subscribe_all(fd, &user, wanted).await),
             RequestKind::UnsubscribeAll(wanted) => Ok(self.unsubscribe_all(fd, wanted).await),
+            RequestKind::History {
+                topic,
+                before,
+                limit,
+            } => self.look_back(&topic, before, limit).await.map(Done::from),
             RequestKind::Auth(token) => self.renew(fd, &user, &token).await.map(Done::from),
             RequestKind::Send(send) => {
                 let sent = self.upstream.send(fd, &user, reference, &send);
                 sent.await.map(Done::from)
             }
+            RequestKind::Publish(publish) => {
+                let published = self.publish(fd, user, &publish).await;
+                let outcome = match &published {
+                    Ok(_) => "published",
+                    Err(refused) => refused.code,
+                };
+                self.router.carrier.metrics.member_published(outcome);
+                published.map(Done::from)
+            }
         }
+    }
+
+    /// Pushes what a member publishes, as a sender's push. The shard has looked whether it may; the
+    /// client's next request waits for this one, which keeps their order.
+    async fn publish(
+        &self,
+        fd: Fd,
+        user: UserId,
+        publish: &Publish,
+    ) -> Result<String, ClientError> {
+        let node = self.hub.node().clone();
+        let author = Author {
+            user,
+            connection: ConnectionId { node, fd },
+            echo: publish.echo,
+        };
+        let message = Message::of_member(publish, author)
+            .map_err(|fault| ClientError::new("bad_message", fault.to_string()))?;
+        let request = PushRequest::to_topic(&publish.topic, message);
+        let answer = self.router.push(&request).await;
+        if answer.status == Status::Unrouted {
+            let reason = answer.reason.unwrap_or("no way to the members");
+            return Err(ClientError::new("unavailable", reason).retry_after(RETRY));
+        }
+        Ok(protocol::published_fields(&publish.topic, answer.seq_id))
     }
 
     /// The client hears that it is subscribed when the topic's row is written, so that senders it
@@ -139,10 +191,12 @@ impl ClientRequests {
         let Subscribed { row, follows } =
             subscribed.await.map_err(|reason| refusal(&topic, reason))?;
         let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
-        if !follows {
-            return Ok(protocol::subscribed_fields(&topic, None, None, degraded).into());
-        }
-        let from = since.unwrap_or(Since::Now);
+        let Some(from) = follows else {
+            // Asked for a log that it may not read: it may have missed anything.
+            let keeps = self.hub.topics().keeps();
+            let recovered = since.filter(|_| keeps).map(|_| false);
+            return Ok(protocol::subscribed_fields(&topic, None, recovered, degraded).into());
+        };
         let mut page = self.hub.first_page(fd, &topic, from, deadline).await;
         let tryout = match (&mut page, from) {
             (Some(page), Since::After(_)) => self.hub.judge(fd, user, &topic, page),
@@ -152,7 +206,9 @@ impl ClientRequests {
         let resume = page.as_ref().map(|page| page.start);
         let is_proven = page.as_ref().is_some_and(|page| page.is_continuous);
         let is_proven = is_proven && tryout.passed.is_empty();
-        let recovered = (from != Since::Now).then_some(is_proven);
+        // What the topic's rule gives a new member, it did not ask for.
+        let has_asked = since.is_some_and(|since| since != Since::Now);
+        let recovered = has_asked.then_some(is_proven);
         let fields = protocol::subscribed_fields(&topic, resume, recovered, degraded);
         let then = page.map(|page| Command::Page {
             fd,
@@ -167,6 +223,27 @@ impl ClientRequests {
         })
     }
 
+    /// The shard has looked whether the client is in the topic.
+    async fn look_back(
+        &self,
+        topic: &Topic,
+        before: Option<EntryId>,
+        limit: u16,
+    ) -> Result<String, ClientError> {
+        if !self.hub.topics().is_followed(topic) {
+            let words = format!("clients may not read what was kept of the topic {topic}");
+            return Err(ClientError::new("forbidden", words));
+        }
+        let span = before.map_or(Span::Newest, Span::Before);
+        let subject = Subject::Topic(topic.clone());
+        let read = self.backplane.look_back(&subject, span, limit);
+        let Ok(Ok(past)) = tokio::time::timeout(ROW_PATIENCE, read).await else {
+            let words = "the log cannot be read now";
+            return Err(ClientError::new("unavailable", words).retry_after(ROW_PATIENCE));
+        };
+        Ok(protocol::history_fields(topic, &past.messages, past.more))
+    }
+
     /// All at the same time: a client that comes back with many topics waits for the slowest.
     async fn subscribe_all(
         &self,
@@ -176,7 +253,7 @@ impl ClientRequests {
     ) -> Done {
         let each = wanted.into_iter().map(async |wanted| match wanted {
             Err(bad) => protocol::refused_fields(&bad.topic, BAD_TOPIC, &bad.message).into(),
-            Ok(one) => match self.subscribe(fd, user, one.topic.clone(), one.since).await {
+            Ok(one) => match self.subscribe_one(fd, user, &one).await {
                 Err(refused) => refused.fields(one.topic.as_str()).into(),
                 Ok(mut done) => {
                     done.watches.extend(one.watches.then_some(one.topic));
@@ -192,6 +269,24 @@ impl ClientRequests {
         }
         all.fields = protocol::topics_fields(&entries);
         all
+    }
+
+    async fn subscribe_one(
+        &self,
+        fd: Fd,
+        user: &UserId,
+        one: &WantedTopic,
+    ) -> Result<Done, ClientError> {
+        self.check_watch(&one.topic, one.watches)?;
+        self.subscribe(fd, user, one.topic.clone(), one.since).await
+    }
+
+    /// Refuses a subscription that wants to hear of members where the topic's rule tells nothing.
+    fn check_watch(&self, topic: &Topic, watches: bool) -> Result<(), ClientError> {
+        match watches && !self.hub.topics().tells_members(topic) {
+            true => Err(ClientError::new("forbidden", no_presence(topic))),
+            false => Ok(()),
+        }
     }
 
     async fn unsubscribe_all(&self, fd: Fd, topics: Vec<Result<WantedTopic, BadTopic>>) -> Done {

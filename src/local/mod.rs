@@ -32,6 +32,8 @@ pub(crate) mod directory;
 
 pub(crate) mod membership;
 
+pub(crate) mod live_rules;
+
 pub(crate) mod topics;
 
 pub(crate) mod replay;

@@ -13,10 +13,13 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::local::dirty_rows::DirtyRows;
+use crate::local::live_rules::LiveRules;
 use crate::local::map::Map;
 use crate::local::presence_queue::PresenceQueue;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::position::Since;
 use crate::protocol::topic_pattern::TopicPatterns;
+use crate::protocol::topic_rules::{EntryRule, HistoryRule, PresenceRule, SubscribeRule};
 
 /// Connections in a topic, by shard.
 type TopicCounts = SmallVec<[u32; 4]>;
@@ -31,6 +34,7 @@ pub(crate) struct Topics {
     shards: usize,
     pub(in crate::local) changes: Arc<DirtyRows>,
     grants: Arc<TopicPatterns>,
+    rules: LiveRules,
     most: usize,
     /// Whether there are logs, which connections can follow.
     keeps: bool,
@@ -46,6 +50,7 @@ impl Topics {
             shards,
             changes,
             grants: config.topics.clone(),
+            rules: LiveRules::new(config.topic_rules.clone()),
             most: config.max_topics,
             keeps: config.keep_messages > 0,
         }
@@ -56,9 +61,50 @@ impl Topics {
         self.keeps
     }
 
-    /// What clients without grants of their own may subscribe to.
-    pub(crate) fn grants(&self) -> &Arc<TopicPatterns> {
-        &self.grants
+    /// From where a new member that asks for nothing is given the log of a topic.
+    pub(crate) fn entry(&self, topic: &Topic) -> Since {
+        match self.rules.find(topic).map(|rule| rule.entry) {
+            None | Some(EntryRule::None) => Since::Now,
+            Some(EntryRule::Last) => Since::Last(1),
+            Some(EntryRule::All) => Since::Beginning,
+        }
+    }
+
+    /// Whether members of a topic may hear of each other, be it their number alone.
+    pub(crate) fn tells_members(&self, topic: &Topic) -> bool {
+        let rule = self.rules.find(topic);
+        rule.is_none_or(|rule| rule.presence != PresenceRule::NoClient)
+    }
+
+    /// Whether members may follow the log of a topic.
+    pub(crate) fn is_followed(&self, topic: &Topic) -> bool {
+        let rule = || self.rules.find(topic);
+        self.keeps && rule().is_none_or(|rule| rule.history == HistoryRule::Members)
+    }
+
+    /// Whether a user may subscribe to a topic by itself. `grants` are those of its token; without
+    /// them the settings hold.
+    pub(crate) fn allows(
+        &self,
+        topic: &Topic,
+        user: &UserId,
+        grants: Option<&TopicPatterns>,
+    ) -> bool {
+        let is_granted = || grants.unwrap_or(&self.grants).allows(topic, user);
+        let Some(rule) = self.rules.find(topic) else {
+            return is_granted();
+        };
+        match rule.subscribe {
+            SubscribeRule::Grant => is_granted(),
+            SubscribeRule::Anyone => rule.pattern.fits_for(topic, user) || is_granted(),
+            // Rules with hooks are refused at the start.
+            SubscribeRule::Hook | SubscribeRule::NoClient => false,
+        }
+    }
+
+    /// The rules of topics.
+    pub(crate) fn rules(&self) -> &LiveRules {
+        &self.rules
     }
 
     /// Most topics of one connection.

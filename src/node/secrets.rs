@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
+use crate::config::Config;
 use crate::config::checks::{api_keys, cluster_secrets, jwt_secrets};
-use crate::config::{Config, secret_files};
+use crate::config::secret_files::{self, FileForm};
 use crate::protocol::ClusterKeys;
 use crate::protocol::secret::Secret;
 
@@ -32,7 +33,7 @@ struct Watched {
 
 impl Watched {
     fn look(&mut self) {
-        let found = secret_files::read(&self.path, true).map(Secret::new);
+        let found = secret_files::read(&self.path, FileForm::List).map(Secret::new);
         if found == self.seen {
             return;
         }

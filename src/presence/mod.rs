@@ -29,6 +29,7 @@ use crate::presence::roster::{HEARD, Roster};
 use crate::presence::view::{PresenceChanges, View};
 use crate::protocol;
 use crate::protocol::ids::{Fd, NodeId, Topic, UserId};
+use crate::protocol::topic_rules::PresenceRule;
 use crate::protocol::{MAX_NAMES, PresenceLine, Told, Watch};
 use crate::telemetry::metrics::Metrics;
 
@@ -191,8 +192,15 @@ impl Presence {
     }
 
     async fn give_list(&self, fd: Fd, topic: &Topic) {
-        let (members, more) = self.views[topic].members(MAX_NAMES);
-        let object = protocol::presence_members_object(topic, &members, more);
+        let view = &self.views[topic];
+        let object = match self.tells(topic) {
+            PresenceRule::NoClient => return,
+            PresenceRule::Count => protocol::presence_count_object(topic, view.count()),
+            PresenceRule::Members => {
+                let (members, more) = view.members(MAX_NAMES);
+                protocol::presence_members_object(topic, &members, more)
+            }
+        };
         self.hub.watch(fd, topic, object.into()).await;
     }
 
@@ -259,7 +267,25 @@ impl Presence {
         changes.join
     }
 
+    /// What clients may hear of the members of a topic.
+    fn tells(&self, topic: &Topic) -> PresenceRule {
+        let rule = self.hub.topics().rules().find(topic);
+        rule.map(|rule| rule.presence).unwrap_or_default()
+    }
+
     async fn tell_clients(&self, topic: &Topic, join: &[UserId], leave: &[UserId]) {
+        if join.is_empty() && leave.is_empty() {
+            return;
+        }
+        match self.tells(topic) {
+            PresenceRule::Members => {}
+            PresenceRule::NoClient => return,
+            PresenceRule::Count => {
+                let count = self.views.get(topic).map_or(0, View::count);
+                let object = protocol::presence_count_object(topic, count);
+                return self.hub.tell_watchers(topic, object.into()).await;
+            }
+        }
         for part in join.chunks(MAX_NAMES) {
             let object = protocol::presence_change_object(topic, part, &[]);
             self.hub.tell_watchers(topic, object.into()).await;

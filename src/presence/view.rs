@@ -146,6 +146,11 @@ impl View {
         self.is_located && !self.sources.values().any(owes_lately)
     }
 
+    /// How many users are there, with those who may come back.
+    pub(super) fn count(&self) -> usize {
+        self.users.len()
+    }
+
     /// Who is there, with those who may come back; no more than `most`, and whether there are more.
     pub(super) fn members(&self, most: usize) -> (Vec<UserId>, bool) {
         let mut members: Vec<UserId> = self.users.keys().cloned().collect();

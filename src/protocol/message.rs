@@ -10,15 +10,17 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::client::dialect::{Dialect, Frames};
 use crate::protocol::client::event_id::StreamPosition;
+use crate::protocol::client::send::Publish;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::json::{Names, Quoted, Users, one_line, raw, to_json};
 use crate::protocol::position::Position;
+use crate::protocol::topic_rules::PolicyRule;
 
 /// Longest message id, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
@@ -116,6 +118,24 @@ pub enum Policy {
     Latest(Box<str>),
 }
 
+/// The member of a topic that published a message. Set by its node, never by the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// Its user.
+    pub user: UserId,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Whether that gets the message, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub echo: bool,
+}
+
+/// The member that published a message, as it stands in a log.
+#[must_use]
+pub fn author_text(author: &Author) -> String {
+    to_json(author)
+}
+
 /// What a message is to a client that speaks in objects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum Kind {
@@ -167,7 +187,10 @@ pub struct Message {
     /// The name by which clients choose what to do with it.
     event: Option<Box<str>>,
     data: Box<str>,
-    policy: Policy,
+    /// None: what the topic's rule says, or else `close`.
+    policy: Option<Policy>,
+    /// The member that published it, if it was one.
+    author: Option<Box<Author>>,
     pub(super) kind: Kind,
     /// The topic it was pushed to, if it was to one.
     topic: Option<Topic>,
@@ -177,12 +200,13 @@ pub struct Message {
 }
 
 impl Message {
-    pub(super) fn new(id: Option<Box<str>>, data: &RawValue, policy: Policy) -> Self {
+    pub(super) fn new(id: Option<Box<str>>, data: &RawValue, policy: Option<Policy>) -> Self {
         Self {
             id,
             event: None,
             data: one_line(data),
             policy,
+            author: None,
             topic: None,
             kind: Kind::Push,
             position: None,
@@ -198,6 +222,20 @@ impl Message {
         Self { event, ..self }
     }
 
+    /// What a member publishes to a topic.
+    ///
+    /// # Errors
+    /// When the event's name is none.
+    pub fn of_member(publish: &Publish, author: Author) -> Result<Self, InvalidInput> {
+        let event = publish.event.as_deref().map(Cow::Borrowed);
+        Ok(Self {
+            event: check_event(event)?,
+            topic: Some(publish.topic.clone()),
+            author: Some(Box::new(author)),
+            ..Self::new(None, raw(&publish.data), None)
+        })
+    }
+
     /// A message as it lies in an inbox.
     ///
     /// # Errors
@@ -205,15 +243,18 @@ impl Message {
     pub fn from_inbox(
         id: Option<String>,
         event: Option<String>,
+        from: Option<&str>,
         data: &str,
         position: Position,
     ) -> Result<Self, InvalidInput> {
+        let author = from.map(serde_json::from_str).transpose()?;
         let data: &RawValue = serde_json::from_str(data)?;
         let id = id.map(String::into_boxed_str);
         Ok(Self {
             position: Some(position),
+            author,
             event: check_event(event.map(Cow::Owned))?,
-            ..Self::new(id, data, Policy::Close)
+            ..Self::new(id, data, None)
         })
     }
 
@@ -235,12 +276,59 @@ impl Message {
         }
     }
 
+    /// The same message as one that is not kept.
+    #[must_use]
+    pub fn unkept(&self) -> Self {
+        Self {
+            position: None,
+            ..self.unencoded()
+        }
+    }
+
+    /// The same message under what its topic's rule says of slow receivers.
+    #[must_use]
+    pub fn under(&self, policy: PolicyRule) -> Self {
+        Self {
+            policy: Some(match policy {
+                PolicyRule::Close => Policy::Close,
+                PolicyRule::Drop => Policy::Drop,
+                PolicyRule::Latest => Policy::Latest(self.replaces()),
+            }),
+            ..self.unencoded()
+        }
+    }
+
+    /// The same message, published by this member.
+    #[must_use]
+    pub fn by(self, author: Author) -> Self {
+        Self {
+            author: Some(Box::new(author)),
+            ..self
+        }
+    }
+
+    /// The key of older messages whose place it may take: of its topic, event and author.
+    fn replaces(&self) -> Box<str> {
+        let mut key = String::new();
+        if let Some(topic) = &self.topic {
+            key.push_str(topic.as_str());
+        }
+        if let Some(author) = &self.author {
+            let _ = write!(key, " {}", author.connection);
+        }
+        if let Some(event) = &self.event {
+            key.extend([" ", event]);
+        }
+        key.into()
+    }
+
     fn unencoded(&self) -> Self {
         Self {
             id: self.id.clone(),
             event: self.event.clone(),
             data: self.data.clone(),
             policy: self.policy.clone(),
+            author: self.author.clone(),
             kind: self.kind.clone(),
             topic: self.topic.clone(),
             position: self.position,
@@ -281,7 +369,26 @@ impl Message {
     /// What to do where the receiver is slow.
     #[must_use]
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        self.policy.as_ref().unwrap_or(&Policy::Close)
+    }
+
+    /// Whether its sender said what to do where the receiver is slow.
+    #[must_use]
+    pub fn has_policy(&self) -> bool {
+        self.policy.is_some()
+    }
+
+    /// The member that published it, if it was one.
+    #[must_use]
+    pub fn author(&self) -> Option<&Author> {
+        self.author.as_deref()
+    }
+
+    /// The connection that does not get it, for it sent it.
+    #[must_use]
+    pub fn left_out(&self) -> Option<&ConnectionId> {
+        let author = self.author.as_deref().filter(|author| !author.echo)?;
+        Some(&author.connection)
     }
 
     /// All the bytes that go to a client of this dialect.
@@ -309,6 +416,11 @@ impl Message {
                 self.write_names(&mut head);
                 if let Some(topic) = &self.topic {
                     let _ = write!(head, r#""topic":"{topic}","#);
+                }
+                if let Some(author) = &self.author {
+                    let (user, connection) = (Quoted(&author.user), &author.connection);
+                    let from = format_args!(r#"{{"user":{user},"connection":"{connection}"}}"#);
+                    let _ = write!(head, r#""from":{from},"#);
                 }
                 if let Some(position) = self.position {
                     let _ = write!(head, r#""resume":"{position}","#);

@@ -12,6 +12,8 @@ pub mod session_id;
 
 pub mod topic_pattern;
 
+pub mod topic_rules;
+
 pub mod route;
 
 pub mod secret;
@@ -28,6 +30,8 @@ pub mod client;
 
 pub mod message;
 
+pub mod history;
+
 pub mod outcome;
 
 pub mod sender;
@@ -36,6 +40,7 @@ pub mod bus;
 
 pub use crate::protocol::bus::event::*;
 pub use crate::protocol::bus::line::*;
+pub use crate::protocol::bus::node_lines::*;
 pub use crate::protocol::bus::presence::*;
 pub use crate::protocol::bus::question::*;
 pub use crate::protocol::bus::signature::{ClusterKeys, Proof, is_command};
@@ -46,12 +51,14 @@ pub use crate::protocol::client::refusal::*;
 pub use crate::protocol::client::requests::*;
 pub use crate::protocol::client::send::*;
 pub use crate::protocol::fault::InvalidInput;
+pub use crate::protocol::history::*;
 pub use crate::protocol::message::*;
 pub use crate::protocol::outcome::*;
 pub use crate::protocol::sender::access::*;
 pub use crate::protocol::sender::call::*;
 pub use crate::protocol::sender::plain_push::lines;
 pub use crate::protocol::sender::push::PushRequest;
+pub use crate::protocol::sender::push_head::*;
 
 #[cfg(test)]
 mod tests;

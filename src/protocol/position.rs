@@ -17,6 +17,20 @@ pub struct EntryId {
     pub seq: u64,
 }
 
+impl EntryId {
+    /// The greatest name below this one.
+    #[must_use]
+    pub fn before(self) -> Self {
+        match self.seq.checked_sub(1) {
+            Some(seq) => Self { seq, ..self },
+            None => Self {
+                ms: self.ms.saturating_sub(1),
+                seq: u64::MAX,
+            },
+        }
+    }
+}
+
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.ms, self.seq)
@@ -63,16 +77,9 @@ impl Position {
     /// A position from which this message is the first to be read.
     #[must_use]
     pub fn before(&self) -> Self {
-        let EntryId { ms, seq } = self.entry;
         Self {
             n: self.n.wrapping_sub(1),
-            entry: match seq.checked_sub(1) {
-                Some(seq) => EntryId { ms, seq },
-                None => EntryId {
-                    ms: ms.saturating_sub(1),
-                    seq: u64::MAX,
-                },
-            },
+            entry: self.entry.before(),
         }
     }
 
@@ -81,7 +88,8 @@ impl Position {
     pub fn follows(&self, other: &Self) -> bool {
         match Unwritten::of(other) {
             Some(_) => count_since_first(self.n) == 1,
-            None => self.n == other.n.wrapping_add(1),
+            // What was erased between them does not matter to one who has had it.
+            None => matches!(kept_between(other.n, self.n), Some((1, _))),
         }
     }
 }
@@ -93,6 +101,21 @@ const COUNT_BITS: u32 = 36;
 const UNWRITTEN: u64 = 1 << 63;
 /// The bits of an epoch: so few that such a number has no more digits than others.
 const EPOCH_BITS: u32 = 27;
+
+/// By so much an erased message raises the number of the newest one, so that a position from before
+/// does not pass for one with nothing missing after it.
+pub const ERASURE: u64 = 1 << 21;
+
+/// How many messages were kept after the first of two numbers up to the second, and how many were
+/// erased in that time. None if they are not of one inbox, or the second is the older one.
+#[must_use]
+pub const fn kept_between(from: u64, to: u64) -> Option<(u64, u64)> {
+    let passed = to.wrapping_sub(from);
+    match passed >> COUNT_BITS {
+        0 => Some((passed % ERASURE, passed / ERASURE)),
+        _ => None,
+    }
+}
 
 /// A number for a new inbox to begin with, which no other begins with. So small that it never
 /// overflows.
@@ -168,6 +191,28 @@ impl fmt::Display for Position {
     }
 }
 
+impl serde::Serialize for EntryId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The text names no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be the entry or the resume of a kept message")]
+pub struct BadEntry;
+
+/// The message that a reader names: by its entry, or by its `resume`.
+///
+/// # Errors
+/// When it is neither.
+pub fn entry_of(text: &str) -> Result<EntryId, BadEntry> {
+    match text.parse::<Position>() {
+        Ok(position) => Ok(position.entry),
+        Err(BadPosition) => text.parse().map_err(|BadPosition| BadEntry),
+    }
+}
+
 impl serde::Serialize for Position {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -186,6 +231,29 @@ impl FromStr for Position {
     }
 }
 
+/// Most messages that a reader may ask for at once.
+pub const MAX_READ: u16 = 100;
+/// How many a reader gets that does not say how many.
+pub const DEFAULT_READ: u16 = 50;
+
+/// A number of messages that may not be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a number from 1 to {MAX_READ}")]
+pub struct BadCount;
+
+/// How many messages a reader asks for.
+///
+/// # Errors
+/// When that is no number, or may not be asked for.
+pub fn count_of(text: &str) -> Result<u16, BadCount> {
+    let count = digits(text)
+        .ok()
+        .and_then(|count| u16::try_from(count).ok());
+    count
+        .filter(|count| (1..=MAX_READ).contains(count))
+        .ok_or(BadCount)
+}
+
 /// From where an inbox or a log is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Since {
@@ -193,6 +261,8 @@ pub enum Since {
     Now,
     /// Everything that is still there.
     Beginning,
+    /// So many of the newest, and what comes after them.
+    Last(u16),
     /// What came after this.
     After(Position),
 }
@@ -202,9 +272,19 @@ impl Since {
     #[must_use]
     pub fn entry(&self) -> EntryId {
         match self {
-            Self::Now | Self::Beginning => EntryId::default(),
+            Self::Now | Self::Beginning | Self::Last(_) => EntryId::default(),
             Self::After(position) => position.entry,
         }
+    }
+}
+
+impl Since {
+    /// The newest messages, as many as a client says in its `last`.
+    ///
+    /// # Errors
+    /// When it is no number, or may not be asked for.
+    pub fn last_of(text: &str) -> Result<Self, BadCount> {
+        count_of(text).map(Self::Last)
     }
 }
 

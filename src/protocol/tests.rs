@@ -413,4 +413,5 @@ fn what_nodes_say_is_read_as_it_was_written() {
 mod absent;
 mod client;
 mod plain;
+mod push_head;
 mod wire;

@@ -12,11 +12,11 @@ use crate::protocol::ids::{Topic, UserId, is_topic_byte};
 /// Longest pattern, in bytes: a topic with a few stars.
 const MAX_BYTES: usize = 256;
 /// Stands for the user's id.
-const USER: &str = "{user}";
+pub(super) const USER: &str = "{user}";
 /// Stands for the rest of the topic.
-const REST: &str = "**";
+pub(super) const REST: &str = "**";
 /// As a whole pattern: every topic.
-const ANY: &str = "*";
+pub(super) const ANY: &str = "*";
 
 /// The text is no pattern of topics; the message says what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,7 +121,7 @@ fn fits(pattern: &str, topic: &str) -> bool {
 /// The last star takes one byte more whenever what follows it does not fit. Those before it need
 /// not be tried again: their shortest text leaves the longest rest. A star that has reached the
 /// end of its segment is done.
-fn matches_start(pattern: &str, topic: &str, and_more: bool) -> bool {
+pub(super) fn matches_start(pattern: &str, topic: &str, and_more: bool) -> bool {
     let (pattern, topic) = (pattern.as_bytes(), topic.as_bytes());
     let (mut at, mut here) = (0, 0);
     // The place after the last star, and where its text ends.
@@ -152,7 +152,7 @@ fn matches_start(pattern: &str, topic: &str, and_more: bool) -> bool {
 }
 
 /// Whether this byte ends a segment of a topic.
-const fn is_separator(byte: u8) -> bool {
+pub(super) const fn is_separator(byte: u8) -> bool {
     matches!(byte, b'.' | b':')
 }
 

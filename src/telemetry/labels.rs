@@ -12,7 +12,7 @@ use crate::protocol::outcome::Status;
 type LabelValues = (&'static str, &'static [&'static str]);
 
 /// Counters whose values stand here. Those of the others are in [`of`].
-const KNOWN: [LabelValues; 11] = [
+const KNOWN: [LabelValues; 13] = [
     (
         "handshakes_refused",
         &[
@@ -76,6 +76,18 @@ const KNOWN: [LabelValues; 11] = [
     ("share_outcomes", &["abandoned"]),
     ("line_outcomes", &["taken", "nobody", "failed"]),
     ("drops", &["unreadable", "passed_over"]),
+    (
+        "member_publishes",
+        &[
+            "published",
+            "forbidden",
+            "too_large",
+            "rate_limited",
+            "bad_message",
+            "unavailable",
+        ],
+    ),
+    ("topic_rules_read", &["taken", "refused"]),
     ("left_to_inbox", &["old", "later"]),
     (
         "losses",

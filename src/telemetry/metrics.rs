@@ -186,6 +186,8 @@ metrics! {
         "API requests refused, by error code; an invalid item of a batch counts as bad_item";
     pushes: Family<Outcome, Counter> = Family::default(), "pushes",
         "Pushes of this node's senders, by resulting status";
+    pushes_fast: Counter = Counter::default(), "pushes_fast",
+        "Requests to POST /v1/push that took the fast lane";
     calls: Family<Outcome, Counter> = Family::default(), "calls",
         "Calls of this node's senders, by resulting status";
     calls_put: Counter = Counter::default(), "calls_put",
@@ -332,6 +334,12 @@ metrics! {
         "Dead nodes whose rows this node removed";
     subscriptions: Counter = Counter::default(), "subscriptions",
         "Times this node subscribed to its channels";
+    member_publishes: Family<Outcome, Counter> = Family::default(), "member_publishes",
+        "Messages that members published to topics, by outcome";
+    topic_rules_read: Family<Outcome, Counter> = Family::default(), "topic_rules_read",
+        "Times that PUSH_TOPIC_RULES_FILE was read again with a change: taken or refused";
+    topic_rules_differ: Gauge = Gauge::default(), "topic_rules_differ",
+        "Other live nodes whose topic rules differ from those of this node";
     log_lines_dropped: Counter = Counter::default(), "log_lines_dropped",
         "Log lines dropped because standard error took none";
 }
@@ -391,6 +399,20 @@ impl Metrics {
         if messages > 0 {
             self.drops.get_or_create(&reason.into()).inc_by(messages);
         }
+    }
+
+    /// Counts what a member published, or may not.
+    pub fn member_published(&self, status: &'static str) {
+        self.member_publishes
+            .get_or_create(&Outcome::from(status))
+            .inc();
+    }
+
+    /// Counts a file of topic rules that was read again.
+    pub fn topic_rules_read(&self, status: &'static str) {
+        self.topic_rules_read
+            .get_or_create(&Outcome::from(status))
+            .inc();
     }
 
     /// Counts a line of the bus that was not believed.

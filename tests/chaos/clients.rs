@@ -91,6 +91,9 @@ struct Object {
     expires_in_ms: Option<u64>,
 }
 
+/// So many of the last messages of a topic a device asks for that comes to it for the first time.
+const LAST: u16 = 20;
+
 /// The `ref` of a request for a new token to be taken.
 const AUTH: &str = "auth";
 
@@ -106,6 +109,8 @@ struct Link<'a> {
     recorder: &'a Recorder,
     /// Topics whose reply is still to come.
     asked: HashSet<String>,
+    /// Topics whose last messages it has asked for.
+    entered: HashSet<String>,
     /// Topics that it has left.
     out: HashSet<String>,
     /// The code of the node's last word.
@@ -142,11 +147,19 @@ impl Link<'_> {
         }
     }
 
+    /// Asks for the last messages of the topic, too.
+    async fn enter(&mut self, topic: &str, presence: bool) {
+        self.entered.insert(topic.to_owned());
+        self.subscribe(topic, None, presence).await;
+    }
+
     async fn subscribe(&mut self, topic: &str, position: Option<&String>, presence: bool) {
         let name = self::topic(topic).unwrap_or(topic);
         let mut ask = json!({"type": "subscribe", "topic": name, "ref": name});
         if let Some(position) = position {
             ask["since"] = json!(position);
+        } else if self.entered.contains(topic) {
+            ask["last"] = json!(LAST);
         }
         if presence {
             ask["presence"] = json!(true);
@@ -181,6 +194,10 @@ impl Device {
     pub(crate) async fn live(mut self, views: Arc<Views>, recorder: Recorder) {
         for round in 0.. {
             let name = format!("d{}r{round}", self.number);
+            if self.rng.u8(..4) == 0 {
+                // As a page that is opened anew.
+                self.positions.clear();
+            }
             let connect = self.connect(name, &views, &recorder);
             if let Ok(Some((mut link, ready))) = tokio::time::timeout(CONNECT, connect).await {
                 self.enter(&mut link, ready).await;
@@ -258,6 +275,7 @@ impl Device {
             views,
             recorder,
             asked: HashSet::new(),
+            entered: HashSet::new(),
             out: HashSet::new(),
             bye: None,
             token,
@@ -293,8 +311,10 @@ impl Device {
         }
         for named in &self.topics {
             if self.asks() {
-                let position = self.positions.get(named).filter(|_| self.resumes);
-                link.subscribe(named, position, self.watches).await;
+                match self.positions.get(named).filter(|_| self.resumes) {
+                    None if self.resumes => link.enter(named, self.watches).await,
+                    position => link.subscribe(named, position, self.watches).await,
+                }
                 continue;
             }
             link.write(|conn, at| Event::Subscribing {
@@ -307,6 +327,7 @@ impl Device {
                 conn,
                 topic: named.clone(),
                 inbox: of_topics.clone(),
+                last: None,
                 at,
             });
         }
@@ -542,13 +563,14 @@ impl Device {
         if object.degraded == Some(true) {
             link.write(|conn, at| Event::Degraded { conn, at });
         }
+        let (is_proven, enters) = (object.recovered == Some(true), link.entered.remove(&topic));
         let inbox = match object.resume.filter(|_| self.resumes) {
             None => Inbox::Unknown,
             Some(position) => {
                 self.positions.insert(topic.clone(), position);
-                match object.recovered {
-                    Some(true) => Inbox::Continues(device),
-                    _ => Inbox::Begins(device),
+                match is_proven && !enters {
+                    true => Inbox::Continues(device),
+                    false => Inbox::Begins(device),
                 }
             }
         };
@@ -556,6 +578,7 @@ impl Device {
             conn,
             topic,
             inbox,
+            last: (is_proven && enters).then_some(LAST),
             at,
         });
     }

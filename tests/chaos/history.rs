@@ -132,6 +132,9 @@ pub(crate) enum Event {
         topic: String,
         /// How it follows the topic's log.
         inbox: Inbox,
+        /// It asked for so many of the last messages, and these are proven to be the last.
+        #[serde(default)]
+        last: Option<u16>,
         at: Micros,
     },
     /// The connection asks to leave the topic.

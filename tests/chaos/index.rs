@@ -26,6 +26,8 @@ impl<'a> Recv<'a> {
 pub(crate) struct Seat<'a> {
     pub(crate) of: &'a str,
     pub(crate) inbox: &'a Inbox,
+    /// So many of the last messages come first.
+    pub(crate) last: Option<u16>,
     /// Since when it may.
     pub(crate) asked: Micros,
     pub(crate) since: Micros,
@@ -239,6 +241,7 @@ impl<'a> Index<'a> {
                     seats: vec![Seat {
                         of: user,
                         inbox,
+                        last: None,
                         asked: opened,
                         since: opened,
                         leaving: Micros::MAX,
@@ -258,11 +261,13 @@ impl<'a> Index<'a> {
                 conn: name,
                 topic,
                 inbox,
+                last,
                 at,
             } => conn(self, name, &mut |conn| {
                 conn.seats.push(Seat {
                     of: topic,
                     inbox,
+                    last: *last,
                     asked: conn.asking.get(&**topic).copied().unwrap_or(*at),
                     since: *at,
                     leaving: Micros::MAX,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::checker::{Verdict, WINDOW};
-use crate::history::{Event, HUNG_UP, Inbox, Micros, Part};
+use crate::history::{Event, HUNG_UP, Inbox, Micros, Part, Push};
 use crate::index::{Conn, Index, Recv, Seat};
 
 /// Connections of a device that follow one inbox or log, with their seats in it.
@@ -43,6 +43,13 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
             all_there(index, device, of, chain, &mut verdict);
         }
     }
+    for conn in index.conns.values() {
+        for seat in &conn.seats {
+            if let Some(last) = seat.last {
+                entered(index, conn, seat, usize::from(last), &mut verdict);
+            }
+        }
+    }
     for event in index.events {
         if let Event::Stored { id, times, at } = event {
             stored_once(index, id, *times, *at, &mut verdict);
@@ -61,6 +68,77 @@ fn stored_once(index: &Index<'_>, id: &str, times: u64, at: u64, verdict: &mut V
         verdict.expect(count <= 1, || {
             format!("{} got the kept {id} {count} times", conn.name)
         });
+    }
+}
+
+/// One that came to a topic for the first time was told that it gets the last messages of its log: no
+/// more than it asked for, fewer only if there are no more, and from the first it gets on all of them.
+/// That none comes twice holds of it as of others.
+fn entered(
+    index: &Index<'_>,
+    conn: &Conn<'_>,
+    seat: &Seat<'_>,
+    last: usize,
+    verdict: &mut Verdict,
+) {
+    if index.forgets {
+        return;
+    }
+    let end = conn.closed().min(seat.leaving);
+    let in_time = |at: Micros| (seat.asked..=seat.left).contains(&at);
+    let got = conn.recvs.iter().filter(|recv| in_time(recv.at));
+    let got: HashSet<&str> = got
+        .filter(|recv| recv.kept && recv.log(conn.user) == seat.of)
+        .map(|recv| recv.id)
+        .collect();
+    // What certainly is in the log, once, by each publisher and node in the order of their numbers.
+    let mut sources: HashMap<(&str, &str), Vec<&Push>> = HashMap::new();
+    for attempts in index.messages.values() {
+        let [push] = attempts.as_slice() else {
+            continue;
+        };
+        let part = push.parts.iter().find(|part| part.user == seat.of);
+        let is_stored = part
+            .is_some_and(|part| matches!(&*part.status, "routed" | "written" | "acked" | "stored"));
+        if push.kept && is_stored && push.reason.is_none() {
+            let source = sources.entry((&push.by, &push.via));
+            source.or_default().push(push);
+        }
+    }
+    let known = sources.values().flatten();
+    let before = known.filter(|push| push.answered < seat.asked && got.contains(&*push.id));
+    let before = before.count();
+    verdict.expect(before <= last, || {
+        format!(
+            "{} got {before} messages of {} that were there, not {last}",
+            conn.name, seat.of
+        )
+    });
+    let replayed = index
+        .messages
+        .iter()
+        .filter(|(id, attempts)| attempts[0].sent < seat.since && got.contains(**id));
+    let is_all = replayed.count() < last;
+    for pushes in sources.values_mut() {
+        pushes.sort_by_key(|push| push.seq);
+        let first = pushes.iter().position(|push| got.contains(&*push.id));
+        let from = match is_all {
+            true => 0,
+            false => first.unwrap_or(pushes.len()),
+        };
+        for push in &pushes[from..] {
+            let limit = index.after(conn.node, push.answered.max(seat.since), WINDOW);
+            if push.sent >= seat.since || limit >= end.min(index.end) {
+                continue;
+            }
+            let is_told = conn.told(seat.of, push.sent, limit);
+            verdict.expect(got.contains(&*push.id) || is_told, || {
+                format!(
+                    "{} entered {} at {} with the last {last} and never got {}, answered at {}",
+                    conn.name, seat.of, seat.asked, push.id, push.answered
+                )
+            });
+        }
     }
 }
 

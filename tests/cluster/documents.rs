@@ -37,10 +37,11 @@ const fn page(path: &'static str, programs: usize, json: usize) -> Page {
 }
 
 const REFERENCE: &str = "PROTOCOL.md";
-const PAGES: [Page; 5] = [
+const PAGES: [Page; 6] = [
     page(REFERENCE, 2, 7),
     page("docs/clients.md", 6, 19),
     page("docs/http-api.md", 14, 9),
+    page("docs/history.md", 4, 6),
     page("docs/redis.md", 8, 7),
     page("docs/services.md", 5, 6),
 ];

@@ -64,6 +64,110 @@ fn check_accepts_settings_with_which_a_node_starts_and_names_all_faults_of_other
 }
 
 #[test]
+fn rules_shows_which_rule_is_for_a_topic_and_what_it_allows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("rules.json");
+    let path = file.to_str().expect("UTF-8");
+    let rules = r#"[
+        {"match": "chat.**", "keep": {"messages": 50, "every": true}, "send": "members"},
+        {"match": "ai.{user}.**", "subscribe": "anyone", "keep": {"seconds": 60}}
+    ]"#;
+    std::fs::write(&file, rules).expect("written");
+    let say = |arguments: &[&str], settings: &[(&str, &str)]| {
+        let mut all = vec!["rules", path];
+        all.extend(arguments);
+        pushnode(&all, settings)
+    };
+    let ended = say(&["--topic", "chat.1", "--user", "42"], &[]);
+    let expected = "\
+topic      chat.1
+rule       rule 1 (chat.**)
+subscribe  user 42 may by PUSH_TOPICS, unless a token grants others
+publish    members: 20 a second each, 65536 bytes at most; senders
+keep       every push; 50 messages, 1048576 bytes, 86400 s at most
+entry      a new member gets nothing
+history    members and senders read it
+presence   members see each other
+policy     close: a slow client is closed
+";
+    assert_eq!(
+        (ended.code, &*ended.stdout),
+        (Some(0), expected),
+        "{ended:#?}"
+    );
+    for (topic, user, settings, parts) in [
+        (
+            "ai.42.run",
+            "42",
+            &[][..],
+            &[
+                "rule 2 (ai.{user}.**)",
+                "user 42 may, by the rule",
+                "60 s at most",
+            ][..],
+        ),
+        (
+            "ai.42.run",
+            "43",
+            &[("PUSH_TOPICS", "")],
+            &["user 43 may only with a token"],
+        ),
+        (
+            "news",
+            "42",
+            &[("PUSH_KEEP_MESSAGES", "10")],
+            &[
+                "none; the settings decide",
+                "only senders",
+                "pushes that say so; 10 messages",
+            ],
+        ),
+    ] {
+        let ended = say(&["--topic", topic, "--user", user], settings);
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+        for part in parts {
+            assert!(ended.stdout.contains(part), "{part}: {ended:#?}");
+        }
+    }
+    let ended = say(&[], &[]);
+    assert!(ended.stdout.starts_with("2 rules, digest "), "{ended:#?}");
+    // As a node with these settings would say.
+    let ended = say(&[], &[("PUSH_KEEP_MESSAGES", "0")]);
+    assert_eq!(ended.code, Some(64), "{ended:#?}");
+    assert!(
+        ended
+            .stderr
+            .contains("rule 1 (chat.**): keep and entry need"),
+        "{ended:#?}"
+    );
+    std::fs::write(&file, r#"[{"match": "a", "sent": 1}]"#).expect("written");
+    let ended = say(&["--topic", "a"], &[]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(64), ""), "{ended:#?}");
+    assert!(
+        ended.stderr.contains("rule 1 (a): unknown field `sent`"),
+        "{ended:#?}"
+    );
+    for bad in [
+        &["rules"][..],
+        &["rules", path, "--user", "42"],
+        &["rules", path, "--topic", "a b"],
+        &["rules", path, path],
+    ] {
+        let ended = pushnode(bad, &[]);
+        assert_eq!(ended.code, Some(64), "{bad:?} {ended:#?}");
+    }
+    let set = [("PUSH_TOPIC_RULES", r#"[{"match": "a"}]"#)];
+    let (code, said) = checked(&set);
+    assert_eq!(
+        (code, &said["checks"][1]["check"]),
+        (Some(0), &json!("topic rules")),
+        "{said}"
+    );
+    let (code, said) = checked(&[("PUSH_TOPIC_RULES", "[1]")]);
+    assert_eq!(code, Some(64), "{said}");
+}
+
+#[test]
 fn check_reads_the_keys_of_tokens_as_a_start_would() {
     let settings = [
         ("PUSH_AUTH", "jwt"),

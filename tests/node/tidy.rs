@@ -34,7 +34,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper", &["src/edge/", "src/api/"]),
     ("hyper_util", &["src/edge/", "src/api/"]),
     ("http_body_util", &["src/edge/", "src/api/"]),
+    ("io_uring", &[UNSAFE]),
+    ("libc", &[UNSAFE]),
 ];
+/// The one file that may be unsafe.
+const UNSAFE: &str = "src/local/shard/uring.rs";
 /// What the protocol does without: it is grammar, and everything about it can be tested with bytes.
 const NOT_IN_PROTOCOL: &[&str] = &["tokio", "mio", "socket2"];
 /// Types that several files may have, with the reason.
@@ -223,6 +227,23 @@ fn each_crate_is_named_only_where_it_belongs() {
         }
     }
     hold("leave the crate to the folder it belongs to", &breaches);
+}
+
+#[test]
+fn one_file_alone_is_unsafe() {
+    // What the compiler denies, but for what allows itself more.
+    let allows = |(name, text): &(String, String)| {
+        text.contains("unsafe_code") && !name.ends_with("uring.rs")
+    };
+    let breaches: Vec<String> = sources()
+        .into_iter()
+        .filter(allows)
+        .map(|it| it.0)
+        .collect();
+    hold("do it without, or there", &breaches);
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("unsafe_code = \"deny\""));
+    assert!(sources().iter().any(|(name, _)| name == UNSAFE));
 }
 
 #[test]

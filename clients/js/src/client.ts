@@ -55,7 +55,7 @@ export function createClient(url: string, options: Options, ladder: Transport[])
     const { data, event, topic, id, resume, lastId } = frame;
     const ack = () => link.say({ type: "ack", id });
     const kept = !!(resume || lastId);
-    const message: Message = { data, event, topic, id, kept, ack };
+    const message: Message = { data, event, topic, id, kept, ack, position: resume };
     let isFine = (topic && topics.deliver(message, topic)) ?? emit("message", data, message);
     if (event) isFine = emit(":" + event, data, message) && isFine;
     const { positions } = memory;

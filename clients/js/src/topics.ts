@@ -22,6 +22,7 @@ interface Subscription extends Emitter {
   isSubscribed?: boolean;
   wantsPresence?: boolean;
   since?: string;
+  last?: number;
   members?: Members;
 }
 
@@ -93,10 +94,11 @@ export function createTopics(
   };
 
   const ask = (topics: Subscription[]) => {
-    const wishes = topics.map(({ name, isSubscribed, wantsPresence, since }) => {
+    const wishes = topics.map(({ name, isSubscribed, wantsPresence, since, last }) => {
       const { [name]: position = since } = memory.positions.topics;
       // Not again on the same connection: what is on its way would come twice.
-      return { topic: name, since: isSubscribed ? undefined : position, presence: wantsPresence };
+      const start = isSubscribed ? {} : { since: position, last };
+      return { topic: name, ...start, presence: wantsPresence };
     });
     const isBatch = wishes.length > 1;
     const what = isBatch ? { topics: wishes } : wishes[0];
@@ -134,10 +136,10 @@ export function createTopics(
     else if (line) link().again();
   };
 
-  const open = (name: string, { presence, since }: TopicOptions = {}): Topic<any> => {
+  const open = (name: string, { presence, since, last }: TopicOptions = {}): Topic<any> => {
     let found = all.get(name);
     if (!found) {
-      found = { name, count: 0, since, ...createEmitter(fail) };
+      found = { name, count: 0, since, last, ...createEmitter(fail) };
       if (link().closed) found.ended = new PushError("closed");
       else {
         all.set(name, found);
@@ -176,6 +178,11 @@ export function createTopics(
           if (topic.isSubscribed) resolve();
           topic.on("subscribed", resolve);
           topic.on("closed", reject);
+        }),
+      history: (options) =>
+        new Promise((resolve, reject) => {
+          if (!link().line?.send) reject(new PushError("read_only"));
+          requests.ask({ ...options, type: "history", topic: name }, resolve as () => void, reject);
         }),
       close() {
         if (ended()) return;

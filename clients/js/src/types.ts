@@ -55,6 +55,8 @@ export interface Message<T = unknown> {
   readonly id?: string;
   /** It is kept on the nodes, and comes again if you disconnect before it was handled. */
   readonly kept: boolean;
+  /** Where it is kept, for `before` of `history`; not over server-sent events. */
+  readonly position?: string;
   /** Acknowledges it, with `ack: "manual"`. */
   ack(): void;
 }
@@ -92,6 +94,8 @@ export interface Topic<T = unknown> extends AsyncIterable<T> {
   on<E extends keyof TopicEvents<T>>(event: E, handler: TopicEvents<T>[E]): () => void;
   /** Resolves once it is subscribed, rejects once it is closed. */
   ready(): Promise<void>;
+  /** What was kept before a message, or the newest; the oldest first. Not over server-sent events. */
+  history(options?: HistoryOptions): Promise<{ messages: PastMessage<T>[]; more: boolean }>;
   /** Unsubscribes with the last handle of this topic. */
   close(): void;
 }
@@ -100,6 +104,26 @@ export interface TopicOptions {
   presence?: boolean;
   /** Where to begin in the topic's log: a position, or `"0"` for all that is kept. */
   since?: string;
+  /** To begin with so many of the last kept messages, 1 to 100. */
+  last?: number;
+}
+
+/** A message that was kept. */
+export interface PastMessage<T = unknown> {
+  readonly data: T;
+  readonly event?: string;
+  readonly id?: string;
+  /** If a member of the topic published it. */
+  readonly from?: { user: string; connection: string };
+  /** Its name, for `before` of `history`. Its first part is the time in milliseconds. */
+  readonly entry: string;
+}
+
+export interface HistoryOptions {
+  /** The `position` of a message, or the `entry` of a past one. */
+  before?: string;
+  /** At most so many messages, 1 to 100. Default 50. */
+  limit?: number;
 }
 
 export interface SendOptions {

@@ -53,6 +53,7 @@ use crate::backplane::redis::store::kept::KeptStore;
 use crate::backplane::redis::store::upstream::Streams;
 use crate::config::redis_url::{RedisUrl, TlsFiles, Topology};
 use crate::local::hub::Hub;
+use crate::local::live_rules::LiveRules;
 use crate::local::replay::page::Bounds;
 use crate::protocol;
 use crate::protocol::ClusterKeys;
@@ -90,6 +91,8 @@ pub(crate) struct RedisSettings {
     pub secrets: ClusterKeys,
     /// The bounds of inboxes and logs.
     pub inboxes: Bounds,
+    /// Where topics have others.
+    pub rules: LiveRules,
     /// How many replicas must have a kept message.
     pub keep_replicas: u32,
     /// Approximately how many entries the stream of a service holds.
@@ -326,7 +329,7 @@ impl Redis {
     }
 
     pub(crate) fn warning(&self) -> Option<&'static str> {
-        self.eviction.warning()
+        self.eviction.warning().or(self.lease.warning())
     }
 
     pub(crate) fn gauge(&self, metrics: &Metrics) {

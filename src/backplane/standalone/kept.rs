@@ -11,11 +11,16 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::backplane::answers::Kept;
+use crate::backplane::history::Erasure;
 use crate::backplane::standalone::bookmarks::MemoryBookmarks;
+use crate::local::live_rules::LiveRules;
+use crate::local::replay::excerpt::{Excerpt, Span};
 use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
-use crate::protocol::Message;
 use crate::protocol::ids::Subject;
-use crate::protocol::position::{EntryId, Position, Since, Unwritten, first_number, new_epoch};
+use crate::protocol::position::{
+    ERASURE, EntryId, Position, Since, Unwritten, first_number, new_epoch,
+};
+use crate::protocol::{Message, author_text};
 
 /// Bytes charged for each message in addition to its own.
 const OVERHEAD: usize = 128;
@@ -31,10 +36,18 @@ pub(crate) struct MemoryLogs {
     state: Mutex<State>,
     started: Instant,
     pub(crate) bookmarks: MemoryBookmarks,
+    rules: LiveRules,
 }
 
 impl Default for MemoryLogs {
     fn default() -> Self {
+        Self::new(LiveRules::default())
+    }
+}
+
+impl MemoryLogs {
+    /// None yet, with bounds that topics may have by these rules.
+    pub(crate) fn new(rules: LiveRules) -> Self {
         let state = State {
             inboxes: HashMap::default(),
             bytes: 0,
@@ -45,6 +58,7 @@ impl Default for MemoryLogs {
             state: Mutex::new(state),
             started: Instant::now(),
             bookmarks: MemoryBookmarks::default(),
+            rules,
         }
     }
 }
@@ -66,6 +80,8 @@ struct Inbox {
     last: EntryId,
     entries: VecDeque<(Entry, Instant)>,
     bytes: usize,
+    /// The newest of those that were erased one by one.
+    erased: EntryId,
     /// When the newest message was kept.
     written: Instant,
     /// No inbox had to go early before it began, so that it is no second one.
@@ -79,6 +95,7 @@ impl Inbox {
             last: EntryId::default(),
             entries: VecDeque::new(),
             bytes: 0,
+            erased: EntryId::default(),
             written: now,
             is_first,
         }
@@ -105,6 +122,7 @@ impl Inbox {
             entry: self.last,
             id: message.id().map(str::to_owned),
             event: message.event_name().map(str::to_owned),
+            from: message.author().map(author_text),
             data: message.data().to_owned(),
         };
         self.bytes += charge(&entry);
@@ -118,6 +136,18 @@ impl Inbox {
 
     fn charge(&self) -> usize {
         self.bytes + INBOX_OVERHEAD
+    }
+
+    /// Takes out a message; answers how many those are.
+    fn erase(&mut self, name: EntryId) -> u64 {
+        let place = self.entries.iter().position(|(one, _)| one.entry == name);
+        let Some((erased, _)) = place.and_then(|place| self.entries.remove(place)) else {
+            return 0;
+        };
+        self.bytes -= charge(&erased);
+        self.newest = self.newest.wrapping_add(ERASURE);
+        self.erased = self.erased.max(name);
+        1
     }
 
     /// Drops messages that are too old or too many; the newest message always stays.
@@ -136,13 +166,14 @@ impl Inbox {
 }
 
 fn charge(entry: &Entry) -> usize {
-    let texts = [&entry.id, &entry.event].into_iter().flatten();
+    let texts = [&entry.id, &entry.event, &entry.from].into_iter().flatten();
     entry.data.len() + texts.map(String::len).sum::<usize>() + OVERHEAD
 }
 
 impl MemoryLogs {
     pub(crate) fn keep(&self, subject: &Subject, message: &Message, bounds: &Bounds) -> Kept {
         let now = Instant::now();
+        let bounds = &bounds.of(subject, &self.rules);
         let mut state = self.state.lock();
         let State {
             inboxes,
@@ -174,10 +205,11 @@ impl MemoryLogs {
         let now = Instant::now();
         let mut state = self.state.lock();
         let inboxes = &mut state.inboxes;
-        inboxes.retain(|_, inbox| now.duration_since(inbox.written) < bounds.age);
-        inboxes
-            .values_mut()
-            .for_each(|inbox| inbox.trim(bounds, now));
+        inboxes.retain(|subject, inbox| {
+            let bounds = bounds.of(subject, &self.rules);
+            inbox.trim(&bounds, now);
+            now.duration_since(inbox.written) < bounds.age
+        });
         let bytes = inboxes.values().map(Inbox::charge).sum();
         if inboxes.len() < inboxes.capacity() / 4 {
             inboxes.shrink_to_fit();
@@ -185,8 +217,48 @@ impl MemoryLogs {
         state.bytes = bytes;
     }
 
+    pub(crate) fn excerpt(&self, subject: &Subject, span: Span, limit: u16) -> Excerpt {
+        let count = usize::from(limit) + 1;
+        let state = self.state.lock();
+        let inbox = state.inboxes.get(subject);
+        let kept = inbox.into_iter().flat_map(|inbox| &inbox.entries);
+        let kept = kept.map(|(entry, _)| entry);
+        let entries: Vec<Entry> = match span {
+            Span::Newest => kept.rev().take(count).cloned().collect(),
+            Span::Before(end) => {
+                let earlier = kept.rev().filter(|one| one.entry < end);
+                earlier.take(count).cloned().collect()
+            }
+            Span::After(end) => {
+                let later = kept.filter(|one| one.entry > end);
+                later.take(count).cloned().collect()
+            }
+        };
+        drop(state);
+        Excerpt::new(span, limit, entries)
+    }
+
+    pub(crate) fn erase(&self, subject: &Subject, erasure: Erasure) -> u64 {
+        let mut state = self.state.lock();
+        let State { inboxes, bytes, .. } = &mut *state;
+        let Some(inbox) = inboxes.get_mut(subject) else {
+            return 0;
+        };
+        let before = inbox.charge();
+        let erased = match erasure {
+            Erasure::One(entry) => inbox.erase(entry),
+            Erasure::All => {
+                inbox.bytes = 0;
+                std::mem::take(&mut inbox.entries).len() as u64
+            }
+        };
+        *bytes = *bytes - before + inbox.charge();
+        erased
+    }
+
     pub(crate) fn read(&self, subject: &Subject, since: Since, bounds: &Bounds) -> Page {
         let now = Instant::now();
+        let bounds = &bounds.of(subject, &self.rules);
         let mut state = self.state.lock();
         let State {
             inboxes,
@@ -203,6 +275,10 @@ impl MemoryLogs {
         let kept = inbox.into_iter().flat_map(|inbox| &inbox.entries);
         let entries: Vec<Entry> = match since {
             Since::Now => kept.last().into_iter().map(|e| e.0.clone()).collect(),
+            Since::Last(count) => {
+                let older = kept.clone().count().saturating_sub(usize::from(count) + 1);
+                kept.skip(older).map(|e| e.0.clone()).collect()
+            }
             since => {
                 let later = kept.filter(|(entry, _)| entry.entry > since.entry());
                 later.take(PAGE + 1).map(|e| e.0.clone()).collect()
@@ -213,6 +289,7 @@ impl MemoryLogs {
             length: inbox.map_or(0, |inbox| inbox.entries.len() as u64),
             holds: true,
             is_untouched: inbox.is_some_and(|inbox| inbox.is_first),
+            erased: inbox.map(|inbox| inbox.erased),
             unwritten: Unwritten {
                 epoch: *epoch,
                 seconds: self.started.elapsed().as_secs() as u32,

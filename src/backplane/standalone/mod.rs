@@ -73,7 +73,7 @@ impl Standalone {
             record: RwLock::new(record),
             lines,
             health: watch::channel(Health::Ready).0,
-            logs: Arc::default(),
+            logs: Arc::new(MemoryLogs::new(hub.topics().rules().clone())),
             bounds,
             access: Arc::default(),
         };
@@ -122,6 +122,10 @@ impl Standalone {
         self.logs.read(subject, since, &self.bounds)
     }
 
+    pub(crate) fn logs(&self) -> &MemoryLogs {
+        &self.logs
+    }
+
     pub(crate) fn bookmarks(&self) -> &MemoryBookmarks {
         &self.logs.bookmarks
     }
@@ -140,6 +144,7 @@ impl Standalone {
     pub(crate) fn nodes(&self) -> Arc<Vec<NodeRecord>> {
         let mut record = self.record.read().clone();
         record.connections = self.hub.len();
+        record.rules = self.hub.topics().rules().all().digest();
         Arc::new(vec![record])
     }
 

@@ -63,6 +63,8 @@ pub(crate) struct Settings {
     pub memory_bytes: usize,
     /// Bounds on what a client sends.
     pub limits: Limits,
+    /// Messages for many may be written by io_uring.
+    pub uring: bool,
     /// Most messages from a client in a second; 0: no limit.
     pub client_rate: u32,
     /// Most things a client sends to services in a second; 0: no limit.

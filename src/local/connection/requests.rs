@@ -19,7 +19,7 @@ const MAX_CALLS: usize = 32;
 /// Most unacknowledged messages remembered for one connection.
 const MAX_UNACKED: usize = 256;
 /// When a client that sent too much may go on: sends are counted by the second.
-const NEXT_SECOND: Duration = Duration::from_secs(1);
+pub(super) const NEXT_SECOND: Duration = Duration::from_secs(1);
 
 /// One thing at a time, in the client's order; calls in any order.
 #[derive(Debug, Default)]
@@ -70,16 +70,32 @@ impl Connection {
     }
 
     /// The next thing that the client asks of the node, once what it asked before is answered.
-    /// The caller that takes it owes a [`Connection::answered`].
+    /// The caller that takes it owes a [`Connection::answered`]. What makes a large answer waits
+    /// until the client has taken all that it was given.
     pub(crate) fn next_request(&mut self) -> Option<Request> {
         let dialogue = self.dialogue.as_mut()?;
-        if dialogue.is_under_way {
+        let is_large = |request: &Request| matches!(request.what, RequestKind::History { .. });
+        let waits = !self.queue.is_empty() && dialogue.waiting.front().is_some_and(is_large);
+        if dialogue.is_under_way || waits {
             return None;
         }
         let request = dialogue.waiting.pop_front();
         dialogue.is_under_way = request.is_some();
         self.rest();
         request
+    }
+
+    /// Why a request cannot be carried out, if the connection itself can tell.
+    pub(crate) fn refusal(&self, request: &Request) -> Option<String> {
+        let RequestKind::History { topic, .. } = &request.what else {
+            return None;
+        };
+        if self.is_in(topic) {
+            return None;
+        }
+        let words = format!("you are not subscribed to the topic {topic}");
+        let reference = request.reference.as_deref();
+        Some(protocol::error_object(reference, "not_subscribed", &words))
     }
 
     /// Most clients say something seldom: in between it should cost nothing.

@@ -50,7 +50,8 @@ pub(crate) enum Offer {
 
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    frames: SmallVec<[Outgoing; 1]>,
+    /// Not inline: of many connections few have one waiting, and it is as large as all the rest.
+    frames: Vec<Outgoing>,
     /// How much of the first frame is in the socket already.
     offset: usize,
     /// Sum of frames and their overhead.
@@ -83,13 +84,21 @@ impl Queue {
 
     fn add(&mut self, frame: Bytes, is_push: bool) {
         self.bytes += frame.len() + OVERHEAD;
-        self.frames.push(Outgoing {
+        self.enqueue(Outgoing {
             frame,
             message: None,
             receipt: None,
             hold: None,
             is_push,
         });
+    }
+
+    /// The first takes no more memory than it needs: usually it is the only one.
+    fn enqueue(&mut self, outgoing: Outgoing) {
+        if self.frames.capacity() == 0 {
+            self.frames.reserve_exact(1);
+        }
+        self.frames.push(outgoing);
     }
 
     /// Whether there is no room for this frame.
@@ -122,7 +131,7 @@ impl Queue {
         self.bytes += frame.len() + OVERHEAD;
         let wants_ack = receipt.is_some_and(Receipt::wants_ack);
         let message = (keyed || wants_ack).then(|| message.clone());
-        self.frames.push(Outgoing {
+        self.enqueue(Outgoing {
             frame,
             message,
             receipt: receipt.cloned(),
@@ -189,7 +198,7 @@ impl Queue {
         self.offset = left;
         if done == self.frames.len() {
             // Also gives back what a burst made it allocate.
-            self.frames = SmallVec::new();
+            self.frames = Vec::new();
         } else {
             self.frames.drain(..done);
         }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::local::connection::Connection;
+use crate::local::connection::requests::NEXT_SECOND;
+use crate::local::connection::timer_wheel::Tick;
+use crate::local::connection::{Connection, Settings};
 use crate::local::replay::follower::{Follower, Verdict};
 use crate::local::topics::Topics;
+use crate::protocol;
+use crate::protocol::Publish;
 use crate::protocol::ids::Topic;
 use crate::protocol::position::{Position, Since};
 use crate::protocol::topic_pattern::TopicPatterns;
@@ -36,6 +40,46 @@ struct Subscription {
     is_chosen: bool,
     /// If the connection follows the topic's log.
     log: Option<Box<Follower>>,
+    /// What it published there in this second.
+    sent: (Tick, u32),
+}
+
+/// Why a connection may not publish to a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotPublished {
+    /// It is not subscribed to it.
+    NoMember,
+    /// The topic's rule lets no member publish.
+    Forbidden,
+    /// The data has more bytes than this, which is the limit.
+    TooLarge(usize),
+    /// It has published this many in this second, which is the limit.
+    TooMany(u32),
+}
+
+impl NotPublished {
+    /// As clients and metrics have it.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::NoMember | Self::Forbidden => "forbidden",
+            Self::TooLarge(_) => "too_large",
+            Self::TooMany(_) => "rate_limited",
+        }
+    }
+
+    /// What the client is told.
+    pub(crate) fn object(&self, reference: Option<&str>, topic: &Topic) -> String {
+        let words = match self {
+            Self::NoMember => format!("you are not subscribed to the topic {topic}"),
+            Self::Forbidden => format!("members may not publish to the topic {topic}"),
+            Self::TooLarge(most) => format!("the data has over {most} bytes"),
+            Self::TooMany(most) => format!("over {most} messages to {topic} in a second"),
+        };
+        match self {
+            Self::TooMany(_) => protocol::later_object(reference, self.code(), &words, NEXT_SECOND),
+            _ => protocol::error_object(reference, self.code(), &words),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -118,11 +162,11 @@ impl Connection {
         let Some(subscriptions) = &self.subscriptions else {
             return Vec::new();
         };
-        let grants = subscriptions.grants.as_ref().unwrap_or(topics.grants());
+        let grants = subscriptions.grants.as_deref();
         let chosen = subscriptions.list.iter().filter(|one| one.is_chosen);
         chosen
             .map(|one| &one.topic)
-            .filter(|topic| !grants.allows(topic, &self.user))
+            .filter(|topic| !topics.allows(topic, &self.user, grants))
             .cloned()
             .collect()
     }
@@ -139,8 +183,8 @@ impl Connection {
         }
         let subscriptions = self.subscriptions.as_deref();
         if by == Asker::Client {
-            let own = subscriptions.and_then(|subscriptions| subscriptions.grants.as_ref());
-            if !own.unwrap_or(topics.grants()).allows(topic, &self.user) {
+            let own = subscriptions.and_then(|subscriptions| subscriptions.grants.as_deref());
+            if !topics.allows(topic, &self.user, own) {
                 return Err(NotSubscribed::Forbidden);
             }
         }
@@ -159,11 +203,48 @@ impl Connection {
             topic: topic.clone(),
             is_chosen: by == Asker::Client,
             log: None,
+            sent: (0, 0),
         });
         if let Some(membership) = &self.membership {
             membership.subscribed(topic);
         }
         Ok(true)
+    }
+
+    /// Whether it is in a topic.
+    pub(crate) fn is_in(&self, topic: &Topic) -> bool {
+        let mut list = self.subscriptions.iter().flat_map(|all| &all.list);
+        list.any(|one| one.topic == *topic)
+    }
+
+    /// Whether the client may publish this now; counts it if so.
+    pub(crate) fn try_publish(
+        &mut self,
+        publish: &Publish,
+        topics: &Topics,
+        settings: &Settings,
+        now: Tick,
+    ) -> Result<(), NotPublished> {
+        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let one = list.find(|one| one.topic == publish.topic);
+        let one = one.ok_or(NotPublished::NoMember)?;
+        let rule = topics.rules().find(&publish.topic);
+        let send = rule.and_then(|rule| rule.send);
+        let send = send.ok_or(NotPublished::Forbidden)?;
+        if let Some(most) = send.max_bytes
+            && publish.data.len() > most
+        {
+            return Err(NotPublished::TooLarge(most));
+        }
+        let most = send.rate.unwrap_or(settings.send_rate);
+        if one.sent.0 != now {
+            one.sent = (now, 0);
+        }
+        if most > 0 && one.sent.1 >= most {
+            return Err(NotPublished::TooMany(most));
+        }
+        one.sent.1 += 1;
+        Ok(())
     }
 
     /// The topics it has been in since before its socket was here, told of only now that it is.

@@ -13,6 +13,7 @@ use crate::protocol::topic_pattern::TopicPatterns;
 const SETTINGS: Settings = Settings {
     queue_bytes: 4096,
     memory_bytes: usize::MAX,
+    uring: true,
     limits: Limits {
         message_bytes: 1000,
         fragments: 8,
@@ -206,4 +207,11 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
     connection.unsubscribe(topic);
     connection.distrust_all();
     assert_eq!(connection.asks()[0].0, *first);
+}
+
+#[test]
+fn an_idle_connection_stays_small() {
+    // A node has one for each client: what few of them need goes into a box.
+    let size = std::mem::size_of::<Connection>();
+    assert!(size <= 232, "{size} bytes");
 }

@@ -21,7 +21,8 @@ use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::{Member, Topics};
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::position::Since;
-use crate::protocol::{Push, Target};
+use crate::protocol::topic_rules::{HistoryRule, PolicyRule, TopicRules};
+use crate::protocol::{Message, Push, Target};
 
 impl Hub {
     /// What this node knows of topics.
@@ -29,8 +30,17 @@ impl Hub {
         &self.topics
     }
 
+    /// Takes other rules of topics. Connections leave topics that they chose themselves and that
+    /// these rules keep from them.
+    pub(crate) async fn replace_rules(&self, rules: Arc<TopicRules>) {
+        self.topics.rules().replace(rules);
+        for shard in &self.shards {
+            shard.send(Command::CheckGrants).await;
+        }
+    }
+
     /// Subscribes a connection. If that has it [follow](Subscribed::follows) the topic's log, the
-    /// caller owes a `Hub::first_page` from `since`, or from now.
+    /// caller owes a `Hub::first_page` from there.
     ///
     /// # Errors
     /// Why it is not subscribed.
@@ -77,17 +87,24 @@ impl Hub {
         }
     }
 
-    /// Has a connection follow the log of a topic from now on. To be called, and waited for, as
+    /// Has a connection follow the log of a topic from there on. To be called, and waited for, as
     /// [`Hub::first_page`]; answers whether that came in time.
-    pub(crate) async fn follow_log(&self, fd: Fd, topic: &Topic, deadline: Instant) -> bool {
-        let page = self.first_page(fd, topic, Since::Now, deadline).await;
+    pub(crate) async fn follow_log(
+        &self,
+        fd: Fd,
+        topic: &Topic,
+        since: Since,
+        deadline: Instant,
+    ) -> bool {
+        let page = self.first_page(fd, topic, since, deadline).await;
         let Some(page) = page else { return false };
         let command = Command::Page {
             fd,
             subject: Subject::Topic(topic.clone()),
-            since: Since::Now,
+            since,
             page,
-            tryout: None,
+            // A newcomer has no state that could be out of date.
+            tryout: Some(Box::default()),
         };
         self.tell(fd, command).await;
         true
@@ -172,8 +189,8 @@ impl Hub {
                     };
                     let deadline = Instant::now() + ROW_PATIENCE;
                     let mut in_time = hub.await_rows(fd, row.into(), deadline).await;
-                    if follows {
-                        in_time &= hub.follow_log(fd, &topic, deadline).await;
+                    if let Some(since) = follows {
+                        in_time &= hub.follow_log(fd, &topic, since, deadline).await;
                     }
                     if let Some(receipt) = receipt.filter(|_| in_time) {
                         receipt.written();
@@ -239,16 +256,34 @@ impl Hub {
             }
             return Arrived::Repeat;
         }
+        let message = self.under_rule(topic, &push.message);
         for (shard, _) in &shards {
             let command = Command::Publish {
                 topic: topic.clone(),
-                message: push.message.clone(),
+                message: message.clone(),
                 except: push.except.clone(),
                 receipt: receipt.cloned(),
             };
             self.shards[*shard].send(command).await;
         }
         Arrived::Handed(shards.iter().map(|(_, count)| count).sum())
+    }
+
+    /// A message as the rule of its topic has it: of a log that members may not read they get no
+    /// position, and for a slow receiver the rule counts if the sender says nothing.
+    fn under_rule(&self, topic: &Topic, message: &Arc<Message>) -> Arc<Message> {
+        let Some(rule) = self.topics.rules().find(topic) else {
+            return message.clone();
+        };
+        let is_kept = message.position().is_some();
+        if is_kept && rule.history == HistoryRule::NoClient {
+            return Arc::new(message.unkept());
+        }
+        match rule.policy {
+            PolicyRule::Close => message.clone(),
+            _ if is_kept || message.has_policy() => message.clone(),
+            policy => Arc::new(message.under(policy)),
+        }
     }
 
     /// Makes the connections that are in a topic look into its log.

@@ -91,7 +91,7 @@ impl Follower {
     const fn position(&self) -> Option<Position> {
         match self.since {
             Since::After(position) => Some(position),
-            Since::Now | Since::Beginning => None,
+            Since::Now | Since::Beginning | Since::Last(_) => None,
         }
     }
 
@@ -259,6 +259,7 @@ mod tests {
                 entry,
                 id,
                 event: None,
+                from: None,
                 data,
             }],
         );

@@ -5,3 +5,5 @@ pub(crate) mod page;
 pub(crate) mod follower;
 
 pub(crate) mod stumbles;
+
+pub(crate) mod excerpt;

@@ -9,9 +9,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::protocol::Message;
-use crate::protocol::ids::Topic;
-use crate::protocol::position::{EntryId, Position, Since, Unwritten, count_since_first};
+use crate::local::live_rules::LiveRules;
+use crate::protocol::ids::{Fd, NodeId, Subject, Topic};
+use crate::protocol::position::{
+    EntryId, Position, Since, Unwritten, count_since_first, kept_between,
+};
+use crate::protocol::{InvalidInput, Message};
 use crate::telemetry::throttle::Throttle;
 
 /// Most messages in one page: what a slow client that comes back may have in memory at once.
@@ -34,6 +37,21 @@ pub(crate) struct Bounds {
     pub age: Duration,
 }
 
+impl Bounds {
+    /// These, as far as the rule of a topic has no others.
+    pub(crate) fn of(self, subject: &Subject, rules: &LiveRules) -> Self {
+        let Subject::Topic(topic) = subject else {
+            return self;
+        };
+        let keep = rules.find(topic).map(|rule| rule.keep).unwrap_or_default();
+        Self {
+            messages: keep.messages.unwrap_or(self.messages),
+            bytes: keep.bytes.unwrap_or(self.bytes),
+            age: keep.seconds.unwrap_or(self.age),
+        }
+    }
+}
+
 /// A message as it lies in an inbox.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -41,7 +59,25 @@ pub(crate) struct Entry {
     pub(crate) id: Option<String>,
     /// The name of its event, unchecked.
     pub(crate) event: Option<String>,
+    /// The member that published it, as JSON, unchecked.
+    pub(crate) from: Option<String>,
     pub(crate) data: String,
+}
+
+impl Entry {
+    /// The message that lies at this position. None if another program wrote it, and not as
+    /// agreed.
+    fn read(self, position: Position) -> Option<Message> {
+        let from = self.from.as_deref();
+        let read = Message::from_inbox(self.id, self.event, from, &self.data, position);
+        let complain = |fault: &InvalidInput| {
+            if let Some(unlogged) = COMPLAINTS.pass() {
+                let (entry, fault) = (self.entry, fault.unquoted());
+                tracing::warn!(%entry, %fault, unlogged, "bad message in an inbox ignored");
+            }
+        };
+        read.inspect_err(complain).ok()
+    }
 }
 
 /// What holds of a whole inbox at the moment when a part of it is read.
@@ -57,6 +93,9 @@ pub(crate) struct LogExtent {
     pub holds: bool,
     /// Whether nothing was ever thrown out of it, as far as the store knows.
     pub is_untouched: bool,
+    /// The newest of the messages that were taken out one by one; the default if none ever was.
+    /// `None` if the store does not know, or was not asked.
+    pub erased: Option<EntryId>,
     /// Where a reader stands who finds nothing.
     pub unwritten: Unwritten,
     /// For how many seconds that proves something: less than a number lasts.
@@ -72,6 +111,7 @@ impl LogExtent {
             length,
             holds: true,
             is_untouched: false,
+            erased: None,
             unwritten: Unwritten::UNKNOWN,
             lasts: 0,
         }
@@ -99,6 +139,16 @@ impl LogExtent {
         self.newest.is_some() && self.is_counted() && self.is_untouched
     }
 
+    /// Whether these are the newest of all that were ever kept: as many as are wanted, or all.
+    fn is_whole_from(&self, entries: &[Entry], wanted: u16) -> bool {
+        match (entries.first(), self.erased) {
+            (Some(oldest), Some(erased)) if entries.len() >= usize::from(wanted) => {
+                self.newest.is_some() && erased < oldest.entry
+            }
+            _ => self.is_complete(),
+        }
+    }
+
     /// Whether nothing is missing that was kept since a reader found nothing.
     const fn is_whole_since(&self, then: Unwritten) -> bool {
         self.is_counted() && then.reaches(self.unwritten, self.lasts)
@@ -108,14 +158,32 @@ impl LogExtent {
     fn is_whole_after(&self, position: &Position) -> bool {
         match (Unwritten::of(position), self.newest) {
             (Some(then), _) => self.is_whole_since(then),
-            // Everything after it is still there: its number is one of those that are, or the
-            // last before.
-            (None, Some(newest)) => match newest.wrapping_sub(position.n) {
-                later if later < self.length => self.holds,
-                later => later == self.length,
+            (None, Some(newest)) => match kept_between(position.n, newest) {
+                Some((later, erasures)) => self.has_all(position.entry, later, erasures),
+                None => false,
             },
             (None, None) => false,
         }
+    }
+
+    /// Whether all that was kept after this entry is still there: its number is one of those that
+    /// are, or the last before.
+    fn has_all(&self, entry: EntryId, later: u64, erasures: u64) -> bool {
+        // Something was: a stream that knows of nothing is not the one it was taken out of.
+        let known = self.erased.filter(|erased| *erased != EntryId::default());
+        if erasures > 0 && known.is_none_or(|erased| erased > entry) {
+            return false;
+        }
+        // One that was erased itself is not there, and yet no other has its number.
+        let is_known = self.holds || (erasures > 0 && self.erased == Some(entry));
+        later == self.length || (later < self.length && is_known)
+    }
+
+    /// Whether a message was erased after a reader was there, which only the store can tell of.
+    pub(crate) fn was_erased_since(&self, position: &Position) -> bool {
+        let newest = self.newest.filter(|_| Unwritten::of(position).is_none());
+        let passed = newest.and_then(|newest| kept_between(position.n, newest));
+        passed.is_some_and(|(_, erasures)| erasures > 0)
     }
 }
 
@@ -138,12 +206,21 @@ pub(crate) struct Page {
 
 impl Page {
     /// The page after `since` of an inbox of this extent. `entries` are those after `since`, one
-    /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone.
+    /// more than [`PAGE`] if there are so many. For [`Since::Now`] it is the newest entry alone,
+    /// and for [`Since::Last`] all of those and the one before: a later page might come too late
+    /// for a short log.
     pub(crate) fn new(since: &Since, extent: &LogExtent, mut entries: Vec<Entry>) -> Self {
         let LogExtent { newest, length, .. } = *extent;
+        // From there it can be shown later that nothing is missing.
+        let before = match since {
+            Since::Last(wanted) if entries.len() > usize::from(*wanted) => entries.remove(0).entry,
+            Since::Last(_) => (entries.first()).map_or(since.entry(), |one| one.entry.before()),
+            since => since.entry(),
+        };
         let mut is_continuous = match since {
             Since::Now => true,
             Since::Beginning => extent.is_complete(),
+            Since::Last(wanted) => extent.is_whole_from(&entries, *wanted),
             Since::After(position) => extent.is_whole_after(position),
         };
         if newest.is_none() && entries.is_empty() {
@@ -151,55 +228,44 @@ impl Page {
         }
         // Without a number of their own: another program wrote them, or it was lost.
         let newest = newest.unwrap_or(length);
-        let oldest = newest.wrapping_sub(length);
-        let start = match since {
-            Since::Now => {
-                let entry = entries.last().map(|entry| entry.entry).unwrap_or_default();
-                return Self::empty(Position { n: newest, entry }, true);
-            }
-            Since::Beginning => {
-                let entry = EntryId::default();
-                Position { n: oldest, entry }
-            }
-            Since::After(position) if is_continuous && Unwritten::of(position).is_none() => {
-                *position
-            }
-            Since::After(Position { entry, .. }) => Position {
-                n: oldest,
-                entry: *entry,
-            },
+        if *since == Since::Now {
+            let entry = entries.last().map(|entry| entry.entry).unwrap_or_default();
+            return Self::empty(Position { n: newest, entry }, true);
+        }
+        let most = match since {
+            Since::Last(_) => entries.len(),
+            _ => PAGE,
         };
-        let is_last = entries.len() <= PAGE;
-        entries.truncate(PAGE);
+        let is_last = entries.len() <= most;
+        // How many were kept after the place where it begins.
+        let later = match since {
+            Since::After(position) if is_continuous && Unwritten::of(position).is_none() => {
+                kept_between(position.n, newest).map_or(length, |(later, _)| later)
+            }
+            _ if is_last => entries.len() as u64,
+            _ => length,
+        };
+        let start = Position {
+            n: newest.wrapping_sub(later),
+            entry: before,
+        };
+        entries.truncate(most);
         let mut end = start;
         let mut messages = Vec::with_capacity(entries.len());
         let mut ids = HashSet::new();
         let mut unreadable = 0;
         for one in entries {
-            let Entry {
-                entry,
-                id,
-                event,
-                data,
-            } = one;
             end = Position {
                 n: end.n.wrapping_add(1),
-                entry,
+                entry: one.entry,
             };
             // A sender that repeated itself at two nodes at the same moment is stored twice.
-            if id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
+            if one.id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
                 continue;
             }
-            match Message::from_inbox(id, event, &data, end) {
-                Ok(message) => messages.push(Arc::new(message)),
-                // Written by another program, and not as agreed.
-                Err(fault) => {
-                    unreadable += 1;
-                    if let Some(unlogged) = COMPLAINTS.pass() {
-                        let fault = fault.unquoted();
-                        tracing::warn!(%entry, %fault, unlogged, "bad message in an inbox ignored");
-                    }
-                }
+            match one.read(end) {
+                Some(message) => messages.push(Arc::new(message)),
+                None => unreadable += 1,
             }
         }
         if is_last && end.n != newest {
@@ -228,6 +294,20 @@ impl Page {
             is_last: true,
             is_continuous,
         }
+    }
+
+    /// The page without what this connection sent itself; none if there is nothing of it.
+    pub(crate) fn without(&self, node: &NodeId, fd: Fd) -> Option<Self> {
+        let is_own = |message: &Arc<Message>| {
+            let sender = message.left_out();
+            sender.is_some_and(|sender| sender.fd == fd && sender.node == *node)
+        };
+        if !self.messages.iter().any(is_own) {
+            return None;
+        }
+        let mut page = self.clone();
+        page.messages.retain(|message| !is_own(message));
+        Some(page)
     }
 
     /// The page as one of this topic's log, whose messages name it.

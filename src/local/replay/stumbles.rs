@@ -163,6 +163,7 @@ mod tests {
     fn page() -> Page {
         let entries = (6..=8).map(|n| Entry {
             event: None,
+            from: None,
             entry: EntryId { ms: n, seq: 0 },
             id: None,
             data: n.to_string(),

@@ -167,6 +167,8 @@ pub(crate) enum Command {
         /// What it hears of it.
         object: Option<String>,
     },
+    /// Take connections out of topics that they chose and that the rules now keep from them.
+    CheckGrants,
     /// Tell all clients, over some seconds, that messages may be lost.
     Resync,
     /// Tell all clients that this node is cut off.
@@ -209,8 +211,8 @@ impl Load {
 pub(crate) struct Subscribed {
     /// Resolves once the row is written.
     pub(crate) row: oneshot::Receiver<()>,
-    /// It begins to follow the topic's log, and waits for the first page.
-    pub(crate) follows: bool,
+    /// It begins to follow the topic's log, and waits for the first page from here.
+    pub(crate) follows: Option<Since>,
 }
 
 /// What a new connection brings with regard to topics.

@@ -13,6 +13,8 @@
 
 pub(crate) mod socket;
 
+pub(crate) mod uring;
+
 pub(crate) mod socket_table;
 
 pub(crate) mod command;
@@ -39,6 +41,7 @@ use crate::local::shard::command::ShardHandle;
 use crate::local::shard::members::Members;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::shard::task::ShardTask;
+use crate::local::shard::uring::Ring;
 use crate::local::topics::Topics;
 use crate::protocol::ids::NodeId;
 use crate::telemetry::metrics::Metrics;
@@ -58,6 +61,11 @@ pub(crate) fn start(
     trace: &Arc<Trace>,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Vec<ShardHandle>> {
+    if settings.uring
+        && let Err(error) = Ring::probe()
+    {
+        tracing::info!(%error, "no io_uring here: messages for many are written socket by socket");
+    }
     let budget = Budget::new(settings.memory_bytes, count);
     (0..count)
         .map(|number| {

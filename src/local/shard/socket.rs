@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::event::Source;
@@ -30,6 +31,15 @@ impl TryFrom<tokio::net::UnixStream> for Socket {
     fn try_from(stream: tokio::net::UnixStream) -> io::Result<Self> {
         let stream = stream.into_std()?;
         Ok(Self::Unix(mio::net::UnixStream::from_std(stream)))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
     }
 }
 

@@ -5,7 +5,10 @@
 //! its socket not full. `ShardTask::touch` ends that, as everything that queues a frame calls it;
 //! so does the end of the connection. `ShardTask::emptied` begins it again.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use crate::local::shard::socket::Socket;
+use crate::local::shard::uring::Ring;
 use crate::protocol::Dialect;
 
 #[derive(Debug, Default)]
@@ -17,6 +20,20 @@ struct SocketEntry {
     pushes: u16,
     /// And their bytes.
     bytes: u32,
+}
+
+impl SocketEntry {
+    /// Notes how many bytes of a frame the socket took.
+    fn note(&mut self, count: usize, length: usize) -> SentAtOnce {
+        let bytes = u32::try_from(count).unwrap_or(u32::MAX);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if count < length {
+            self.clear = None;
+            return SentAtOnce::Part(count);
+        }
+        self.pushes = self.pushes.saturating_add(1);
+        SentAtOnce::Whole
+    }
 }
 
 /// The sockets, and which of them a frame may go to at once.
@@ -100,15 +117,41 @@ impl SocketTable {
         let frame = frame(dialect);
         // An error comes again when the queue is flushed, which knows what to do about it.
         let count = socket.write(frame).unwrap_or(0);
-        entry.bytes = entry
-            .bytes
-            .saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
-        if count < frame.len() {
-            entry.clear = None;
-            return SentAtOnce::Part(count);
+        entry.note(count, frame.len())
+    }
+
+    /// As [`SocketTable::send`] for many, with one system call; tells of each slot what became of
+    /// its frame. Answers whether the ring may be used again.
+    pub(crate) fn send_many<'a>(
+        &mut self,
+        slots: &[usize],
+        ring: &mut Ring,
+        frame: impl Fn(Dialect) -> &'a [u8],
+        mut each: impl FnMut(usize, SentAtOnce),
+    ) -> bool {
+        let mut batch: Vec<(BorrowedFd<'_>, &[u8])> = Vec::with_capacity(slots.len());
+        // The slot, the length of its frame, and how much of that is in the socket.
+        let mut sent: Vec<(usize, usize, usize)> = Vec::with_capacity(slots.len());
+        for &slot in slots {
+            match self.0.get(slot) {
+                Some(SocketEntry {
+                    socket: Some(socket),
+                    clear: Some(dialect),
+                    ..
+                }) => {
+                    let frame = frame(*dialect);
+                    batch.push((socket.as_fd(), frame));
+                    sent.push((slot, frame.len(), 0));
+                }
+                _ => each(slot, SentAtOnce::Part(0)),
+            }
         }
-        entry.pushes = entry.pushes.saturating_add(1);
-        SentAtOnce::Whole
+        let outcome = ring.send(&batch, |place, count| sent[place].2 = count);
+        drop(batch);
+        for (slot, length, count) in sent {
+            each(slot, self.0[slot].note(count, length));
+        }
+        outcome.is_ok()
     }
 
     /// What the connection is still to be told of, if anything.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::protocol::bus::presence::{MAX_NAMES, PresenceLine, Told};
@@ -18,7 +18,7 @@ use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
 use crate::protocol::json::{Names, ObjectOnly, Users, or_default, present, to_json};
 use crate::protocol::message::{
-    Except, Kind, Message, Policy, Push, Target, check_event, check_id, write_target,
+    Author, Except, Kind, Message, Policy, Push, Target, check_event, check_id, write_target,
 };
 use crate::protocol::outcome::{DeliveryReport, ReceiptRequest, Status};
 use crate::protocol::sender::plain_push::plain_push;
@@ -97,6 +97,8 @@ struct LineFields<'a> {
     #[serde(default)]
     topic: Option<Topic>,
     #[serde(default)]
+    member: Option<Author>,
+    #[serde(default)]
     v: Option<u32>,
     #[serde(default)]
     from: Option<NodeId>,
@@ -155,7 +157,11 @@ impl Line {
         match (fields.cmd.take(), fields.v) {
             (Some(cmd), _) => fields.parse_command(&cmd),
             (None, Some(version)) => fields.parse_header(version),
-            (None, None) => fields.parse_push(),
+            (None, None) => {
+                // Only nodes say which member it was, and sign that.
+                fields.member = None;
+                fields.parse_push()
+            }
         }
     }
 }
@@ -206,6 +212,10 @@ impl LineFields<'_> {
             Some(position) => message.kept_at(position),
             None => message,
         };
+        let message = match self.member {
+            Some(member) => message.by(member),
+            None => message,
+        };
         let push = Push {
             to,
             except,
@@ -221,6 +231,12 @@ impl LineFields<'_> {
                 None => Err(InvalidInput::new("probe without n")),
             },
             "drain" => Ok(Line::Drain),
+            "publish" => match (&self.member, self.seq_id.is_some() == self.keep) {
+                (Some(_), true) => self.parse_push(),
+                _ => Err(InvalidInput::new(
+                    "publish without member, or keep without seq_id",
+                )),
+            },
             "kick" => self.parse_kick(),
             "revoke" => match self.session.as_deref().map(str::parse::<SessionId>) {
                 Some(Ok(session)) => Ok(Line::Revoke(session)),
@@ -337,18 +353,6 @@ fn kick_reason(reason: &str) -> Result<CloseReason, InvalidInput> {
     .ok_or_else(|| InvalidInput::new("reason must be kicked, banned or replaced"))
 }
 
-/// The header line of a node's payload, without line break.
-#[must_use]
-pub fn header_line(from: &NodeId, seq: u64) -> String {
-    format!("{{\"v\":{VERSION},\"from\":\"{from}\",\"seq\":{seq}}}")
-}
-
-/// A payload that holds nothing but the number of the one before it.
-#[must_use]
-pub fn tail_payload(from: &NodeId, seq: u64) -> String {
-    format!("{{\"v\":{VERSION},\"from\":\"{from}\",\"seq\":{seq},\"tail\":true}}")
-}
-
 /// A push as a line for a channel, without line break.
 #[must_use]
 pub fn push_line(
@@ -358,7 +362,13 @@ pub fn push_line(
     reply: Option<&ReceiptRequest>,
 ) -> String {
     let mut out = String::with_capacity(message.data().len() + 96);
-    out.push_str(r#"{"to":"#);
+    match message.author() {
+        None => out.push_str(r#"{"to":"#),
+        Some(member) => {
+            let member = to_json(member);
+            let _ = write!(out, r#"{{"cmd":"publish","member":{member},"to":"#);
+        }
+    }
     write_target(&mut out, to);
     out.push(',');
     message.write_names(&mut out);
@@ -376,7 +386,8 @@ pub fn push_line(
         let _ = write!(out, r#""except":{{"users":{users},"fds":{fds}}},"#);
     }
     match message.policy() {
-        Policy::Close => {}
+        Policy::Close if !message.has_policy() => {}
+        Policy::Close => out.push_str(r#""policy":"close","#),
         Policy::Drop => out.push_str(r#""policy":"drop","#),
         Policy::Latest(key) => {
             let policy = to_json(&format!("latest:{key}"));
@@ -445,51 +456,6 @@ pub fn leaves_out(line: &[u8], node: &NodeId) -> bool {
     }
     line.starts_with(br#"{"but":["#)
         && serde_json::from_slice::<Fields>(line).is_ok_and(|fields| fields.but.contains(node))
-}
-
-/// The end of a session, as a line for a channel.
-#[must_use]
-pub fn revoke_line(session: SessionId) -> String {
-    format!(r#"{{"cmd":"revoke","session":"{session}"}}"#)
-}
-
-/// A command to leave, as a line for a channel.
-#[must_use]
-pub fn drain_line() -> String {
-    r#"{"cmd":"drain"}"#.to_owned()
-}
-
-/// A probe as a line for a channel.
-#[must_use]
-pub fn probe_line(n: u64) -> String {
-    format!(r#"{{"cmd":"probe","n":{n}}}"#)
-}
-
-/// The number of a probe, if the payload is one and nothing else. Cheap for all others.
-#[must_use]
-pub fn as_probe(payload: &[u8]) -> Option<u64> {
-    if !payload.starts_with(br#"{"cmd":"probe""#) {
-        return None;
-    }
-    match Line::parse(payload) {
-        Ok(Line::Probe(n)) => Some(n),
-        _ => None,
-    }
-}
-
-/// A receipt as a line for a channel.
-#[must_use]
-pub fn receipt_line(receipt: &DeliveryReport) -> String {
-    #[derive(Serialize)]
-    struct Command<'a> {
-        cmd: &'static str,
-        #[serde(flatten)]
-        receipt: &'a DeliveryReport,
-    }
-    to_json(&Command {
-        cmd: "receipt",
-        receipt,
-    })
 }
 
 fn write_reply(out: &mut String, reply: Option<&ReceiptRequest>) {

@@ -9,4 +9,6 @@ pub mod event;
 
 pub mod line;
 
+pub mod node_lines;
+
 pub mod signature;

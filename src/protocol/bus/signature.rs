@@ -41,8 +41,9 @@ impl Line {
                 question,
                 Ok(Question::Drain | Question::Trace { .. } | Question::Members(_))
             ),
-            Self::Push(..)
-            | Self::Look(_)
+            // Which member it was that published, a publisher cannot know.
+            Self::Push(push, _) => push.message.author().is_some(),
+            Self::Look(_)
             | Self::Kick(..)
             | Self::Revoke(_)
             | Self::Subscribe(..)

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::protocol::InvalidInput;
 use crate::protocol::client::event_id::EventId;
-use crate::protocol::position::BadPosition;
+use crate::protocol::position::{BadPosition, Since};
 use crate::protocol::secret::Secret;
 
 /// What a client says, unchecked.
@@ -29,6 +29,8 @@ pub(crate) struct ConnectRequest {
     /// The topics it wants to be subscribed to from the beginning, comma-separated.
     #[serde(deserialize_with = "comma_separated")]
     pub(crate) topics: Option<String>,
+    /// How many messages of each of those topics it wants first: text in a query, a number in JSON.
+    last: Option<Value>,
     /// Whether it wants join and leave events of those topics: text in a query, a boolean in JSON.
     presence: Option<Value>,
     /// Over an event stream: whether pushes come in whole objects.
@@ -84,6 +86,7 @@ impl ConnectRequest {
                 "device" => request.device.replace(value).is_some(),
                 "since" => request.since.replace(value).is_some(),
                 "resume" => request.resume.replace(value).is_some(),
+                "last" => request.last.replace(value.into()).is_some(),
                 "presence" => request.presence.replace(value.into()).is_some(),
                 "beat" => request.beat.replace(value.into()).is_some(),
                 "envelope" => request.envelope.replace(value.into()).is_some(),
@@ -121,6 +124,20 @@ impl ConnectRequest {
             Ok(_) => Err(bad("its type is another")),
             Err(error) => Err(bad(&error.to_string())),
         }
+    }
+
+    /// From where it wants to read the logs of its topics, if it says so. An empty text is not
+    /// there, as in templates of URLs.
+    pub(crate) fn wanted_last(&self) -> Result<Option<Since>, InvalidInput> {
+        let text = match &self.last {
+            None => return Ok(None),
+            Some(Value::String(text)) if text.is_empty() => return Ok(None),
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+        };
+        let last = Since::last_of(&text);
+        let last = last.map_err(|error| InvalidInput::new(format!("last {error}")))?;
+        Ok(Some(last))
     }
 
     /// Whether the client wants join and leave events of its topics.
@@ -199,7 +216,7 @@ mod tests {
         assert_eq!(topics("topics=&topics=b").as_deref(), Some("b"));
         assert_eq!(topics("user=42"), None);
         for name in [
-            "user", "token", "device", "since", "presence", "envelope", "beat", "resume",
+            "user", "token", "device", "since", "last", "presence", "envelope", "beat", "resume",
         ] {
             let refused = read(&format!("{name}=1&x=2&{name}=1")).unwrap_err();
             assert_eq!(refused.to_string(), format!("{name} must be there once"));

@@ -108,6 +108,8 @@ pub(in crate::protocol) enum Object<'a> {
     Presence {
         topic: &'a Topic,
         #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<usize>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         members: Option<&'a [UserId]>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         more: bool,
@@ -183,6 +185,18 @@ pub fn unsubscribed_fields(topic: &Topic) -> String {
         topic,
         status: "unsubscribed",
         resume: None,
+        recovered: None,
+        degraded: false,
+    })
+}
+
+/// What a member that published reads in its reply; `resume` if the message is kept.
+#[must_use]
+pub fn published_fields(topic: &Topic, resume: Option<Position>) -> String {
+    members(&SubscriptionFields {
+        topic,
+        status: "published",
+        resume,
         recovered: None,
         degraded: false,
     })
@@ -331,6 +345,7 @@ pub fn reply_object(reference: Option<&str>, fields: &str) -> String {
 pub fn presence_members_object(topic: &Topic, members: &[UserId], more: bool) -> String {
     to_json(&Object::Presence {
         topic,
+        count: None,
         members: Some(members),
         more,
         join: &[],
@@ -344,10 +359,25 @@ pub fn presence_members_object(topic: &Topic, members: &[UserId], more: bool) ->
 pub fn presence_change_object(topic: &Topic, join: &[UserId], leave: &[UserId]) -> String {
     to_json(&Object::Presence {
         topic,
+        count: None,
         members: None,
         more: false,
         join,
         leave,
+        status: None,
+    })
+}
+
+/// `presence`: how many users are in a topic whose rule tells no more.
+#[must_use]
+pub fn presence_count_object(topic: &Topic, count: usize) -> String {
+    to_json(&Object::Presence {
+        topic,
+        count: Some(count),
+        members: None,
+        more: false,
+        join: &[],
+        leave: &[],
         status: None,
     })
 }
@@ -357,6 +387,7 @@ pub fn presence_change_object(topic: &Topic, join: &[UserId], leave: &[UserId]) 
 pub fn presence_lost_object(topic: &Topic) -> String {
     to_json(&Object::Presence {
         topic,
+        count: None,
         members: None,
         more: false,
         join: &[],

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::protocol::client::send::{ClientAnswer, Send};
+use crate::protocol::client::send::{ClientAnswer, Publish, Send};
 use crate::protocol::ids::Topic;
 use crate::protocol::json;
-use crate::protocol::position::{Position, Since};
+use crate::protocol::position::{DEFAULT_READ, EntryId, Position, Since, count_of, entry_of};
 use crate::protocol::secret::Secret;
 
 /// Most topics in one request.
@@ -64,8 +64,19 @@ pub enum RequestKind {
     SubscribeAll(Vec<Result<WantedTopic, BadTopic>>),
     /// To get it no longer.
     UnsubscribeAll(Vec<Result<WantedTopic, BadTopic>>),
+    /// To look back in what was kept of a topic.
+    History {
+        /// The topic.
+        topic: Topic,
+        /// Before which message; from the newest on if there is none.
+        before: Option<EntryId>,
+        /// At most so many messages.
+        limit: u16,
+    },
     /// To get this to a service.
     Send(Send),
+    /// To get this to the members of a topic.
+    Publish(Publish),
     /// To stay beyond the end of its token, by a new one.
     Auth(Secret),
 }
@@ -159,12 +170,23 @@ impl<'a> ClientMessage<'a> {
                 })),
                 Err(words) => Err(bad(&reference, words)),
             },
+            Some("publish") => match Publish::parse(text) {
+                Ok(publish) => Ok(Self::Request(Request {
+                    reference,
+                    what: RequestKind::Publish(publish),
+                })),
+                Err(words) => Err(bad(&reference, &words)),
+            },
             Some("answer") => ClientAnswer::parse(text, reference.as_deref())
                 .map(Self::Answer)
                 .map_err(|words| bad(&reference, words)),
             Some(kind @ ("subscribe" | "unsubscribe")) => {
                 let what = fields.subscription(kind == "subscribe");
                 let what = what.map_err(|words| bad(&reference, &words))?;
+                Ok(Self::Request(Request { reference, what }))
+            }
+            Some("history") => {
+                let what = fields.history().map_err(|words| bad(&reference, &words))?;
                 Ok(Self::Request(Request { reference, what }))
             }
             Some("auth") => match text_of(fields.token, "token must be a text")? {
@@ -179,7 +201,8 @@ impl<'a> ClientMessage<'a> {
                 reference,
                 code: "unknown_type",
                 message:
-                    "type must be ping, pong, ack, auth, subscribe, unsubscribe, answer or send"
+                    "type must be ping, pong, ack, auth, subscribe, unsubscribe, history, publish, \
+                     answer or send"
                         .to_owned(),
             }),
         }
@@ -201,6 +224,12 @@ struct ClientFields<'a> {
     #[serde(default, borrow)]
     since: Option<&'a RawValue>,
     #[serde(default, borrow)]
+    last: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    before: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    limit: Option<&'a RawValue>,
+    #[serde(default, borrow)]
     resume: Option<&'a RawValue>,
     #[serde(default, borrow)]
     token: Option<&'a RawValue>,
@@ -214,7 +243,8 @@ impl ClientFields<'_> {
     /// What a `subscribe` asks for, or an `unsubscribe`.
     fn subscription(&self, joins: bool) -> Result<RequestKind, String> {
         if self.topics.is_none_or(|json| json.get() == "null") {
-            let wanted = wanted(self.topic, self.since, self.presence)?;
+            let from = start(self.since, self.last)?;
+            let wanted = wanted(self.topic, from, self.presence)?;
             let WantedTopic {
                 topic,
                 since,
@@ -229,8 +259,8 @@ impl ClientFields<'_> {
                 false => RequestKind::Unsubscribe { topic },
             });
         }
-        if self.topic.is_some() || self.since.is_some() {
-            return Err("topic and since stand in the entries of topics".to_owned());
+        if self.topic.is_some() || self.since.is_some() || self.last.is_some() {
+            return Err("topic, since and last stand in the entries of topics".to_owned());
         }
         let entries = self.topics.map_or("[]", RawValue::get);
         let entries: Vec<&RawValue> =
@@ -250,6 +280,22 @@ impl ClientFields<'_> {
         })
     }
 
+    /// What a `history` asks for.
+    fn history(&self) -> Result<RequestKind, String> {
+        let topic = wanted(self.topic, None, None)?.topic;
+        let before = member_text(self.before).ok_or("before must be a text")?;
+        let before = before.as_deref().map(entry_of).transpose();
+        let limit = match self.limit.map(RawValue::get) {
+            None | Some("null") => Ok(DEFAULT_READ),
+            Some(json) => count_of(json),
+        };
+        Ok(RequestKind::History {
+            topic,
+            before: before.map_err(|error| format!("before {error}"))?,
+            limit: limit.map_err(|error| format!("limit {error}"))?,
+        })
+    }
+
     /// One of several topics: its name, or an object.
     fn entry(&self, json: &RawValue) -> Result<Result<WantedTopic, BadTopic>, String> {
         #[derive(Default, Deserialize)]
@@ -259,6 +305,8 @@ impl ClientFields<'_> {
             topic: Option<&'a RawValue>,
             #[serde(borrow)]
             since: Option<&'a RawValue>,
+            #[serde(borrow)]
+            last: Option<&'a RawValue>,
             #[serde(borrow)]
             presence: Option<&'a RawValue>,
         }
@@ -273,7 +321,9 @@ impl ClientFields<'_> {
         let Some(Some(name)) = member_text(entry.topic) else {
             return Err("an entry of topics needs a topic, a text".to_owned());
         };
-        let wanted = wanted(entry.topic, entry.since, entry.presence.or(self.presence));
+        let presence = entry.presence.or(self.presence);
+        let wanted =
+            start(entry.since, entry.last).and_then(|since| wanted(entry.topic, since, presence));
         Ok(wanted.map_err(|message| BadTopic {
             topic: name.into(),
             message: message.into(),
@@ -314,18 +364,28 @@ fn member_text(field: Option<&RawValue>) -> Option<Option<Cow<'_, str>>> {
     }
 }
 
+/// From where in a topic's log to go on. One that was there before says so, and may say as well what
+/// it wants if it was not.
+fn start(since: Option<&RawValue>, last: Option<&RawValue>) -> Result<Option<Since>, String> {
+    let since = member_text(since).ok_or("since must be a text")?;
+    let last = match last.map(RawValue::get) {
+        None | Some("null") => None,
+        Some(json) => Some(Since::last_of(json).map_err(|error| format!("last {error}"))?),
+    };
+    let since = since.as_deref().map(str::parse).transpose();
+    let since = since.map_err(|error| format!("since {error}"))?;
+    Ok(since.or(last))
+}
+
 fn wanted(
     topic: Option<&RawValue>,
-    since: Option<&RawValue>,
+    since: Option<Since>,
     presence: Option<&RawValue>,
 ) -> Result<WantedTopic, String> {
     let topic = member_text(topic).ok_or("topic must be a text")?;
-    let since = member_text(since).ok_or("since must be a text")?;
     let watches = wishes_presence(presence)?;
     let topic = topic.ok_or("a topic is needed")?;
     let topic = topic.parse().map_err(|error| format!("{error}"))?;
-    let since = since.as_deref().map(str::parse).transpose();
-    let since = since.map_err(|error| format!("since {error}"))?;
     Ok(WantedTopic {
         topic,
         since,

@@ -1,11 +1,13 @@
-//! What clients send beyond their node: messages to services, and answers to calls of senders.
+//! What clients send beyond their node: messages to services and to members of their topics, and
+//! answers to calls of senders.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::protocol::json::{one_line, present};
+use crate::protocol::ids::Topic;
+use crate::protocol::json::{one_line, or_default, present};
 use crate::protocol::route::is_route;
 
 /// Something a client sends to a service.
@@ -35,6 +37,47 @@ impl Send {
         Ok(Self {
             route: route.into(),
             data: one_line(fields.data.ok_or("send needs data")?),
+        })
+    }
+}
+
+/// What a member publishes to a topic.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// The topic.
+    pub topic: Topic,
+    /// The name of the event, unchecked.
+    pub event: Option<Box<str>>,
+    /// What it says: JSON in one line.
+    pub data: Box<str>,
+    /// Whether its own connection gets it, too.
+    pub echo: bool,
+}
+
+impl Publish {
+    /// Reads an object of the type `publish`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Fields<'a> {
+            #[serde(default)]
+            topic: Option<Topic>,
+            #[serde(default, borrow)]
+            event: Option<Cow<'a, str>>,
+            #[serde(default, borrow, deserialize_with = "present")]
+            data: Option<&'a RawValue>,
+            #[serde(default, deserialize_with = "or_default")]
+            echo: bool,
+        }
+        let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| {
+            let words = error.to_string();
+            let words = words.split(" at line ").next().unwrap_or_default();
+            format!("publish is not understood: {words}")
+        })?;
+        Ok(Self {
+            topic: fields.topic.ok_or("a topic is needed")?,
+            event: fields.event.map(Into::into),
+            data: one_line(fields.data.ok_or("publish needs data")?),
+            echo: fields.echo,
         })
     }
 }

@@ -4,6 +4,8 @@ pub(super) mod plain_push;
 
 pub mod push;
 
+pub mod push_head;
+
 pub mod reply;
 
 pub mod call;

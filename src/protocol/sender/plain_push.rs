@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::protocol::ids::UserId;
-use crate::protocol::message::{Message, Policy, Push, Target, check_id};
+use crate::protocol::message::{Message, Push, Target, check_id};
 
 /// The lines of a payload or a body, without their line breaks. The last one may be empty.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -53,7 +53,7 @@ pub(in crate::protocol) fn plain_push(json: &[u8]) -> Option<Push> {
     Some(Push {
         to: Target::User(user),
         except: None,
-        message: Arc::new(Message::new(id, data, Policy::Close)),
+        message: Arc::new(Message::new(id, data, None)),
     })
 }
 

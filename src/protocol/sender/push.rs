@@ -154,12 +154,15 @@ impl ExceptFields {
     }
 }
 
-pub(crate) fn check_policy(policy: Option<&str>) -> Result<Policy, InvalidInput> {
+pub(crate) fn check_policy(policy: Option<&str>) -> Result<Option<Policy>, InvalidInput> {
     match policy {
-        None | Some("close") => Ok(Policy::Close),
-        Some("drop") => Ok(Policy::Drop),
+        None => Ok(None),
+        Some("close") => Ok(Some(Policy::Close)),
+        Some("drop") => Ok(Some(Policy::Drop)),
         Some(other) => match other.strip_prefix("latest:") {
-            Some(key) if (1..=MAX_ID_BYTES).contains(&key.len()) => Ok(Policy::Latest(key.into())),
+            Some(key) if (1..=MAX_ID_BYTES).contains(&key.len()) => {
+                Ok(Some(Policy::Latest(key.into())))
+            }
             _ => Err(InvalidInput::new(
                 "policy must be close, drop or latest:<key>",
             )),
@@ -180,6 +183,21 @@ fn whole_ms(ms: f64) -> Option<Duration> {
 }
 
 impl PushRequest {
+    /// A push to a topic that asks for nothing beside.
+    #[must_use]
+    pub fn to_topic(topic: &Topic, message: Message) -> Self {
+        Self {
+            push: Push {
+                to: Target::Topic(topic.clone()),
+                except: None,
+                message: Arc::new(message),
+            },
+            keep: false,
+            wait: Wait::default(),
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
     /// Reads one push of a sender, strictly: an unknown field is a fault, not a surprise.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::json::{self, ObjectOnly, from_object, or_default, present};
-use crate::protocol::message::{Kind, Message, Policy, Push, Target, check_id};
+use crate::protocol::message::{Kind, Message, Push, Target, check_id};
 use crate::protocol::outcome::Wait;
 use crate::protocol::sender::push::{PushRequest, ToFields, check_timeout};
 
@@ -29,7 +29,7 @@ pub(crate) fn reply_push(
         (None, Some(_)) => return Err(InvalidInput::new("error must be a text")),
         _ => return Err(InvalidInput::new("a reply needs one of data or error")),
     };
-    let message = Message::new(id, data, Policy::Close).of_kind(Kind::Reply { reference, failed });
+    let message = Message::new(id, data, None).of_kind(Kind::Reply { reference, failed });
     Ok(Push {
         to,
         except: None,

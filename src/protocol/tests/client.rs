@@ -54,7 +54,8 @@ fn a_client_may_name_many_topics_at_once() {
         Err(fault) => Err((fault.code, fault.message)),
     };
     let text = r#"{"type":"subscribe","presence":true,"ref":1,"topics":["a",
-        {"topic":"b","since":"0","presence":false},"x y",{"topic":"c","since":"z"}]}"#;
+        {"topic":"b","since":"0","presence":false},"x y",{"topic":"c","since":"z"},
+        {"topic":"d","last":50},{"topic":"e","last":101}]}"#;
     let Ok(RequestKind::SubscribeAll(wanted)) = parse(text) else {
         panic!("{text}")
     };
@@ -66,7 +67,9 @@ fn a_client_may_name_many_topics_at_once() {
     let all = crate::protocol::position::Since::Beginning;
     assert_eq!(wanted[0], Ok(good("a", None, true)));
     assert_eq!(wanted[1], Ok(good("b", Some(all), false)));
-    for (at, name) in [(2, "x y"), (3, "c")] {
+    let last = crate::protocol::position::Since::Last(50);
+    assert_eq!(wanted[4], Ok(good("d", Some(last), true)));
+    for (at, name) in [(2, "x y"), (3, "c"), (5, "e")] {
         assert_eq!(&*wanted[at].as_ref().unwrap_err().topic, name);
     }
     let names = |count: usize| vec![r#""a""#; count].join(",");
@@ -85,7 +88,12 @@ fn a_client_may_name_many_topics_at_once() {
         let text = format!(r#"{{"type":"subscribe","topics":[{bad}]}}"#);
         assert_eq!(parse(&text).unwrap_err().0, "bad_message", "{bad}");
     }
-    for bad in [r#""topic":"a""#, r#""since":"0""#, r#""presence":7"#] {
+    for bad in [
+        r#""topic":"a""#,
+        r#""since":"0""#,
+        r#""last":1"#,
+        r#""presence":7"#,
+    ] {
         let text = format!(r#"{{"type":"subscribe","topics":["a"],{bad}}}"#);
         assert_eq!(parse(&text).unwrap_err().0, "bad_message", "{bad}");
     }

@@ -19,6 +19,7 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
         history.count("pushes_total{status=\"routed\"}", 6.0);
     }),
     ("a topic's kept message that comes later", come_back),
+    ("the last messages of a topic come first", come_in),
     (
         "a batch to a topic and a user, the later first",
         |history| {
@@ -81,10 +82,23 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
         come_back(history);
         history.events.push(kept("d7r1", "t2", TOPIC, 9 * SECOND));
     }),
+    ("H11", "one that enters lacks the newest", |history| {
+        come_in(history);
+        history.unheard("e3");
+    }),
+    ("H11", "one that enters gets too many", |history| {
+        come_in(history);
+        let more = kept("a1", "e1", TOPIC, 6 * SECOND + 550);
+        let second = |event: &Event| matches!(event, Event::Recv { id, .. } if id == "e2");
+        let place = history.events.iter().position(second);
+        history.events.insert(place.unwrap_or_default(), more);
+        history.wrote(7.0);
+    }),
 ];
 
 pub(super) fn subscribed(conn: &str, inbox: Inbox, at: u64) -> Event {
     Event::Subscribed {
+        last: None,
         conn: conn.to_owned(),
         topic: TOPIC.to_owned(),
         inbox,
@@ -115,6 +129,29 @@ pub(super) fn enrol(history: &mut History) {
     ]);
     history.count("pushes_total{status=\"routed\"}", 5.0);
     history.wrote(5.0);
+}
+
+/// One enters the topic and asks for the last two of three messages of its log.
+fn come_in(history: &mut History) {
+    admit(history, &["a1"]);
+    for (id, seq) in [("e1", 5), ("e2", 6), ("e3", 7)] {
+        let mut push = push(id, seq, TOPIC, (seq - 3) * SECOND);
+        push.kept = true;
+        for status in [&mut push.status, &mut push.parts[0].status] {
+            "stored".clone_into(status);
+        }
+        history.pushes.push(push);
+    }
+    let mut entered = subscribed("a1", Inbox::Begins("d9".to_owned()), 6 * SECOND + 500);
+    if let Event::Subscribed { last, .. } = &mut entered {
+        *last = Some(2);
+    }
+    history.events.push(entered);
+    for (id, at) in [("e2", 600), ("e3", 700)] {
+        history.events.push(kept("a1", id, TOPIC, 6 * SECOND + at));
+    }
+    history.count("pushes_total{status=\"stored\"}", 3.0);
+    history.wrote(6.0);
 }
 
 /// A device comes back to the topic with the token it saw last; one is kept for it, which it gets only then.

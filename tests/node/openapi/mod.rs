@@ -32,6 +32,7 @@ async fn every_answer_of_the_document_is_seen_and_no_other() {
         calls::to_nodes(&mut seen).await;
         users_and_nodes(&mut seen).await;
         topics(&mut seen).await;
+        messages(&mut seen).await;
         passes::of_senders(&mut seen).await;
         passes::of_clients(&mut seen).await;
         passes::without_redis(&mut seen).await;
@@ -301,6 +302,7 @@ async fn without_redis(seen: &mut Seen) {
     let presence = r#"{"users":["42"]}"#;
     let (topic, of_user) = ("/v1/topics/news", "/v1/topics/news/users/42");
     let of_connection = "/v1/topics/news/connections/x.1/1";
+    let (of_topic, inbox) = ("/v1/topics/news/messages", "/v1/users/42/messages");
     for (name, method, path, body) in [
         ("push 503 unrouted", "POST", "/v1/push", push),
         ("call 503 unrouted", "POST", "/v1/call", push),
@@ -312,6 +314,22 @@ async fn without_redis(seen: &mut Seen) {
         ("getTopic 503 unavailable", "GET", topic, ""),
         ("subscribeUser 503 unavailable", "PUT", of_user, ""),
         ("unsubscribeUser 503 unavailable", "DELETE", of_user, ""),
+        ("getTopicMessages 503 unavailable", "GET", of_topic, ""),
+        ("eraseTopicMessages 503 unavailable", "DELETE", of_topic, ""),
+        (
+            "eraseTopicMessage 503 unavailable",
+            "DELETE",
+            "/v1/topics/news/messages/1-1",
+            "",
+        ),
+        ("getUserMessages 503 unavailable", "GET", inbox, ""),
+        ("eraseUserMessages 503 unavailable", "DELETE", inbox, ""),
+        (
+            "eraseUserMessage 503 unavailable",
+            "DELETE",
+            "/v1/users/42/messages/1-1",
+            "",
+        ),
         (
             "subscribeConnection 503 unavailable",
             "PUT",
@@ -330,6 +348,64 @@ async fn without_redis(seen: &mut Seen) {
     for (name, method) in [("getReadiness 503", "GET"), ("headReadiness 503", "HEAD")] {
         seen.expect(name, method, &node.admin_url("/readyz"), &[], "")
             .await;
+    }
+}
+
+async fn messages(seen: &mut Seen) {
+    let node = node(&[]);
+    for (kind, word, path) in [
+        ("topic", "Topic", "/v1/topics/a/messages"),
+        ("user", "User", "/v1/users/a/messages"),
+    ] {
+        let mut bodies = Vec::new();
+        for n in 1..=3 {
+            bodies.push(json!({"to": {kind: "a"}, "keep": true, "id": n.to_string(), "event": "e", "data": n}));
+        }
+        let pushes = json!(bodies).to_string();
+        seen.expect(
+            "push 200 application/json",
+            "POST",
+            &node.push_url,
+            &[],
+            &pushes,
+        )
+        .await;
+        let (read, erase, erase_one) = (
+            format!("get{word}Messages"),
+            format!("erase{word}Messages"),
+            format!("erase{word}Message"),
+        );
+        for (query, expected) in [
+            ("", 200),
+            ("?last=2", 200),
+            ("?limit=2", 200),
+            ("?before=1-1", 200),
+            ("?after=7.1-1&limit=1", 200),
+            ("?last=0", 400),
+            ("?last=1&limit=1", 400),
+            ("?before=1-1&after=1-1", 400),
+            ("?before=1", 400),
+            ("?limit=101", 400),
+        ] {
+            let url = node.url(&format!("{path}{query}"));
+            let name = match expected {
+                200 => format!("{read} 200"),
+                _ => format!("{read} 400 bad_request"),
+            };
+            seen.expect(&name, "GET", &url, &[], "").await;
+        }
+        for (name, path) in [
+            (format!("{erase_one} 200"), format!("{path}/1-1")),
+            (format!("{erase_one} 400 bad_request"), format!("{path}/1")),
+            (format!("{erase} 200"), path.to_owned()),
+            (
+                format!("{erase} 400 bad_request"),
+                path.replace("/a/", "/%00/"),
+            ),
+        ] {
+            seen.expect(&name, "DELETE", &node.url(&path), &[], "")
+                .await;
+        }
     }
 }
 

@@ -81,6 +81,7 @@ mod tests {
             url: String::new(),
             weight: 1,
             signs: false,
+            rules: String::new(),
             degraded: false,
         }
     }

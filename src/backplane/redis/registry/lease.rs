@@ -142,6 +142,12 @@ impl Lease {
         self.table.requires_signatures()
     }
 
+    /// That nodes do not agree on topics, if so.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        let words = "another node has other topic rules (PUSH_TOPIC_RULES)";
+        self.table.has_other_rules().then_some(words)
+    }
+
     /// Has the table read again before the next beat.
     pub(crate) fn look_soon(&self) {
         self.strangers.notify_one();
@@ -360,6 +366,7 @@ impl Lease {
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
         let mut record = self.record.clone();
         record.connections = self.hub.len();
+        record.rules = self.hub.topics().rules().all().digest();
         record.degraded = self.isolation.is_degraded();
         if self.draining.load(Ordering::Relaxed) {
             record.state = NodeState::Draining;
@@ -394,6 +401,9 @@ impl Lease {
             .await;
         let nodes = self.table.nodes();
         self.beliefs.see_present(&nodes);
+        let rules = self.hub.topics().rules().all().digest();
+        self.table
+            .note_rules(self.node(), &rules, self.servers.metrics());
         if read.is_ok() {
             self.isolation.see(self.node(), &nodes);
         }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fred::error::Error;
 use fred::prelude::SetsInterface;
@@ -14,6 +15,11 @@ use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::belief::{Beliefs, LeaseSeen, LeaseValue, Look};
 use crate::backplane::redis::servers::Servers;
 use crate::protocol::ids::NodeId;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
+
+/// Between two lines in the log about nodes with other rules.
+const QUIET: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct NodeTable {
@@ -22,6 +28,9 @@ pub(crate) struct NodeTable {
     signs: bool,
     /// Whether all nodes of the table do. Until it is read, an unsigned line is not believed.
     all_sign: AtomicBool,
+    /// How many other nodes have other topic rules.
+    other_rules: AtomicUsize,
+    complaints: Throttle,
 }
 
 impl NodeTable {
@@ -30,6 +39,8 @@ impl NodeTable {
             nodes: RwLock::default(),
             signs,
             all_sign: AtomicBool::new(true),
+            other_rules: AtomicUsize::new(0),
+            complaints: Throttle::new(QUIET),
         }
     }
 
@@ -45,6 +56,34 @@ impl NodeTable {
     /// Whether all nodes sign their lines, this one included.
     pub(crate) fn requires_signatures(&self) -> bool {
         self.signs && self.all_sign.load(Ordering::Relaxed)
+    }
+
+    /// Whether another node has other topic rules.
+    pub(crate) fn has_other_rules(&self) -> bool {
+        self.other_rules.load(Ordering::Relaxed) > 0
+    }
+
+    /// Compares the topic rules of the other nodes with this digest of ours.
+    pub(crate) fn note_rules(&self, here: &NodeId, digest: &str, metrics: &Metrics) {
+        let nodes = self.nodes();
+        let others = nodes
+            .iter()
+            .filter(|record| record.node != *here && record.rules != digest);
+        let count = others.clone().count();
+        metrics.topic_rules_differ.set(count as i64);
+        let before = self.other_rules.swap(count, Ordering::Relaxed);
+        match others.map(|record| &record.node).next() {
+            Some(node) => {
+                if let Some(unlogged) = self.complaints.pass() {
+                    tracing::warn!(
+                        %node, count, unlogged,
+                        "nodes have other topic rules (PUSH_TOPIC_RULES): topics behave differently"
+                    );
+                }
+            }
+            None if before > 0 => tracing::info!("all nodes have the same topic rules"),
+            None => {}
+        }
     }
 
     /// Reads the leases of all nodes, and tells what they say of each. `with_beat`: this node's own

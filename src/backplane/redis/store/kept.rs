@@ -30,10 +30,11 @@ use crate::backplane::redis::store::bookmarks::BookmarkStore;
 use crate::backplane::redis::store::epoch::Epoch;
 use crate::backplane::redis::store::replicas::Replicas;
 use crate::backplane::redis::{AWAY, Keys, RedisSettings};
+use crate::local::live_rules::LiveRules;
 use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
-use crate::protocol::Message;
 use crate::protocol::ids::Subject;
 use crate::protocol::position::{EntryId, Position, Since, Unwritten, first_number};
+use crate::protocol::{Message, author_text};
 
 /// The value of the mark of an id: the message is in the inbox.
 const IS_KEPT: &str = "kept";
@@ -41,9 +42,11 @@ const IS_KEPT: &str = "kept";
 const RETRY: Duration = Duration::from_millis(50);
 /// Age and size are checked with every 16th message of an inbox.
 const SWEEP: u64 = 16;
+/// Fewer messages than this are counted exactly.
+const EXACT: usize = 1_000;
 /// A counter outlives its inbox by at least this long, so that a client that reconnects late
 /// still learns that messages are missing.
-const COUNTER_SECONDS: i64 = 24 * 3600;
+pub(super) const COUNTER_SECONDS: i64 = 24 * 3600;
 /// So much sooner a position where nothing was kept proves nothing any more: Redis's clock may be
 /// corrected meanwhile.
 const MARGIN_SECONDS: u64 = 3600;
@@ -55,13 +58,17 @@ const DATA: &str = "data";
 const ID: &str = "id";
 /// The field that holds the name of its event, if it has one. Older nodes pass it over.
 const EVENT: &str = "event";
+/// The field that tells which member of the topic published it, if one did. Older nodes pass it
+/// over.
+const FROM: &str = "from";
 
 #[derive(Debug)]
 pub(crate) struct KeptStore {
-    servers: Servers,
+    pub(super) servers: Servers,
     connections: ConnectionPool,
-    keys: Keys,
-    bounds: Bounds,
+    pub(super) keys: Keys,
+    pub(super) bounds: Bounds,
+    pub(super) rules: LiveRules,
     epoch: Epoch,
     replicas: Replicas,
     pub(crate) bookmarks: BookmarkStore,
@@ -77,6 +84,7 @@ impl KeptStore {
             servers,
             keys,
             bounds: settings.inboxes,
+            rules: settings.rules.clone(),
             replicas: Replicas::new(settings.keep_replicas),
         }
     }
@@ -214,26 +222,32 @@ impl KeptStore {
     ) -> Result<Kept, Error> {
         let id_key = message.id().map(|id| self.keys.kept(subject, id));
         let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
-        let mut fields = Vec::with_capacity(3);
+        let mut fields = Vec::with_capacity(4);
         if let Some(id) = message.id() {
             fields.push((ID, id));
         }
         if let Some(event) = message.event_name() {
             fields.push((EVENT, event));
         }
+        let from = message.author().map(author_text);
+        if let Some(from) = &from {
+            fields.push((FROM, from));
+        }
         fields.push((DATA, message.data()));
-        let bounds = &self.bounds;
+        let bounds = self.bounds.of(subject, &self.rules);
         let age = bounds.age.as_secs() as i64;
+        // Not shorter for a topic: how long a number lasts is what proves that it was never there.
+        let lasts = bounds.age.max(self.bounds.age).as_secs() as i64 + COUNTER_SECONDS;
 
         let transaction = multi(client).await?;
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.incr(&counter).await?;
-        let cap = ("MAXLEN", "~", bounds.messages as i64);
+        // Redis drops whole nodes of a stream, which hold 100 entries.
+        let how = if bounds.messages < EXACT { "=" } else { "~" };
+        let cap = ("MAXLEN", how, bounds.messages as i64);
         let _: () = transaction.xadd(&inbox, false, cap, "*", fields).await?;
         let _: () = transaction.expire(&inbox, age, None).await?;
-        let _: () = transaction
-            .expire(&counter, age + COUNTER_SECONDS, None)
-            .await?;
+        let _: () = transaction.expire(&counter, lasts, None).await?;
         if let Some(key) = &id_key {
             let expire = Expiration::EX(REPEAT.as_secs() as i64);
             let _: () = transaction
@@ -249,13 +263,13 @@ impl KeptStore {
             return Err(Error::new(ErrorKind::Unknown, "EXEC gave no position"));
         };
         if n % SWEEP == 0 || message.data().len() > bounds.bytes / SWEEP as usize {
-            self.sweep(inbox, entry);
+            self.sweep(inbox, entry, bounds);
         }
         Ok(Kept::At(Position { n, entry }))
     }
 
     /// The first number of a new inbox, which differs from that of every other inbox.
-    async fn first_number(
+    pub(super) async fn first_number(
         &self,
         transaction: &fred::clients::Pipeline<fred::prelude::Client>,
         counter: &str,
@@ -269,8 +283,8 @@ impl KeptStore {
 
     /// Removes messages that are too old or too many. Runs in the background; if it fails, a later
     /// sweep does it.
-    fn sweep(&self, inbox: String, newest: EntryId) {
-        let (client, bounds) = (self.servers.at(&inbox), self.bounds);
+    fn sweep(&self, inbox: String, newest: EntryId, bounds: Bounds) {
+        let client = self.servers.at(&inbox);
         tokio::spawn(async move {
             let oldest = newest.ms.saturating_sub(bounds.age.as_millis() as u64);
             let _: i64 = client
@@ -308,6 +322,10 @@ impl KeptStore {
         let _: () = transaction.xlen(&inbox).await?;
         let _: Value = match since {
             Since::Now => transaction.xrevrange(&inbox, "+", "-", Some(1)).await?,
+            Since::Last(count) => {
+                let count = Some(u64::from(count) + 1);
+                transaction.xrevrange(&inbox, "+", "-", count).await?
+            }
             since => {
                 // The entry itself comes first, if it is there.
                 let from = since.entry().to_string();
@@ -319,14 +337,20 @@ impl KeptStore {
         let mut entries = answers.pop().map(entries).unwrap_or_default();
         let holds = match (since, entries.first()) {
             (Since::Now, _) => true,
+            (Since::Last(_), _) => {
+                entries.reverse();
+                true
+            }
             (since, Some(first)) if first.entry == since.entry() => {
                 entries.remove(0);
                 true
             }
             (since, _) => since.entry() == EntryId::default(),
         };
-        // One more than a page says that there is another.
-        entries.truncate(PAGE + 1);
+        if !matches!(since, Since::Last(_)) {
+            // One more than a page says that there is another.
+            entries.truncate(PAGE + 1);
+        }
         let (newest, length) = match &answers[..] {
             [newest, length] => (newest.as_u64(), length.as_u64()),
             _ => (None, None),
@@ -338,24 +362,48 @@ impl KeptStore {
             holds,
             ..self.extent(since, newest, length).await?
         };
-        if since == Since::Beginning && length > 0 && extent.is_counted() {
-            extent.is_untouched = self.is_untouched(&inbox).await?;
+        let read = entries.last().map(|newest| newest.entry);
+        let decides = match since {
+            Since::Now => false,
+            Since::Beginning => read.is_some() && extent.is_counted(),
+            Since::Last(count) => {
+                let are_enough = entries.len() >= usize::from(count);
+                read.is_some() && (are_enough || extent.is_counted())
+            }
+            Since::After(position) => extent.was_erased_since(&position),
+        };
+        if decides {
+            let removals = self.removals(&inbox, read).await?;
+            extent.is_untouched = removals.are_none;
+            extent.erased = removals.newest_erased;
         }
         Ok(Page::new(&since, &extent, entries))
     }
 
-    /// Whether nothing was ever thrown out of a stream: that holds for all that was read of it
-    /// before. Redis 6 does not tell, and access rules may not allow to ask.
-    async fn is_untouched(&self, inbox: &str) -> Result<bool, Error> {
+    /// What was ever thrown out of a stream: what is said of it holds for all that was read
+    /// before, to this entry. Redis 6 does not tell, and access rules may not allow to ask.
+    async fn removals(&self, inbox: &str, read: Option<EntryId>) -> Result<Removals, Error> {
         let client = self.servers.at(inbox);
         let about: HashMap<String, Value> = match client.xinfo_stream(inbox, false, None).await {
-            Err(error) if is_denied(&error) => return Ok(false),
+            // Removed since it was read.
+            Err(error) if is_denied(&error) || error.details().contains("no such key") => {
+                return Ok(Removals::default());
+            }
             about => about?,
         };
         let number = |name: &str| about.get(name).and_then(Value::as_u64);
-        let deleted = about.get("max-deleted-entry-id").and_then(entry_id);
+        let entry = |name: &str| about.get(name).and_then(entry_id);
+        // Else it may be another stream of the same name, which knows of nothing before it. Of the
+        // same one, some of what was read may be gone by now.
+        let first = entry("recorded-first-entry-id");
+        let is_same = read.is_none_or(|read| first.is_some_and(|first| first <= read));
+        let erased = entry("max-deleted-entry-id").filter(|_| is_same);
         let added = number("entries-added");
-        Ok(added.is_some() && added == number("length") && deleted == Some(EntryId::default()))
+        let is_full = added.is_some() && added == number("length");
+        Ok(Removals {
+            are_none: is_full && erased == Some(EntryId::default()),
+            newest_erased: erased,
+        })
     }
 
     /// The extent of an inbox that was read a moment ago. After that, so that an epoch that is
@@ -378,10 +426,20 @@ impl KeptStore {
             length,
             holds: true,
             is_untouched: false,
+            erased: None,
             unwritten,
             lasts: self.bounds.age.as_secs() + COUNTER_SECONDS as u64 - MARGIN_SECONDS,
         })
     }
+}
+
+/// What is no longer in a stream.
+#[derive(Debug, Default)]
+struct Removals {
+    /// Nothing was ever thrown out of it.
+    are_none: bool,
+    /// As [`LogExtent::erased`].
+    newest_erased: Option<EntryId>,
 }
 
 /// Whether the server answered, and would answer the same on a new connection.
@@ -394,7 +452,7 @@ fn entry_id(value: &Value) -> Option<EntryId> {
 }
 
 /// The answer to XRANGE: pairs of an id and a list of fields and values.
-fn entries(answer: Value) -> Vec<Entry> {
+pub(super) fn entries(answer: Value) -> Vec<Entry> {
     answer
         .into_array()
         .into_iter()
@@ -410,6 +468,7 @@ fn entries(answer: Value) -> Vec<Entry> {
                 entry,
                 id: field(ID),
                 event: field(EVENT),
+                from: field(FROM),
                 // Without it the entry is not a pushnode message; the reader reports that.
                 data: field(DATA).unwrap_or_default(),
             })

@@ -8,6 +8,8 @@ pub(crate) mod bookmarks;
 
 pub(crate) mod kept;
 
+mod history;
+
 pub(crate) mod access;
 
 pub(crate) mod upstream;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::position::first_number;
+use crate::protocol::position::{ERASURE, first_number};
 
 fn extent(newest: u64, length: u64) -> LogExtent {
     LogExtent {
@@ -24,6 +24,7 @@ fn entries(from: u64, to: u64) -> Vec<Entry> {
         entry: EntryId { ms, seq: 0 },
         id: None,
         event: None,
+        from: None,
         data: format!("{ms}"),
     };
     (from..=to).map(entry).collect()
@@ -221,4 +222,64 @@ fn a_reader_who_finds_nothing_any_more_stays_where_it_was_by_its_entry() {
     // What is kept there from now on is its next.
     let first = position(first_number() + 1, 40);
     assert!(first.follows(&page.end));
+}
+
+#[test]
+fn the_last_are_given_in_one_page_and_proven_by_what_the_store_knows() {
+    let all = 3 * PAGE as u64;
+    let last = |wanted: u64, length: u64, erased: Option<u64>| {
+        let extent = LogExtent {
+            erased: erased.map(|ms| EntryId { ms, seq: 0 }),
+            ..extent(all, length)
+        };
+        let given = wanted.min(length);
+        let read = (wanted + 1).min(length);
+        let page = Page::new(
+            &Since::Last(wanted as u16),
+            &extent,
+            entries(all - read + 1, all),
+        );
+        assert_eq!(page.messages.len() as u64, given);
+        assert_eq!((page.start.n, page.end), (all - given, position(all, all)));
+        // It is a message's own where there is one.
+        assert_eq!(page.start.entry.ms, all - given);
+        assert_eq!(page.start.entry.seq == 0, read > given);
+        assert!(page.is_last);
+        page.is_continuous
+    };
+    // 50 are there, the others were thrown out.
+    assert!(last(50, 50, Some(0)) && last(2, 50, Some(0)));
+    assert!(!last(51, 50, Some(0)), "fewer than are wanted, and not all");
+    assert!(last(2, 50, Some(all - 2)), "erased before them");
+    assert!(!last(2, 50, Some(all - 1)), "or since it was read");
+    assert!(!last(2, 50, None), "the store does not know");
+}
+
+#[test]
+fn an_erased_message_is_missed_by_those_alone_who_have_not_had_it() {
+    // 5 messages, of which the third was erased: the numbers go on from a higher one.
+    let newest = 5 + ERASURE;
+    let after = |n: u64, erased: Option<u64>| {
+        let extent = LogExtent {
+            erased: erased.map(|ms| EntryId { ms, seq: 0 }),
+            holds: n != 3,
+            ..extent(newest, 4)
+        };
+        let left = entries(n + 1, 5).into_iter();
+        let left = left.filter(|one| one.entry.ms != 3).collect();
+        let page = Page::new(&Since::After(position(n, n)), &extent, left);
+        assert_eq!(page.end, position(newest, 5));
+        page.is_continuous
+    };
+    for (n, proven) in [(1, false), (2, false), (3, true), (4, true), (5, true)] {
+        assert_eq!(after(n, Some(3)), proven, "{n}");
+        assert!(
+            !after(n, None) && !after(n, Some(0)),
+            "{n}: it is not known which"
+        );
+    }
+    // The next one follows for a reader that has had it.
+    assert!(position(newest + 1, 6).follows(&position(5, 5)));
+    assert!(!position(newest + 1, 6).follows(&position(4, 4)));
+    assert!(!position(5, 5).follows(&position(newest, 5)));
 }

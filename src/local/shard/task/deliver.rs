@@ -11,7 +11,7 @@ use crate::local::receipt::Receipt;
 use crate::local::shard::command::Command;
 use crate::local::shard::encoded::Encoded;
 use crate::local::shard::socket_table::SentAtOnce;
-use crate::local::shard::task::{ShardTask, TURN};
+use crate::local::shard::task::{RING_FROM, ShardTask, TURN};
 use crate::protocol::ids::{Fd, UserId};
 use crate::protocol::{Except, Message};
 
@@ -25,6 +25,46 @@ impl ShardTask {
                 self.offer(slot, frame, message, receipt);
             }
             None => self.lose(None, fd, "gone", message.id()),
+        }
+    }
+
+    /// As [`ShardTask::deliver`] and the flush after it, but straight to the socket if nothing
+    /// waits for it.
+    fn deliver_alone(&mut self, fd: Fd, message: &Arc<Message>, receipt: Option<&Receipt>) {
+        let must_be_remembered = receipt.is_some_and(Receipt::wants_ack);
+        let Some(&slot) = self.slots.get(&fd) else {
+            return self.deliver(fd, message, receipt);
+        };
+        if must_be_remembered || message.position().is_some() {
+            return self.deliver(fd, message, receipt);
+        }
+        debug_assert!(!self.sockets.is_clear(slot) || self.is_clear(slot), "stale");
+        let frame = message.frame(self.places[slot].connection.dialect());
+        match self.sockets.send(slot, |_| &frame) {
+            SentAtOnce::Whole => {
+                self.delivered += 1;
+                self.written += 1;
+                if let Some(receipt) = receipt {
+                    receipt.written();
+                }
+            }
+            SentAtOnce::Part(count) => self.offer_rest(slot, frame, count, message, receipt),
+        }
+    }
+
+    /// Offers a message of which so many bytes are in the socket.
+    fn offer_rest(
+        &mut self,
+        slot: usize,
+        frame: Bytes,
+        count: usize,
+        message: &Arc<Message>,
+        receipt: Option<&Receipt>,
+    ) {
+        self.offer(slot, frame, message, receipt);
+        if count > 0 {
+            // The rest of it, the first in its queue.
+            self.places[slot].connection.queue.advance(count, |_| {});
         }
     }
 
@@ -47,10 +87,18 @@ impl ShardTask {
         receipt: Option<&Receipt>,
     ) {
         let frames = Encoded::default();
+        let author = self.slot_left_out(message);
         for slot in slots {
             let Some(place) = self.places.get(slot) else {
                 continue;
             };
+            if author == Some(slot) {
+                // It has what it sent. Where it follows the log, that counts as given.
+                if message.position().is_some() {
+                    self.pass(slot, message);
+                }
+                continue;
+            }
             let connection = &place.connection;
             if except.is_some_and(|except| except.has(&self.node, connection.fd, &connection.user))
             {
@@ -69,10 +117,22 @@ impl ShardTask {
         }
     }
 
-    /// Carries out a command that came alone: with none after it, frames for many need not gather
-    /// in queues to share a write.
+    /// The place of the connection that does not get a message, for it sent it.
+    fn slot_left_out(&self, message: &Message) -> Option<usize> {
+        let sender = message.left_out()?;
+        let is_here = sender.node == self.node;
+        is_here.then(|| self.slots.get(&sender.fd).copied())?
+    }
+
+    /// Carries out a command that came alone: with none after it, frames need not gather in
+    /// queues to share a write.
     pub(crate) async fn apply_alone(&mut self, command: Command) {
         match command {
+            Command::Deliver {
+                fd,
+                message,
+                receipt,
+            } => self.deliver_alone(fd, &message, receipt.as_ref()),
             Command::Broadcast {
                 message,
                 except: None,
@@ -101,37 +161,53 @@ impl ShardTask {
         message: &Arc<Message>,
     ) {
         let frames = Encoded::default();
+        let author = self.slot_left_out(message);
+        let mut slots = slots.into_iter();
+        let mut turn = Vec::with_capacity(TURN);
+        loop {
+            turn.clear();
+            let is_here = |slot: &usize| author != Some(*slot) && self.places.contains(*slot);
+            let here = slots.by_ref().filter(is_here);
+            turn.extend(here.take(TURN));
+            if turn.is_empty() {
+                return;
+            }
+            self.send_turn(&turn, message, &frames);
+            if turn.len() == TURN {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Sends a message to some, whose sockets take it at once if they can.
+    fn send_turn(&mut self, slots: &[usize], message: &Arc<Message>, frames: &Encoded) {
         // A copy for this shard, as in `spread`.
         let copy = |dialect| Bytes::copy_from_slice(&message.frame(dialect));
-        let mut sent = 0;
-        for slot in slots {
-            debug_assert!(!self.sockets.is_clear(slot) || self.is_clear(slot), "stale");
-            match self
-                .sockets
-                .send(slot, |dialect| frames.borrow(dialect, copy))
-            {
-                SentAtOnce::Whole => {
-                    self.offered += 1;
-                    self.delivered += 1;
-                    self.written += 1;
-                    sent += 1;
-                    if sent % TURN == 0 {
-                        tokio::task::yield_now().await;
-                    }
-                }
-                SentAtOnce::Part(count) => {
-                    let Some(place) = self.places.get(slot) else {
-                        continue;
-                    };
-                    let frame = frames.get(place.connection.dialect(), copy);
-                    self.offered += 1;
-                    self.offer(slot, frame, message, None);
-                    if count > 0 {
-                        // The rest of it, the first in its queue.
-                        self.places[slot].connection.queue.advance(count, |_| {});
-                    }
+        let frame = |dialect| &frames.borrow(dialect, copy)[..];
+        let (mut whole, mut parts) = (0, Vec::new());
+        let mut note = |slot, sent| match sent {
+            SentAtOnce::Whole => whole += 1,
+            SentAtOnce::Part(count) => parts.push((slot, count)),
+        };
+        match &mut self.ring {
+            Some(ring) if slots.len() >= RING_FROM => {
+                if !self.sockets.send_many(slots, ring, frame, note) {
+                    self.ring = None;
+                    tracing::warn!("io_uring failed: messages are written socket by socket");
                 }
             }
+            _ => {
+                for &slot in slots {
+                    note(slot, self.sockets.send(slot, frame));
+                }
+            }
+        }
+        self.offered += slots.len() as u64;
+        self.delivered += whole;
+        self.written += whole;
+        for (slot, count) in parts {
+            let frame = frames.get(self.places[slot].connection.dialect(), copy);
+            self.offer_rest(slot, frame, count, message, None);
         }
     }
 

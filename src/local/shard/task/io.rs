@@ -8,6 +8,7 @@ use crate::local::shard::outlets::{ClientRequest, PageRequest};
 use crate::local::shard::socket_table::Unnoted;
 use crate::local::shard::task::{ConnectionSlot, READS, SCRATCH, ShardTask, TURN};
 use crate::protocol::ids::Fd;
+use crate::protocol::{Request, RequestKind};
 
 impl ShardTask {
     pub(crate) fn on_ready(&mut self, event: &mio::event::Event) {
@@ -92,15 +93,48 @@ impl ShardTask {
 
     /// Hands on what a client asks of the node, if its turn has come.
     pub(crate) fn pass_request(&mut self, slot: usize) {
-        let connection = &mut self.places[slot].connection;
-        if let Some(request) = connection.next_request() {
+        while let Some(request) = self.places[slot].connection.next_request() {
+            if self.refuses(slot, &request) {
+                continue;
+            }
+            let connection = &self.places[slot].connection;
             let (fd, user) = (connection.fd, connection.user.clone());
             // Closed only when the node is ending.
             let _ = self
                 .outlets
                 .requests
                 .send(ClientRequest { fd, user, request });
+            return;
         }
+    }
+
+    /// Whether it is something that its shard refuses: what the client asked before counts.
+    fn refuses(&mut self, slot: usize, request: &Request) -> bool {
+        let RequestKind::Publish(publish) = &request.what else {
+            return self.refuses_history(slot, request);
+        };
+        let connection = &mut self.places[slot].connection;
+        let topics = &self.members.topics;
+        let tried = connection.try_publish(publish, topics, &self.settings, self.now);
+        let Err(refused) = tried else {
+            return false;
+        };
+        self.metrics.member_published(refused.code());
+        let object = refused.object(request.reference.as_deref(), &publish.topic);
+        connection.answered(Some(&object));
+        self.touch(slot);
+        true
+    }
+
+    /// As `refuses`, for one that wants to look back.
+    fn refuses_history(&mut self, slot: usize, request: &Request) -> bool {
+        let connection = &mut self.places[slot].connection;
+        let Some(refusal) = connection.refusal(request) else {
+            return false;
+        };
+        connection.answered(Some(&refusal));
+        self.touch(slot);
+        true
     }
 
     /// Writes what waits, connection by connection, giving way to other tasks now and then.
@@ -239,5 +273,7 @@ impl ShardTask {
                 told: None,
             });
         }
+        // One may have waited for this.
+        self.pass_request(slot);
     }
 }

@@ -106,6 +106,12 @@ impl ShardTask {
                 Subject::User(_) => None,
                 Subject::Topic(topic) => Some(topic),
             };
+            // What it sent itself it gets only where it asked for the log.
+            let others = match is_told {
+                true => None,
+                false => page.without(&self.node, connection.fd),
+            };
+            let page = others.as_ref().unwrap_or(page);
             passed.iter().for_each(|one| connection.tell_passed(one));
             self.delivered += connection.queue_page(topic, page, trial, &self.metrics);
             self.lose_passed(slot, &passed);

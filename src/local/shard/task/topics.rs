@@ -23,8 +23,11 @@ impl ShardTask {
             self.places[slot].connection.grant(Some(grants));
         }
         let topics = arrival.topics.iter();
-        let subscribed =
-            topics.filter_map(|topic| self.subscribe(slot, topic, None, Asker::Client).ok());
+        let subscribed = topics.filter_map(|topic| {
+            // What it reads of the log before was read at the door.
+            let since = Some(Since::Now);
+            self.subscribe(slot, topic, since, Asker::Client).ok()
+        });
         let subscribed = subscribed.collect();
         for (topic, start) in arrival.logs {
             let connection = &mut self.places[slot].connection;
@@ -48,8 +51,20 @@ impl ShardTask {
 
     /// A connection has a new token: it leaves what it chose itself and may no longer have.
     pub(crate) fn regrant(&mut self, slot: usize, grants: Option<Arc<TopicPatterns>>) {
-        let connection = &mut self.places[slot].connection;
-        connection.grant(grants);
+        self.places[slot].connection.grant(grants);
+        self.drop_not_granted(slot);
+    }
+
+    /// There are other rules: every connection leaves what it may no longer have.
+    pub(crate) fn check_grants(&mut self) {
+        let slots: Vec<usize> = self.places.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.drop_not_granted(slot);
+        }
+    }
+
+    fn drop_not_granted(&mut self, slot: usize) {
+        let connection = &self.places[slot].connection;
         for topic in connection.not_granted(&self.members.topics) {
             self.drop_topic(slot, &topic, Asker::Server);
         }
@@ -66,9 +81,10 @@ impl ShardTask {
         let topic = self.members.shared(topic);
         let connection = &mut self.places[slot].connection;
         let is_new = connection.subscribe(&topic, by, &self.members.topics)?;
-        let follows = (is_new || since.is_some())
-            && self.members.topics.keeps()
-            && connection.follow(&topic, since.unwrap_or(Since::Now));
+        let topics = &self.members.topics;
+        let from = since.or_else(|| is_new.then(|| topics.entry(&topic)));
+        let from = from.filter(|_| topics.is_followed(&topic));
+        let follows = from.filter(|from| connection.follow(&topic, *from));
         let row = match is_new {
             true => self.members.join(&topic, slot),
             false => self.members.topics.row(&topic),

@@ -26,6 +26,7 @@ fn lease_of(node: &NodeId, beat: u64) -> LeaseValue {
         url: String::new(),
         weight: 1,
         signs: false,
+        rules: String::new(),
     };
     LeaseValue { record, beat }
 }

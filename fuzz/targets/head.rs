@@ -1,0 +1,168 @@
+//! The head of a request: what the fast lane takes, hyper reads as the same request, with the same
+//! body and the same end. However it is cut, it is the same, and no part of it is taken for a
+//! whole.
+#![no_main]
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, Response, Version};
+use libfuzzer_sys::fuzz_target;
+use pushnode_fuzz::protocol::{HeadReading, PLAIN_BODY_BYTES, PLAIN_HEAD_BYTES, PushHead};
+
+/// A socket that has these bytes to read, and then its end.
+struct Input<'a>(&'a [u8]);
+
+impl Read for Input<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let count = self.0.len().min(buffer.remaining());
+        let (now, later) = self.0.split_at(count);
+        buffer.put_slice(now);
+        self.0 = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Input<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The first request, as hyper reads it.
+struct Seen {
+    method: Method,
+    target: String,
+    version: Version,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+fn first_seen(input: &[u8]) -> Option<Seen> {
+    let seen = Arc::new(Mutex::new(None));
+    let place = seen.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let place = place.clone();
+        async move {
+            let (head, mut body) = request.into_parts();
+            let mut whole = Vec::new();
+            while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+            {
+                // A body that ends early is none.
+                let Ok(frame) = frame else {
+                    return Ok(Response::new(String::new()));
+                };
+                whole.extend(frame.into_data().unwrap_or_else(|_| Bytes::new()));
+            }
+            place.lock().expect("no panic").get_or_insert(Seen {
+                method: head.method,
+                target: head.uri.to_string(),
+                version: head.version,
+                headers: head.headers,
+                body: whole,
+            });
+            Ok::<_, Infallible>(Response::new(String::new()))
+        }
+    });
+    let connection = http1::Builder::new()
+        .half_close(true)
+        .header_read_timeout(None)
+        .max_buf_size(16 * 1024)
+        .serve_connection(Input(input), service);
+    let mut connection = pin!(connection);
+    let mut context = Context::from_waker(Waker::noop());
+    // It waits for nothing but turns of its own.
+    for _ in 0..64 {
+        if connection.as_mut().poll(&mut context).is_ready() {
+            break;
+        }
+    }
+    let seen = seen.lock().expect("no panic").take();
+    seen
+}
+
+fn check(head: &PushHead<'_>, input: &[u8]) {
+    assert!(head.length <= PLAIN_HEAD_BYTES && head.length <= input.len());
+    assert!((1..=PLAIN_BODY_BYTES).contains(&head.body_length));
+    let mut whole = input.to_vec();
+    whole.resize(head.length + head.body_length, b' ');
+    let seen = first_seen(&whole).expect("hyper reads a request");
+    assert_eq!(seen.method, Method::POST);
+    assert_eq!(seen.target, "/v1/push");
+    assert_eq!(seen.version, Version::HTTP_11);
+    assert_eq!(seen.body, whole[head.length..]);
+    let only = |name: &str| {
+        let mut values = seen.headers.get_all(name).iter();
+        let value = values.next().map(|value| value.to_str().expect("text"));
+        assert!(values.next().is_none(), "{name} is there twice");
+        value
+    };
+    assert_eq!(only("host"), Some(head.host));
+    assert_eq!(only("content-type"), Some(head.content_type));
+    assert_eq!(only("authorization"), head.authorization);
+    for value in seen.headers.get_all("connection") {
+        assert!(value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
+    }
+    for name in [
+        "transfer-encoding",
+        "expect",
+        "upgrade",
+        "content-encoding",
+        "origin",
+        "sec-fetch-site",
+        "te",
+        "trailer",
+    ] {
+        assert!(!seen.headers.contains_key(name), "{name}");
+    }
+}
+
+/// Most inputs begin as those that are taken do.
+fn read(input: &[u8]) {
+    match HeadReading::read(input) {
+        HeadReading::Push(head) => {
+            check(&head, input);
+            for at in 0..head.length {
+                assert_eq!(HeadReading::read(&input[..at]), HeadReading::Part, "{at}");
+            }
+        }
+        HeadReading::Part => assert!(input.len() < PLAIN_HEAD_BYTES),
+        // More bytes do not make it one.
+        HeadReading::Other => {
+            let longer = [input, b"\r\n\r\n"].concat();
+            assert_eq!(HeadReading::read(&longer), HeadReading::Other);
+        }
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    read(input);
+    let begun = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    read(&[begun, input].concat());
+    let length = b"Content-Length: 7\r\n";
+    read(&[begun, &length[..], input, b"\r\n\r\n"].concat());
+});

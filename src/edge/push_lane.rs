@@ -1,0 +1,221 @@
+//! The fast lane: the usual `POST /v1/push` of a program, read and answered without the HTTP
+//! library and its routes, which take longer than the push itself.
+//!
+//! It takes what [`HeadReading`] takes, from senders that are let in and with a body that is one push.
+//! The first request that is anything else goes to hyper with all that was read of it, and so does
+//! the rest of its connection. So every refusal is worded in one place, and an answer does not
+//! tell which way its request took. The socket is the same [`HttpStream`] in both: limits on time
+//! and the end of the node are looked after there.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+use warp::http::StatusCode;
+
+use crate::app::App;
+use crate::config::hosts::OwnNames;
+use crate::delivery::answer::Answer;
+use crate::edge::caller::Caller;
+use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
+use crate::edge::peer::{Peer, Stream};
+use crate::edge::push_reply::{self, UNROUTED_RETRY};
+use crate::edge::request_body::{Form, Media};
+use crate::protocol::{HeadReading, PushHead};
+
+/// Room for the next read. Most requests fit, and an allocator has such pieces at hand.
+const READ_BYTES: usize = 1024;
+/// Buffers with more room are not kept while a connection is idle.
+const KEPT_BYTES: usize = 4 * READ_BYTES;
+
+/// Answers pushes on connections of senders.
+#[derive(Clone)]
+pub(crate) struct PushLane {
+    app: Arc<App>,
+    names: Arc<OwnNames>,
+    /// The header that tells how long an idle connection stays open, as a line.
+    keep_alive: Arc<str>,
+}
+
+/// The bytes of a request whose head is taken.
+#[derive(Debug, Clone, Copy)]
+struct RequestExtent {
+    head: usize,
+    whole: usize,
+}
+
+impl PushLane {
+    pub(crate) fn new(app: &Arc<App>, names: &Arc<OwnNames>, patience: &HttpPatience) -> Self {
+        let value = patience.header.to_str().expect("text");
+        Self {
+            app: app.clone(),
+            names: names.clone(),
+            keep_alive: format!("keep-alive: {value}\r\n").into(),
+        }
+    }
+
+    /// Answers pushes until the connection ends (`None`), or something else comes: then what was
+    /// read and is not answered.
+    pub(crate) async fn serve<S: Stream>(
+        &self,
+        stream: &mut HttpStream<S>,
+        turn: &Turn,
+        peer: &Peer,
+        port: Option<u16>,
+    ) -> Option<Bytes> {
+        // Each request of a proxy names a client of its own.
+        if self.app.config.trusted_proxies.trusts(peer.address) {
+            return Some(Bytes::new());
+        }
+        let mut closing = pin!(self.app.closing.begun());
+        let mut is_closing = false;
+        let mut input = BytesMut::new();
+        let mut written = Written::default();
+        let mut taken: Option<RequestExtent> = None;
+        loop {
+            if taken.is_none() {
+                taken = match HeadReading::read(&input) {
+                    HeadReading::Part => None,
+                    HeadReading::Push(head) if self.admits(&head, port) => {
+                        Some(RequestExtent::of(&head))
+                    }
+                    HeadReading::Push(_) | HeadReading::Other => return Some(input.freeze()),
+                };
+                if taken.is_some_and(|taken| input.len() < taken.whole) {
+                    // From here on it is work under way, and the time for its body runs.
+                    turn.note_head(Instant::now());
+                    stream.hold(self.app.under_way.begin());
+                }
+            }
+            if let Some(RequestExtent { head, whole }) = taken
+                && input.len() >= whole
+            {
+                let body = &input[head..whole];
+                let Some(closes) = self.carry_out(body, turn, &mut written).await else {
+                    return Some(input.freeze());
+                };
+                // It has no errors: a socket that is lost swallows what is written.
+                let _ = stream.write_all(&written.bytes).await;
+                if closes {
+                    let _ = stream.shutdown().await;
+                    return None;
+                }
+                taken = None;
+                input.advance(whole);
+                if input.is_empty() && input.capacity() > KEPT_BYTES {
+                    input = BytesMut::new();
+                }
+                if !input.is_empty() {
+                    continue;
+                }
+            }
+            let missing = taken.map_or(0, |taken| taken.whole - input.len());
+            input.reserve(missing.max(READ_BYTES));
+            let count = tokio::select! {
+                biased;
+                read = stream.read_buf(&mut input) => read.unwrap_or(0),
+                // Then the stream is read again, and ends if there is no request on it.
+                () = &mut closing, if !is_closing => {
+                    is_closing = true;
+                    continue;
+                }
+            };
+            if count == 0 && input.is_empty() {
+                let _ = stream.shutdown().await;
+                return None;
+            }
+            if count == 0 {
+                return Some(input.freeze());
+            }
+        }
+    }
+
+    /// Carries out the push in this body and writes its answer. Whether that is the last on its
+    /// connection; none if the body is no push.
+    async fn carry_out(&self, body: &[u8], turn: &Turn, written: &mut Written) -> Option<bool> {
+        let request = push_reply::parse(&self.app, body).ok()?;
+        turn.begin();
+        let work = self.app.under_way.begin();
+        self.app.metrics.pushes_fast.inc();
+        let answer = self.app.router.push(&request).await;
+        let closes = self.app.shutdown.has_begun();
+        let stay = match closes {
+            true => "connection: close\r\n",
+            false => &self.keep_alive,
+        };
+        written.answer(&answer, stay);
+        turn.take_head();
+        turn.end();
+        drop(work);
+        Some(closes)
+    }
+
+    /// Whether the sender is let in, with a body of this type.
+    fn admits(&self, head: &PushHead<'_>, port: Option<u16>) -> bool {
+        let Some(caller) = Caller::of_program(head.host, &self.names, port) else {
+            return false;
+        };
+        // Without keys a stranger's name is refused, which is logged where that is said.
+        (caller.is_plain() || !self.app.api_keys.is_empty())
+            && Media::of(head.content_type.as_bytes()) == Media::Form(Form::Json)
+            && caller.check_sender(&self.app, head.authorization).is_ok()
+    }
+}
+
+impl RequestExtent {
+    fn of(head: &PushHead<'_>) -> Self {
+        Self {
+            head: head.length,
+            whole: head.length + head.body_length,
+        }
+    }
+}
+
+/// Answers as they are written, byte for byte as hyper would.
+#[derive(Default)]
+struct Written {
+    bytes: Vec<u8>,
+    body: Vec<u8>,
+    /// `Date`, and the second that it names.
+    date: String,
+    second: u64,
+}
+
+impl Written {
+    fn answer(&mut self, answer: &Answer, stay: &str) {
+        self.body.clear();
+        self.bytes.clear();
+        let status = push_reply::write(answer, &mut self.body);
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if self.second != second {
+            self.second = second;
+            self.date = httpdate::fmt_http_date(now);
+        }
+        let mut put = |text: &str| self.bytes.extend_from_slice(text.as_bytes());
+        match status {
+            StatusCode::OK => put("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"),
+            other => {
+                put("HTTP/1.1 ");
+                put(other.as_str());
+                put(" ");
+                put(other.canonical_reason().unwrap_or_default());
+                put("\r\ncontent-type: application/json\r\n");
+                if other == StatusCode::SERVICE_UNAVAILABLE {
+                    put(&format!("retry-after: {UNROUTED_RETRY}\r\n"));
+                }
+            }
+        }
+        put(stay);
+        put("content-length: ");
+        serde_json::to_writer(&mut self.bytes, &self.body.len()).expect("digits");
+        let mut put = |text: &[u8]| self.bytes.extend_from_slice(text);
+        put(b"\r\ndate: ");
+        put(self.date.as_bytes());
+        put(b"\r\n\r\n");
+        put(&self.body);
+    }
+}
