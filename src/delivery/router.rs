@@ -88,7 +88,8 @@ impl Router {
         {
             None => Ok(()),
             Some(topic) => Err(InvalidInput::new(format!(
-                "the rule of the topic {topic} keeps every push, which goes with neither except                 nor policy"
+                "the rule of the topic {topic} keeps every push, which goes with neither except \
+                nor policy"
             ))),
         }
     }
