@@ -33,6 +33,8 @@ pub(crate) const CHUNK: usize = 512;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// How long connections are told in the background to look for kept messages.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before rows that could not be looked up for that are looked up again.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Carries what goes to users and topics, here and to other nodes.
 #[derive(Debug, Clone)]
@@ -105,8 +107,9 @@ impl Carrier {
     }
 
     /// Has the connections of users and topics look for messages that may be kept and that they
-    /// were not told of. In the background, because the sender's time is over, and only once: a
-    /// node that does not hear of it has lost its subscription, and looks by itself.
+    /// were not told of. In the background, because the sender's time is over. A node that does not
+    /// hear of it has lost its subscription, and looks by itself. But if no row could be looked up,
+    /// that node knows of no loss: then it is tried again.
     pub(crate) fn look_later(&self, subjects: Vec<Subject>) {
         let carrier = self.clone();
         tokio::spawn(async move {
@@ -117,6 +120,11 @@ impl Carrier {
                 };
                 let mut shares: Vec<Delivery<'static>> = chunk.iter().map(look).collect();
                 carrier.carry_first(&mut shares, &mut HashSet::new()).await;
+                let is_unknown = |share: &Delivery<'_>| share.is_open() && share.unheard.is_empty();
+                while shares.iter().any(is_unknown) && Instant::now() + LOOK_PAUSE < deadline {
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                    carrier.round(&mut shares, &mut HashSet::new()).await;
+                }
             }
         });
     }

@@ -294,8 +294,10 @@ fn lateness(index: &Index<'_>) -> Verdict {
                 // Kept for whoever comes back, which may be late.
                 continue;
             }
-            let sent = attempts[attempts.len() - 1].sent;
-            let limit = index.after(conn.node, sent, LATEST);
+            let Push { sent, via, .. } = attempts[attempts.len() - 1];
+            // A node that stood still with a request in its socket carries it out afterwards.
+            let limit = index.after(conn.node, *sent, LATEST);
+            let limit = limit.max(index.after(via, *sent, LATEST));
             verdict.expect(*at <= limit, || {
                 format!("{} got {id}, sent {sent}, only at {at}", conn.name)
             });

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::common::keep::{connect, hears, keep};
 use crate::common::{Redis, eventually, node, node_on, post, post_text};
+use crate::raw::Wire;
 
 /// A way to Redis that holds the first write of a message back until it is told to go on. The
 /// node may have closed the connection by then: Redis gets it all the same.
@@ -154,6 +155,49 @@ async fn many_ids_at_once_take_few_connections() {
     assert_eq!(node.metric("kept_total").await, 1000.0);
     let more = connections(&redis) - before;
     assert!(more <= 64, "{more}");
+}
+
+/// Nor is one that went silent with all others of the node.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_kept_push_waits_on_a_connection_that_went_silent_before() {
+    let redis = Redis::start();
+    let wire = Wire::to(redis.port()).await;
+    let url = format!("redis://127.0.0.1:{}", wire.port);
+    let node = node(&[("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", "a")]);
+    let push = async |id: &str, timeout_ms: u64| {
+        let body = json!({"to": {"user": "42"}, "keep": true, "id": id, "data": 1,
+            "timeout_ms": timeout_ms});
+        post(&node.push_url, &body).await
+    };
+    let (status, answer) = push("before", 30_000).await;
+    assert_eq!(status, 200, "{answer}");
+    let turns = node.metric("redis_turns_total").await;
+    wire.silence();
+    eventually(async || match node.metric("redis_turns_total").await {
+        now if now > turns => Ok(()),
+        now => Err(now),
+    })
+    .await;
+    let (status, answer) = push("after", 1_500).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// The sender's node cannot look up where the user is, and no other node knows of any loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_there_hears_of_a_kept_push_although_its_node_was_cut_off() {
+    let redis = Redis::start();
+    let wire = Wire::to(redis.port()).await;
+    let url = format!("redis://127.0.0.1:{}", wire.port);
+    let sender = node(&[("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", "a")]);
+    let other = node_on(&redis, "b");
+    let mut client = connect(&other, "42", None).await;
+    wire.silence();
+    // It is kept over a new connection; the one for look-ups is silent, and not yet found so.
+    let body = json!({"to": {"user": "42"}, "keep": true, "id": "m1", "data": 1,
+        "timeout_ms": 500});
+    let (_, answer) = post(&sender.push_url, &body).await;
+    assert_eq!(answer["status"], "stored", "{answer}");
+    hears(&mut client, 1..=1).await;
 }
 
 fn connections(redis: &Redis) -> usize {

@@ -3,8 +3,9 @@
 //! `WATCH` and `WAIT` speak of their connection: what it has read, what it has written. All other
 //! commands share one connection to a server, where such a state would be that of all tasks, and a
 //! `WAIT` would hold up all that comes after it. What must stay true: a connection never connects
-//! again by itself, because an `EXEC` sent over the new one would not know of the `WATCH`; and one
-//! whose task was cut off is closed, not lent again.
+//! again by itself, because an `EXEC` sent over the new one would not know of the `WATCH`; one
+//! whose task was cut off is closed, not lent again; nor is one lent that is older than the last
+//! change of servers or of their connections: it may have gone silent with those.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct PooledClient {
     client: Client,
     task: JoinHandle<Result<(), Error>>,
+    /// How often the routes had changed: afterwards its server may be left, or silent.
+    turn: u64,
     idle_since: Instant,
 }
 
@@ -117,11 +120,13 @@ impl ConnectionPool {
     pub(crate) async fn take(&self, key: &str) -> FredResult<Loan> {
         let permit = self.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Error::new(ErrorKind::Canceled, "the node is ending"))?;
+        let turn = *self.servers.turns().borrow();
         let place = self.servers.place_of(key);
-        let connection = match self.idle_one(&place) {
+        let mut connection = match self.idle_one(&place, turn) {
             Some(connection) => connection,
             None => self.open(key).await?,
         };
+        connection.turn = turn;
         Ok(Loan {
             connection,
             place,
@@ -130,11 +135,12 @@ impl ConnectionPool {
         })
     }
 
-    fn idle_one(&self, place: &ServerPlace) -> Option<PooledClient> {
+    fn idle_one(&self, place: &ServerPlace, turn: u64) -> Option<PooledClient> {
         let mut all = self.idle.lock();
         let idle = all.get_mut(place)?;
         while let Some(connection) = idle.pop() {
-            if connection.is_open() && connection.idle_since.elapsed() < IDLE {
+            let is_fresh = connection.turn == turn && connection.idle_since.elapsed() < IDLE;
+            if is_fresh && connection.is_open() {
                 return Some(connection);
             }
         }
@@ -153,6 +159,7 @@ pub(crate) async fn open_primary(server: &Destination) -> FredResult<PooledClien
     let connection = PooledClient {
         task: client.connect(),
         client,
+        turn: 0,
         idle_since: Instant::now(),
     };
     let connected = connection.client.wait_for_connect();
