@@ -405,5 +405,9 @@ pub async fn a_log_that_members_may_not_read(sender: &Node, node: &Node) {
         entrant.hears(4).await;
     }
     let (_, answer) = call(sender, "GET", "/v1/topics/secret.1/messages").await;
-    assert_eq!(answer["messages"].as_array().map(Vec::len), Some(6), "{answer}");
+    assert_eq!(
+        answer["messages"].as_array().map(Vec::len),
+        Some(6),
+        "{answer}"
+    );
 }
