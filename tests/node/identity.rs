@@ -132,7 +132,12 @@ async fn topics_are_closed_where_there_are_identities() {
 
     let starred = node(&[("PUSH_TOPICS", "chat.*")]);
     let line = "in PUSH_TOPICS a * stands for text between";
-    assert_eq!(starred.log().matches(line).count(), 1);
+    // The log is written a moment later than the node is ready.
+    let said = eventually(async || match starred.log().matches(line).count() {
+        0 => Err(starred.log()),
+        count => Ok(count),
+    });
+    assert_eq!(said.await, 1);
 }
 
 #[tokio::test]
