@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use crate::access::authenticator::Authenticator;
+use crate::access::connect_hook::ConnectHook;
 use crate::access::connection_limits::ConnectionLimits;
 use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
+use crate::access::subscribe_hook::SubscribeHook;
 use crate::auth::ApiKeys;
 use crate::backplane::Backplane;
 use crate::cluster::balance::Balance;
@@ -16,6 +18,7 @@ use crate::cluster::survey::Survey;
 use crate::config::Config;
 use crate::delivery::call::CallService;
 use crate::delivery::router::Router;
+use crate::hooks::Hooks;
 use crate::local::hub::Hub;
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
@@ -41,6 +44,11 @@ pub(crate) struct App {
     /// Sessions that connections here depend on.
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) connection_limits: ConnectionLimits,
+    /// Asked who clients are, if there is one.
+    pub(crate) connect_hook: Option<Arc<ConnectHook>>,
+    /// Asked who may have topics whose rule says so, if there is one.
+    pub(crate) subscribe_hook: Option<Arc<SubscribeHook>>,
+    pub(crate) hooks: Arc<Hooks>,
     /// Checks of clients that were let in while Redis could not be read.
     pub(crate) late_checks: Arc<LateChecks>,
     pub(crate) metrics: Arc<Metrics>,

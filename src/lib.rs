@@ -17,6 +17,10 @@ mod telemetry;
 
 mod config;
 
+mod http_client;
+
+mod hooks;
+
 mod auth;
 
 mod local;

@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use parking_lot::Mutex;
-use pushnode::AuthMode;
 use pushnode::protocol::ids::NodeId;
 use pushnode::{Config, Invocation, Listen, LogFormat};
 use pushnode::{Listeners, LogWriter, RunError, UNAVAILABLE, USAGE, VERSION};
@@ -212,12 +211,13 @@ async fn run(config: Config, log: &LogWriter) -> ExitCode {
 fn greet(config: &Config, node: &NodeId, listeners: &Listeners) {
     let mut out = format!("pushnode {VERSION} node {node}\n");
     let who = match config.auth {
-        AuthMode::None => "user=42",
-        _ => "token=...",
+        auth if auth.is_none() => "?user=42",
+        auth if auth.takes_jwt() || auth.takes_sessions() => "?token=...",
+        _ => "",
     };
     for listen in listeners.clients() {
         out += &format!(
-            "  clients    {} (WebSocket /ws?{who}, SSE /sse?{who})\n",
+            "  clients    {} (WebSocket /ws{who}, SSE /sse{who})\n",
             url(&listen, "/")
         );
     }

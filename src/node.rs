@@ -3,7 +3,10 @@
 //! The order of the start matters: listeners are bound before this begins, and served only when all
 //! parts run. The order of the end is in `drain`.
 
+mod client_side;
+
 mod drain;
+
 mod secrets;
 
 mod file_limit;
@@ -18,14 +21,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::access::authenticator::Authenticator;
-use crate::access::connection_limits::ConnectionLimits;
-use crate::access::late_checks::LateChecks;
-use crate::access::recheck::AccessRecheck;
-use crate::access::session_watch::Sessions;
 use crate::app::App;
 use crate::auth::ApiKeys;
-use crate::backplane::answers::UpstreamBacklog;
 use crate::backplane::nodes::{NodeRecord, NodeState};
 use crate::backplane::redis::Fatal;
 use crate::backplane::redis::{Redis, RedisSettings};
@@ -46,8 +43,7 @@ use crate::edge::acceptor::{Acceptor, Service};
 use crate::edge::http_stream::HttpPatience;
 use crate::edge::listeners::Listeners;
 use crate::edge::push_lane::PushLane;
-use crate::edge::requests::ClientRequests;
-use crate::edge::upstream::Upstream;
+use crate::hooks::Hooks;
 use crate::local::admission::Admission;
 use crate::local::connection::Settings;
 use crate::local::dirty_rows::DirtyRows;
@@ -150,33 +146,20 @@ impl Node {
 
         let router = Router::new(hub.clone(), backplane.clone(), replies, metrics.clone());
         let router = Arc::new(router);
-        let Access {
-            authenticator,
-            sessions,
-            connection_limits,
-            late_checks,
-            recheck,
-        } = Access::new(&config, &hub, &backplane, &router)?;
-        let client_requests = ClientRequests {
-            hub: hub.clone(),
-            backplane: backplane.clone(),
-            router: router.clone(),
-            upstream: start_upstream(&config, node, &backplane, &metrics),
-            authenticator: authenticator.clone(),
-            sessions: sessions.clone(),
-            late_checks: late_checks.clone(),
-        };
+        let hooks = Hooks::new(&config, node, &metrics);
+        let started = client_side::start(&config, &hub, &backplane, &router, &hooks, &metrics);
+        let (access, requests) = started.map_err(RunError::Keys)?;
         let reader = ReplayReader::new(hub.clone(), backplane.clone(), metrics.clone());
         let presence = Presence::new(&hub, &backplane, config.presence_grace_seconds, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(inbound.run(feed));
         tasks.spawn(reader.serve(orders.asks));
         tasks.spawn(bookmark_writer::serve(backplane.clone(), orders.bookmarks));
-        tasks.spawn(sessions.clone().keep());
-        tasks.spawn(recheck.serve());
-        tasks.spawn(late_checks.clone().serve());
+        tasks.spawn(access.sessions.clone().keep());
+        tasks.spawn(access.recheck.serve());
+        tasks.spawn(access.late_checks.clone().serve());
         tasks.spawn(presence.serve());
-        tasks.spawn(client_requests.serve(orders.requests));
+        tasks.spawn(requests.serve(orders.requests));
 
         let call_service = CallService::new(
             hub.clone(),
@@ -190,10 +173,13 @@ impl Node {
             router,
             call_service,
             survey,
-            authenticator,
-            sessions,
-            connection_limits,
-            late_checks,
+            authenticator: access.authenticator,
+            sessions: access.sessions,
+            connection_limits: access.connection_limits,
+            late_checks: access.late_checks,
+            connect_hook: access.connect_hook,
+            subscribe_hook: access.subscribe_hook,
+            hooks,
             hub,
             backplane,
             balance: Balance::default(),
@@ -205,72 +191,9 @@ impl Node {
             under_way: UnderWay::default(),
             config,
         });
+        tasks.spawn(client_side::keep(app.clone()));
         tasks.spawn(secrets::watch(app.clone(), keys));
         Ok(Self { app, tasks })
-    }
-}
-
-fn start_upstream(
-    config: &Config,
-    node: &NodeId,
-    backplane: &Arc<Backplane>,
-    metrics: &Arc<Metrics>,
-) -> Upstream {
-    let most = UpstreamBacklog {
-        entries: config.upstream_backlog,
-        bytes: config.upstream_bytes,
-    };
-    let routes = config.upstream_routes.clone();
-    Upstream::new(
-        node.clone(),
-        routes,
-        most,
-        backplane.clone(),
-        metrics.clone(),
-    )
-}
-
-/// The parts that decide who may be connected.
-struct Access {
-    authenticator: Arc<Authenticator>,
-    sessions: Arc<Sessions>,
-    connection_limits: ConnectionLimits,
-    late_checks: Arc<LateChecks>,
-    recheck: AccessRecheck,
-}
-
-impl Access {
-    fn new(
-        config: &Config,
-        hub: &Arc<Hub>,
-        backplane: &Arc<Backplane>,
-        router: &Arc<Router>,
-    ) -> Result<Self, RunError> {
-        let authenticator = Authenticator::start(config, backplane.clone());
-        let authenticator = Arc::new(authenticator.map_err(RunError::Keys)?);
-        let sessions = Arc::new(Sessions::new(hub.clone(), backplane.clone()));
-        let connection_limits = ConnectionLimits::new(config);
-        let late_checks = LateChecks::new(
-            router.clone(),
-            hub.clone(),
-            backplane.clone(),
-            sessions.clone(),
-            connection_limits,
-            config.bans,
-        );
-        let recheck = AccessRecheck {
-            hub: hub.clone(),
-            backplane: backplane.clone(),
-            sessions: sessions.clone(),
-            bans: config.bans,
-        };
-        Ok(Self {
-            authenticator,
-            sessions,
-            connection_limits,
-            late_checks: Arc::new(late_checks),
-            recheck,
-        })
     }
 }
 

@@ -69,9 +69,14 @@ impl Authenticator {
         }
     }
 
-    /// Whether clients must show a token.
-    pub(crate) fn wants_tokens(&self) -> bool {
-        self.mode != AuthMode::None
+    /// Whether clients are believed what they say of themselves.
+    pub(crate) fn is_open(&self) -> bool {
+        self.mode.is_none()
+    }
+
+    /// Whether tokens let clients in.
+    pub(crate) fn takes_tokens(&self) -> bool {
+        self.mode.takes_jwt() || self.mode.takes_sessions()
     }
 
     /// Whether tokens of sessions let clients in.

@@ -116,7 +116,7 @@ fn features(config: &Config, url: &RedisUrl) -> Features {
         keys: prefix.to_owned(),
         channels: channels.to_owned(),
         cluster: matches!(url.topology(), Topology::Cluster { .. }),
-        upstream: !config.upstream_routes.is_empty(),
+        upstream: config.upstream_routes.has_services(),
         sessions: config.auth.takes_sessions(),
         replicas: config.keep_replicas > 0,
     }

@@ -3,30 +3,57 @@
 use crate::config::Config;
 use crate::config::faults::Faults;
 
-/// How clients authenticate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMode {
-    /// Not at all: `?user=` is trusted.
-    None,
-    /// By a JSON Web Token.
-    Jwt,
-    /// By the token of a session in Redis.
-    Session,
-    /// By either of them.
-    JwtOrSession,
+/// How clients authenticate: in none of these ways (`?user=` is trusted), or in several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AuthMode {
+    jwt: bool,
+    session: bool,
+    hook: bool,
 }
 
 impl AuthMode {
+    /// Reads a list of ways, each of them once.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut mode = Self::default();
+        if text == "none" {
+            return Some(mode);
+        }
+        for way in text.split(',') {
+            let way = match way.trim() {
+                "jwt" => &mut mode.jwt,
+                "session" => &mut mode.session,
+                "hook" => &mut mode.hook,
+                _ => return None,
+            };
+            if std::mem::replace(way, true) {
+                return None;
+            }
+        }
+        Some(mode)
+    }
+
+    /// Whether clients do not authenticate.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+
     /// Whether clients may authenticate by a JSON Web Token.
     #[must_use]
     pub const fn takes_jwt(self) -> bool {
-        matches!(self, Self::Jwt | Self::JwtOrSession)
+        self.jwt
     }
 
     /// Whether clients may authenticate by a session token.
     #[must_use]
     pub const fn takes_sessions(self) -> bool {
-        matches!(self, Self::Session | Self::JwtOrSession)
+        self.session
+    }
+
+    /// Whether a hook is asked about clients.
+    #[must_use]
+    pub const fn takes_hook(self) -> bool {
+        self.hook
     }
 }
 
@@ -44,10 +71,10 @@ impl Config {
     #[must_use]
     pub fn changed_meanings(&self) -> Vec<&'static str> {
         let mut lines = Vec::new();
-        if self.auth != AuthMode::None && self.topics.is_empty() {
+        if !self.auth.is_none() && self.topics.is_empty() {
             lines.push(
                 "clients may subscribe only to topics that their tokens list: PUSH_TOPICS is empty, \
-                which is the default with PUSH_AUTH=jwt or session (0.1: every topic)",
+                which is the default with PUSH_AUTH=jwt, session or hook (0.1: every topic)",
             );
         }
         if self.topics.has_segment_star() {
@@ -83,6 +110,52 @@ impl Config {
                 let words = "is set, but PUSH_AUTH does not include jwt";
                 faults.add("PUSH_JWT_USER_CLAIM", words);
             }
+        }
+    }
+
+    /// Refuses hooks that pages of strangers, or strangers to the backend, could use.
+    pub(super) fn check_hooks(&self, faults: &mut Faults) {
+        let has_connect = !self.connect_hook.is_empty();
+        match (self.auth.takes_hook(), has_connect) {
+            (true, false) => faults.add("PUSH_AUTH", "with hook needs PUSH_CONNECT_HOOK"),
+            (false, true) => {
+                let words = "is set, but PUSH_AUTH does not include hook";
+                faults.add("PUSH_CONNECT_HOOK", words);
+            }
+            _ => {}
+        }
+        let first = match has_connect {
+            true => Some("PUSH_CONNECT_HOOK"),
+            false if !self.subscribe_hook.is_empty() => Some("PUSH_SUBSCRIBE_HOOK"),
+            false => (self.upstream_routes.hooks().next()).map(|_| "PUSH_UPSTREAM_ROUTES"),
+        };
+        match (first, self.hook_secret.is_empty()) {
+            (Some(hook), true) => faults.add(
+                hook,
+                "has a hook, which needs PUSH_HOOK_SECRET: \
+                without a signature a backend cannot tell this node from others",
+            ),
+            (None, false) => faults.add("PUSH_HOOK_SECRET", "is set, but there is no hook"),
+            _ => {}
+        }
+        if !self.auth.takes_hook() {
+            return;
+        }
+        if self.origins.is_empty() {
+            faults.add(
+                "PUSH_ORIGINS",
+                "must list the pages that may connect if PUSH_AUTH includes hook: browsers send \
+                cookies with the requests of any page",
+            );
+        }
+        let secret = ["cookie", "authorization"];
+        let mut passed = self.hook_headers.iter();
+        if passed.any(|name| secret.contains(&&**name)) && self.origins.allow_strangers() {
+            faults.add(
+                "PUSH_ORIGINS",
+                "must not have * or null while PUSH_HOOK_HEADERS has Cookie or Authorization: any \
+                page could connect as the user who looks at it",
+            );
         }
     }
 }

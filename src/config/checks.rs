@@ -128,15 +128,11 @@ pub(super) fn public_url(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn auth_mode(text: &str) -> Result<AuthMode, String> {
-    match text {
-        "none" => Ok(AuthMode::None),
-        "jwt" => Ok(AuthMode::Jwt),
-        "session" => Ok(AuthMode::Session),
-        "jwt,session" | "session,jwt" => Ok(AuthMode::JwtOrSession),
-        _ => Err(format!(
-            "has {text:?}: must be none, jwt, session or jwt,session"
-        )),
-    }
+    AuthMode::parse(text).ok_or_else(|| {
+        format!(
+            "has {text:?}: must be none, or a list of jwt, session and hook, such as jwt,session"
+        )
+    })
 }
 
 /// Shortest secret: HS256 needs at least as many bits as its hash has (RFC 7518, 3.2).
@@ -189,17 +185,15 @@ pub(super) fn path(text: &str) -> Result<Option<PathBuf>, String> {
     Ok((!text.is_empty()).then(|| text.into()))
 }
 
-pub(super) fn jwks_url(text: &str) -> Result<String, String> {
-    match url::Url::parse(text) {
-        _ if text.is_empty() => Ok(String::new()),
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            Err("must not contain a user or password: logs would show them".to_owned())
-        }
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
-            Ok(text.to_owned())
-        }
-        _ => Err("must be a URL with https or http".to_owned()),
-    }
+/// Names of headers, in small letters.
+pub(super) fn header_names(text: &str) -> Result<Vec<String>, String> {
+    // RFC 9110, 5.6.2.
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let name = |name: &str| match name.bytes().all(is_name) {
+        true => Ok(name.to_ascii_lowercase()),
+        false => Err(format!("has {name:?}: must be names of headers")),
+    };
+    list(text).map(name).collect()
 }
 
 /// A list of values of token claims.
@@ -300,6 +294,10 @@ where
 
 pub(super) fn seconds(least: u64, most: u64) -> impl FnOnce(&str) -> Result<Duration, String> {
     move |text| number(least, most)(text).map(Duration::from_secs)
+}
+
+pub(super) fn milliseconds(least: u64, most: u64) -> impl FnOnce(&str) -> Result<Duration, String> {
+    move |text| number(least, most)(text).map(Duration::from_millis)
 }
 
 /// As [`seconds`]; empty where the default depends on other settings.

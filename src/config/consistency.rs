@@ -1,6 +1,5 @@
 //! Which settings contradict each other, or would let strangers in unnoticed.
 
-use crate::config::auth::AuthMode;
 use crate::config::faults::Faults;
 use crate::config::redis_url::TlsFiles;
 use crate::config::{Config, Listen};
@@ -8,7 +7,7 @@ use crate::config::{Config, Listen};
 impl Config {
     /// Refuses streams without Redis, and limits by which accepted messages could be lost.
     pub(super) fn check_streams(&self, faults: &mut Faults) {
-        if self.redis_url.is_none() && !self.upstream_routes.is_empty() {
+        if self.redis_url.is_none() && self.upstream_routes.has_services() {
             faults.add("PUSH_UPSTREAM_ROUTES", "needs PUSH_REDIS_URL");
         }
         if self.redis_url.is_none() && !self.cluster_secret.is_empty() {
@@ -117,14 +116,14 @@ impl Config {
             return;
         }
         let open = |listeners: &[Listen]| listeners.iter().find(|l| !l.is_local()).cloned();
-        if self.auth == AuthMode::None
+        if self.auth.is_none()
             && let Some(listener) = open(&self.listen).or_else(|| open(&self.tcp_listen))
         {
             faults.add(
                 "PUSH_AUTH",
                 format!(
                     "=none trusts any client, and other machines can reach {listener}; \
-                    set PUSH_AUTH=jwt or session, or PUSH_ALLOW_INSECURE=true to allow this"
+                    set PUSH_AUTH=jwt, session or hook, or PUSH_ALLOW_INSECURE=true to allow this"
                 ),
             );
         }

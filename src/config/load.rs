@@ -2,7 +2,6 @@
 //!
 //! What must stay true: no variable with our prefix is ignored, and a secret comes from one place.
 
-use crate::config::auth::AuthMode;
 use crate::config::checks::auth_mode;
 use crate::config::faults::{Faults, nearest};
 use crate::config::{Config, PREFIX, Texts, VARIABLES, secret_files};
@@ -67,7 +66,7 @@ impl Config {
         let is_set = |wanted: &str| pairs.iter().any(|(name, _)| name == wanted);
         // Where there are identities, topics are closed until an operator opens them.
         let has_tokens = |(name, value): &(String, String)| {
-            name == "PUSH_AUTH" && auth_mode(value.trim()).is_ok_and(|mode| mode != AuthMode::None)
+            name == "PUSH_AUTH" && auth_mode(value.trim()).is_ok_and(|mode| !mode.is_none())
         };
         if !is_set("PUSH_TOPICS") && pairs.iter().any(has_tokens) {
             pairs.push(("PUSH_TOPICS".to_owned(), String::new()));
@@ -93,6 +92,7 @@ impl Config {
             config.check_proxies(&mut faults);
             config.check_streams(&mut faults);
             config.check_keys(&mut faults);
+            config.check_hooks(&mut faults);
             config.check_topic_rules(&mut faults);
             config.check_redis(&mut faults);
             config.complete_redis_url();

@@ -7,6 +7,8 @@
 
 pub(crate) mod redis_url;
 
+mod service_url;
+
 pub(crate) mod upstream_routes;
 
 pub(crate) mod trusted_proxies;
@@ -29,14 +31,14 @@ pub(crate) mod env_file;
 
 pub(crate) mod leaving;
 
+mod listen;
+
 pub(crate) mod load;
 
 pub(crate) mod secret_files;
 
 pub(crate) mod topic_rules;
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,16 +48,18 @@ use serde::Deserialize;
 use crate::config::address_header::AddressHeader;
 use crate::config::auth::{AuthMode, SessionPolicy};
 use crate::config::checks::{
-    address_header, allowed_hosts, api_keys, auth_mode, boolean, cluster_secrets, events, jwks_url,
-    jwt_secrets, listeners, listeners_for_clients, listeners_required, log_format, log_level,
-    node_name, number, optional_seconds, origins, path, prefix, public_keys, public_url, redis_url,
-    seconds, secret, session_policy, topics, trusted_proxies, upstream_routes, uring, user_claim,
-    user_name, words,
+    address_header, allowed_hosts, api_keys, auth_mode, boolean, cluster_secrets, events,
+    header_names, jwt_secrets, listeners, listeners_for_clients, listeners_required, log_format,
+    log_level, milliseconds, node_name, number, optional_seconds, origins, path, prefix,
+    public_keys, public_url, redis_url, seconds, secret, session_policy, topics, trusted_proxies,
+    upstream_routes, uring, user_claim, user_name, words,
 };
 use crate::config::faults::Faults;
 use crate::config::hosts::AllowedHosts;
+pub use crate::config::listen::Listen;
 use crate::config::origins::AllowedOrigins;
 use crate::config::redis_url::RedisUrl;
+use crate::config::service_url::service_url;
 use crate::config::topic_rules::topic_rules;
 use crate::config::trusted_proxies::TrustedProxies;
 use crate::config::upstream_routes::UpstreamRoutes;
@@ -196,8 +200,37 @@ settings! {
     weight / "WEIGHT": u32 = "1", number(1, 1000);
 
     /// How clients authenticate. `none`: by `?user=`, which is not verified, so only for loopback
-    /// and Unix listeners. `jwt`, `session` or `jwt,session`: by a token.
+    /// and Unix listeners. Otherwise a list of `jwt` and `session` (by a token) and `hook` (by
+    /// PUSH_CONNECT_HOOK). With `jwt,hook` the hook is asked about clients without a token.
     auth / "AUTH": AuthMode = "none", auth_mode;
+
+    /// URL, `https://` or `http://`, that a node asks who a client is. Needs PUSH_AUTH with `hook`,
+    /// PUSH_HOOK_SECRET and PUSH_ORIGINS. Empty: none.
+    connect_hook / "CONNECT_HOOK": String = "", service_url;
+
+    /// Headers of a client's request that this hook gets, comma-separated. With Cookie or
+    /// Authorization among them, PUSH_ORIGINS must name each page: neither `*` nor `null`.
+    hook_headers / "HOOK_HEADERS": Vec<String> = "Cookie,Authorization,User-Agent,Accept-Language",
+        header_names;
+
+    /// URL, `https://` or `http://`, that a node asks whether a connection may have a topic whose
+    /// rule says `"subscribe": "hook"` (PUSH_TOPIC_RULES). Needs PUSH_HOOK_SECRET. Empty: none.
+    subscribe_hook / "SUBSCRIBE_HOOK": String = "", service_url;
+
+    /// Secret that signs what hooks are sent (`Pushnode-Signature`), at least 32 bytes. Two,
+    /// comma-separated, while one replaces the other: both sign.
+    hook_secret / "HOOK_SECRET": Vec<Secret> = "", cluster_secrets;
+
+    /// File that holds these secrets instead, comma-separated or one on each line. The node reads
+    /// it again when it changes.
+    hook_secret_file / "HOOK_SECRET_FILE": Option<PathBuf> = "", path;
+
+    /// Milliseconds that a hook may take to answer.
+    hook_timeout_ms / "HOOK_TIMEOUT_MS": Duration = "2000", milliseconds(10, 60_000);
+
+    /// Maximum questions under way to one hook. 64 times as many may wait, 5 s each; further ones
+    /// are refused.
+    hook_concurrency / "HOOK_CONCURRENCY": usize = "64", number(1, 10_000);
 
     /// Secrets for tokens signed with HS256, comma-separated, at least 32 bytes each. All are valid
     /// at once, so that one can be replaced without downtime.
@@ -216,7 +249,7 @@ settings! {
 
     /// URL of a JWKS, `https://` or `http://`. While a fetch fails, the last good one stays valid;
     /// one without keys withdraws them. Redirects to another scheme, host or port are not followed.
-    jwks_url / "JWKS_URL": String = "", jwks_url;
+    jwks_url / "JWKS_URL": String = "", service_url;
 
     /// Seconds between two fetches of the JWKS. A token with an unknown key causes a fetch at once.
     jwks_seconds / "JWKS_SECONDS": Duration = "300", seconds(1, 86_400);
@@ -325,7 +358,8 @@ settings! {
 
     /// Services that receive what clients send (`"type":"send"`): a comma-separated list of
     /// `pattern=service`, such as `chat.*=chat,*=default`. The first pattern that matches the
-    /// client's `route` decides; `*` matches any text. Needs Redis. Empty: clients cannot send.
+    /// client's `route` decides; `*` matches any text. A service is a stream, which needs Redis, or
+    /// the URL of a hook, which needs PUSH_HOOK_SECRET. Empty: clients cannot send.
     upstream_routes / "UPSTREAM_ROUTES": UpstreamRoutes = "", upstream_routes;
 
     /// Approximate maximum of entries in a service's stream. Redis discards the oldest beyond it.
@@ -418,38 +452,6 @@ settings! {
 
     /// Format of the log on standard error: text, or json (one object per line).
     log_format / "LOG_FORMAT": LogFormat = "text", log_format;
-}
-
-/// The address of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// An address and port; port 0 is any free port.
-    Tcp(SocketAddr),
-    /// As `Tcp`, each connection with a PROXY header before what the client sends.
-    Proxied(SocketAddr),
-    /// The path of a Unix socket.
-    Unix(PathBuf),
-}
-
-impl Listen {
-    /// Whether only this machine can reach it.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(address) | Self::Proxied(address) => address.ip().is_loopback(),
-            Self::Unix(_) => true,
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Proxied(address) => write!(f, "proxy:{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// An event of a connection, for the event stream.

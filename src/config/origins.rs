@@ -90,6 +90,16 @@ struct PagePattern {
 }
 
 impl AllowedOrigins {
+    /// Whether no page of another host is listed.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether pages may connect that are not listed by name.
+    pub(super) fn allow_strangers(&self) -> bool {
+        self.any || self.null
+    }
+
     /// Reads a list.
     ///
     /// # Errors

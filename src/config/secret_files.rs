@@ -24,7 +24,7 @@ pub(crate) enum FileForm {
 }
 
 /// The variables that can be in a file, and in what form.
-const IN_FILES: [(&str, &str, FileForm); 6] = [
+const IN_FILES: [(&str, &str, FileForm); 7] = [
     ("PUSH_REDIS_URL", "PUSH_REDIS_URL_FILE", FileForm::Line),
     (
         "PUSH_REDIS_PASSWORD",
@@ -39,6 +39,7 @@ const IN_FILES: [(&str, &str, FileForm); 6] = [
     ("PUSH_JWT_SECRETS", "PUSH_JWT_SECRETS_FILE", FileForm::List),
     ("PUSH_API_KEYS", "PUSH_API_KEYS_FILE", FileForm::List),
     ("PUSH_TOPIC_RULES", "PUSH_TOPIC_RULES_FILE", FileForm::Text),
+    ("PUSH_HOOK_SECRET", "PUSH_HOOK_SECRET_FILE", FileForm::List),
 ];
 
 /// Adds the variables that are in files.

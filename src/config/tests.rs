@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::redis_url::{Login, Topology};
+use crate::config::upstream_routes::RouteTarget;
 
 fn faults<const N: usize>(pairs: [(&str, &str); N]) -> Vec<String> {
     Config::from_pairs(pairs).expect_err("has faults").0
@@ -162,10 +163,8 @@ fn routes_that_would_lead_nowhere_are_faults() {
     let redis = ("PUSH_REDIS_URL", "redis://127.0.0.1");
     let set = |routes| Config::from_pairs([redis, ("PUSH_UPSTREAM_ROUTES", routes)]);
     let config = set(" chat.*=chat , *=rest ").expect("spaces do no harm");
-    assert_eq!(
-        config.upstream_routes.service("x").map(|s| &**s),
-        Some("rest")
-    );
+    let rest = RouteTarget::Service("rest".into());
+    assert_eq!(config.upstream_routes.target("x"), Some(&rest));
     for bad in ["chat", "=chat", "chat=", "a b=chat", "chat=a:b", "a=b=c"] {
         let faults = set(bad).expect_err(bad).0;
         assert!(faults[0].contains(bad), "{faults:?}");

@@ -42,7 +42,7 @@ impl Config {
     fn faults_of_rule(&self, rule: &TopicRule) -> Vec<String> {
         let mut faults = Vec::new();
         // The one place that knows whether this node can ask a hook.
-        if rule.subscribe == SubscribeRule::Hook {
+        if rule.subscribe == SubscribeRule::Hook && self.subscribe_hook.is_empty() {
             faults.push("\"subscribe\": \"hook\" needs PUSH_SUBSCRIBE_HOOK".to_owned());
         }
         let keeps = rule.keep != Default::default() || rule.entry != Default::default();

@@ -178,7 +178,7 @@ impl Caller {
             return None;
         }
         // A page that had its own name resolved to this node still has no token for it.
-        let is_open = !app.authenticator.wants_tokens();
+        let is_open = app.authenticator.is_open();
         match (self.page, self.name) {
             (PageKind::Foreign, _) => Some(Complaint::Origin),
             (_, Name::Strange) if is_open => Some(Complaint::Host),

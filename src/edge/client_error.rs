@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use crate::access::subscribe_hook::SubscribeRefusal;
 use crate::auth::Denial;
 use crate::protocol;
 use crate::protocol::ids::Topic;
+
+/// When a client may ask again that a backend gave no answer about.
+const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientError {
@@ -40,6 +44,18 @@ impl ClientError {
         match self.retry {
             None => protocol::error_object(reference, self.code, &self.message),
             Some(retry) => protocol::later_object(reference, self.code, &self.message, retry),
+        }
+    }
+}
+
+impl From<SubscribeRefusal> for ClientError {
+    fn from(refusal: SubscribeRefusal) -> Self {
+        match refusal {
+            SubscribeRefusal::Forbidden(reason) => Self::new("forbidden", reason),
+            SubscribeRefusal::Unavailable => {
+                let words = "the application cannot say now whether you may subscribe";
+                Self::new("unavailable", words).retry_after(RETRY)
+            }
         }
     }
 }

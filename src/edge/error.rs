@@ -9,6 +9,8 @@ use warp::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{HeaderName, HeaderValue, StatusCode};
 use warp::reply::Response;
 
+use crate::access::connect_hook::ConnectRefusal;
+use crate::access::subscribe_hook::SubscribeRefusal;
 use crate::auth::Denial;
 use crate::backplane::answers::Unavailable;
 use crate::protocol::{InvalidInput, error_object};
@@ -117,6 +119,36 @@ impl From<Denial> for HttpError {
             }
             Denial::WrongUser => error(StatusCode::BAD_REQUEST),
             Denial::Banned => error(StatusCode::FORBIDDEN),
+        }
+    }
+}
+
+impl From<SubscribeRefusal> for HttpError {
+    fn from(refusal: SubscribeRefusal) -> Self {
+        match refusal {
+            SubscribeRefusal::Forbidden(reason) => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", reason)
+            }
+            SubscribeRefusal::Unavailable => {
+                Self::unavailable("the application cannot say now whether you may subscribe")
+            }
+        }
+    }
+}
+
+impl From<ConnectRefusal> for HttpError {
+    fn from(refusal: ConnectRefusal) -> Self {
+        match refusal {
+            ConnectRefusal::Unauthorized(reason) => {
+                Self::new(StatusCode::UNAUTHORIZED, "unauthorized", reason)
+                    .header(WWW_AUTHENTICATE, "Bearer")
+            }
+            ConnectRefusal::Forbidden(reason) => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", reason)
+            }
+            ConnectRefusal::Unavailable => {
+                Self::unavailable("the application cannot say now who this client is")
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use warp::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use warp::http::{HeaderMap, HeaderName, StatusCode};
 
+use crate::access::connect_hook::Introduced;
 use crate::app::App;
 use crate::auth;
 use crate::auth::Denial;
@@ -18,12 +19,14 @@ use crate::auth::claims::MAX_DEVICE_BYTES;
 use crate::auth::identity::Identity;
 use crate::edge::client_error::no_presence;
 use crate::edge::error::HttpError;
+use crate::edge::introduction::{ClientWords, introduce};
 use crate::edge::peer::Peer;
+use crate::local::connection::subscriptions::Asker;
 use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::{NewConnection, Reservation};
 use crate::local::replay::follower::Start;
 use crate::local::replay::stumbles::KeptReader;
-use crate::local::shard::command::Command;
+use crate::local::shard::command::{Command, Subscribed};
 use crate::protocol::client::connect::ConnectRequest;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId, listed};
 use crate::protocol::position::Since;
@@ -66,19 +69,24 @@ pub(crate) fn check_leaving(app: &App) -> Result<(), HttpError> {
 pub(crate) async fn enter(
     app: &Arc<App>,
     request: ConnectRequest,
+    said: ClientWords<'_>,
     dialect: Dialect,
     peer: &Peer,
 ) -> Result<Admitted, HttpError> {
-    let identity = identify(app, request.user.as_deref(), request.token.as_ref()).await?;
+    let introduced = identify(app, &request, said, dialect, peer).await?;
     let Identity {
         user,
         grants,
         device,
         expires,
         session,
-    } = identity;
+    } = introduced.identity;
     let mut terms = check_terms(app, request, &user, device, grants.as_deref())?;
     terms.check_dialect(dialect)?;
+    let approved = match &app.subscribe_hook {
+        Some(hook) => hook.ask_all(&user, &terms.topics).await?,
+        None => Vec::new(),
+    };
 
     let deadline = Instant::now() + ROW_PATIENCE;
     let bookmark = open_bookmark(app, &user, &mut terms, deadline).await;
@@ -117,10 +125,20 @@ pub(crate) async fn enter(
         beats: terms.beats,
         bookmark,
     };
-    let admitted = join(app, newcomer, expires, deadline).await?;
+    let mut admitted = join(app, newcomer, expires, deadline).await?;
+    let fd = admitted.membership.fd();
     if !is_checked {
-        app.late_checks.owe(admitted.membership.fd(), &user);
+        app.late_checks.owe(fd, &user);
     }
+    if let (Some(hook), Some(renewal)) = (&app.connect_hook, introduced.renewal) {
+        hook.watch(fd, &user, renewal);
+    }
+    if let Some(hook) = &app.subscribe_hook {
+        approved
+            .into_iter()
+            .for_each(|one| hook.watch(fd, &user, one));
+    }
+    admitted.degraded |= !enroll(app, fd, introduced.subscribe, deadline).await;
     Ok(admitted)
 }
 
@@ -179,22 +197,57 @@ async fn join(
     })
 }
 
-/// The client's identity: by its token, or under `PUSH_AUTH=none` the user that it names.
+/// Puts a new connection into the topics that the connect hook names; answers whether all rows and
+/// logs were there in time.
+async fn enroll(app: &App, fd: Fd, topics: Vec<Topic>, deadline: Instant) -> bool {
+    let each = topics.into_iter().map(async |topic| {
+        let subscribed = app.hub.subscribe(fd, topic.clone(), None, Asker::Server);
+        let Ok(Subscribed { row, follows }) = subscribed.await else {
+            tracing::debug!(%fd, %topic, "the connect hook's topic is over PUSH_MAX_TOPICS");
+            return true;
+        };
+        let mut in_time = app.hub.await_rows(fd, row.into(), deadline).await;
+        if let Some(since) = follows {
+            in_time &= app.hub.follow_log(fd, &topic, since, deadline).await;
+        }
+        in_time
+    });
+    join_all(each).await.into_iter().all(|in_time| in_time)
+}
+
+/// The client's identity: by its token, by the connect hook, or under `PUSH_AUTH=none` the user
+/// that it names.
 async fn identify(
     app: &App,
-    user: Option<&str>,
-    token: Option<&Secret>,
-) -> Result<Identity, HttpError> {
-    if !app.authenticator.wants_tokens() {
+    request: &ConnectRequest,
+    said: ClientWords<'_>,
+    dialect: Dialect,
+    peer: &Peer,
+) -> Result<Introduced, HttpError> {
+    let known = |identity| Introduced {
+        identity,
+        subscribe: Vec::new(),
+        renewal: None,
+    };
+    let user = request.user.as_deref();
+    if app.authenticator.is_open() {
         let user = auth::claimed_user(user).map_err(HttpError::bad_request)?;
-        return Ok(Identity::claimed(user));
+        return Ok(known(Identity::claimed(user)));
     }
-    let identity = app.authenticator.identify(token.map(Secret::reveal));
-    let identity = identity.await?;
-    if user.is_some_and(|user| user != identity.user.as_str()) {
+    let token = request.token.as_ref().map(Secret::reveal);
+    let token = token.filter(|token| !token.is_empty());
+    let introduced = match &app.connect_hook {
+        Some(hook) if token.is_none() || !app.authenticator.takes_tokens() => {
+            let wanted = &app.config.hook_headers;
+            let introduction = introduce(said, wanted, request, dialect, peer)?;
+            hook.ask(introduction).await?
+        }
+        _ => known(app.authenticator.identify(token).await?),
+    };
+    if user.is_some_and(|user| user != introduced.identity.user.as_str()) {
         return Err(Denial::WrongUser.into());
     }
-    Ok(identity)
+    Ok(introduced)
 }
 
 /// What a client asked for and may have.
@@ -298,7 +351,10 @@ fn check_terms(
     let (watches, beats) = (watches?, beats?);
     let is_found = read.inbox.is_some();
     let most = app.hub.topics().most();
-    let may_have = |topic: &Topic| app.hub.topics().allows(topic, user, grants);
+    let known = app.hub.topics();
+    // The hook is asked after this.
+    let is_asked = |topic: &Topic| app.subscribe_hook.is_some() && known.asks_hook(topic);
+    let may_have = |topic: &Topic| is_asked(topic) || known.allows(topic, user, grants);
     let topics = check_topics(request.topics.as_deref(), may_have, most)?;
     if watches
         && let Some(topic) = (topics.iter()).find(|topic| !app.hub.topics().tells_members(topic))

@@ -22,6 +22,8 @@ pub(crate) mod caller;
 
 pub(crate) mod cors;
 
+pub(crate) mod introduction;
+
 pub(crate) mod handshake;
 
 pub(crate) mod upgrade;

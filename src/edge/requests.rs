@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::access::authenticator::Authenticator;
+use crate::access::connect_hook::ConnectHook;
 use crate::access::late_checks::LateChecks;
 use crate::access::session_watch::Sessions;
+use crate::access::subscribe_hook::SubscribeHook;
 use crate::auth::Denial;
 use crate::backplane::Backplane;
 use crate::delivery::router::Router;
@@ -70,6 +72,8 @@ pub(crate) struct ClientRequests {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) late_checks: Arc<LateChecks>,
+    pub(crate) connect_hook: Option<Arc<ConnectHook>>,
+    pub(crate) subscribe_hook: Option<Arc<SubscribeHook>>,
 }
 
 impl ClientRequests {
@@ -124,7 +128,7 @@ impl ClientRequests {
             }
             RequestKind::Unsubscribe { topic } => {
                 let fields = protocol::unsubscribed_fields(&topic);
-                self.hub.unsubscribe(fd, topic, Asker::Client).await;
+                self.unsubscribe(fd, topic).await;
                 Ok(fields.into())
             }
             RequestKind::SubscribeAll(wanted) => Ok(self.subscribe_all(fd, &user, wanted).await),
@@ -186,10 +190,21 @@ impl ClientRequests {
         topic: Topic,
         since: Option<Since>,
     ) -> Result<Done, ClientError> {
-        let deadline = Instant::now() + ROW_PATIENCE;
         let subscribed = self.hub.subscribe(fd, topic.clone(), since, Asker::Client);
-        let Subscribed { row, follows } =
-            subscribed.await.map_err(|reason| refusal(&topic, reason))?;
+        let subscribed = match (subscribed.await, &self.subscribe_hook) {
+            (Err(NotSubscribed::AskHook), Some(hook)) => {
+                let approved = hook.ask(user, Some(fd), &topic).await?;
+                let subscribed = self.hub.subscribe(fd, topic.clone(), since, Asker::Hook);
+                let subscribed = subscribed.await;
+                if subscribed.is_ok() {
+                    hook.watch(fd, user, approved);
+                }
+                subscribed
+            }
+            (subscribed, _) => subscribed,
+        };
+        let deadline = Instant::now() + ROW_PATIENCE;
+        let Subscribed { row, follows } = subscribed.map_err(|reason| refusal(&topic, reason))?;
         let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
         let Some(from) = follows else {
             // Asked for a log that it may not read: it may have missed anything.
@@ -271,6 +286,13 @@ impl ClientRequests {
         all
     }
 
+    async fn unsubscribe(&self, fd: Fd, topic: Topic) {
+        if let Some(hook) = &self.subscribe_hook {
+            hook.forget(fd, &topic);
+        }
+        self.hub.unsubscribe(fd, topic, Asker::Client).await;
+    }
+
     async fn subscribe_one(
         &self,
         fd: Fd,
@@ -296,7 +318,7 @@ impl ClientRequests {
                 Err(bad) => protocol::refused_fields(&bad.topic, BAD_TOPIC, &bad.message),
                 Ok(WantedTopic { topic, .. }) => {
                     let fields = protocol::unsubscribed_fields(&topic);
-                    self.hub.unsubscribe(fd, topic, Asker::Client).await;
+                    self.unsubscribe(fd, topic).await;
                     fields
                 }
             });
@@ -306,7 +328,7 @@ impl ClientRequests {
 
     /// Replaces the token of a connection by a new one of the same user.
     async fn renew(&self, fd: Fd, user: &UserId, token: &Secret) -> Result<String, ClientError> {
-        if !self.authenticator.wants_tokens() {
+        if !self.authenticator.takes_tokens() {
             return Err(ClientError::new("no_tokens", "this node asks for no token"));
         }
         let identity = self.authenticator.identify(Some(token.reveal())).await?;
@@ -315,6 +337,9 @@ impl ClientRequests {
         }
         if !self.authenticator.check_ban(user).await? {
             self.late_checks.owe(fd, user);
+        }
+        if let Some(hook) = &self.connect_hook {
+            hook.forget(fd);
         }
         self.hub.renew(fd, user, &identity).await;
         // Revoked since it was looked up: the one who revoked it did not find this connection.
@@ -340,7 +365,8 @@ impl ClientRequests {
 fn refusal(topic: &Topic, reason: NotSubscribed) -> ClientError {
     let (code, message) = match reason {
         NotSubscribed::Gone => ("gone", "the connection is ending".to_owned()),
-        NotSubscribed::Forbidden => (
+        // Without a hook there is no client that it lets in.
+        NotSubscribed::Forbidden | NotSubscribed::AskHook => (
             "forbidden",
             format!("you may not subscribe to the topic {topic}"),
         ),

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::edge::cors::{Reader, preflight};
 use crate::edge::error::HttpError;
 use crate::edge::handshake::{enter, read_request};
+use crate::edge::introduction::ClientWords;
 use crate::edge::refusal;
 use crate::edge::upgrade::{RequestContext, Takeover, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
@@ -75,7 +76,11 @@ async fn admit(
         is_chunked: version != Version::HTTP_10,
         has_envelopes: connect.wants_envelope()?,
     });
-    let admitted = enter(app, connect, dialect, &peer).await?;
+    let said = ClientWords::Http {
+        query: &query,
+        headers: &headers,
+    };
+    let admitted = enter(app, connect, said, dialect, &peer).await?;
     let config = &app.config;
     let upgrade = Upgrade {
         hub: app.hub.clone(),

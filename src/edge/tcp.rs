@@ -12,6 +12,7 @@ use warp::http::StatusCode;
 use crate::app::App;
 use crate::edge::error::HttpError;
 use crate::edge::handshake::{check_leaving, enter};
+use crate::edge::introduction::ClientWords;
 use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
 use crate::edge::refusal;
 use crate::edge::upgrade::Upgrade;
@@ -63,7 +64,14 @@ async fn admit(
     };
     check_leaving(app)?;
     let request = ConnectRequest::from_line(&line).map_err(HttpError::from)?;
-    let admitted = enter(app, request, Dialect::Lines, &peer).await?;
+    let admitted = enter(
+        app,
+        request,
+        ClientWords::Line(&line),
+        Dialect::Lines,
+        &peer,
+    )
+    .await?;
     let upgrade = Upgrade {
         hub: app.hub.clone(),
         admitted,

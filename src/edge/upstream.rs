@@ -1,10 +1,13 @@
-//! What clients send to services: which stream, whether there is room, and what to tell them.
+//! What clients send to services: which stream or hook, whether there is room, and what to tell
+//! them.
 //!
 //! A service reads its stream at its own pace. So that nothing is discarded unread, a node looks
 //! how much is unread, at most a second before it adds an entry, and clients hear `busy` where that
 //! is over the bound. The stream holds far more than the bound, because each node learns a little
 //! late what the others add. What must stay true: a client is told `accepted` only when Redis has
 //! said so, and `unknown` where the outcome is not known.
+//!
+//! A service may be a hook instead. It is asked at most once, and the client hears its answer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,9 +19,14 @@ use tokio::time::Instant;
 
 use crate::backplane::Backplane;
 use crate::backplane::answers::{Unavailable, Unsent, UpstreamBacklog, UpstreamEntry};
-use crate::config::upstream_routes::UpstreamRoutes;
+use crate::config::upstream_routes::{RouteTarget, UpstreamRoutes};
 use crate::edge::client_error::ClientError;
-use crate::protocol::ids::{ConnectionId, Fd, NodeId, UserId};
+use crate::hooks::{Hook, HookAnswer, HookFailure};
+use crate::local::hub::Hub;
+use crate::protocol::hooks::{
+    refusal_words, send_answer_fields, send_failed_fields, send_question,
+};
+use crate::protocol::ids::{ConnectionId, Fd, UserId};
 use crate::protocol::{ACCEPTED, Send};
 use crate::telemetry::metrics::Metrics;
 
@@ -52,7 +60,9 @@ struct Seen {
 /// Takes what clients of this node send to services. One for each node.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    node: NodeId,
+    hub: Arc<Hub>,
+    /// By URL.
+    hooks: HashMap<Arc<str>, Hook>,
     routes: UpstreamRoutes,
     backlogs: HashMap<Arc<str>, ServiceBacklog>,
     most: UpstreamBacklog,
@@ -63,16 +73,18 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// `most` is the bound of unread entries in a service's stream, and of its bytes.
     pub(crate) fn new(
-        node: NodeId,
         routes: UpstreamRoutes,
+        hooks: HashMap<Arc<str>, Hook>,
         most: UpstreamBacklog,
+        hub: Arc<Hub>,
         backplane: Arc<Backplane>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let services = routes.services();
         let backlogs = services.map(|service| (service.clone(), ServiceBacklog::default()));
         Self {
-            node,
+            hub,
+            hooks,
             backlogs: backlogs.collect(),
             routes,
             most,
@@ -81,7 +93,7 @@ impl Upstream {
         }
     }
 
-    /// Adds what a client sends to the stream of its service; answers the fields of the reply.
+    /// Gives what a client sends to its service; answers the fields of the reply.
     pub(crate) async fn send(
         &self,
         fd: Fd,
@@ -89,33 +101,85 @@ impl Upstream {
         reference: Option<&str>,
         send: &Send,
     ) -> Result<String, ClientError> {
-        let sent = self.add(fd, user, reference, send).await;
+        let from = ConnectionId {
+            node: self.hub.node().clone(),
+            fd,
+        };
+        let sent = match self.routes.target(&send.route) {
+            Some(RouteTarget::Hook(url)) => {
+                let hook = &self.hooks[url];
+                self.ask(hook, user, &from, reference, send).await
+            }
+            Some(RouteTarget::Service(service)) => {
+                let added = self.add(service, user, &from, reference, send).await;
+                added.map(|()| ("accepted", ACCEPTED.to_owned()))
+            }
+            None if self.routes.is_empty() => {
+                let words = "nothing can be sent here (PUSH_UPSTREAM_ROUTES)";
+                Err(ClientError::new("no_upstream", words))
+            }
+            None => {
+                let words = "no service takes this route";
+                Err(ClientError::new("no_route", words))
+            }
+        };
         let outcome = match &sent {
-            Ok(()) => "accepted",
+            Ok((outcome, _)) => *outcome,
             Err(refused) => refused.code,
         };
         self.metrics.upstream.get_or_create(&outcome.into()).inc();
-        sent.map(|()| ACCEPTED.to_owned())
+        sent.map(|(_, fields)| fields)
+    }
+
+    /// Asks the service, once; the client hears its answer. Answers the outcome and the fields of
+    /// the reply.
+    async fn ask(
+        &self,
+        hook: &Hook,
+        user: &UserId,
+        from: &ConnectionId,
+        reference: Option<&str>,
+        send: &Send,
+    ) -> Result<(&'static str, String), ClientError> {
+        let question = send_question(user, from, &send.route, reference, &send.data);
+        let failed = |words: &str, retry| Ok(("failed", send_failed_fields(words, retry)));
+        match hook.ask(question, send_answer_fields).await {
+            Ok(HookAnswer::Given(fields)) => Ok(("answered", fields)),
+            Ok(HookAnswer::Refused(status, body)) => {
+                let words = refusal_words(&body, "error");
+                let words = words.unwrap_or_else(|| format!("the service answers {status}"));
+                failed(&words, None)
+            }
+            Err(failure) => {
+                let trace = self.hub.trace();
+                trace.hook_failed(user, from.fd, "send", failure.label());
+                match failure {
+                    HookFailure::Full => {
+                        let words = "the service is behind; nothing was sent";
+                        Err(ClientError::new("busy", words).retry_after(RETRY))
+                    }
+                    failure if failure.is_unasked() => {
+                        let words = "the service cannot be reached; nothing was sent";
+                        failed(words, Some(RETRY))
+                    }
+                    _ => {
+                        let words = "the service gave no answer; it may or may not have acted";
+                        failed(words, Some(RETRY))
+                    }
+                }
+            }
+        }
     }
 
     async fn add(
         &self,
-        fd: Fd,
+        service: &Arc<str>,
         user: &UserId,
+        from: &ConnectionId,
         reference: Option<&str>,
         send: &Send,
     ) -> Result<(), ClientError> {
-        if self.routes.is_empty() {
-            let words = "nothing can be sent here (PUSH_UPSTREAM_ROUTES)";
-            return Err(ClientError::new("no_upstream", words));
-        }
-        let Some((service, backlog)) = self
-            .routes
-            .service(&send.route)
-            .and_then(|service| self.backlogs.get_key_value(service))
-        else {
-            return Err(ClientError::new("no_route", "no service takes this route"));
-        };
+        let backlog = &self.backlogs[service];
         let deadline = Instant::now() + PATIENCE;
         if !self.has_room(service, backlog, deadline).await? {
             let words = "the service is behind; nothing was added";
@@ -124,14 +188,10 @@ impl Upstream {
         let bytes = (send.data.len() + send.route.len() + user.as_str().len()) as u64;
         backlog.added.fetch_add(1, Ordering::Relaxed);
         (backlog.added_bytes).fetch_add(bytes + OVERHEAD, Ordering::Relaxed);
-        let from = ConnectionId {
-            node: self.node.clone(),
-            fd,
-        };
         let entry = UpstreamEntry {
             route: &send.route,
             user,
-            from: &from,
+            from,
             reference,
             data: &send.data,
         };

@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::edge::cors::Reader;
 use crate::edge::error::HttpError;
 use crate::edge::handshake::{check_leaving, enter, read_request};
+use crate::edge::introduction::ClientWords;
 use crate::edge::refusal;
 use crate::edge::upgrade::{RequestContext, Takeover, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
@@ -93,7 +94,11 @@ async fn admit(
         caller.check_page(app, &headers)?;
     }
     let request = read_request(&query, &headers)?;
-    let admitted = enter(app, request, opening.dialect, &peer).await?;
+    let said = ClientWords::Http {
+        query: &query,
+        headers: &headers,
+    };
+    let admitted = enter(app, request, said, opening.dialect, &peer).await?;
     let upgrade = Upgrade {
         hub: app.hub.clone(),
         admitted,

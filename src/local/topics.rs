@@ -97,9 +97,15 @@ impl Topics {
         match rule.subscribe {
             SubscribeRule::Grant => is_granted(),
             SubscribeRule::Anyone => rule.pattern.fits_for(topic, user) || is_granted(),
-            // Rules with hooks are refused at the start.
+            // Its answer is an `Asker` of its own.
             SubscribeRule::Hook | SubscribeRule::NoClient => false,
         }
+    }
+
+    /// Whether a hook decides who may subscribe to a topic.
+    pub(crate) fn asks_hook(&self, topic: &Topic) -> bool {
+        let rule = self.rules.find(topic);
+        rule.is_some_and(|rule| rule.subscribe == SubscribeRule::Hook)
     }
 
     /// The rules of topics.

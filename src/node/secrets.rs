@@ -59,6 +59,7 @@ pub(super) async fn watch(app: Arc<App>, cluster: ClusterKeys) {
         api_keys_file,
         jwt_secrets_file,
         cluster_secret_file,
+        hook_secret_file,
         ..
     } = &app.config;
     let mut files = Vec::new();
@@ -99,6 +100,15 @@ pub(super) async fn watch(app: Arc<App>, cluster: ClusterKeys) {
         "PUSH_CLUSTER_SECRET_FILE",
         cluster_secret_file,
         &app.config.cluster_secret,
+        cluster_secrets,
+        apply,
+    );
+    let owner = app.hooks.clone();
+    let apply = Box::new(move |secrets: &[Secret]| owner.replace_secrets(secrets));
+    add(
+        "PUSH_HOOK_SECRET_FILE",
+        hook_secret_file,
+        &app.config.hook_secret,
         cluster_secrets,
         apply,
     );

@@ -36,6 +36,8 @@ pub mod outcome;
 
 pub mod sender;
 
+pub mod hooks;
+
 pub mod bus;
 
 pub use crate::protocol::bus::event::*;

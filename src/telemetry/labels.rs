@@ -11,8 +11,21 @@ use crate::protocol::outcome::Status;
 /// A counter, and all values of its label.
 type LabelValues = (&'static str, &'static [&'static str]);
 
+/// What comes of a question to a hook.
+const HOOK_OUTCOMES: &[&str] = &[
+    "answered",
+    "refused",
+    "failed",
+    "invalid",
+    "timeout",
+    "unreachable",
+    "broken",
+    "full",
+    "open",
+];
+
 /// Counters whose values stand here. Those of the others are in [`of`].
-const KNOWN: [LabelValues; 13] = [
+const KNOWN: [LabelValues; 16] = [
     (
         "handshakes_refused",
         &[
@@ -32,6 +45,7 @@ const KNOWN: [LabelValues; 13] = [
             "too_big",
             "too_many_connections",
             "too_many_topics",
+            "unauthorized",
             "unavailable",
             "upgrade_required",
             "wrong_user",
@@ -66,13 +80,18 @@ const KNOWN: [LabelValues; 13] = [
         "upstream",
         &[
             "accepted",
+            "answered",
             "busy",
+            "failed",
             "no_route",
             "no_upstream",
             "unavailable",
             "unknown",
         ],
     ),
+    ("hook_connect", HOOK_OUTCOMES),
+    ("hook_subscribe", HOOK_OUTCOMES),
+    ("hook_send", HOOK_OUTCOMES),
     ("share_outcomes", &["abandoned"]),
     ("line_outcomes", &["taken", "nobody", "failed"]),
     ("drops", &["unreadable", "passed_over"]),

@@ -52,6 +52,8 @@ labels! {
     Sign { sign }
     /// The kind of queue.
     Queue { queue }
+    /// What a hook is asked.
+    Hook { hook }
     /// The kind of error.
     Kind { kind }
 }
@@ -146,6 +148,7 @@ impl Begin for Counter {}
 impl Begin for Gauge {}
 impl Begin for Seconds {}
 impl Begin for Histogram {}
+impl Begin for Family<Hook, Histogram, MakeHistogram> {}
 /// Set at each look.
 impl Begin for Family<Queue, Gauge> {}
 
@@ -157,6 +160,9 @@ impl<L: From<&'static str> + Clone + Eq + Hash> Begin for Family<L, Counter> {
     }
 }
 
+/// Makes the histogram of a label.
+type MakeHistogram = fn() -> Histogram;
+
 /// A gauge of seconds.
 type Seconds = Gauge<f64, AtomicU64>;
 
@@ -166,6 +172,8 @@ const BATCH_SIZES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 const LARGE_BATCHES: [f64; 6] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0];
 /// Buckets for the round trip over the bus, in seconds. After 1.5 a subscription counts as deaf.
 const LAGS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.5];
+/// Buckets for the answers of hooks, in seconds.
+const HOOK_TIMES: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0];
 
 metrics! {
     connections: Gauge = Gauge::default(), "connections",
@@ -324,6 +332,15 @@ metrics! {
         "1 if the maxmemory-policy of a Redis server is not noeviction";
     redis_evictions: Counter = Counter::default(), "redis_evictions",
         "Keys that Redis evicted while this node watched";
+    hook_connect: Family<Outcome, Counter> = Family::default(), "hook_connect",
+        "Questions to the connect hook, by outcome";
+    hook_subscribe: Family<Outcome, Counter> = Family::default(), "hook_subscribe",
+        "Questions to the subscribe hook, by outcome";
+    hook_send: Family<Outcome, Counter> = Family::default(), "hook_send",
+        "Messages from clients to services that are hooks, by outcome";
+    hook_seconds: Family<Hook, Histogram, MakeHistogram> =
+        Family::new_with_constructor(|| Histogram::new(HOOK_TIMES)), "hook_seconds",
+        "Seconds until a hook answered or failed, without the wait in the queue";
     lease_age: Seconds = Gauge::default(), "lease_age_seconds",
         "Seconds since the lease was last confirmed; it lasts 10 s";
     clock_offset: Seconds = Gauge::default(), "clock_offset_seconds",

@@ -119,6 +119,15 @@ pub(crate) enum What {
         /// Whether nothing was missing before them.
         continuous: bool,
     },
+    /// A hook gave no answer to a question about a connection of the user.
+    HookFailed {
+        /// Its number.
+        fd: u64,
+        /// What was asked.
+        hook: String,
+        /// As in `pushnode_hook_..._total`.
+        reason: String,
+    },
 }
 
 /// Why a push that came to a node reached no connection.
@@ -187,6 +196,7 @@ enum Note {
     Dropped(Fd, Id, &'static str, u64),
     Lost(&'static str),
     CaughtUp(Fd, u64, bool),
+    HookFailed(Fd, &'static str, &'static str),
 }
 
 #[derive(Debug)]
@@ -318,6 +328,17 @@ impl Trace {
         }
     }
 
+    /// A hook gave no answer to a question about a connection.
+    pub(crate) fn hook_failed(
+        &self,
+        user: &UserId,
+        fd: Fd,
+        hook: &'static str,
+        reason: &'static str,
+    ) {
+        self.note(|| About::user(user), || Note::HookFailed(fd, hook, reason));
+    }
+
     /// What is known of a user, the newest thousand events. With an id, events of other messages
     /// are excluded, and events of this message on its way to topics are included.
     pub(crate) fn collect(&self, user: &UserId, id: Option<&str>) -> Known {
@@ -442,6 +463,11 @@ impl TraceEntry {
                 fd: fd.0,
                 messages: *messages,
                 continuous: *continuous,
+            },
+            Note::HookFailed(fd, hook, reason) => What::HookFailed {
+                fd: fd.0,
+                hook: (*hook).to_owned(),
+                reason: (*reason).to_owned(),
             },
         };
         TraceEvent {

@@ -194,7 +194,7 @@ impl Device {
     pub(crate) async fn live(mut self, views: Arc<Views>, recorder: Recorder) {
         for round in 0.. {
             let name = format!("d{}r{round}", self.number);
-            if self.rng.u8(..4) == 0 {
+            if self.rng.u8(..3) == 0 {
                 // As a page that is opened anew.
                 self.positions.clear();
             }

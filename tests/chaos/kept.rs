@@ -126,9 +126,12 @@ fn entered(
             true => 0,
             false => first.unwrap_or(pushes.len()),
         };
-        for push in &pushes[from..] {
+        let latest = pushes.iter().rposition(|push| got.contains(&*push.id));
+        for (place, push) in pushes.iter().enumerate().skip(from) {
             let limit = index.after(conn.node, push.answered.max(seat.since), WINDOW);
-            if push.sent >= seat.since || limit >= end.min(index.end) {
+            // A later one came, or it had time enough.
+            let is_due = latest.is_some_and(|latest| place < latest) || limit < end.min(index.end);
+            if push.sent >= seat.since || !is_due {
                 continue;
             }
             let is_told = conn.told(seat.of, push.sent, limit);

@@ -35,6 +35,7 @@ mod gateway;
 mod ghosts;
 mod hangups;
 mod history;
+mod hooks;
 mod identity;
 mod keep;
 mod kept_once;

@@ -18,6 +18,7 @@ pub mod books;
 pub mod ended;
 pub mod grants;
 pub mod history;
+pub mod hooks;
 pub mod keep;
 pub mod last;
 pub mod logs;

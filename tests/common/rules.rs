@@ -392,4 +392,18 @@ pub async fn a_log_that_members_may_not_read(sender: &Node, node: &Node) {
     let mut sse = with_topic(Transport::Sse, node, "2", "secret.1").await;
     push(sender, "secret.1", 3).await;
     sse.hears(3).await;
+    // Nor look back in it, nor begin with the last; senders read it.
+    assert_eq!(client.json().await["data"], 3);
+    let request = json!({"type": "history", "topic": "secret.1", "ref": 2});
+    let refused = ask(&mut client, request).await;
+    assert_eq!(refused["code"], "forbidden", "{refused}");
+    for transport in TRANSPORTS {
+        let who = [("user", "3"), ("topics", "secret.1"), ("last", "2")];
+        let mut entrant = connect_as(transport, node, &who).await;
+        assert_ne!(entrant.ready["recovered"], true, "{}", entrant.ready);
+        push(sender, "secret.1", 4).await;
+        entrant.hears(4).await;
+    }
+    let (_, answer) = call(sender, "GET", "/v1/topics/secret.1/messages").await;
+    assert_eq!(answer["messages"].as_array().map(Vec::len), Some(6), "{answer}");
 }

@@ -13,6 +13,7 @@ mod credits;
 mod frames;
 mod framing;
 mod handshakes;
+mod hooks;
 mod idle_and_stuck;
 mod limits;
 mod long_bodies;

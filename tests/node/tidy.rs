@@ -31,9 +31,16 @@ const ONE_IN_PARTS: &[(&str, &str)] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("fred", &["src/backplane/redis/"]),
     ("warp", &["src/edge/", "src/api/"]),
-    ("hyper", &["src/edge/", "src/api/"]),
-    ("hyper_util", &["src/edge/", "src/api/"]),
-    ("http_body_util", &["src/edge/", "src/api/"]),
+    ("hyper", &["src/edge/", "src/api/", "src/http_client.rs"]),
+    (
+        "hyper_util",
+        &["src/edge/", "src/api/", "src/http_client.rs"],
+    ),
+    ("hyper_rustls", &["src/http_client.rs"]),
+    (
+        "http_body_util",
+        &["src/edge/", "src/api/", "src/http_client.rs"],
+    ),
     ("io_uring", &[UNSAFE]),
     ("libc", &[UNSAFE]),
 ];

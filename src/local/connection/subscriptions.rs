@@ -18,6 +18,8 @@ use crate::protocol::topic_pattern::TopicPatterns;
 pub(crate) enum Asker {
     /// The client, within its grants.
     Client,
+    /// The client, with the word of a hook that it may.
+    Hook,
     /// A sender, who may decide as it likes; the client hears of it.
     Server,
 }
@@ -29,6 +31,8 @@ pub(crate) enum NotSubscribed {
     Gone,
     /// Its grants do not have this topic.
     Forbidden,
+    /// A hook decides whether it may.
+    AskHook,
     /// It has this many already, which is the limit.
     TooMany(usize),
 }
@@ -38,6 +42,8 @@ struct Subscription {
     topic: Topic,
     /// Whether the client has it by its own wish alone, so that it must be allowed to.
     is_chosen: bool,
+    /// Whether a hook let the client have it.
+    is_approved: bool,
     /// If the connection follows the topic's log.
     log: Option<Box<Follower>>,
     /// What it published there in this second.
@@ -164,11 +170,12 @@ impl Connection {
         };
         let grants = subscriptions.grants.as_deref();
         let chosen = subscriptions.list.iter().filter(|one| one.is_chosen);
-        chosen
-            .map(|one| &one.topic)
-            .filter(|topic| !topics.allows(topic, &self.user, grants))
-            .cloned()
-            .collect()
+        let may_stay = |one: &&Subscription| match topics.asks_hook(&one.topic) {
+            true => one.is_approved,
+            false => topics.allows(&one.topic, &self.user, grants),
+        };
+        let lost = chosen.filter(|one| !may_stay(one));
+        lost.map(|one| one.topic.clone()).collect()
     }
 
     /// Puts the connection into a topic; answers whether it was not there before.
@@ -185,13 +192,20 @@ impl Connection {
         if by == Asker::Client {
             let own = subscriptions.and_then(|subscriptions| subscriptions.grants.as_deref());
             if !topics.allows(topic, &self.user, own) {
-                return Err(NotSubscribed::Forbidden);
+                let mut list = subscriptions.iter().flat_map(|all| &all.list);
+                match list.find(|one| one.topic == *topic) {
+                    _ if !topics.asks_hook(topic) => return Err(NotSubscribed::Forbidden),
+                    // It was asked when the client came to the topic.
+                    Some(one) if one.is_approved => {}
+                    _ => return Err(NotSubscribed::AskHook),
+                }
             }
         }
         let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
         if let Some(one) = list.find(|one| one.topic == *topic) {
             // What a sender put it into, it does not lose with its own right to it.
-            one.is_chosen &= by == Asker::Client;
+            one.is_chosen &= by != Asker::Server;
+            one.is_approved |= by == Asker::Hook;
             return Ok(false);
         }
         let subscriptions = self.subscriptions.as_deref();
@@ -201,7 +215,8 @@ impl Connection {
         let subscriptions = self.subscriptions.get_or_insert_default();
         subscriptions.list.push(Subscription {
             topic: topic.clone(),
-            is_chosen: by == Asker::Client,
+            is_chosen: by != Asker::Server,
+            is_approved: by == Asker::Hook,
             log: None,
             sent: (0, 0),
         });
@@ -281,6 +296,12 @@ impl Connection {
             // It may be one that has nothing read yet.
             subscriptions.is_behind = true;
         }
+    }
+
+    /// Whether the client has a topic by its own wish alone.
+    pub(crate) fn has_chosen(&self, topic: &Topic) -> bool {
+        let mut list = self.subscriptions.iter().flat_map(|all| &all.list);
+        list.any(|one| one.topic == *topic && one.is_chosen)
     }
 
     /// Takes the connection out of a topic; answers whether it was there.

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::clients::WEBSOCKET;
 use super::seen::Seen;
+use crate::common::hooks::{Backend, Deed, by_cookie, by_hook};
 use crate::common::tokens::{Issuer, now};
 use crate::common::{Client, Node, node, start_node};
 
@@ -65,6 +66,14 @@ pub(super) async fn of_clients(seen: &mut Seen) {
     ] {
         comes(seen, &wanting, &query, answer).await;
     }
+    let backend = Backend::start(by_cookie).await;
+    let url = backend.url("/");
+    let hooked = node(&by_hook(&url));
+    comes(seen, &hooked, "", "401 unauthorized").await;
+    backend.answer(|_| Deed::Json(403, json!({})));
+    comes(seen, &hooked, "", "403 forbidden").await;
+    backend.answer(|_| Deed::Json(500, json!({})));
+    comes(seen, &hooked, "", "503 unavailable").await;
     let few = node(&[
         ("PUSH_MAX_CONNECTIONS_PER_USER", "1"),
         ("PUSH_SESSION_POLICY", "oldest"),

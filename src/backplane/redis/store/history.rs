@@ -2,7 +2,7 @@
 //!
 //! All messages of an inbox go by XTRIM, which is no different from what a bound throws out: the
 //! numbers tell. One that goes from the middle leaves numbers that would fit. So the same MULTI
-//! raises the number of the newest message by [`ERASURE`]: whoever reads from an earlier position
+//! raises the number of the newest message by [`ERASURE`]: a reader from an earlier position
 //! sees by that how often something was erased since, and asks the stream what it was. The stream
 //! stays in either case, because it knows the newest entry: another one could give a name again.
 

@@ -24,9 +24,12 @@ impl ShardTask {
         }
         let topics = arrival.topics.iter();
         let subscribed = topics.filter_map(|topic| {
+            let by = match self.members.topics.asks_hook(topic) {
+                true => Asker::Hook,
+                false => Asker::Client,
+            };
             // What it reads of the log before was read at the door.
-            let since = Some(Since::Now);
-            self.subscribe(slot, topic, since, Asker::Client).ok()
+            self.subscribe(slot, topic, Some(Since::Now), by).ok()
         });
         let subscribed = subscribed.collect();
         for (topic, start) in arrival.logs {
@@ -127,9 +130,13 @@ impl ShardTask {
     }
 
     fn drop_topic(&mut self, slot: usize, topic: &Topic, by: Asker) {
+        // What a sender put it into, it does not lose with its own right to it.
+        if by == Asker::Hook && !self.places[slot].connection.has_chosen(topic) {
+            return;
+        }
         if self.places[slot].connection.unsubscribe(topic) {
             self.members.leave(topic, slot);
-            if by == Asker::Server {
+            if by != Asker::Client {
                 self.tell_enrolled(slot, topic, false);
             }
         }
