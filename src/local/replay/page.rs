@@ -239,7 +239,9 @@ impl Page {
         let is_last = entries.len() <= most;
         // How many were kept after the place where it begins.
         let later = match since {
-            Since::After(position) if is_continuous && Unwritten::of(position).is_none() => {
+            // For a reader who found nothing: all, or the end below does not meet the newest.
+            Since::After(position) if is_continuous && Unwritten::of(position).is_some() => length,
+            Since::After(position) if is_continuous => {
                 kept_between(position.n, newest).map_or(length, |(later, _)| later)
             }
             _ if is_last => entries.len() as u64,
