@@ -38,7 +38,7 @@ use crate::local::shard::members::Members;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::shard::resync::Resync;
 use crate::local::shard::socket_table::SocketTable;
-use crate::local::shard::uring::{ENTRIES, Ring};
+use crate::local::shard::uring::{ENTRIES, RingOnDemand};
 use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId};
@@ -85,7 +85,7 @@ pub(crate) struct ShardTask {
     /// The sockets of those that have theirs, by slot.
     sockets: SocketTable,
     /// Writes to many of them at once, if the kernel allows it.
-    ring: Option<Ring>,
+    ring: RingOnDemand,
     /// Their number, for others to see.
     pub(crate) count: Arc<AtomicUsize>,
     slots: HashMap<Fd, usize, ahash::RandomState>,
@@ -137,7 +137,10 @@ impl ShardTask {
             registry,
             places: Slab::new(),
             sockets: SocketTable::default(),
-            ring: settings.uring.then(Ring::probe).and_then(Result::ok),
+            ring: match settings.uring {
+                true => RingOnDemand::Untried,
+                false => RingOnDemand::Without,
+            },
             count: Arc::default(),
             slots: HashMap::default(),
             members,

@@ -16,6 +16,29 @@ pub(crate) use elsewhere::Ring;
 /// Most writes of one call.
 pub(crate) const ENTRIES: usize = 256;
 
+/// The ring of a shard, made when it is first wanted: it takes a file and some memory.
+pub(crate) enum RingOnDemand {
+    /// Not wanted so far.
+    Untried,
+    /// It works.
+    Made(Ring),
+    /// There is none, or none is to be used.
+    Without,
+}
+
+impl RingOnDemand {
+    /// The ring, if there is one.
+    pub(crate) fn get(&mut self) -> Option<&mut Ring> {
+        if matches!(self, Self::Untried) {
+            *self = Ring::probe().map_or(Self::Without, Self::Made);
+        }
+        match self {
+            Self::Made(ring) => Some(ring),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "the kernel gets addresses of bytes")]
 mod linux {

@@ -12,6 +12,7 @@ use crate::local::shard::command::Command;
 use crate::local::shard::encoded::Encoded;
 use crate::local::shard::socket_table::SentAtOnce;
 use crate::local::shard::task::{RING_FROM, ShardTask, TURN};
+use crate::local::shard::uring::RingOnDemand;
 use crate::protocol::ids::{Fd, UserId};
 use crate::protocol::{Except, Message};
 
@@ -189,14 +190,15 @@ impl ShardTask {
             SentAtOnce::Whole => whole += 1,
             SentAtOnce::Part(count) => parts.push((slot, count)),
         };
-        match &mut self.ring {
-            Some(ring) if slots.len() >= RING_FROM => {
+        let are_many = slots.len() >= RING_FROM;
+        match are_many.then(|| self.ring.get()).flatten() {
+            Some(ring) => {
                 if !self.sockets.send_many(slots, ring, frame, note) {
-                    self.ring = None;
+                    self.ring = RingOnDemand::Without;
                     tracing::warn!("io_uring failed: messages are written socket by socket");
                 }
             }
-            _ => {
+            None => {
                 for &slot in slots {
                     note(slot, self.sockets.send(slot, frame));
                 }
