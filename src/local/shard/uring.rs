@@ -21,7 +21,7 @@ pub(crate) enum RingOnDemand {
     /// Not wanted so far.
     Untried,
     /// It works.
-    Made(Ring),
+    Made(Box<Ring>),
     /// There is none, or none is to be used.
     Without,
 }
@@ -30,7 +30,7 @@ impl RingOnDemand {
     /// The ring, if there is one.
     pub(crate) fn get(&mut self) -> Option<&mut Ring> {
         if matches!(self, Self::Untried) {
-            *self = Ring::probe().map_or(Self::Without, Self::Made);
+            *self = Ring::probe().map_or(Self::Without, |ring| Self::Made(Box::new(ring)));
         }
         match self {
             Self::Made(ring) => Some(ring),
