@@ -81,7 +81,12 @@ fn run(options: &Options, report: &mut Report<'_>) -> io::Result<()> {
             options,
             &format!("scale-{n}"),
             Some(&redis),
-            &[("PUSH_LISTEN", address), ("PUSH_MAX_CONNECTIONS", &most)],
+            // Senders have a listener of their own: a node that is full of clients takes them.
+            &[
+                ("PUSH_LISTEN", address),
+                ("PUSH_API_LISTEN", "127.0.0.1:0"),
+                ("PUSH_MAX_CONNECTIONS", &most),
+            ],
         )
     };
     // Addresses to come back to.
