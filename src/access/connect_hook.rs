@@ -1,22 +1,19 @@
 //! Clients whose identity a backend knows: it is asked by a hook who they are, and again when its
 //! answer has expired.
 //!
-//! What must stay true: a connection that the backend refuses again is closed; one that it cannot be
-//! asked about stays for a while, so that a backend that restarts does not send everybody away.
+//! What must stay true: a connection that the backend refuses again is closed; one that it cannot
+//! be asked about stays for a while, so that a backend that restarts does not send everybody away.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-
-use crate::access::renewals::{MOST_RENEWALS, Renewals, STEP};
+use crate::access::renewals::Renewals;
 use crate::auth::identity::Identity;
 use crate::hooks::{Hook, HookAnswer};
 use crate::local::hub::Hub;
 use crate::protocol::close::CloseReason;
 use crate::protocol::hooks::{ConnectAnswer, Introduction, refusal_words};
-use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
+use crate::protocol::ids::{Fd, Topic, UserId};
 
 /// A client that the backend knows.
 #[derive(Debug)]
@@ -58,8 +55,7 @@ struct KnownClient {
 pub(crate) struct ConnectHook {
     hook: Hook,
     hub: Arc<Hub>,
-    renewals: Mutex<Renewals<Fd, KnownClient>>,
-    slots: Arc<Semaphore>,
+    renewals: Renewals<Fd, KnownClient>,
 }
 
 impl ConnectHook {
@@ -67,8 +63,7 @@ impl ConnectHook {
         Self {
             hook,
             hub,
-            renewals: Mutex::new(Renewals::new()),
-            slots: Arc::new(Semaphore::new(MOST_RENEWALS)),
+            renewals: Renewals::new(),
         }
     }
 
@@ -110,65 +105,49 @@ impl ConnectHook {
             user: user.clone(),
             introduction: Arc::new(renewal.introduction),
         };
-        self.renewals.lock().put(fd, known, renewal.expires_in);
+        self.renewals.put(fd, known, Some(renewal.expires_in));
     }
 
     /// A connection here depends on something else from now on.
     pub(crate) fn forget(&self, fd: Fd) {
-        self.renewals.lock().forget(&fd);
+        self.renewals.forget(&fd);
     }
 
     /// Asks again what is due, for ever.
     pub(crate) async fn keep(self: Arc<Self>) {
-        let mut beat = tokio::time::interval(STEP);
-        loop {
-            beat.tick().await;
-            let due = self.renewals.lock().take(|fd| self.hub.holds(*fd));
-            for fd in due {
-                let slot = self.slots.clone().acquire_owned().await;
-                let slot = slot.expect("never closed");
-                let hook = self.clone();
-                tokio::spawn(async move {
-                    hook.renew(fd).await;
-                    drop(slot);
-                });
-            }
-        }
+        let renew = |fd| {
+            let hook = self.clone();
+            async move { hook.renew(fd).await }
+        };
+        self.renewals.keep(|fd| self.hub.holds(*fd), renew).await;
     }
 
     async fn renew(&self, fd: Fd) {
-        let known = self.renewals.lock().value(&fd);
+        let known = self.renewals.value(&fd);
         let Some(KnownClient { user, introduction }) = known else {
             return;
         };
         if !self.hub.holds(fd) {
             return self.forget(fd);
         }
-        let connection = ConnectionId {
-            node: self.hub.node().clone(),
-            fd,
-        };
-        let question = introduction.renewal(&user, &connection);
+        let question = introduction.renewal(&user, &self.hub.connection_id(fd));
         let asked = self.hook.ask(question, ConnectAnswer::parse).await;
         // The client showed a token meanwhile, or has left.
-        if self.renewals.lock().value(&fd).is_none() {
+        if self.renewals.value(&fd).is_none() {
             return;
         }
         let still_counts = match asked {
             Ok(HookAnswer::Given(answer)) if answer.user == user => {
                 self.hub.renew(fd, &user, &identity(&answer)).await;
-                let mut renewals = self.renewals.lock();
-                match answer.expires_in {
-                    Some(period) => renewals.put(fd, KnownClient { user, introduction }, period),
-                    None => renewals.forget(&fd),
-                }
+                let known = KnownClient { user, introduction };
+                self.renewals.put(fd, known, answer.expires_in);
                 true
             }
             Ok(_) => false,
             Err(failure) => {
                 let trace = self.hub.trace();
                 trace.hook_failed(&user, fd, "connect", failure.label());
-                self.renewals.lock().retry(fd)
+                self.renewals.retry(fd)
             }
         };
         if !still_counts {

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Between two looks at what is due.
-pub(super) const STEP: Duration = Duration::from_millis(250);
+const STEP: Duration = Duration::from_millis(250);
 /// Questions of one hook under way about connections that are here, so that new clients find
 /// slots.
-pub(super) const MOST_RENEWALS: usize = 16;
+const MOST_RENEWALS: usize = 16;
 /// After a question without an answer; up to as much again by chance.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long an answer counts beyond its end while there is no other, unless it held for longer.
@@ -30,17 +33,76 @@ struct Expiring<V> {
     due: Instant,
 }
 
-/// The answers of one hook that expire.
+/// The answers of one hook that expire, and what asks for them again.
 #[derive(Debug)]
 pub(super) struct Renewals<K, V> {
+    answers: Mutex<ExpiringAnswers<K, V>>,
+    slots: Arc<Semaphore>,
+}
+
+impl<K: Clone + Ord + Hash, V: Clone> Renewals<K, V> {
+    pub(super) fn new() -> Self {
+        Self {
+            answers: Mutex::new(ExpiringAnswers::new()),
+            slots: Arc::new(Semaphore::new(MOST_RENEWALS)),
+        }
+    }
+
+    /// An answer that holds for so long from now on; `None`: for good.
+    pub(super) fn put(&self, key: K, value: V, period: Option<Duration>) {
+        let mut answers = self.answers.lock();
+        match period {
+            Some(period) => answers.put(key, value, period),
+            None => answers.forget(&key),
+        }
+    }
+
+    pub(super) fn forget(&self, key: &K) {
+        self.answers.lock().forget(key);
+    }
+
+    /// What is asked, unless it is no longer wanted.
+    pub(super) fn value(&self, key: &K) -> Option<V> {
+        self.answers.lock().value(key)
+    }
+
+    /// There was no answer: it is asked for again soon. Answers whether the old one still counts.
+    pub(super) fn retry(&self, key: K) -> bool {
+        self.answers.lock().retry(key)
+    }
+
+    /// Has `renew` ask again for what is due, for ever. `stays` says what is still wanted.
+    pub(super) async fn keep<F>(&self, stays: impl Fn(&K) -> bool, renew: impl Fn(K) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut beat = tokio::time::interval(STEP);
+        loop {
+            beat.tick().await;
+            let due = self.answers.lock().take(&stays);
+            for key in due {
+                let slot = self.slots.clone().acquire_owned().await;
+                let slot = slot.expect("never closed");
+                let renewal = renew(key);
+                tokio::spawn(async move {
+                    renewal.await;
+                    drop(slot);
+                });
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ExpiringAnswers<K, V> {
     due: BTreeSet<(Instant, K)>,
     /// Those that are being asked for are here, and not in `due`.
     known: HashMap<K, Expiring<V>>,
     swept: Instant,
 }
 
-impl<K: Clone + Ord + Hash, V: Clone> Renewals<K, V> {
-    pub(super) fn new() -> Self {
+impl<K: Clone + Ord + Hash, V: Clone> ExpiringAnswers<K, V> {
+    fn new() -> Self {
         Self {
             due: BTreeSet::new(),
             known: HashMap::new(),
@@ -48,8 +110,7 @@ impl<K: Clone + Ord + Hash, V: Clone> Renewals<K, V> {
         }
     }
 
-    /// An answer that holds for so long from now on.
-    pub(super) fn put(&mut self, key: K, value: V, period: Duration) {
+    fn put(&mut self, key: K, value: V, period: Duration) {
         let end = Instant::now() + period;
         let due = end;
         let expiring = Expiring {
@@ -67,19 +128,17 @@ impl<K: Clone + Ord + Hash, V: Clone> Renewals<K, V> {
         self.known.insert(key, expiring);
     }
 
-    pub(super) fn forget(&mut self, key: &K) {
+    fn forget(&mut self, key: &K) {
         if let Some(before) = self.known.remove(key) {
             self.due.remove(&(before.due, key.clone()));
         }
     }
 
-    /// What is asked, unless it is no longer wanted.
-    pub(super) fn value(&self, key: &K) -> Option<V> {
+    fn value(&self, key: &K) -> Option<V> {
         self.known.get(key).map(|expiring| expiring.value.clone())
     }
 
-    /// There was no answer: it is asked for again soon. Answers whether the old one still counts.
-    pub(super) fn retry(&mut self, key: K) -> bool {
+    fn retry(&mut self, key: K) -> bool {
         let Some(mut expiring) = self.known.remove(&key) else {
             return true;
         };
@@ -93,7 +152,7 @@ impl<K: Clone + Ord + Hash, V: Clone> Renewals<K, V> {
     }
 
     /// Takes what is due. From time to time those are forgotten that `stay` does not hold.
-    pub(super) fn take(&mut self, stay: impl Fn(&K) -> bool) -> Vec<K> {
+    fn take(&mut self, stay: impl Fn(&K) -> bool) -> Vec<K> {
         let now = Instant::now();
         if now - self.swept >= SWEEP {
             self.swept = now;
@@ -124,7 +183,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_counts_a_minute_beyond_its_end_while_there_is_no_other() {
-        let mut renewals = Renewals::new();
+        let mut renewals = ExpiringAnswers::new();
         renewals.put(1, "a", s(10));
         tokio::time::advance(s(10) - Duration::from_millis(1)).await;
         assert!(renewals.take(|_| true).is_empty());
@@ -143,7 +202,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_that_have_left_are_forgotten() {
-        let mut renewals = Renewals::new();
+        let mut renewals = ExpiringAnswers::new();
         for key in 0..10 {
             renewals.put(key, "a", s(3600));
         }

@@ -8,15 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
-use crate::access::renewals::{MOST_RENEWALS, Renewals, STEP};
+use crate::access::renewals::Renewals;
 use crate::hooks::{Hook, HookAnswer};
 use crate::local::connection::subscriptions::Asker;
 use crate::local::hub::Hub;
 use crate::protocol::hooks::{SubscribeAnswer, refusal_words, subscribe_question};
-use crate::protocol::ids::{ConnectionId, Fd, Topic, UserId};
+use crate::protocol::ids::{Fd, Topic, UserId};
 
 /// A topic that the backend lets a connection have.
 #[derive(Debug)]
@@ -39,8 +37,7 @@ pub(crate) enum SubscribeRefusal {
 pub(crate) struct SubscribeHook {
     hook: Hook,
     hub: Arc<Hub>,
-    renewals: Mutex<Renewals<(Fd, Topic), UserId>>,
-    slots: Arc<Semaphore>,
+    renewals: Renewals<(Fd, Topic), UserId>,
 }
 
 impl SubscribeHook {
@@ -48,8 +45,7 @@ impl SubscribeHook {
         Self {
             hook,
             hub,
-            renewals: Mutex::new(Renewals::new()),
-            slots: Arc::new(Semaphore::new(MOST_RENEWALS)),
+            renewals: Renewals::new(),
         }
     }
 
@@ -61,7 +57,7 @@ impl SubscribeHook {
         fd: Option<Fd>,
         topic: &Topic,
     ) -> Result<ApprovedTopic, SubscribeRefusal> {
-        let connection = fd.map(|fd| self.connection(fd));
+        let connection = fd.map(|fd| self.hub.connection_id(fd));
         let question = subscribe_question(user, connection.as_ref(), topic, false);
         let no = |reason: Option<String>| {
             let words = || format!("you may not subscribe to the topic {topic}");
@@ -98,75 +94,55 @@ impl SubscribeHook {
 
     /// A connection here has this topic.
     pub(crate) fn watch(&self, fd: Fd, user: &UserId, approved: ApprovedTopic) {
-        if let Some(period) = approved.expires_in {
-            let key = (fd, approved.topic);
-            self.renewals.lock().put(key, user.clone(), period);
-        }
+        let key = (fd, approved.topic);
+        self.renewals.put(key, user.clone(), approved.expires_in);
     }
 
     /// A connection here has left this topic.
     pub(crate) fn forget(&self, fd: Fd, topic: &Topic) {
-        self.renewals.lock().forget(&(fd, topic.clone()));
+        self.renewals.forget(&(fd, topic.clone()));
     }
 
     /// Asks again what is due, for ever.
     pub(crate) async fn keep(self: Arc<Self>) {
-        let mut beat = tokio::time::interval(STEP);
-        loop {
-            beat.tick().await;
-            let due = self.renewals.lock().take(|(fd, _)| self.hub.holds(*fd));
-            for key in due {
-                let slot = self.slots.clone().acquire_owned().await;
-                let slot = slot.expect("never closed");
-                let hook = self.clone();
-                tokio::spawn(async move {
-                    hook.renew(key).await;
-                    drop(slot);
-                });
-            }
-        }
+        let renew = |key| {
+            let hook = self.clone();
+            async move { hook.renew(key).await }
+        };
+        self.renewals
+            .keep(|(fd, _)| self.hub.holds(*fd), renew)
+            .await;
     }
 
     async fn renew(&self, key: (Fd, Topic)) {
-        let known = self.renewals.lock().value(&key);
+        let known = self.renewals.value(&key);
         let Some(user) = known else { return };
         let (fd, topic) = &key;
         if !self.hub.holds(*fd) {
             return self.forget(*fd, topic);
         }
-        let connection = self.connection(*fd);
+        let connection = self.hub.connection_id(*fd);
         let question = subscribe_question(&user, Some(&connection), topic, true);
         let asked = self.hook.ask(question, SubscribeAnswer::parse).await;
         // It has left the topic meanwhile.
-        if self.renewals.lock().value(&key).is_none() {
+        if self.renewals.value(&key).is_none() {
             return;
         }
         let still_counts = match asked {
             Ok(HookAnswer::Given(answer)) if answer.allow => {
-                let mut renewals = self.renewals.lock();
-                match answer.expires_in {
-                    Some(period) => renewals.put(key.clone(), user, period),
-                    None => renewals.forget(&key),
-                }
+                self.renewals.put(key.clone(), user, answer.expires_in);
                 true
             }
             Ok(_) => false,
             Err(failure) => {
                 let trace = self.hub.trace();
                 trace.hook_failed(&user, *fd, "subscribe", failure.label());
-                self.renewals.lock().retry(key.clone())
+                self.renewals.retry(key.clone())
             }
         };
         if !still_counts {
             self.forget(*fd, topic);
             self.hub.unsubscribe(*fd, topic.clone(), Asker::Hook).await;
-        }
-    }
-
-    fn connection(&self, fd: Fd) -> ConnectionId {
-        ConnectionId {
-            node: self.hub.node().clone(),
-            fd,
         }
     }
 }

@@ -262,9 +262,9 @@ impl Inbound {
         }
     }
 
-    /// Checks a sender's sequence number. A known number is a repeat of a payload whose sender got no answer. A jump means that payloads were
-    /// lost on the way. A tail reveals the loss of the last payload. `None`: no sender can have got
-    /// to that number.
+    /// Checks a sender's sequence number. A known number is a repeat of a payload whose sender got
+    /// no answer. A jump means that payloads were lost on the way. A tail reveals the loss of the
+    /// last payload. `None`: no sender can have got to that number.
     async fn number(
         &mut self,
         channel: Channel,

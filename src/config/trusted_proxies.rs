@@ -1,8 +1,8 @@
 //! Whose word counts for a client's address: proxies that stand between clients and nodes.
 //!
-//! `X-Forwarded-For` and its like can be written by any client. Each proxy appends whom it heard from, so the
-//! list is read from its end, and only as far as those who wrote it are trusted; the first address
-//! that is not a trusted proxy's is the client's.
+//! `X-Forwarded-For` and its like can be written by any client. Each proxy appends whom it heard
+//! from, so the list is read from its end, and only as far as those who wrote it are trusted; the
+//! first address that is not a trusted proxy's is the client's.
 
 use std::fmt;
 use std::net::IpAddr;

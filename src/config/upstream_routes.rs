@@ -1,5 +1,5 @@
-//! Routes from clients to services: `pattern=service`; the first matching pattern decides. A service
-//! is a stream in Redis, by its name, or a hook, by its URL.
+//! Routes from clients to services: `pattern=service`; the first matching pattern decides. A
+//! service is a stream in Redis, by its name, or a hook, by its URL.
 
 use std::sync::Arc;
 

@@ -28,8 +28,8 @@ use crate::telemetry::metrics::Metrics;
 /// Most shares that are stored, looked up and published together. After each chunk of a large batch
 /// others get their turn, and the deadline is looked at.
 pub(crate) const CHUNK: usize = 512;
-/// A chunk takes no further share once its messages have so many bytes: the lines for one node go in
-/// one payload, which other lines must not wait for long.
+/// A chunk takes no further share once its messages have so many bytes: the lines for one node go
+/// in one payload, which other lines must not wait for long.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// How long connections are told in the background to look for kept messages.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);

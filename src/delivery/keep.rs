@@ -35,9 +35,9 @@ struct ToKeep<'a> {
 }
 
 impl Carrier {
-    /// Keeps every message whose push or topic asks for it; messages of one inbox in the order in which they
-    /// stand here. `parts` are those of each request. Returns an outcome for each part of each
-    /// request that is kept, in order.
+    /// Keeps every message whose push or topic asks for it; messages of one inbox in the order in
+    /// which they stand here. `parts` are those of each request. Returns an outcome for each part
+    /// of each request that is kept, in order.
     pub(crate) async fn keep_all(
         &self,
         requests: &[PushRequest],

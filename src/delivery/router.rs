@@ -2,9 +2,10 @@
 //!
 //! Local connections get the push at once and never wait for Redis. For the rest, the row of the
 //! user or topic names the nodes; a line goes to each of their channels. An answer of 0 receivers
-//! or an error means that the row is read and the rest tried again, 50 ms apart, until the
-//! sender's deadline. What is still open then is `unrouted`, and at once if the node was suspected
-//! before. A node that turns out to be dead is removed from the row. What must stay true: an answer never says more than is proven.
+//! or an error means that the row is read and the rest tried again, 50 ms apart, until the sender's
+//! deadline. What is still open then is `unrouted`, and at once if the node was suspected before. A
+//! node that turns out to be dead is removed from the row. What must stay true: an answer never
+//! says more than is proven.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};

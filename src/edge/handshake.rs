@@ -26,7 +26,7 @@ use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::{NewConnection, Reservation};
 use crate::local::replay::follower::Start;
 use crate::local::replay::stumbles::KeptReader;
-use crate::local::shard::command::{Command, Subscribed};
+use crate::local::shard::command::Command;
 use crate::protocol::client::connect::ConnectRequest;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId, listed};
 use crate::protocol::position::Since;
@@ -138,7 +138,7 @@ pub(crate) async fn enter(
             .into_iter()
             .for_each(|one| hook.watch(fd, &user, one));
     }
-    admitted.degraded |= !enroll(app, fd, introduced.subscribe, deadline).await;
+    admitted.degraded |= !enroll(app, (fd, &user), introduced.subscribe, deadline).await;
     Ok(admitted)
 }
 
@@ -199,18 +199,21 @@ async fn join(
 
 /// Puts a new connection into the topics that the connect hook names; answers whether all rows and
 /// logs were there in time.
-async fn enroll(app: &App, fd: Fd, topics: Vec<Topic>, deadline: Instant) -> bool {
+async fn enroll(
+    app: &App,
+    (fd, user): (Fd, &UserId),
+    topics: Vec<Topic>,
+    deadline: Instant,
+) -> bool {
     let each = topics.into_iter().map(async |topic| {
         let subscribed = app.hub.subscribe(fd, topic.clone(), None, Asker::Server);
-        let Ok(Subscribed { row, follows }) = subscribed.await else {
+        let Ok(subscribed) = subscribed.await else {
             tracing::debug!(%fd, %topic, "the connect hook's topic is over PUSH_MAX_TOPICS");
+            let trace = app.hub.trace();
+            trace.hook_failed(user, fd, "connect", "too_many_topics");
             return true;
         };
-        let mut in_time = app.hub.await_rows(fd, row.into(), deadline).await;
-        if let Some(since) = follows {
-            in_time &= app.hub.follow_log(fd, &topic, since, deadline).await;
-        }
-        in_time
+        app.hub.complete(fd, &topic, subscribed, deadline).await
     });
     join_all(each).await.into_iter().all(|in_time| in_time)
 }

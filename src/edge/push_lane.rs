@@ -1,9 +1,9 @@
 //! The fast lane: the usual `POST /v1/push` of a program, read and answered without the HTTP
 //! library and its routes, which take longer than the push itself.
 //!
-//! It takes what [`HeadReading`] takes, from senders that are let in and with a body that is one push.
-//! The first request that is anything else goes to hyper with all that was read of it, and so does
-//! the rest of its connection. So every refusal is worded in one place, and an answer does not
+//! It takes what [`HeadReading`] takes, from senders that are let in and with a body that is one
+//! push. The first request that is anything else goes to hyper with all that was read of it, and so
+//! does the rest of its connection. So every refusal is worded in one place, and an answer does not
 //! tell which way its request took. The socket is the same [`HttpStream`] in both: limits on time
 //! and the end of the node are looked after there.
 

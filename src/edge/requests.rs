@@ -30,7 +30,7 @@ use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::ClientRequest;
 use crate::protocol;
-use crate::protocol::ids::{ConnectionId, Fd, Subject, Topic, UserId};
+use crate::protocol::ids::{Fd, Subject, Topic, UserId};
 use crate::protocol::position::{EntryId, Since};
 use crate::protocol::secret::Secret;
 use crate::protocol::{Author, Message, Publish, PushRequest, Status};
@@ -121,10 +121,12 @@ impl ClientRequests {
                 since,
                 watches,
             } => {
-                self.check_watch(&topic, watches)?;
-                let mut done = self.subscribe(fd, &user, topic.clone(), since).await?;
-                done.watches.extend(watches.then_some(topic));
-                Ok(done)
+                let wanted = WantedTopic {
+                    topic,
+                    since,
+                    watches,
+                };
+                self.subscribe_one(fd, &user, wanted).await
             }
             RequestKind::Unsubscribe { topic } => {
                 let fields = protocol::unsubscribed_fields(&topic);
@@ -163,10 +165,9 @@ impl ClientRequests {
         user: UserId,
         publish: &Publish,
     ) -> Result<String, ClientError> {
-        let node = self.hub.node().clone();
         let author = Author {
             user,
-            connection: ConnectionId { node, fd },
+            connection: self.hub.connection_id(fd),
             echo: publish.echo,
         };
         let message = Message::of_member(publish, author)
@@ -268,13 +269,11 @@ impl ClientRequests {
     ) -> Done {
         let each = wanted.into_iter().map(async |wanted| match wanted {
             Err(bad) => protocol::refused_fields(&bad.topic, BAD_TOPIC, &bad.message).into(),
-            Ok(one) => match self.subscribe_one(fd, user, &one).await {
-                Err(refused) => refused.fields(one.topic.as_str()).into(),
-                Ok(mut done) => {
-                    done.watches.extend(one.watches.then_some(one.topic));
-                    done
-                }
-            },
+            Ok(one) => {
+                let topic = one.topic.clone();
+                let subscribed = self.subscribe_one(fd, user, one).await;
+                subscribed.unwrap_or_else(|refused| refused.fields(topic.as_str()).into())
+            }
         });
         let (mut entries, mut all) = (Vec::new(), Done::from(String::new()));
         for done in join_all(each).await {
@@ -297,18 +296,18 @@ impl ClientRequests {
         &self,
         fd: Fd,
         user: &UserId,
-        one: &WantedTopic,
+        WantedTopic {
+            topic,
+            since,
+            watches,
+        }: WantedTopic,
     ) -> Result<Done, ClientError> {
-        self.check_watch(&one.topic, one.watches)?;
-        self.subscribe(fd, user, one.topic.clone(), one.since).await
-    }
-
-    /// Refuses a subscription that wants to hear of members where the topic's rule tells nothing.
-    fn check_watch(&self, topic: &Topic, watches: bool) -> Result<(), ClientError> {
-        match watches && !self.hub.topics().tells_members(topic) {
-            true => Err(ClientError::new("forbidden", no_presence(topic))),
-            false => Ok(()),
+        if watches && !self.hub.topics().tells_members(&topic) {
+            return Err(ClientError::new("forbidden", no_presence(&topic)));
         }
+        let mut done = self.subscribe(fd, user, topic.clone(), since).await?;
+        done.watches.extend(watches.then_some(topic));
+        Ok(done)
     }
 
     async fn unsubscribe_all(&self, fd: Fd, topics: Vec<Result<WantedTopic, BadTopic>>) -> Done {

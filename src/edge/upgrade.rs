@@ -41,8 +41,8 @@ pub(crate) struct RequestContext {
     pub(crate) slot: UpgradeSlot,
 }
 
-/// Where a route leaves what is to become of its request's socket. Shared by all requests of one HTTP connection, which come
-/// one after the other.
+/// Where a route leaves what is to become of its request's socket. Shared by all requests of one
+/// HTTP connection, which come one after the other.
 #[derive(Clone, Default)]
 pub(crate) struct UpgradeSlot(Arc<Slot>);
 

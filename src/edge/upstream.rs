@@ -101,10 +101,7 @@ impl Upstream {
         reference: Option<&str>,
         send: &Send,
     ) -> Result<String, ClientError> {
-        let from = ConnectionId {
-            node: self.hub.node().clone(),
-            fd,
-        };
+        let from = self.hub.connection_id(fd);
         let sent = match self.routes.target(&send.route) {
             Some(RouteTarget::Hook(url)) => {
                 let hook = &self.hooks[url];

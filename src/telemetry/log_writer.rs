@@ -1,7 +1,7 @@
 //! The way of log lines to standard error: into a buffer in memory, from which one thread writes.
 //!
-//! What must stay true: a task that logs never waits for the reader of the log. If the reader of a pipe
-//! stands still, the buffer fills, and further lines are dropped and counted. Serving goes on.
+//! What must stay true: a task that logs never waits for the reader of the log. If the reader of a
+//! pipe stands still, the buffer fills, and further lines are dropped and counted. Serving goes on.
 
 use std::io;
 use std::sync::Arc;

@@ -119,13 +119,14 @@ pub(crate) enum What {
         /// Whether nothing was missing before them.
         continuous: bool,
     },
-    /// A hook gave no answer to a question about a connection of the user.
+    /// A hook gave no answer to a question about a connection of the user, or one of which a part
+    /// could not be taken.
     HookFailed {
         /// Its number.
         fd: u64,
         /// What was asked.
         hook: String,
-        /// As in `pushnode_hook_..._total`.
+        /// As in `pushnode_hook_..._total`, or `too_many_topics`.
         reason: String,
     },
 }

@@ -191,15 +191,22 @@ fn clients(redis: &Redis) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_is_back_empty_is_not_used_before_its_successor_is_named() {
-    let (mut old, new) = pair();
+/// A master and its replica that have one kept message, a Sentinel that names the master, and a
+/// node that asks it.
+async fn with_one_kept() -> ((Redis, Redis), Sentinel, Node) {
+    let (old, new) = pair();
     let sentinel = Sentinel::naming(old.port()).await;
     let node = node_at(&sentinel).await;
     assert_eq!(keep(node.push_url.clone(), "m1").await["status"], "stored");
     until("the replica has it", || {
         new.cli(&["XLEN", "pn:inbox:{42}"]) == "1"
     });
+    ((old, new), sentinel, node)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_is_back_empty_is_not_used_before_its_successor_is_named() {
+    let ((mut old, new), sentinel, node) = with_one_kept().await;
 
     sentinel.say((old.port(), 1, DOWN));
     old.kill();
@@ -224,14 +231,7 @@ async fn a_master_that_is_back_empty_is_not_used_before_its_successor_is_named()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_master_answers_after_a_silence_counts_only_if_it_is_named_again() {
-    let (old, new) = pair();
-    let sentinel = Sentinel::naming(old.port()).await;
-    let node = node_at(&sentinel).await;
-    assert_eq!(keep(node.push_url.clone(), "m1").await["status"], "stored");
-
-    until("the replica has it", || {
-        new.cli(&["XLEN", "pn:inbox:{42}"]) == "1"
-    });
+    let ((old, new), sentinel, node) = with_one_kept().await;
     let frozen = Frozen::new(&old);
     // Each time it asks the master for a sign of life, too.
     sentinel.asked(3).await;
@@ -264,13 +264,7 @@ async fn what_a_master_answers_after_a_silence_counts_only_if_it_is_named_again(
 /// As by an operator's `SENTINEL FAILOVER`, or if a master runs again before it is replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn during_a_fail_over_what_the_old_master_answers_does_not_count() {
-    let (old, new) = pair();
-    let sentinel = Sentinel::naming(old.port()).await;
-    let node = node_at(&sentinel).await;
-    assert_eq!(keep(node.push_url.clone(), "m1").await["status"], "stored");
-    until("the replica has it", || {
-        new.cli(&["XLEN", "pn:inbox:{42}"]) == "1"
-    });
+    let ((old, new), sentinel, node) = with_one_kept().await;
     sentinel.say((old.port(), 1, REPLACED));
     sentinel.asked(2).await;
     new.cli(&["REPLICAOF", "NO", "ONE"]);

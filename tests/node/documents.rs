@@ -154,13 +154,23 @@ fn every_link_to_a_file_leads_to_one() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-#[test]
-fn the_chart_is_what_its_script_makes_of_the_runs() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bench-chart");
-    let output = Command::new("python3").arg(script).arg("--check").output();
+/// Runs a script of ours that compares what it would write with what is there.
+fn holds(script: &str, option: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+    let output = Command::new("python3").arg(script).arg(option).output();
     let output = output.expect("python3 runs; is it installed? `make setup` does that");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words}");
+}
+
+#[test]
+fn the_chart_is_what_its_script_makes_of_the_runs() {
+    holds("scripts/bench-chart", "--check");
+}
+
+#[test]
+fn the_tables_of_capacity_are_what_their_script_makes_of_the_costs() {
+    holds("scripts/capacity", "--verify");
 }
 
 #[test]

@@ -116,6 +116,26 @@ async fn the_backend_hears_the_client_and_says_who_it_is() {
 }
 
 #[tokio::test]
+async fn topics_over_the_limit_are_left_out_and_the_trace_says_so() {
+    let backend = Backend::start(|_| ok(json!({"user": "42", "subscribe": ["a", "b", "c"]}))).await;
+    let url = backend.url("/");
+    let node = hooked(&by_hook(&url), &[("PUSH_MAX_TOPICS", "2")]);
+    let mut client = connect_as(TRANSPORTS[0], &node, &[]).await;
+    for _ in 0..2 {
+        assert_eq!(client.json().await["type"], "subscribed");
+    }
+    let trace = crate::sender::call("GET", &node.url("/v1/users/42/trace")).await;
+    let failed = trace.2["events"]
+        .as_array()
+        .expect("events")
+        .last()
+        .cloned();
+    let failed = failed.expect("an event");
+    assert_eq!(failed["what"], "hook_failed", "{failed}");
+    assert_eq!(failed["reason"], "too_many_topics", "{failed}");
+}
+
+#[tokio::test]
 async fn every_transport_is_let_in_and_refused_with_the_reason() {
     let backend = Backend::start(|question| match question.json["query"]["room"].as_str() {
         Some(room) => ok(json!({
@@ -709,8 +729,8 @@ fn by_member(question: &Question) -> Deed {
     }
 }
 
-#[tokio::test]
-async fn a_hook_decides_who_gets_a_topic() {
+/// A node whose orders are asked for at a backend.
+async fn with_subscribe_hook() -> (Backend, Node) {
     let backend = Backend::start(by_member).await;
     let url = backend.url("/push/subscribe");
     let node = node(&[
@@ -718,6 +738,12 @@ async fn a_hook_decides_who_gets_a_topic() {
         ("PUSH_SUBSCRIBE_HOOK", &url),
         ("PUSH_HOOK_SECRET", SECRET),
     ]);
+    (backend, node)
+}
+
+#[tokio::test]
+async fn a_hook_decides_who_gets_a_topic() {
+    let (backend, node) = with_subscribe_hook().await;
     let mut client = Client::v1(&node.ws_url("42")).await;
     let subscribe = |topic: &str| json!({"type": "subscribe", "topic": topic, "ref": 1});
     let reply = ask(&mut client, subscribe("order.7")).await;
@@ -765,13 +791,7 @@ async fn a_hook_decides_who_gets_a_topic() {
 
 #[tokio::test]
 async fn topics_of_a_connect_are_asked_about_too_over_every_transport() {
-    let backend = Backend::start(by_member).await;
-    let url = backend.url("/");
-    let node = node(&[
-        RULES,
-        ("PUSH_SUBSCRIBE_HOOK", &url),
-        ("PUSH_HOOK_SECRET", SECRET),
-    ]);
+    let (backend, node) = with_subscribe_hook().await;
     for transport in TRANSPORTS {
         let who = [("user", "42"), ("topics", "order.7,news")];
         let mut client = connect_as(transport, &node, &who).await;
@@ -791,13 +811,7 @@ async fn topics_of_a_connect_are_asked_about_too_over_every_transport() {
 
 #[tokio::test]
 async fn a_topic_is_lost_when_the_hook_says_no_later() {
-    let backend = Backend::start(by_member).await;
-    let url = backend.url("/");
-    let node = node(&[
-        RULES,
-        ("PUSH_SUBSCRIBE_HOOK", &url),
-        ("PUSH_HOOK_SECRET", SECRET),
-    ]);
+    let (backend, node) = with_subscribe_hook().await;
     let mut client = Client::v1(&node.ws_url("42")).await;
     let wish = json!({"type": "subscribe", "topic": "order.brief", "ref": 1});
     assert_eq!(ask(&mut client, wish.clone()).await["status"], "subscribed");

@@ -2,8 +2,8 @@
 //!
 //! That time begins when the ping has left the queue, because before that the client cannot have
 //! seen it. What was written shortly before it may still be on its way over a slow link, and is
-//! given time as on the slowest link that is served. Whatever the client takes after its socket
-//! was full is acknowledged, and counts as an answer. A client that is gone is not covered by any of
+//! given time as on the slowest link that is served. Whatever the client takes after its socket was
+//! full is acknowledged, and counts as an answer. A client that is gone is not covered by any of
 //! this: its kernel acknowledges nothing, which `PUSH_WRITE_SECONDS` and TCP's own limit find.
 
 use crate::local::connection::timer_wheel::{NEVER, Tick};

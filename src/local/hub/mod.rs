@@ -38,7 +38,7 @@ use crate::local::shard::command::{
 use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::Topics;
 use crate::protocol::close::CloseReason;
-use crate::protocol::ids::{Fd, NodeId, Subject, Topic, UserId};
+use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
 use crate::protocol::session_id::SessionId;
 use crate::protocol::topic_pattern::TopicPatterns;
 use crate::protocol::{Dialect, Target};
@@ -160,6 +160,14 @@ impl Hub {
     /// The node of these connections.
     pub(crate) fn node(&self) -> &NodeId {
         &self.directory.node
+    }
+
+    /// The name of a connection here, as other nodes and backends know it.
+    pub(crate) fn connection_id(&self, fd: Fd) -> ConnectionId {
+        ConnectionId {
+            node: self.node().clone(),
+            fd,
+        }
     }
 
     /// How many connections there are.

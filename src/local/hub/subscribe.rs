@@ -165,6 +165,22 @@ impl Hub {
         unsubscribed
     }
 
+    /// Waits for the row of a subscription that the client did not ask for, and has the connection
+    /// follow the log; answers whether both came in time.
+    pub(crate) async fn complete(
+        self: &Arc<Self>,
+        fd: Fd,
+        topic: &Topic,
+        Subscribed { row, follows }: Subscribed,
+        deadline: Instant,
+    ) -> bool {
+        let mut in_time = self.await_rows(fd, row.into(), deadline).await;
+        if let Some(since) = follows {
+            in_time &= self.follow_log(fd, topic, since, deadline).await;
+        }
+        in_time
+    }
+
     /// Subscribes the local connections of `target` on behalf of a sender, or takes that back;
     /// answers how many there are. Receipts are written once the row is, and the log is followed.
     pub(crate) async fn enroll(
@@ -184,14 +200,11 @@ impl Hub {
                 // Handed over here and in order; only the row is waited for elsewhere.
                 let subscribed = self.send_subscribe(fd, topic.clone(), None, by).await;
                 tokio::spawn(async move {
-                    let Ok(Ok(Subscribed { row, follows })) = subscribed.await else {
+                    let Ok(Ok(subscribed)) = subscribed.await else {
                         return;
                     };
                     let deadline = Instant::now() + ROW_PATIENCE;
-                    let mut in_time = hub.await_rows(fd, row.into(), deadline).await;
-                    if let Some(since) = follows {
-                        in_time &= hub.follow_log(fd, &topic, since, deadline).await;
-                    }
+                    let in_time = hub.complete(fd, &topic, subscribed, deadline).await;
                     if let Some(receipt) = receipt.filter(|_| in_time) {
                         receipt.written();
                     }

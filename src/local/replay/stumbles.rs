@@ -20,8 +20,8 @@ use crate::protocol::position::EntryId;
 
 /// So many connects that ended at one entry are enough.
 const MOST: u8 = 3;
-/// No known library refuses a message of fewer bytes. So if a connect ends there without a complaint,
-/// it was cut off, perhaps by a network that lets no connect live for long.
+/// No known library refuses a message of fewer bytes. So if a connect ends there without a
+/// complaint, it was cut off, perhaps by a network that lets no connect live for long.
 const SMALL: usize = 16 * 1024;
 /// A connect that ends later than this did not end at its first message.
 const WATCH: Duration = Duration::from_secs(60);

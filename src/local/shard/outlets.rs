@@ -1,8 +1,8 @@
 //! What a shard hands on: requests of clients, pages to be read for them, and how far they have
 //! read.
 //!
-//! Of these, requests and pages are not bounded by a queue: a connection has one request under way at most, and one page
-//! of its inbox and one of its logs.
+//! Of these, requests and pages are not bounded by a queue: a connection has one request under way
+//! at most, and one page of its inbox and one of its logs.
 
 use std::sync::Arc;
 

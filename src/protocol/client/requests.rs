@@ -364,8 +364,8 @@ fn member_text(field: Option<&RawValue>) -> Option<Option<Cow<'_, str>>> {
     }
 }
 
-/// From where in a topic's log to go on. One that was there before says so, and may say as well what
-/// it wants if it was not.
+/// From where in a topic's log to go on. One that was there before says so, and may say as well
+/// what it wants if it was not.
 fn start(since: Option<&RawValue>, last: Option<&RawValue>) -> Result<Option<Since>, String> {
     let since = member_text(since).ok_or("since must be a text")?;
     let last = match last.map(RawValue::get) {

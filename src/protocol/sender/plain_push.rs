@@ -19,8 +19,8 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     ends.map(move |end| &text[std::mem::replace(&mut start, end + 1)..end])
 }
 
-/// Reads `{"to":{"user":"<user>"},"id":"<id>","data":<data>}`, with or without the id. Makes nothing
-/// before all of it is known to be so: others should not pay for this.
+/// Reads `{"to":{"user":"<user>"},"id":"<id>","data":<data>}`, with or without the id. Makes
+/// nothing before all of it is known to be so: others should not pay for this.
 pub(in crate::protocol) fn plain_push(json: &[u8]) -> Option<Push> {
     let mut rest = match json.strip_prefix(br#"{"to":{"user":"#) {
         Some(rest) => Unread(rest),

@@ -303,6 +303,7 @@ async fn without_redis(seen: &mut Seen) {
     let (topic, of_user) = ("/v1/topics/news", "/v1/topics/news/users/42");
     let of_connection = "/v1/topics/news/connections/x.1/1";
     let (of_topic, inbox) = ("/v1/topics/news/messages", "/v1/users/42/messages");
+    let (topic_one, inbox_one) = (&*format!("{of_topic}/1-1"), &*format!("{inbox}/1-1"));
     for (name, method, path, body) in [
         ("push 503 unrouted", "POST", "/v1/push", push),
         ("call 503 unrouted", "POST", "/v1/call", push),
@@ -316,20 +317,10 @@ async fn without_redis(seen: &mut Seen) {
         ("unsubscribeUser 503 unavailable", "DELETE", of_user, ""),
         ("getTopicMessages 503 unavailable", "GET", of_topic, ""),
         ("eraseTopicMessages 503 unavailable", "DELETE", of_topic, ""),
-        (
-            "eraseTopicMessage 503 unavailable",
-            "DELETE",
-            "/v1/topics/news/messages/1-1",
-            "",
-        ),
+        ("eraseTopicMessage 503 unavailable", "DELETE", topic_one, ""),
         ("getUserMessages 503 unavailable", "GET", inbox, ""),
         ("eraseUserMessages 503 unavailable", "DELETE", inbox, ""),
-        (
-            "eraseUserMessage 503 unavailable",
-            "DELETE",
-            "/v1/users/42/messages/1-1",
-            "",
-        ),
+        ("eraseUserMessage 503 unavailable", "DELETE", inbox_one, ""),
         (
             "subscribeConnection 503 unavailable",
             "PUT",

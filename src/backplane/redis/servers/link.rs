@@ -1,8 +1,8 @@
 //! What is told of a connection to Redis: in the log, in `readyz`, in the metrics.
 //!
 //! A connection that is refused breaks first ("connection closed") and hears the cause only when it
-//! is dialled again: another password, a certificate, too many clients. So each new kind of error is
-//! logged, whatever came before, and the latest one with a cause is the node's reason. What must
+//! is dialled again: another password, a certificate, too many clients. So each new kind of error
+//! is logged, whatever came before, and the latest one with a cause is the node's reason. What must
 //! stay true: a kind is logged once per break, a connect ends the break, and a connection that was
 //! replaced tells nothing any more.
 

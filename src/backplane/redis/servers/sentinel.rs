@@ -5,8 +5,8 @@
 //!
 //! Each answers with the epoch of its knowledge, and the highest counts, so that an outdated
 //! Sentinel cannot lead back to an old master. The master is asked for signs of life, too: another
-//! is promoted only after it was silent, or while a Sentinel says so. What must stay true: commands are routed to
-//! a server only if it reports itself as a master, and `vouch` hears of each answer.
+//! is promoted only after it was silent, or while a Sentinel says so. What must stay true: commands
+//! are routed to a server only if it reports itself as a master, and `vouch` hears of each answer.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -276,8 +276,8 @@ struct SentinelAnswer {
     /// Of its knowledge.
     epoch: u64,
     host: Host,
-    /// Whether enough Sentinels hold it for down, or this one is replacing it: what it answers may be
-    /// on no other server.
+    /// Whether enough Sentinels hold it for down, or this one is replacing it: what it answers may
+    /// be on no other server.
     is_leaving: bool,
 }
 

@@ -15,7 +15,7 @@ use crate::backplane::history::Erasure;
 use crate::backplane::redis::AWAY;
 use crate::backplane::redis::servers::errors::{redacted, refusal_reason};
 use crate::backplane::redis::servers::{exec, multi};
-use crate::backplane::redis::store::kept::{COUNTER_SECONDS, KeptStore, entries};
+use crate::backplane::redis::store::kept::{KeptStore, entries};
 use crate::local::replay::excerpt::{Excerpt, Span};
 use crate::local::replay::page::Entry;
 use crate::protocol::ids::Subject;
@@ -53,7 +53,8 @@ impl KeptStore {
                 Ok(entries(answer))
             }
             Span::After(entry) => {
-                // The entry itself comes first, if it is there. Redis before 6.2 cannot leave it out.
+                // The entry itself comes first, if it is there. Redis before 6.2 cannot leave it
+                // out.
                 let from = entry.to_string();
                 let answer: Value = client.xrange(&inbox, from, "+", Some(count + 1)).await?;
                 let mut entries = entries(answer);
@@ -95,8 +96,7 @@ impl KeptStore {
         let _: () = self.first_number(&transaction, &counter).await?;
         let _: () = transaction.xdel(&inbox, name).await?;
         let _: () = transaction.incr_by(&counter, ERASURE as i64).await?;
-        let age = self.bounds.of(subject, &self.rules).age;
-        let lasts = age.max(self.bounds.age).as_secs() as i64 + COUNTER_SECONDS;
+        let lasts = self.number_lasts(self.bounds.of(subject, &self.rules));
         let _: () = transaction.expire(&counter, lasts, None).await?;
         let answers: Vec<Value> = exec(&transaction).await?;
         let erased = answers.get(1).and_then(Value::as_u64);

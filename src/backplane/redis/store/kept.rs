@@ -5,10 +5,11 @@
 //! One MULTI writes number and entry, so both have the same order. A push with an id watches the
 //! mark of the id first, and the MULTI sets it. So if several nodes send one id, exactly one keeps
 //! it, even if Redis stands still for any time in between: no lease can expire. A node that got no
-//! answer learns from the mark whether Redis has the message. With Sentinels, what a master answers after it was silent counts
-//! only if they still name it: otherwise its successor is asked. Nothing here trusts a node's clock:
-//! ages are measured by entry ids, which carry Redis's time. What must stay true: if it is unknown
-//! whether Redis has a message, it is written again only if its id can prevent a duplicate.
+//! answer learns from the mark whether Redis has the message. With Sentinels, what a master answers
+//! after it was silent counts only if they still name it: otherwise its successor is asked. Nothing
+//! here trusts a node's clock: ages are measured by entry ids, which carry Redis's time. What must
+//! stay true: if it is unknown whether Redis has a message, it is written again only if its id can
+//! prevent a duplicate.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -46,7 +47,7 @@ const SWEEP: u64 = 16;
 const EXACT: usize = 1_000;
 /// A counter outlives its inbox by at least this long, so that a client that reconnects late
 /// still learns that messages are missing.
-pub(super) const COUNTER_SECONDS: i64 = 24 * 3600;
+const COUNTER_SECONDS: i64 = 24 * 3600;
 /// So much sooner a position where nothing was kept proves nothing any more: Redis's clock may be
 /// corrected meanwhile.
 const MARGIN_SECONDS: u64 = 3600;
@@ -213,6 +214,12 @@ impl KeptStore {
         Ok(Kept::Before)
     }
 
+    /// For how many seconds the number of an inbox or a log with these bounds lasts. Not shorter
+    /// for a topic than for others: that is what proves that it was never there.
+    pub(super) fn number_lasts(&self, bounds: Bounds) -> i64 {
+        bounds.age.max(self.bounds.age).as_secs() as i64 + COUNTER_SECONDS
+    }
+
     /// Adds the message in one MULTI.
     async fn add(
         &self,
@@ -236,8 +243,7 @@ impl KeptStore {
         fields.push((DATA, message.data()));
         let bounds = self.bounds.of(subject, &self.rules);
         let age = bounds.age.as_secs() as i64;
-        // Not shorter for a topic: how long a number lasts is what proves that it was never there.
-        let lasts = bounds.age.max(self.bounds.age).as_secs() as i64 + COUNTER_SECONDS;
+        let lasts = self.number_lasts(bounds);
 
         let transaction = multi(client).await?;
         let _: () = self.first_number(&transaction, &counter).await?;

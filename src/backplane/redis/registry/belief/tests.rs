@@ -166,7 +166,8 @@ impl World {
                 (self.dead_since, self.subscribed) = (Some(now), false);
             }
             6 if self.dead_since.is_none() => self.dead_since = Some(now),
-            // A restart with the same name. One whose lease is there and who listens is not replaced.
+            // A restart with the same name. One whose lease is there and who listens is not
+            // replaced.
             7 if self.dead_since.is_some() && !(self.holds_lease() && self.subscribed) => {
                 self.boot += 1;
                 self.earlier.push(std::mem::replace(
