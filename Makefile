@@ -17,20 +17,19 @@ cores    := $(shell nproc 2>/dev/null || echo 2)
 export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
 
 .PHONY: help test compile tools setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
-        build unit clients fuzz k6-smoke schemathesis interop interop-available run upgrade-test \
-        bench image compose-up compose-down \
-        clean
+        build unit unit-cluster unit-others clients fuzz k6-smoke schemathesis interop \
+        interop-available run upgrade-test bench image compose-up compose-down clean
 .NOTPARALLEL:
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The network is slow while the compiler needs the processors, and the tests wait while the rest
-# has something to do. What takes longest comes first and is shown as it comes.
+# The network is slow while the compiler needs the processors, and tests mostly wait: three lists of
+# about the same length. What takes longest comes first and is shown as it comes.
 test: fmt-check ## run everything that CI runs, cheap checks first
 	@scripts/side-by-side compile tools
-	@scripts/side-by-side unit 'fuzz k6-smoke schemathesis interop-available'
-	@$(MAKE) --no-print-directory clients
+	@scripts/side-by-side unit-cluster 'unit-others clients' \
+	    'fuzz k6-smoke schemathesis interop-available'
 
 compile: clippy doc build
 
@@ -74,6 +73,15 @@ build:
 
 unit: setup ## run unit and integration tests, with a real Redis
 	cargo test $(features)
+
+# The same in two parts that run at the same time: several nodes, and the rest.
+parts    := $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs)) $(wildcard tests/*.rs))
+
+unit-cluster: setup build
+	cargo test $(features) --test cluster
+
+unit-others: setup build
+	cargo test $(features) --lib $(addprefix --test ,$(basename $(filter-out cluster,$(parts))))
 
 # From the lockfile, and only if it has changed.
 $(js)/node_modules/.package-lock.json: $(js)/package-lock.json

@@ -47,11 +47,17 @@ impl Carrier {
         if !parts.iter().flatten().any(|part| part.keep) {
             return Vec::new();
         }
-        let mut by_subject: HashMap<&Subject, Vec<ToKeep<'_>>> = HashMap::new();
+        // In the order in which they stand: if the time ends, it ends for the last ones.
+        let mut by_subject: Vec<(&Subject, Vec<ToKeep<'_>>)> = Vec::new();
+        let mut indexes: HashMap<&Subject, usize> = HashMap::new();
         let mut count = 0;
         for (request, parts) in requests.iter().zip(parts) {
             for part in parts.iter().filter(|part| part.keep) {
-                by_subject.entry(&part.subject).or_default().push(ToKeep {
+                let index = *indexes.entry(&part.subject).or_insert_with(|| {
+                    by_subject.push((&part.subject, Vec::new()));
+                    by_subject.len() - 1
+                });
+                by_subject[index].1.push(ToKeep {
                     place: count,
                     message: &part.push.message,
                     deadline: now + request.timeout,
@@ -59,7 +65,6 @@ impl Carrier {
                 count += 1;
             }
         }
-        let by_subject: Vec<_> = by_subject.into_iter().collect();
         let mut stored = Vec::with_capacity(count);
         for part in by_subject.chunks(AT_ONCE) {
             let keeping = part

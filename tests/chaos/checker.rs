@@ -294,10 +294,15 @@ fn lateness(index: &Index<'_>) -> Verdict {
                 // Kept for whoever comes back, which may be late.
                 continue;
             }
-            let Push { sent, via, .. } = attempts[attempts.len() - 1];
-            // A node that stood still with a request in its socket carries it out afterwards.
-            let limit = index.after(conn.node, *sent, LATEST);
-            let limit = limit.max(index.after(via, *sent, LATEST));
+            let push = attempts[attempts.len() - 1];
+            let sent = push.sent;
+            let there = index.after(conn.node, sent, LATEST);
+            // A node that stood still with a request in its socket carries it out afterwards. Who
+            // was told that it is on its way waits for that node no more.
+            let proven = ["routed", "written", "acked"].contains(&&*push.status);
+            let is_told = proven && push.reason.is_none();
+            let told = if is_told { push.answered } else { Micros::MAX };
+            let limit = there.max(index.after_stalls(&push.via, sent, LATEST, told));
             verdict.expect(*at <= limit, || {
                 format!("{} got {id}, sent {sent}, only at {at}", conn.name)
             });

@@ -376,10 +376,22 @@ impl<'a> Index<'a> {
 
     /// The end of `span` of time in which this node could work, from `from` on.
     pub(crate) fn after(&self, node: &str, from: Micros, span: Micros) -> Micros {
+        self.after_stalls(node, from, span, Micros::MAX)
+    }
+
+    /// The same, where only what had begun to hinder it by `told` counts.
+    pub(crate) fn after_stalls(
+        &self,
+        node: &str,
+        from: Micros,
+        span: Micros,
+        told: Micros,
+    ) -> Micros {
         let mut end = from + span;
         let mut counted = from;
         for (whom, at, until) in &self.stalls {
-            if whom.is_some_and(|whom| whom != node) || *until <= counted || *at > end {
+            let is_other = whom.is_some_and(|whom| whom != node);
+            if is_other || *until <= counted || *at > end.min(told) {
                 continue;
             }
             end += until - (*at).max(counted);

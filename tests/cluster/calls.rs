@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use crate::common::{Client, Node, Redis, eventually, node_on, post, send_signal};
+use crate::common::{Client, Node, Redis, eventually, node_on, post, send_signal, two_nodes};
 use crate::publishers::inbox;
 use crate::raw::{Answer, Resp};
 
@@ -38,8 +38,7 @@ fn code(answer: &Value) -> &str {
 
 #[tokio::test]
 async fn a_client_on_any_node_is_asked_and_its_answer_comes_back() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     let mut client = Client::v1(&a.ws_url("42")).await;
     for sender in [&a, &b] {
         for to in [json!({"user": "42"}), json!({"fd": client.connection()})] {
@@ -81,8 +80,7 @@ async fn a_client_on_any_node_is_asked_and_its_answer_comes_back() {
 
 #[tokio::test]
 async fn of_several_connections_the_first_answer_counts() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     let mut phone = Client::v1(&a.ws_url("42")).await;
     let mut desk = Client::v1(&b.ws_url("42")).await;
     let _plain = Client::plain(&b.ws_url("42")).await;
@@ -107,8 +105,7 @@ async fn of_several_connections_the_first_answer_counts() {
 /// A ref is of no use to anybody but the connection that got it.
 #[tokio::test]
 async fn nobody_answers_for_another() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     let mut asked = Client::v1(&a.ws_url("42")).await;
     let mut same_user = Client::v1(&a.ws_url("42")).await;
     let mut stranger = Client::v1(&a.ws_url("mallory")).await;
@@ -127,8 +124,7 @@ async fn nobody_answers_for_another() {
 
 #[tokio::test]
 async fn a_sender_is_told_why_there_is_no_answer() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     let mut client = Client::v1(&a.ws_url("42")).await;
     let _plain = Client::plain(&a.ws_url("plain")).await;
     let fd = client.connection();
@@ -209,8 +205,7 @@ async fn a_client_that_answers_badly_hears_what_is_wrong() {
 
 #[tokio::test]
 async fn one_client_is_asked_so_many_things_at_once_and_no_more() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     let mut client = Client::v1(&a.ws_url("42")).await;
     let body = json!({"to": {"user": "42"}, "data": 1, "timeout_ms": 30_000});
     let waiting: Vec<_> = (0..32).map(|_| calling(&b, body.clone())).collect();
@@ -257,8 +252,7 @@ async fn without_redis_those_here_are_asked_and_of_the_rest_nobody_can_tell() {
 
 #[tokio::test]
 async fn a_node_that_dies_is_not_waited_for() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     let _there = Client::v1(&b.ws_url("42")).await;
     send_signal(b.pid(), "KILL");
     eventually(async || {
@@ -279,8 +273,7 @@ async fn a_node_that_dies_is_not_waited_for() {
 /// Redis has handed the question to a node, which dies before it has read it.
 #[tokio::test]
 async fn a_call_ends_early_when_the_node_that_took_it_dies() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     let mut there = Client::v1(&b.ws_url("42")).await;
     let taken = async || a.labelled("line_outcomes_total", "status=\"taken\"").await;
     let before = taken().await;
@@ -310,8 +303,7 @@ async fn a_call_ends_early_when_the_node_that_took_it_dies() {
 /// A node that is only slow to answer is waited for.
 #[tokio::test]
 async fn a_node_that_stands_still_is_waited_for() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     let mut there = Client::v1(&b.ws_url("42")).await;
     b.signal("STOP");
     let body = json!({"to": {"user": "42"}, "data": 1, "timeout_ms": 30_000});

@@ -65,7 +65,7 @@ async fn a_node_whose_clock_is_behind_that_of_redis_says_so_and_tells_the_time_o
     })
     .await;
     let told = "s behind that of Redis";
-    assert!(node.log().contains(told), "{}", node.log());
+    node.until_logged(told).await;
     let _client = Client::v1(&node.ws_url("42")).await;
     let get = async |path: &str| -> Value {
         let answer = http().get(node.url(path)).send().await.expect("an answer");

@@ -34,7 +34,7 @@ fn user_names() -> Vec<String> {
 async fn push_part(node: std::net::SocketAddr, part: &[Entry]) {
     let mut api = Api::connect(node).await;
     for Entry { user, data } in part {
-        let body = format!(r#"{{"to":{{"user":"{user}"}},"data":{data}}}"#);
+        let body = format!(r#"{{"to":{{"user":"{user}"}},"data":{data},"timeout_ms":30000}}"#);
         let (status, answer) = api.push("application/json", &body).await;
         let routed = status == 200 && answer.contains(r#""status":"routed""#);
         assert!(routed, "{body} was answered {status} {answer}");
@@ -51,7 +51,7 @@ async fn push_end(node: &Node) {
 
 async fn assert_no_loss_noticed(nodes: [&Node; 2]) {
     for node in nodes {
-        let losses = node.metric("losses_total").await;
+        let losses = node.losses().await;
         assert_eq!(losses, 0.0, "signs of loss on {}: {}", node.id, node.log());
     }
 }

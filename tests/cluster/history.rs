@@ -3,33 +3,29 @@
 use serde_json::json;
 
 use crate::common::topics::{call, push_as};
-use crate::common::{Redis, history, node_on};
+use crate::common::{Redis, history, node_on, two_nodes};
 
 #[tokio::test]
 async fn senders_look_back_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     history::senders_look_back(&a, &b).await;
 }
 
 #[tokio::test]
 async fn members_look_back_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     history::members_look_back(&a, &b).await;
 }
 
 #[tokio::test]
 async fn one_message_is_erased_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     history::one_message_is_erased(&a, &b).await;
 }
 
 #[tokio::test]
 async fn all_messages_are_erased_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     history::all_messages_are_erased(&a, &b).await;
 }
 

@@ -1,7 +1,7 @@
 //! Kept messages over several nodes and a real Redis.
 
 use futures::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::keep::{
     a_client_goes_on_where_it_was, an_id_is_kept_once, connect, hears, keep,
@@ -9,15 +9,16 @@ use crate::common::keep::{
     what_was_thrown_out_is_not_claimed,
 };
 use crate::common::transports::{TRANSPORTS, Transport};
-use crate::common::{Client, PATIENCE, Redis, eventually, node_on, node_with, post};
+use crate::common::{
+    Client, Node, PATIENCE, Redis, eventually, node_on, node_with, post, two_nodes,
+};
 
 /// A kept message that a connection gets from the inbox or log when it has room again.
-pub(crate) const LATER: &str = "reason=\"later\"";
+const LATER: &str = "reason=\"later\"";
 
 #[tokio::test]
 async fn a_client_goes_on_where_it_was_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     for by in TRANSPORTS {
         a_client_goes_on_where_it_was(by, &b, &a, &b).await;
     }
@@ -27,15 +28,13 @@ async fn a_client_goes_on_where_it_was_at_another_node() {
 
 #[tokio::test]
 async fn a_client_that_moves_about_misses_nothing() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     nothing_is_lost_or_repeated_under_way(Transport::Ws, [&a, &b], [&a, &b]).await;
 }
 
 #[tokio::test]
 async fn a_client_that_moves_about_by_last_event_id_misses_nothing() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     nothing_is_lost_or_repeated_under_way(Transport::Sse, [&a, &b], [&a, &b]).await;
 }
 
@@ -100,32 +99,37 @@ pub(crate) async fn is_bounded(redis: &Redis, stream: &str, position: &str) {
     }
 }
 
-/// Who does not read is not thrown out for kept messages: it reads them when it can.
-#[tokio::test]
-async fn a_slow_client_gets_kept_messages_later() {
-    let redis = Redis::start();
-    let settings = [
-        ("PUSH_QUEUE_BYTES", "4096"),
-        ("PUSH_WRITE_SECONDS", "3600"),
-        ("PUSH_KEEP_BYTES", "1000000000"),
-    ];
-    let node = node_with(&redis, "a", &settings);
-    let mut client = connect(&node, "slow", None).await;
+/// With these a message soon waits for a client that does not read, and it stays.
+pub(crate) const OF_SLOW_CLIENTS: [(&str, &str); 3] = [
+    ("PUSH_QUEUE_BYTES", "4096"),
+    ("PUSH_WRITE_SECONDS", "3600"),
+    ("PUSH_KEEP_BYTES", "1000000000"),
+];
+
+/// Keeps messages until the kernel's buffers are full and some have been left to the inbox or log.
+/// The client, which reads only then, gets all in order.
+pub(crate) async fn gets_what_did_not_fit(node: &Node, client: &mut Client, to: Value) {
     let filler = "x".repeat(64 * 1024);
-    let body = |number: usize| {
-        json!({"to": {"user": "slow"}, "keep": true, "data": [number, filler],
-            "wait": "written", "timeout_ms": 500})
-    };
-    // Until the kernel's buffers are full and some have been left to the inbox.
     let mut sent = 0;
     while node.labelled("left_to_inbox_total", LATER).await < 4.0 {
-        post(&node.push_url, &body(sent)).await;
+        let body = json!({"to": to, "keep": true, "data": [sent, filler],
+            "wait": "written", "timeout_ms": 500});
+        post(&node.push_url, &body).await;
         sent += 1;
     }
     for number in 0..sent {
         let frame = client.json().await;
         assert_eq!(frame["data"][0], number, "{}", frame["type"]);
     }
+}
+
+/// Who does not read is not thrown out for kept messages: it reads them when it can.
+#[tokio::test]
+async fn a_slow_client_gets_kept_messages_later() {
+    let redis = Redis::start();
+    let node = node_with(&redis, "a", &OF_SLOW_CLIENTS);
+    let mut client = connect(&node, "slow", None).await;
+    gets_what_did_not_fit(&node, &mut client, json!({"user": "slow"})).await;
     keep(&node, "slow", 1).await;
     hears(&mut client, 1..=1).await;
     let reads = node.metric("catch_ups_total").await;
@@ -172,8 +176,7 @@ async fn what_was_lost_on_the_way_is_read_from_the_inbox() {
 /// page would bring it.
 #[tokio::test]
 async fn an_id_kept_twice_in_an_inbox_is_heard_once_and_nobody_waits_for_it() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (redis, a, b) = two_nodes();
     let mut client = connect(&a, "42", None).await;
     let body = json!({"to": {"user": "42"}, "keep": true, "id": "x", "data": 1});
     post(&a.push_url, &body).await;

@@ -1,18 +1,16 @@
 //! Clients that begin with the last messages of a topic, over several nodes and a real Redis.
 
-use crate::common::{Redis, last, logs, node_on, node_with};
+use crate::common::{Redis, last, logs, node_on, node_with, two_nodes};
 
 #[tokio::test]
 async fn an_entrant_gets_the_last_and_then_live_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     last::an_entrant_gets_the_last_and_then_live(&a, &b).await;
 }
 
 #[tokio::test]
 async fn the_last_are_proven_where_they_can_be_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     last::the_last_are_proven_where_they_can_be(&a, &b).await;
 }
 
@@ -41,7 +39,6 @@ async fn a_hole_among_the_last_is_not_claimed_to_be_none() {
 
 #[tokio::test]
 async fn entrants_under_load_get_each_once_at_two_nodes() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     last::entrants_under_load_get_each_once(&a, [&a, &b]).await;
 }

@@ -9,27 +9,24 @@ use crate::common::logs::{
     hears, keep,
 };
 use crate::common::topics::push_as;
-use crate::common::{Client, Redis, node_on, node_with, post};
-use crate::keep::{LATER, is_bounded};
+use crate::common::{Client, Redis, node_on, node_with, two_nodes};
+use crate::keep::{OF_SLOW_CLIENTS, gets_what_did_not_fit, is_bounded};
 
 #[tokio::test]
 async fn a_client_goes_on_in_a_log_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     a_client_goes_on_where_it_was(&a, &b, &a).await;
 }
 
 #[tokio::test]
 async fn a_newcomer_misses_nothing_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     a_newcomer_misses_nothing(&a, &b).await;
 }
 
 #[tokio::test]
 async fn a_kept_push_to_many_topics_at_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     a_kept_push_to_many_topics(&a, &b).await;
 }
 
@@ -82,8 +79,7 @@ async fn what_was_lost_on_the_way_is_read_from_the_log() {
 /// would bring it.
 #[tokio::test]
 async fn an_id_kept_twice_in_a_log_is_heard_once_and_nobody_waits_for_it() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (redis, a, b) = two_nodes();
     let (mut client, _) = follower(&a, "news", None).await;
     let body = json!({"to": {"topic": "news"}, "keep": true, "id": "x", "data": 1});
     push_as(&a, body.clone()).await;
@@ -127,28 +123,9 @@ async fn many_members_share_a_read() {
 #[tokio::test]
 async fn a_slow_member_gets_kept_messages_later() {
     let redis = Redis::start();
-    let settings = [
-        ("PUSH_QUEUE_BYTES", "4096"),
-        ("PUSH_WRITE_SECONDS", "3600"),
-        ("PUSH_KEEP_BYTES", "1000000000"),
-    ];
-    let node = node_with(&redis, "a", &settings);
+    let node = node_with(&redis, "a", &OF_SLOW_CLIENTS);
     let (mut client, _) = follower(&node, "news", None).await;
-    let filler = "x".repeat(64 * 1024);
-    let body = |number: usize| {
-        json!({"to": {"topic": "news"}, "keep": true, "data": [number, filler],
-            "wait": "written", "timeout_ms": 500})
-    };
-    // Until the kernel's buffers are full and some have been left to the log.
-    let mut sent = 0;
-    while node.labelled("left_to_inbox_total", LATER).await < 4.0 {
-        post(&node.push_url, &body(sent)).await;
-        sent += 1;
-    }
-    for number in 0..sent {
-        let frame = client.json().await;
-        assert_eq!(frame["data"][0], number, "{}", frame["type"]);
-    }
+    gets_what_did_not_fit(&node, &mut client, json!({"topic": "news"})).await;
     keep(&node, "news", 1).await;
     hears(&mut client, "news", 1..=1).await;
 }

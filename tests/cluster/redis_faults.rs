@@ -82,7 +82,7 @@ async fn forgotten_users_are_routed_again(fault: impl FnOnce(&mut Redis)) {
         .iter()
         .map(|entry| {
             format!(
-                r#"{{"to":{{"user":"{}"}},"data":{}}}"#,
+                r#"{{"to":{{"user":"{}"}},"data":{},"timeout_ms":30000}}"#,
                 entry.user, entry.data
             )
         })
@@ -141,7 +141,7 @@ async fn a_cut_subscription_is_renewed_counted_and_told_to_v1_clients() {
             "{event:?}"
         );
     }
-    assert_eq!(a.metric("losses_total").await, 0.0);
+    assert_eq!(a.losses().await, 0.0);
 
     assert_eq!(redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]), "2");
     let start = Instant::now();
@@ -153,7 +153,7 @@ async fn a_cut_subscription_is_renewed_counted_and_told_to_v1_clients() {
     .await;
     println!("a push is taken again after {:.1?}", start.elapsed());
     assert_eq!(plain.next().await, (0, Event::Text("\"back\"".to_owned())));
-    eventually(async || match a.metric("losses_total").await {
+    eventually(async || match a.losses().await {
         0.0 => Err("no loss counted"),
         _ => Ok(()),
     })

@@ -64,7 +64,7 @@ async fn too_few_replicas_are_named_once() {
     assert!(forgotten <= 1, "said {forgotten} times");
     redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     node.wait_ready();
-    assert!(node.log().contains("Redis serves this node again"));
+    node.until_logged("Redis serves this node again").await;
 }
 
 #[tokio::test]

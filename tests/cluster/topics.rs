@@ -7,7 +7,9 @@ use crate::common::topics::{
     a_sender_subscribes_others, ask, counts, hears, push, subscribe,
     topics_come_with_the_connection, unsubscribe, what_is_not_allowed_is_refused,
 };
-use crate::common::{Client, Node, Redis, eventually, node_on, node_with, post, send_signal};
+use crate::common::{
+    Client, Node, Redis, eventually, node_on, node_with, post, send_signal, two_nodes,
+};
 use crate::crowd::Crowd;
 use crate::raw::{Answer, Resp};
 
@@ -40,23 +42,20 @@ async fn row_is(redis: &mut Resp, expected: &[(&Node, u32)]) {
 
 #[tokio::test]
 async fn a_push_reaches_who_is_subscribed_at_any_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     a_push_reaches_who_is_subscribed(&a, &a, &b).await;
     a_push_reaches_who_is_subscribed(&b, &a, &a).await;
 }
 
 #[tokio::test]
 async fn topics_come_with_a_connection_to_another_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     topics_come_with_the_connection(&a, &b).await;
 }
 
 #[tokio::test]
 async fn a_sender_subscribes_others_at_any_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     a_sender_subscribes_others(&a, &a, &b).await;
     a_sender_subscribes_others(&a, &b, &b).await;
 }
@@ -73,8 +72,7 @@ async fn what_is_not_allowed_is_refused_with_redis() {
 
 #[tokio::test]
 async fn a_push_can_leave_out_some_and_name_many_at_any_node() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (_redis, a, b) = two_nodes();
     a_push_can_leave_out_some_and_name_many(&b, &a, &b).await;
 }
 
@@ -153,8 +151,7 @@ async fn only_nodes_with_members_hear_of_a_push() {
 
 #[tokio::test]
 async fn a_killed_nodes_members_are_swept_and_not_counted() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (redis, a, b) = two_nodes();
     let mut resp = Resp::connect(redis.port()).await;
     let mut here = Client::v1(&format!("{}&topics=news", a.ws_url("1"))).await;
     let _there = Client::v1(&format!("{}&topics=news,gone", b.ws_url("2"))).await;
@@ -179,8 +176,7 @@ async fn a_killed_nodes_members_are_swept_and_not_counted() {
 
 #[tokio::test]
 async fn rows_come_back_when_redis_forgets() {
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (redis, a, b) = two_nodes();
     let mut resp = Resp::connect(redis.port()).await;
     let mut member = Client::v1(&format!("{}&topics=news", b.ws_url("1"))).await;
     redis.cli(&["FLUSHALL"]);
@@ -249,8 +245,7 @@ async fn hears_but_for(client: &mut Client, kind: &str, data: i32) {
 async fn a_thousand_members_on_two_nodes_hear_it_once() {
     const MEMBERS: usize = 1_000;
     const MESSAGES: usize = 20;
-    let redis = Redis::start();
-    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let (redis, a, b) = two_nodes();
     let mut crowd = Crowd::new();
     let addresses = [a.client_address(), b.client_address()];
     let users = (0..MEMBERS).map(|i| (addresses[i % 2], format!("m{i}&topics=all,t{}", i % 10)));

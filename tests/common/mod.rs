@@ -87,6 +87,13 @@ pub fn node_on(redis: &Redis, name: &str) -> Node {
     node_with(redis, name, &[])
 }
 
+/// A Redis and the nodes `a` and `b` on it.
+pub fn two_nodes() -> (Redis, Node, Node) {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    (redis, a, b)
+}
+
 /// As [`node_on`], with further settings.
 pub fn node_with(redis: &Redis, name: &str, settings: &[(&str, &str)]) -> Node {
     let url = redis.url();
@@ -221,6 +228,15 @@ impl Node {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Until it has logged this: a thread of its own writes the log, after what it tells of.
+    pub async fn until_logged(&self, words: &str) {
+        eventually(async || match self.log() {
+            log if log.contains(words) => Ok(()),
+            log => Err(log),
+        })
+        .await;
+    }
+
     pub fn wait_ready(&self) {
         // Not by the client of the other tests: it needs a runtime, and some callers are inside one.
         let ready = || {
@@ -268,6 +284,18 @@ impl Node {
         let text = self.metrics().await;
         let value = text.lines().find_map(|line| line.strip_prefix(&start));
         value.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Signs that messages to this node were lost, as far as it knows. A row that was written late is
+    /// none of these: it tells one client that Redis was slow, as on a busy machine.
+    pub async fn losses(&self) -> f64 {
+        let text = self.metrics().await;
+        let signs = text.lines().filter_map(|line| {
+            let (sign, count) = line.split_once(' ')?;
+            let counts = sign.starts_with("pushnode_losses_total") && !sign.contains("late_row");
+            counts.then(|| count.parse::<f64>().expect("a number"))
+        });
+        signs.sum()
     }
 
     /// All metrics as text.

@@ -16,6 +16,9 @@ use crate::common::{Client, Node, eventually, node, refused_node};
 
 const SECRET_COOKIE: &str = "user=ada; sid=only-the-backend-knows-this";
 
+/// How long a question waits for its turn (docs/hooks.md).
+const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
+
 async fn refused(node: &Node, query: &str) -> (u16, String, String) {
     let Err((status, body)) = open(node, query, &[]).await else {
         panic!("let in");
@@ -341,7 +344,7 @@ async fn a_dead_backend_is_asked_once_a_second_until_it_answers() {
     );
     backend.answer(|_| ok(json!({"user": "ada"})));
     eventually(async || open(&node, "", &[]).await.map_err(|(_, body)| body)).await;
-    assert!(node.log().contains("hook answers again"));
+    node.until_logged("hook answers again").await;
     assert!(
         node.labelled("hook_connect_total", r#"status="open""#)
             .await
@@ -367,26 +370,28 @@ async fn two_thousand_come_at_once_through_a_slow_hook() {
     })
     .await;
     let url = backend.url("/");
-    let more = [("PUSH_LOG", "info"), ("PUSH_CLIENT_RATE", "0")];
+    let more = [
+        ("PUSH_LOG", "info"),
+        ("PUSH_CLIENT_RATE", "0"),
+        // This backend shares the processors with 2,000 clients.
+        ("PUSH_HOOK_TIMEOUT_MS", "60000"),
+    ];
     let node = hooked(&by_hook(&url), &more);
-    // In 32 rounds of 64 that are 1.6 s; the test's own clients and backend share the processors.
+    // In 32 rounds of 64 that are 1.6 s. Only where they take longer than a question waits may a
+    // client be refused, once it has waited as long; it comes again.
     let began = Instant::now();
     let clients = (0..2000).map(async |n| {
-        let client = open(&node, &format!("n={n}"), &[]).await;
-        client.map_err(|(_, body)| body)
+        loop {
+            let asked = Instant::now();
+            match open(&node, &format!("n={n}"), &[]).await {
+                Ok(client) => break client,
+                Err((_, body)) => assert!(asked.elapsed() >= QUEUE_PATIENCE, "{body}"),
+            }
+        }
     });
-    let clients: Vec<Result<Client, Value>> = join_all(clients).await;
+    let clients: Vec<Client> = join_all(clients).await;
     let took = began.elapsed();
-    let refused: Vec<_> = clients
-        .iter()
-        .filter_map(|one| one.as_ref().err())
-        .collect();
-    assert!(
-        refused.is_empty(),
-        "{} after {took:?}: {}",
-        refused.len(),
-        refused[0]
-    );
+    assert_eq!(clients.len(), 2000);
     assert!(backend.most() <= 64, "{} at once", backend.most());
     // They are kept: a few more come of races for one that is just free.
     assert!(backend.opened() <= 128, "{} connections", backend.opened());

@@ -7,16 +7,8 @@ use futures::future::join_all;
 use serde_json::json;
 
 use crate::common::tokens::Issuer;
-use crate::common::{Client, Node, eventually, http, node, node_command, post};
+use crate::common::{Client, eventually, http, node, node_command, post};
 use crate::common::{start_node, start_with_log};
-
-async fn until_logged(node: &Node, words: &str) {
-    eventually(async || match node.log() {
-        log if log.contains(words) => Ok(()),
-        log => Err(log),
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn signals_that_ask_for_no_end_do_not_end_a_node() {
@@ -25,7 +17,7 @@ async fn signals_that_ask_for_no_end_do_not_end_a_node() {
     for signal in ["USR1", "USR2", "HUP", "HUP"] {
         node.signal(signal);
     }
-    until_logged(&node, "SIGHUP").await;
+    node.until_logged("SIGHUP").await;
     let push = json!({"to": {"user": "42"}, "data": 1});
     assert_eq!(post(&node.push_url, &push).await.0, 200);
     assert_eq!(client.json().await, 1);
@@ -51,14 +43,14 @@ async fn the_second_signal_ends_a_node_at_once() {
     ] {
         let mut node = start_node(&[("PUSH_PRESTOP_SECONDS", "3600")]);
         node.signal(first);
-        until_logged(&node, "leaving").await;
+        node.until_logged("leaving").await;
         // Not taken for a second one.
         node.signal("HUP");
-        until_logged(&node, "SIGHUP").await;
+        node.until_logged("SIGHUP").await;
         assert!(node.ended().is_none());
         node.signal(second);
         assert_eq!(node.wait_exit().code(), Some(code), "{}", node.log());
-        assert!(node.log().contains("told to end again"), "{}", node.log());
+        node.until_logged("told to end again").await;
     }
 }
 
@@ -74,7 +66,8 @@ async fn a_hangup_reads_the_file_of_keys_again() {
     let node = node(&settings);
     // The file has not changed, so the node would not look by itself.
     node.signal("HUP");
-    until_logged(&node, "keys of PUSH_JWT_KEYS_FILE read again").await;
+    node.until_logged("keys of PUSH_JWT_KEYS_FILE read again")
+        .await;
 }
 
 /// No other node can take them, so each moment only keeps them from the next process.

@@ -170,7 +170,7 @@ async fn a_full_table_of_file_descriptors_is_survived_without_a_busy_loop() {
     for n in 0..=n {
         assert_eq!(first.json().await, n);
     }
-    assert!(node.log().contains("accept failed"), "{}", node.log());
+    node.until_logged("accept failed").await;
 
     drop(crowd);
     let mut late = Client::plain(&node.ws_url("late")).await;

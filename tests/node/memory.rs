@@ -87,6 +87,7 @@ async fn a_client_that_reads_stays_beside_stalled_ones_on_the_same_broadcast() {
     assert_eq!(node.metric("shed_total").await, 8.0);
     assert_eq!(closed_as_slow(&node).await, 8.0);
     let words = "all queues together held more than PUSH_MEMORY_BYTES";
+    node.until_logged(words).await;
     assert_eq!(node.log().matches(words).count(), 1, "said once");
     let answer = push(&node, json!({"to": {"user": "reader"}, "data": 1})).await;
     assert_eq!(summary(&answer), ("routed", 1, 1), "{answer}");

@@ -111,11 +111,7 @@ async fn only_a_trusted_proxy_may_begin_with_a_proxy_header_and_it_must() {
         raw.end().await;
     }
     assert_eq!(refused(&node).await, 2.0);
-    assert!(
-        node.log().contains("without a PROXY header"),
-        "{}",
-        node.log()
-    );
+    node.until_logged("without a PROXY header").await;
 }
 
 #[tokio::test]

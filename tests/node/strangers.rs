@@ -224,11 +224,12 @@ async fn a_refused_origin_and_a_refused_name_are_logged_once_with_the_setting() 
         let head = format!("GET /v1/nodes HTTP/1.1\r\nHost: evil{n}.example\r\n");
         assert_eq!(ask(&node, &head, "").await.status, 403);
     }
-    let log = node.log();
     for (setting, first) in [
         ("PUSH_ORIGINS", "https://evil.example0"),
         ("PUSH_ALLOWED_HOSTS", "evil0.example"),
     ] {
+        node.until_logged(first).await;
+        let log = node.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains(setting)).collect();
         assert_eq!(lines.len(), 1, "{log}");
         assert!(

@@ -14,6 +14,18 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
         deny(history, 20 * SECOND);
     }),
     ("a sender that hung up, and its push", hang_up),
+    (
+        "a push that its node had not read when it froze",
+        |history| {
+            late_behind_a_freeze(history, 4, "unknown");
+        },
+    ),
+    (
+        "a push that its node had half done when it froze",
+        |history| {
+            late_behind_a_freeze(history, 6, "unknown");
+        },
+    ),
     ("senders that misbehave and are treated well", |history| {
         history
             .events
@@ -60,6 +72,16 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
             at: vanished,
             until: vanished + 40 * SECOND,
         });
+    }),
+    (
+        "H6",
+        "a push that was late before its node froze",
+        |history| {
+            late_behind_a_freeze(history, 7, "routed");
+        },
+    ),
+    ("H6", "a push without an answer, 31 s late", |history| {
+        late_behind_a_freeze(history, 36, "unknown");
     }),
     ("H16", "a half-closed sender without an answer", |history| {
         history.events.push(half_closed(false));
@@ -122,6 +144,27 @@ fn deny(history: &mut History, at: u64) {
 fn hang_up(history: &mut History) {
     history.pushes[2].status = HUNG_UP.to_owned();
     history.pushes[2].parts[0].status = HUNG_UP.to_owned();
+}
+
+/// The message to `p` goes at 5 s through another node, which freezes at this second for 35 s, and
+/// comes 37 s later. Answered is it after one second, with this.
+fn late_behind_a_freeze(history: &mut History, freezes: u64, status: &str) {
+    history.unheard("m4");
+    let push = &mut history.pushes[3];
+    push.via = "n1.bbbbbbbbbbbb".to_owned();
+    push.answered = push.sent + SECOND;
+    push.status = status.to_owned();
+    push.parts[0].status = status.to_owned();
+    let at = freezes * SECOND;
+    history.events.push(Event::Fault {
+        kind: "node-freeze".to_owned(),
+        node: Some(push.via.clone()),
+        at,
+        until: at + 35 * SECOND,
+    });
+    history.events.push(recv("p1", "m4", "p", 42 * SECOND));
+    // No longer through the node whose counters are known.
+    history.count("pushes_total{status=\"routed\"}", 3.0);
 }
 
 fn asked_late(is_answered: bool) -> Event {
