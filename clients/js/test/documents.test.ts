@@ -1,4 +1,5 @@
-// What the documents show works: their first example runs, and the others are at least JavaScript.
+// What the documents show works: their first example runs, the others are at least JavaScript, and the
+// reference is no older than the types.
 import { transform } from "esbuild";
 import { readFileSync } from "node:fs";
 import * as package_ from "pushnode-js";
@@ -23,4 +24,10 @@ test.each(["../README.md", "../../../docs/javascript.md"])("the examples of %s",
   await node.push({ to: { topic: "chat.17" }, data: "good day" });
   await until("all is shown", () => lines.length === 3);
   expect(lines.sort()).toEqual(["chat: good day", "here: 42", "to me: hello"]);
+});
+
+test("the reference is what the types make", async () => {
+  const { reference, written } = await import(String(new URL("../reference.mjs", import.meta.url)));
+  const isNew = readFileSync(written, "utf8") === reference();
+  expect(isNew, "run `npm run reference`, and commit docs/javascript-reference.md").toBe(true);
 });
