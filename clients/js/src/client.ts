@@ -149,10 +149,10 @@ export function createClient(url: string, options: Options, ladder: Transport[])
       });
     } catch (error) {
       const { code } = error as PushError;
-      if (code === "lost") return; // the next connection begins with it
-      if (code !== "wrong_user") throw error;
-      reset();
-      core._again();
+      if (code === "wrong_user") {
+        reset();
+        core._again();
+      } else if (code !== "lost") throw error; // the next connection begins with it
     }
   };
   core.close = () => core._close({ code: 1000, reason: "goodbye" });

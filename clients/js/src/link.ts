@@ -30,7 +30,7 @@ const TIMEOUT = STREAMS ? "timeout" : undefined;
 const nothing = () => {};
 
 export function addLink(core: Core, ladder: Transport[]) {
-  const { timeout = 10_000, events = globalThis.window as EventTarget | undefined, backoff = {} } = core._options;
+  const { timeout = 10_000, events = globalThis.window, backoff = {} } = core._options;
   const { min = 500, max = 20_000, stable = 5_000 } = backoff;
   const life = new AbortController();
   let gone: Promise<void> | undefined; // of the last line
@@ -60,7 +60,7 @@ export function addLink(core: Core, ladder: Transport[]) {
   };
   const token = addToken(core, timeout);
   const isAway = watchPage(
-    events,
+    events as Partial<Window>,
     life.signal,
     () => wake(),
     core._again,

@@ -5,12 +5,11 @@ const EVENTS = "visibilitychange online pageshow resume pagehide";
 
 /** Returns whether no try makes sense now: the page has been left, or there is no network. */
 export function watchPage(
-  target: EventTarget | null | undefined,
+  page: Partial<Window> | null | undefined,
   signal: AbortSignal,
   wake: () => void,
   leave: () => void,
 ): () => boolean {
-  const page = target as Partial<Window> | null | undefined;
   let isLeft = false;
   for (const name of EVENTS.split(" ")) {
     page?.addEventListener?.(

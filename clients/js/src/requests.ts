@@ -46,8 +46,7 @@ export function addRequests(core: Core) {
   const pump = (core._pump = () => {
     while (takes(core) && open < MOST_UNDER_WAY && budget) {
       const [request] = queue;
-      if (!request || (request._accept && held)) return;
-      if (request._topic?.state === "subscribing") return;
+      if (!request || (request._accept && held) || request._topic?.state === "subscribing") return;
       if (budget-- === RATE) {
         setTimeout(() => {
           budget = RATE;

@@ -11,6 +11,7 @@ export const sse: Transport = (core, hear, end, heard) => {
   const abort = new AbortController();
   const { id, at } = core._positions;
   const topics = [...core._topics.values()];
+  for (const topic of topics) topic._isAsked = true;
   const query = {
     since: !id && at[""],
     topics: topics.map(({ name }) => encodeURIComponent(name)).join(),
@@ -29,7 +30,7 @@ export const sse: Transport = (core, hear, end, heard) => {
       const code = CODES[status];
       const body = code && status > 204 ? await answer.json() : {};
       return {
-        type: code ? "bye" : undefined,
+        type: (code && "bye") as string,
         code: code ?? 1006,
         reason: body.error?.code ?? "status " + status,
         retry_ms: +answer.headers.get("Retry-After")! * 1000,

@@ -1,7 +1,9 @@
 // The token: asked for when there is none or it is no longer good, and by one question at a time.
 
 import type { Core } from "./core.js";
-import { PushError, type TokenReason, Unauthorized } from "./types.js";
+import { type Options, PushError, type TokenReason, Unauthorized } from "./types.js";
+
+type Provider = Exclude<Options["token"], string | undefined>;
 
 export function addToken(core: Core, timeout: number) {
   const { token: source } = core._options;
@@ -9,11 +11,11 @@ export function addToken(core: Core, timeout: number) {
   let asked: Promise<void> | undefined;
 
   const ask = async (why: TokenReason) => {
-    if (typeof source !== "function") return;
+    if (core._isFixed) return;
     let timer: ReturnType<typeof setTimeout>;
     try {
       core._token = await Promise.race([
-        source({ reason: why }),
+        (source as Provider)({ reason: why }),
         new Promise<never>((_, reject) => {
           timer = setTimeout(reject, timeout, new PushError("timeout"));
         }),
@@ -43,9 +45,9 @@ export function addToken(core: Core, timeout: number) {
   return {
     _drop,
     /** Asks for one if there is none that may be good. */
-    async _prepare() {
+    _prepare() {
       if (Date.now() > core._tokenEnd) _drop("expired");
-      if (!core._token) await core._askToken(reason);
+      return core._token || core._askToken(reason);
     },
   };
 }

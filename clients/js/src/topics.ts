@@ -24,6 +24,8 @@ export interface Subscription {
   _emit: Emitter["_emit"];
   _ended?: PushError;
   _presence?: boolean;
+  /** An event stream's request has named it, as it is wanted. */
+  _isAsked?: boolean;
   _since?: string;
   _last?: number;
 }
@@ -112,10 +114,10 @@ export function addTopics(core: Core) {
   };
 
   core.topic = (name, { presence, since, last } = {}) => {
-    let found = all.get(name);
-    if (!found) {
+    let topic = all.get(name)!;
+    if (!topic) {
       const _handles = new Set<Emitter>();
-      found = {
+      topic = {
         name,
         state: "subscribing",
         _since: since,
@@ -123,17 +125,17 @@ export function addTopics(core: Core) {
         _handles,
         _emit: (...args) => [..._handles].map((handle) => handle._emit(...args)).some(Boolean),
         history: (options) =>
-          core._send({ ...options, type: "history", topic: name }, { idempotent: true }, found),
+          core._send({ ...options, type: "history", topic: name }, { idempotent: true }, topic),
         publish: (data, options) =>
-          core._send({ ...options, type: "publish", topic: name, data }, {}, found),
+          core._send({ ...options, type: "publish", topic: name, data }, {}, topic),
       } as Subscription;
-      all.set(name, found);
-      want(found);
+      all.set(name, topic);
+      want(topic);
       if (core._closed) core._endTopics(core._closed);
     }
-    const topic = found;
     if (presence && !topic._presence) {
       topic._presence = true;
+      if (STREAMS) topic._isAsked = false;
       want(topic);
     }
     const handle: Handle = {
@@ -185,11 +187,13 @@ export function addTopics(core: Core) {
 
   core._openTopics = (isResumed) => {
     if (!STREAMS || core._line!.send) return flush();
-    wanted.clear();
     for (const topic of all.values()) {
+      if (!topic._isAsked) continue; // since then: another stream follows
+      wanted.delete(topic);
       subscribed(topic);
       if (!isResumed && core._positions.at[topic.name]) lose(topic.name);
     }
+    queueMicrotask(flush);
   };
   core._presence = ({ topic: name, members: list, join = [], leave = [], count, status }) => {
     const topic = all.get(name);
