@@ -21,6 +21,7 @@ final class Pushnode
 
     private readonly string $channels;
     private readonly string $me;
+    private bool $isChecked = false;
     /** @var resource|null */
     private $inbox = null;
 
@@ -57,6 +58,7 @@ final class Pushnode
      */
     public function push(string|array $to, mixed $data, array $options = []): array
     {
+        $this->check();
         $to = is_string($to) ? ['user' => $to] : $to;
         $wait = $options['wait'] ?? 'routed';
         $timeout = $options['timeout'] ?? 3.0;
@@ -116,6 +118,7 @@ final class Pushnode
      */
     public function keep(string|array $to, mixed $data, array $options = []): array
     {
+        $this->check();
         $to = is_string($to) ? ['user' => $to] : $to;
         $tag = '{' . ($to['topic'] ?? self::inKey($to['user'])) . '}';
         [$log, $position] = isset($to['topic']) ? ["log:$tag", "logpos:$tag"] : ["inbox:$tag", "pos:$tag"];
@@ -150,6 +153,26 @@ final class Pushnode
         $claims = ['sub' => $user] + ($topics === null ? [] : ['topics' => $topics]);
         $this->redis->setex($this->prefix . 'session:' . hash('sha256', $token), $seconds, self::json($claims));
         return $token;
+    }
+
+    /** In a Redis Cluster channels are sharded, and 0 receivers prove nothing. */
+    private function check(): void
+    {
+        if ($this->isChecked) {
+            return;
+        }
+        try {
+            if (is_int($this->redis->rawCommand('CLUSTER', 'KEYSLOT', $this->prefix))) {
+                throw new LogicException('this is a Redis Cluster: push by HTTP there (POST /v1/push)');
+            }
+            $this->redis->clearLastError(); // switched off
+        } catch (RedisException $error) {
+            // Not allowed to us; a connection that fails is another matter.
+            if (!str_contains($error->getMessage(), 'cluster')) {
+                throw $error;
+            }
+        }
+        $this->isChecked = true;
     }
 
     /** Publishes to each node that has not taken it. Whether one could not be reached. */

@@ -19,6 +19,7 @@ const target = (to) => (typeof to === "string" ? { user: to } : to);
 
 export class Publisher {
   #waiting = new Map(); // by ref: who hears the receipts
+  #checked;
   #inbox;
 
   /** `prefix` is `PUSH_PREFIX`, `database` the number in the nodes' `PUSH_REDIS_URL`. */
@@ -39,6 +40,7 @@ export class Publisher {
    * be reached. Repeat an `unrouted` one with the same `id`.
    */
   async push(to, data, { id = random(12), wait = "routed", timeout = 3000, ...fields } = {}) {
+    await (this.#checked ??= this.#check());
     const envelope = { to: target(to), data, id, ...fields };
     const deadline = Date.now() + timeout;
     if (wait === "routed") return this.#push(envelope, deadline);
@@ -59,6 +61,7 @@ export class Publisher {
    * `seconds` are the nodes' `PUSH_KEEP_MESSAGES` and `PUSH_KEEP_SECONDS`.
    */
   async keep(to, data, { id = random(12), event, messages = 1000, seconds = 86400 } = {}) {
+    await (this.#checked ??= this.#check());
     to = target(to);
     const tag = `{${to.topic ?? inKey(to.user)}}`;
     const [log, position] = to.topic
@@ -118,6 +121,19 @@ export class Publisher {
     if (!nodes) status = isUnreached ? "unrouted" : "offline";
     else if (all.length < expected && status === "duplicate") status = "routed";
     return { status, id, nodes, connections };
+  }
+
+  /** In a Redis Cluster channels are sharded, and 0 receivers prove nothing. */
+  async #check() {
+    try {
+      await this.redis.call("CLUSTER", "KEYSLOT", this.prefix);
+    } catch (error) {
+      // Switched off, or not allowed to us; a connection that fails is another matter.
+      if (/cluster/i.test(error.message)) return;
+      this.#checked = undefined;
+      throw error;
+    }
+    throw new Error("this is a Redis Cluster: push by HTTP there (POST /v1/push)");
   }
 
   /** Publishes to each node that has not taken it. Whether one could not be reached. */

@@ -25,11 +25,15 @@ class Publisher:
     def __init__(
         self, redis: Any, prefix: str = "pn:", database: int = 0, name: str = "publisher"
     ) -> None:
-        """`prefix` is `PUSH_PREFIX`, `database` the number in the nodes' `PUSH_REDIS_URL`."""
+        """`prefix` is `PUSH_PREFIX`, `database` the number in the nodes' `PUSH_REDIS_URL`.
+
+        A Redis Cluster is refused by the first push (`ValueError`): push by HTTP there.
+        """
         self.redis = redis
         self.prefix = prefix
         self.channels = prefix + (f"{database}:" if database else "")
         self.me = f"{name}.{secrets.token_hex(8)}"
+        self._is_checked = False
         self._inbox: Any = None
         self._turn = threading.Lock()
 
@@ -51,6 +55,7 @@ class Publisher:
         `written`, `acked`, `duplicate`, `offline` and `unrouted`: a node that holds the user could
         not be reached. Repeat an `unrouted` one with the same `id`.
         """
+        self._check()
         target = {"user": to} if isinstance(to, str) else to
         envelope = {"to": target, "data": data, "id": id or secrets.token_hex(12), **fields}
         if wait == "routed":
@@ -75,6 +80,7 @@ class Publisher:
 
         `messages` and `seconds` are the nodes' `PUSH_KEEP_MESSAGES` and `PUSH_KEEP_SECONDS`.
         """
+        self._check()
         target = {"user": to} if isinstance(to, str) else to
         if "topic" in target:
             tag = "{%s}" % target["topic"]
@@ -95,6 +101,20 @@ class Publisher:
             pipe.execute()
         self.redis.publish(self.channels + "g", _json({"to": target, "keep": True}))
         return {"status": "stored", "id": entry["id"]}
+
+    def _check(self) -> None:
+        """In a Redis Cluster channels are sharded, and 0 receivers prove nothing."""
+        if self._is_checked:
+            return
+        try:
+            self.redis.execute_command("CLUSTER KEYSLOT", self.prefix)
+        except Exception as error:
+            # Switched off, or not allowed to us; a connection that fails is another matter.
+            if "cluster" not in str(error):
+                raise
+            self._is_checked = True
+        else:
+            raise ValueError("this is a Redis Cluster: push by HTTP there (POST /v1/push)")
 
     def _push(self, envelope: dict[str, Any], wait: str, deadline: float) -> dict[str, Any]:
         line, to = _json(envelope), envelope["to"]

@@ -64,4 +64,5 @@ mod documents;
 mod metrics;
 mod openapi;
 mod operations;
+mod packages;
 mod tidy;

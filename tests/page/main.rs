@@ -403,6 +403,80 @@ fn the_page_follows_topics_and_sees_who_is_there() {
 }
 
 #[test]
+fn several_users_are_on_one_page_each_with_its_own_log() {
+    let node = Node::start(&[]);
+    let browser = Browser::start(1280, 860, "light");
+    browser.connect(&node, "anna");
+    browser.click("#join");
+    for user in ["bob", "cid"] {
+        browser.click("#another");
+        browser.run(
+            "const form = [...document.querySelectorAll('.other form')].at(-1); \
+             form.user.value = arguments[0]; \
+             if (arguments[0] === 'cid') form.transport.value = 'sse'; \
+             form.requestSubmit();",
+            &json!([user]),
+        );
+        browser.until(
+            "one more is connected",
+            &format!(
+                "return [...document.querySelectorAll('.other')].some(card => \
+                 card.innerText.includes('{user}') && card.innerText.includes('Connected as {user}'))"
+            ),
+        );
+    }
+    browser.until(
+        "all are in the topic of the page",
+        "return text('#topic-list').includes('3 here: anna, bob, cid')",
+    );
+
+    // Each has what is addressed to it, and nothing else.
+    for user in ["anna", "bob", "cid"] {
+        node.push(&json!({"to": {"user": user}, "data": format!("to {user}")}));
+    }
+    node.push_text(r#"{"to":{"topic":"news"},"data":12345678901234567890}"#);
+    let logs = "const logs = [...document.querySelectorAll('.list')].map(list => \
+                [...list.querySelectorAll('.message-data')].map(e => e.textContent).sort().join('|'));";
+    browser.until(
+        "each log has two messages of its own",
+        &format!(
+            "{logs} return logs[0] === '\"to anna\"|12345678901234567890' \
+             && logs[1] === '\"to bob\"|12345678901234567890' \
+             && logs[2].startsWith('\"to cid\"|1234567890')"
+        ),
+    );
+
+    // One comes back from a broken line, and the page's own user answers to nobody else's calls.
+    browser.click(".other .cut");
+    browser.until(
+        "it is back",
+        "return document.querySelector('.other .list').innerText.match(/Connected as bob/g).length === 2",
+    );
+    let url = format!("{}/v1/call", node.url);
+    let ask = json!({"to": {"user": "bob"}, "data": "how far?"}).to_string();
+    let (status, answer) = http(Method::POST, &url, Some(&ask)).expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    browser.until(
+        "the one who was asked says so",
+        "const logs = [...document.querySelectorAll('.list')].map(list => list.innerText.includes('how far?')); \
+         return String(logs) === 'false,true,false'",
+    );
+
+    browser.click("#topic-list button");
+    browser.click(".other .remove");
+    browser.until(
+        "it has stopped",
+        "return document.querySelector('.other .status').textContent === 'Disconnected'",
+    );
+    browser.click(".other .remove");
+    browser.until(
+        "it is gone, and the other stays",
+        "return document.querySelectorAll('.other').length === 1 \
+         && document.querySelector('.other h2').textContent === 'cid'",
+    );
+}
+
+#[test]
 fn the_page_answers_a_call_and_comes_back_from_a_broken_line_with_what_was_kept() {
     let node = Node::start(&[]);
     let browser = Browser::start(1280, 860, "light");

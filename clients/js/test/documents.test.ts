@@ -1,6 +1,9 @@
-// What the documents show works: their first example runs, and the others are at least JavaScript.
+// What the documents show works: their first example runs, the others are at least JavaScript, and the
+// reference is no older than the types.
 import { transform } from "esbuild";
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import * as package_ from "pushnode-js";
 import { expect, test } from "vitest";
 import { atEnd, startNode, until } from "./rig/index.js";
@@ -23,4 +26,21 @@ test.each(["../README.md", "../../../docs/javascript.md"])("the examples of %s",
   await node.push({ to: { topic: "chat.17" }, data: "good day" });
   await until("all is shown", () => lines.length === 3);
   expect(lines.sort()).toEqual(["chat: good day", "here: 42", "to me: hello"]);
+});
+
+test("the reference is what the types make", async () => {
+  const { reference, written } = await import(String(new URL("../reference.mjs", import.meta.url)));
+  const isNew = readFileSync(written, "utf8") === reference();
+  expect(isNew, "run `npm run reference`, and commit docs/javascript-reference.md").toBe(true);
+});
+
+test("the package has what it exports and nothing else", async () => {
+  const folder = fileURLToPath(new URL("..", import.meta.url));
+  const said = execFileSync("npm", ["pack", "--dry-run", "--ignore-scripts", "--json"], { cwd: folder });
+  const [{ files }] = JSON.parse(String(said));
+  const names: string[] = files.map(({ path }: { path: string }) => path).sort();
+  const entries = ["index", "ws", "react"];
+  const endings = [".js", ".cjs", ".d.ts", ".d.cts"];
+  const built = entries.flatMap((entry) => endings.map((ending) => `dist/${entry}${ending}`));
+  expect(names).toEqual(["LICENSE", "README.md", "package.json", "dist/pushnode.js", ...built].sort());
 });

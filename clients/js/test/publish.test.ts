@@ -123,6 +123,27 @@ test.each(Object.keys(HELPERS) as (keyof typeof HELPERS)[])(
   },
 );
 
+test.each(Object.keys(HELPERS) as (keyof typeof HELPERS)[])(
+  "the helper in %s refuses a Redis Cluster, and asks once where it may not ask",
+  async (language) => {
+    const cluster = await startRedis("--cluster-enabled", "yes");
+    const start = (redis: { url: string }) =>
+      startProgram([...HELPERS[language](), portOf(redis), tool("node/node_modules/ioredis")]);
+    const refused = start(cluster);
+    for (const method of ["push", "keep"]) {
+      const { error } = await refused(method, { topic: "news" }, 1, {});
+      expect(error).toContain("Redis Cluster");
+    }
+    const redis = await startRedis();
+    await redisCli(portOf(redis), "ACL", "SETUSER", "default", "-cluster");
+    const allowed = start(redis);
+    expect(await allowed("push", "42", 1, {})).toMatchObject({ status: "offline" });
+    await redisCli(portOf(redis), "CONFIG", "RESETSTAT");
+    expect(await allowed("push", "42", 1, {})).toMatchObject({ status: "offline" });
+    expect(await redisCli(portOf(redis), "INFO", "commandstats")).not.toContain("cluster");
+  },
+);
+
 test("events of Laravel reach the page, and its channels are checked", async () => {
   if (!existsSync("/usr/share/php/Illuminate/Broadcasting")) {
     return console.warn("not run: install the Debian package php-illuminate-broadcasting");

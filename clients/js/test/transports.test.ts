@@ -116,6 +116,22 @@ test("an address that no WebSocket can have is an end, not a loop", async () => 
   await expect(push.ready()).rejects.toMatchObject({ code: "closed" });
 });
 
+test("a topic that is opened while a stream opens is in the next one", async () => {
+  const node = await startNode();
+  const proxy = await startProxy(node.port);
+  proxy.delay = 500;
+  const push = client(proxy.url, { transports: ["sse"] });
+  await until("it is on its way", () => proxy.requests.length === 1);
+  const topic = push.topic("late");
+  const got: unknown[] = [];
+  topic.on("message", (data) => got.push(data));
+  await push.ready();
+  await topic.ready();
+  await node.push({ to: { topic: "late" }, data: "hello" });
+  await until("it comes", () => got.length === 1);
+  expect(proxy.requests.at(-1)).toContain("topics=late");
+});
+
 test("a topic that goes from a WebSocket to a stream has a gap, and says so", async () => {
   const node = await startNode();
   const proxy = await startProxy(node.port);

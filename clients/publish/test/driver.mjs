@@ -11,7 +11,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const [method, to, data, { timeout = 3, ...options }] = JSON.parse(line);
   const began = performance.now();
   if (method === "push") options.timeout = timeout * 1000;
-  const answer = await publisher[method](to, data, options);
+  const answer = await publisher[method](to, data, options).catch(({ message }) => ({ error: message }));
   console.log(JSON.stringify({ ...answer, took: (performance.now() - began) / 1000 }));
 }
 await publisher.close();

@@ -9,6 +9,10 @@ $publisher = new Pushnode($redis, receipts: ['address' => "tcp://127.0.0.1:$argv
 while ($line = fgets(STDIN)) {
     [$method, $to, $data, $options] = json_decode($line, true);
     $began = microtime(true);
-    $answer = $publisher->$method($to, $data, $options);
+    try {
+        $answer = $publisher->$method($to, $data, $options);
+    } catch (Exception $error) {
+        $answer = ['error' => $error->getMessage()];
+    }
     echo json_encode($answer + ['took' => microtime(true) - $began]), "\n";
 }

@@ -14,5 +14,8 @@ publisher = Publisher(redis.Redis(port=int(sys.argv[1])))
 for line in sys.stdin:
     method, to, data, options = json.loads(line)
     began = time.monotonic()
-    answer = getattr(publisher, method)(to, data, **options)
+    try:
+        answer = getattr(publisher, method)(to, data, **options)
+    except Exception as error:
+        answer = {"error": str(error)}
     print(json.dumps({**answer, "took": time.monotonic() - began}), flush=True)

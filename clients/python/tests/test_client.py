@@ -92,6 +92,76 @@ def test_topics_presence_and_iteration(nodes: tuple[Node, Node]) -> None:
     run(main())
 
 
+def test_members_publish_and_look_back(redis: Redis) -> None:
+    rules = [
+        {"match": "chat.*", "send": "members", "keep": {"messages": 50, "every": True}},
+        {"match": "seen.*", "presence": "count"},
+    ]
+    node = Node(redis, "members", PUSH_TOPIC_RULES=json.dumps(rules))
+
+    async def main() -> None:
+        async with (
+            pushnode.connect(node.url, user="m1") as one,
+            pushnode.connect(node.url, user="m2") as two,
+        ):
+            got: list[Any] = []
+            room = two.topic("chat.1")
+            room.on("message", lambda data, message: got.append((data, message.author, message.event)))
+            await room.ready()
+            for n in range(3):
+                await one.topic("chat.1").publish(n, event="said")
+            await eventually("all", lambda: len(got) == 3)
+            assert [(data, author["user"], event) for data, author, event in got] == [
+                (0, "m1", "said"),
+                (1, "m1", "said"),
+                (2, "m1", "said"),
+            ]
+            messages, more = await room.history(limit=2)
+            assert [message["data"] for message in messages] == [1, 2]
+            assert more
+            earlier, more = await room.history(before=messages[0]["entry"])
+            assert ([message["data"] for message in earlier], more) == ([0], False)
+            with pytest.raises(PushError) as refused:
+                await one.topic("news").publish("no")
+            assert refused.value.code == "forbidden"
+
+            late: list[Any] = []
+            other = pushnode.connect(node.url, user="m3")
+            other.topic("chat.1", last=2).on("message", lambda data, _: late.append(data))
+            seen = one.topic("seen.1", presence=True)
+            other.topic("seen.1")
+            await eventually("the last two", lambda: late == [1, 2])
+            await eventually("two", lambda: seen.count == 2)
+            assert seen.members == set()
+            await other.close()
+            await eventually("one", lambda: seen.count == 1)
+
+    try:
+        run(main())
+    finally:
+        node.kill()
+
+
+def test_members_may_have_information() -> None:
+    async def main() -> None:
+        async with pushnode.connect("ws://127.0.0.1:1", user="x") as push:
+            room = push.topic("room", presence=True)
+            told: list[Any] = []
+            room.on("presence", lambda members, joined, left: told.append((members, joined, left)))
+            room._present({"members": [{"user": "ann", "info": {"name": "Ann"}}, "bob"]})
+            room._present({"join": [{"user": "cid", "info": 1}], "leave": ["bob"]})
+            assert room.info == {"ann": {"name": "Ann"}, "cid": 1}
+            room._present({"leave": [{"user": "ann", "info": {"name": "Ann"}}]})
+            assert (room.info, room.count) == ({"cid": 1}, 1)
+            assert told == [
+                ({"ann", "bob"}, ["ann", "bob"], []),
+                ({"ann", "cid"}, ["cid"], ["bob"]),
+                ({"cid"}, [], ["ann"]),
+            ]
+
+    run(main())
+
+
 def test_a_forbidden_topic_closes_with_its_error(guarded: Node) -> None:
     async def main() -> None:
         claims = {"topics": ["news"]}

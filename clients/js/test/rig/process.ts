@@ -58,10 +58,10 @@ export interface Redis {
   url: string;
 }
 
-export async function startRedis(): Promise<Redis> {
+export async function startRedis(...more: string[]): Promise<Redis> {
   const port = await freePort();
   const folder = mkdtempSync(join(tmpdir(), "pushnode-js-"));
-  const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", folder];
+  const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", folder, ...more];
   const child = spawn("redis-server", flags, { stdio: "ignore" });
   child.on("error", (error) => console.error("redis-server must be on the PATH:", error.message));
   atEnd(async () => {

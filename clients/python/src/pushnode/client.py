@@ -119,12 +119,14 @@ class Client:
         """Calls the handler at each event. Returns the function that takes it off."""
         return self._handlers.on(event, handler)
 
-    def topic(self, name: str, *, presence: bool = False, since: str | None = None) -> Topic:
-        """Subscribes to a topic. ``since="0"`` asks for all that is kept. A second call for the
-        same topic returns the same object."""
+    def topic(
+        self, name: str, *, presence: bool = False, since: str | None = None, last: int | None = None
+    ) -> Topic:
+        """Subscribes to a topic. ``since="0"`` asks for all that is kept, ``last=50`` for the last
+        messages. A second call for the same topic returns the same object."""
         topic = self._topics.get(name)
         if topic is None:
-            topic = self._topics[name] = Topic(self, name, presence, since)
+            topic = self._topics[name] = Topic(self, name, presence, since, last)
             if self.state == "connected":
                 self._subscribe(topic)
         topic._users += 1
@@ -378,7 +380,7 @@ class Client:
 
         message = Message(
             frame.get("data"), frame.get("event"), name, message_id, position is not None,
-            (lambda: None) if self._acks else ack,
+            frame.get("from"), (lambda: None) if self._acks else ack,
         )  # fmt: skip
         if topic is not None:
             outcome = topic._deliver(message)
@@ -473,6 +475,8 @@ class Client:
         frame: dict[str, Any] = {"type": "subscribe", "topic": topic.name}
         if topic._position is not None and self._resumes:
             frame["since"] = topic._position
+        elif topic._last is not None:
+            frame["last"] = topic._last
         if topic._presence:
             frame["presence"] = True
         request = self._requests.add(frame, bounded=False)

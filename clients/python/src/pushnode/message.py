@@ -17,6 +17,8 @@ class Message:
     id: str | None = None
     kept: bool = False
     """Whether it is in the inbox or log, so that a client that comes back gets it."""
+    author: dict[str, str] | None = None
+    """``user`` and ``connection`` of the member who published it, set by the node."""
     _ack: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def ack(self) -> None:

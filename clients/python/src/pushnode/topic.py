@@ -24,14 +24,21 @@ class Topic:
     ``subscribed()``, ``closed(error)``.
     """
 
-    def __init__(self, client: Client, name: str, presence: bool, since: str | None) -> None:
+    def __init__(
+        self, client: Client, name: str, presence: bool, since: str | None, last: int | None
+    ) -> None:
         self.name = name
         self.state: State = "subscribing"
         self.members: set[str] | None = None
         """The users in the topic, with ``presence=True``, once they are known."""
+        self.info: dict[str, Any] = {}
+        """What the node tells of them beside their names."""
+        self.count: int | None = None
+        """How many they are, also where the topic's rule tells no names."""
         self._client = client
         self._presence = presence
         self._position = since
+        self._last = last
         self._users = 0
         self._handlers = Handlers(client._report)
         self._readers: set[asyncio.Queue[Any]] = set()
@@ -48,6 +55,36 @@ class Topic:
             await self._settled.wait()
         if self.state == "closed":
             raise self._error or PushError("closed", self.name)
+
+    async def publish(self, data: Any, *, event: str | None = None, echo: bool = False) -> None:
+        """Gives it to the members, where the topic's rule lets members publish; with ``echo=True``
+        to this client as well. Waits until subscribed. What is sent without an answer is not sent
+        again (``unknown``)."""
+        frame = {"type": "publish", "topic": self.name, "data": data}
+        if event is not None:
+            frame["event"] = event
+        if echo:
+            frame["echo"] = True
+        await self._ask(frame, idempotent=False)
+
+    async def history(
+        self, *, before: str | None = None, limit: int = 50
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """What was kept before an ``entry``, or the newest; the oldest first. And whether there is
+        more before it."""
+        frame = {"type": "history", "topic": self.name, "limit": limit}
+        if before is not None:
+            frame["before"] = before
+        reply = await self._ask(frame, idempotent=True)
+        return reply["messages"], reply["more"]
+
+    async def _ask(self, frame: dict[str, Any], idempotent: bool) -> dict[str, Any]:
+        try:
+            await asyncio.wait_for(self.ready(), self._client._timeout)
+        except TimeoutError:
+            raise PushError("timeout", f"not subscribed to {self.name} in time") from None
+        request = self._client._request(frame, idempotent=idempotent)
+        return await self._client._await(request, 0, None)
 
     def close(self) -> None:
         """Lets go of it. Unsubscribes when its last user does."""
@@ -100,18 +137,34 @@ class Topic:
         self._handlers.emit("closed", error)
 
     def _present(self, frame: dict[str, Any]) -> None:
-        joined, left = list(frame.get("join", [])), list(frame.get("leave", []))
+        # A member is a name, or an object with what the node tells of it.
+        said = {list_: [_named(one) for one in frame.get(list_, [])] for list_ in _LISTS}
+        if not any(list_ in frame for list_ in (*_LISTS, "count")):
+            return  # `status`: who is in it is not known for a while
+        before = set(self.members or ())
         if "members" in frame:
-            before = self.members or set()
-            self.members = set(frame["members"])
-            joined, left = sorted(self.members - before), sorted(before - self.members)
-        elif self.members is not None:
-            self.members |= set(joined)
-            self.members -= set(left)
-        else:
-            # `status`: who is in it is not known for a while.
-            return
+            self.members, self.info = set(), {}
+        elif self.members is None:
+            self.members = set()
+        for name, info in [*said["members"], *said["join"]]:
+            self.members.add(name)
+            if info is not None:
+                self.info[name] = info
+        for name, _ in said["leave"]:
+            self.members.discard(name)
+            self.info.pop(name, None)
+        self.count = frame.get("count", len(self.members))
+        joined, left = sorted(self.members - before), sorted(before - self.members)
         self._handlers.emit("presence", set(self.members), joined, left)
+
+
+_LISTS = ("members", "join", "leave")
+
+
+def _named(member: str | dict[str, Any]) -> tuple[str, Any]:
+    if isinstance(member, str):
+        return member, None
+    return member["user"], member.get("info")
 
 
 _END = object()
