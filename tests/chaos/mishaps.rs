@@ -117,6 +117,28 @@ impl Stage {
         self.await_rows(conns).await
     }
 
+    /// Has the log of a topic erased.
+    pub(crate) async fn erase(&self, node: usize, draw: u64) {
+        let address = {
+            let slot = self.places[node].lock().await;
+            slot.as_ref().map(crate::common::Node::client_address)
+        };
+        let Some(address) = address else { return };
+        let mut rng = Rng::with_seed(draw);
+        let named = TOPICS[rng.usize(..TOPICS.len())];
+        let name = topic(named).unwrap_or(named);
+        let url = format!("http://{address}/v1/topics/{name}/messages");
+        let at = self.recorder.now();
+        let answer = crate::common::http().delete(url).timeout(ANSWER).send();
+        let is_done = answer.await.is_ok_and(|answer| answer.status() == 200);
+        self.recorder.write(Event::Erased {
+            topic: named.to_owned(),
+            at,
+            until: self.recorder.now(),
+            is_done,
+        });
+    }
+
     /// Notes when these connections are in their rows again. Those that have closed need not be.
     async fn await_rows(&self, mut conns: Vec<String>) -> Result<()> {
         let start = Instant::now();
@@ -263,6 +285,7 @@ impl Stage {
             answered: self.recorder.now(),
             reason: answer["reason"].as_str().map(str::to_owned),
             kept: draft.kept,
+            author: None,
             everywhere: false,
             parts,
             status,
@@ -333,6 +356,7 @@ impl Stage {
             answered: self.recorder.now(),
             reason: answer["reason"].as_str().map(str::to_owned),
             kept: draft.kept,
+            author: None,
             everywhere: false,
             parts: parts(&draft.to, &status, &answer),
             status: status.clone(),
