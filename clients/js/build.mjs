@@ -10,28 +10,31 @@ import { fileURLToPath } from "node:url";
 const here = dirname(fileURLToPath(import.meta.url));
 const dist = join(here, "dist");
 
-/** Properties that neither the application, the node nor the platform knows. */
-const OWN = (
-  "line isModern tokens say again wantsPresence isSubscribed positions isFixed " +
-  "prepare ends drop wish retryMs wasReady isAway hears emit pump hear deliver names accept " +
-  "isIdempotent isOpen forget save heard frame lost"
-).split(" ");
-
 const common = {
   absWorkingDir: here,
   bundle: true,
-  minify: true,
   target: "es2022",
   legalComments: "none",
   external: ["react"],
-  mangleProps: new RegExp(`^(${OWN.join("|")})$`),
+  // What begins with `_` is ours: neither the application, the node nor the platform knows it.
+  mangleProps: /^_[a-z]/,
   tsconfigRaw: { compilerOptions: { useDefineForClassFields: false } },
 };
 const entries = { index: "src/index.ts", ws: "src/ws-only.ts", react: "src/react.ts" };
+/** The client without event streams is made without what serves them alone. */
+const define = (name) => ({ STREAMS: String(name !== "ws") });
 
 /** Makes it smaller still. */
 async function smaller(code, isModule, preamble) {
-  const compress = { passes: 4, ecma: 2020, unsafe_arrows: true, unsafe_methods: true };
+  const compress = {
+    passes: 6,
+    ecma: 2020,
+    keep_fargs: false,
+    pure_getters: true,
+    unsafe: true,
+    unsafe_arrows: true,
+    unsafe_methods: true,
+  };
   const format = { preamble };
   return (await minify(code, { module: isModule, compress, mangle: true, format })).code + "\n";
 }
@@ -41,6 +44,7 @@ export async function script() {
   const result = await build({
     ...common,
     entryPoints: ["src/index.ts"],
+    define: define("index"),
     format: "iife",
     globalName: "pushnode",
     write: false,
@@ -67,11 +71,11 @@ async function main() {
     ["esm", ".js"],
     ["cjs", ".cjs"],
   ]) {
-    const outExtension = { ".js": ending };
-    const options = { entryPoints: entries, outdir: dist, format, outExtension, write: false };
-    const { outputFiles } = await build({ ...common, ...options });
-    for (const { path, text } of outputFiles) {
-      writeFileSync(path, await smaller(text, format === "esm"));
+    for (const [name, source] of Object.entries(entries)) {
+      const options = { entryPoints: [source], define: define(name), format, write: false };
+      const { outputFiles } = await build({ ...common, ...options });
+      const code = await smaller(outputFiles[0].text, format === "esm");
+      writeFileSync(join(dist, name + ending), code);
     }
   }
   writeFileSync(join(dist, "pushnode.js"), await script());

@@ -4,32 +4,32 @@ export type Handler = (...args: any[]) => void;
 
 export interface Emitter {
   on(event: string, handler: Handler): () => void;
-  /** False if a handler threw. */
-  emit(event: string, ...args: unknown[]): boolean;
-  hears(event: string): boolean;
+  /** True if a handler threw; undefined if there is none. */
+  _emit(event: string, ...args: unknown[]): boolean | undefined;
 }
 
 export function createEmitter(fail: (error: unknown) => void): Emitter {
-  const handlers: Record<string, Set<Handler>> = {};
+  const handlers: Record<string, Set<[Handler]>> = {};
   return {
     on(event, handler) {
-      // A wrapper, so that a handler that was added twice is taken off once.
-      const one: Handler = (...args) => handler(...args);
-      (handlers[event] ??= new Set()).add(one);
-      return () => handlers[event]!.delete(one);
+      // In a box, so that a handler that was added twice is taken off once.
+      const box: [Handler] = [handler];
+      const all = (handlers[event] ??= new Set());
+      all.add(box);
+      return () => all.delete(box);
     },
-    emit(event, ...args) {
-      let isFine = true;
-      for (const handler of [...(handlers[event] ?? [])]) {
+    _emit(event, ...args) {
+      let isBad: boolean | undefined;
+      for (const [handler] of [...(handlers[event] ?? [])]) {
+        isBad ??= false;
         try {
           handler(...args);
         } catch (error) {
-          isFine = false;
+          isBad = true;
           fail(error);
         }
       }
-      return isFine;
+      return isBad;
     },
-    hears: (event) => handlers[event]?.size! > 0,
   };
 }

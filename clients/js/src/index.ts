@@ -16,5 +16,5 @@ export function connect<
   >,
 >(url: string, options: Options = {}): Client<Topics, Routes> {
   const ladder = (options.transports ?? ["ws", "sse"]).map((name) => (name === "ws" ? ws : sse));
-  return createClient(url, options, ladder) as Client<any, any>;
+  return createClient(url, options, ladder);
 }

@@ -2,46 +2,30 @@
 // covers both. A position is stored after the handlers ran, so that a message that was on its way
 // when the connection, or the page, ended comes again.
 
-import type { Options } from "./types.js";
+import type { Core, Positions } from "./core.js";
 
-export interface Positions {
-  user?: string;
-  inbox?: string;
-  /** The id of the last event of an event stream. */
-  lastId?: string;
-  topics: Record<string, string>;
-}
+export function addMemory(core: Core) {
+  const key = "pushnode " + core._url;
+  const { resume } = core._options;
+  const isStored = resume === "session";
+  const blank = (user?: string): Positions => ({ user, at: {} });
 
-export interface Memory {
-  positions: Positions;
-  save(): void;
-  /** Positions are a user's own. */
-  forget(user?: string): void;
-}
-
-export function createMemory(url: string, resume: Options["resume"]): Memory {
-  const key = "pushnode " + url;
-  const store = resume === "session" ? globalThis.sessionStorage : undefined;
-  let stored: Positions | undefined;
-  try {
-    stored = JSON.parse(store!.getItem(key)!);
-  } catch {
-    // None there, or the browser lets no page store anything.
-  }
-  const memory: Memory = {
-    positions: stored ?? { topics: {} },
-    save() {
-      if (resume === false) memory.positions = { user: memory.positions.user, topics: {} };
-      try {
-        store?.setItem(key, JSON.stringify(memory.positions));
-      } catch {
-        // It is full: what is in memory still serves.
-      }
-    },
-    forget(user) {
-      memory.positions = { user, topics: {} };
-      memory.save();
-    },
+  core._save = () => {
+    if (resume === false) core._positions = blank(core._positions.user);
+    try {
+      if (isStored) sessionStorage.setItem(key, JSON.stringify(core._positions));
+    } catch {
+      // It is full, or the browser lets no page store anything: what is in memory still serves.
+    }
   };
-  return memory;
+  core._forget = () => {
+    core._positions = blank();
+    core._save();
+  };
+  core._positions = blank();
+  try {
+    if (isStored) core._positions = JSON.parse(sessionStorage.getItem(key)!) ?? blank();
+  } catch {
+    // No page may store anything.
+  }
 }

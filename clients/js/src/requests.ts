@@ -1,172 +1,136 @@
 // What the client asks the node, and the answers: in order, at most 32 under way, and so paced
 // that the node's limit of frames is never reached. Sends wait here while there is no connection.
 
-import type { Link } from "./link.js";
-import type { Frame } from "./transport.js";
-import { PushError, type SendOptions, type Sent } from "./types.js";
+import type { Core } from "./core.js";
+import type { Subscription } from "./topics.js";
+import { type Frame, takes } from "./transport.js";
+import { PushError } from "./types.js";
 
 /** The node answers more with `busy`. */
 const MOST_UNDER_WAY = 32;
 /** In a second, and so at most twice as many in any second: below `PUSH_CLIENT_RATE` (100). */
 const RATE = 45;
 
-const ignore = () => {};
+const nothing = () => {};
 
 interface Request {
-  frame: object;
-  /** Its place in the order. */
-  n: number;
-  /** Of a `send`: it is in the service's stream, the reply may follow. */
-  accept?: () => void;
-  resolve(answer: Frame): void;
-  reject(error: PushError): void;
-  isIdempotent?: boolean;
-  /** It counts as under way: sent and without any answer yet. */
-  isOpen?: boolean;
+  /** Its place in the order: what is about the connection comes before all sends. */
+  _n: number;
+  _frame: object;
+  /** Of a send: the node has it, and a reply of the service may follow. */
+  _accept?: () => void;
+  _resolve(answer: Frame): void;
+  _reject(error: PushError): void;
+  _isIdempotent?: boolean;
+  /** 1 while it counts as under way: sent and without any answer yet. Undefined while it waits. */
+  _isOpen?: number;
+  _topic?: Subscription;
 }
 
-export interface Requests {
-  /**
-   * About this connection only: it fails with `lost` when the connection does. By callbacks, as
-   * frames that come right after the answer must find it done: promises are later than that.
-   */
-  ask(frame: object, resolve?: (answer: Frame) => void, reject?: (error: PushError) => void): void;
-  send(route: string, data: unknown, options?: SendOptions): Sent<any>;
-  /** An answer, if it is to something that was asked here. */
-  hear(frame: Frame): boolean;
-  /** There may be something to do. */
-  pump(): void;
-  /** The connection is lost. With a code: what waits for another one is not sent, either. */
-  end(code?: string): void;
-}
-
-export function createRequests(link: () => Link, timeout: number, room: number): Requests {
+export function addRequests(core: Core) {
+  const { timeout = 10_000, queue: room = 100 } = core._options;
   // Services may recognize a repeat by user and ref, so a ref is not used again after a reload.
-  const prefix = Math.random().toString(36).slice(2) + "-";
-  /** About the connection: before all sends. */
-  const asks = new Set<Request>();
-  let sends: Request[] = [];
+  const prefix = Math.random().toString(36).slice(2);
   const sent = new Map<string, Request>();
+  let queue: Request[] = [];
   let last = 0;
   let open = 0;
   let budget = RATE;
   let held = 0; // refusals whose time has not passed: no sends until then
 
-  const pump = () => {
-    for (const request of [...asks, ...sends]) {
-      if (!link().line?.send || open >= MOST_UNDER_WAY || !budget) return;
-      if (request.accept && held) return;
+  const put = (request: Request) => {
+    request._isOpen = undefined;
+    queue.push(request);
+    queue.sort((a, b) => a._n - b._n);
+  };
+  const pump = (core._pump = () => {
+    while (takes(core) && open < MOST_UNDER_WAY && budget) {
+      const [request] = queue;
+      if (!request || (request._accept && held)) return;
+      if (request._topic?.state === "subscribing") return;
       if (budget-- === RATE) {
         setTimeout(() => {
           budget = RATE;
           pump();
         }, 1_000);
       }
-      asks.delete(request) || sends.splice(sends.indexOf(request), 1);
-      const ref = prefix + request.n;
+      queue.shift();
+      open += request._isOpen = 1;
+      const ref = prefix + request._n;
       sent.set(ref, request);
-      request.isOpen = true;
-      open++;
-      link().say({ ...request.frame, ref });
+      core._say({ ...request._frame, ref });
     }
-  };
+  });
   const answered = (request: Request) => {
-    if (request.isOpen) open--;
-    request.isOpen = false;
-  };
-  /** To be sent again, where it stood. */
-  const putBack = (request: Request) => {
-    sends.push(request);
-    sends.sort((a, b) => a.n - b.n);
+    if (request._isOpen) open--;
+    request._isOpen = 0;
   };
 
-  const send = (route: string, data: unknown, options: SendOptions = {}): Sent<any> => {
-    const n = ++last;
-    let accept!: () => void;
-    let fail!: (error: PushError) => void;
-    const accepted = new Promise<void>((yes, no) => {
-      accept = yes;
-      fail = no;
+  core._ask = (_frame, _resolve = nothing, _reject = nothing) => {
+    put({ _n: ++last - 1e9, _frame, _resolve, _reject });
+    pump();
+  };
+  core._send = (_frame, options = {}, _topic) => {
+    const _n = ++last;
+    const { _line: line } = core;
+    const request = { _n, _frame, _topic, _isIdempotent: options.idempotent } as Request;
+    const reply = new Promise<any>((resolve, reject) => {
+      request._reject = reject;
+      request._resolve = ({ status, data, error, messages, more }) => {
+        if (status === "failed") reject(new PushError(status, error));
+        else resolve(messages ? { messages, more } : data);
+      };
     });
-    const reply = new Promise<unknown>((yes, no) => {
-      const { line, closed } = link();
-      const end = (error: PushError) => {
-        clearTimeout(timer);
-        fail(error);
-        no(error);
-      };
-      const request: Request = {
-        n,
-        frame: { type: "send", route, data },
-        accept,
-        reject: end,
-        isIdempotent: options.idempotent,
-        resolve({ status, data, error }) {
-          accept();
-          if (status === "failed") return end(new PushError(status, error));
-          clearTimeout(timer);
-          yes(data);
-        },
-      };
-      const timer = setTimeout(() => {
-        sends = sends.filter((one) => one !== request);
-        if (sent.delete(prefix + n)) answered(request);
-        end(new PushError("timeout"));
-        pump();
-      }, options.timeout ?? timeout);
-      if (closed) return end(new PushError("closed"));
-      if (line && !line.send) return end(new PushError("read_only"));
-      if (!line && sends.length >= room) return end(new PushError("queue_full"));
-      sends.push(request);
+    const accepted = Promise.race([
+      new Promise<void>((resolve) => (request._accept = resolve)),
+      reply.then(nothing),
+    ]);
+    const timer = setTimeout(() => {
+      queue = queue.filter((one) => one !== request);
+      if (sent.delete(prefix + _n)) answered(request);
+      request._reject(new PushError("timeout"));
       pump();
-    });
-    // An application that looks at one of the two only is not warned of the other.
-    for (const promise of [accepted, reply]) promise.catch(() => {});
+    }, options.timeout ?? timeout);
+    reply.finally(() => clearTimeout(timer)).catch(nothing);
+    // An application that looks at the reply only is not warned.
+    accepted.catch(nothing);
+    if (core._closed) request._reject(core._closed);
+    else if (STREAMS && line && !line.send) request._reject(new PushError("read_only"));
+    else if (!line && queue.length >= room) request._reject(new PushError("queue_full"));
+    else put(request);
+    pump();
     return Object.assign(reply, { accepted });
   };
-
-  return {
-    pump,
-    send,
-    ask(frame, resolve = ignore, reject = ignore) {
-      asks.add({ n: ++last, frame, resolve, reject });
-      pump();
-    },
-    hear(frame) {
-      const { ref, type, code, retry_ms: retryMs } = frame;
-      const request = sent.get(ref);
-      if (!request) return false;
+  core._answered = (frame) => {
+    const { ref, type, status, code, message, retry_ms: retryMs } = frame;
+    const request = sent.get(ref);
+    if (!request) return;
+    answered(request);
+    if (status === "accepted") request._accept!();
+    else {
+      sent.delete(ref);
+      if (type !== "error") request._resolve(frame);
+      else if (code === "rate_limited" && request._accept) {
+        held++;
+        put(request);
+        setTimeout(() => {
+          held--;
+          pump();
+        }, retryMs);
+      } else request._reject(new PushError(code, message, retryMs));
+    }
+    pump();
+    return true;
+  };
+  core._endRequests = (code) => {
+    const all = [...sent.values(), ...queue];
+    sent.clear();
+    queue = [];
+    for (const request of all) {
+      const isSafe = request._isIdempotent || request._isOpen === undefined;
       answered(request);
-      if (frame.status === "accepted") {
-        request.accept!();
-      } else {
-        sent.delete(ref);
-        if (type !== "error") {
-          request.resolve(frame);
-        } else if (code === "rate_limited" && request.accept) {
-          held++;
-          putBack(request);
-          setTimeout(() => {
-            held--;
-            pump();
-          }, retryMs);
-        } else {
-          request.reject(new PushError(code, frame.message, retryMs));
-        }
-      }
-      pump();
-      return true;
-    },
-    end(code) {
-      const all = [...asks, ...sent.values(), ...(code ? sends : [])];
-      asks.clear();
-      sent.clear();
-      if (code) sends = [];
-      for (const request of all) {
-        answered(request);
-        if (request.isIdempotent && !code) putBack(request);
-        else request.reject(new PushError(code ?? (request.accept ? "unknown" : "lost")));
-      }
-    },
+      if (!code && request._accept && isSafe) put(request);
+      else request._reject(new PushError(code ?? (request._accept ? "unknown" : "lost")));
+    }
   };
 }

@@ -1,57 +1,51 @@
 // The token: asked for when there is none or it is no longer good, and by one question at a time.
 
-import { within } from "./time.js";
-import { type Closed, type Options, type TokenReason, Unauthorized } from "./types.js";
+import type { Core } from "./core.js";
+import { PushError, type TokenReason, Unauthorized } from "./types.js";
 
-export interface Tokens {
-  value: string | undefined;
-  /** No function: what was refused cannot be replaced. */
-  readonly isFixed: boolean;
-  /** Asks for one if there is none that may be good. */
-  prepare(): Promise<void>;
-  ask(reason: TokenReason): Promise<void>;
-  /** It ends in so many milliseconds. */
-  ends(inMs: number): unknown;
-  /** It is no longer good. */
-  drop(reason: TokenReason): void;
-}
-
-/** `close` is for a provider that says that there is no user. */
-export function createTokens(
-  source: Options["token"],
-  timeout: number,
-  close: (why: Closed) => void,
-): Tokens {
-  const isFixed = typeof source !== "function";
+export function addToken(core: Core, timeout: number) {
+  const { token: source } = core._options;
   let reason: TokenReason = "connect";
-  let end = Infinity;
   let asked: Promise<void> | undefined;
 
   const ask = async (why: TokenReason) => {
-    if (isFixed) return;
+    if (typeof source !== "function") return;
+    let timer: ReturnType<typeof setTimeout>;
     try {
-      tokens.value = await within(timeout, Promise.resolve(source({ reason: why })));
-      end = Infinity;
+      core._token = await Promise.race([
+        source({ reason: why }),
+        new Promise<never>((_, reject) => {
+          timer = setTimeout(reject, timeout, new PushError("timeout"));
+        }),
+      ]);
+      core._tokenEnd = Infinity;
       reason = "connect";
     } catch (error) {
-      if (error instanceof Unauthorized) close({ code: 4401, reason: error.message });
+      // There is no user.
+      if (error instanceof Unauthorized) core._close({ code: 4401, reason: error.message });
       throw error;
+    } finally {
+      clearTimeout(timer!);
+      asked = undefined;
     }
   };
-  const tokens: Tokens = {
-    value: isFixed ? source : undefined,
-    isFixed,
-    ask: (why) => (asked ??= ask(why).finally(() => (asked = undefined))),
-    async prepare() {
-      if (Date.now() > end) tokens.drop("expired");
-      if (!tokens.value) await tokens.ask(reason);
-    },
-    ends: (inMs) => (end = Date.now() + inMs),
-    drop(why) {
-      if (isFixed) return;
-      tokens.value = undefined;
-      reason = why;
+  /** It is no longer good. */
+  const _drop = (why: TokenReason) => {
+    if (core._isFixed) return;
+    core._token = undefined;
+    reason = why;
+  };
+
+  core._isFixed = typeof source !== "function";
+  if (core._isFixed) core._token = source as string;
+  core._tokenEnd = Infinity;
+  core._askToken = (why) => (asked ??= ask(why));
+  return {
+    _drop,
+    /** Asks for one if there is none that may be good. */
+    async _prepare() {
+      if (Date.now() > core._tokenEnd) _drop("expired");
+      if (!core._token) await core._askToken(reason);
     },
   };
-  return tokens;
 }

@@ -1,266 +1,212 @@
 // The topics that the application holds. One subscription serves all handles of a topic; it is
 // made again on each connection, from where its log was read. Topics are asked for in one request
-// if the node knows how, otherwise one by one.
+// , and one by one where the node refuses that.
 
-import { createEmitter, type Emitter, type Handler } from "./emitter.js";
-import type { Link } from "./link.js";
-import type { Memory } from "./memory.js";
-import type { Requests } from "./requests.js";
-import type { Frame } from "./transport.js";
-import { type Members, type Message, PushError, type Topic, type TopicOptions } from "./types.js";
+import type { Core } from "./core.js";
+import { createEmitter, type Emitter } from "./emitter.js";
+import { type Frame, takes } from "./transport.js";
+import { type Members, PushError, type Topic } from "./types.js";
 
 /** What waits for a `for await` that is slow. Beyond it the oldest is dropped, and `gap` told. */
 const MOST_WAITING = 1_000;
 /** Topics in one request: a node takes no more. */
 const MOST_AT_ONCE = 250;
 
-interface Subscription extends Emitter {
+/** What a topic's handles share: each has it as its prototype. */
+export interface Subscription {
   name: string;
-  /** How many handles there are. */
-  count: number;
-  ended?: PushError;
-  isSubscribed?: boolean;
-  wantsPresence?: boolean;
-  since?: string;
-  last?: number;
+  state: Topic["state"];
   members?: Members;
+  count?: number;
+  history: Topic["history"];
+  publish: Topic["publish"];
+  _handles: Set<Emitter>;
+  _emit: Emitter["_emit"];
+  _ended?: PushError;
+  _presence?: boolean;
+  _since?: string;
+  _last?: number;
 }
 
-export interface Topics {
-  open(name: string, options?: TopicOptions): Topic<any>;
-  names(): string[];
-  wantsPresence(): boolean;
-  /**
-   * A new connection. What an event stream's request has named is subscribed, and begins where it
-   * was only if the stream itself did.
-   */
-  ready(isResumed: boolean): void;
-  lost(): void;
-  /** Gives a message to the handles of its topic. Undefined: there are none. */
-  deliver(message: Message, name: string): boolean | undefined;
-  presence(frame: Frame): void;
-  gap(name: string): void;
-  /** Ends a topic, or all. */
-  end(error: PushError, name?: string): void;
-}
+type Handle = Subscription & Topic<any> & Emitter;
 
-export function createTopics(
-  link: () => Link,
-  requests: Requests,
-  memory: Memory,
-  gap: (name: string) => void,
-  fail: (error: unknown) => void,
-): Topics {
-  const all = new Map<string, Subscription>();
+export function addTopics(core: Core) {
+  const all = (core._topics = new Map<string, Subscription>());
   const wanted = new Set<Subscription>();
 
-  const end = (error: PushError, name?: string) => {
-    for (const topic of name ? [all.get(name)] : [...all.values()]) {
-      if (!topic) continue;
+  const forget = (name: string) => {
+    delete core._positions.at[name];
+    core._save();
+  };
+  const lose = (core._gap = (name) => {
+    core._emit("gap", name);
+    all.get(name)?._emit("gap");
+  });
+  const end = (core._endTopics = (error, name) => {
+    for (const topic of [...all.values()]) {
+      if (name && topic.name !== name) continue;
       all.delete(topic.name);
       // The client's own end leaves where a reloaded page begins.
       if (name) forget(name);
-      topic.ended = error;
-      topic.emit("closed", error);
+      topic._ended = error;
+      topic.state = "closed";
+      topic._emit("closed", error);
+      topic._emit("");
     }
-  };
-
-  const forget = (name: string) => {
-    delete memory.positions.topics[name];
-    memory.save();
-  };
-
-  const lose = (name: string) => {
-    gap(name);
-    all.get(name)?.emit("gap");
-  };
+  });
 
   const subscribed = (topic: Subscription, { resume, recovered }: Partial<Frame> = {}) => {
-    const isFirst = !topic.isSubscribed;
-    topic.isSubscribed = true;
+    const isFirst = topic.state !== "subscribed";
+    topic.state = "subscribed";
     if (isFirst && resume) {
-      memory.positions.topics[topic.name] = resume;
-      memory.save();
+      core._positions.at[topic.name] = resume;
+      core._save();
     }
     if (recovered === false) lose(topic.name);
-    if (isFirst) topic.emit("subscribed");
+    if (isFirst) topic._emit("subscribed");
   };
-
   const settle = (topic: Subscription, answer: Frame) => {
-    if (all.get(topic.name) !== topic) return; // let go meanwhile
+    if (topic.state === "closed") return; // let go meanwhile
     const { code, message } = answer.error ?? answer;
     if (code) end(new PushError(code, message), topic.name);
     else subscribed(topic, answer);
   };
 
   const ask = (topics: Subscription[]) => {
-    const wishes = topics.map(({ name, isSubscribed, wantsPresence, since, last }) => {
-      const { [name]: position = since } = memory.positions.topics;
+    const wishes = topics.map(({ name: topic, state, _presence: presence, _since, _last: last }) => ({
+      topic,
+      presence,
       // Not again on the same connection: what is on its way would come twice.
-      const start = isSubscribed ? {} : { since: position, last };
-      return { topic: name, ...start, presence: wantsPresence };
-    });
-    const isBatch = wishes.length > 1;
-    const what = isBatch ? { topics: wishes } : wishes[0];
-    requests.ask(
-      { type: "subscribe", ...what },
-      (answer) => topics.forEach((topic, at) => settle(topic, isBatch ? answer.topics[at] : answer)),
-      (error: PushError) => {
+      ...(state !== "subscribed" && { since: core._positions.at[topic] ?? _since, last }),
+    }));
+    core._ask(
+      { type: "subscribe", ...(topics[1] ? { topics: wishes } : wishes[0]) },
+      (answer) => topics.forEach((topic, at) => settle(topic, answer.topics?.[at] ?? answer)),
+      (error: any) => {
         if (error.code === "lost") return; // asked again on the next connection
-        if (isBatch) for (const topic of topics) ask([topic]);
-        else settle(topics[0]!, error as unknown as Frame);
+        // Not all are to blame.
+        for (const topic of topics) topics[1] ? ask([topic]) : settle(topic, error);
       },
     );
   };
-
   const flush = () => {
-    const topics = [...wanted].filter((topic) => all.get(topic.name) === topic);
-    wanted.clear();
-    const { line } = link();
+    const { _line: line } = core;
     if (!line) return;
-    if (!line.send) return link().again(); // another stream, with these topics
-    const most = link().isModern ? MOST_AT_ONCE : 1;
-    for (let at = 0; at < topics.length; at += most) ask(topics.slice(at, at + most));
+    const topics = [...wanted].filter(({ state }) => state !== "closed");
+    wanted.clear();
+    if (STREAMS && !line.send) return topics[0] && core._again(); // another stream, with these
+    while (topics[0]) ask(topics.splice(0, MOST_AT_ONCE));
   };
-  /** Asks for it with all that the application wants at the same time. */
-  const want = (topic: Subscription) => {
-    if (!wanted.size) queueMicrotask(flush);
+  const want = (core._want = (topic) => {
+    queueMicrotask(flush);
     wanted.add(topic);
-  };
+  });
 
-  const letGo = ({ name }: Subscription) => {
+  const letGo = (topic: Subscription) => {
+    const { name } = topic;
     all.delete(name);
     forget(name);
-    const { line } = link();
-    if (line?.send) requests.ask({ type: "unsubscribe", topic: name });
-    else if (line) link().again();
+    topic.state = "closed";
+    if (takes(core)) core._ask({ type: "unsubscribe", topic: name });
+    else if (STREAMS) core._again();
   };
 
-  const open = (name: string, { presence, since, last }: TopicOptions = {}): Topic<any> => {
+  core.topic = (name, { presence, since, last } = {}) => {
     let found = all.get(name);
     if (!found) {
-      found = { name, count: 0, since, last, ...createEmitter(fail) };
-      if (link().closed) found.ended = new PushError("closed");
-      else {
-        all.set(name, found);
-        want(found);
-      }
+      const _handles = new Set<Emitter>();
+      found = {
+        name,
+        state: "subscribing",
+        _since: since,
+        _last: last,
+        _handles,
+        _emit: (...args) => [..._handles].map((handle) => handle._emit(...args)).some(Boolean),
+        history: (options) =>
+          core._send({ ...options, type: "history", topic: name }, { idempotent: true }, found),
+        publish: (data, options) =>
+          core._send({ ...options, type: "publish", topic: name, data }, {}, found),
+      } as Subscription;
+      all.set(name, found);
+      want(found);
+      if (core._closed) core._endTopics(core._closed);
     }
     const topic = found;
-    topic.count++;
-    if (presence && !topic.wantsPresence) {
-      topic.wantsPresence = true;
+    if (presence && !topic._presence) {
+      topic._presence = true;
       want(topic);
     }
-    const offs = new Set<() => void>();
-    let closed: PushError | undefined; // this handle alone
-    const ended = () => closed ?? topic.ended;
-    const on = (event: string, handler: Handler) => {
-      const off = topic.on(event, handler);
-      offs.add(off);
-      return () => {
-        offs.delete(off);
-        off();
-      };
-    };
-    return {
-      name,
-      get state() {
-        return ended() ? "closed" : topic.isSubscribed ? "subscribed" : "subscribing";
-      },
-      get members() {
-        return topic.members;
-      },
-      on: (event: string, handler: Handler) => on(event, handler),
+    const handle: Handle = {
+      // What it does not have itself is the subscription's.
+      __proto__: topic,
+      ...createEmitter(core._fail),
       ready: () =>
-        new Promise((resolve, reject) => {
-          if (ended()) reject(ended());
-          if (topic.isSubscribed) resolve();
-          topic.on("subscribed", resolve);
-          topic.on("closed", reject);
-        }),
-      history: (options) =>
-        new Promise((resolve, reject) => {
-          if (!link().line?.send) reject(new PushError("read_only"));
-          requests.ask({ ...options, type: "history", topic: name }, resolve as () => void, reject);
+        new Promise<void>((resolve, reject) => {
+          if (handle._ended) reject(handle._ended);
+          if (handle.state === "subscribed") resolve();
+          handle.on("subscribed", resolve);
+          handle.on("closed", reject);
         }),
       close() {
-        if (ended()) return;
-        closed = new PushError("closed");
-        for (const off of offs) off();
-        if (!--topic.count) letGo(topic);
+        if (handle._ended) return;
+        handle._ended = new PushError("closed");
+        handle.state = "closed";
+        handle._emit("");
+        topic._handles.delete(handle);
+        if (!topic._handles.size) letGo(topic);
       },
-      [Symbol.asyncIterator]() {
+      async *[Symbol.asyncIterator]() {
         const messages: unknown[] = [];
-        let turn: () => void = () => {};
-        const off = on("message", (data) => {
+        let turn = () => {};
+        const off = handle.on("message", (data) => {
           if (messages.push(data) > MOST_WAITING) {
             messages.shift();
-            topic.emit("gap");
+            topic._emit("gap");
           }
           turn();
         });
-        on("closed", () => turn());
-        offs.add(() => turn());
-        return (async function* () {
-          try {
-            for (;;) {
-              while (messages.length) yield messages.shift();
-              const error = ended();
-              if (error?.code === "closed") return;
-              if (error) throw error;
-              await new Promise<void>((resolve) => (turn = resolve));
-            }
-          } finally {
-            off();
+        handle.on("", () => turn());
+        try {
+          for (;;) {
+            while (messages.length) yield messages.shift();
+            const { _ended: error } = handle;
+            if (error?.code === "closed") return;
+            if (error) throw error;
+            await new Promise<void>((resolve) => (turn = resolve));
           }
-        })();
+        } finally {
+          off();
+        }
       },
-    };
+    } as any;
+    topic._handles.add(handle);
+    return handle;
   };
 
-  return {
-    open,
-    names: () => [...all.keys()],
-    wantsPresence: () => [...all.values()].some((topic) => topic.wantsPresence),
-    ready(isResumed) {
-      for (const topic of all.values()) wanted.add(topic);
-      if (link().line!.send) flush();
-      else {
-        wanted.clear();
-        for (const topic of all.values()) {
-          subscribed(topic);
-          if (!isResumed && memory.positions.topics[topic.name]) lose(topic.name);
-        }
-      }
-    },
-    lost() {
-      for (const topic of all.values()) topic.isSubscribed = false;
-    },
-    deliver(message, name) {
-      const topic = all.get(name);
-      return topic?.emit("message", message.data, message);
-    },
-    presence({ topic: name, members: list, join = [], leave = [], status }) {
-      const topic = all.get(name);
-      if (!topic) return;
-      if (status === "lost") {
-        lose(name);
-        return want(topic);
-      }
-      const before = topic.members ?? new Map<string, unknown>();
-      const members = new Map(list ? [] : before);
-      for (const member of [...(list ?? []), ...join]) {
-        if (member.user) members.set(member.user, member.info);
-        else members.set(member, undefined);
-      }
-      for (const member of leave) members.delete(member.user ?? member);
-      const only = (one: Members, other: Members) => [...one.keys()].filter((key) => !other.has(key));
-      topic.members = members;
-      const joined = only(members, before);
-      topic.emit("presence", { members, joined, left: only(before, members) });
-    },
-    gap: lose,
-    end,
+  core._openTopics = (isResumed) => {
+    if (!STREAMS || core._line!.send) return flush();
+    wanted.clear();
+    for (const topic of all.values()) {
+      subscribed(topic);
+      if (!isResumed && core._positions.at[topic.name]) lose(topic.name);
+    }
+  };
+  core._presence = ({ topic: name, members: list, join = [], leave = [], count, status }) => {
+    const topic = all.get(name);
+    if (!topic) return;
+    if (status === "lost") {
+      lose(name);
+      return want(topic);
+    }
+    const before = topic.members ?? new Map<string, unknown>();
+    const members = new Map(list ? [] : before);
+    // A member is a name, or an object with what the node tells of it.
+    for (const one of list ?? join) members.set(one.user ?? one, one.info);
+    for (const one of leave) members.delete(one.user ?? one);
+    const only = (some: Members, other: Members) => [...some.keys()].filter((key) => !other.has(key));
+    topic.members = members;
+    topic.count = count ?? members.size;
+    const joined = only(members, before);
+    topic._emit("presence", { members, count: topic.count, joined, left: only(before, members) });
   };
 }

@@ -1,7 +1,7 @@
-// What all transports have in common: what they are asked for, and what they tell. A line is one
+// What all transports have in common: what they are given, and what they tell. A line is one
 // connection; after `close` it tells only its end. Each transport has a file of its own.
 
-import type { Options } from "./types.js";
+import type { Core } from "./core.js";
 
 /** A JSON object from the node. */
 export interface Frame {
@@ -11,31 +11,13 @@ export interface Frame {
 
 /** How a line ended. */
 export interface End {
+  /** `bye`: the node said so, and nothing between the client and the node is to blame. */
+  type?: string;
   code: number;
   reason?: string;
-  retryMs?: number;
-  /** The node said so: what stands between the client and the node is not to blame. */
-  told?: boolean;
-}
-
-/** What a line is opened with. */
-export interface Wish {
-  url: string;
-  token?: string;
-  user?: string;
-  device?: string;
-  since?: string;
-  /** Only event streams: they cannot subscribe later. */
-  lastId?: string;
-  topics: string;
-  presence: boolean;
-}
-
-export interface Ears {
-  frame(frame: Frame): void;
-  /** Bytes came that are no frame. */
-  heard(): void;
-  end(end: End): void;
+  /** Of a refusal, and better than `reason`. */
+  error?: string;
+  retry_ms?: number;
 }
 
 export interface Line {
@@ -44,22 +26,33 @@ export interface Line {
   close(): void;
 }
 
-export type Transport = (wish: Wish, ears: Ears, options: Options) => Line;
+export type Transport = (
+  core: Core,
+  hear: (frame: Frame) => void,
+  end: (end: End) => void,
+  /** Bytes came that are no frame. */
+  heard: () => void,
+) => Line;
 
 /** The URL of an endpoint. By strings: the `URL` of React Native cannot be changed. */
 export function endpoint(
-  url: string,
+  { _url: url, _options: { user, device } }: Core,
   path: "ws" | "sse",
   query: Record<string, string | false | undefined>,
+  rest: string,
 ): string {
   if (url[0] === "/") url = location.origin + url;
   const [head, search] = url.split("?") as [string, string?];
-  const pairs = search ? [search] : [];
+  let address = head
+    .replace(/^(ws|http)/, STREAMS && path === "sse" ? "http" : "ws")
+    .replace(/\/(ws|sse)?$/, "");
+  address += "/" + path + "?" + (search ? search + "&" : "");
+  query = { user, device, ...query };
   for (const name in query) {
-    const value = query[name];
-    if (value) pairs.push(name + "=" + encodeURIComponent(value));
+    if (query[name]) address += name + "=" + encodeURIComponent(query[name]) + "&";
   }
-  const scheme = path === "ws" ? path : "http";
-  const base = head.replace(/^(ws|http)/, scheme).replace(/\/(ws|sse)?$/, "");
-  return base + "/" + path + "?" + pairs.join("&");
+  return address + rest;
 }
+
+/** Whether the line takes frames: an event stream does not. */
+export const takes = ({ _line: line }: Core) => (STREAMS ? line?.send : line);

@@ -53,6 +53,8 @@ export interface Message<T = unknown> {
   readonly event?: string;
   readonly topic?: string;
   readonly id?: string;
+  /** If a member of the topic published it. */
+  readonly from?: Author;
   /** It is kept on the nodes, and comes again if you disconnect before it was handled. */
   readonly kept: boolean;
   /** Where it is kept, for `before` of `history`; not over server-sent events. */
@@ -77,9 +79,18 @@ export interface Events {
 /** Who is in a topic. The values are what the node tells of a member, if anything. */
 export type Members = ReadonlyMap<string, unknown>;
 
+export interface Presence {
+  /** Empty where the topic's rule tells no names. */
+  members: Members;
+  /** How many users there are. */
+  count: number;
+  joined: string[];
+  left: string[];
+}
+
 export interface TopicEvents<T> {
   message: (data: T, message: Message<T>) => void;
-  presence: (now: { members: Members; joined: string[]; left: string[] }) => void;
+  presence: (now: Presence) => void;
   gap: () => void;
   subscribed: () => void;
   /** Refused, or ended by a sender or a new token. */
@@ -91,11 +102,18 @@ export interface Topic<T = unknown> extends AsyncIterable<T> {
   readonly state: "subscribing" | "subscribed" | "closed";
   /** With `presence: true`, once the node has told. */
   readonly members?: Members;
+  /** How many users there are, also where the topic's rule tells no names. */
+  readonly count?: number;
   on<E extends keyof TopicEvents<T>>(event: E, handler: TopicEvents<T>[E]): () => void;
   /** Resolves once it is subscribed, rejects once it is closed. */
   ready(): Promise<void>;
   /** What was kept before a message, or the newest; the oldest first. Not over server-sent events. */
   history(options?: HistoryOptions): Promise<{ messages: PastMessage<T>[]; more: boolean }>;
+  /**
+   * To the members of the topic, where its rule lets members publish. Waits until the topic is
+   * subscribed. Not over server-sent events.
+   */
+  publish(data: T, options?: PublishOptions): Promise<void>;
   /** Unsubscribes with the last handle of this topic. */
   close(): void;
 }
@@ -108,13 +126,19 @@ export interface TopicOptions {
   last?: number;
 }
 
+/** Who published to a topic; set by the node. */
+export interface Author {
+  user: string;
+  connection: string;
+}
+
 /** A message that was kept. */
 export interface PastMessage<T = unknown> {
   readonly data: T;
   readonly event?: string;
   readonly id?: string;
   /** If a member of the topic published it. */
-  readonly from?: { user: string; connection: string };
+  readonly from?: Author;
   /** Its name, for `before` of `history`. Its first part is the time in milliseconds. */
   readonly entry: string;
 }
@@ -124,6 +148,13 @@ export interface HistoryOptions {
   before?: string;
   /** At most so many messages, 1 to 100. Default 50. */
   limit?: number;
+}
+
+export interface PublishOptions {
+  /** Its name. */
+  event?: string;
+  /** Give it to this client, too. */
+  echo?: boolean;
 }
 
 export interface SendOptions {

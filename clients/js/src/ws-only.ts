@@ -15,5 +15,5 @@ export function connect<
     { send: any; reply: any }
   >,
 >(url: string, options: Omit<Options, "transports" | "fetch"> = {}): Client<Topics, Routes> {
-  return createClient(url, options, [ws]) as Client<any, any>;
+  return createClient(url, options, [ws]);
 }

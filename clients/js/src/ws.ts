@@ -5,17 +5,16 @@
 import { endpoint, type Transport } from "./transport.js";
 import type { WebSocketLike } from "./types.js";
 
-export const ws: Transport = ({ url, token, user, device, since }, ears, options) => {
-  const query = { user, device, since, beat: "1", refuse: "frame" };
+export const ws: Transport = (core, hear, end) => {
   const protocols = ["pushnode.v1"];
-  if (token) protocols.push("bearer." + token);
-  const socket: WebSocketLike = new (options.WebSocket ?? WebSocket)(
-    endpoint(url, "ws", query),
+  if (core._token) protocols.push("bearer." + core._token);
+  const socket: WebSocketLike = new (core._options.WebSocket ?? WebSocket)(
+    endpoint(core, "ws", { since: core._positions.at[""] }, "beat=1&refuse=frame"),
     protocols,
   );
-  socket.onmessage = (event) => ears.frame(JSON.parse(event.data));
+  socket.onmessage = ({ data }) => hear(JSON.parse(data));
   socket.onerror = () => {}; // onclose follows
-  socket.onclose = (event) => ears.end(event);
+  socket.onclose = end;
   return {
     send(text) {
       if (socket.readyState === 1) socket.send(text);

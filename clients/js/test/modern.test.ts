@@ -1,17 +1,8 @@
-// What nodes of 0.2 add: names of pushes, beats, refusals that a WebSocket shows, many topics in one
-// request. Left out on an older node, which the other tests show to be served as well.
+// Names of pushes, beats, refusals that a WebSocket shows, many topics in one request.
 import { expect, test } from "vitest";
-import { client, endAll, listening, sleep, startNode, startPair, startProxy, until } from "./rig/index.js";
+import { client, listening, sleep, startNode, startPair, startProxy, until } from "./rig/index.js";
 
-const isModern = await (async () => {
-  const node = await startNode();
-  const answer = await fetch(`${node.url}/sse?user=42`);
-  const { value } = await answer.body!.getReader().read();
-  await endAll();
-  return new TextDecoder().decode(value).includes("beat_ms");
-})();
-
-test.skipIf(!isModern)("pushes are told apart by their names, over both transports", async () => {
+test("pushes are told apart by their names, over both transports", async () => {
   const [a, b] = await startPair();
   for (const transport of ["ws", "sse"] as const) {
     const push = client(a.url, { user: transport, transports: [transport] });
@@ -37,7 +28,7 @@ test.skipIf(!isModern)("pushes are told apart by their names, over both transpor
   }
 });
 
-test.skipIf(!isModern)("a node that beats is not asked, and its silence is noticed", async () => {
+test("a node that beats is not asked, and its silence is noticed", async () => {
   const node = await startNode({ PUSH_PING_SECONDS: "1", PUSH_PONG_SECONDS: "2" });
   const proxy = await startProxy(node.port);
   const { sent, WebSocket } = listening();
@@ -56,7 +47,7 @@ test.skipIf(!isModern)("a node that beats is not asked, and its silence is notic
   await push.ready();
 });
 
-test.skipIf(!isModern)("a WebSocket alone sees why it is refused", async () => {
+test("a WebSocket alone sees why it is refused", async () => {
   const node = await startNode({ PUSH_AUTH: "session" });
   const reasons: string[] = [];
   const push = client(node.url, {
@@ -80,7 +71,7 @@ test.skipIf(!isModern)("a WebSocket alone sees why it is refused", async () => {
   expect(late.log.at(-1)).toEqual(["state", "closed", { code: 4403, reason: "banned" }]);
 });
 
-test.skipIf(!isModern)("ninety topics are one request, and one that is refused is one", async () => {
+test("ninety topics are one request, and one that is refused is one", async () => {
   const node = await startNode({ PUSH_TOPICS: "t.*" });
   const proxy = await startProxy(node.port);
   const { sent, WebSocket } = listening();

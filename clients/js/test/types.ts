@@ -61,3 +61,15 @@ export function Component() {
   isTrue<Equal<typeof latest, News | undefined>>(true);
   return [...usePresence("room").keys()];
 }
+
+export async function members() {
+  const push = connect<{ chat: { text: string } }>("wss://push.example.com");
+  const room = push.topic("chat", { presence: true });
+  await room.publish({ text: "hello" }, { event: "said", echo: true });
+  // @ts-expect-error the topic carries another thing
+  await room.publish("hello");
+  // @ts-expect-error no such option
+  await room.publish({ text: "hello" }, { keep: true });
+  room.on("presence", ({ count }) => isTrue<Equal<typeof count, number>>(true));
+  room.on("message", (_data, { from }) => from?.connection);
+}
