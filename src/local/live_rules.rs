@@ -36,14 +36,15 @@ impl LiveRules {
     pub(crate) fn replace(&self, rules: Arc<TopicRules>) {
         let mut now = self.0.rules.write();
         self.0.has_rules.store(!rules.is_empty(), Ordering::Release);
-        *now = rules.clone();
+        let shared = rules.clone();
+        *now = rules;
         drop(now);
-        if rules.is_empty() {
+        if shared.is_empty() {
             return self.0.found.clear();
         }
         // A topic that is held meanwhile is found by these rules, or is here already.
         for mut found in self.0.found.iter_mut() {
-            let rule = rules.find(found.key()).cloned();
+            let rule = shared.find(found.key()).cloned();
             *found.value_mut() = rule;
         }
     }
