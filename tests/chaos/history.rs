@@ -228,10 +228,11 @@ pub(crate) enum Event {
         times: u64,
         at: Micros,
     },
-    /// The log of a topic was to be erased between `at` and `until`; `is_done` if a node said that
-    /// it is.
+    /// The log of a topic, or this message of it, was to be erased between `at` and `until`;
+    /// `is_done` if a node said that it is.
     Erased {
         topic: String,
+        id: Option<String>,
         at: Micros,
         until: Micros,
         is_done: bool,

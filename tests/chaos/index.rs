@@ -186,9 +186,10 @@ pub(crate) struct Index<'a> {
     pub(crate) erasures: Vec<Erasure<'a>>,
 }
 
-/// That a topic's log was erased, or may have been.
+/// That a topic's log, or one message of it, was erased, or may have been.
 pub(crate) struct Erasure<'a> {
     pub(crate) topic: &'a str,
+    pub(crate) id: Option<&'a str>,
     pub(crate) at: Micros,
     pub(crate) until: Micros,
     /// A node said that it was.
@@ -382,11 +383,13 @@ impl<'a> Index<'a> {
             }
             Event::Erased {
                 topic,
+                id,
                 at,
                 until,
                 is_done,
             } => self.erasures.push(Erasure {
                 topic,
+                id: id.as_deref(),
                 at: *at,
                 until: *until,
                 is_done: *is_done,
@@ -418,7 +421,10 @@ impl<'a> Index<'a> {
     /// Whether a message that was kept in the topic's log may have been erased.
     pub(crate) fn is_erased(&self, topic: &str, push: &Push) -> bool {
         let mut erasures = self.erasures.iter();
-        erasures.any(|erasure| erasure.topic == topic && push.sent <= erasure.until)
+        erasures.any(|erasure| {
+            let is_meant = erasure.id.is_none_or(|id| id == push.id);
+            is_meant && erasure.topic == topic && push.sent <= erasure.until
+        })
     }
 
     /// Whether the node counted a loss between these times.

@@ -6,7 +6,7 @@ use crate::index::Index;
 use crate::wires::Wire;
 
 /// What a member published bears its name, set by its node, and nothing else does. It goes to all
-/// members but the connection that published it.
+/// members but the connection that published it, unless that asks for the log later.
 pub(crate) fn named(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for conn in index.conns.values() {
@@ -15,7 +15,11 @@ pub(crate) fn named(index: &Index<'_>) -> Verdict {
                 continue;
             };
             let author = attempts[0].author.as_deref();
-            verdict.expect(author != Some(conn.name), || {
+            let sent = attempts[0].sent;
+            let has_asked = (conn.seats.iter())
+                .any(|seat| attempts[0].to == [seat.of] && (sent..recv.at).contains(&seat.asked));
+            let is_own = author == Some(conn.name);
+            verdict.expect(!is_own || attempts[0].kept && has_asked, || {
                 format!("{} got its own {} at {}", conn.name, recv.id, recv.at)
             });
             // Neither plain clients nor event streams are told who it was.
@@ -50,7 +54,9 @@ pub(crate) fn erased(index: &Index<'_>) -> Verdict {
                     // A repeat may be kept anew.
                     let attempts = index.messages.get(recv.id).map(Vec::as_slice);
                     let Some([push]) = attempts else { continue };
-                    let was_there = push.kept
+                    let is_meant = erasure.id.is_none_or(|id| id == push.id);
+                    let was_there = is_meant
+                        && push.kept
                         && push.answered < erasure.at
                         && push.status != "unknown"
                         && push.to == [erasure.topic];

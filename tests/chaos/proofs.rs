@@ -426,6 +426,7 @@ fn kept(conn: &str, id: &str, to: &str, at: u64) -> Event {
         id: id.to_owned(),
         to: vec![to.to_owned()],
         kept: true,
+        from: None,
         at,
     }
 }

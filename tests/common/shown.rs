@@ -38,7 +38,7 @@ pub fn answer(question: &Question) -> Deed {
             ok(json!({"user": user, "info": {"a": "x".repeat(1_020)}}))
         }
         (Some("connect"), _) => {
-            ok(json!({"user": user, "topics": ["room"], "info": {"by": "connect"}}))
+            ok(json!({"user": user, "topics": ["room", "hall"], "info": {"by": "connect"}}))
         }
         (_, Some("order.brief")) => {
             ok(json!({"allow": true, "expires_in": 1, "info": {"renewed": json["renew"]}}))
@@ -117,11 +117,11 @@ pub async fn members_see_what_the_others_show(first: &Node, second: &Node) {
 
 /// What the subscribe hook says holds in its topic alone, and until it says something else.
 pub async fn a_topic_may_show_something_else(first: &Node, second: &Node) {
-    let mut bob = open(first, "u=bob&topics=room", &[]).await.expect("let in");
+    let mut bob = open(first, "u=bob&topics=hall", &[]).await.expect("let in");
     let by_topic = shows("bob", &json!({"by": "subscribe"}));
     assert_eq!(watch(&mut bob, "order.1").await, json!([by_topic]));
     let by_connect = shows("bob", &json!({"by": "connect"}));
-    assert_eq!(watch(&mut bob, "room").await, json!([by_connect]));
+    assert_eq!(watch(&mut bob, "hall").await, json!([by_connect]));
     // One that names the topic as it connects.
     let _ann = enter(second, "ann", &json!({"name": "Ann"}), "order.1").await;
     let joined = joins("order.1", &shows("ann", &json!({"by": "subscribe"})));

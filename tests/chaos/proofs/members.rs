@@ -17,10 +17,16 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
     ),
     ("an entrant gets nothing of what was erased", |history| {
         come_in(history);
-        erase(history);
+        erase(history, None);
         history.unheard("e2");
         history.unheard("e3");
     }),
+    (
+        "an entrant gets all but the one that was erased",
+        |history| {
+            lacks_the_erased(history);
+        },
+    ),
 ];
 
 pub(super) const PLANTED: &[(&str, &str, Change)] = &[
@@ -41,10 +47,26 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
         enrol(history);
         says(history, Some("z n0.aaaaaaaaaaaa/3"));
     }),
+    (
+        "H11",
+        "an entrant lacks one beside the one that was erased",
+        |history| {
+            lacks_the_erased(history);
+            history.unheard("e3");
+        },
+    ),
     ("H21", "an entrant gets what was erased", |history| {
         come_in(history);
-        erase(history);
+        erase(history, None);
     }),
+    (
+        "H21",
+        "an entrant gets the one that was erased",
+        |history| {
+            come_in(history);
+            erase(history, Some("e3"));
+        },
+    ),
 ];
 
 /// The topic's message is of this connection, and says so.
@@ -65,10 +87,25 @@ fn says(history: &mut History, words: Option<&str>) {
     }
 }
 
-/// The topic's log was erased after all that is in it, and before a connection enters.
-fn erase(history: &mut History) {
+/// One message of the log was erased, so that one that enters gets the one before it as well.
+fn lacks_the_erased(history: &mut History) {
+    come_in(history);
+    erase(history, Some("e2"));
+    for event in &mut history.events {
+        if let Event::Recv { id, .. } = event
+            && id == "e2"
+        {
+            *id = "e1".to_owned();
+        }
+    }
+}
+
+/// The topic's log, or one message of it, was erased after all that is in it was kept, and before a
+/// connection enters.
+fn erase(history: &mut History, id: Option<&str>) {
     history.events.push(Event::Erased {
         topic: TOPIC.to_owned(),
+        id: id.map(str::to_owned),
         at: 5 * SECOND,
         until: 5 * SECOND + 500,
         is_done: true,
