@@ -184,10 +184,12 @@ fn identity(
     session: Option<SessionId>,
 ) -> Result<Identity, Denial> {
     let grants = claims.grants().map_err(Denial::Invalid)?;
+    let info = claims.info().map_err(Denial::Invalid)?;
     Ok(Identity {
         user,
         grants: grants.map(Arc::new),
         device: claims.device.map(Into::into),
+        info,
         expires: left.map(|left| Instant::now() + left),
         session,
     })

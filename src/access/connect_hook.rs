@@ -161,6 +161,7 @@ impl ConnectHook {
 fn identity(answer: &ConnectAnswer) -> Identity {
     Identity {
         grants: answer.grants.clone().map(Arc::new),
+        info: answer.info.clone(),
         ..Identity::claimed(answer.user.clone())
     }
 }

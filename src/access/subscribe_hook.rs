@@ -15,12 +15,22 @@ use crate::local::connection::subscriptions::Asker;
 use crate::local::hub::Hub;
 use crate::protocol::hooks::{SubscribeAnswer, refusal_words, subscribe_question};
 use crate::protocol::ids::{Fd, Topic, UserId};
+use crate::protocol::info::Info;
 
 /// A topic that the backend lets a connection have.
 #[derive(Debug)]
 pub(crate) struct ApprovedTopic {
-    pub(crate) topic: Topic,
+    topic: Topic,
+    /// What the connection shows of itself there.
+    pub(crate) info: Option<Info>,
     expires_in: Option<Duration>,
+}
+
+impl ApprovedTopic {
+    /// The topic and what the connection shows of itself there, if the backend says that.
+    pub(crate) fn shown(&self) -> Option<(Topic, Info)> {
+        Some((self.topic.clone(), self.info.clone()?))
+    }
 }
 
 /// Why a connection gets no topic.
@@ -66,6 +76,7 @@ impl SubscribeHook {
         match self.hook.ask(question, SubscribeAnswer::parse).await {
             Ok(HookAnswer::Given(answer)) if answer.allow => Ok(ApprovedTopic {
                 topic: topic.clone(),
+                info: answer.info,
                 expires_in: answer.expires_in,
             }),
             Ok(HookAnswer::Given(answer)) => Err(no(answer.reason)),
@@ -96,6 +107,12 @@ impl SubscribeHook {
     pub(crate) fn watch(&self, fd: Fd, user: &UserId, approved: ApprovedTopic) {
         let key = (fd, approved.topic);
         self.renewals.put(key, user.clone(), approved.expires_in);
+    }
+
+    /// As [`SubscribeHook::watch`], of all these topics.
+    pub(crate) fn watch_all(&self, fd: Fd, user: &UserId, approved: Vec<ApprovedTopic>) {
+        let approved = approved.into_iter();
+        approved.for_each(|one| self.watch(fd, user, one));
     }
 
     /// A connection here has left this topic.
@@ -131,6 +148,7 @@ impl SubscribeHook {
         let still_counts = match asked {
             Ok(HookAnswer::Given(answer)) if answer.allow => {
                 self.renewals.put(key.clone(), user, answer.expires_in);
+                self.hub.introduce(*fd, topic, answer.info).await;
                 true
             }
             Ok(_) => false,

@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::backplane::rows::MemberCount;
 use crate::edge::error::{HttpError, Routes, json};
 use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
+use crate::protocol::info::{Info, Infos};
 use crate::protocol::{DEFAULT_TIMEOUT, MAX_MEMBERS, NodeMembers, Question, Status};
 
 /// Topics in one page, unless `limit` is less.
@@ -156,6 +157,8 @@ struct TopicMember {
     user: UserId,
     connections: u32,
     nodes: Vec<NodeId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<Info>,
 }
 
 impl MemberList {
@@ -164,7 +167,10 @@ impl MemberList {
         let question = Question::Members(topic.clone());
         let deadline = Instant::now() + DEFAULT_TIMEOUT;
         let mut collected = app.survey.ask(&nodes, &question, deadline).await;
+        // By node, so that each request shows the same of a user who is on several.
+        collected.answers.sort_unstable();
         let mut users: BTreeMap<UserId, (u32, Vec<NodeId>)> = BTreeMap::new();
+        let mut infos = Infos::new();
         let mut truncated = false;
         for (node, body) in collected.answers {
             let Some(answer) = NodeMembers::parse(&body) else {
@@ -172,6 +178,9 @@ impl MemberList {
                 continue;
             };
             truncated |= answer.truncated;
+            for (user, info) in answer.info {
+                infos.entry(user).or_insert(info);
+            }
             for (user, connections) in answer.users {
                 let entry = users.entry(user).or_default();
                 entry.0 += connections;
@@ -181,6 +190,7 @@ impl MemberList {
         truncated |= users.len() > MAX_MEMBERS;
         let users = users.into_iter().take(MAX_MEMBERS);
         let members = users.map(|(user, (connections, nodes))| TopicMember {
+            info: infos.remove(&user),
             user,
             connections,
             nodes,

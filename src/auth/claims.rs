@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::auth::Denial;
 use crate::config::Config;
 use crate::protocol::ids::UserId;
+use crate::protocol::info::{BAD_INFO, Info};
 use crate::protocol::topic_pattern::TopicPatterns;
 
 /// Maximum number of topic patterns in one token.
@@ -27,6 +29,8 @@ pub(crate) struct Claims {
     topics: Option<Vec<Box<str>>>,
     #[serde(default)]
     pub(crate) device: Option<String>,
+    #[serde(default)]
+    info: Option<Box<RawValue>>,
     #[serde(default)]
     exp: Option<f64>,
     #[serde(default)]
@@ -163,6 +167,7 @@ impl Claims {
         {
             return Err("device has over 64 bytes");
         }
+        claims.info()?;
         claims.user = Some(user.read(&claims, json)?);
         Ok(claims)
     }
@@ -176,6 +181,12 @@ impl Claims {
         let patterns = self.topics.as_ref();
         let grants = patterns.map(|all| TopicPatterns::from_patterns(all.iter().map(|one| &**one)));
         (grants.transpose()).map_err(|_| "topics has something that is no pattern of topics")
+    }
+
+    /// What the bearer shows of itself to the members of its topics.
+    pub(crate) fn info(&self) -> Result<Option<Info>, &'static str> {
+        let info = self.info.as_deref().map(Info::read).transpose();
+        info.map(Option::flatten).map_err(|_| BAD_INFO)
     }
 
     /// Checks a JWT's claims at `now` (seconds since 1970); returns how long they remain valid.
@@ -255,7 +266,11 @@ mod tests {
             check(r#"{"sub":"a","exp":1060,"nbf":1010}"#, &rules),
             Ok(60)
         );
+        let info = format!(r#"{{"a":"{}"}}"#, "x".repeat(1_017));
+        let too_large = format!(r#"{{"sub":"a","exp":1060,"info":{info}}}"#);
         for bad in [
+            too_large.as_str(),
+            r#"{"sub":"a","exp":1060,"info":"Ann"}"#,
             r#"{"sub":"a"}"#,
             r#"{"sub":"a","exp":null}"#,
             r#"{"sub":"a","exp":"1060"}"#,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::protocol::ids::UserId;
+use crate::protocol::info::Info;
 pub(crate) use crate::protocol::session_id::SessionId;
 use crate::protocol::topic_pattern::TopicPatterns;
 
@@ -17,6 +18,8 @@ pub(crate) struct Identity {
     pub grants: Option<Arc<TopicPatterns>>,
     /// The device class that its token names, if any. It overrides the one that the client names.
     pub device: Option<Arc<str>>,
+    /// What it shows of itself to the members of its topics.
+    pub info: Option<Info>,
     /// When this identity expires, by this process's own clock.
     pub expires: Option<Instant>,
     /// The session that this identity rests on, if any.
@@ -30,6 +33,7 @@ impl Identity {
             user,
             grants: None,
             device: None,
+            info: None,
             expires: None,
             session: None,
         }

@@ -103,7 +103,10 @@ impl Respond {
             }
             Question::Call(call) => self.calls.put(call).await.to_body(),
             Question::Trace { user, id } => self.trace(user, id.as_deref()),
-            Question::Members(topic) => NodeMembers::new(self.hub.users_in(topic).await).to_body(),
+            Question::Members(topic) => {
+                let (users, info) = self.hub.users_in(topic).await;
+                NodeMembers::new(users, info).to_body()
+            }
         };
         if body.len() > MAX_ANSWER_BYTES {
             let words = format!("the answer has {} bytes; 1 MiB at most", body.len());

@@ -78,6 +78,7 @@ pub(crate) async fn enter(
         user,
         grants,
         device,
+        info,
         expires,
         session,
     } = introduced.identity;
@@ -115,7 +116,9 @@ pub(crate) async fn enter(
         address: peer.address.filter(|_| app.config.store_address),
         inbox,
         grants,
+        info,
         topics: terms.topics,
+        infos: approved.iter().filter_map(|one| one.shown()).collect(),
         logs,
         // The end of a session is watched by `Sessions`.
         expires: expires.filter(|_| session.is_none()),
@@ -134,9 +137,7 @@ pub(crate) async fn enter(
         hook.watch(fd, &user, renewal);
     }
     if let Some(hook) = &app.subscribe_hook {
-        approved
-            .into_iter()
-            .for_each(|one| hook.watch(fd, &user, one));
+        hook.watch_all(fd, &user, approved);
     }
     admitted.degraded |= !enroll(app, (fd, &user), introduced.subscribe, deadline).await;
     Ok(admitted)

@@ -195,7 +195,8 @@ impl ClientRequests {
         let subscribed = match (subscribed.await, &self.subscribe_hook) {
             (Err(NotSubscribed::AskHook), Some(hook)) => {
                 let approved = hook.ask(user, Some(fd), &topic).await?;
-                let subscribed = self.hub.subscribe(fd, topic.clone(), since, Asker::Hook);
+                let info = approved.info.clone();
+                let subscribed = self.hub.subscribe_approved(fd, topic.clone(), since, info);
                 let subscribed = subscribed.await;
                 if subscribed.is_ok() {
                     hook.watch(fd, user, approved);

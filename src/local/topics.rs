@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
@@ -17,9 +16,12 @@ use crate::local::live_rules::LiveRules;
 use crate::local::map::Map;
 use crate::local::presence_queue::PresenceQueue;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::info::Info;
 use crate::protocol::position::Since;
 use crate::protocol::topic_pattern::TopicPatterns;
-use crate::protocol::topic_rules::{EntryRule, HistoryRule, PresenceRule, SubscribeRule};
+use crate::protocol::topic_rules::{
+    EntryRule, HistoryRule, PresenceRule, SubscribeRule, TopicRules,
+};
 
 /// Connections in a topic, by shard.
 type TopicCounts = SmallVec<[u32; 4]>;
@@ -108,6 +110,15 @@ impl Topics {
         rule.is_some_and(|rule| rule.subscribe == SubscribeRule::Hook)
     }
 
+    /// Takes other rules in place of those before.
+    pub(in crate::local) fn replace_rules(&self, rules: Arc<TopicRules>) {
+        self.rules.replace(rules);
+        // Where there were no rules before, none of these topics has looked for its own.
+        for topic in self.counts.iter() {
+            self.rules.hold(topic.key());
+        }
+    }
+
     /// The rules of topics.
     pub(crate) fn rules(&self) -> &LiveRules {
         &self.rules
@@ -120,7 +131,7 @@ impl Topics {
 
     /// A connection of this shard is in the topic. Resolves as [`DirtyRows::joined`] does.
     pub(crate) fn joined(&self, topic: &Topic, shard: usize) -> oneshot::Receiver<()> {
-        let is_new = self.count_up(&self.counts, topic, shard);
+        let is_new = self.count_up(&self.counts, topic, shard, || self.rules.hold(topic));
         if is_new {
             // A node that watches the topic has left its mark in the row.
             self.notices.appeared(topic, self.row(topic));
@@ -129,9 +140,18 @@ impl Topics {
         self.row(topic)
     }
 
-    /// Answers whether it is the first one.
-    fn count_up(&self, counts: &Map<Topic, TopicCounts>, topic: &Topic, shard: usize) -> bool {
-        let fresh = || SmallVec::from_elem(0, self.shards);
+    /// Answers whether it is the first one, for which it calls `begin`.
+    fn count_up(
+        &self,
+        counts: &Map<Topic, TopicCounts>,
+        topic: &Topic,
+        shard: usize,
+        begin: impl FnOnce(),
+    ) -> bool {
+        let fresh = || {
+            begin();
+            SmallVec::from_elem(0, self.shards)
+        };
         let mut counts = counts.entry(topic.clone()).or_insert_with(fresh);
         let is_new = counts.iter().all(|count| *count == 0);
         counts[shard] += 1;
@@ -145,17 +165,26 @@ impl Topics {
 
     /// A connection of this shard is no longer in the topic.
     pub(crate) fn left(&self, topic: &Topic, shard: usize) {
-        let emptied = Self::count_down(&self.counts, topic, shard);
+        let emptied = Self::count_down(&self.counts, topic, shard, || self.rules.release(topic));
         self.changes.counted(topic, emptied);
         self.notices.changed(topic);
     }
 
-    /// Answers whether it was the last one.
-    fn count_down(counts: &Map<Topic, TopicCounts>, topic: &Topic, shard: usize) -> bool {
+    /// Answers whether it was the last one, for which it calls `end`.
+    fn count_down(
+        counts: &Map<Topic, TopicCounts>,
+        topic: &Topic,
+        shard: usize,
+        end: impl FnOnce(),
+    ) -> bool {
         // Under the entry's lock: no connection can join between emptying and removing it.
         let emptied = counts.remove_if_mut(topic, |_, counts| {
             counts[shard] -= 1;
-            counts.iter().all(|count| *count == 0)
+            let is_empty = counts.iter().all(|count| *count == 0);
+            if is_empty {
+                end();
+            }
+            is_empty
         });
         emptied.is_some()
     }
@@ -178,12 +207,12 @@ impl Topics {
     /// A connection of this shard is about to hear who comes and goes. The shard counts it down
     /// again by [`Topics::unwatched`].
     pub(in crate::local) fn watched(&self, topic: &Topic, shard: usize) {
-        self.count_up(&self.watchers, topic, shard);
+        self.count_up(&self.watchers, topic, shard, || {});
     }
 
     /// A connection of this shard does not hear who comes and goes, or no longer.
     pub(crate) fn unwatched(&self, topic: &Topic, shard: usize) {
-        Self::count_down(&self.watchers, topic, shard);
+        Self::count_down(&self.watchers, topic, shard, || {});
     }
 
     /// How many connections of this node are in the topic.
@@ -224,10 +253,12 @@ impl Topics {
 }
 
 /// A connection that is in a topic.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Member {
     /// Whose it is.
     pub user: UserId,
     /// Its number on its node.
     pub fd: Fd,
+    /// What it shows of itself.
+    pub info: Option<Info>,
 }

@@ -193,15 +193,18 @@ impl Presence {
 
     async fn give_list(&self, fd: Fd, topic: &Topic) {
         let view = &self.views[topic];
-        let object = match self.tells(topic) {
-            PresenceRule::NoClient => return,
-            PresenceRule::Count => protocol::presence_count_object(topic, view.count()),
-            PresenceRule::Members => {
-                let (members, more) = view.members(MAX_NAMES);
-                protocol::presence_members_object(topic, &members, more)
+        match self.tells(topic) {
+            PresenceRule::NoClient => {}
+            PresenceRule::Count => {
+                let object = protocol::presence_count_object(topic, view.count());
+                self.hub.watch(fd, topic, object.into()).await;
             }
-        };
-        self.hub.watch(fd, topic, object.into()).await;
+            PresenceRule::Members => {
+                for object in member_objects(topic, view) {
+                    self.hub.watch(fd, topic, object.into()).await;
+                }
+            }
+        }
     }
 
     /// Gives the list to those who wait for it, if it is whole or they have waited long enough.
@@ -286,12 +289,12 @@ impl Presence {
                 return self.hub.tell_watchers(topic, object.into()).await;
             }
         }
-        for part in join.chunks(MAX_NAMES) {
-            let object = protocol::presence_change_object(topic, part, &[]);
-            self.hub.tell_watchers(topic, object.into()).await;
-        }
-        for part in leave.chunks(MAX_NAMES) {
-            let object = protocol::presence_change_object(topic, &[], part);
+        let view = self.views.get(topic);
+        let infos = view.map(|view| view.infos(join)).unwrap_or_default();
+        let joins = protocol::parts(join, &infos).map(|part| (part, &[][..]));
+        let leaves = leave.chunks(MAX_NAMES).map(|part| (&[][..], part));
+        for (join, leave) in joins.chain(leaves) {
+            let object = protocol::presence_change_object(topic, join, &infos, leave);
             self.hub.tell_watchers(topic, object.into()).await;
         }
     }
@@ -336,8 +339,8 @@ impl Presence {
         let now = Instant::now();
         while self.looks.first().is_some_and(|(at, _)| *at <= now) {
             let (_, topic) = self.looks.pop_first().expect("one is there");
-            let users = self.hub.users_in(&topic).await;
-            let users = users.into_iter().map(|(user, _)| user).collect();
+            let (users, infos) = self.hub.users_in(&topic).await;
+            let users = (users.into_iter().map(|(user, _)| user).collect(), infos);
             let here = self.hub.node().clone();
             let Some(roster) = self.rolls.get_mut(&topic) else {
                 continue;
@@ -461,6 +464,23 @@ impl Presence {
             roster.forget(&here);
         }
     }
+}
+
+/// The list for a client that begins to watch: all names, and what those show of themselves for
+/// whom there is room. What the others show follows, as if they did so only now.
+fn member_objects(topic: &Topic, view: &View) -> Vec<String> {
+    let (members, more) = view.members(MAX_NAMES);
+    let mut infos = view.infos(&members);
+    let first = protocol::fitting(&members, &infos);
+    let late = members.get(first).map(|user| infos.split_off(user));
+    let late = late.unwrap_or_default();
+    let mut objects = vec![protocol::presence_members_object(
+        topic, &members, &infos, more,
+    )];
+    let shown: Vec<UserId> = late.keys().cloned().collect();
+    let parts = protocol::parts(&shown, &late);
+    objects.extend(parts.map(|part| protocol::presence_change_object(topic, part, &late, &[])));
+    objects
 }
 
 async fn until(due: Option<Instant>) {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::protocol::ids::{NodeId, Topic, UserId};
-use crate::protocol::{MAX_NAMES, Told};
+use crate::protocol::info::Infos;
+use crate::protocol::{MAX_NAMES, Told, infos_of, parts};
 
 /// How long a node is told without asking again: three times what it takes to ask again.
 pub(super) const HEARD: Duration = Duration::from_secs(90);
@@ -22,6 +23,8 @@ const PAUSE_PER_MEMBER: Duration = Duration::from_micros(20);
 pub(super) struct Roster {
     /// By name, as told last.
     users: Vec<UserId>,
+    /// What they show of themselves, as told last.
+    infos: Infos,
     /// Who is told, and until when.
     listeners: HashMap<NodeId, WatchingNode>,
     /// When they will be looked at.
@@ -85,37 +88,46 @@ impl Roster {
         &mut self,
         topic: &Topic,
         here: &NodeId,
-        users: Vec<UserId>,
+        (users, infos): (Vec<UserId>, Infos),
         now: Instant,
     ) -> Vec<(NodeId, Told)> {
         self.due = None;
         let pause = PAUSE + PAUSE_PER_MEMBER * users.len() as u32;
         self.rested = Some(now + pause);
-        let (joined, left) = differences(&self.users, &users);
+        let (mut joined, left) = differences(&self.users, &users);
+        if infos != self.infos {
+            let is_other = |user: &&UserId| infos.get(user) != self.infos.get(user);
+            joined.extend(users.iter().filter(is_other).cloned());
+            joined.sort_unstable();
+            joined.dedup();
+        }
         self.users = users;
+        self.infos = infos;
+        let infos = &self.infos;
         let told = |here_users: &[UserId], gone: &[UserId]| Told {
             topic: topic.clone(),
             node: here.clone(),
             begin: false,
             end: false,
             here: here_users.to_vec(),
+            info: infos_of(here_users, infos),
             gone: gone.to_vec(),
         };
         let mut all = Vec::new();
         for (node, listener) in &mut self.listeners {
-            let mut parts: Vec<Told> = Vec::new();
+            let mut lines: Vec<Told> = Vec::new();
             if std::mem::take(&mut listener.is_new) {
-                parts.extend(self.users.chunks(MAX_NAMES).map(|part| told(part, &[])));
-                if parts.is_empty() {
-                    parts.push(told(&[], &[]));
+                lines.extend(parts(&self.users, infos).map(|part| told(part, &[])));
+                if lines.is_empty() {
+                    lines.push(told(&[], &[]));
                 }
-                parts.first_mut().expect("one at least").begin = true;
-                parts.last_mut().expect("one at least").end = true;
+                lines.first_mut().expect("one at least").begin = true;
+                lines.last_mut().expect("one at least").end = true;
             } else {
-                parts.extend(joined.chunks(MAX_NAMES).map(|part| told(part, &[])));
-                parts.extend(left.chunks(MAX_NAMES).map(|part| told(&[], part)));
+                lines.extend(parts(&joined, infos).map(|part| told(part, &[])));
+                lines.extend(left.chunks(MAX_NAMES).map(|part| told(&[], part)));
             }
-            all.extend(parts.into_iter().map(|part| (node.clone(), part)));
+            all.extend(lines.into_iter().map(|line| (node.clone(), line)));
         }
         all
     }
@@ -138,6 +150,10 @@ mod tests {
         users.iter().map(|user| user.parse().unwrap()).collect()
     }
 
+    fn plain(users: &[&str]) -> (Vec<UserId>, Infos) {
+        (names(users), Infos::new())
+    }
+
     fn node(name: &str) -> NodeId {
         format!("{name}.0123456789ab").parse().unwrap()
     }
@@ -149,14 +165,14 @@ mod tests {
         let mut roster = Roster::default();
         let now = Instant::now();
         assert!(roster.listen(&a, None, false));
-        let told = roster.tell(&topic, &here, names(&["1", "2"]), now);
+        let told = roster.tell(&topic, &here, plain(&["1", "2"]), now);
         assert_eq!(told.len(), 1);
         let (to, first) = &told[0];
         assert_eq!((to, &first.here), (&a, &names(&["1", "2"])));
         assert!(first.begin && first.end);
         assert!(!roster.listen(&a, None, false), "it has all");
         roster.listen(&b, None, false);
-        let told = roster.tell(&topic, &here, names(&["2", "3"]), now);
+        let told = roster.tell(&topic, &here, plain(&["2", "3"]), now);
         let of = |node: &NodeId| -> Vec<(Vec<UserId>, Vec<UserId>)> {
             let of = told.iter().filter(|(to, _)| to == node);
             of.map(|(_, told)| (told.here.clone(), told.gone.clone()))
@@ -166,7 +182,7 @@ mod tests {
         assert_eq!(of(&b), [(names(&["2", "3"]), vec![])]);
         assert!(
             roster
-                .tell(&topic, &here, names(&["2", "3"]), now)
+                .tell(&topic, &here, plain(&["2", "3"]), now)
                 .is_empty()
         );
         assert!(roster.listen(&a, None, true), "it asks for all");
@@ -180,11 +196,35 @@ mod tests {
             .collect();
         let mut roster = Roster::default();
         roster.listen(&node("a"), None, false);
-        let told = roster.tell(&topic, &here, users, Instant::now());
+        let told = roster.tell(&topic, &here, (users, Infos::new()), Instant::now());
         let ends: Vec<_> = told.iter().map(|(_, t)| (t.begin, t.end)).collect();
         assert_eq!(ends, [(true, false), (false, false), (false, true)]);
-        let told = Roster::default().tell(&topic, &here, Vec::new(), Instant::now());
+        let told = Roster::default().tell(&topic, &here, plain(&[]), Instant::now());
         assert!(told.is_empty());
+    }
+
+    #[test]
+    fn who_shows_something_else_is_named_again() {
+        let (topic, here): (Topic, _) = ("t".parse().unwrap(), node("here"));
+        let mut roster = Roster::default();
+        roster.listen(&node("a"), None, false);
+        let mut tell = |info: Option<&str>| -> Vec<(Vec<UserId>, Infos)> {
+            let shown = info.map(|json| (names(&["2"])[0].clone(), serde_json::from_str(json)));
+            let infos = shown.map(|(user, info)| (user, info.unwrap()));
+            let users = (names(&["1", "2"]), infos.into_iter().collect());
+            let told = roster.tell(&topic, &here, users, Instant::now());
+            told.into_iter()
+                .map(|(_, told)| (told.here, told.info))
+                .collect()
+        };
+        let first = tell(Some(r#"{"a":1}"#));
+        assert_eq!(first[0].0, names(&["1", "2"]));
+        assert_eq!(first[0].1.len(), 1);
+        assert!(tell(Some(r#"{"a":1}"#)).is_empty());
+        let other = tell(Some(r#"{"a":2}"#));
+        assert_eq!(other[0].0, names(&["2"]));
+        assert_ne!(other[0].1, first[0].1);
+        assert_eq!(tell(None), [(names(&["2"]), Infos::new())]);
     }
 
     #[test]

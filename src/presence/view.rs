@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::protocol::Told;
 use crate::protocol::ids::{Fd, NodeId, UserId};
+use crate::protocol::info::{Info, Infos};
 
 /// Before a node that owes its list is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -43,9 +44,32 @@ pub(super) struct View {
 
 #[derive(Debug, Default)]
 struct Present {
-    nodes: SmallVec<[NodeId; 1]>,
+    /// Where it is, and what it shows of itself there.
+    nodes: SmallVec<[(NodeId, Option<Info>); 1]>,
+    /// What the watchers see of that.
+    shown: Option<Info>,
     /// If it is on no node: when it will have left.
     leaves: Option<Instant>,
+}
+
+impl Present {
+    fn is_on(&self, node: &NodeId) -> bool {
+        self.nodes.iter().any(|(one, _)| one == node)
+    }
+
+    /// Chooses what the watchers see: of several nodes the first by name, so that all of them see
+    /// the same. While it is on none, that stays. Answers whether it is something else.
+    fn choose(&mut self) -> bool {
+        if self.nodes.is_empty() {
+            return false;
+        }
+        let showing = self.nodes.iter().filter(|(_, info)| info.is_some());
+        let first = showing.min_by(|one, other| one.0.cmp(&other.0));
+        let info = first.and_then(|(_, info)| info.clone());
+        let is_other = info != self.shown;
+        self.shown = info;
+        is_other
+    }
 }
 
 #[derive(Debug)]
@@ -61,7 +85,7 @@ struct Source {
 /// What changes in the eyes of the watchers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PresenceChanges {
-    /// Who has come.
+    /// Who has come, or shows something else of itself.
     pub(super) join: Vec<UserId>,
     /// Who will have left at this time, unless it comes back.
     pub(super) leaving: Vec<(Instant, UserId)>,
@@ -99,7 +123,11 @@ impl View {
 
     /// Forgets nodes that have no members, but for those chosen.
     pub(super) fn drop_idle(&mut self, stays: impl Fn(&NodeId) -> bool) {
-        let used: HashSet<&NodeId> = self.users.values().flat_map(|one| &one.nodes).collect();
+        let used: HashSet<&NodeId> = self
+            .users
+            .values()
+            .flat_map(|one| one.nodes.iter().map(|(node, _)| node))
+            .collect();
         self.sources
             .retain(|node, source| stays(node) || used.contains(node) || source.list.is_some());
     }
@@ -160,8 +188,22 @@ impl View {
         (members, more)
     }
 
+    /// What these users show of themselves.
+    pub(super) fn infos(&self, users: &[UserId]) -> Infos {
+        let shown = users.iter().filter_map(|user| {
+            let info = self.users.get(user)?.shown.clone()?;
+            Some((user.clone(), info))
+        });
+        shown.collect()
+    }
+
     /// A node tells who of it is there.
-    pub(super) fn hear(&mut self, told: Told, now: Instant, grace: Duration) -> PresenceChanges {
+    pub(super) fn hear(
+        &mut self,
+        mut told: Told,
+        now: Instant,
+        grace: Duration,
+    ) -> PresenceChanges {
         let mut changes = PresenceChanges::default();
         self.add(&told.node, now);
         // Ours, so that all users of a node share one text.
@@ -185,14 +227,15 @@ impl View {
             source.owes = None;
         }
         for user in told.here {
-            self.come(user, &node, &mut changes);
+            let info = told.info.remove(&user);
+            self.come(user, &node, info, &mut changes);
         }
         for user in told.gone {
             self.go(&user, &node, now + grace, &mut changes);
         }
         if let Some(list) = list {
             let on_node = |(user, present): (&UserId, &Present)| {
-                (present.nodes.contains(&node) && !list.contains(user)).then(|| user.clone())
+                (present.is_on(&node) && !list.contains(user)).then(|| user.clone())
             };
             let missing: Vec<UserId> = self.users.iter().filter_map(on_node).collect();
             for user in missing {
@@ -206,10 +249,7 @@ impl View {
     pub(super) fn bury(&mut self, node: &NodeId, now: Instant, grace: Duration) -> PresenceChanges {
         let mut changes = PresenceChanges::default();
         if self.sources.remove(node).is_some() {
-            let there = self
-                .users
-                .iter()
-                .filter(|(_, one)| one.nodes.contains(node));
+            let there = self.users.iter().filter(|(_, one)| one.is_on(node));
             let there: Vec<UserId> = there.map(|(user, _)| user.clone()).collect();
             for user in there {
                 self.go(&user, node, now + grace, &mut changes);
@@ -218,15 +258,27 @@ impl View {
         changes
     }
 
-    fn come(&mut self, user: UserId, node: &NodeId, changes: &mut PresenceChanges) {
+    fn come(
+        &mut self,
+        user: UserId,
+        node: &NodeId,
+        info: Option<Info>,
+        changes: &mut PresenceChanges,
+    ) {
         let present = self.users.entry(user.clone()).or_default();
-        if let Some(at) = present.leaves.take() {
-            changes.back.push((at, user));
-        } else if present.nodes.is_empty() {
-            changes.join.push(user);
+        let was_here = !present.nodes.is_empty();
+        match present.nodes.iter_mut().find(|(one, _)| one == node) {
+            Some((_, shown)) => *shown = info,
+            None => present.nodes.push((node.clone(), info)),
         }
-        if !present.nodes.contains(node) {
-            present.nodes.push(node.clone());
+        let is_other = present.choose();
+        if let Some(at) = present.leaves.take() {
+            changes.back.push((at, user.clone()));
+            if is_other {
+                changes.join.push(user);
+            }
+        } else if !was_here || is_other {
+            changes.join.push(user);
         }
     }
 
@@ -235,10 +287,12 @@ impl View {
             return;
         };
         let before = present.nodes.len();
-        present.nodes.retain(|one| one != node);
+        present.nodes.retain(|(one, _)| one != node);
         if before > 0 && present.nodes.is_empty() {
             present.leaves = Some(at);
             changes.leaving.push((at, user.clone()));
+        } else if present.choose() {
+            changes.join.push(user.clone());
         }
     }
 
@@ -288,7 +342,17 @@ mod tests {
             begin: whole,
             end: whole,
             here: names(here),
+            info: Infos::new(),
             gone: names(gone),
+        }
+    }
+
+    /// User 1 comes to a node, or is there, and shows this.
+    fn shows(of: &str, name: &str) -> Told {
+        let info = serde_json::from_str(&format!(r#"{{"name":"{name}"}}"#)).unwrap();
+        Told {
+            info: Infos::from([("1".parse().unwrap(), info)]),
+            ..told(of, false, &["1"], &[])
         }
     }
 
@@ -325,6 +389,33 @@ mod tests {
         assert_eq!(joins(&back), [""; 0]);
         assert_eq!(back.back.len(), 1);
         assert!(!view.leave(&names(&["1"])[0], now + GRACE));
+    }
+
+    #[test]
+    fn watchers_hear_what_a_member_shows_and_when_that_changes() {
+        let now = Instant::now();
+        let mut view = View::new(now);
+        let one = names(&["1"]);
+        let seen = |view: &View| serde_json::to_string(&view.infos(&one)).unwrap();
+        let hear = |view: &mut View, told| joins(&view.hear(told, now, GRACE)).concat();
+        assert_eq!(hear(&mut view, shows("b", "Ann")), "1");
+        assert_eq!(seen(&view), r#"{"1":{"name":"Ann"}}"#);
+        assert_eq!(hear(&mut view, shows("b", "Ann")), "", "nothing new");
+        assert_eq!(hear(&mut view, shows("b", "Anna")), "1");
+        assert_eq!(hear(&mut view, shows("c", "Other")), "", "b is before c");
+        assert_eq!(
+            hear(&mut view, told("a", false, &["1"], &[])),
+            "",
+            "a shows nothing"
+        );
+        assert_eq!(seen(&view), r#"{"1":{"name":"Anna"}}"#);
+        assert_eq!(hear(&mut view, told("b", false, &[], &["1"])), "1");
+        assert_eq!(seen(&view), r#"{"1":{"name":"Other"}}"#);
+        assert_eq!(hear(&mut view, told("a", false, &[], &["1"])), "");
+        assert_eq!(hear(&mut view, told("c", false, &[], &["1"])), "");
+        assert_eq!(seen(&view), r#"{"1":{"name":"Other"}}"#, "it may come back");
+        assert_eq!(hear(&mut view, told("a", false, &["1"], &[])), "1");
+        assert_eq!(seen(&view), "{}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{ConnectionId, Topic, UserId};
+use crate::protocol::info::Info;
 use crate::protocol::json::{from_object, one_line, to_json};
 use crate::protocol::secret::Secret;
 use crate::protocol::topic_pattern::TopicPatterns;
@@ -127,6 +128,8 @@ pub struct ConnectAnswer {
     pub grants: Option<TopicPatterns>,
     /// What it is subscribed to from the beginning, granted or not.
     pub subscribe: Vec<Topic>,
+    /// What it shows of itself to the members of its topics.
+    pub info: Option<Info>,
     /// For how long this holds, if not for as long as the connection.
     pub expires_in: Option<Duration>,
 }
@@ -145,6 +148,8 @@ impl ConnectAnswer {
             topics: Option<Vec<Box<str>>>,
             #[serde(default)]
             subscribe: Option<Vec<Box<str>>>,
+            #[serde(default)]
+            info: Option<Box<RawValue>>,
             #[serde(default)]
             expires_in: Option<f64>,
         }
@@ -179,9 +184,14 @@ impl ConnectAnswer {
             user,
             grants,
             subscribe,
+            info: read_info(fields.info.as_deref())?,
             expires_in: fields.expires_in.map(lifetime).transpose()?,
         })
     }
+}
+
+fn read_info(json: Option<&RawValue>) -> Result<Option<Info>, InvalidInput> {
+    json.map(Info::read).transpose().map(Option::flatten)
 }
 
 fn lifetime(seconds: f64) -> Result<Duration, InvalidInput> {
@@ -236,6 +246,9 @@ pub struct SubscribeAnswer {
     pub allow: bool,
     /// Why not.
     pub reason: Option<String>,
+    /// What the connection shows of itself to the members of this topic, if that is not what it
+    /// shows to all.
+    pub info: Option<Info>,
     /// For how long this holds, if not for as long as the subscription.
     pub expires_in: Option<Duration>,
 }
@@ -250,12 +263,15 @@ impl SubscribeAnswer {
         struct Fields {
             allow: bool,
             #[serde(default)]
+            info: Option<Box<RawValue>>,
+            #[serde(default)]
             expires_in: Option<f64>,
         }
         let fields: Fields = from_object(body)?;
         Ok(Self {
             allow: fields.allow,
             reason: refusal_words(body, "reason"),
+            info: read_info(fields.info.as_deref())?,
             expires_in: fields.expires_in.map(lifetime).transpose()?,
         })
     }
@@ -356,6 +372,7 @@ mod tests {
             (r#"{"user":"a","topics":"chat"}"#, "expected a sequence"),
             (r#"{"user":"a","topics":["a b"]}"#, "no pattern"),
             (r#"{"user":"a","subscribe":["chat.*"]}"#, "no topic"),
+            (r#"{"user":"a","info":"Ann"}"#, "info must be"),
             (r#"{"user":"a","expires_in":"60"}"#, "invalid type"),
             (r#"{"user":"a","expires_in":0}"#, "expires_in must be"),
             (r#"{"user":"a","expires_in":1e99}"#, "expires_in must be"),
@@ -380,6 +397,7 @@ mod tests {
             "{}",
             r#"{"allow":1}"#,
             r#"{"allow":"true"}"#,
+            r#"{"allow":true,"info":[]}"#,
             "true",
             "[true]",
             "",

@@ -26,6 +26,8 @@ pub mod fault;
 
 mod json;
 
+pub mod info;
+
 pub mod client;
 
 pub mod message;
@@ -54,6 +56,7 @@ pub use crate::protocol::client::requests::*;
 pub use crate::protocol::client::send::*;
 pub use crate::protocol::fault::InvalidInput;
 pub use crate::protocol::history::*;
+pub use crate::protocol::info::*;
 pub use crate::protocol::message::*;
 pub use crate::protocol::outcome::*;
 pub use crate::protocol::sender::access::*;

@@ -385,15 +385,30 @@ fn what_nodes_say_is_read_as_it_was_written() {
             begin,
             end,
             here: names(here),
+            info: Infos::new(),
             gone: names(gone),
         })
     };
+    let info = Infos::from([(
+        "a".parse().unwrap(),
+        serde_json::from_str(r#"{"name":"A \"a\""}"#).unwrap(),
+    )]);
+    let shown = PresenceLine::Told(Told {
+        topic: topic.clone(),
+        node: node.clone(),
+        begin: false,
+        end: false,
+        here: names(&["a", "b"]),
+        info,
+        gone: vec![],
+    });
     for line in [
         watch(false, false),
         watch(true, false),
         watch(false, true),
         told(true, true, &[], &[]),
         told(false, true, &["a", "b:c@d"], &["e"]),
+        shown,
     ] {
         let text = line.to_line();
         let Ok(Line::Presence(read)) = Line::parse(text.as_bytes()) else {

@@ -11,7 +11,7 @@ use crate::history::{
     Cause, EVERYBODY, Event, FINAL, Field, HUNG_UP, Micros, Phase, Push, SECOND, TOPICS, TopicRows,
 };
 use crate::index::{Conn, Index, Recv};
-use crate::{deaths, follows, kept, passed_over, presence, rows, senders, tokens};
+use crate::{deaths, follows, kept, members, passed_over, presence, rows, senders, tokens};
 
 /// A loss is told within 3 s, spread over 5 s more; the beat of a shard and a busy machine
 /// take up to 2 s.
@@ -31,7 +31,7 @@ const MORE_FDS: i64 = 64;
 const MORE_RSS_KIB: u64 = 192 * 1024;
 
 /// The rules, in the order of their verdicts.
-pub(crate) const RULES: [(&str, &str); 20] = [
+pub(crate) const RULES: [(&str, &str); 22] = [
     (
         "H0",
         "no node ends by itself; all are ready again after the last fault",
@@ -82,6 +82,14 @@ pub(crate) const RULES: [(&str, &str); 20] = [
         "H19",
         "a kept message that a client cannot take is passed over and told, and all after it come",
     ),
+    (
+        "H20",
+        "what a member publishes names it, and does not come back to its connection",
+    ),
+    (
+        "H21",
+        "what was erased from a log comes to nobody who asks for the log after that",
+    ),
 ];
 
 /// What the checker says of one rule.
@@ -130,6 +138,8 @@ pub(crate) fn check(events: &[Event]) -> Vec<Verdict> {
         deaths::check(&index),
         follows::check(&index),
         passed_over::check(&index),
+        members::named(&index),
+        members::erased(&index),
     ]
 }
 
@@ -241,6 +251,9 @@ fn losses(index: &Index<'_>) -> Verdict {
             let taken = words.contains(&&*part.status) && last.reason.is_none();
             let denied = part.status == "offline" && attempts.len() == 1;
             for (conn, since, until) in by_user.get(&*part.user).into_iter().flatten() {
+                if first.author.as_deref() == Some(conn.name) {
+                    continue;
+                }
                 let settled = since + if taken { 0 } else { SETTLED };
                 if settled >= first.sent || *until < last.sent {
                     continue;
@@ -378,7 +391,8 @@ fn counters(index: &Index<'_>) -> Verdict {
             .flatten()
             .filter(|push| push.via == *node)
         {
-            if matches!(&*push.status, "unknown" | HUNG_UP) {
+            // A member is not told whether there were others.
+            if push.author.is_some() || matches!(&*push.status, "unknown" | HUNG_UP) {
                 unknown += 1.0;
             } else {
                 *answers.entry(&push.status).or_default() += 1.0;

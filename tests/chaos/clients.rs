@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::history::{Cause, EVERYBODY, Event, Inbox, News, Recorder, SECOND, topic};
+use crate::history::{Cause, EVERYBODY, Event, Inbox, News, Part, Push, Recorder, SECOND, topic};
 use crate::passes::{Pass, Token};
+use crate::stage::{KEPT_BY_RULE, OPEN_TO_MEMBERS};
 use crate::views::{View, Views};
 use crate::wires::{Heard, Socket, Wire, Wish};
 
@@ -42,6 +43,8 @@ pub(crate) struct Device {
     pub(crate) pass: Option<Pass>,
     /// Whether it presents a new token before the old one ends.
     pub(crate) renews: bool,
+    /// Whether it publishes to its topics, where their rules let it.
+    pub(crate) publishes: bool,
     /// Whether it comes back with its last position.
     pub(crate) resumes: bool,
     /// Whether it believes that what it hears of its inbox, as it comes back, goes for its topics too:
@@ -81,6 +84,7 @@ struct Object {
     topic: Option<String>,
     degraded: Option<bool>,
     data: Option<Value>,
+    from: Option<Author>,
     code: Option<Value>,
     resume: Option<String>,
     recovered: Option<bool>,
@@ -89,6 +93,13 @@ struct Object {
     leave: Option<Vec<String>>,
     in_ms: Option<u64>,
     expires_in_ms: Option<u64>,
+}
+
+/// Who published a message.
+#[derive(Deserialize)]
+struct Author {
+    user: String,
+    connection: String,
 }
 
 /// So many of the last messages of a topic a device asks for that comes to it for the first time.
@@ -107,12 +118,18 @@ struct Link<'a> {
     view: View,
     views: &'a Views,
     recorder: &'a Recorder,
+    /// The node, as it names itself.
+    node: String,
     /// Topics whose reply is still to come.
     asked: HashSet<String>,
     /// Topics whose last messages it has asked for.
     entered: HashSet<String>,
     /// Topics that it has left.
     out: HashSet<String>,
+    /// What it has published and is to be answered next.
+    published: Option<Push>,
+    /// How much it has published.
+    seq: u64,
     /// The code of the node's last word.
     bye: Option<u16>,
     token: Option<Token>,
@@ -175,6 +192,50 @@ impl Link<'_> {
         self.socket.send(&ask).await;
     }
 
+    /// Publishes to a topic, and notes it when it is answered.
+    async fn publish(&mut self, topic: &str, node: &str) {
+        self.seq += 1;
+        let id = format!("{}-{}", self.name, self.seq);
+        let to = vec![topic.to_owned()];
+        let ask = json!({
+            "type": "publish", "topic": self::topic(topic).unwrap_or(topic), "ref": id,
+            "data": {"id": id, "to": to, "seq": self.seq},
+        });
+        let now = self.recorder.now();
+        self.published = Some(Push {
+            id,
+            by: self.name.clone(),
+            via: node.to_owned(),
+            seq: self.seq,
+            to,
+            attempt: 1,
+            sent: now,
+            answered: now,
+            status: String::new(),
+            reason: None,
+            kept: KEPT_BY_RULE.contains(&topic),
+            author: Some(self.name.clone()),
+            everywhere: false,
+            parts: Vec::new(),
+        });
+        self.socket.send(&ask).await;
+    }
+
+    /// Notes what it was told of what it has published last.
+    fn answered(&mut self, status: &str) {
+        let Some(mut push) = self.published.take() else {
+            return;
+        };
+        push.answered = self.recorder.now();
+        status.clone_into(&mut push.status);
+        push.parts = vec![Part {
+            user: push.to[0].clone(),
+            status: status.to_owned(),
+            connections: 1,
+        }];
+        self.recorder.write(Event::Push(push));
+    }
+
     async fn unsubscribe(&mut self, topic: &str) {
         let name = self::topic(topic).unwrap_or(topic);
         let ask = json!({"type": "unsubscribe", "topic": name, "ref": name});
@@ -203,6 +264,7 @@ impl Device {
                 self.enter(&mut link, ready).await;
                 views.client_came();
                 let (cause, code) = self.listen(&mut link).await;
+                link.answered("unknown");
                 views.client_went();
                 link.set_expires_soon(false);
                 link.write(|conn, at| Event::Close {
@@ -268,15 +330,19 @@ impl Device {
         } else {
             None
         };
+        let node = ready.as_ref().and_then(|ready| ready.node.clone());
         let link = Link {
             name,
             socket,
+            node: node.unwrap_or_else(|| view.id.clone()),
             view,
             views,
             recorder,
             asked: HashSet::new(),
             entered: HashSet::new(),
             out: HashSet::new(),
+            published: None,
+            seq: 0,
             bye: None,
             token,
             expires_soon: false,
@@ -294,13 +360,13 @@ impl Device {
         } else {
             Inbox::Unknown
         };
-        let node = ready.as_ref().and_then(|ready| ready.node.clone());
+        let node = link.node.clone();
         link.write(|conn, at| Event::Open {
             conn,
             user: self.user.clone(),
             v1: self.wire.hears_objects(),
             wire: self.wire,
-            node: node.unwrap_or_else(|| link.view.id.clone()),
+            node,
             fd: ready.and_then(|ready| ready.fd),
             inbox,
             topics: self.topics.clone(),
@@ -357,9 +423,10 @@ impl Device {
         };
         let leave = tokio::time::sleep(Duration::from_millis(stay));
         let toggle = tokio::time::sleep(self.toggle_pause());
+        let publish = tokio::time::sleep(self.publish_pause());
         let views = link.views;
         let end_of_churn = views.churn_ended();
-        tokio::pin!(leave, toggle, end_of_churn);
+        tokio::pin!(leave, toggle, publish, end_of_churn);
         let (mut left, mut calm) = (false, false);
         loop {
             let renew_at = link.renew_at;
@@ -385,6 +452,12 @@ impl Device {
                         self.toggle(link).await;
                     }
                 }
+                () = &mut publish, if self.publishes => {
+                    publish.as_mut().reset(Instant::now() + self.publish_pause());
+                    if views.is_publishing() && link.published.is_none() {
+                        self.publish(link).await;
+                    }
+                }
                 () = &mut end_of_churn, if !calm => {
                     calm = true;
                     if link.expires_soon && self.renews {
@@ -407,6 +480,22 @@ impl Device {
 
     fn toggle_pause(&mut self) -> Duration {
         Duration::from_millis(self.rng.u64(500..4_000))
+    }
+
+    fn publish_pause(&mut self) -> Duration {
+        Duration::from_millis(self.rng.u64(200..1_500))
+    }
+
+    /// Publishes to one of the topics that it is in, if a rule lets it.
+    async fn publish(&mut self, link: &mut Link<'_>) {
+        let is_in = |topic: &&String| !link.asked.contains(*topic) && !link.out.contains(*topic);
+        let open = |topic: &&String| OPEN_TO_MEMBERS.contains(&&***topic);
+        let topics = self.topics.iter().filter(open).filter(is_in);
+        let topic = self.rng.choice(topics.collect::<Vec<_>>()).cloned();
+        if let Some(topic) = topic {
+            let node = link.node.clone();
+            link.publish(&topic, &node).await;
+        }
     }
 
     /// Leaves one of its topics, or comes back to it.
@@ -476,10 +565,10 @@ impl Device {
     async fn hear(&mut self, link: &mut Link<'_>, text: &str) {
         if self.wire == Wire::Plain {
             let data = serde_json::from_str::<Data>(text).ok();
-            return link.write(|conn, at| received(conn, None, data, false, at));
+            return link.write(|conn, at| received(conn, None, data, (false, None), at));
         }
         let Ok(object) = serde_json::from_str::<Object>(text) else {
-            return link.write(|conn, at| received(conn, None, None, false, at));
+            return link.write(|conn, at| received(conn, None, None, (false, None), at));
         };
         let topic = object.topic.as_ref().map(|topic| format!("#{topic}"));
         match &*object.kind {
@@ -517,6 +606,14 @@ impl Device {
             "error" => {
                 // The `ref` is what was asked for.
                 let reference = object.reference.unwrap_or_default();
+                if link
+                    .published
+                    .as_ref()
+                    .is_some_and(|push| push.id == reference)
+                {
+                    // Some of its nodes may have it.
+                    link.answered("unrouted");
+                }
                 link.asked.remove(&format!("#{reference}"));
                 if reference == AUTH {
                     link.renew_at = Some(Instant::now() + AGAIN);
@@ -537,7 +634,8 @@ impl Device {
         let data = object
             .data
             .and_then(|data| serde_json::from_value::<Data>(data).ok());
-        link.write(|conn, at| received(conn, object.id.as_deref(), data, kept, at));
+        let from = (object.from).map(|from| format!("{} {}", from.user, from.connection));
+        link.write(|conn, at| received(conn, object.id.as_deref(), data, (kept, from), at));
         if let Some(id) = object.id.filter(|_| self.acks && self.wire.can_ask()) {
             link.socket.send(&json!({"type": "ack", "id": id})).await;
         }
@@ -551,6 +649,9 @@ impl Device {
             // A session's end may be unknown to its node.
             let ends = ends.or(link.token.as_ref().map(|token| token.ends));
             return link.holds(self.pass == Some(Pass::Session), ends.unwrap_or(u64::MAX));
+        }
+        if object.status.as_deref() == Some("published") {
+            return link.answered("routed");
         }
         let Some(topic) = object.topic else {
             return;
@@ -601,7 +702,13 @@ async fn renewed(renewal: &mut Option<JoinHandle<Option<Token>>>) -> Option<Toke
 }
 
 /// What cannot be read, or bears two ids, is a message that nobody published.
-fn received(conn: String, outer: Option<&str>, data: Option<Data>, kept: bool, at: u64) -> Event {
+fn received(
+    conn: String,
+    outer: Option<&str>,
+    data: Option<Data>,
+    (kept, from): (bool, Option<String>),
+    at: u64,
+) -> Event {
     let (id, to) = match data {
         Some(data) if outer.as_ref().is_none_or(|outer| *outer == data.id) => (data.id, data.to),
         Some(data) => (format!("{outer:?} around {}", data.id), data.to),
@@ -612,6 +719,7 @@ fn received(conn: String, outer: Option<&str>, data: Option<Data>, kept: bool, a
         id,
         to,
         kept,
+        from,
         at,
     }
 }

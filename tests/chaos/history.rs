@@ -60,6 +60,9 @@ pub(crate) struct Push {
     /// Whether it was to be kept in the inboxes of its users, or the topic's log.
     #[serde(default)]
     pub(crate) kept: bool,
+    /// The connection of the member that published it, if one did.
+    #[serde(default)]
+    pub(crate) author: Option<String>,
     /// Whether it went to the channel of all nodes, without a look at who is where: Redis counts
     /// every listener there.
     #[serde(default)]
@@ -172,6 +175,9 @@ pub(crate) enum Event {
         /// Whether it came with a token to resume after it.
         #[serde(default)]
         kept: bool,
+        /// `<user> <node>/<fd>`: who published it, as the node says.
+        #[serde(default)]
+        from: Option<String>,
         at: Micros,
     },
     Resync {
@@ -221,6 +227,15 @@ pub(crate) enum Event {
         id: String,
         times: u64,
         at: Micros,
+    },
+    /// The log of a topic, or this message of it, was to be erased between `at` and `until`;
+    /// `is_done` if a node said that it is.
+    Erased {
+        topic: String,
+        id: Option<String>,
+        at: Micros,
+        until: Micros,
+        is_done: bool,
     },
     /// A sender ended its half of the connection after a whole request.
     HalfClosed {

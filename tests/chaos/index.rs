@@ -11,6 +11,8 @@ pub(crate) struct Recv<'a> {
     pub(crate) id: &'a str,
     pub(crate) to: &'a [String],
     pub(crate) kept: bool,
+    /// `<user> <node>/<fd>`.
+    pub(crate) from: Option<&'a str>,
     pub(crate) at: Micros,
 }
 
@@ -56,7 +58,7 @@ pub(crate) struct Conn<'a> {
     pub(crate) name: &'a str,
     pub(crate) user: &'a str,
     pub(crate) v1: bool,
-    wire: Wire,
+    pub(crate) wire: Wire,
     pub(crate) node: &'a str,
     pub(crate) fd: Option<u64>,
     pub(crate) opened: Micros,
@@ -180,6 +182,18 @@ pub(crate) struct Index<'a> {
     pub(crate) forgets: bool,
     /// When rows of these topics were deleted.
     pub(crate) deleted: Vec<(&'a str, Micros)>,
+    /// When the logs of these topics were erased.
+    pub(crate) erasures: Vec<Erasure<'a>>,
+}
+
+/// That a topic's log, or one message of it, was erased, or may have been.
+pub(crate) struct Erasure<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) id: Option<&'a str>,
+    pub(crate) at: Micros,
+    pub(crate) until: Micros,
+    /// A node said that it was.
+    pub(crate) is_done: bool,
 }
 
 impl<'a> Index<'a> {
@@ -193,6 +207,7 @@ impl<'a> Index<'a> {
             end: 0,
             forgets: false,
             deleted: Vec::new(),
+            erasures: Vec::new(),
         };
         for event in events {
             index.take(event);
@@ -312,12 +327,14 @@ impl<'a> Index<'a> {
                 id,
                 to,
                 kept,
+                from,
                 at,
             } => conn(self, name, &mut |conn| {
                 conn.recvs.push(Recv {
                     id,
                     to,
                     kept: *kept,
+                    from: from.as_deref(),
                     at: *at,
                 });
                 conn.ids.insert(id);
@@ -364,6 +381,19 @@ impl<'a> Index<'a> {
                     });
                 }
             }
+            Event::Erased {
+                topic,
+                id,
+                at,
+                until,
+                is_done,
+            } => self.erasures.push(Erasure {
+                topic,
+                id: id.as_deref(),
+                at: *at,
+                until: *until,
+                is_done: *is_done,
+            }),
             Event::RowBack { conn: name, at } => conn(self, name, &mut |conn| {
                 for (_, until) in &mut conn.unlisted {
                     *until = (*until).min(*at);
@@ -398,6 +428,15 @@ impl<'a> Index<'a> {
             counted = *until;
         }
         end
+    }
+
+    /// Whether a message that was kept in the topic's log may have been erased.
+    pub(crate) fn is_erased(&self, topic: &str, push: &Push) -> bool {
+        let mut erasures = self.erasures.iter();
+        erasures.any(|erasure| {
+            let is_meant = erasure.id.is_none_or(|id| id == push.id);
+            is_meant && erasure.topic == topic && push.sent <= erasure.until
+        })
     }
 
     /// Whether the node counted a loss between these times.

@@ -100,7 +100,8 @@ fn entered(
         let part = push.parts.iter().find(|part| part.user == seat.of);
         let is_stored = part
             .is_some_and(|part| matches!(&*part.status, "routed" | "written" | "acked" | "stored"));
-        if push.kept && is_stored && push.reason.is_none() {
+        let is_there = is_stored && !index.is_erased(seat.of, push);
+        if push.kept && is_there && push.reason.is_none() {
             let source = sources.entry((&push.by, &push.via));
             source.or_default().push(push);
         }
@@ -184,7 +185,14 @@ fn all_there(index: &Index<'_>, device: &str, of: &str, chain: &Chain<'_>, verdi
             .is_some_and(|(one, _)| one == device)
     };
     let ids = index.conns.values().filter(ours);
-    let heard: HashSet<&str> = ids.flat_map(|conn| &conn.ids).copied().collect();
+    let mut heard: HashSet<&str> = ids.flat_map(|conn| &conn.ids).copied().collect();
+    // What it has published itself comes to its other connections alone.
+    let authored = |push: &&&Push| {
+        let author = push.author.as_deref().and_then(|name| name.split_once('r'));
+        author.is_some_and(|(one, _)| one == device)
+    };
+    let pushes = index.messages.values().flatten();
+    heard.extend(pushes.filter(authored).map(|push| &*push.id));
     let (from, Conn { name, node, .. }) = (chain[0].1.since, chain[chain.len() - 1].0);
     for (id, attempts) in &index.messages {
         let (first, last) = (attempts[0], attempts[attempts.len() - 1]);
@@ -203,7 +211,8 @@ fn all_there(index: &Index<'_>, device: &str, of: &str, chain: &Chain<'_>, verdi
         let resynced = chain
             .iter()
             .any(|(conn, _)| conn.told(of, first.sent, limit));
-        verdict.expect(heard.contains(id) || index.forgets && resynced, || {
+        let may_lack = index.forgets || index.is_erased(of, last);
+        verdict.expect(heard.contains(id) || may_lack && resynced, || {
             format!(
                 "{name} and those before it never got the kept {id} to {of}, sent {}, answered {}",
                 first.sent, part.status

@@ -31,6 +31,7 @@ mod follows;
 mod history;
 mod index;
 mod kept;
+mod members;
 mod mishaps;
 mod names;
 mod passed_over;

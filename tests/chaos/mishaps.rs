@@ -117,6 +117,42 @@ impl Stage {
         self.await_rows(conns).await
     }
 
+    /// Has the log of a topic erased, or one of its newest messages.
+    pub(crate) async fn erase(&self, node: usize, draw: u64) {
+        let address = {
+            let slot = self.places[node].lock().await;
+            slot.as_ref().map(crate::common::Node::client_address)
+        };
+        let Some(address) = address else { return };
+        let mut rng = Rng::with_seed(draw);
+        let named = TOPICS[rng.usize(..TOPICS.len())];
+        let name = topic(named).unwrap_or(named);
+        let mut url = format!("http://{address}/v1/topics/{name}/messages");
+        let http = crate::common::http();
+        let mut id = None;
+        if rng.u8(..3) > 0 {
+            let newest = async || -> Option<Value> {
+                let asked = http.get(format!("{url}?last=3")).timeout(ANSWER).send();
+                asked.await.ok()?.json().await.ok()
+            };
+            let newest = newest().await.unwrap_or_default();
+            let one = rng.choice(newest["messages"].as_array().map_or(&[][..], Vec::as_slice));
+            let Some(one) = one else { return };
+            id = one["data"]["id"].as_str().map(str::to_owned);
+            url = format!("{url}/{}", one["entry"].as_str().unwrap_or_default());
+        }
+        let at = self.recorder.now();
+        let answer = http.delete(url).timeout(ANSWER).send();
+        let is_done = answer.await.is_ok_and(|answer| answer.status() == 200);
+        self.recorder.write(Event::Erased {
+            topic: named.to_owned(),
+            id,
+            at,
+            until: self.recorder.now(),
+            is_done,
+        });
+    }
+
     /// Notes when these connections are in their rows again. Those that have closed need not be.
     async fn await_rows(&self, mut conns: Vec<String>) -> Result<()> {
         let start = Instant::now();
@@ -184,6 +220,7 @@ impl Stage {
             padding: rng.usize(..2_000),
             anonymous: rng.u8(..4) == 0,
             kept: rng.bool(),
+            kept_by_rule: false,
         }
     }
 
@@ -263,6 +300,7 @@ impl Stage {
             answered: self.recorder.now(),
             reason: answer["reason"].as_str().map(str::to_owned),
             kept: draft.kept,
+            author: None,
             everywhere: false,
             parts,
             status,
@@ -333,6 +371,7 @@ impl Stage {
             answered: self.recorder.now(),
             reason: answer["reason"].as_str().map(str::to_owned),
             kept: draft.kept,
+            author: None,
             everywhere: false,
             parts: parts(&draft.to, &status, &answer),
             status: status.clone(),

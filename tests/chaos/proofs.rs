@@ -2,6 +2,7 @@
 //! planted fault must be found, by exactly the rule that is meant.
 
 mod clients;
+mod members;
 mod mishaps;
 mod redis;
 mod topics;
@@ -27,6 +28,7 @@ fn push(id: &str, seq: u64, user: &str, sent: u64) -> Push {
         status: "routed".to_owned(),
         reason: None,
         kept: false,
+        author: None,
         everywhere: false,
         parts: vec![Part {
             user: user.to_owned(),
@@ -64,6 +66,7 @@ fn recv(conn: &str, id: &str, user: &str, at: u64) -> Event {
         id: id.to_owned(),
         to: vec![user.to_owned()],
         kept: false,
+        from: None,
         at,
     }
 }
@@ -423,6 +426,7 @@ fn kept(conn: &str, id: &str, to: &str, at: u64) -> Event {
         id: id.to_owned(),
         to: vec![to.to_owned()],
         kept: true,
+        from: None,
         at,
     }
 }
@@ -468,6 +472,7 @@ pub(crate) fn run() -> bool {
         .iter()
         .chain(topics::ALLOWED)
         .chain(clients::ALLOWED)
+        .chain(members::ALLOWED)
         .chain(mishaps::ALLOWED)
         .chain(redis::ALLOWED)
         .map(|(words, change)| (None, *words, *change));
@@ -475,6 +480,7 @@ pub(crate) fn run() -> bool {
         .iter()
         .chain(topics::PLANTED)
         .chain(clients::PLANTED)
+        .chain(members::PLANTED)
         .chain(mishaps::PLANTED)
         .chain(redis::PLANTED)
         .map(|(rule, words, change)| (Some(*rule), *words, *change));

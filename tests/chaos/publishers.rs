@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Access, Doors};
 use crate::history::{EVERYBODY, Event, FINAL, Part, Push, Recorder, TOPICS, topic};
+use crate::stage::KEPT_BY_RULE;
 use crate::views::Views;
 
 /// Longest wait for an answer over HTTP.
@@ -27,6 +28,8 @@ pub(crate) struct World {
     pub(crate) views: Arc<Views>,
     pub(crate) redis: Doors,
     pub(crate) recorder: Recorder,
+    /// Whether topics have rules.
+    pub(crate) rules: bool,
 }
 
 impl World {
@@ -63,6 +66,8 @@ pub(crate) struct Draft {
     pub(crate) anonymous: bool,
     /// To be kept in the inboxes of its users, or the topic's log.
     pub(crate) kept: bool,
+    /// Its topic's rule says so, and the sender need not.
+    pub(crate) kept_by_rule: bool,
 }
 
 impl Draft {
@@ -85,7 +90,7 @@ impl Draft {
         if !self.anonymous {
             fields["id"] = json!(self.id);
         }
-        if self.kept {
+        if self.kept && !self.kept_by_rule {
             fields["keep"] = json!(true);
         }
         // All in the data too, for plain clients.
@@ -139,25 +144,28 @@ impl Sender {
             if start.elapsed() > patience {
                 return;
             }
-            let draft = Draft {
-                to: vec![to.to_owned()],
-                ..self.draft()
-            };
+            let draft = self.draft_to(vec![to.to_owned()]);
             self.deliver(vec![draft]).await;
         }
     }
 
     fn draft(&mut self) -> Draft {
+        let to = self.world.addressees(&mut self.rng);
+        self.draft_to(to)
+    }
+
+    fn draft_to(&mut self, to: Vec<String>) -> Draft {
         self.seq += 1;
         let padding = if self.rng.u8(..20) == 0 { 8_000 } else { 200 };
-        let to = self.world.addressees(&mut self.rng);
+        let kept_by_rule = self.world.rules && KEPT_BY_RULE.contains(&&*to[0]);
         let anonymous = self.rng.u8(..4) == 0;
         Draft {
             id: format!("{}-{}", self.name, self.seq),
             seq: self.seq,
             padding: self.rng.usize(..padding),
             anonymous,
-            kept: !anonymous && to[0] != EVERYBODY && self.rng.u8(..4) == 0,
+            kept: kept_by_rule || !anonymous && to[0] != EVERYBODY && self.rng.u8(..4) == 0,
+            kept_by_rule,
             to,
         }
     }
@@ -190,6 +198,7 @@ impl Sender {
                     answered,
                     reason,
                     kept: draft.kept,
+                    author: None,
                     everywhere: false,
                     parts: parts(&draft.to, &status, answer),
                     status,
@@ -310,7 +319,9 @@ impl RedisPublisher {
                 to: vec![to],
                 padding: self.rng.usize(..300),
                 anonymous: self.rng.u8(..4) == 0 && !self.redis.may_deny_falsely(),
+                // A rule does not hold for lines in Redis.
                 kept: false,
+                kept_by_rule: false,
             };
             let way = match self.rng.u8(..10) {
                 0 | 1 => Way::Everywhere,
@@ -363,6 +374,7 @@ impl RedisPublisher {
                     status: status.to_owned(),
                     reason: None,
                     kept: false,
+                    author: None,
                     everywhere: is_to_all,
                     parts: vec![Part {
                         user: draft.to[0].clone(),

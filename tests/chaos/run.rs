@@ -71,6 +71,7 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
         views: stage.views.clone(),
         redis: stage.doors.clone(),
         recorder: recorder.clone(),
+        rules: scenario.rules,
     };
 
     let mut background = Actors(Vec::new());
@@ -199,6 +200,7 @@ fn devices(users: &[String], scenario: &Scenario, rng: &mut Rng) -> Vec<Device> 
                 resumes_all: wire == Wire::Sse && scenario.sse_topics,
                 reloads: scenario.upgrades,
                 position: None,
+                publishes: scenario.rules && wire.can_ask() && rng.bool(),
                 topics,
                 positions: HashMap::new(),
                 rng: rng.fork(),

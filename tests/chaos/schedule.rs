@@ -49,6 +49,11 @@ pub(crate) enum Fault {
     Evict {
         draw: u64,
     },
+    /// A sender has the log of a topic erased, by this node.
+    Erase {
+        node: usize,
+        draw: u64,
+    },
     /// Senders close in the middle of a request, or without waiting for the answer.
     HangUp {
         node: usize,
@@ -170,6 +175,8 @@ pub(crate) struct Scenario {
     pub(crate) prestop: bool,
     /// Whether nodes log to a pipe that nobody reads.
     pub(crate) log_unread: bool,
+    /// Whether topics have rules: some keep every push, and members publish to some.
+    pub(crate) rules: bool,
     draw: fn(&mut Rng, usize) -> Fault,
 }
 
@@ -184,6 +191,7 @@ const PLAIN: Scenario = Scenario {
     upgrades: false,
     prestop: false,
     log_unread: false,
+    rules: false,
     draw: redis_restart,
 };
 
@@ -413,6 +421,19 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "rules",
+        rules: true,
+        proxied: true,
+        draw: under_rules,
+        ..PLAIN
+    },
+    Scenario {
+        name: "erasure",
+        rules: true,
+        draw: while_logs_are_erased,
+        ..PLAIN
+    },
+    Scenario {
         name: "mixed",
         proxied: true,
         tokens: true,
@@ -517,6 +538,7 @@ impl Fault {
             Self::StallReaders { .. } => Duration::from_secs(15),
             Self::StallClaim { time, .. } => *time,
             Self::HangUp { .. }
+            | Self::Erase { .. }
             | Self::FlushAll
             | Self::KillSubscriptions
             | Self::KillCommands
@@ -537,6 +559,7 @@ impl Fault {
             Self::FlushAll => "flushall",
             Self::DeleteRows { .. } => "rows-deleted",
             Self::Evict { .. } => "eviction",
+            Self::Erase { .. } => "erasure",
             Self::HangUp { .. } => "sender-hangup",
             Self::StallReaders { .. } => "stalled-reader",
             Self::StallClaim { .. } => "stalled-claim",
@@ -647,6 +670,34 @@ fn while_tokens_end(rng: &mut Rng, nodes: usize) -> Fault {
             node: rng.usize(..nodes),
         },
         _ => client_kill(rng, nodes),
+    }
+}
+
+fn erase(rng: &mut Rng, nodes: usize) -> Fault {
+    Fault::Erase {
+        node: rng.usize(..nodes),
+        draw: rng.u64(..),
+    }
+}
+
+/// What logs that keep every push, and members that publish, rest on fails.
+fn under_rules(rng: &mut Rng, nodes: usize) -> Fault {
+    match rng.u8(..7) {
+        0 => Fault::FlushAll,
+        1 => redis_freeze(rng, nodes),
+        2 => node_kill(rng, nodes),
+        3 => client_kill(rng, nodes),
+        4 => way(rng, nodes),
+        _ => erase(rng, nodes),
+    }
+}
+
+/// Nothing that empties Redis, so that all that is left must be there.
+fn while_logs_are_erased(rng: &mut Rng, nodes: usize) -> Fault {
+    match rng.u8(..4) {
+        0 => node_kill(rng, nodes),
+        1 => client_kill(rng, nodes),
+        _ => erase(rng, nodes),
     }
 }
 

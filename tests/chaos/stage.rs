@@ -25,6 +25,17 @@ const BUFFER: &str = "pubsub 33554432 8388608 60";
 /// Exit code of a node whose name is taken.
 const NAME_TAKEN: i32 = 69;
 
+/// The rules of topics, where they have some. [`KEPT_BY_RULE`] and [`OPEN_TO_MEMBERS`] say the same.
+const RULES: &str = r#"[
+    {"match": "t1", "keep": {"every": true}, "send": "members"},
+    {"match": "t2", "send": "members"},
+    {"match": "t3", "keep": {"every": true}}
+]"#;
+/// The topics of which every push of a sender or member is kept.
+pub(crate) const KEPT_BY_RULE: [&str; 2] = [TOPICS[1], TOPICS[3]];
+/// The topics to which members publish.
+pub(crate) const OPEN_TO_MEMBERS: [&str; 2] = [TOPICS[1], TOPICS[2]];
+
 pub(crate) type Place = tokio::sync::Mutex<Option<Node>>;
 
 /// Redis and some nodes.
@@ -48,6 +59,8 @@ pub(crate) struct Stage {
     releases: Vec<Mutex<Release>>,
     prestop: bool,
     log_unread: bool,
+    /// Whether topics have [`RULES`].
+    rules: bool,
     /// The ends of the nodes' log pipes that nobody reads from.
     unread: Mutex<Vec<std::io::PipeReader>>,
 }
@@ -90,6 +103,7 @@ impl Stage {
             releases: (0..nodes).map(|_| Mutex::new(first)).collect(),
             prestop: scenario.prestop,
             log_unread: scenario.log_unread,
+            rules: scenario.rules,
             unread: Mutex::default(),
         };
         for place in 0..nodes {
@@ -126,6 +140,9 @@ impl Stage {
             .filter(|_| release == Release::Last);
         if self.prestop {
             settings.push(("PUSH_PRESTOP_SECONDS", PRESTOP.as_secs().to_string()));
+        }
+        if self.rules {
+            settings.push(("PUSH_TOPIC_RULES", RULES.to_owned()));
         }
         let log = self.log_unread.then(std::io::pipe).and_then(Result::ok);
         let log = log.map(|(reader, writer)| {
@@ -289,6 +306,10 @@ impl Stage {
             }
             Fault::Evict { draw } => {
                 self.evict(draw).await?;
+                return self.harmless(fault.kind(), None, at);
+            }
+            Fault::Erase { node, draw } => {
+                self.erase(node, draw).await;
                 return self.harmless(fault.kind(), None, at);
             }
             Fault::HangUp { node, draw } => {

@@ -178,6 +178,7 @@ impl Stage {
                 padding,
                 anonymous: false,
                 kept: true,
+                kept_by_rule: false,
             };
             let mut attempt = 1;
             loop {

@@ -69,6 +69,7 @@ mod rules;
 mod secret_files;
 mod secrets;
 mod sentinels;
+mod shown;
 mod stream_bounds;
 mod streams;
 mod stumbles;

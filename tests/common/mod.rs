@@ -29,6 +29,7 @@ pub mod passes;
 pub mod presence;
 mod redis;
 pub mod rules;
+pub mod shown;
 pub mod streams;
 pub mod stumbles;
 pub mod tokens;

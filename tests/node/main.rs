@@ -47,6 +47,7 @@ mod refusals;
 mod refused_frames;
 mod rules;
 mod secret_files;
+mod shown;
 mod slow;
 mod slow_links;
 mod streams;

@@ -166,7 +166,7 @@ impl Connection {
         };
         // Asked for by a subscription that has ended meanwhile, though there may be a new one.
         let follower = follower.filter(|follower| follower.awaits(since))?;
-        let was_told = follower.take_told();
+        let was_told = follower.take_told(page);
         let resync = (!was_told).then_some(resync);
         follower.take_page(page).then_some(resync)
     }

@@ -10,6 +10,7 @@ use crate::local::topics::Topics;
 use crate::protocol;
 use crate::protocol::Publish;
 use crate::protocol::ids::Topic;
+use crate::protocol::info::Info;
 use crate::protocol::position::{Position, Since};
 use crate::protocol::topic_pattern::TopicPatterns;
 
@@ -46,6 +47,8 @@ struct Subscription {
     is_approved: bool,
     /// If the connection follows the topic's log.
     log: Option<Box<Follower>>,
+    /// What it shows of itself there, if that is not what it shows to all.
+    info: Option<Box<Info>>,
     /// What it published there in this second.
     sent: (Tick, u32),
 }
@@ -92,12 +95,19 @@ impl NotPublished {
 pub(crate) struct Subscriptions {
     /// What the client may subscribe to, if that is not what the settings say.
     grants: Option<Arc<TopicPatterns>>,
+    /// What it shows of itself to the members of its topics.
+    info: Option<Info>,
     list: Vec<Subscription>,
     /// A follower may have something to ask: else no write goes through the list.
     is_behind: bool,
 }
 
 impl Subscriptions {
+    /// Whether there is nothing to remember.
+    fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.grants.is_none() && self.info.is_none()
+    }
+
     /// What to do with a kept message that is pushed; none if its log is not followed.
     pub(crate) fn hear(
         &mut self,
@@ -163,6 +173,44 @@ impl Connection {
         }
     }
 
+    /// What the client shows of itself from now on; answers whether that is something else.
+    pub(crate) fn show(&mut self, info: Option<Info>) -> bool {
+        if info.is_none() && self.subscriptions.is_none() {
+            return false;
+        }
+        let shown = &mut self.subscriptions.get_or_insert_default().info;
+        let is_new = *shown != info;
+        *shown = info;
+        is_new
+    }
+
+    /// What it shows of itself in a topic from now on, if it is there; answers whether that is
+    /// something else.
+    pub(crate) fn show_in(&mut self, topic: &Topic, info: Option<Info>) -> bool {
+        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let Some(one) = list.find(|one| one.topic == *topic) else {
+            return false;
+        };
+        let info = info.map(Box::new);
+        let is_new = one.info != info;
+        one.info = info;
+        is_new
+    }
+
+    /// What it shows of itself in a topic.
+    pub(crate) fn shown_in(&self, topic: &Topic) -> Option<&Info> {
+        let subscriptions = self.subscriptions.as_deref()?;
+        let mut list = subscriptions.list.iter();
+        let own = list.find(|one| one.topic == *topic)?.info.as_deref();
+        own.or(subscriptions.info.as_ref())
+    }
+
+    /// Its topics.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        let list = self.subscriptions.iter().flat_map(|all| &all.list);
+        list.map(|one| &one.topic)
+    }
+
     /// The topics that the client chose itself and that are not granted to it (any more).
     pub(crate) fn not_granted(&self, topics: &Topics) -> Vec<Topic> {
         let Some(subscriptions) = &self.subscriptions else {
@@ -218,6 +266,7 @@ impl Connection {
             is_chosen: by != Asker::Server,
             is_approved: by == Asker::Hook,
             log: None,
+            info: None,
             sent: (0, 0),
         });
         if let Some(membership) = &self.membership {
@@ -321,7 +370,7 @@ impl Connection {
             // Its page may have been what others waited for.
             subscriptions.is_behind = true;
         }
-        if subscriptions.list.is_empty() && subscriptions.grants.is_none() {
+        if subscriptions.is_empty() {
             self.subscriptions = None;
         }
         place.is_some()

@@ -108,6 +108,7 @@ impl Hub {
             fd,
             expires,
             grants,
+            info: renewed.info.clone(),
         };
         self.tell(fd, renew).await;
     }

@@ -39,6 +39,7 @@ use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::Topics;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, Subject, Topic, UserId};
+use crate::protocol::info::Info;
 use crate::protocol::session_id::SessionId;
 use crate::protocol::topic_pattern::TopicPatterns;
 use crate::protocol::{Dialect, Target};
@@ -61,8 +62,12 @@ pub(crate) struct NewConnection {
     pub inbox: Option<Box<Start>>,
     /// What it may subscribe to, if that is not what the settings say.
     pub grants: Option<Arc<TopicPatterns>>,
+    /// What it shows of itself to the members of its topics.
+    pub info: Option<Info>,
     /// What it is subscribed to from its beginning.
     pub topics: Vec<Topic>,
+    /// Of those, what it shows of itself where that is something else.
+    pub infos: Vec<(Topic, Info)>,
     /// Of those, the logs that it follows from a page that was read before, as its inbox.
     pub logs: Vec<(Topic, Start)>,
     /// When its token ends, if that ends it.
@@ -262,7 +267,9 @@ impl Hub {
             address,
             inbox,
             grants,
+            info,
             topics,
+            infos,
             logs,
             expires,
             session,
@@ -272,11 +279,13 @@ impl Hub {
             bookmark,
         } = newcomer;
         let fd = self.directory.next_fd();
-        let (arrival, subscribed) = if grants.is_some() || !topics.is_empty() {
+        let (arrival, subscribed) = if grants.is_some() || info.is_some() || !topics.is_empty() {
             let (done, subscribed) = oneshot::channel();
             let arrival = Arrival {
                 grants,
+                info,
                 topics,
+                infos,
                 logs,
                 watches,
                 done,

@@ -20,6 +20,7 @@ use crate::local::shard::command::{Command, Subscribed};
 use crate::local::shard::outlets::PageRequest;
 use crate::local::topics::{Member, Topics};
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::info::{Info, Infos};
 use crate::protocol::position::Since;
 use crate::protocol::topic_rules::{HistoryRule, PolicyRule, TopicRules};
 use crate::protocol::{Message, Push, Target};
@@ -33,7 +34,7 @@ impl Hub {
     /// Takes other rules of topics. Connections leave topics that they chose themselves and that
     /// these rules keep from them.
     pub(crate) async fn replace_rules(&self, rules: Arc<TopicRules>) {
-        self.topics.rules().replace(rules);
+        self.topics.replace_rules(rules);
         for shard in &self.shards {
             shard.send(Command::CheckGrants).await;
         }
@@ -51,9 +52,33 @@ impl Hub {
         since: Option<Since>,
         by: Asker,
     ) -> Result<Subscribed, NotSubscribed> {
+        let subscribed = self.send_subscribe(fd, topic, since, (by, None)).await;
+        // Without an answer the node is ending.
+        subscribed.await.unwrap_or(Err(NotSubscribed::Gone))
+    }
+
+    /// As [`Hub::subscribe`] for a client that a hook lets have the topic, and of whom it says what
+    /// the other members may see.
+    ///
+    /// # Errors
+    /// Why it is not subscribed.
+    pub(crate) async fn subscribe_approved(
+        &self,
+        fd: Fd,
+        topic: Topic,
+        since: Option<Since>,
+        info: Option<Info>,
+    ) -> Result<Subscribed, NotSubscribed> {
+        let by = (Asker::Hook, info);
         let subscribed = self.send_subscribe(fd, topic, since, by).await;
         // Without an answer the node is ending.
         subscribed.await.unwrap_or(Err(NotSubscribed::Gone))
+    }
+
+    /// A connection shows this of itself in a topic from now on, if it is there.
+    pub(crate) async fn introduce(&self, fd: Fd, topic: &Topic, info: Option<Info>) {
+        let topic = topic.clone();
+        self.tell(fd, Command::Introduce { fd, topic, info }).await;
     }
 
     /// Reads the first page of a log for a connection that has just been subscribed. To be called
@@ -133,7 +158,7 @@ impl Hub {
         fd: Fd,
         topic: Topic,
         since: Option<Since>,
-        by: Asker,
+        (by, info): (Asker, Option<Info>),
     ) -> oneshot::Receiver<Result<Subscribed, NotSubscribed>> {
         let (done, subscribed) = oneshot::channel();
         let command = Command::Subscribe {
@@ -141,6 +166,7 @@ impl Hub {
             topic,
             since,
             by,
+            info,
             done,
         };
         self.tell(fd, command).await;
@@ -198,7 +224,9 @@ impl Hub {
             let receipt = receipt.cloned();
             if joins {
                 // Handed over here and in order; only the row is waited for elsewhere.
-                let subscribed = self.send_subscribe(fd, topic.clone(), None, by).await;
+                let subscribed = self
+                    .send_subscribe(fd, topic.clone(), None, (by, None))
+                    .await;
                 tokio::spawn(async move {
                     let Ok(Ok(subscribed)) = subscribed.await else {
                         return;
@@ -350,15 +378,19 @@ impl Hub {
         }
     }
 
-    /// The users with local connections in a topic, by name, and how many each has there.
-    pub(crate) async fn users_in(&self, topic: &Topic) -> Vec<(UserId, u32)> {
-        let mut users: Vec<(UserId, u32)> = Vec::new();
-        for Member { user, .. } in self.members(topic).await {
+    /// The users with local connections in a topic, by name, and how many each has there; and what
+    /// they show of themselves, each by its newest connection that shows something.
+    pub(crate) async fn users_in(&self, topic: &Topic) -> (Vec<(UserId, u32)>, Infos) {
+        let (mut users, mut infos): (Vec<(UserId, u32)>, _) = (Vec::new(), Infos::new());
+        for Member { user, info, .. } in self.members(topic).await {
+            if let Some(info) = info {
+                infos.insert(user.clone(), info);
+            }
             match users.last_mut() {
                 Some((last, count)) if *last == user => *count += 1,
                 _ => users.push((user, 1)),
             }
         }
-        users
+        (users, infos)
     }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Follower {
     twin: Option<EntryId>,
     /// The client has heard that something may be missing before the next page.
     is_told: bool,
+    /// It has heard so before a page that was not the last: the number of where it stands is a
+    /// guess, as what is missing was not counted.
+    is_guess: bool,
 }
 
 /// What to do with a pushed message.
@@ -66,6 +69,7 @@ impl Follower {
             asked: since,
             twin: None,
             is_told: false,
+            is_guess: false,
         }
     }
 
@@ -148,9 +152,10 @@ impl Follower {
         self.is_told = self.state != State::Live;
     }
 
-    /// Whether the client has heard it of the page that has come.
-    pub(crate) fn take_told(&mut self) -> bool {
-        std::mem::take(&mut self.is_told)
+    /// Whether the client has heard it of the page that has come. A number that was guessed when it
+    /// was told says nothing more; that a page lacks where it was read from does.
+    pub(crate) fn take_told(&mut self, page: &Page) -> bool {
+        std::mem::take(&mut self.is_told) || self.is_guess && page.is_short
     }
 
     /// From where to read, if that is due. To be asked when the client has taken all it was
@@ -174,6 +179,7 @@ impl Follower {
             self.twin = None;
         }
         self.since = Since::After(page.end);
+        self.is_guess = !page.is_last && (self.is_guess || !page.is_continuous);
         // What was pushed before we asked and is not there was thrown out again, or never there:
         // looking for it once more would not bring it back.
         let in_vain = page.messages.is_empty() && self.seen == self.sought;
@@ -362,6 +368,28 @@ mod tests {
         follower.take_page(&page(6, true));
         assert_eq!(follower.hear(at(6), true), Verdict::Old);
         assert_eq!(follower.hear(at(7), true), Verdict::Take);
+    }
+
+    #[test]
+    fn a_gap_before_several_pages_is_told_once() {
+        let told = |first_is_continuous: bool| {
+            let mut first = page(6, false);
+            first.is_continuous = first_is_continuous;
+            let mut last = page(7, true);
+            (last.is_continuous, last.is_short) = (false, true);
+            let mut follower = live(5);
+            follower.distrust();
+            assert!(follower.ask().is_some());
+            assert!(!follower.take_told(&first));
+            follower.take_page(&first);
+            assert!(follower.ask().is_some());
+            let is_told = follower.take_told(&last);
+            follower.take_page(&last);
+            assert!(!follower.take_told(&last), "the next gap is another one");
+            is_told
+        };
+        assert!(told(false), "it was not counted how much was missing");
+        assert!(!told(true), "something is missing within the pages");
     }
 
     #[test]

@@ -202,6 +202,9 @@ pub(crate) struct Page {
     pub is_last: bool,
     /// Whether it is proven that nothing is missing before or within this page.
     pub is_continuous: bool,
+    /// Whether that would be proven but for the number of its messages: there are fewer than the
+    /// number it was read from says.
+    pub is_short: bool,
 }
 
 impl Page {
@@ -270,7 +273,9 @@ impl Page {
                 None => unreadable += 1,
             }
         }
+        let mut is_short = false;
         if is_last && end.n != newest {
+            is_short = is_continuous;
             is_continuous = false;
             end.n = newest;
         }
@@ -281,6 +286,7 @@ impl Page {
             end,
             is_last,
             is_continuous,
+            is_short,
         }
     }
 }
@@ -295,6 +301,7 @@ impl Page {
             end: here,
             is_last: true,
             is_continuous,
+            is_short: false,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::local::shard::socket::Socket;
 use crate::local::topics::Member;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, Subject, Topic, UserId};
+use crate::protocol::info::Info;
 use crate::protocol::position::Since;
 use crate::protocol::topic_pattern::TopicPatterns;
 use crate::protocol::{Dialect, Except, Message};
@@ -83,6 +84,8 @@ pub(crate) enum Command {
         /// From where in its log, if it was there before.
         since: Option<Since>,
         by: Asker,
+        /// What it shows of itself there, if that is not what it shows to all.
+        info: Option<Info>,
         /// Hears of it, or why the connection is not in it.
         done: oneshot::Sender<Result<Subscribed, NotSubscribed>>,
     },
@@ -93,6 +96,12 @@ pub(crate) enum Command {
         by: Asker,
         /// Hears when it is done.
         done: oneshot::Sender<()>,
+    },
+    /// A connection shows something else of itself in a topic, if it is there.
+    Introduce {
+        fd: Fd,
+        topic: Topic,
+        info: Option<Info>,
     },
     /// Let a connection hear who comes and goes in a topic that it is in.
     Watch {
@@ -150,6 +159,8 @@ pub(crate) enum Command {
         expires: Option<Instant>,
         /// What it may subscribe to from now on, if that is not what the settings say.
         grants: Option<Arc<TopicPatterns>>,
+        /// What it shows of itself from now on.
+        info: Option<Info>,
     },
     /// Tell a client something, if it gets objects of ours.
     Say { fd: Fd, object: Arc<str> },
@@ -220,8 +231,12 @@ pub(crate) struct Subscribed {
 pub(crate) struct Arrival {
     /// What it may subscribe to, if that is not what the settings say.
     pub(crate) grants: Option<Arc<TopicPatterns>>,
+    /// What it shows of itself to the members of its topics.
+    pub(crate) info: Option<Info>,
     /// What it is subscribed to from its beginning.
     pub(crate) topics: Vec<Topic>,
+    /// Of those, what it shows of itself where that is something else.
+    pub(crate) infos: Vec<(Topic, Info)>,
     /// Of those, the logs that it follows from a page that was read before.
     pub(crate) logs: Vec<(Topic, Start)>,
     /// It wants to hear who comes and goes there.

@@ -42,6 +42,7 @@ use crate::local::shard::uring::{ENTRIES, RingOnDemand};
 use crate::protocol;
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{Fd, NodeId};
+use crate::protocol::info::Info;
 use crate::protocol::topic_pattern::TopicPatterns;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Trace;
@@ -241,14 +242,18 @@ impl ShardTask {
                 topic,
                 since,
                 by,
+                info,
                 done,
-            } => self.on_subscribe(fd, &topic, since, by, done),
+            } => self.on_subscribe(fd, &topic, since, (by, info), done),
             Command::Unsubscribe {
                 fd,
                 topic,
                 by,
                 done,
             } => self.on_unsubscribe(fd, &topic, by, done),
+            Command::Introduce { fd, topic, info } => {
+                self.with_slot(fd, |it, at| it.introduce(at, &topic, info));
+            }
             Command::Watch { fd, topic, object } => self.watch(fd, &topic, &object),
             Command::TellWatchers { topic, object } => self.tell_watchers(&topic, &object),
             Command::Members { topic, answer } => _ = answer.send(self.members_of(&topic)),
@@ -274,7 +279,8 @@ impl ShardTask {
                 fd,
                 expires,
                 grants,
-            } => self.with_slot(fd, |it, at| it.renew(at, expires, grants)),
+                info,
+            } => self.with_slot(fd, |it, at| it.renew(at, expires, grants, info)),
             Command::Say { fd, object } => self.with_slot(fd, |it, at| it.say(at, &object)),
             Command::Call {
                 fd,
@@ -303,12 +309,18 @@ impl ShardTask {
     }
 
     /// A connection has a new token.
-    fn renew(&mut self, slot: usize, expires: Option<Instant>, grants: Option<Arc<TopicPatterns>>) {
+    fn renew(
+        &mut self,
+        slot: usize,
+        expires: Option<Instant>,
+        grants: Option<Arc<TopicPatterns>>,
+        info: Option<Info>,
+    ) {
         let expires = expires.map(|at| self.tick(at));
         let now = self.now;
         self.places[slot].connection.hold_until(expires, now);
         self.arm(slot);
-        self.regrant(slot, grants);
+        self.regrant(slot, grants, info);
     }
 
     /// Tells a client something that is not an answer.

@@ -16,6 +16,7 @@ use crate::protocol::bus::question::{NodeAnswer, Question};
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::InvalidInput;
 use crate::protocol::ids::{NodeId, Topic, UserId};
+use crate::protocol::info::Infos;
 use crate::protocol::json::{Names, ObjectOnly, Users, or_default, present, to_json};
 use crate::protocol::message::{
     Author, Except, Kind, Message, Policy, Push, Target, check_event, check_id, write_target,
@@ -130,6 +131,8 @@ struct LineFields<'a> {
     session: Option<Cow<'a, str>>,
     #[serde(default, deserialize_with = "or_default")]
     here: Vec<UserId>,
+    #[serde(default, deserialize_with = "or_default")]
+    info: Infos,
     #[serde(default, deserialize_with = "or_default")]
     gone: Vec<UserId>,
     #[serde(default, deserialize_with = "or_default")]
@@ -322,6 +325,7 @@ impl LineFields<'_> {
             begin: self.begin,
             end: self.end,
             here: self.here,
+            info: self.info,
             gone: self.gone,
         };
         Ok(Line::Presence(match cmd {

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, Fd, NodeId, Topic, UserId};
+use crate::protocol::info::{Info, Infos};
 use crate::protocol::json::{members, raw, to_json};
 use crate::protocol::position::Position;
 
@@ -110,16 +111,43 @@ pub(in crate::protocol) enum Object<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         count: Option<usize>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        members: Option<&'a [UserId]>,
+        members: Option<ShownUsers<'a>>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         more: bool,
-        #[serde(skip_serializing_if = "<[UserId]>::is_empty")]
-        join: &'a [UserId],
+        #[serde(skip_serializing_if = "ShownUsers::is_empty")]
+        join: ShownUsers<'a>,
         #[serde(skip_serializing_if = "<[UserId]>::is_empty")]
         leave: &'a [UserId],
         #[serde(skip_serializing_if = "Option::is_none")]
         status: Option<&'static str>,
     },
+}
+
+/// Users by name or, those that show something of themselves, as `{"user":..., "info":...}`.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::protocol) struct ShownUsers<'a>(&'a [UserId], &'a Infos);
+
+impl ShownUsers<'_> {
+    const NONE: ShownUsers<'static> = ShownUsers(&[], &Infos::new());
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for ShownUsers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum ShownUser<'a> {
+            Name(&'a UserId),
+            Info { user: &'a UserId, info: &'a Info },
+        }
+        serializer.collect_seq(self.0.iter().map(|user| match self.1.get(user) {
+            None => ShownUser::Name(user),
+            Some(info) => ShownUser::Info { user, info },
+        }))
+    }
 }
 
 /// `ready`: the connection is known to the cluster under this name.
@@ -342,27 +370,37 @@ pub fn reply_object(reference: Option<&str>, fields: &str) -> String {
 
 /// `presence`: the members of a topic that the client watches from now on. `more`: not all.
 #[must_use]
-pub fn presence_members_object(topic: &Topic, members: &[UserId], more: bool) -> String {
+pub fn presence_members_object(
+    topic: &Topic,
+    members: &[UserId],
+    infos: &Infos,
+    more: bool,
+) -> String {
     to_json(&Object::Presence {
         topic,
         count: None,
-        members: Some(members),
+        members: Some(ShownUsers(members, infos)),
         more,
-        join: &[],
+        join: ShownUsers::NONE,
         leave: &[],
         status: None,
     })
 }
 
-/// `presence`: which users have come and which have gone.
+/// `presence`: which users have come, or show something else of themselves, and which have gone.
 #[must_use]
-pub fn presence_change_object(topic: &Topic, join: &[UserId], leave: &[UserId]) -> String {
+pub fn presence_change_object(
+    topic: &Topic,
+    join: &[UserId],
+    infos: &Infos,
+    leave: &[UserId],
+) -> String {
     to_json(&Object::Presence {
         topic,
         count: None,
         members: None,
         more: false,
-        join,
+        join: ShownUsers(join, infos),
         leave,
         status: None,
     })
@@ -376,7 +414,7 @@ pub fn presence_count_object(topic: &Topic, count: usize) -> String {
         count: Some(count),
         members: None,
         more: false,
-        join: &[],
+        join: ShownUsers::NONE,
         leave: &[],
         status: None,
     })
@@ -390,7 +428,7 @@ pub fn presence_lost_object(topic: &Topic) -> String {
         count: None,
         members: None,
         more: false,
-        join: &[],
+        join: ShownUsers::NONE,
         leave: &[],
         status: Some("lost"),
     })

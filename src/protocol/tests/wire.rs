@@ -6,7 +6,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::ids::{ConnectionId, NodeId, Topic, UserId};
 use crate::protocol::position::Position;
 use crate::protocol::{
-    self, Call, CallStatus, Called, DeliveryReport, NodeAnswer, NodeMembers, PresenceLine,
+    self, Call, CallStatus, Called, DeliveryReport, Infos, NodeAnswer, NodeMembers, PresenceLine,
     PushRequest, Question, ReceiptRequest, Status, Target, Told, Wait, Watch,
 };
 
@@ -24,6 +24,15 @@ fn user() -> UserId {
 
 fn users(names: &[&str]) -> Vec<UserId> {
     names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+/// Of those named `shown`.
+fn infos(names: &[&str]) -> Infos {
+    let shown = users(names).into_iter();
+    let shown = shown.filter(|user| user.as_str() == "shown");
+    shown
+        .map(|user| (user, serde_json::from_str(r#"{"name":"S"}"#).unwrap()))
+        .collect()
 }
 
 fn topic() -> Topic {
@@ -151,21 +160,35 @@ fn objects_that_answer_a_client() {
 #[test]
 fn objects_about_presence() {
     let topic = topic();
+    let shown = users(&["a", "shown"]);
     assert_all([
         (
-            protocol::presence_members_object(&topic, &[], false),
+            protocol::presence_members_object(&topic, &[], &Infos::new(), false),
             r#"{"type":"presence","topic":"room","members":[]}"#,
         ),
         (
-            protocol::presence_members_object(&topic, &users(&["a", "b"]), true),
+            protocol::presence_members_object(&topic, &users(&["a", "b"]), &Infos::new(), true),
             r#"{"type":"presence","topic":"room","members":["a","b"],"more":true}"#,
         ),
         (
-            protocol::presence_change_object(&topic, &users(&["a", "b"]), &users(&["c"])),
+            protocol::presence_members_object(&topic, &shown, &infos(&["shown"]), false),
+            r#"{"type":"presence","topic":"room","members":["a",{"user":"shown","info":{"name":"S"}}]}"#,
+        ),
+        (
+            protocol::presence_change_object(&topic, &shown, &infos(&["shown"]), &[]),
+            r#"{"type":"presence","topic":"room","join":["a",{"user":"shown","info":{"name":"S"}}]}"#,
+        ),
+        (
+            protocol::presence_change_object(
+                &topic,
+                &users(&["a", "b"]),
+                &Infos::new(),
+                &users(&["c"]),
+            ),
             r#"{"type":"presence","topic":"room","join":["a","b"],"leave":["c"]}"#,
         ),
         (
-            protocol::presence_change_object(&topic, &[], &users(&["c"])),
+            protocol::presence_change_object(&topic, &[], &Infos::new(), &users(&["c"])),
             r#"{"type":"presence","topic":"room","leave":["c"]}"#,
         ),
         (
@@ -259,7 +282,7 @@ fn questions_and_answers() {
             r#"{"state":"draining"}"#,
         ),
         (
-            NodeMembers::new(vec![(user(), 2)]).to_body(),
+            NodeMembers::new(vec![(user(), 2)], Infos::new()).to_body(),
             r#"{"users":[["a:b@c.d_e-f",2]]}"#,
         ),
         (
@@ -286,6 +309,7 @@ fn lines_about_presence() {
             begin,
             end,
             here: users(here),
+            info: infos(here),
             gone: users(gone),
         })
     };
@@ -301,6 +325,10 @@ fn lines_about_presence() {
         (
             told(true, true, &["a", "b"], &[]).to_line(),
             r#"{"cmd":"presence","topic":"room","node":"eu-1.9f86d081884c","begin":true,"end":true,"here":["a","b"]}"#,
+        ),
+        (
+            told(false, false, &["a", "shown"], &[]).to_line(),
+            r#"{"cmd":"presence","topic":"room","node":"eu-1.9f86d081884c","here":["a","shown"],"info":{"shown":{"name":"S"}}}"#,
         ),
         (
             told(false, false, &[], &["c"]).to_line(),

@@ -132,7 +132,7 @@ pub(super) fn enrol(history: &mut History) {
 }
 
 /// One enters the topic and asks for the last two of three messages of its log.
-fn come_in(history: &mut History) {
+pub(super) fn come_in(history: &mut History) {
     admit(history, &["a1"]);
     for (id, seq) in [("e1", 5), ("e2", 6), ("e3", 7)] {
         let mut push = push(id, seq, TOPIC, (seq - 3) * SECOND);

@@ -152,12 +152,16 @@ pub(crate) fn kind(error: &Error) -> &'static str {
     }
 }
 
+/// What fred 10.1 says of commands under way on a connection that we end because it is silent.
+const DROPPED: &str = "channel closed";
+
 /// Whether no answer came, so that the command may have been carried out.
 pub(crate) fn is_broken_off(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol
-    )
+    match error.kind() {
+        ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Protocol => true,
+        ErrorKind::Unknown => error.details() == DROPPED,
+        _ => false,
+    }
 }
 
 /// Whether the access rules of this node lack something.
@@ -245,6 +249,16 @@ mod tests {
         assert_eq!(redacted(&Error::from(inner)), "IO Error: bad certificate");
         let other = Error::new(ErrorKind::Auth, "WRONGPASS no");
         assert!(redacted(&other).ends_with("WRONGPASS no"));
+    }
+
+    #[test]
+    fn a_command_may_have_been_carried_out_whose_connection_was_ended() {
+        let (sender, answer) = tokio::sync::oneshot::channel::<()>();
+        drop(sender);
+        let dropped = Error::from(answer.blocking_recv().expect_err("no answer"));
+        assert!(is_broken_off(&dropped), "{dropped:?}");
+        let ours = Error::new(ErrorKind::Unknown, "a watched key has changed");
+        assert!(!is_broken_off(&ours));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::local::shard::task::ShardTask;
 use crate::local::topics::Member;
 use crate::protocol;
 use crate::protocol::ids::{Fd, Topic};
+use crate::protocol::info::Info;
 use crate::protocol::position::Since;
 use crate::protocol::topic_pattern::TopicPatterns;
 use crate::protocol::{Except, Message};
@@ -22,6 +23,7 @@ impl ShardTask {
         if let Some(grants) = arrival.grants {
             self.places[slot].connection.grant(Some(grants));
         }
+        self.places[slot].connection.show(arrival.info);
         let topics = arrival.topics.iter();
         let subscribed = topics.filter_map(|topic| {
             let by = match self.members.topics.asks_hook(topic) {
@@ -32,6 +34,9 @@ impl ShardTask {
             self.subscribe(slot, topic, Some(Since::Now), by).ok()
         });
         let subscribed = subscribed.collect();
+        for (topic, info) in arrival.infos {
+            self.introduce(slot, &topic, Some(info));
+        }
         for (topic, start) in arrival.logs {
             let connection = &mut self.places[slot].connection;
             connection.go_on(&topic, start.follower);
@@ -52,10 +57,28 @@ impl ShardTask {
         let _ = arrival.done.send(subscribed);
     }
 
-    /// A connection has a new token: it leaves what it chose itself and may no longer have.
-    pub(crate) fn regrant(&mut self, slot: usize, grants: Option<Arc<TopicPatterns>>) {
-        self.places[slot].connection.grant(grants);
+    /// A connection has a new token: it leaves what it chose itself and may no longer have, and
+    /// shows what the token says.
+    pub(crate) fn regrant(
+        &mut self,
+        slot: usize,
+        grants: Option<Arc<TopicPatterns>>,
+        info: Option<Info>,
+    ) {
+        let connection = &mut self.places[slot].connection;
+        connection.grant(grants);
+        if connection.show(info) {
+            let topics = connection.topics();
+            topics.for_each(|topic| self.members.topics.notices().changed(topic));
+        }
         self.drop_not_granted(slot);
+    }
+
+    /// A connection shows this of itself in a topic.
+    pub(crate) fn introduce(&mut self, slot: usize, topic: &Topic, info: Option<Info>) {
+        if self.places[slot].connection.show_in(topic, info) {
+            self.members.topics.notices().changed(topic);
+        }
     }
 
     /// There are other rules: every connection leaves what it may no longer have.
@@ -101,12 +124,16 @@ impl ShardTask {
         fd: Fd,
         topic: &Topic,
         since: Option<Since>,
-        by: Asker,
+        (by, info): (Asker, Option<Info>),
         done: oneshot::Sender<Result<Subscribed, NotSubscribed>>,
     ) {
         let slot = self.slots.get(&fd).copied().ok_or(NotSubscribed::Gone);
         let subscribed = slot.and_then(|slot| {
             let subscribed = self.subscribe(slot, topic, since, by)?;
+            // Another answer of the hook, or what the rest of its topics sees.
+            if by == Asker::Hook {
+                self.introduce(slot, topic, info);
+            }
             if by == Asker::Server {
                 self.tell_enrolled(slot, topic, true);
             }
@@ -173,6 +200,7 @@ impl ShardTask {
             Member {
                 user: connection.user.clone(),
                 fd: connection.fd,
+                info: connection.shown_in(topic).cloned(),
             }
         };
         self.members.of(topic).map(member).collect()
