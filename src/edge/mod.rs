@@ -36,9 +36,13 @@ pub(crate) mod sse;
 
 pub(crate) mod tcp;
 
+pub(crate) mod connect_lane;
+
 pub(crate) mod push_reply;
 
 pub(crate) mod push_lane;
+
+pub(crate) mod accept;
 
 pub(crate) mod acceptor;
 
