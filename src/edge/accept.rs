@@ -3,27 +3,40 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
 
-use crate::edge::listeners::{BACKLOG, Listener};
+use crate::edge::fresh_stream::FreshStream;
+use crate::edge::listeners::{BACKLOG, Listener, TcpDoor};
 
 /// A client, or a proxy, at the door.
 pub(crate) enum Accepted {
-    Tcp(TcpStream, SocketAddr),
+    Tcp(FreshStream, SocketAddr),
     Proxied(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
+impl Accepted {
+    fn tcp((stream, address): (mio::net::TcpStream, SocketAddr)) -> io::Result<Self> {
+        Ok(Self::Tcp(FreshStream::new(stream), address))
+    }
+
+    fn proxied((stream, address): (mio::net::TcpStream, SocketAddr)) -> io::Result<Self> {
+        Ok(Self::Proxied(TcpStream::from_std(stream.into())?, address))
+    }
+}
+
 /// Waits for the next one.
 pub(crate) async fn accept(listener: &Listener) -> io::Result<Accepted> {
+    let over_tcp = |door: &TcpDoor| door.accept();
     match listener {
-        Listener::Tcp(listener, _) => {
-            let (stream, address) = listener.accept().await?;
-            Ok(Accepted::Tcp(stream, address))
+        Listener::Tcp(door, _) => {
+            let accepted = door.async_io(Interest::READABLE, over_tcp).await?;
+            Accepted::tcp(accepted)
         }
-        Listener::Proxied(listener, _) => {
-            let (stream, address) = listener.accept().await?;
-            Ok(Accepted::Proxied(stream, address))
+        Listener::Proxied(door, _) => {
+            let accepted = door.async_io(Interest::READABLE, over_tcp).await?;
+            Accepted::proxied(accepted)
         }
         Listener::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
     }
@@ -33,18 +46,15 @@ pub(crate) async fn accept(listener: &Listener) -> io::Result<Accepted> {
 pub(crate) fn the_rest(listener: Listener) -> Vec<Accepted> {
     type AcceptOne = Box<dyn Fn() -> io::Result<Accepted>>;
     // Not through the runtime, which may not have heard of them yet.
-    let over_tcp = |listener: TcpListener, wrap: fn(TcpStream, SocketAddr) -> Accepted| {
-        let listener = listener.into_std().ok()?;
-        let accept_one: AcceptOne = Box::new(move || {
-            let (stream, address) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok(wrap(TcpStream::from_std(stream)?, address))
-        });
-        Some(accept_one)
-    };
-    let accept_one = match listener {
-        Listener::Tcp(listener, _) => over_tcp(listener, Accepted::Tcp),
-        Listener::Proxied(listener, _) => over_tcp(listener, Accepted::Proxied),
+    let accept_one: Option<AcceptOne> = match listener {
+        Listener::Tcp(door, _) => {
+            let door = door.into_inner();
+            Some(Box::new(move || Accepted::tcp(door.accept()?)))
+        }
+        Listener::Proxied(door, _) => {
+            let door = door.into_inner();
+            Some(Box::new(move || Accepted::proxied(door.accept()?)))
+        }
         // Dropping the file first: no further client finds it.
         Listener::Unix(listener, _) => listener.into_std().ok().map(|listener| {
             let accept_one: AcceptOne = Box::new(move || {

@@ -10,6 +10,8 @@ pub(crate) mod peer;
 
 pub(crate) mod http_stream;
 
+pub(crate) mod fresh_stream;
+
 pub(crate) mod proxy_header;
 
 pub(crate) mod request_body;
