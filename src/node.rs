@@ -42,7 +42,7 @@ use crate::delivery::router::Router;
 use crate::edge::acceptor::{Acceptor, Service};
 use crate::edge::http_stream::HttpPatience;
 use crate::edge::listeners::Listeners;
-use crate::edge::push_lane::PushLane;
+use crate::edge::push_lane::{ExpectedRequests, PushLane};
 use crate::hooks::Hooks;
 use crate::local::admission::Admission;
 use crate::local::connection::Settings;
@@ -403,7 +403,11 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
     };
     let lane = PushLane::new(app, &public.names, &public.patience);
     for listener in listeners.clients {
-        let lane = app.config.api_listen.is_empty().then(|| lane.clone());
+        let expected = ExpectedRequests {
+            pushes: app.config.api_listen.is_empty(),
+            clients: true,
+        };
+        let lane = Some(lane.expecting(expected));
         let service = Service::Http(crate::api::client_routes(app), lane);
         tokio::spawn(public.clone().serve(listener, service));
     }

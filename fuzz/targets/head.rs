@@ -1,6 +1,6 @@
-//! The head of a request: what the fast lane takes, hyper reads as the same request, with the same
-//! body and the same end. However it is cut, it is the same, and no part of it is taken for a
-//! whole.
+//! The head of a push or of a handshake: what the fast lane takes, hyper reads as the same request,
+//! with the same body and the same end. However it is cut, it is the same, and no part of it is
+//! taken for a whole.
 #![no_main]
 
 use std::convert::Infallible;
@@ -16,7 +16,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, Version};
 use libfuzzer_sys::fuzz_target;
-use pushnode_fuzz::protocol::{HeadReading, PLAIN_BODY_BYTES, PLAIN_HEAD_BYTES, PushHead};
+use pushnode_fuzz::protocol::{
+    CONNECT_HEAD_BYTES, ConnectHead, ConnectReading, HeadReading, PLAIN_BODY_BYTES,
+    PLAIN_HEAD_BYTES, PushHead,
+};
 
 /// A socket that has these bytes to read, and then its end.
 struct Input<'a>(&'a [u8]);
@@ -159,7 +162,50 @@ fn read(input: &[u8]) {
     }
 }
 
+fn check_handshake(head: &ConnectHead<'_>, input: &[u8]) {
+    assert!(head.length <= CONNECT_HEAD_BYTES && head.length <= input.len());
+    let Some(seen) = first_seen(&input[..head.length]) else {
+        // A target that is none of hyper's is none of the node's either, which leaves it to hyper.
+        assert!(hyper::Uri::try_from(head.target).is_err());
+        return;
+    };
+    assert_eq!(seen.method, Method::GET);
+    assert_eq!(seen.version, Version::HTTP_11);
+    assert_eq!(seen.body, b"");
+    let target = hyper::Uri::try_from(head.target).expect("hyper has read it");
+    assert_eq!(seen.target, target.to_string());
+    let mut headers = HeaderMap::new();
+    for (name, value) in &head.headers {
+        let name = hyper::header::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        let value = hyper::header::HeaderValue::from_bytes(value).expect("a value");
+        headers.append(name, value);
+    }
+    assert_eq!(seen.headers, headers);
+}
+
+/// As `read`, for handshakes.
+fn read_handshake(input: &[u8]) {
+    match ConnectReading::read(input) {
+        ConnectReading::Connect(head) => {
+            check_handshake(&head, input);
+            for at in 0..head.length {
+                let part = ConnectReading::read(&input[..at]);
+                assert_eq!(part, ConnectReading::Part, "{at}");
+            }
+        }
+        ConnectReading::Part => assert!(input.len() < CONNECT_HEAD_BYTES),
+        ConnectReading::Other => {
+            let longer = [input, b"\r\n\r\n"].concat();
+            assert_eq!(ConnectReading::read(&longer), ConnectReading::Other);
+        }
+    }
+}
+
 fuzz_target!(|input: &[u8]| {
+    read_handshake(input);
+    let begun = b"GET /ws?user=42 HTTP/1.1\r\nHost: x\r\n";
+    read_handshake(&[begun, input].concat());
+    read_handshake(&[begun, input, b"\r\n\r\n"].concat());
     read(input);
     let begun = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
     read(&[begun, input].concat());

@@ -9,7 +9,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
 use warp::http::header::CONNECTION;
 use warp::http::{HeaderName, HeaderValue, StatusCode, Version};
 use warp::reply::Response;
@@ -27,16 +28,18 @@ use crate::app::App;
 use crate::config::address_header::AddressHeader;
 use crate::config::hosts::OwnNames;
 use crate::config::trusted_proxies::TrustedProxies;
+use crate::edge::accept::{Accepted, accept, the_rest};
 use crate::edge::caller::Caller;
 use crate::edge::error::{HttpError, Routes};
 use crate::edge::http_stream::{HttpEnding, HttpPatience, HttpStream, Turn};
-use crate::edge::listeners::{BACKLOG, Listener};
+use crate::edge::listeners::Listener;
 use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
 use crate::edge::proxy_header;
-use crate::edge::push_lane::PushLane;
+use crate::edge::push_lane::{PushLane, Rest};
 use crate::edge::request_body::{BodyHead, WatchedBody};
 use crate::edge::tcp;
 use crate::edge::upgrade::{RequestContext, Takeover, UpgradeSlot};
+use crate::edge::ws::{self, Judgement, WsRequest};
 use crate::local::admission::{AddressKey, Admission, Refusal};
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
@@ -65,11 +68,14 @@ const REFUSAL_LINE: &[u8] =
 /// What is spoken on a listener.
 #[derive(Clone)]
 pub(crate) enum Service {
-    /// HTTP, by these routes; where senders call, their usual pushes by a way of their own.
+    /// HTTP, by these routes; usual pushes and handshakes by a way of their own.
     Http(Routes, Option<PushLane>),
     /// Lines of JSON, from clients.
     Lines(Arc<App>),
 }
+
+/// The answer to the first request that hyper reads, where the fast lane has judged that.
+type FirstAnswer = Mutex<Option<Box<Response>>>;
 
 /// What the accept loops of a node share.
 #[derive(Debug, Clone)]
@@ -206,6 +212,30 @@ impl Acceptor {
         }
     }
 
+    /// Judges an opening handshake that was read by the fast lane.
+    async fn judge(
+        &self,
+        app: &Arc<App>,
+        request: &hyper::Request<()>,
+        peer: &Peer,
+        port: Option<u16>,
+    ) -> Judgement {
+        self.metrics.handshakes_fast.inc();
+        let (caller, peer) = match self.examine(request, peer, port) {
+            Ok(examined) => examined,
+            Err(error) => return Judgement::Answer(error.reply().into()),
+        };
+        let request = WsRequest {
+            method: request.method(),
+            version: request.version(),
+            headers: request.headers(),
+            query: request.uri().query().unwrap_or_default(),
+            caller: &caller,
+            peer: &peer,
+        };
+        ws::judge(app, request).await
+    }
+
     /// Who sent this request, before any route sees it.
     fn examine<B>(
         &self,
@@ -215,6 +245,20 @@ impl Acceptor {
     ) -> Result<(Caller, Peer), HttpError> {
         let caller = Caller::of(request, &self.names, port)?;
         Ok((caller, self.sender(request, peer)?))
+    }
+
+    /// As `examine`; an answer that is there already comes first.
+    fn examine_next<B>(
+        &self,
+        first: &FirstAnswer,
+        request: &hyper::Request<B>,
+        peer: &Peer,
+        port: Option<u16>,
+    ) -> Result<(Caller, Peer), Box<Response>> {
+        match first.lock().take() {
+            Some(answer) => Err(answer),
+            None => (self.examine(request, peer, port)).map_err(|error| error.reply().into()),
+        }
     }
 
     /// The peer that sent this request: the one at the socket, or a client of that proxy.
@@ -252,60 +296,6 @@ impl Acceptor {
     }
 }
 
-enum Accepted {
-    Tcp(TcpStream, SocketAddr),
-    Proxied(TcpStream, SocketAddr),
-    Unix(UnixStream),
-}
-
-async fn accept(listener: &Listener) -> io::Result<Accepted> {
-    match listener {
-        Listener::Tcp(listener, _) => {
-            let (stream, address) = listener.accept().await?;
-            Ok(Accepted::Tcp(stream, address))
-        }
-        Listener::Proxied(listener, _) => {
-            let (stream, address) = listener.accept().await?;
-            Ok(Accepted::Proxied(stream, address))
-        }
-        Listener::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
-    }
-}
-
-/// Who has connected by now: the kernel has let them in, and they may have sent a request.
-fn the_rest(listener: Listener) -> Vec<Accepted> {
-    type AcceptOne = Box<dyn Fn() -> io::Result<Accepted>>;
-    // Not through the runtime, which may not have heard of them yet.
-    let over_tcp = |listener: TcpListener, wrap: fn(TcpStream, SocketAddr) -> Accepted| {
-        let listener = listener.into_std().ok()?;
-        let accept_one: AcceptOne = Box::new(move || {
-            let (stream, address) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok(wrap(TcpStream::from_std(stream)?, address))
-        });
-        Some(accept_one)
-    };
-    let accept_one = match listener {
-        Listener::Tcp(listener, _) => over_tcp(listener, Accepted::Tcp),
-        Listener::Proxied(listener, _) => over_tcp(listener, Accepted::Proxied),
-        // Dropping the file first: no further client finds it.
-        Listener::Unix(listener, _) => listener.into_std().ok().map(|listener| {
-            let accept_one: AcceptOne = Box::new(move || {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok(Accepted::Unix(UnixStream::from_std(stream)?))
-            });
-            accept_one
-        }),
-    };
-    let Some(accept_one) = accept_one else {
-        return Vec::new();
-    };
-    std::iter::from_fn(|| accept_one().ok())
-        .take(BACKLOG as usize)
-        .collect()
-}
-
 /// Serves the requests of one socket, until it is closed or handed over.
 async fn serve_connection(
     stream: impl Stream,
@@ -317,20 +307,43 @@ async fn serve_connection(
     let turn = Turn::default();
     let ending = HttpEnding::new(acceptor.closing.clone(), acceptor.under_way.begin());
     let mut stream = HttpStream::new(stream, acceptor.patience.clone(), turn.clone(), ending);
+    let mut first = None;
     if let Some(lane) = lane {
         match lane.serve(&mut stream, &turn, &peer, port).await {
-            Some(read) => stream.replay(read),
-            None => return,
+            Rest::Over => return,
+            Rest::Unread(read) => stream.replay(read),
+            Rest::Handshake(handshake) => {
+                stream.hold(acceptor.under_way.begin());
+                let request = &handshake.request;
+                // Apart, because its state is large: not each connection is a client's.
+                match Box::pin(acceptor.judge(&lane.app, request, &peer, port)).await {
+                    Judgement::Takeover(takeover) => {
+                        let _telling = acceptor.under_way.begin();
+                        let (stream, _) = stream.into_inner();
+                        return hand_over(takeover, stream, handshake.leftover()).await;
+                    }
+                    Judgement::Answer(answer) => first = Some(answer),
+                }
+                stream.replay(handshake.read);
+            }
         }
     }
-    serve_by_hyper(stream, turn, (peer, port), routes, acceptor).await;
+    serve_by_hyper(
+        stream,
+        turn,
+        (peer, port),
+        (routes, Mutex::new(first)),
+        acceptor,
+    )
+    .await;
 }
 
+/// As [`serve_connection`], without the fast lane.
 async fn serve_by_hyper(
     stream: HttpStream<impl Stream>,
     turn: Turn,
     (peer, port): (Peer, Option<u16>),
-    routes: Routes,
+    (routes, first): (Routes, FirstAnswer),
     acceptor: Acceptor,
 ) {
     let (closing, under_way) = (acceptor.closing.clone(), acceptor.under_way.clone());
@@ -346,7 +359,7 @@ async fn serve_by_hyper(
             let work = acceptor.under_way.begin();
             let keep_alive = stays_open(&request).then(|| acceptor.patience.header.clone());
             let leaving = acceptor.leaving.clone();
-            let answer = acceptor.examine(&request, &peer, port);
+            let answer = acceptor.examine_next(&first, &request, &peer, port);
             let answer = answer.map(|(caller, peer)| {
                 let context = RequestContext {
                     peer,
@@ -361,7 +374,7 @@ async fn serve_by_hyper(
             async move {
                 let mut answer = match answer {
                     Ok(answer) => answer.await.unwrap_or_else(|never| match never {}),
-                    Err(error) => error.reply(),
+                    Err(answer) => *answer,
                 };
                 let closes = leaving.has_begun() || turn.is_unread() && body.is_long();
                 tell_stay(&mut answer, closes, keep_alive);

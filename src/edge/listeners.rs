@@ -9,7 +9,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixListener;
 
 use crate::config::{Config, Listen};
 
@@ -86,12 +88,15 @@ impl Listeners {
     }
 }
 
+/// A socket that listens. Not the runtime's, which would at once watch what it accepts.
+pub(crate) type TcpDoor = mio::net::TcpListener;
+
 /// A listener with its port or path taken.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Tcp(TcpListener, SocketAddr),
+    Tcp(AsyncFd<TcpDoor>, SocketAddr),
     /// Each connection begins with a PROXY header.
-    Proxied(TcpListener, SocketAddr),
+    Proxied(AsyncFd<TcpDoor>, SocketAddr),
     Unix(UnixListener, SocketFile),
 }
 
@@ -127,7 +132,7 @@ impl Listener {
         }
     }
 
-    fn bind_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    fn bind_tcp(address: SocketAddr) -> io::Result<(AsyncFd<TcpDoor>, SocketAddr)> {
         let domain = Domain::for_address(address);
         let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         // A restarted node takes its port again while old connections still end.
@@ -137,9 +142,13 @@ impl Listener {
         socket.set_tcp_nodelay(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
+        let door = TcpDoor::from_std(socket.into());
+        let address = door.local_addr()?;
+        // Its successor is an unsafe function, because a type could hand out a file descriptor
+        // that it closes without tokio's knowledge. Mio's listener owns its own until it is dropped.
+        #[allow(deprecated)]
+        let door = AsyncFd::with_interest(door, Interest::READABLE)?;
+        Ok((door, address))
     }
 
     /// None over a Unix socket.
@@ -179,11 +188,12 @@ mod tests {
     #[tokio::test]
     async fn accepted_connections_do_not_delay_small_writes() {
         let any_port = Listen::Tcp("127.0.0.1:0".parse().unwrap());
-        let Listener::Tcp(listener, address) = Listener::bind(&any_port).unwrap() else {
+        let Listener::Tcp(door, address) = Listener::bind(&any_port).unwrap() else {
             panic!("TCP");
         };
         let _client = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
+        let accepted = door.async_io(Interest::READABLE, TcpDoor::accept).await;
+        let (accepted, _) = accepted.unwrap();
         assert!(accepted.nodelay().unwrap());
     }
 

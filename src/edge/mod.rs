@@ -10,6 +10,8 @@ pub(crate) mod peer;
 
 pub(crate) mod http_stream;
 
+pub(crate) mod fresh_stream;
+
 pub(crate) mod proxy_header;
 
 pub(crate) mod request_body;
@@ -36,9 +38,13 @@ pub(crate) mod sse;
 
 pub(crate) mod tcp;
 
+pub(crate) mod connect_lane;
+
 pub(crate) mod push_reply;
 
 pub(crate) mod push_lane;
+
+pub(crate) mod accept;
 
 pub(crate) mod acceptor;
 

@@ -5,7 +5,8 @@
 //! push. The first request that is anything else goes to hyper with all that was read of it, and so
 //! does the rest of its connection. So every refusal is worded in one place, and an answer does not
 //! tell which way its request took. The socket is the same [`HttpStream`] in both: limits on time
-//! and the end of the node are looked after there.
+//! and the end of the node are looked after there. The usual `GET /ws` is only read here, see
+//! [`connect_lane`](crate::edge::connect_lane).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,12 +15,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
-use warp::http::StatusCode;
+use warp::http::{Request, StatusCode};
 
 use crate::app::App;
 use crate::config::hosts::OwnNames;
 use crate::delivery::answer::Answer;
 use crate::edge::caller::Caller;
+use crate::edge::connect_lane::{Handshake, HandshakeReading};
 use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
 use crate::edge::peer::{Peer, Stream};
 use crate::edge::push_reply::{self, UNROUTED_RETRY};
@@ -28,16 +30,45 @@ use crate::protocol::{HeadReading, PushHead};
 
 /// Room for the next read. Most requests fit, and an allocator has such pieces at hand.
 const READ_BYTES: usize = 1024;
+/// As hyper's first read, where no push is expected: a head that is too long for it is so whether
+/// or not the lane has looked at its beginning.
+const FIRST_BYTES: usize = 8 * 1024;
 /// Buffers with more room are not kept while a connection is idle.
 const KEPT_BYTES: usize = 4 * READ_BYTES;
 
-/// Answers pushes on connections of senders.
+/// Which requests a listener's connections may bring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExpectedRequests {
+    pub(crate) pushes: bool,
+    pub(crate) clients: bool,
+}
+
+/// Answers pushes on connections of senders, and reads the handshakes of clients.
 #[derive(Clone)]
 pub(crate) struct PushLane {
-    app: Arc<App>,
+    pub(crate) app: Arc<App>,
     names: Arc<OwnNames>,
     /// The header that tells how long an idle connection stays open, as a line.
     keep_alive: Arc<str>,
+    expected: ExpectedRequests,
+}
+
+/// What is left of a connection when the lane is through with it.
+pub(crate) enum Rest {
+    /// Nothing.
+    Over,
+    /// What was read and is not answered.
+    Unread(Bytes),
+    /// A client that wants to be let in.
+    Handshake(Box<Handshake>),
+}
+
+/// What stands at the beginning of what was read.
+enum LaneReading {
+    Part,
+    Push(RequestExtent),
+    Handshake(Request<()>, usize),
+    Other,
 }
 
 /// The bytes of a request whose head is taken.
@@ -54,22 +85,36 @@ impl PushLane {
             app: app.clone(),
             names: names.clone(),
             keep_alive: format!("keep-alive: {value}\r\n").into(),
+            expected: ExpectedRequests {
+                pushes: true,
+                clients: false,
+            },
         }
     }
 
-    /// Answers pushes until the connection ends (`None`), or something else comes: then what was
-    /// read and is not answered.
+    /// The same for the connections of another listener.
+    pub(crate) fn expecting(&self, expected: ExpectedRequests) -> Self {
+        Self {
+            expected,
+            ..self.clone()
+        }
+    }
+
+    /// Answers pushes until the connection ends, or something else comes.
     pub(crate) async fn serve<S: Stream>(
         &self,
         stream: &mut HttpStream<S>,
         turn: &Turn,
         peer: &Peer,
         port: Option<u16>,
-    ) -> Option<Bytes> {
+    ) -> Rest {
+        let mut expected = self.expected;
         // Each request of a proxy names a client of its own.
-        if self.app.config.trusted_proxies.trusts(peer.address) {
-            return Some(Bytes::new());
-        }
+        expected.pushes &= !self.app.config.trusted_proxies.trusts(peer.address);
+        let room = match expected.pushes {
+            true => READ_BYTES,
+            false => FIRST_BYTES,
+        };
         let mut closing = pin!(self.app.closing.begun());
         let mut is_closing = false;
         let mut input = BytesMut::new();
@@ -77,12 +122,14 @@ impl PushLane {
         let mut taken: Option<RequestExtent> = None;
         loop {
             if taken.is_none() {
-                taken = match HeadReading::read(&input) {
-                    HeadReading::Part => None,
-                    HeadReading::Push(head) if self.admits(&head, port) => {
-                        Some(RequestExtent::of(&head))
+                taken = match self.look(&input, expected, port) {
+                    LaneReading::Part => None,
+                    LaneReading::Push(extent) => Some(extent),
+                    LaneReading::Handshake(request, head) => {
+                        let handshake = Handshake::new(request, input, head);
+                        return Rest::Handshake(Box::new(handshake));
                     }
-                    HeadReading::Push(_) | HeadReading::Other => return Some(input.freeze()),
+                    LaneReading::Other => return Rest::Unread(input.freeze()),
                 };
                 if taken.is_some_and(|taken| input.len() < taken.whole) {
                     // From here on it is work under way, and the time for its body runs.
@@ -95,13 +142,13 @@ impl PushLane {
             {
                 let body = &input[head..whole];
                 let Some(closes) = self.carry_out(body, turn, &mut written).await else {
-                    return Some(input.freeze());
+                    return Rest::Unread(input.freeze());
                 };
                 // It has no errors: a socket that is lost swallows what is written.
                 let _ = stream.write_all(&written.bytes).await;
                 if closes {
                     let _ = stream.shutdown().await;
-                    return None;
+                    return Rest::Over;
                 }
                 taken = None;
                 input.advance(whole);
@@ -113,7 +160,7 @@ impl PushLane {
                 }
             }
             let missing = taken.map_or(0, |taken| taken.whole - input.len());
-            input.reserve(missing.max(READ_BYTES));
+            input.reserve(missing.max(room));
             let count = tokio::select! {
                 biased;
                 read = stream.read_buf(&mut input) => read.unwrap_or(0),
@@ -125,11 +172,32 @@ impl PushLane {
             };
             if count == 0 && input.is_empty() {
                 let _ = stream.shutdown().await;
-                return None;
+                return Rest::Over;
             }
             if count == 0 {
-                return Some(input.freeze());
+                return Rest::Unread(input.freeze());
             }
+        }
+    }
+
+    fn look(&self, input: &[u8], expected: ExpectedRequests, port: Option<u16>) -> LaneReading {
+        if expected.pushes {
+            match HeadReading::read(input) {
+                HeadReading::Part => return LaneReading::Part,
+                HeadReading::Push(head) if self.admits(&head, port) => {
+                    return LaneReading::Push(RequestExtent::of(&head));
+                }
+                HeadReading::Push(_) => return LaneReading::Other,
+                HeadReading::Other => {}
+            }
+        }
+        if !expected.clients {
+            return LaneReading::Other;
+        }
+        match HandshakeReading::read(input) {
+            HandshakeReading::Part => LaneReading::Part,
+            HandshakeReading::Whole(request, head) => LaneReading::Handshake(request, head),
+            HandshakeReading::Other => LaneReading::Other,
         }
     }
 

@@ -17,12 +17,14 @@ use warp::http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 use warp::reply::Response;
 
 use crate::app::App;
+use crate::edge::caller::Caller;
 use crate::edge::cors::Reader;
 use crate::edge::error::HttpError;
 use crate::edge::handshake::{check_leaving, enter, read_request};
 use crate::edge::introduction::ClientWords;
+use crate::edge::peer::Peer;
 use crate::edge::refusal;
-use crate::edge::upgrade::{RequestContext, Takeover, Upgrade, UpgradeRequest};
+use crate::edge::upgrade::{Takeover, Upgrade, UpgradeRequest};
 use crate::local::connection::Role;
 use crate::protocol::{Dialect, SUBPROTOCOL};
 
@@ -38,22 +40,49 @@ struct Opening {
     dialect: Dialect,
 }
 
+/// A request to become a WebSocket, whichever way it was read.
+pub(crate) struct WsRequest<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) version: Version,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) query: &'a str,
+    pub(crate) caller: &'a Caller,
+    pub(crate) peer: &'a Peer,
+}
+
+/// What becomes of such a request.
+pub(crate) enum Judgement {
+    /// Its socket is taken.
+    Takeover(Takeover),
+    /// It is answered, and its connection goes on.
+    Answer(Box<Response>),
+}
+
 /// Lets a client in, or answers why not.
 pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response {
-    let reader = Reader::of(&app, &request.headers, &request.context.caller);
-    let opening = match check(&request) {
-        Ok(opening) => opening,
-        Err(error) => return refusal::answer(&app, error, &reader),
-    };
-    let takes_frames = opening.dialect == Dialect::V1 && refusal::wants_frames(&request.query);
-    let head = takes_frames.then(|| opening.head());
     let slot = request.context.slot.clone();
-    match (admit(&app, request, opening, Role::Client).await, head) {
-        (Ok(response), _) => response,
-        (Err(error), None) => refusal::answer(&app, error, &reader),
+    match judge(&app, WsRequest::of(&request)).await {
+        Judgement::Takeover(takeover) => slot.fill(takeover).await,
+        Judgement::Answer(answer) => *answer,
+    }
+}
+
+/// Whether a client is let in.
+pub(crate) async fn judge(app: &Arc<App>, request: WsRequest<'_>) -> Judgement {
+    let reader = Reader::of(app, request.headers, request.caller);
+    let refused = |error| Judgement::Answer(refusal::answer(app, error, &reader).into());
+    let opening = match request.opening() {
+        Ok(opening) => opening,
+        Err(error) => return refused(error),
+    };
+    let takes_frames = opening.dialect == Dialect::V1 && refusal::wants_frames(request.query);
+    let head = takes_frames.then(|| opening.head());
+    match (admit(app, request, opening, Role::Client).await, head) {
+        (Ok(upgrade), _) => Judgement::Takeover(Takeover::Client(upgrade)),
+        (Err(error), None) => refused(error),
         (Err(error), Some(head)) => {
-            let words = refusal::frames(&app, &error, head);
-            slot.fill(Takeover::Refused(words)).await
+            let words = refusal::frames(app, &error, head);
+            Judgement::Takeover(Takeover::Refused(words))
         }
     }
 }
@@ -62,52 +91,69 @@ pub(crate) async fn connect(app: Arc<App>, request: UpgradeRequest) -> Response 
 #[cfg(feature = "echo")]
 pub(crate) async fn echo(app: Arc<App>, mut request: UpgradeRequest) -> Response {
     request.query = "user=echo".to_owned();
-    let admitted = match check(&request) {
+    let slot = request.context.slot.clone();
+    let request = WsRequest::of(&request);
+    let admitted = match request.opening() {
         Ok(opening) => admit(&app, request, opening, Role::Echo).await,
         Err(error) => Err(error),
     };
-    admitted.unwrap_or_else(HttpError::reply)
+    match admitted {
+        Ok(upgrade) => slot.fill(Takeover::Client(upgrade)).await,
+        Err(error) => error.reply(),
+    }
 }
 
-fn check(request: &UpgradeRequest) -> Result<Opening, HttpError> {
-    read_opening(&request.method, request.context.version, &request.headers)
+impl<'a> WsRequest<'a> {
+    fn of(request: &'a UpgradeRequest) -> Self {
+        let UpgradeRequest {
+            method,
+            headers,
+            query,
+            context,
+        } = request;
+        Self {
+            method,
+            version: context.version,
+            headers,
+            query,
+            caller: &context.caller,
+            peer: &context.peer,
+        }
+    }
+
+    fn opening(&self) -> Result<Opening, HttpError> {
+        read_opening(self.method, self.version, self.headers)
+    }
 }
 
 async fn admit(
     app: &Arc<App>,
-    request: UpgradeRequest,
-    opening: Opening,
-    role: Role,
-) -> Result<Response, HttpError> {
-    let UpgradeRequest {
+    WsRequest {
         headers,
         query,
-        context,
+        caller,
+        peer,
         ..
-    } = request;
-    let RequestContext {
-        peer, caller, slot, ..
-    } = context;
+    }: WsRequest<'_>,
+    opening: Opening,
+    role: Role,
+) -> Result<Upgrade, HttpError> {
     check_leaving(app)?;
     // A browser always says where the page is from (RFC 6455, 10.2).
     if headers.contains_key(ORIGIN) {
-        caller.check_page(app, &headers)?;
+        caller.check_page(app, headers)?;
     }
-    let request = read_request(&query, &headers)?;
-    let said = ClientWords::Http {
-        query: &query,
-        headers: &headers,
-    };
-    let admitted = enter(app, request, said, opening.dialect, &peer).await?;
-    let upgrade = Upgrade {
+    let request = read_request(query, headers)?;
+    let said = ClientWords::Http { query, headers };
+    let admitted = enter(app, request, said, opening.dialect, peer).await?;
+    Ok(Upgrade {
         hub: app.hub.clone(),
         admitted,
-        peer,
+        peer: peer.clone(),
         role,
         head: opening.head().into(),
         silence: None,
-    };
-    slot.fill(Takeover::Client(upgrade)).await
+    })
 }
 
 impl Opening {

@@ -48,6 +48,7 @@ pub use crate::protocol::bus::node_lines::*;
 pub use crate::protocol::bus::presence::*;
 pub use crate::protocol::bus::question::*;
 pub use crate::protocol::bus::signature::{ClusterKeys, Proof, is_command};
+pub use crate::protocol::client::connect_head::*;
 pub use crate::protocol::client::dialect::{Dialect, EventStream, GOODBYE_ID};
 pub use crate::protocol::client::event_id::{EventId, MAX_RESUMED_TOPICS, StreamPosition};
 pub use crate::protocol::client::objects::*;

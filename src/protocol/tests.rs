@@ -427,6 +427,7 @@ fn what_nodes_say_is_read_as_it_was_written() {
 
 mod absent;
 mod client;
+mod connect_head;
 mod plain;
 mod push_head;
 mod wire;

@@ -182,6 +182,8 @@ metrics! {
         "Client handshakes accepted";
     handshakes_refused: Family<Reason, Counter> = Family::default(), "handshakes_refused",
         "Client handshakes refused, by error code";
+    handshakes_fast: Counter = Counter::default(), "handshakes_fast",
+        "Requests to GET /ws that took the fast lane";
     accepts_refused: Family<Reason, Counter> = Family::default(), "accepts_refused",
         "Connections refused before their first request: node_full, address_full or proxy_header";
     accept_errors: Counter = Counter::default(), "accept_errors",

@@ -57,11 +57,21 @@ impl Socket {
         socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(limit))
     }
 
+    /// Has the kernel say when there is something to read. Not yet when there is room to write: a
+    /// new socket has room, and the kernel would say so at once.
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.register(registry, token, Interest::READABLE),
+            Self::Unix(socket) => socket.register(registry, token, Interest::READABLE),
+        }
+    }
+
+    /// Has the kernel say also when there is room to write. It says so at once if there is by now.
+    pub(crate) fn await_room(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         match self {
-            Self::Tcp(socket) => socket.register(registry, token, interest),
-            Self::Unix(socket) => socket.register(registry, token, interest),
+            Self::Tcp(socket) => socket.reregister(registry, token, interest),
+            Self::Unix(socket) => socket.reregister(registry, token, interest),
         }
     }
 

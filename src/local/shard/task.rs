@@ -69,6 +69,8 @@ struct ConnectionSlot {
     _permit: Option<Arc<Permit>>,
     /// The socket took no more; wait for the kernel.
     blocked: bool,
+    /// The kernel says when it takes more.
+    awaits_room: bool,
     /// The kernel has been told to give it up.
     is_watched: bool,
     /// The kernel has said that the other side closed: after what is there to read is the end.

@@ -21,3 +21,5 @@ pub mod refusal;
 pub mod decoder;
 
 pub mod connect;
+
+pub mod connect_head;

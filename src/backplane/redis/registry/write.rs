@@ -7,8 +7,9 @@
 //! as a pipeline, for the reason given in `servers`.
 //!
 //! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list their owners, for the node
-//! that sweeps them when this node is dead. A name is added before its row is written and removed
-//! after the row is: a crash in between leaves a name too many, never one too few.
+//! that sweeps them when this node is dead. On one server both are written in the same MULTI. In a
+//! cluster, where they are in different slots, a name is added before its row is written and
+//! removed after the row is: a crash in between leaves a name too many, never one too few.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -181,26 +182,29 @@ impl Registry {
         well
     }
 
-    /// Writes rows and index, in that order for removals and in the reverse order for additions.
-    /// Returns which changes are written and which are not.
+    /// Writes rows and index. Returns which changes are written and which are not.
     async fn write_rows(&self, client: &Client, rows: RowFields) -> (RowChanges, RowChanges) {
+        if self.servers.is_clustered() {
+            return self.write_in_cluster(client, rows).await;
+        }
+        match self.transact(client, &rows).await {
+            Ok(()) => (changes(rows), RowChanges::new()),
+            Err(error) => {
+                self.note(&error, rows.len());
+                (RowChanges::new(), changes(rows))
+            }
+        }
+    }
+
+    /// Writes rows and index, in that order for removals and in the reverse order for additions.
+    async fn write_in_cluster(&self, client: &Client, rows: RowFields) -> (RowChanges, RowChanges) {
         let here = Indexes::of(&rows, |here| !here.is_empty());
         let gone = Indexes::of(&rows, Here::is_empty);
         if let Err(error) = self.add_to_indexes(here).await {
             self.note(&error, rows.len());
             return (RowChanges::new(), changes(rows));
         }
-        let (written, mut failed) = if self.servers.is_clustered() {
-            self.write_each(client, rows).await
-        } else {
-            match self.transact(client, &rows).await {
-                Ok(()) => (changes(rows), RowChanges::new()),
-                Err(error) => {
-                    self.note(&error, rows.len());
-                    (RowChanges::new(), changes(rows))
-                }
-            }
-        };
+        let (written, mut failed) = self.write_each(client, rows).await;
         let taken: FredResult<()> = match failed.is_empty() {
             true => self.take_from_indexes(gone).await,
             // Failed changes come again, and with them the names that stay in the index for now.
@@ -242,11 +246,19 @@ impl Registry {
         self.servers.note(error);
     }
 
-    /// Writes all of these in one MULTI.
+    /// Writes all of these and the index in one MULTI.
     async fn transact(&self, client: &Client, rows: &RowFields) -> FredResult<()> {
-        let pipeline = multi(client).await?;
+        let (node, pipeline) = (self.hub.node(), multi(client).await?);
+        let here = Indexes::of(rows, |here| !here.is_empty());
+        for (index, names) in here.keyed(&self.keys, node) {
+            let _: () = pipeline.sadd(&index, names).await?;
+        }
         for row in rows {
             self.queue(&pipeline, row).await?;
+        }
+        let gone = Indexes::of(rows, Here::is_empty);
+        for (index, names) in gone.keyed(&self.keys, node) {
+            let _: () = pipeline.srem(&index, names).await?;
         }
         queue(&pipeline, "EXEC").await?;
         outcome(

@@ -51,6 +51,7 @@ impl ShardTask {
             connection,
             _permit: None,
             blocked: false,
+            awaits_room: false,
             is_watched: false,
             ended: false,
             dirty: false,

@@ -4,6 +4,8 @@ use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mio::Token;
+
 use crate::local::shard::outlets::{ClientRequest, PageRequest};
 use crate::local::shard::socket_table::Unnoted;
 use crate::local::shard::task::{ConnectionSlot, READS, SCRATCH, ShardTask, TURN};
@@ -163,6 +165,7 @@ impl ShardTask {
         let ConnectionSlot {
             connection,
             blocked,
+            awaits_room,
             dirty,
             ..
         } = &mut self.places[slot];
@@ -192,6 +195,11 @@ impl ShardTask {
                 Err(error) => {
                     *blocked = error.kind() == ErrorKind::WouldBlock;
                     failed = !*blocked;
+                    if *blocked && !*awaits_room {
+                        let token = Token(connection.fd.0 as usize);
+                        failed = socket.await_room(&self.registry, token).is_err();
+                        *awaits_room = true;
+                    }
                     break;
                 }
             }
