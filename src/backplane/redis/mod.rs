@@ -13,6 +13,7 @@ pub(crate) mod keys;
 pub(crate) mod registry;
 pub(crate) mod servers;
 pub(crate) mod store;
+pub(crate) mod wire;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -335,7 +336,7 @@ impl Redis {
     pub(crate) fn gauge(&self, metrics: &Metrics) {
         let (lines, fullest) = self.outboxes.load();
         metrics.lines_under_way.set(lines as i64);
-        metrics.queue("outbox", fullest, bus::outbox::QUEUE);
+        metrics.queue("outbox", fullest, bus::lane::QUEUE);
         metrics.queue("bus", BACKLOG - self.backlog.available_permits(), BACKLOG);
         self.servers.gauge();
         metrics.lease_age.set(self.lease.age().as_secs_f64());
@@ -460,7 +461,7 @@ fn builder(
     }
     config.database = Some(server.database).filter(|number| *number != 0);
     (config.username, config.password) = words_of(server.login.as_ref());
-    config.credential_provider = destination.credentials();
+    config.credential_provider = destination.provider();
     if config.tls.is_some() && server.tls != TlsFiles::default() {
         config.tls = Some(tls::connector(&server.tls)?.into());
     }

@@ -1,8 +1,12 @@
 //! PUBLISH and SUBSCRIBE: lines to other nodes and from them.
 
+pub(crate) mod lane;
+
 pub(crate) mod numbers;
 
 pub(crate) mod outbox;
+
+pub(crate) mod post;
 
 pub(crate) mod probes;
 
