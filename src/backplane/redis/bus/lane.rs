@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::backplane::redis::bus::numbers::ChannelNumbers;
 use crate::backplane::redis::bus::post::{Bundle, Payload, Post, RETRY, TAIL};
-use crate::backplane::redis::wire::queue::{Answers, Batch, Source};
+use crate::backplane::redis::wire::queue::{Answers, Batch, LateSource};
 use crate::protocol::ids::NodeId;
 
 /// Maximum number of bundles queued in one lane; further publishers wait.
@@ -124,10 +124,11 @@ impl Lane {
             state.failed.push(payload);
             state.is_troubled = true;
         }
-        match state.is_troubled && state.under_way == 0 {
-            true => self.news.notify_one(),
-            false => self.go_on(state),
+        if state.under_way == 0 && (state.is_troubled || self.is_stranger) {
+            // The lane of a name that is not in the table must end soon.
+            self.news.notify_one();
         }
+        self.go_on(state);
     }
 
     /// When the keeper looks next, if nothing wakes it.
@@ -193,7 +194,7 @@ impl Lane {
     }
 }
 
-impl Source for Lane {
+impl LateSource for Lane {
     fn pull(self: Arc<Self>, batch: &mut Batch<'_>) {
         let mut state = self.state.lock();
         state.is_signalled = false;

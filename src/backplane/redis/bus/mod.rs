@@ -10,6 +10,4 @@ pub(crate) mod post;
 
 pub(crate) mod probes;
 
-pub(crate) mod pump;
-
 pub(crate) mod subscriber;

@@ -11,14 +11,13 @@ use futures::future::select_ok;
 use tokio::net::{TcpStream, lookup_host};
 
 use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::dial::PORT;
 use crate::config::redis_url::ServerUrl;
 
 /// How much earlier an address is dialled than the next one.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How long all of them may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Port of a URL without one.
-pub(super) const PORT: u16 = 6379;
 
 impl Servers {
     /// The only server, at the address of its name that answered.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fred::clients::Pipeline;
 use fred::error::{Error, ErrorKind};
-use fred::prelude::{Client, ClientLike, FredResult, PubsubInterface};
+use fred::prelude::{Client, ClientLike, FredResult};
 use fred::types::{CustomCommand, Value};
 use futures::future::join_all;
 
@@ -14,28 +14,6 @@ use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::server::Server;
 
 impl Servers {
-    /// Subscribes a dedicated connection to this node's channel and to that of all nodes.
-    pub(crate) async fn subscribe(&self, client: &Client) -> FredResult<()> {
-        let (own, global) = (self.0.own.clone(), self.0.global.clone());
-        if self.is_clustered() {
-            client.ssubscribe(own).await?;
-            client.subscribe(global).await
-        } else {
-            client.subscribe(vec![own, global]).await
-        }
-    }
-
-    /// Ends both subscriptions.
-    pub(crate) async fn unsubscribe(&self, client: &Client) -> FredResult<()> {
-        let (own, global) = (self.0.own.clone(), self.0.global.clone());
-        if self.is_clustered() {
-            client.sunsubscribe(own).await?;
-            client.unsubscribe(global).await
-        } else {
-            client.unsubscribe(vec![own, global]).await
-        }
-    }
-
     /// Sends one reading command for each key, such as `HKEYS`; answers in the order of the keys.
     pub(crate) async fn read_each(
         &self,

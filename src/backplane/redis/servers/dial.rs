@@ -20,12 +20,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::backplane::redis::COMMAND_TIMEOUT;
-use crate::backplane::redis::servers::addresses::PORT;
 use crate::backplane::redis::servers::link::{Link, LinkWatch};
 use crate::backplane::redis::servers::tls;
 use crate::backplane::redis::servers::vouch::{Credentials, Destination};
 use crate::backplane::redis::wire::connection::Door;
-use crate::backplane::redis::wire::stream::{Stream, greet};
+use crate::backplane::redis::wire::stream::{RedisStream, greet};
+
+/// Port of a URL without one.
+pub(super) const PORT: u16 = 6379;
 
 /// Where a server is.
 enum Address {
@@ -101,7 +103,7 @@ impl ServerDoor {
         })
     }
 
-    async fn connect(&self) -> Result<Stream, Error> {
+    async fn connect(&self) -> Result<RedisStream, Error> {
         let stream = match &self.address {
             Address::Socket(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
             Address::Host(_, Some(address), port) => TcpStream::connect((*address, *port)).await?,
@@ -116,7 +118,7 @@ impl ServerDoor {
         })
     }
 
-    async fn enter(&self, stream: &mut Stream) -> Result<(), Error> {
+    async fn enter(&self, stream: &mut RedisStream) -> Result<(), Error> {
         let login = self.credentials.login().await?;
         let login = login.as_ref();
         let words = login.map(|login| {
@@ -142,7 +144,7 @@ async fn in_time<T>(
 }
 
 impl Door for ServerDoor {
-    async fn open(&self) -> Result<Stream, Error> {
+    async fn open(&self) -> Result<RedisStream, Error> {
         let mut stream = in_time(COMMAND_TIMEOUT, "no connection in time", self.connect()).await?;
         let entered = self.enter(&mut stream);
         in_time(COMMAND_TIMEOUT, "no greeting in time", entered).await?;

@@ -1,4 +1,4 @@
-//! What each push needs of Redis, over the lean connections: look-ups and publishing.
+//! What each push needs of Redis, over the lean connections: look-ups, publishing and listening.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use crate::backplane::redis::wire::queue::{Answers, only};
 use crate::backplane::redis::wire::resp::{self, Reply};
 
 /// A row as it is read: the field names for a user, names and values for a topic.
-pub(crate) type Fields = Vec<String>;
+pub(crate) type RowFields = Vec<String>;
 
 impl Servers {
     /// Publishes to a channel; returns how many subscribers received the payload.
@@ -60,14 +60,14 @@ impl Servers {
     pub(crate) fn receivers(&self, channel: &str, answers: Answers) -> FredResult<u32> {
         let told = match answers {
             Ok(mut both) if both.len() == 2 => {
-                let receivers = both.pop().map(|told| told.and_then(count));
+                let receivers = both.pop().map(|told| told.and_then(|reply| count(&reply)));
                 match (both.pop(), receivers) {
                     (Some(exists), Some(Ok(receivers))) => self.believed(exists, receivers),
                     (_, Some(Err(error))) => Err(error),
                     _ => Err(odd()),
                 }
             }
-            answers => only(answers).and_then(count),
+            answers => only(answers).and_then(|reply| count(&reply)),
         };
         let told = told.inspect_err(|error| self.note(error))?;
         match self.is_clustered() && channel == self.0.global {
@@ -91,8 +91,31 @@ impl Servers {
         }
     }
 
+    /// Writes what subscribes to this node's channel and to that of all nodes.
+    pub(crate) fn write_subscribe(&self, out: &mut Vec<u8>) {
+        let (own, global) = (self.0.own.as_bytes(), self.0.global.as_bytes());
+        if self.is_clustered() {
+            resp::command(out, &[b"SSUBSCRIBE", own]);
+            resp::command(out, &[b"SUBSCRIBE", global]);
+        } else {
+            resp::command(out, &[b"SUBSCRIBE", own, global]);
+        }
+    }
+
+    /// Writes what ends both subscriptions, and a PING.
+    pub(crate) fn write_unsubscribe(&self, out: &mut Vec<u8>) {
+        let (own, global) = (self.0.own.as_bytes(), self.0.global.as_bytes());
+        if self.is_clustered() {
+            resp::command(out, &[b"SUNSUBSCRIBE", own]);
+            resp::command(out, &[b"UNSUBSCRIBE", global]);
+        } else {
+            resp::command(out, &[b"UNSUBSCRIBE", own, global]);
+        }
+        resp::command(out, &[b"PING"]);
+    }
+
     /// The field names of one row.
-    pub(crate) async fn field_names(&self, key: &str) -> FredResult<Fields> {
+    pub(crate) async fn field_names(&self, key: &str) -> FredResult<RowFields> {
         let wire = self.wire_at(key);
         let asked = wire.ask(|out| {
             resp::command(out, &[b"HKEYS", key.as_bytes()]);
@@ -107,7 +130,7 @@ impl Servers {
         &self,
         command: &'static str,
         keys: &[String],
-    ) -> FredResult<Vec<Fields>> {
+    ) -> FredResult<Vec<RowFields>> {
         let routes = self.routes();
         let mut parts = vec![Vec::new(); routes.servers.len()];
         for (place, key) in keys.iter().enumerate() {
@@ -124,7 +147,7 @@ impl Servers {
         let asked: Vec<_> = asked
             .map(|(part, server)| (part, server.wire.ask(|out| write(part, out))))
             .collect();
-        let mut rows = vec![Fields::new(); keys.len()];
+        let mut rows = vec![RowFields::new(); keys.len()];
         for (part, asked) in asked {
             let answers = asked.answers().await;
             let answers = answers.inspect_err(|error| self.note(error))?;
@@ -141,7 +164,7 @@ impl Servers {
         command: &'static str,
         key: &str,
         told: Result<Reply, Error>,
-    ) -> FredResult<Fields> {
+    ) -> FredResult<RowFields> {
         match told {
             Ok(reply) => fields(reply).ok_or_else(odd),
             Err(error) if error.is_cluster() => {
@@ -170,15 +193,15 @@ fn odd() -> Error {
     Error::new(ErrorKind::Protocol, "an answer of another kind")
 }
 
-fn count(reply: Reply) -> FredResult<u32> {
+fn count(reply: &Reply) -> FredResult<u32> {
     match reply {
-        Reply::Number(number) => u32::try_from(number).map_err(|_| odd()),
+        Reply::Number(number) => u32::try_from(*number).map_err(|_| odd()),
         _ => Err(odd()),
     }
 }
 
 /// The texts of a list, or of a map as fields and values in turn.
-fn fields(reply: Reply) -> Option<Fields> {
+fn fields(reply: Reply) -> Option<RowFields> {
     let Reply::List(list) = reply else {
         return matches!(reply, Reply::Nothing).then(Vec::new);
     };
@@ -191,7 +214,7 @@ fn fields(reply: Reply) -> Option<Fields> {
 }
 
 /// As [`fields`], of an answer that fred has read.
-pub(crate) fn flat(answer: Value) -> Option<Fields> {
+pub(crate) fn flat(answer: Value) -> Option<RowFields> {
     let values = match answer {
         Value::Map(map) => map
             .inner()

@@ -24,9 +24,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::backplane::redis::COMMAND_TIMEOUT;
-use crate::backplane::redis::wire::queue::{Answers, Asked, Batch, Queue, Source, Tell, ended};
+use crate::backplane::redis::wire::queue::{
+    Answers, Asked, Batch, LateSource, Outgoing, Tell, ended,
+};
 use crate::backplane::redis::wire::resp::{self, Framer};
-use crate::backplane::redis::wire::stream::{Stream, closed};
+use crate::backplane::redis::wire::stream::{RedisStream, closed};
 
 /// Commands that may wait to be written; further ones are refused at once.
 pub(crate) const QUEUE: usize = 100_000;
@@ -47,7 +49,7 @@ pub(crate) trait Door: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why there is no connection.
-    fn open(&self) -> impl Future<Output = Result<Stream, Error>> + Send;
+    fn open(&self) -> impl Future<Output = Result<RedisStream, Error>> + Send;
 
     fn opened(&self);
 
@@ -56,15 +58,15 @@ pub(crate) trait Door: Send + Sync + 'static {
 
 /// The pauses between dials that fail.
 #[derive(Debug)]
-pub(crate) struct Backoff(Duration);
+pub(crate) struct DialPauses(Duration);
 
-impl Default for Backoff {
+impl Default for DialPauses {
     fn default() -> Self {
         Self(PAUSES.0)
     }
 }
 
-impl Backoff {
+impl DialPauses {
     /// The next pause.
     pub(crate) fn next(&mut self) -> Duration {
         let pause = self.0;
@@ -78,7 +80,7 @@ impl Backoff {
 pub(crate) struct Wire(Arc<Shared>);
 
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<Outgoing>,
     task: AtomicWaker,
     is_connected: AtomicBool,
     /// The same, for those who wait for it.
@@ -126,12 +128,12 @@ impl WireTask {
             )
         };
         drop(left);
-        sources.into_iter().for_each(Source::put_off);
+        sources.into_iter().for_each(LateSource::put_off);
     }
 }
 
 impl Wire {
-    fn new(queue: Queue) -> Self {
+    fn new(queue: Outgoing) -> Self {
         Self(Arc::new(Shared {
             queue: Mutex::new(queue),
             task: AtomicWaker::new(),
@@ -142,16 +144,16 @@ impl Wire {
 
     /// Starts connecting.
     pub(crate) fn open(door: impl Door) -> (Self, WireTask) {
-        let wire = Self::new(Queue::default());
+        let wire = Self::new(Outgoing::default());
         let task = tokio::spawn(serve(wire.0.clone(), door));
         (wire.clone(), WireTask(task, wire))
     }
 
     /// Leads nowhere: all that is asked is refused.
     pub(crate) fn nowhere() -> (Self, WireTask) {
-        let queue = Queue {
+        let queue = Outgoing {
             is_ended: true,
-            ..Queue::default()
+            ..Outgoing::default()
         };
         let wire = Self::new(queue);
         let task = tokio::spawn(std::future::ready(()));
@@ -207,7 +209,7 @@ impl Wire {
 
     /// Has a source pulled at the next write. Without a connection it is not, and the answer is
     /// `false`.
-    pub(crate) fn signal(&self, source: Arc<dyn Source>) -> bool {
+    pub(crate) fn signal(&self, source: Arc<dyn LateSource>) -> bool {
         let mut queue = self.0.queue.lock();
         // Under the lock: when the connection breaks, what was signalled is put off.
         if queue.is_ended || !self.is_connected() {
@@ -218,7 +220,7 @@ impl Wire {
         true
     }
 
-    fn wake(&self, mut queue: parking_lot::MutexGuard<'_, Queue>) {
+    fn wake(&self, mut queue: parking_lot::MutexGuard<'_, Outgoing>) {
         if !std::mem::replace(&mut queue.is_woken, true) {
             drop(queue);
             self.0.task.wake();
@@ -228,7 +230,7 @@ impl Wire {
 
 /// Connects again and again, until the task is ended.
 async fn serve(shared: Arc<Shared>, door: impl Door) {
-    let mut backoff = Backoff::default();
+    let mut backoff = DialPauses::default();
     loop {
         let mut stream = match shared.meanwhile(door.open()).await {
             Ok(stream) => stream,
@@ -238,7 +240,7 @@ async fn serve(shared: Arc<Shared>, door: impl Door) {
                 continue;
             }
         };
-        backoff = Backoff::default();
+        backoff = DialPauses::default();
         shared.note(true);
         door.opened();
         let mut running = Running::new(&shared, &mut stream);
@@ -250,7 +252,7 @@ async fn serve(shared: Arc<Shared>, door: impl Door) {
             std::mem::take(&mut queue.sources)
         };
         flight.iter_mut().for_each(|asked| asked.fail(&error));
-        sources.into_iter().for_each(Source::put_off);
+        sources.into_iter().for_each(LateSource::put_off);
         door.failed(&error);
     }
 }
@@ -272,7 +274,7 @@ impl Shared {
                 continue;
             };
             let old = self.queue.lock().take_older(time);
-            let silent = Error::new(ErrorKind::Timeout, "no connection in time");
+            let silent = Error::new(ErrorKind::IO, "no connection in time");
             old.into_iter().for_each(|mut asked| asked.fail(&silent));
         }
     }
@@ -281,7 +283,7 @@ impl Shared {
 /// A connection at work.
 struct Running<'a> {
     shared: &'a Shared,
-    stream: &'a mut Stream,
+    stream: &'a mut RedisStream,
     framer: Framer,
     input: BytesMut,
     out: Vec<u8>,
@@ -297,7 +299,7 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn new(shared: &'a Shared, stream: &'a mut Stream) -> Self {
+    fn new(shared: &'a Shared, stream: &'a mut RedisStream) -> Self {
         Self {
             shared,
             stream,
@@ -436,3 +438,6 @@ impl<'a> Running<'a> {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests;

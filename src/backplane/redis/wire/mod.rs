@@ -2,10 +2,12 @@
 //! subscription. fred does the rest, where a microsecond does not count.
 //!
 //! `resp` reads and writes the protocol, `stream` greets a server, `queue` holds what is to be
-//! asked, `connection` writes it and hands out the answers. Which server to dial, and with which
+//! asked, `connection` writes it and hands out the answers, `listener` is subscribed. Which server to dial, and with which
 //! credentials, `servers` knows: it gives a [`connection::Door`].
 
 pub(crate) mod connection;
+
+pub(crate) mod listener;
 
 pub(crate) mod queue;
 

@@ -98,7 +98,7 @@ pub(super) fn ended() -> Error {
 
 /// Something that decides what to ask only when it is written, so that all that comes until then
 /// goes together.
-pub(crate) trait Source: Send + Sync {
+pub(crate) trait LateSource: Send + Sync {
     /// The connection writes now.
     fn pull(self: Arc<Self>, batch: &mut Batch<'_>);
 
@@ -127,17 +127,17 @@ impl Batch<'_> {
 
 /// What waits to be written.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct Outgoing {
     pub(super) out: Vec<u8>,
     pub(super) asked: VecDeque<Asked>,
-    pub(super) sources: Vec<Arc<dyn Source>>,
+    pub(super) sources: Vec<Arc<dyn LateSource>>,
     /// The task knows that there is something.
     pub(super) is_woken: bool,
     /// Nothing will be written any more.
     pub(super) is_ended: bool,
 }
 
-impl Queue {
+impl Outgoing {
     /// Takes out what has waited since before this time.
     pub(super) fn take_older(&mut self, time: Instant) -> Vec<Asked> {
         let old = self.asked.iter().take_while(|asked| asked.at < time);

@@ -7,11 +7,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::backplane::redis::wire::resp::{self, Framer, Malformed, Reply};
 
 /// What carries the bytes: TCP, TLS, a Unix socket.
-pub(crate) trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Carrier for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-pub(crate) type Stream = Box<dyn Carrier>;
+pub(crate) type RedisStream = Box<dyn ByteStream>;
 
 /// What a server said of itself when it was greeted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) struct Greeting {
 /// # Errors
 /// What the server says against it, or that the connection broke.
 pub(crate) async fn greet(
-    stream: &mut Stream,
+    stream: &mut RedisStream,
     login: Option<(&str, &str)>,
     database: u8,
 ) -> Result<Greeting, Error> {
@@ -53,7 +53,7 @@ pub(crate) async fn greet(
 }
 
 /// The next answer, which no other follows.
-async fn next(stream: &mut Stream, input: &mut BytesMut) -> Result<Reply, Error> {
+async fn next(stream: &mut RedisStream, input: &mut BytesMut) -> Result<Reply, Error> {
     let mut framer = Framer::default();
     loop {
         if let Some(length) = framer.whole(input)? {
@@ -121,10 +121,10 @@ mod tests {
         database: u8,
     ) -> (Result<Greeting, Error>, String) {
         let (ours, mut theirs) = tokio::io::duplex(4096);
-        let mut ours: Stream = Box::new(ours);
+        let mut ours: RedisStream = Box::new(ours);
         let answers: Vec<String> = answers.iter().map(|&answer| answer.to_owned()).collect();
         let server = tokio::spawn(async move {
-            let mut heard = Vec::new();
+            let mut heard = Vec::with_capacity(4096);
             for answer in answers {
                 theirs.read_buf(&mut heard).await.expect("a command");
                 theirs.write_all(answer.as_bytes()).await.expect("room");
