@@ -4,7 +4,6 @@
 //! of a possible loss has its place among them.
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// The channel on which a payload was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +17,8 @@ pub(crate) enum Channel {
 /// One received event.
 #[derive(Debug)]
 pub(crate) enum FeedEvent {
-    /// Lines. The permit is their share of the backlog, held until they are processed.
-    Payload(Channel, Bytes, Option<OwnedSemaphorePermit>),
+    /// Lines.
+    Payload(Channel, Bytes),
     /// Messages may have been lost here; the text names the sign.
     Lost(&'static str),
     /// Half a second has passed.

@@ -456,7 +456,7 @@ impl Feed {
     pub(crate) async fn next(&mut self) -> FeedEvent {
         match self {
             Self::Standalone(lines) => match lines.recv().await {
-                Some(line) => FeedEvent::Payload(Channel::Own, line.into(), None),
+                Some(line) => FeedEvent::Payload(Channel::Own, line.into()),
                 None => FeedEvent::End,
             },
             Self::Redis(subscriber) => subscriber.next().await,

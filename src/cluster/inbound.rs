@@ -138,7 +138,7 @@ impl Inbound {
     pub(crate) async fn run(mut self, mut feed: Feed) {
         loop {
             match feed.next().await {
-                FeedEvent::Payload(channel, payload, _permit) => self.hear(channel, &payload).await,
+                FeedEvent::Payload(channel, payload) => self.hear(channel, &payload).await,
                 FeedEvent::Lost(sign) => self.lost(sign).await,
                 FeedEvent::Tick => self.tell_of_losses().await,
                 FeedEvent::End => {

@@ -293,7 +293,7 @@ metrics! {
     payloads_repeated: Counter = Counter::default(), "payloads_repeated",
         "Payloads dropped because their sequence number had already arrived";
     payloads_overrun: Counter = Counter::default(), "payloads_overrun",
-        "Payloads overwritten because this node did not read them in time";
+        "Always 0: what a node has not read waits in Redis";
     resyncs: Counter = Counter::default(), "resyncs",
         "Rounds of `resync` notices to clients, counted once per shard";
     batch_size: Histogram = Histogram::new(BATCH_SIZES), "publish_batch_size",

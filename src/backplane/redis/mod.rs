@@ -1,8 +1,9 @@
 //! The backplane over Redis: keys, clients, and the tasks that keep both current.
 //!
 //! `keys` names keys and channels. There are two kinds of connections. Those for commands are
-//! routed by `servers` to the server that has the key. The one for the subscription is replaced
-//! when it goes deaf or its channel moves. The `lease` task proves that this node lives,
+//! routed by `servers` to the server that has the key: a lean one (`wire`) for what each push needs,
+//! one of fred for all else. The one for the subscription, lean too, is replaced when it goes deaf
+//! or its channel moves. The `lease` task proves that this node lives,
 //! `registry` writes the rows of its users, `bus` listens, `outbox` publishes, `sweep` removes
 //! what dead nodes left, and `sentinel` or `cluster` tracks which server serves which keys.
 //! Redis holds no data of these tasks that they could not write again.
@@ -13,11 +14,13 @@ pub(crate) mod keys;
 pub(crate) mod registry;
 pub(crate) mod servers;
 pub(crate) mod store;
+pub(crate) mod wire;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fred::prelude::{
@@ -27,14 +30,13 @@ use fred::prelude::{
 use fred::types::config::{ServerConfig, UnresponsiveConfig};
 use fred::types::{RespVersion, Value};
 use percent_encoding::percent_decode_str;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Published, Unavailable};
 use crate::backplane::nodes::{Health, NodeRecord, Standing};
 use crate::backplane::redis::bus::outbox::Outboxes;
-use crate::backplane::redis::bus::pump::{BACKLOG, Pump};
-use crate::backplane::redis::bus::subscriber::{Bus, Subscriber};
+use crate::backplane::redis::bus::subscriber::{BACKLOG, Bus, Subscriber};
 use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::offer::RowOffer;
@@ -69,10 +71,6 @@ const UNRESPONSIVE: Duration = Duration::from_secs(2);
 const COMMAND_BUFFER: usize = 100_000;
 /// The same for a connection of one task, which sends a dozen commands at a time.
 const EXCLUSIVE_BUFFER: usize = 64;
-/// Payloads that fred's buffer holds until the pump takes them; those that do not fit are lost.
-/// The pump takes them at once, but on a machine without a free processor that can be half a
-/// second later. Costs about 0.7 KiB each, all of it allocated at the start.
-const SUBSCRIPTION_BUFFER: usize = 32_768;
 /// A row's TTL in Redis: a safety net for rows that no node swept. Rows are rewritten long before.
 const ROW_TTL_SECONDS: i64 = 24 * 3600;
 /// Follows the number in a topic's row if clients of that node watch joins and leaves.
@@ -133,8 +131,8 @@ pub(crate) struct Redis {
     eviction: Arc<EvictionWatch>,
     /// Connections that watch a row while a dead node is removed from it.
     watching: ConnectionPool,
-    /// How many further bytes the backlog of received messages may take.
-    backlog: Arc<Semaphore>,
+    /// How many bytes were received and not yet processed.
+    backlog: Arc<AtomicUsize>,
     health: watch::Receiver<Health>,
     /// Tells the bus to stop listening, and tells when it has stopped.
     stop: Shutdown,
@@ -181,11 +179,12 @@ impl Redis {
         let access = AccessStore::new(servers.clone(), keys.clone());
         let (health_sender, health) = watch::channel(Health::Down("not connected to Redis yet"));
         let (stop, stopped) = (Shutdown::default(), Shutdown::default());
-        let pump = Pump::new(&own, metrics);
+        let backlog = Arc::<AtomicUsize>::default();
         let bus = Bus {
             servers: servers.clone(),
             own,
-            pump: pump.clone(),
+            probes: Arc::default(),
+            backlog: backlog.clone(),
             hub: hub.clone(),
             lease: lease.clone(),
             offer,
@@ -218,7 +217,7 @@ impl Redis {
             streams,
             access,
             eviction,
-            backlog: pump.backlog,
+            backlog,
             health,
             stop,
             stopped,
@@ -335,8 +334,8 @@ impl Redis {
     pub(crate) fn gauge(&self, metrics: &Metrics) {
         let (lines, fullest) = self.outboxes.load();
         metrics.lines_under_way.set(lines as i64);
-        metrics.queue("outbox", fullest, bus::outbox::QUEUE);
-        metrics.queue("bus", BACKLOG - self.backlog.available_permits(), BACKLOG);
+        metrics.queue("outbox", fullest, bus::lane::QUEUE);
+        metrics.queue("bus", self.backlog.load(Ordering::Relaxed), BACKLOG);
         self.servers.gauge();
         metrics.lease_age.set(self.lease.age().as_secs_f64());
         metrics.nodes.set(self.lease.nodes().len() as i64);
@@ -460,7 +459,7 @@ fn builder(
     }
     config.database = Some(server.database).filter(|number| *number != 0);
     (config.username, config.password) = words_of(server.login.as_ref());
-    config.credential_provider = destination.credentials();
+    config.credential_provider = destination.provider();
     if config.tls.is_some() && server.tls != TlsFiles::default() {
         config.tls = Some(tls::connector(&server.tls)?.into());
     }

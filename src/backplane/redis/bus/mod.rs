@@ -1,11 +1,13 @@
 //! PUBLISH and SUBSCRIBE: lines to other nodes and from them.
 
+pub(crate) mod lane;
+
 pub(crate) mod numbers;
 
 pub(crate) mod outbox;
 
-pub(crate) mod probes;
+pub(crate) mod post;
 
-pub(crate) mod pump;
+pub(crate) mod probes;
 
 pub(crate) mod subscriber;

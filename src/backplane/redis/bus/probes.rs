@@ -1,6 +1,6 @@
 //! Probes: lines that a node publishes to its own channel to check that it receives them.
 //!
-//! `Probes` is shared with the pump, which receives them; `Probing` holds the subscriber's
+//! `Probes` is what was sent and received; `Probing` holds the subscriber's
 //! conclusions. What must stay true: a subscription is declared deaf only after Redis has
 //! confirmed that it passed a probe on, however slow the publish path is; and never while lines
 //! still come over the own channel.
@@ -49,7 +49,6 @@ struct SentProbe {
 pub(crate) struct Probes {
     heard: AtomicU64,
     lines: AtomicU64,
-    overruns: AtomicU64,
     /// The last probes sent, until they are received.
     sent: Mutex<VecDeque<SentProbe>>,
     /// Woken by each probe received.
@@ -93,11 +92,6 @@ impl Probes {
         self.news.notified().await;
     }
 
-    /// Notes that messages came faster than they were taken: a probe may be among the lost.
-    pub(crate) fn note_overrun(&self) {
-        self.overruns.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// The highest number received so far.
     fn last(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
@@ -106,11 +100,6 @@ impl Probes {
     /// How many lines came over the own channel.
     fn lines(&self) -> u64 {
         self.lines.load(Ordering::Relaxed)
-    }
-
-    /// How many times messages were lost because too many came.
-    fn overruns(&self) -> u64 {
-        self.overruns.load(Ordering::Relaxed)
     }
 }
 
@@ -138,8 +127,6 @@ pub(crate) struct Probing {
     renewed: Option<Instant>,
     /// The number of lines by then.
     lines: u64,
-    /// The number of overruns by then.
-    overruns: u64,
     /// The oldest probe that Redis accepted and that was not received: its number, and when.
     owed: Option<(u64, Instant)>,
     /// Whether the connection for commands went silent and no probe was received since.
@@ -205,13 +192,6 @@ impl Probing {
     /// Sends the next probe and checks the earlier ones; returns what they say.
     pub(crate) async fn probe(&mut self, servers: &Servers, own: &str, probes: &Probes) -> Hearing {
         let mut verdict = Hearing::Hears;
-        let overruns = probes.overruns();
-        if overruns > std::mem::replace(&mut self.overruns, overruns) {
-            // Flooded, which is the opposite of deaf; the probe may have been overwritten.
-            self.heard = Some(Instant::now());
-            self.owed = None;
-            self.doubtful = false;
-        }
         let lines = probes.lines();
         if lines > std::mem::replace(&mut self.lines, lines)
             && let Some((_, since)) = &mut self.owed
@@ -251,8 +231,9 @@ impl Probing {
                 Ok(Ok(_)) if self.sent > last => {
                     self.owed.get_or_insert((self.sent, Instant::now()));
                 }
-                // No answer, although fred reports the connection as up: it measures from the last
-                // write, so a connection in use never counts as dead. Compare
+                // No answer, although fred reports its connection as up. A lean connection that is
+                // silent is given up by itself, but fred's is probably silent, too, and it measures
+                // from the last write, so one in use never counts as dead. Compare
                 // https://github.com/aembke/fred.rs/issues/307 (disconnect not always detected).
                 Ok(Err(error))
                     if *error.kind() == ErrorKind::Timeout && servers.at(own).is_connected() =>

@@ -7,32 +7,37 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::prelude::{Client, ClientLike, EventInterface};
-use fred::types::{Message, Value};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::backplane::feed::{Channel, FeedEvent};
 use crate::backplane::nodes::Health;
-use crate::backplane::redis::bus::probes::{DEAF, Hearing, PRESSING, PROBE, Probing};
-use crate::backplane::redis::bus::pump::{Heard, Pump};
+use crate::backplane::redis::COMMAND_TIMEOUT;
+use crate::backplane::redis::bus::probes::{DEAF, Hearing, PRESSING, PROBE, Probes, Probing};
 use crate::backplane::redis::registry::belief::LEASE;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::offer::RowOffer;
+use crate::backplane::redis::servers::dial::ServerDoor;
 use crate::backplane::redis::servers::errors::redacted;
-use crate::backplane::redis::servers::link::{Link, WatchedLink};
+use crate::backplane::redis::servers::link::Link;
 use crate::backplane::redis::servers::{ServerPlace, Servers};
-use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, SUBSCRIPTION_BUFFER, build};
+use crate::backplane::redis::wire::listener::{Heard, MessageReader, News};
+use crate::backplane::redis::wire::resp::Reply;
 use crate::local::hub::Hub;
 use crate::local::shard::command::Command;
+use crate::protocol;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
+/// Bytes of messages that are read ahead to find a probe among them. What is not read waits in the
+/// connection, and then in Redis, which cuts a subscriber off that is too far behind.
+pub(crate) const BACKLOG: usize = 16 * 1024 * 1024;
+/// Bytes charged for each message in addition to its own.
+const OVERHEAD: usize = 256;
 /// After SUBSCRIBE was sent, the next probe comes this soon: Redis has read it by then.
 const SETTLED: Duration = Duration::from_millis(50);
 /// How long a retiring subscription may take to deliver what it still holds.
@@ -46,7 +51,9 @@ const DEGRADED: Duration = Duration::from_secs(10);
 pub(crate) struct Bus {
     pub(crate) servers: Servers,
     pub(crate) own: String,
-    pub(crate) pump: Pump,
+    pub(crate) probes: Arc<Probes>,
+    /// How many bytes were received and not yet processed.
+    pub(crate) backlog: Arc<AtomicUsize>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) lease: Arc<Lease>,
     pub(crate) offer: RowOffer,
@@ -58,33 +65,13 @@ pub(crate) struct Bus {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+/// Dropping it closes the connection.
 struct RedisSubscription {
     /// Its server.
     place: ServerPlace,
-    client: Client,
-    heard: mpsc::UnboundedReceiver<Heard>,
-    pump: JoinHandle<()>,
-    /// Tells the pump to end once the buffer is empty.
-    last: Shutdown,
-    reconnects: Receiver<fred::types::config::Server>,
-    connecting: JoinHandle<Result<(), fred::error::Error>>,
-    watch: WatchedLink,
-    /// Whether its first connect was reported as a reconnect, as fred does.
-    announced: bool,
-    /// When it was opened, or connected again.
-    since: Instant,
-}
-
-impl Drop for RedisSubscription {
-    fn drop(&mut self) {
-        self.pump.abort();
-        // Without QUIT: a deaf connection would not receive it.
-        self.connecting.abort();
-        let client = self.client.clone();
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(COMMAND_TIMEOUT, client.quit()).await;
-        });
-    }
+    listener: MessageReader<ServerDoor>,
+    /// Tells nothing of its connection any more.
+    is_over: Arc<AtomicBool>,
 }
 
 /// What is taken from a subscription.
@@ -140,21 +127,23 @@ impl Subscriber {
         };
         loop {
             if let Some(event) = queued.pop_front() {
+                if let FeedEvent::Payload(_, payload) = &event {
+                    bus.backlog.fetch_sub(charge(payload), Ordering::Relaxed);
+                }
                 return event;
             }
             match live.phase {
-                _ if live.replaced.is_some() => queued.push_back(live.next_of_replaced(bus)),
+                _ if live.replaced.is_some() => live.take_from_replaced(bus, queued),
                 Phase::Retiring { until, is_leaving } => {
-                    let heard = live.subscription.heard.recv();
-                    match tokio::time::timeout_at(until, heard).await {
-                        Ok(Some(heard)) => queued.extend(bus.event(heard)),
-                        _ if is_leaving => return FeedEvent::End,
-                        _ => {
-                            live.phase = Phase::Listening;
-                            live.replace(bus).await;
-                            live.probing.forget();
-                        }
+                    if live.hears_last(bus, queued, until).await {
+                        continue;
                     }
+                    if is_leaving {
+                        return FeedEvent::End;
+                    }
+                    live.phase = Phase::Listening;
+                    live.replace(bus).await;
+                    live.probing.forget();
                 }
                 Phase::Listening => live.listen(bus, queued).await,
             }
@@ -189,7 +178,7 @@ impl Live {
 
     /// Waits for one input. Inputs: `stop` (from the drain), the beat of the probe, received
     /// probes and beats of the lease while the node is not ready, servers whose slots change, and
-    /// messages and reconnects of the subscription (from fred).
+    /// messages and reconnects of the subscription.
     async fn listen(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
         tokio::select! {
             biased;
@@ -198,28 +187,37 @@ impl Live {
             () = bus.stop.begun() => self.retire(bus, true).await,
             _ = self.beat.tick() => self.tick(bus, events).await,
             // Ready as soon as the last of the two has come, and not only with the next probe.
-            () = bus.pump.probes.news(), if !(bus.is_ready() && bus.offer.stands()) => {
-                self.probing.note_heard(&bus.pump.probes);
+            () = bus.probes.news(), if !(bus.is_ready() && bus.offer.stands()) => {
+                self.probing.note_heard(&bus.probes);
                 bus.judge(&self.probing);
             }
             Ok(()) = self.beats.changed(), if !bus.is_ready() => {
                 bus.judge(&self.probing);
             }
             Ok(()) = self.turns.changed() => self.move_along(bus).await,
-            heard = self.subscription.heard.recv() => match heard {
-                Some(heard) => events.extend(bus.event(heard)),
-                // The client has ended for good; it should not.
-                None => self.replace(bus).await,
-            },
-            reconnected = self.subscription.reconnects.recv() => {
-                let is_first = !std::mem::replace(&mut self.subscription.announced, true);
-                if reconnected.is_ok() && !is_first {
-                    bus.subscribe(&self.subscription.client).await;
-                    self.subscription.since = Instant::now();
-                    self.renew(bus);
-                    self.beat.reset_after(SETTLED);
-                    events.push_back(FeedEvent::Lost("reconnect"));
-                }
+            news = self.subscription.listener.wait() => self.hear(bus, events, news).await,
+        }
+    }
+
+    async fn hear(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>, news: News) {
+        match news {
+            News::Bytes => _ = bus.take(&mut self.subscription.listener, events),
+            News::Connected => {
+                bus.subscribe(&mut self.subscription.listener).await;
+                self.renew(bus);
+                self.beat.reset_after(SETTLED);
+                events.push_back(FeedEvent::Lost("reconnect"));
+            }
+        }
+    }
+
+    /// Takes what has arrived, without waiting for more: a probe may be among it, and how late this
+    /// task is with all the rest says nothing of the subscription.
+    async fn take_arrived(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
+        while bus.backlog.load(Ordering::Relaxed) < BACKLOG {
+            match self.subscription.listener.poll_now() {
+                Some(news) => self.hear(bus, events, news).await,
+                None => return,
             }
         }
     }
@@ -229,11 +227,12 @@ impl Live {
         if gap > LEASE {
             return self.wake_up(bus, gap).await;
         }
+        self.take_arrived(bus, events).await;
         events.push_back(FeedEvent::Tick);
         if self.notices_forgetting(bus) {
             events.push_back(FeedEvent::Lost("forgotten"));
         }
-        let probes = &bus.pump.probes;
+        let probes = &bus.probes;
         match self.probing.probe(&bus.servers, &bus.own, probes).await {
             Hearing::Deaf => {
                 tracing::warn!("the subscription is deaf; opening another");
@@ -241,7 +240,7 @@ impl Live {
                 self.probing.forget();
             }
             Hearing::Unsubscribed => {
-                bus.subscribe(&self.subscription.client).await;
+                bus.subscribe(&mut self.subscription.listener).await;
                 self.renew(bus);
                 self.move_along(bus).await;
             }
@@ -290,9 +289,9 @@ impl Live {
     async fn replace(&mut self, bus: &Bus) {
         if let Some(new) = bus.open().await {
             let old = std::mem::replace(&mut self.subscription, new);
-            old.watch.end();
+            old.is_over.store(true, Ordering::Release);
             // The old one may have failed since the new one connected.
-            if self.subscription.client.is_connected() {
+            if self.subscription.listener.is_connected() {
                 bus.servers.note_resubscribed();
             }
             self.replaced = Some(old);
@@ -308,17 +307,17 @@ impl Live {
     }
 
     /// The last messages of the previous subscription; then the sign that some may be missing.
-    fn next_of_replaced(&mut self, bus: &Bus) -> FeedEvent {
-        while let Some(Ok(heard)) = self.replaced.as_mut().map(|old| old.heard.try_recv()) {
-            // A loss is announced in any case.
-            if let Heard::Message(..) = heard
-                && let Some(event) = bus.event(heard)
-            {
-                return event;
+    fn take_from_replaced(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
+        if let Some(mut old) = self.replaced.take() {
+            loop {
+                bus.take(&mut old.listener, events);
+                let is_full = bus.backlog.load(Ordering::Relaxed) >= BACKLOG;
+                if is_full || old.listener.poll_now() != Some(News::Bytes) {
+                    break;
+                }
             }
         }
-        self.replaced = None;
-        FeedEvent::Lost("resubscribed")
+        events.push_back(FeedEvent::Lost("resubscribed"));
     }
 
     /// This process was stalled for longer than its lease, so other nodes took it for dead. Its
@@ -338,50 +337,82 @@ impl Live {
 
     /// Unsubscribes. Messages published until then are delivered next.
     async fn retire(&mut self, bus: &Bus, is_leaving: bool) {
-        let client = self.subscription.client.clone();
-        let unsubscribed = async {
-            bus.servers.unsubscribe(&client).await?;
-            // The answer to UNSUBSCRIBE is not awaited; the answer to PING comes after it.
-            client.ping::<()>(None).await
-        };
-        match tokio::time::timeout(RETIRE, unsubscribed).await {
-            Ok(Ok(())) => {}
-            // The connection is silent or closed. Messages already received are kept.
-            other => tracing::debug!(?other, "a subscription did not end cleanly"),
-        }
-        self.subscription.last.begin();
+        let listener = &mut self.subscription.listener;
+        // The answer to PING comes after all of them.
+        let write = |out: &mut Vec<u8>| bus.servers.write_unsubscribe(out);
+        listener.send(RETIRE, write).await;
         let until = Instant::now() + RETIRE;
         self.phase = Phase::Retiring { until, is_leaving };
     }
+
+    /// Whether the subscription that retires has told more. If the connection is silent or closed,
+    /// what was received is kept.
+    async fn hears_last(
+        &mut self,
+        bus: &Bus,
+        events: &mut VecDeque<FeedEvent>,
+        until: Instant,
+    ) -> bool {
+        let listener = &mut self.subscription.listener;
+        match tokio::time::timeout_at(until, listener.wait()).await {
+            Ok(News::Bytes) if bus.take(listener, events) => {
+                if let Phase::Retiring { until, .. } = &mut self.phase {
+                    *until = Instant::now();
+                }
+                true
+            }
+            Ok(News::Bytes) => true,
+            Ok(News::Connected) | Err(_) => false,
+        }
+    }
+}
+
+/// What a payload counts in the backlog.
+fn charge(payload: &Bytes) -> usize {
+    payload.len() + OVERHEAD
 }
 
 impl Bus {
-    /// What was received, as an event; `None` if it is not text.
-    fn event(&self, heard: Heard) -> Option<FeedEvent> {
-        match heard {
-            Heard::Message(message, permit) => self.payload(message, permit),
-            Heard::Lagged(count) => {
-                tracing::debug!(count, "the node could not keep up with Redis");
-                Some(FeedEvent::Lost("lag"))
+    /// Takes what was heard; returns whether the answer to PING was among it.
+    fn take(
+        &self,
+        listener: &mut MessageReader<ServerDoor>,
+        events: &mut VecDeque<FeedEvent>,
+    ) -> bool {
+        let mut is_last = false;
+        while let Some(heard) = listener.take() {
+            match heard {
+                Heard::Message { channel, payload } => events.extend(self.event(&channel, payload)),
+                Heard::Answer(Ok(reply)) => is_last |= reply == Reply::Text(b"PONG".into()),
+                Heard::Answer(Err(error)) => {
+                    self.servers.note(&error);
+                    tracing::debug!(error = %redacted(&error), "SUBSCRIBE failed");
+                }
             }
         }
+        is_last
     }
 
-    fn payload(&self, message: Message, permit: OwnedSemaphorePermit) -> Option<FeedEvent> {
-        let channel = if *message.channel == *self.own {
+    /// A payload as an event. Probes are none: they measure whether the subscription works, and not
+    /// how late this task is.
+    fn event(&self, channel: &[u8], payload: Bytes) -> Option<FeedEvent> {
+        if let Some(number) = protocol::as_probe(&payload) {
+            match self.probes.note(number) {
+                Some(lag) => self.metrics.bus_lag.observe(lag.as_secs_f64()),
+                // By which another node finds out whether this one listens.
+                None if number == 0 => {}
+                None => self.metrics.line_refused("probe"),
+            }
+            return None;
+        }
+        let channel = if channel == self.own.as_bytes() {
+            self.probes.note_line();
             Channel::Own
         } else {
             Channel::Global
         };
-        let bytes: Bytes = match message.value {
-            Value::String(text) => text.into_inner(),
-            Value::Bytes(bytes) => bytes,
-            _ => {
-                self.metrics.bad_envelopes.inc();
-                return None;
-            }
-        };
-        Some(FeedEvent::Payload(channel, bytes, Some(permit)))
+        self.backlog.fetch_add(charge(&payload), Ordering::Relaxed);
+        Some(FeedEvent::Payload(channel, payload))
     }
 
     /// Decides whether the node can serve, and announces it.
@@ -427,51 +458,32 @@ impl Bus {
     /// Opens and subscribes a new connection; `None` if Redis does not answer in time.
     async fn open(&self) -> Option<RedisSubscription> {
         let place = self.servers.place_of(&self.own);
-        let client = build(
+        let is_over = Arc::<AtomicBool>::default();
+        let door = ServerDoor::new(
             &self.servers.way_to(&self.own)?,
-            SUBSCRIPTION_BUFFER,
-            COMMAND_BUFFER,
+            Link::Subscription,
+            self.servers.link_watch(),
+            String::new(),
+            is_over.clone(),
         )
         .inspect_err(
             |error| tracing::error!(error = %redacted(error), "cannot open a subscription"),
         )
         .ok()?;
-        // Before connecting, so that no message is missed.
-        let (messages, reconnects) = (client.message_rx(), client.reconnect_rx());
-        let (sender, heard) = mpsc::unbounded_channel();
-        let last = Shutdown::default();
-        let pump = tokio::spawn(self.pump.clone().run(messages, sender, last.clone()));
-        let watch = self.servers.link_watch();
-        let watch = watch.start(Link::Subscription, client.clone(), String::new());
-        let connecting = client.connect();
-        let mut subscription = RedisSubscription {
+        let opened = tokio::time::timeout(COMMAND_TIMEOUT, MessageReader::open(door)).await;
+        let mut listener = opened.ok()?;
+        self.subscribe(&mut listener).await;
+        Some(RedisSubscription {
             place,
-            client,
-            heard,
-            pump,
-            last,
-            reconnects,
-            connecting,
-            watch,
-            announced: false,
-            since: Instant::now(),
-        };
-        let connected = subscription.client.wait_for_connect();
-        tokio::time::timeout(COMMAND_TIMEOUT, connected)
-            .await
-            .ok()?
-            .ok()?;
-        self.subscribe(&subscription.client).await;
-        subscription.since = Instant::now();
-        Some(subscription)
+            listener,
+            is_over,
+        })
     }
 
     /// Sends SUBSCRIBE. Only a probe can show that it worked.
-    pub(crate) async fn subscribe(&self, client: &Client) {
+    async fn subscribe(&self, listener: &mut MessageReader<ServerDoor>) {
         self.metrics.subscriptions.inc();
-        if let Err(error) = self.servers.subscribe(client).await {
-            self.servers.note(&error);
-            tracing::debug!(error = %redacted(&error), "SUBSCRIBE failed");
-        }
+        let write = |out: &mut Vec<u8>| self.servers.write_subscribe(out);
+        listener.send(COMMAND_TIMEOUT, write).await;
     }
 }

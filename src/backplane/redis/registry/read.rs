@@ -5,19 +5,14 @@
 
 use std::collections::HashMap;
 
-use fred::prelude::HashesInterface;
-use fred::types::Value;
-
 use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::Standing;
 use crate::backplane::redis::registry::belief::LeaseSeen;
 use crate::backplane::redis::servers::LOOKUPS;
+use crate::backplane::redis::servers::pushes::{RowFields, flat};
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
 use crate::backplane::rows::{Locations, MemberCount, Row, RowValue, TopicNodes, parse_field};
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
-
-/// A row as it is read: the field names for a user, names and values for a topic.
-type Fields = Vec<String>;
 
 impl Redis {
     pub(crate) async fn locate(
@@ -25,8 +20,10 @@ impl Redis {
         subjects: &[Subject],
     ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
         let rows = match subjects {
-            // The single look-up of a single push: fred pipelines it with those of others.
-            [Subject::User(user)] => vec![self.row_of(user).await?],
+            [Subject::User(user)] => {
+                let row = self.servers.field_names(&self.keys.user(user)).await;
+                vec![row.map_err(|_| AWAY)?]
+            }
             subjects => self.read_rows(subjects).await?,
         };
         let doubt = match rows.iter().any(Vec::is_empty) {
@@ -47,27 +44,12 @@ impl Redis {
         Ok(located.collect())
     }
 
-    async fn row_of(&self, user: &UserId) -> Result<Fields, Unavailable> {
-        let key = self.keys.user(user);
-        let fields = match self.servers.at(&key).hkeys(&key).await {
-            Err(error) if error.is_cluster() => {
-                self.servers.note(&error);
-                self.servers
-                    .call("HKEYS", &key, &[])
-                    .await
-                    .map(Value::convert)
-            }
-            fields => fields.map(Ok),
-        };
-        fields.flatten().map_err(|error| self.away(&error))
-    }
-
     /// The rows in the order of their subjects. Users and topics are read separately, because one
     /// pipeline sends the same command for all its keys. Each row is read once: of two pushes of
     /// a batch to one user, the second could else see a row that the first just missed, and
     /// overtake it.
-    async fn read_rows(&self, subjects: &[Subject]) -> Result<Vec<Fields>, Unavailable> {
-        let mut rows = vec![Fields::new(); subjects.len()];
+    async fn read_rows(&self, subjects: &[Subject]) -> Result<Vec<RowFields>, Unavailable> {
+        let mut rows = vec![RowFields::new(); subjects.len()];
         let mut seen = HashMap::with_capacity(subjects.len());
         let first = subjects.iter().enumerate();
         let first: Vec<usize> = first
@@ -81,9 +63,9 @@ impl Redis {
             for places in places.chunks(LOOKUPS) {
                 let keys = places.iter().map(|&place| self.keys.row(&subjects[place]));
                 let keys: Vec<String> = keys.collect();
-                let answers = self.servers.read_each(command, &keys).await;
-                for (&place, answer) in places.iter().zip(answers.map_err(|_| AWAY)?) {
-                    rows[place] = flat(answer).ok_or(AWAY)?;
+                let read = self.servers.rows(command, &keys).await;
+                for (&place, row) in places.iter().zip(read.map_err(|_| AWAY)?) {
+                    rows[place] = row;
                 }
             }
         }
@@ -172,7 +154,7 @@ impl Redis {
     }
 
     /// Whole rows, as fields and values in turn; an error if one may be missing by mistake.
-    async fn read_whole(&self, keys: &[String]) -> Result<Vec<Fields>, Unavailable> {
+    async fn read_whole(&self, keys: &[String]) -> Result<Vec<RowFields>, Unavailable> {
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(LOOKUPS) {
             let answers = self.servers.read_each("HGETALL", keys).await;
@@ -199,23 +181,6 @@ impl Redis {
             _ => Ok(!self.is_deaf(node).await?),
         }
     }
-}
-
-/// The texts of a list, or of a map as fields and values in turn.
-pub(super) fn flat(answer: Value) -> Option<Vec<String>> {
-    let values = match answer {
-        Value::Map(map) => map
-            .inner()
-            .into_iter()
-            .flat_map(|(field, value)| [Value::from(field), value])
-            .collect(),
-        Value::Null => Vec::new(),
-        list => list.into_array(),
-    };
-    values
-        .into_iter()
-        .map(|value| value.into_string())
-        .collect()
 }
 
 /// The fields of a topic's row that are nodes with a number of connections.

@@ -23,9 +23,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::backplane::redis::Keys;
-use crate::backplane::redis::registry::read::flat;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::pushes::flat;
 use crate::local::hub::Hub;
 use crate::local::shard::command::Command;
 use crate::protocol::ids::{ConnectionId, Fd, Subject};

@@ -10,18 +10,40 @@ use std::time::Duration;
 use futures::future::select_ok;
 use tokio::net::{TcpStream, lookup_host};
 
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::dial::PORT;
 use crate::config::redis_url::ServerUrl;
 
 /// How much earlier an address is dialled than the next one.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How long all of them may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Port of a URL without one.
-const PORT: u16 = 6379;
+
+impl Servers {
+    /// The only server, at the address of its name that answered.
+    pub(crate) fn only_url(&self) -> ServerUrl {
+        ServerUrl {
+            at: *self.0.address.read(),
+            ..self.0.url.one()
+        }
+    }
+
+    /// Looks up the name of the only server; answers whether another address than before is to be
+    /// dialled from now on. A name with one address is left to fred.
+    pub(crate) async fn choose_address(&self) -> bool {
+        let before = *self.0.address.read();
+        let server = self.0.url.one();
+        let found = first_to_answer(&server, before.is_some()).await;
+        if found.is_some() {
+            *self.0.address.write() = found;
+        }
+        found.is_some() && found != before
+    }
+}
 
 /// The address of the URL's name that answers first. `None` if none does, or the URL has no name,
 /// or one with a single address, unless `even_one` asks for that, too.
-pub(super) async fn first_to_answer(server: &ServerUrl, even_one: bool) -> Option<IpAddr> {
+async fn first_to_answer(server: &ServerUrl, even_one: bool) -> Option<IpAddr> {
     let url = url::Url::parse(&server.url).ok()?;
     let Some(url::Host::Domain(name)) = url.host() else {
         return None;

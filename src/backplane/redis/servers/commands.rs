@@ -3,12 +3,10 @@
 //! What must stay true: with one server, no key is hashed and no command is sorted.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use fred::clients::Pipeline;
 use fred::error::{Error, ErrorKind};
-use fred::prelude::{Client, ClientLike, FredResult, PubsubInterface};
+use fred::prelude::{Client, ClientLike, FredResult};
 use fred::types::{CustomCommand, Value};
 use futures::future::join_all;
 
@@ -16,77 +14,6 @@ use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::server::Server;
 
 impl Servers {
-    /// Publishes to a channel; returns how many subscribers received the payload.
-    ///
-    /// In a cluster, a node's channel is a sharded one, whose count is true. The channel of all
-    /// nodes is a classic one, where the server counts only its own subscribers. The answer is then
-    /// at least the number of live nodes, and never 0, which would cause a second publish.
-    pub(crate) async fn publish(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
-        let answer = if !self.is_clustered() {
-            self.at(channel).publish(channel.to_owned(), payload).await
-        } else if channel == self.0.global {
-            let here = self
-                .at(&self.0.own)
-                .publish(channel.to_owned(), payload)
-                .await;
-            let nodes = self.0.population.load(Ordering::Relaxed).max(1);
-            here.map(|here: u32| here.max(nodes))
-        } else {
-            self.publish_sharded(channel, payload).await
-        };
-        answer.inspect_err(|error| self.note(error))
-    }
-
-    /// A replica, such as a master that has just been deposed, answers 0 to SPUBLISH and still
-    /// delivers. The line would be sent again as if no node had received it. Asked for a key, a
-    /// replica answers MOVED: then the outcome is unknown, and the payload is sent again under its
-    /// number.
-    async fn publish_sharded(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
-        let pipeline = self.at(channel).pipeline();
-        // A key of the same node, and so of the same slot.
-        let key = channel.replacen("n:{", "users:{", 1);
-        let exists = CustomCommand::new_static("EXISTS", None, false);
-        let _: () = pipeline.custom(exists, vec![key]).await?;
-        let _: () = pipeline.spublish(channel.to_owned(), payload).await?;
-        let mut answers = pipeline.try_all::<Value>().await.into_iter();
-        let (Some(exists), Some(receivers)) = (answers.next(), answers.next()) else {
-            return Err(Error::new(ErrorKind::Unknown, "no answer to the pipeline"));
-        };
-        let receivers = receivers?.convert()?;
-        match exists {
-            // The slot is migrating; this key has moved before the rest of the slot.
-            Err(error) if error.is_ask() => Ok(receivers),
-            Err(error) => {
-                self.note(&error);
-                let words = format!("published by a server that answered {error}");
-                Err(Error::new(ErrorKind::Unknown, words))
-            }
-            Ok(_) => Ok(receivers),
-        }
-    }
-
-    /// Subscribes a dedicated connection to this node's channel and to that of all nodes.
-    pub(crate) async fn subscribe(&self, client: &Client) -> FredResult<()> {
-        let (own, global) = (self.0.own.clone(), self.0.global.clone());
-        if self.is_clustered() {
-            client.ssubscribe(own).await?;
-            client.subscribe(global).await
-        } else {
-            client.subscribe(vec![own, global]).await
-        }
-    }
-
-    /// Ends both subscriptions.
-    pub(crate) async fn unsubscribe(&self, client: &Client) -> FredResult<()> {
-        let (own, global) = (self.0.own.clone(), self.0.global.clone());
-        if self.is_clustered() {
-            client.sunsubscribe(own).await?;
-            client.unsubscribe(global).await
-        } else {
-            client.unsubscribe(vec![own, global]).await
-        }
-    }
-
     /// Sends one reading command for each key, such as `HKEYS`; answers in the order of the keys.
     pub(crate) async fn read_each(
         &self,

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fred::error::Error;
 use fred::prelude::{Client, EventInterface};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast::error::RecvError, watch};
@@ -22,6 +23,8 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Link {
     Commands,
+    /// For look-ups and publishing.
+    Pushes,
     Subscription,
 }
 
@@ -29,6 +32,7 @@ pub(crate) enum Link {
 #[derive(Debug, Default)]
 pub(crate) struct LinkFaults {
     commands: Mutex<Option<&'static str>>,
+    pushes: Mutex<Option<&'static str>>,
     subscription: Mutex<Option<&'static str>>,
     /// Which reasons are logged, and of which link: they mostly break together.
     told: Mutex<HashMap<&'static str, Link>>,
@@ -38,14 +42,15 @@ impl LinkFaults {
     fn of(&self, link: Link) -> &Mutex<Option<&'static str>> {
         match link {
             Link::Commands => &self.commands,
+            Link::Pushes => &self.pushes,
             Link::Subscription => &self.subscription,
         }
     }
 
     /// Why the node has no connection, as far as that is known.
     pub(crate) fn reason(&self) -> Option<&'static str> {
-        let commands = *self.commands.lock();
-        commands.or_else(|| *self.subscription.lock())
+        let links = [&self.commands, &self.pushes, &self.subscription];
+        links.into_iter().find_map(|link| *link.lock())
     }
 
     /// Notes an error; answers whether to log it.
@@ -113,21 +118,24 @@ impl LinkWatch {
         WatchedLink { task, is_over }
     }
 
+    /// Notes why there is no connection.
+    pub(crate) fn failed(&self, link: Link, error: &Error, server: &str, is_over: &AtomicBool) {
+        let cause = cause(error);
+        if self.faults.note(link, cause, is_over) {
+            tracing::warn!(
+                error = %redacted(error),
+                "no connection to Redis{server}: {}; retrying", cause.reason
+            );
+        }
+    }
+
     async fn watch(self, link: Link, client: Client, server: String, is_over: Arc<AtomicBool>) {
         let mut errors = client.error_rx();
         let mut connects = client.reconnect_rx();
         loop {
             tokio::select! {
                 error = errors.recv() => match error {
-                    Ok((error, _)) => {
-                        let cause = cause(&error);
-                        if self.faults.note(link, cause, &is_over) {
-                            tracing::warn!(
-                                error = %redacted(&error),
-                                "no connection to Redis{server}: {}; retrying", cause.reason
-                            );
-                        }
-                    }
+                    Ok((error, _)) => self.failed(link, &error, &server, &is_over),
                     Err(RecvError::Closed) => return,
                     Err(_) => {}
                 },

@@ -1,14 +1,11 @@
 //! User and password for a server, as they are at the moment of the dial.
 //!
-//! A password in a file may be replaced at any time. fred asks here at each connect, also when it
-//! connects again by itself. What must stay true: while the file cannot be read, the last
+//! A password in a file may be replaced at any time, so it is read at each connect, also when a
+//! connection is made again by itself. What must stay true: while the file cannot be read, the last
 //! credentials that it held are used, and the log says so.
 
-use std::pin::Pin;
 use std::time::Duration;
 
-use fred::error::Error;
-use fred::types::config::{CredentialProvider, Server};
 use parking_lot::RwLock;
 
 use crate::config::redis_url::{Login, LoginFile};
@@ -37,19 +34,9 @@ impl FileLogin {
             complaints: Throttle::new(COMPLAINTS),
         }
     }
-}
 
-// fred declares the method by `async_trait`: this is what that makes of it, without the crate.
-impl CredentialProvider for FileLogin {
-    fn fetch<'a, 'b, 'c>(
-        &'a self,
-        _server: Option<&'b Server>,
-    ) -> Pin<Box<dyn Future<Output = Result<LoginWords, Error>> + Send + 'c>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
+    /// What the file holds now.
+    pub(crate) fn read(&self) -> Option<Login> {
         match self.file.read() {
             Ok(login) => *self.last.write() = login,
             Err(what) => {
@@ -61,8 +48,7 @@ impl CredentialProvider for FileLogin {
                 }
             }
         }
-        let words = words_of(self.last.read().as_ref());
-        Box::pin(std::future::ready(Ok(words)))
+        self.last.read().clone()
     }
 }
 

@@ -12,12 +12,14 @@
 mod addresses;
 pub(crate) mod cluster;
 pub(crate) mod commands;
+pub(crate) mod dial;
 pub(crate) mod errors;
 pub(crate) mod eviction;
 pub(crate) mod exclusive;
 pub(crate) mod link;
 pub(crate) mod login;
 pub(crate) mod primary;
+pub(crate) mod pushes;
 pub(crate) mod role;
 pub(crate) mod sentinel;
 pub(crate) mod server;
@@ -46,7 +48,7 @@ use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch};
 use crate::backplane::redis::servers::server::Server;
 use crate::backplane::redis::servers::vouch::{Destination, Vouchers};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
-use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
+use crate::config::redis_url::{Host, RedisUrl, Topology};
 use crate::telemetry::metrics::Metrics;
 
 /// Maximum number of rows looked up in one pipeline.
@@ -149,7 +151,7 @@ impl Servers {
                 breaks,
                 metrics,
             };
-            Server::connect(client, None, watch)
+            Server::connect(client, &url.one().into(), None, watch)?
         } else {
             Server::unknown(client)
         };
@@ -227,6 +229,11 @@ impl Servers {
         self.0.routes.read().servers[0].client.clone()
     }
 
+    /// Whether all connections to the only server are up.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.0.routes.read().servers[0].is_connected()
+    }
+
     /// Where a key is now; used to detect a move.
     pub(crate) fn place_of(&self, key: &str) -> ServerPlace {
         ServerPlace {
@@ -253,12 +260,14 @@ impl Servers {
     /// Sets the gauges of connections and of the commands that wait for them.
     pub(crate) fn gauge(&self) {
         let (servers, metrics) = (self.servers(), &self.0.metrics);
-        let connected = servers.iter().filter(|server| server.client.is_connected());
+        let connected = servers.iter().filter(|server| server.is_connected());
         metrics.redis_connected.set(connected.count() as i64);
         metrics.redis_servers.set(servers.len() as i64);
-        let waiting = servers
-            .iter()
-            .map(|server| server.client.command_queue_len());
+        let waiting = |server: &Arc<Server>| {
+            let waiting = server.client.command_queue_len();
+            waiting.max(server.wire.waiting())
+        };
+        let waiting = servers.iter().map(waiting);
         metrics.queue("redis", waiting.max().unwrap_or(0), COMMAND_BUFFER);
     }
 
@@ -339,7 +348,7 @@ impl Servers {
             };
             servers.push(server);
         }
-        let welcomes = new.iter().map(|server| server.client.wait_for_connect());
+        let welcomes = new.iter().map(|server| server.welcomed());
         let _ = tokio::time::timeout(WELCOME, join_all(welcomes)).await;
         let slots = Some(slots);
         if !new.is_empty() {
@@ -367,38 +376,19 @@ impl Servers {
     /// A connection to a server, not yet part of the routes.
     pub(crate) fn dial(&self, host: Host) -> Option<Server> {
         let destination = self.destination(host.clone())?;
-        let client = build(&destination, NO_MESSAGES, COMMAND_BUFFER)
+        build(&destination, NO_MESSAGES, COMMAND_BUFFER)
+            .and_then(|client| Server::connect(client, &destination, Some(host), self.link_watch()))
             .inspect_err(
                 |error| tracing::error!(error = %redacted(error), "cannot connect to Redis"),
             )
-            .ok()?;
-        Some(Server::connect(client, Some(host), self.link_watch()))
+            .ok()
     }
 
     /// A connection to the only server, by its name, not yet part of the routes.
     pub(crate) fn dial_by_name(&self) -> Option<Server> {
-        let client = build(&self.only_url().into(), NO_MESSAGES, COMMAND_BUFFER).ok()?;
-        Some(Server::connect(client, None, self.link_watch()))
-    }
-
-    /// The only server, at the address of its name that answered.
-    pub(crate) fn only_url(&self) -> ServerUrl {
-        ServerUrl {
-            at: *self.0.address.read(),
-            ..self.0.url.one()
-        }
-    }
-
-    /// Looks up the name of the only server; answers whether another address than before is to be
-    /// dialled from now on. A name with one address is left to fred.
-    pub(crate) async fn choose_address(&self) -> bool {
-        let before = *self.0.address.read();
-        let server = self.0.url.one();
-        let found = addresses::first_to_answer(&server, before.is_some()).await;
-        if found.is_some() {
-            *self.0.address.write() = found;
-        }
-        found.is_some() && found != before
+        let destination = Destination::from(self.only_url());
+        let client = build(&destination, NO_MESSAGES, COMMAND_BUFFER).ok()?;
+        Server::connect(client, &destination, None, self.link_watch()).ok()
     }
 
     /// Opens a new connection to a server that is silent although its connection is up. The old
@@ -448,8 +438,9 @@ impl Servers {
         let left = old.servers.iter().filter(|server| !stays(server));
         left.for_each(|server| server.end());
         // Those may have failed since the new ones connected.
-        if routes.servers.iter().all(|one| one.client.is_connected()) {
+        if routes.servers.iter().all(|one| one.is_connected()) {
             self.0.faults.clear(Link::Commands);
+            self.0.faults.clear(Link::Pushes);
         }
         self.0.turns.send_modify(|count| *count += 1);
         self.0.metrics.redis_turns.inc();

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
-use fred::prelude::{Client, ClientLike, FredResult};
+use fred::prelude::{ClientLike, FredResult};
 
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
@@ -32,10 +32,10 @@ pub(crate) async fn follow(servers: Servers) {
         }
         // At most so many questions, however many errors are reported.
         tokio::time::sleep(PAUSES.0).await;
-        if is_replica(&servers.only()).await {
+        if is_replica(&servers).await {
             tracing::warn!("Redis is a replica here; looking up its name again");
             search(&servers).await;
-        } else if !servers.only().is_connected() {
+        } else if !servers.is_connected() {
             leave_silent_address(&servers).await;
         }
     }
@@ -45,7 +45,7 @@ pub(crate) async fn follow(servers: Servers) {
 /// that answers, if there is such.
 async fn leave_silent_address(servers: &Servers) {
     if servers.choose_address().await
-        && !servers.only().is_connected()
+        && !servers.is_connected()
         && let Some(server) = servers.dial_by_name()
     {
         tracing::info!("an address of the name of Redis answers; turning to it");
@@ -53,17 +53,19 @@ async fn leave_silent_address(servers: &Servers) {
     }
 }
 
-async fn is_replica(client: &Client) -> bool {
-    client.is_connected()
-        && role(client)
-            .await
-            .is_ok_and(|role| role == ServerRole::Replica)
+/// Whether a connection leads to a replica. Two that were made at different times may lead to two
+/// servers.
+async fn is_replica(servers: &Servers) -> bool {
+    let client = servers.only();
+    let is_replica = |told: FredResult<ServerRole>| told == Ok(ServerRole::Replica);
+    client.is_connected() && is_replica(role(&client).await)
+        || is_replica(servers.role_for_pushes().await)
 }
 
 /// Until the name leads to a primary, or the replica has become one.
 async fn search(servers: &Servers) {
     let mut pause = PAUSES.0;
-    while is_replica(&servers.only()).await {
+    while is_replica(servers).await {
         match dial(servers).await {
             Ok(server) => {
                 tracing::info!("the name leads to a primary of Redis again");

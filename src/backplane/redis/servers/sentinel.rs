@@ -142,10 +142,8 @@ async fn ask_around(
 impl Servers {
     pub(super) fn destination(&self, host: Host) -> Option<Destination> {
         let url = self.0.url.server(&host)?;
-        Some(match self.0.vouchers.clone() {
-            Some(vouchers) => Destination::vouched(url, host, vouchers),
-            None => url.into(),
-        })
+        let vouchers = self.0.vouchers.clone();
+        Some(Destination::one_of_several(url, host, vouchers))
     }
 
     /// Who vouches for a server; `None` without Sentinels.

@@ -6,8 +6,9 @@
 //! after the connect has named its server. And after a silence of the master, and during a
 //! fail-over, no write counts before a Sentinel has named its server again.
 //!
-//! fred connects again by itself. The one place where that can wait is its question for
-//! credentials, which comes after the connect and before the first command. What must stay true:
+//! Connections are made again by themselves. fred has one place where that can wait: its question
+//! for credentials, which comes after the connect and before the first command. The lean
+//! connections ask there, too. What must stay true:
 //! while all Sentinels are away, no server is promoted, so all goes on without them.
 
 use std::pin::Pin;
@@ -137,67 +138,89 @@ struct Vouch {
 pub(crate) struct Destination {
     pub(crate) url: ServerUrl,
     vouch: Option<Vouch>,
+    is_one_of_several: bool,
 }
 
 impl From<ServerUrl> for Destination {
     fn from(url: ServerUrl) -> Self {
-        Self { url, vouch: None }
+        Self {
+            url,
+            vouch: None,
+            is_one_of_several: false,
+        }
     }
 }
 
 impl Destination {
-    /// A server that is used only while the Sentinels name it.
-    pub(crate) fn vouched(url: ServerUrl, host: Host, vouchers: Vouchers) -> Self {
+    /// One of several servers. With Sentinels it is used only while they name it.
+    pub(crate) fn one_of_several(url: ServerUrl, host: Host, vouchers: Option<Vouchers>) -> Self {
         Self {
             url,
-            vouch: Some(Vouch { vouchers, host }),
+            vouch: vouchers.map(|vouchers| Vouch { vouchers, host }),
+            is_one_of_several: true,
+        }
+    }
+
+    /// Whether it is one of several servers, whose roles are followed.
+    pub(crate) fn is_one_of_several(&self) -> bool {
+        self.is_one_of_several
+    }
+
+    /// What is asked at each connect.
+    pub(crate) fn credentials(&self) -> Credentials {
+        let login = self.url.login.clone();
+        let file = self.url.login_file.clone();
+        Credentials {
+            vouch: self.vouch.clone(),
+            file: file.map(|file| FileLogin::new(file, login.clone())),
+            login,
         }
     }
 
     /// What fred asks at each connect; `None` if the credentials never change.
-    pub(crate) fn credentials(&self) -> Option<Arc<dyn CredentialProvider>> {
-        let login = self.url.login.clone();
-        let file = self.url.login_file.clone();
-        let file = file.map(|file| FileLogin::new(file, login.clone()));
-        match (&self.vouch, file) {
-            (Some(vouch), file) => Some(Arc::new(VouchedLogin {
-                vouch: vouch.clone(),
-                file,
-                login,
-            })),
-            (None, Some(file)) => Some(Arc::new(file)),
-            (None, None) => None,
-        }
+    pub(crate) fn provider(&self) -> Option<Arc<dyn CredentialProvider>> {
+        let credentials = self.credentials();
+        let may_change = credentials.vouch.is_some() || credentials.file.is_some();
+        may_change.then(|| Arc::new(credentials) as Arc<dyn CredentialProvider>)
     }
 }
 
-/// Credentials that are given once a Sentinel has named the server.
+/// User and password, which are given once a Sentinel has named the server.
 #[derive(Debug)]
-struct VouchedLogin {
-    vouch: Vouch,
+pub(crate) struct Credentials {
+    vouch: Option<Vouch>,
     file: Option<FileLogin>,
     login: Option<Login>,
 }
 
+impl Credentials {
+    /// Those of now.
+    ///
+    /// # Errors
+    /// The Sentinels name another server.
+    pub(crate) async fn login(&self) -> Result<Option<Login>, Error> {
+        if let Some(Vouch { vouchers, host }) = &self.vouch {
+            vouchers.vouch(host, |_| true).await?;
+        }
+        Ok(match &self.file {
+            Some(file) => file.read(),
+            None => self.login.clone(),
+        })
+    }
+}
+
 // fred declares the method by `async_trait`: this is what that makes of it, without the crate.
-impl CredentialProvider for VouchedLogin {
+impl CredentialProvider for Credentials {
     fn fetch<'a, 'b, 'c>(
         &'a self,
-        server: Option<&'b Server>,
+        _server: Option<&'b Server>,
     ) -> Pin<Box<dyn Future<Output = Result<LoginWords, Error>> + Send + 'c>>
     where
         'a: 'c,
         'b: 'c,
         Self: 'c,
     {
-        Box::pin(async move {
-            let Vouch { vouchers, host } = &self.vouch;
-            vouchers.vouch(host, |_| true).await?;
-            match &self.file {
-                Some(file) => file.fetch(server).await,
-                None => Ok(words_of(self.login.as_ref())),
-            }
-        })
+        Box::pin(async move { Ok(words_of(self.login().await?.as_ref())) })
     }
 }
 

@@ -1,0 +1,231 @@
+//! What each push needs of Redis, over the lean connections: look-ups, publishing and listening.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use fred::error::{Error, ErrorKind};
+use fred::prelude::FredResult;
+use fred::types::Value;
+
+use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::servers::role::{ServerRole, role_over};
+use crate::backplane::redis::wire::connection::Wire;
+use crate::backplane::redis::wire::queue::{Answers, only};
+use crate::backplane::redis::wire::resp::{self, Reply};
+
+/// A row as it is read: the field names for a user, names and values for a topic.
+pub(crate) type RowFields = Vec<String>;
+
+impl Servers {
+    /// Publishes to a channel; returns how many subscribers received the payload.
+    pub(crate) async fn publish(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
+        let wire = self.publisher(channel);
+        let asked = wire.ask(|out| self.write_publish(channel, &payload, out));
+        self.receivers(channel, asked.answers().await)
+    }
+
+    /// The connection by which this channel is published to.
+    pub(crate) fn publisher(&self, channel: &str) -> Wire {
+        let is_classic = self.is_clustered() && channel == self.0.global;
+        let key = if is_classic { &self.0.own } else { channel };
+        self.wire_at(key)
+    }
+
+    fn wire_at(&self, key: &str) -> Wire {
+        self.0.routes.read().server(key).wire.clone()
+    }
+
+    /// Writes what publishes a payload; returns how many commands that takes.
+    ///
+    /// In a cluster, a node's channel is a sharded one, whose count is true. But a replica, such as
+    /// a master that has just been deposed, answers 0 to SPUBLISH and still delivers, and the line
+    /// would be sent again as if no node had received it. Asked for a key, a replica answers MOVED.
+    pub(crate) fn write_publish(&self, channel: &str, payload: &[u8], out: &mut Vec<u8>) -> usize {
+        if !self.is_clustered() || channel == self.0.global {
+            resp::command(out, &[b"PUBLISH", channel.as_bytes(), payload]);
+            return 1;
+        }
+        // A key of the same node, and so of the same slot.
+        let key = channel.replacen("n:{", "users:{", 1);
+        resp::command(out, &[b"EXISTS", key.as_bytes()]);
+        resp::command(out, &[b"SPUBLISH", channel.as_bytes(), payload]);
+        2
+    }
+
+    /// How many subscribers received a payload, by the answers to [`Servers::write_publish`].
+    ///
+    /// In a cluster, the channel of all nodes is a classic one, where the server counts only its own
+    /// subscribers. The answer is then at least the number of live nodes, and never 0, which would
+    /// cause a second publish.
+    pub(crate) fn receivers(&self, channel: &str, answers: Answers) -> FredResult<u32> {
+        let told = match answers {
+            Ok(mut both) if both.len() == 2 => {
+                let receivers = both.pop().map(|told| told.and_then(|reply| count(&reply)));
+                match (both.pop(), receivers) {
+                    (Some(exists), Some(Ok(receivers))) => self.believed(exists, receivers),
+                    (_, Some(Err(error))) => Err(error),
+                    _ => Err(odd()),
+                }
+            }
+            answers => only(answers).and_then(|reply| count(&reply)),
+        };
+        let told = told.inspect_err(|error| self.note(error))?;
+        match self.is_clustered() && channel == self.0.global {
+            true => Ok(told.max(self.0.population.load(Ordering::Relaxed).max(1))),
+            false => Ok(told),
+        }
+    }
+
+    /// The count, if the server that gave it was the right one. Otherwise the outcome is unknown,
+    /// and the payload is sent again under its number.
+    fn believed(&self, exists: Result<Reply, Error>, receivers: u32) -> FredResult<u32> {
+        match exists {
+            // The slot is migrating; this key has moved before the rest of the slot.
+            Err(error) if error.is_ask() => Ok(receivers),
+            Err(error) => {
+                self.note(&error);
+                let words = format!("published by a server that answered {error}");
+                Err(Error::new(ErrorKind::Unknown, words))
+            }
+            Ok(_) => Ok(receivers),
+        }
+    }
+
+    /// Writes what subscribes to this node's channel and to that of all nodes.
+    pub(crate) fn write_subscribe(&self, out: &mut Vec<u8>) {
+        let (own, global) = (self.0.own.as_bytes(), self.0.global.as_bytes());
+        if self.is_clustered() {
+            resp::command(out, &[b"SSUBSCRIBE", own]);
+            resp::command(out, &[b"SUBSCRIBE", global]);
+        } else {
+            resp::command(out, &[b"SUBSCRIBE", own, global]);
+        }
+    }
+
+    /// Writes what ends both subscriptions, and a PING.
+    pub(crate) fn write_unsubscribe(&self, out: &mut Vec<u8>) {
+        let (own, global) = (self.0.own.as_bytes(), self.0.global.as_bytes());
+        if self.is_clustered() {
+            resp::command(out, &[b"SUNSUBSCRIBE", own]);
+            resp::command(out, &[b"UNSUBSCRIBE", global]);
+        } else {
+            resp::command(out, &[b"UNSUBSCRIBE", own, global]);
+        }
+        resp::command(out, &[b"PING"]);
+    }
+
+    /// The field names of one row.
+    pub(crate) async fn field_names(&self, key: &str) -> FredResult<RowFields> {
+        let wire = self.wire_at(key);
+        let asked = wire.ask(|out| {
+            resp::command(out, &[b"HKEYS", key.as_bytes()]);
+            1
+        });
+        let told = only(asked.answers().await);
+        self.row("HKEYS", key, told).await
+    }
+
+    /// Reads rows by `HKEYS` or `HGETALL`, in the order of their keys: one write for each server.
+    pub(crate) async fn rows(
+        &self,
+        command: &'static str,
+        keys: &[String],
+    ) -> FredResult<Vec<RowFields>> {
+        let routes = self.routes();
+        let mut parts = vec![Vec::new(); routes.servers.len()];
+        for (place, key) in keys.iter().enumerate() {
+            parts[routes.index(key)].push(place);
+        }
+        let write = |part: &[usize], out: &mut Vec<u8>| {
+            for &place in part {
+                resp::command(out, &[command.as_bytes(), keys[place].as_bytes()]);
+            }
+            part.len()
+        };
+        let asked = parts.iter().zip(&routes.servers);
+        let asked = asked.filter(|(part, _)| !part.is_empty());
+        let asked: Vec<_> = asked
+            .map(|(part, server)| (part, server.wire.ask(|out| write(part, out))))
+            .collect();
+        let mut rows = vec![RowFields::new(); keys.len()];
+        for (part, asked) in asked {
+            let answers = asked.answers().await;
+            let answers = answers.inspect_err(|error| self.note(error))?;
+            for (&place, told) in part.iter().zip(answers) {
+                rows[place] = self.row(command, &keys[place], told).await?;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// One row as it was answered. A key may be moving to another server: then it is asked there.
+    async fn row(
+        &self,
+        command: &'static str,
+        key: &str,
+        told: Result<Reply, Error>,
+    ) -> FredResult<RowFields> {
+        match told {
+            Ok(reply) => fields(reply).ok_or_else(odd),
+            Err(error) if error.is_cluster() => {
+                self.note(&error);
+                let answer = self.call(command, key, &[]).await?;
+                flat(answer).ok_or_else(odd)
+            }
+            Err(error) => {
+                self.note(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the only server says that it is, over the connection of the pushes.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub(crate) async fn role_for_pushes(&self) -> FredResult<ServerRole> {
+        let wire = self.routes().servers[0].wire.clone();
+        role_over(&wire).await
+    }
+}
+
+fn odd() -> Error {
+    Error::new(ErrorKind::Protocol, "an answer of another kind")
+}
+
+fn count(reply: &Reply) -> FredResult<u32> {
+    match reply {
+        Reply::Number(number) => u32::try_from(*number).map_err(|_| odd()),
+        _ => Err(odd()),
+    }
+}
+
+/// The texts of a list, or of a map as fields and values in turn.
+fn fields(reply: Reply) -> Option<RowFields> {
+    let Reply::List(list) = reply else {
+        return matches!(reply, Reply::Nothing).then(Vec::new);
+    };
+    let texts = list.into_iter().map(|value| match value {
+        Reply::Text(text) => String::from_utf8(text).ok(),
+        Reply::Number(number) => Some(number.to_string()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+/// As [`fields`], of an answer that fred has read.
+pub(crate) fn flat(answer: Value) -> Option<RowFields> {
+    let values = match answer {
+        Value::Map(map) => map
+            .inner()
+            .into_iter()
+            .flat_map(|(field, value)| [Value::from(field), value])
+            .collect(),
+        Value::Null => Vec::new(),
+        list => list.into_array(),
+    };
+    values
+        .into_iter()
+        .map(|value| value.into_string())
+        .collect()
+}
