@@ -158,14 +158,14 @@ impl Subscriptions {
 impl Connection {
     /// What the client may subscribe to, if its token says so.
     pub(crate) fn grant(&mut self, grants: Option<Arc<TopicPatterns>>) {
-        if grants.is_some() || self.subscriptions.is_some() {
-            self.subscriptions.get_or_insert_default().grants = grants;
+        if grants.is_some() || self.extras.subscriptions().is_some() {
+            self.extras.need_subscriptions().grants = grants;
         }
     }
 
     /// The topics that the client chose itself and that are not granted to it (any more).
     pub(crate) fn not_granted(&self, topics: &Topics) -> Vec<Topic> {
-        let Some(subscriptions) = &self.subscriptions else {
+        let Some(subscriptions) = self.extras.subscriptions() else {
             return Vec::new();
         };
         let grants = subscriptions.grants.as_deref();
@@ -188,7 +188,7 @@ impl Connection {
         if self.is_closing() {
             return Err(NotSubscribed::Gone);
         }
-        let subscriptions = self.subscriptions.as_deref();
+        let subscriptions = self.extras.subscriptions();
         if by == Asker::Client {
             let own = subscriptions.and_then(|subscriptions| subscriptions.grants.as_deref());
             if !topics.allows(topic, &self.user, own) {
@@ -201,18 +201,22 @@ impl Connection {
                 }
             }
         }
-        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let mut list = self
+            .extras
+            .subscriptions_mut()
+            .into_iter()
+            .flat_map(|all| &mut all.list);
         if let Some(one) = list.find(|one| one.topic == *topic) {
             // What a sender put it into, it does not lose with its own right to it.
             one.is_chosen &= by != Asker::Server;
             one.is_approved |= by == Asker::Hook;
             return Ok(false);
         }
-        let subscriptions = self.subscriptions.as_deref();
+        let subscriptions = self.extras.subscriptions();
         if subscriptions.map_or(0, |subscriptions| subscriptions.list.len()) >= topics.most() {
             return Err(NotSubscribed::TooMany(topics.most()));
         }
-        let subscriptions = self.subscriptions.get_or_insert_default();
+        let subscriptions = self.extras.need_subscriptions();
         subscriptions.list.push(Subscription {
             topic: topic.clone(),
             is_chosen: by != Asker::Server,
@@ -228,7 +232,11 @@ impl Connection {
 
     /// Whether it is in a topic.
     pub(crate) fn is_in(&self, topic: &Topic) -> bool {
-        let mut list = self.subscriptions.iter().flat_map(|all| &all.list);
+        let mut list = self
+            .extras
+            .subscriptions()
+            .into_iter()
+            .flat_map(|all| &all.list);
         list.any(|one| one.topic == *topic)
     }
 
@@ -240,7 +248,11 @@ impl Connection {
         settings: &Settings,
         now: Tick,
     ) -> Result<(), NotPublished> {
-        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let mut list = self
+            .extras
+            .subscriptions_mut()
+            .into_iter()
+            .flat_map(|all| &mut all.list);
         let one = list.find(|one| one.topic == publish.topic);
         let one = one.ok_or(NotPublished::NoMember)?;
         let rule = topics.rules().find(&publish.topic);
@@ -267,7 +279,12 @@ impl Connection {
         let Some(membership) = &self.membership else {
             return;
         };
-        for one in self.subscriptions.iter().flat_map(|all| &all.list) {
+        for one in self
+            .extras
+            .subscriptions()
+            .into_iter()
+            .flat_map(|all| &all.list)
+        {
             membership.subscribed(&one.topic);
         }
     }
@@ -279,7 +296,11 @@ impl Connection {
         if !self.dialect.has_objects() {
             return false;
         }
-        let list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let list = self
+            .extras
+            .subscriptions_mut()
+            .into_iter()
+            .flat_map(|all| &mut all.list);
         for one in list.filter(|one| one.topic == *topic) {
             one.log = Some(Box::new(Follower::asking(since)));
         }
@@ -288,11 +309,15 @@ impl Connection {
 
     /// Follows the log of a topic it is in from where it was read already.
     pub(crate) fn go_on(&mut self, topic: &Topic, follower: Follower) {
-        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let mut list = self
+            .extras
+            .subscriptions_mut()
+            .into_iter()
+            .flat_map(|all| &mut all.list);
         if let Some(one) = list.find(|one| one.topic == *topic) {
             one.log = Some(Box::new(follower));
         }
-        if let Some(subscriptions) = &mut self.subscriptions {
+        if let Some(subscriptions) = self.extras.subscriptions_mut() {
             // It may be one that has nothing read yet.
             subscriptions.is_behind = true;
         }
@@ -300,13 +325,17 @@ impl Connection {
 
     /// Whether the client has a topic by its own wish alone.
     pub(crate) fn has_chosen(&self, topic: &Topic) -> bool {
-        let mut list = self.subscriptions.iter().flat_map(|all| &all.list);
+        let mut list = self
+            .extras
+            .subscriptions()
+            .into_iter()
+            .flat_map(|all| &all.list);
         list.any(|one| one.topic == *topic && one.is_chosen)
     }
 
     /// Takes the connection out of a topic; answers whether it was there.
     pub(crate) fn unsubscribe(&mut self, topic: &Topic) -> bool {
-        let Some(subscriptions) = &mut self.subscriptions else {
+        let Some(subscriptions) = self.extras.subscriptions_mut() else {
             return false;
         };
         let place = subscriptions
@@ -322,14 +351,14 @@ impl Connection {
             subscriptions.is_behind = true;
         }
         if subscriptions.list.is_empty() && subscriptions.grants.is_none() {
-            self.subscriptions = None;
+            self.extras.take_subscriptions();
         }
         place.is_some()
     }
 
     /// Takes the connection out of all its topics; answers which those were.
     pub(crate) fn take_topics(&mut self) -> Vec<Topic> {
-        let list = self.subscriptions.take().map(|all| all.list);
+        let list = self.extras.take_subscriptions().map(|all| all.list);
         let topics = list.into_iter().flatten().map(|one| one.topic);
         topics.collect()
     }
