@@ -74,7 +74,7 @@ impl RowValue {
     /// The row value of a connection of this node.
     pub(crate) fn of(seat: &LocalConnection) -> Self {
         Self {
-            at: seat.at,
+            at: seat.at(),
             transport: seat.dialect.transport().to_owned(),
             device: seat.device().map(str::to_owned),
             addr: seat.address().map(|address| address.to_string()),

@@ -411,6 +411,7 @@ async fn serve_by_hyper(
     };
     let _telling = under_way.begin();
     let parts = connection.into_parts();
+    drop(parts.service); // It shares the permit, which the shard is to have alone.
     let (stream, unread) = parts.io.into_inner().into_inner();
     let leftover = match unread.is_empty() {
         true => parts.read_buf,

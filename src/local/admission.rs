@@ -84,8 +84,7 @@ impl Admission {
         // From here on the drop of the permit gives back what was taken.
         let mut permit = Permit {
             admission: self.clone(),
-            source: None,
-            behind: None,
+            beside: None,
         };
         if let Some(source) = source {
             self.count(&mut permit, source)?;
@@ -105,8 +104,7 @@ impl Admission {
     ) -> Result<Arc<Permit>, Refusal> {
         let mut permit = Permit {
             admission: self.clone(),
-            source: None,
-            behind: Some(behind.clone()),
+            beside: Some(Beside::behind(behind.clone())),
         };
         self.count(&mut permit, source)?;
         Ok(Arc::new(permit))
@@ -119,7 +117,7 @@ impl Admission {
                 return Err(Refusal::AddressFull);
             }
             *count += 1;
-            permit.source = Some(source);
+            permit.beside.get_or_insert_default().source = Some(source);
         }
         Ok(())
     }
@@ -129,17 +127,45 @@ impl Admission {
 #[derive(Debug)]
 pub(crate) struct Permit {
     admission: Arc<Admission>,
+    /// Most have only their place on the node.
+    beside: Option<Box<Beside>>,
+}
+
+/// What else a permit may hold.
+#[derive(Debug, Default)]
+struct Beside {
+    /// It counts for this source.
     source: Option<AddressKey>,
-    /// The proxy's, for a client of one: that has the place on the node.
+    /// Another one, which has the place on the node: a proxy's, for a client of it.
     behind: Option<Arc<Permit>>,
+}
+
+impl Beside {
+    fn behind(other: Arc<Permit>) -> Box<Self> {
+        Box::new(Self {
+            source: None,
+            behind: Some(other),
+        })
+    }
+}
+
+impl Permit {
+    /// The permit without the allocation for sharing it. If others share it still, one behind it.
+    pub(crate) fn unshared(shared: Arc<Self>) -> Self {
+        Arc::try_unwrap(shared).unwrap_or_else(|shared| Self {
+            admission: shared.admission.clone(),
+            beside: Some(Beside::behind(shared)),
+        })
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.behind.is_none() {
+        let beside = self.beside.as_ref();
+        if beside.is_none_or(|beside| beside.behind.is_none()) {
             self.admission.taken.fetch_sub(1, Ordering::Relaxed);
         }
-        if let Some(source) = self.source {
+        if let Some(source) = beside.and_then(|beside| beside.source) {
             self.admission.sources.remove_if_mut(&source, |_, count| {
                 *count -= 1;
                 *count == 0
@@ -194,5 +220,25 @@ mod tests {
         drop((clients, proxy));
         assert!(admission.sources.is_empty());
         assert_eq!(admission.taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_place_is_given_back_once_whoever_shares_it() {
+        let admission = Arc::new(Admission::new(2, 2));
+        let source = source("127.0.0.1");
+        let counts = || {
+            let of_source = admission.sources.get(&source).map_or(0, |count| *count);
+            (admission.taken.load(Ordering::Relaxed), of_source)
+        };
+        let shared = Arc::new(admission.admit(Some(source)).unwrap());
+        let alone = Permit::unshared(Arc::new(admission.admit(Some(source)).unwrap()));
+        let behind = Permit::unshared(shared.clone());
+        assert_eq!(counts(), (2, 2));
+        drop(alone);
+        assert_eq!(counts(), (1, 1));
+        drop(shared);
+        assert_eq!(counts(), (1, 1), "the other still has it");
+        drop(behind);
+        assert_eq!(counts(), (0, 0));
     }
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use dashmap::Entry;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
@@ -20,13 +21,27 @@ use crate::protocol::session_id::SessionId;
 use crate::protocol::{Dialect, Target};
 use crate::telemetry::metrics::Metrics;
 
+/// Milliseconds since 1970, in 48 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moment([u16; 3]);
+
+impl Moment {
+    fn of(ms: u64) -> Self {
+        Self([ms as u16, (ms >> 16) as u16, (ms >> 32) as u16])
+    }
+
+    fn ms(self) -> u64 {
+        let [low, middle, high] = self.0.map(u64::from);
+        low | middle << 16 | high << 32
+    }
+}
+
 /// What a row in the registry says of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalConnection {
     /// Its number.
     pub fd: Fd,
-    /// When it came, in milliseconds since 1970, for people to read; no decision rests on it.
-    pub at: u64,
+    came: Moment,
     /// What it speaks, and so over what kind of socket.
     pub dialect: Dialect,
     /// What many connections have nothing of: apart, so that those do not pay for it.
@@ -47,10 +62,15 @@ impl LocalConnection {
     pub(in crate::local) fn new(fd: Fd, dialect: Dialect, traits: Traits) -> Self {
         Self {
             fd,
-            at: crate::clock::shared_ms(),
+            came: Moment::of(crate::clock::shared_ms()),
             dialect,
             traits: (traits != Traits::default()).then(|| Box::new(traits)),
         }
+    }
+
+    /// When it came, in milliseconds since 1970, for people to read; no decision rests on it.
+    pub(crate) fn at(&self) -> u64 {
+        self.came.ms()
     }
 
     /// The device the client named.
@@ -88,6 +108,54 @@ impl LocalConnection {
 /// A user's connections on one node.
 pub(crate) type LocalConnections = SmallVec<[LocalConnection; 1]>;
 
+/// As [`LocalConnections`], as the directory holds them: most users have one, and its table has
+/// free places of the same size.
+#[derive(Debug)]
+enum Seats {
+    One(LocalConnection),
+    Many(Box<Vec<LocalConnection>>),
+}
+
+impl Seats {
+    fn add(&mut self, seat: LocalConnection) {
+        match self {
+            Self::Many(seats) => seats.push(seat),
+            Self::One(first) => {
+                *self = Self::Many(Box::new(vec![first.clone(), seat]));
+            }
+        }
+    }
+
+    fn as_slice(&self) -> &[LocalConnection] {
+        match self {
+            Self::One(seat) => std::slice::from_ref(seat),
+            Self::Many(seats) => seats,
+        }
+    }
+
+    fn find(&mut self, fd: Fd) -> Option<&mut LocalConnection> {
+        let seats = match self {
+            Self::One(seat) => std::slice::from_mut(seat),
+            Self::Many(seats) => seats,
+        };
+        seats.iter_mut().find(|seat| seat.fd == fd)
+    }
+
+    /// Takes a connection out; answers whether none is left.
+    fn remove(&mut self, fd: Fd) -> bool {
+        match self {
+            Self::One(seat) => seat.fd == fd,
+            Self::Many(seats) => {
+                seats.retain(|seat| seat.fd != fd);
+                if let [seat] = &seats[..] {
+                    *self = Self::One(seat.clone());
+                }
+                self.as_slice().is_empty()
+            }
+        }
+    }
+}
+
 /// Sessions that have connections here.
 #[derive(Debug, Default)]
 struct SessionIndex(Map<SessionId, SmallVec<[Fd; 1]>>);
@@ -117,7 +185,7 @@ pub(in crate::local) struct Directory {
     pub(in crate::local) node: NodeId,
     last_fd: AtomicU64,
     connections: Map<Fd, UserId>,
-    users: Map<UserId, LocalConnections>,
+    users: Map<UserId, Seats>,
     sessions: SessionIndex,
     size: AtomicUsize,
     /// Which rows need writing. Taken by the registry writer of the backplane.
@@ -159,7 +227,10 @@ impl Directory {
         seat: LocalConnection,
     ) -> oneshot::Receiver<()> {
         let (fd, session) = (seat.fd, seat.session());
-        self.users.entry(user.clone()).or_default().push(seat);
+        match self.users.entry(user.clone()) {
+            Entry::Occupied(mut seats) => seats.get_mut().add(seat),
+            Entry::Vacant(place) => drop(place.insert(Seats::One(seat))),
+        }
         if let Some(session) = session {
             self.sessions.add(session, fd);
         }
@@ -178,13 +249,8 @@ impl Directory {
         // Under the entry's lock: no join can slip in between emptying and removing it.
         let mut session = None;
         self.users.remove_if_mut(&user, |_, seats| {
-            seats.retain(|seat| {
-                if seat.fd == fd {
-                    session = seat.session();
-                }
-                seat.fd != fd
-            });
-            seats.is_empty()
+            session = seats.find(fd).and_then(|seat| seat.session());
+            seats.remove(fd)
         });
         if let Some(session) = session {
             self.sessions.remove(session, fd);
@@ -206,7 +272,7 @@ impl Directory {
         let Some(mut seats) = self.users.get_mut(user) else {
             return false;
         };
-        let Some(seat) = seats.iter_mut().find(|seat| seat.fd == fd) else {
+        let Some(seat) = seats.find(fd) else {
             return false;
         };
         if let Some(old) = seat.rest_on(session) {
@@ -227,7 +293,7 @@ impl Directory {
         ordinal: u64,
     ) -> Option<oneshot::Receiver<()>> {
         let mut seats = self.users.get_mut(user)?;
-        let seat = seats.iter_mut().find(|seat| seat.fd == fd)?;
+        let seat = seats.find(fd)?;
         seat.traits.get_or_insert_default().ordinal = Some(ordinal);
         drop(seats);
         Some(self.changes.joined(Subject::User(user.clone())))
@@ -252,7 +318,7 @@ impl Directory {
     pub(in crate::local) fn seats(&self, user: &UserId) -> LocalConnections {
         self.users
             .get(user)
-            .map(|seats| seats.clone())
+            .map(|seats| seats.as_slice().iter().cloned().collect())
             .unwrap_or_default()
     }
 
@@ -308,7 +374,7 @@ impl Directory {
         let fds: SmallVec<[Fd; 4]> = self
             .users
             .get(user)
-            .map(|seats| seats.iter().map(|seat| seat.fd).collect())
+            .map(|seats| seats.as_slice().iter().map(|seat| seat.fd).collect())
             .unwrap_or_default();
         fds.into_iter()
     }
@@ -317,6 +383,32 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn seat(fd: u64) -> LocalConnection {
+        LocalConnection::new(Fd(fd), Dialect::V1, Traits::default())
+    }
+
+    #[test]
+    fn a_user_s_connections_come_and_go() {
+        let mut seats = Seats::One(seat(1));
+        seats.add(seat(2));
+        seats.add(seat(3));
+        let fds = |seats: &Seats| seats.as_slice().iter().map(|s| s.fd.0).collect::<Vec<_>>();
+        assert_eq!(fds(&seats), [1, 2, 3]);
+        assert!(!seats.remove(Fd(1)) && !seats.remove(Fd(4)));
+        assert_eq!(fds(&seats), [2, 3]);
+        assert!(seats.find(Fd(3)).is_some() && seats.find(Fd(1)).is_none());
+        assert!(!seats.remove(Fd(2)));
+        assert_eq!((fds(&seats), size_of::<Seats>()), (vec![3], 24));
+        assert!(!seats.remove(Fd(2)) && seats.remove(Fd(3)));
+    }
+
+    #[test]
+    fn a_moment_is_kept_to_the_millisecond() {
+        for ms in [0, 1_795_000_000_123, (1 << 48) - 1] {
+            assert_eq!(Moment::of(ms).ms(), ms);
+        }
+    }
 
     #[test]
     fn sessions_forget_connections_that_left() {

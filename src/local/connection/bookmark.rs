@@ -73,7 +73,7 @@ impl Bookmark {
 impl Connection {
     /// Remembers how far the client reads, which begins here.
     pub(crate) fn begin_bookmark(&mut self, device: Arc<str>) {
-        self.bookmark = Some(Box::new(Bookmark {
+        self.extras.set_bookmark(Bookmark {
             device,
             read: None,
             newest: None,
@@ -81,12 +81,12 @@ impl Connection {
             given: VecDeque::new(),
             is_unsaved: false,
             saved: 0,
-        }));
+        });
     }
 
     /// The client comes back to this position.
     pub(crate) fn open_bookmark(&mut self, here: Option<Position>) {
-        if let Some(bookmark) = &mut self.bookmark {
+        if let Some(bookmark) = self.extras.bookmark() {
             (bookmark.read, bookmark.newest, bookmark.at_beat) = (here, here, here);
             bookmark.is_unsaved = here.is_some();
         }
@@ -95,7 +95,7 @@ impl Connection {
     /// The client is given a message of its inbox.
     pub(crate) fn note_in_bookmark(&mut self, message: &Message) {
         let may_ack = self.dialect.sends_objects();
-        if let (Some(bookmark), Some(position)) = (&mut self.bookmark, message.position())
+        if let (Some(bookmark), Some(position)) = (self.extras.bookmark(), message.position())
             && message.topic().is_none()
         {
             bookmark.give(message, position, may_ack);
@@ -104,7 +104,7 @@ impl Connection {
 
     /// The client has read all up to the message of this id.
     pub(crate) fn has_read_id(&mut self, id: &str) {
-        if let Some(bookmark) = &mut self.bookmark {
+        if let Some(bookmark) = self.extras.bookmark() {
             let of_id = |(given, _): &&(Option<Box<str>>, Position)| given.as_deref() == Some(id);
             let given = bookmark.given.iter().rev().find(of_id);
             if let Some(position) = given.map(|(_, position)| *position) {
@@ -115,7 +115,7 @@ impl Connection {
 
     /// The client has read all up to this position.
     pub(crate) fn has_read(&mut self, position: Position) {
-        if let Some(bookmark) = &mut self.bookmark {
+        if let Some(bookmark) = self.extras.bookmark() {
             bookmark.read_up_to(position);
         }
     }
@@ -124,7 +124,7 @@ impl Connection {
     /// it takes what is written.
     pub(crate) fn settle_bookmark(&mut self) {
         let may_settle = self.dialect.is_event_stream() && self.queue.is_empty();
-        if let Some(bookmark) = self.bookmark.as_mut().filter(|_| may_settle) {
+        if let Some(bookmark) = self.extras.bookmark().filter(|_| may_settle) {
             if let Some(position) = bookmark.at_beat {
                 bookmark.read_up_to(position);
             }
@@ -136,7 +136,7 @@ impl Connection {
     /// closed over unread bytes breaks instead.
     pub(crate) fn close_bookmark(&mut self) {
         let has_read = self.dialect.is_event_stream() && self.queue.is_empty();
-        if let Some(bookmark) = self.bookmark.as_mut().filter(|_| has_read)
+        if let Some(bookmark) = self.extras.bookmark().filter(|_| has_read)
             && let Some(position) = bookmark.newest
         {
             bookmark.read_up_to(position);
@@ -145,7 +145,7 @@ impl Connection {
 
     /// The position to be saved, if that is due.
     pub(crate) fn take_bookmark(&mut self, now: Tick) -> Option<SavedBookmark> {
-        let bookmark = self.bookmark.as_mut()?;
+        let bookmark = self.extras.bookmark()?;
         let position = bookmark.read?;
         if !bookmark.is_unsaved && now < bookmark.saved + RENEWAL_TICKS {
             return None;

@@ -10,6 +10,8 @@ pub(crate) mod bookmark;
 
 pub(crate) mod expiry;
 
+mod extras;
+
 mod hearing;
 
 pub(crate) mod heartbeat;
@@ -26,16 +28,14 @@ pub(crate) mod replay;
 
 pub(crate) mod trials;
 
-use crate::local::connection::bookmark::Bookmark;
 use crate::local::connection::expiry::Expiry;
+use crate::local::connection::extras::Extras;
 use crate::local::connection::heartbeat::{Heartbeat, Wrote};
 use crate::local::connection::requests::Exchanges;
 use crate::local::connection::send_queue::Queue;
-use crate::local::connection::subscriptions::Subscriptions;
 use crate::local::connection::timer_wheel::{NEVER, Tick};
-use crate::local::connection::trials::Trials;
 use crate::local::membership::Membership;
-use crate::local::replay::follower::{Follower, Start};
+use crate::local::replay::follower::Start;
 use crate::local::replay::stumbles::Tryout;
 use crate::local::retry::{retry_after, retry_within};
 use crate::protocol;
@@ -140,20 +140,13 @@ pub(crate) struct Connection {
     state: State,
     /// Dropped when the end begins: that takes the connection out of the directory.
     membership: Option<Membership>,
-    input: Input,
-    /// If it follows its user's inbox.
-    inbox: Option<Box<Follower>>,
-    /// How far it has been given inbox and logs, if it is an event stream that resumes logs.
-    stream: Option<Box<StreamPosition>>,
-    /// If its node remembers how far it has read.
-    bookmark: Option<Box<Bookmark>>,
-    /// What it may subscribe to and what it is subscribed to, unless there is nothing to say.
-    subscriptions: Option<Box<Subscriptions>>,
+    /// Where it is in what its client is sending, if that is in the middle of something.
+    input: Option<Box<Input>>,
+    /// What most do not have: an inbox, topics and the like.
+    extras: Extras,
     /// What it asks of the node and is asked by senders, while there is something.
     dialogue: Option<Box<Exchanges>>,
     heartbeat: Heartbeat,
-    /// Kept messages that it may not be able to take, if it came back for such.
-    trials: Option<Box<Trials>>,
     write_due: Tick,
     expiry: Expiry,
     /// Frames received within the tick `rate_tick` that answered nothing.
@@ -182,14 +175,10 @@ impl Connection {
                 until: now + ATTACH_TICKS,
             },
             membership: None,
-            input: Input::of(dialect),
-            inbox: None,
-            stream: None,
-            bookmark: None,
+            input: None,
+            extras: Extras::default(),
             dialogue: None,
-            subscriptions: None,
             heartbeat: Heartbeat::none(),
-            trials: None,
             write_due: NEVER,
             expiry: Expiry::new(None, now),
             rate: 0,
@@ -223,11 +212,12 @@ impl Connection {
         metrics: &Metrics,
     ) -> u64 {
         let at = start.as_ref().and_then(Start::position);
-        self.stream = (self.dialect.is_event_stream() && !logs.is_empty()).then(|| {
+        if self.dialect.is_event_stream() && !logs.is_empty() {
             let logs = logs.iter();
             let logs = logs.map(|(topic, start)| (topic.clone(), start.position()));
-            Box::new(StreamPosition::new(at, logs.collect()))
-        });
+            let stream = StreamPosition::new(at, logs.collect());
+            self.extras.set_stream(Some(stream));
+        }
         let (follower, page, recovered, tryout) = match start {
             Some(start) => {
                 let Start {
@@ -245,14 +235,14 @@ impl Connection {
             let pause = u64::from(settings.pause(self.dialect)) * 1_000;
             let beat = self.dialect.shows_beats(self.beats).then_some(pause);
             let ready = protocol::ready_object(id, &self.user, topics, resume, recovered, beat);
-            let ready = match &self.stream {
+            let ready = match self.extras.stream() {
                 Some(stream) => self.dialect.ready(&ready, Some(stream), retry_after()),
                 None => self.dialect.ready(&ready, resume, retry_after()),
             };
             self.queue.push(ready);
         }
         tryout.passed.iter().for_each(|one| self.tell_passed(one));
-        self.inbox = follower.map(Box::new);
+        self.extras.set_inbox(follower);
         self.open_bookmark(at);
         page.map_or(0, |page| {
             self.queue_page(None, &page, tryout.trial, metrics)
@@ -326,14 +316,15 @@ impl Connection {
             return Next::Stay;
         }
         self.heartbeat.heard();
-        let mut input = std::mem::take(&mut self.input);
+        let begun = self.input.take();
+        let mut input = begun.map_or_else(|| Input::of(self.dialect), |input| *input);
         let mut next = Next::Stay;
         let parsed = input.feed(bytes, &self.limits(settings), &mut |event| {
             count();
             next = self.hear_event(&event, settings, now);
             next == Next::Stay
         });
-        self.input = input;
+        self.input = (!input.is_idle()).then(|| Box::new(input));
         match parsed {
             // Told to go, it babbles instead of answering.
             Err(_) if self.is_closing() => Next::Hangup,
@@ -409,9 +400,9 @@ impl Connection {
         if let Some(membership) = self.membership.take() {
             membership.leave(reason, self.close_code);
         }
-        self.inbox = None;
+        self.extras.set_inbox(None);
         self.dialogue = None;
-        self.input = Input::of(self.dialect);
+        self.input = None;
         // A client that takes nothing will not take what waits. All others still get it.
         let takes_nothing = matches!(reason, CloseReason::Slow | CloseReason::Heartbeat);
         // A client that we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1).

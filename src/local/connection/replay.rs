@@ -16,7 +16,7 @@ use crate::telemetry::metrics::Metrics;
 impl Connection {
     /// The bytes of a message, and for an event stream where it stands after it.
     pub(crate) fn kept_frame(&self, message: &Message) -> Bytes {
-        if let (Some(stream), Some(position)) = (&self.stream, message.position())
+        if let (Some(stream), Some(position)) = (self.extras.stream(), message.position())
             && stream.covers(message.topic())
         {
             let mut stream = stream.clone();
@@ -43,7 +43,7 @@ impl Connection {
                 self.watch(trial);
             }
         }
-        if let Some(stream) = &mut self.stream {
+        if let Some(stream) = self.extras.stream_mut() {
             // Beyond the last message, if others after it were of no use.
             stream.advance(topic, page.end);
         }
@@ -58,7 +58,7 @@ impl Connection {
     /// A kept message is in the queue, or counts as given.
     fn note_given(&mut self, message: &Message) {
         self.note_in_bookmark(message);
-        if let (Some(stream), Some(position)) = (&mut self.stream, message.position()) {
+        if let (Some(stream), Some(position)) = (self.extras.stream_mut(), message.position()) {
             stream.advance(message.topic(), position);
         }
     }
@@ -77,11 +77,11 @@ impl Connection {
             return Verdict::Take;
         };
         if let Some(topic) = message.topic() {
-            let subscriptions = self.subscriptions.as_mut();
+            let subscriptions = self.extras.subscriptions_mut();
             let verdict = subscriptions.and_then(|all| all.hear(topic, position, fits));
             return verdict.unwrap_or(Verdict::Take);
         }
-        match &mut self.inbox {
+        match self.extras.inbox() {
             Some(inbox) => inbox.hear(position, fits),
             // To this one it is a message like any other.
             None => Verdict::Take,
@@ -91,21 +91,21 @@ impl Connection {
     /// Pushes may have been lost on the way here: inbox and logs must be read.
     pub(crate) fn distrust_all(&mut self) {
         self.distrust_inbox();
-        if let Some(subscriptions) = &mut self.subscriptions {
+        if let Some(subscriptions) = self.extras.subscriptions_mut() {
             subscriptions.distrust(|_| true);
         }
     }
 
     /// As [`Connection::distrust_all`], for the inbox alone.
     pub(crate) fn distrust_inbox(&mut self) {
-        if let Some(inbox) = &mut self.inbox {
+        if let Some(inbox) = self.extras.inbox() {
             inbox.distrust();
         }
     }
 
     /// As [`Connection::distrust_all`], for one topic.
     pub(crate) fn distrust_log(&mut self, topic: &Topic) {
-        if let Some(subscriptions) = &mut self.subscriptions {
+        if let Some(subscriptions) = self.extras.subscriptions_mut() {
             subscriptions.distrust(|one| one == topic);
         }
     }
@@ -122,10 +122,10 @@ impl Connection {
     /// need not say so again; one after it must.
     pub(crate) fn note_told(&mut self) {
         self.distrust_all();
-        if let Some(subscriptions) = &mut self.subscriptions {
+        if let Some(subscriptions) = self.extras.subscriptions_mut() {
             subscriptions.note_told();
         }
-        if let Some(inbox) = &mut self.inbox {
+        if let Some(inbox) = self.extras.inbox() {
             inbox.note_told();
         }
     }
@@ -137,10 +137,10 @@ impl Connection {
         if !self.is_open() || !self.queue.is_empty() {
             return asks;
         }
-        if let Some(since) = self.inbox.as_mut().and_then(|inbox| inbox.ask()) {
+        if let Some(since) = self.extras.inbox().and_then(|inbox| inbox.ask()) {
             asks.push((Subject::User(self.user.clone()), since));
         }
-        if let Some(subscriptions) = &mut self.subscriptions
+        if let Some(subscriptions) = self.extras.subscriptions_mut()
             && let Some((topic, since)) = subscriptions.ask()
         {
             asks.push((Subject::Topic(topic), since));
@@ -157,9 +157,9 @@ impl Connection {
         page: &Page,
     ) -> Option<Option<String>> {
         let (follower, resync) = match subject {
-            Subject::User(_) => (self.inbox.as_deref_mut(), protocol::RESYNC.to_owned()),
+            Subject::User(_) => (self.extras.inbox(), protocol::RESYNC.to_owned()),
             Subject::Topic(topic) => {
-                let subscriptions = self.subscriptions.as_mut();
+                let subscriptions = self.extras.subscriptions_mut();
                 let follower = subscriptions.and_then(|all| all.follower(topic));
                 (follower, protocol::resync_object(topic))
             }

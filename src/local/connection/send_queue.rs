@@ -1,7 +1,7 @@
 //! What waits for one connection: frames in order, bounded in bytes.
 //!
 //! A frame is one client's share of a message that may go to thousands; the bytes are shared.
-//! Most of the time the queue holds nothing, and then it owns no heap memory.
+//! Most of the time the queue holds nothing, and then it is one pointer without heap memory.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -48,10 +48,11 @@ pub(crate) enum Offer {
     Full,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    /// Not inline: of many connections few have one waiting, and it is as large as all the rest.
-    frames: Vec<Outgoing>,
+/// What waits; there is something.
+#[derive(Debug)]
+struct QueuedFrames {
+    /// Usually one alone, which then stands in the same box.
+    frames: SmallVec<[Outgoing; 1]>,
     /// How much of the first frame is in the socket already.
     offset: usize,
     /// Sum of frames and their overhead.
@@ -60,9 +61,26 @@ pub(crate) struct Queue {
     has_gaps: bool,
 }
 
+impl QueuedFrames {
+    /// A waiting frame of the same key, none of which is in the socket yet.
+    fn same_key(&mut self, message: &Message) -> Option<&mut Outgoing> {
+        let started = usize::from(self.offset > 0);
+        self.frames[started..].iter_mut().find(|waiting| {
+            waiting
+                .message
+                .as_ref()
+                .is_some_and(|older| older.policy() == message.policy())
+        })
+    }
+}
+
+/// One pointer: of many connections few have something waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Queue(Option<Box<QueuedFrames>>);
+
 impl Queue {
     pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.0.is_none()
     }
 
     /// Adds a frame of our own (pong, close, ready), whatever the bound: they are few and small.
@@ -74,7 +92,9 @@ impl Queue {
     /// there is no socket: nothing can be partly out.
     pub(crate) fn push_first(&mut self, head: Bytes) {
         self.push(head);
-        self.frames.rotate_right(1);
+        if let Some(waiting) = &mut self.0 {
+            waiting.frames.rotate_right(1);
+        }
     }
 
     /// Adds a message of a page, whatever the bound: a page is only given to an empty queue.
@@ -83,7 +103,6 @@ impl Queue {
     }
 
     fn add(&mut self, frame: Bytes, is_push: bool) {
-        self.bytes += frame.len() + OVERHEAD;
         self.enqueue(Outgoing {
             frame,
             message: None,
@@ -93,17 +112,31 @@ impl Queue {
         });
     }
 
-    /// The first takes no more memory than it needs: usually it is the only one.
     fn enqueue(&mut self, outgoing: Outgoing) {
-        if self.frames.capacity() == 0 {
-            self.frames.reserve_exact(1);
+        let bytes = outgoing.frame.len() + OVERHEAD;
+        match &mut self.0 {
+            Some(waiting) => {
+                waiting.bytes += bytes;
+                waiting.frames.push(outgoing);
+            }
+            None => {
+                self.0 = Some(Box::new(QueuedFrames {
+                    frames: SmallVec::from_buf([outgoing]),
+                    offset: 0,
+                    bytes,
+                    has_gaps: false,
+                }));
+            }
         }
-        self.frames.push(outgoing);
+    }
+
+    fn frames(&self) -> &[Outgoing] {
+        self.0.as_ref().map_or(&[], |waiting| &waiting.frames)
     }
 
     /// Whether there is no room for this frame.
     pub(crate) fn is_full(&self, frame: &Bytes, bound: usize) -> bool {
-        self.bytes + frame.len() + OVERHEAD > bound && !self.is_empty()
+        self.bytes() + frame.len() + OVERHEAD > bound && !self.is_empty()
     }
 
     /// Offers a message. One always fits into an empty queue, however large it is.
@@ -115,20 +148,22 @@ impl Queue {
         bound: usize,
     ) -> Offer {
         let keyed = matches!(message.policy(), Policy::Latest(_));
-        if keyed && let Some(older) = self.same_key(message) {
+        if keyed
+            && let Some(waiting) = &mut self.0
+            && let Some(older) = waiting.same_key(message)
+        {
             let length = frame.len();
             let replaced = std::mem::replace(&mut older.frame, frame);
             let older_message = older.message.replace(message.clone());
             older.receipt = receipt.cloned();
             older.hold = None;
-            self.has_gaps = true;
-            self.bytes = self.bytes - replaced.len() + length;
+            waiting.has_gaps = true;
+            waiting.bytes = waiting.bytes - replaced.len() + length;
             return Offer::Replaced(older_message);
         }
         if self.is_full(&frame, bound) {
             return Offer::Full;
         }
-        self.bytes += frame.len() + OVERHEAD;
         let wants_ack = receipt.is_some_and(Receipt::wants_ack);
         let message = (keyed || wants_ack).then(|| message.clone());
         self.enqueue(Outgoing {
@@ -141,22 +176,11 @@ impl Queue {
         Offer::Queued
     }
 
-    /// A waiting frame of the same key, none of which is in the socket yet.
-    fn same_key(&mut self, message: &Message) -> Option<&mut Outgoing> {
-        let started = usize::from(self.offset > 0);
-        self.frames[started..].iter_mut().find(|waiting| {
-            waiting
-                .message
-                .as_ref()
-                .is_some_and(|older| older.policy() == message.policy())
-        })
-    }
-
     /// What to write next: the rest of the first frame, and whole ones after it.
     pub(crate) fn slices(&self) -> SmallVec<[IoSlice<'_>; MAX_SLICES]> {
         let mut slices = SmallVec::new();
-        let mut skip = self.offset;
-        for outgoing in self.frames.iter().take(MAX_SLICES) {
+        let mut skip = self.0.as_ref().map_or(0, |waiting| waiting.offset);
+        for outgoing in self.frames().iter().take(MAX_SLICES) {
             slices.push(IoSlice::new(&outgoing.frame[skip..]));
             skip = 0;
         }
@@ -165,8 +189,9 @@ impl Queue {
 
     /// The only frame's rest, if there is just one: the usual case, a plain write.
     pub(crate) fn only(&self) -> Option<&[u8]> {
-        match &self.frames[..] {
-            [outgoing] => Some(&outgoing.frame[self.offset..]),
+        let waiting = self.0.as_ref()?;
+        match &waiting.frames[..] {
+            [outgoing] => Some(&outgoing.frame[waiting.offset..]),
             _ => None,
         }
     }
@@ -174,17 +199,20 @@ impl Queue {
     /// Notes that `written` bytes went into the socket; answers how many pushes that completed
     /// and hands those that may be acknowledged to `sent`.
     pub(crate) fn advance(&mut self, written: usize, mut sent: impl FnMut(Sent)) -> u64 {
-        let mut left = self.offset + written;
+        let Some(waiting) = &mut self.0 else {
+            return 0;
+        };
+        let mut left = waiting.offset + written;
         let mut done = 0;
         let mut messages = 0;
-        for outgoing in &mut self.frames {
+        for outgoing in &mut waiting.frames {
             let length = outgoing.frame.len();
             if left < length {
                 break;
             }
             left -= length;
             done += 1;
-            self.bytes -= length + OVERHEAD;
+            waiting.bytes -= length + OVERHEAD;
             messages += u64::from(outgoing.is_push);
             if let Some(receipt) = outgoing.receipt.take() {
                 receipt.written();
@@ -195,20 +223,23 @@ impl Queue {
                 }
             }
         }
-        self.offset = left;
-        if done == self.frames.len() {
+        waiting.offset = left;
+        if done == waiting.frames.len() {
             // Also gives back what a burst made it allocate.
-            self.frames = Vec::new();
+            self.0 = None;
         } else {
-            self.frames.drain(..done);
+            waiting.frames.drain(..done);
         }
         messages
     }
 
     /// Counts in the budget what stays here because the socket takes no more.
     pub(crate) fn hold(&mut self, holds: &mut Holds) {
-        let all = std::mem::take(&mut self.has_gaps);
-        for outgoing in self.frames.iter_mut().rev() {
+        let Some(waiting) = &mut self.0 else {
+            return;
+        };
+        let all = std::mem::take(&mut waiting.has_gaps);
+        for outgoing in waiting.frames.iter_mut().rev() {
             if outgoing.hold.is_some() {
                 if all {
                     continue;
@@ -223,40 +254,36 @@ impl Queue {
 
     /// What the node would have back without this queue: its share of what it holds.
     pub(crate) fn weight(&self) -> usize {
-        let holds = self.frames.iter().filter_map(|one| one.hold.as_ref());
+        let holds = self.frames().iter().filter_map(|one| one.hold.as_ref());
         holds.map(Hold::weight).sum()
     }
 
     /// How many bytes wait, with what is charged for each frame.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.0.as_ref().map_or(0, |waiting| waiting.bytes)
     }
 
     /// How many bytes of frames are not in the socket yet.
     pub(crate) fn left(&self) -> usize {
-        let frames = self.frames.iter().map(|outgoing| outgoing.frame.len());
-        frames.sum::<usize>() - self.offset
+        let frames = self.frames().iter().map(|outgoing| outgoing.frame.len());
+        frames.sum::<usize>() - self.0.as_ref().map_or(0, |waiting| waiting.offset)
     }
 
     /// How many pushes wait.
     pub(crate) fn pushes(&self) -> u64 {
-        self.frames
-            .iter()
-            .filter(|outgoing| outgoing.is_push)
-            .count() as u64
+        let pushes = self.frames().iter().filter(|outgoing| outgoing.is_push);
+        pushes.count() as u64
     }
 
     /// Throws away all that is not partly in the socket; answers how many pushes.
     pub(crate) fn clear_unstarted(&mut self) -> u64 {
         let before = self.pushes();
-        self.frames.truncate(usize::from(self.offset > 0));
-        let dropped = before - self.pushes();
-        self.bytes = self
-            .frames
-            .iter()
-            .map(|outgoing| outgoing.frame.len() + OVERHEAD)
-            .sum();
-        dropped
+        self.0 = self.0.take().filter(|waiting| waiting.offset > 0);
+        if let Some(waiting) = &mut self.0 {
+            waiting.frames.truncate(1);
+            waiting.bytes = waiting.frames[0].frame.len() + OVERHEAD;
+        }
+        before - self.pushes()
     }
 }
 
@@ -291,7 +318,7 @@ mod tests {
         assert!(matches!(offer(&mut queue, &large, 100), Offer::Full));
         queue.advance(1006, |_| ());
         assert!(queue.is_empty());
-        assert_eq!(queue.bytes, 0);
+        assert_eq!(queue.bytes(), 0);
         assert!(matches!(offer(&mut queue, &large, 100), Offer::Queued));
     }
 
@@ -315,7 +342,7 @@ mod tests {
                 seen.extend_from_slice(&next[..take]);
                 messages += queue.advance(take, |_| ());
             }
-            assert_eq!((seen, messages, queue.bytes), (whole.clone(), 3, 0));
+            assert_eq!((seen, messages, queue.bytes()), (whole.clone(), 3, 0));
         }
     }
 

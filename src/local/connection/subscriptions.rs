@@ -168,17 +168,17 @@ impl Subscriptions {
 impl Connection {
     /// What the client may subscribe to, if its token says so.
     pub(crate) fn grant(&mut self, grants: Option<Arc<TopicPatterns>>) {
-        if grants.is_some() || self.subscriptions.is_some() {
-            self.subscriptions.get_or_insert_default().grants = grants;
+        if grants.is_some() || self.extras.subscriptions().is_some() {
+            self.extras.need_subscriptions().grants = grants;
         }
     }
 
     /// What the client shows of itself from now on; answers whether that is something else.
     pub(crate) fn show(&mut self, info: Option<Info>) -> bool {
-        if info.is_none() && self.subscriptions.is_none() {
+        if info.is_none() && self.extras.subscriptions().is_none() {
             return false;
         }
-        let shown = &mut self.subscriptions.get_or_insert_default().info;
+        let shown = &mut self.extras.need_subscriptions().info;
         let is_new = *shown != info;
         *shown = info;
         is_new
@@ -187,7 +187,8 @@ impl Connection {
     /// What it shows of itself in a topic from now on, if it is there; answers whether that is
     /// something else.
     pub(crate) fn show_in(&mut self, topic: &Topic, info: Option<Info>) -> bool {
-        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let list = self.extras.subscriptions_mut().map(|all| &mut all.list);
+        let mut list = list.into_iter().flatten();
         let Some(one) = list.find(|one| one.topic == *topic) else {
             return false;
         };
@@ -199,7 +200,7 @@ impl Connection {
 
     /// What it shows of itself in a topic.
     pub(crate) fn shown_in(&self, topic: &Topic) -> Option<&Info> {
-        let subscriptions = self.subscriptions.as_deref()?;
+        let subscriptions = self.extras.subscriptions()?;
         let mut list = subscriptions.list.iter();
         let own = list.find(|one| one.topic == *topic)?.info.as_deref();
         own.or(subscriptions.info.as_ref())
@@ -207,13 +208,13 @@ impl Connection {
 
     /// Its topics.
     pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
-        let list = self.subscriptions.iter().flat_map(|all| &all.list);
-        list.map(|one| &one.topic)
+        let list = self.extras.subscriptions().map(|all| &all.list);
+        list.into_iter().flatten().map(|one| &one.topic)
     }
 
     /// The topics that the client chose itself and that are not granted to it (any more).
     pub(crate) fn not_granted(&self, topics: &Topics) -> Vec<Topic> {
-        let Some(subscriptions) = &self.subscriptions else {
+        let Some(subscriptions) = self.extras.subscriptions() else {
             return Vec::new();
         };
         let grants = subscriptions.grants.as_deref();
@@ -236,7 +237,7 @@ impl Connection {
         if self.is_closing() {
             return Err(NotSubscribed::Gone);
         }
-        let subscriptions = self.subscriptions.as_deref();
+        let subscriptions = self.extras.subscriptions();
         if by == Asker::Client {
             let own = subscriptions.and_then(|subscriptions| subscriptions.grants.as_deref());
             if !topics.allows(topic, &self.user, own) {
@@ -249,18 +250,22 @@ impl Connection {
                 }
             }
         }
-        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let mut list = self
+            .extras
+            .subscriptions_mut()
+            .into_iter()
+            .flat_map(|all| &mut all.list);
         if let Some(one) = list.find(|one| one.topic == *topic) {
             // What a sender put it into, it does not lose with its own right to it.
             one.is_chosen &= by != Asker::Server;
             one.is_approved |= by == Asker::Hook;
             return Ok(false);
         }
-        let subscriptions = self.subscriptions.as_deref();
+        let subscriptions = self.extras.subscriptions();
         if subscriptions.map_or(0, |subscriptions| subscriptions.list.len()) >= topics.most() {
             return Err(NotSubscribed::TooMany(topics.most()));
         }
-        let subscriptions = self.subscriptions.get_or_insert_default();
+        let subscriptions = self.extras.need_subscriptions();
         subscriptions.list.push(Subscription {
             topic: topic.clone(),
             is_chosen: by != Asker::Server,
@@ -277,7 +282,11 @@ impl Connection {
 
     /// Whether it is in a topic.
     pub(crate) fn is_in(&self, topic: &Topic) -> bool {
-        let mut list = self.subscriptions.iter().flat_map(|all| &all.list);
+        let mut list = self
+            .extras
+            .subscriptions()
+            .into_iter()
+            .flat_map(|all| &all.list);
         list.any(|one| one.topic == *topic)
     }
 
@@ -289,7 +298,11 @@ impl Connection {
         settings: &Settings,
         now: Tick,
     ) -> Result<(), NotPublished> {
-        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let mut list = self
+            .extras
+            .subscriptions_mut()
+            .into_iter()
+            .flat_map(|all| &mut all.list);
         let one = list.find(|one| one.topic == publish.topic);
         let one = one.ok_or(NotPublished::NoMember)?;
         let rule = topics.rules().find(&publish.topic);
@@ -316,7 +329,12 @@ impl Connection {
         let Some(membership) = &self.membership else {
             return;
         };
-        for one in self.subscriptions.iter().flat_map(|all| &all.list) {
+        for one in self
+            .extras
+            .subscriptions()
+            .into_iter()
+            .flat_map(|all| &all.list)
+        {
             membership.subscribed(&one.topic);
         }
     }
@@ -328,7 +346,11 @@ impl Connection {
         if !self.dialect.has_objects() {
             return false;
         }
-        let list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let list = self
+            .extras
+            .subscriptions_mut()
+            .into_iter()
+            .flat_map(|all| &mut all.list);
         for one in list.filter(|one| one.topic == *topic) {
             one.log = Some(Box::new(Follower::asking(since)));
         }
@@ -337,11 +359,15 @@ impl Connection {
 
     /// Follows the log of a topic it is in from where it was read already.
     pub(crate) fn go_on(&mut self, topic: &Topic, follower: Follower) {
-        let mut list = self.subscriptions.iter_mut().flat_map(|all| &mut all.list);
+        let mut list = self
+            .extras
+            .subscriptions_mut()
+            .into_iter()
+            .flat_map(|all| &mut all.list);
         if let Some(one) = list.find(|one| one.topic == *topic) {
             one.log = Some(Box::new(follower));
         }
-        if let Some(subscriptions) = &mut self.subscriptions {
+        if let Some(subscriptions) = self.extras.subscriptions_mut() {
             // It may be one that has nothing read yet.
             subscriptions.is_behind = true;
         }
@@ -349,13 +375,17 @@ impl Connection {
 
     /// Whether the client has a topic by its own wish alone.
     pub(crate) fn has_chosen(&self, topic: &Topic) -> bool {
-        let mut list = self.subscriptions.iter().flat_map(|all| &all.list);
+        let mut list = self
+            .extras
+            .subscriptions()
+            .into_iter()
+            .flat_map(|all| &all.list);
         list.any(|one| one.topic == *topic && one.is_chosen)
     }
 
     /// Takes the connection out of a topic; answers whether it was there.
     pub(crate) fn unsubscribe(&mut self, topic: &Topic) -> bool {
-        let Some(subscriptions) = &mut self.subscriptions else {
+        let Some(subscriptions) = self.extras.subscriptions_mut() else {
             return false;
         };
         let place = subscriptions
@@ -371,14 +401,14 @@ impl Connection {
             subscriptions.is_behind = true;
         }
         if subscriptions.is_empty() {
-            self.subscriptions = None;
+            self.extras.take_subscriptions();
         }
         place.is_some()
     }
 
     /// Takes the connection out of all its topics; answers which those were.
     pub(crate) fn take_topics(&mut self) -> Vec<Topic> {
-        let list = self.subscriptions.take().map(|all| all.list);
+        let list = self.extras.take_subscriptions().map(|all| all.list);
         let topics = list.into_iter().flatten().map(|one| one.topic);
         topics.collect()
     }

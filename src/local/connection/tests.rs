@@ -152,7 +152,7 @@ fn a_client_subscribes_within_its_grants_and_a_sender_without() {
         Ok(true)
     );
     assert_eq!(connection.take_topics(), [news, more]);
-    assert!(connection.subscriptions.is_none());
+    assert!(connection.extras.subscriptions().is_none());
     connection.end(CloseReason::Drain, 1);
     let refused = connection.subscribe(&chat, Asker::Server, &topics);
     assert_eq!(refused, Err(NotSubscribed::Gone));

@@ -3,8 +3,6 @@
 //! A wheel of buckets, one a second. An entry is only a hint: the shard that takes it out looks at
 //! the connection's true deadlines and puts it in again, so a deadline that moves costs nothing.
 
-use crate::protocol::ids::Fd;
-
 /// Seconds since the shard began.
 pub(crate) type Tick = u32;
 /// No deadline.
@@ -15,7 +13,7 @@ const BUCKETS: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Wheel {
-    buckets: [Vec<Fd>; BUCKETS],
+    buckets: [Vec<u32>; BUCKETS],
     /// All buckets up to this tick have been emptied.
     now: Tick,
 }
@@ -28,20 +26,21 @@ impl Wheel {
         }
     }
 
-    /// Puts `fd` in; answers the tick at which it will come out, at `due` or before.
-    pub(crate) fn put(&mut self, due: Tick, fd: Fd) -> Tick {
+    /// Puts a slot in; answers the tick at which it will come out, at `due` or before.
+    pub(crate) fn put(&mut self, due: Tick, slot: usize) -> Tick {
         let furthest = self.now + BUCKETS as Tick - 1;
         let at = due.clamp(self.now + 1, furthest);
-        self.buckets[at as usize % BUCKETS].push(fd);
+        let slot = u32::try_from(slot).expect("fewer sockets than that");
+        self.buckets[at as usize % BUCKETS].push(slot);
         at
     }
 
     /// Moves on to `now` and takes out what is due.
-    pub(crate) fn advance(&mut self, now: Tick, mut each: impl FnMut(Fd)) {
+    pub(crate) fn advance(&mut self, now: Tick, mut each: impl FnMut(usize)) {
         let behind = now.saturating_sub(self.now).min(BUCKETS as Tick);
         for step in (0..behind).rev() {
             let bucket = &mut self.buckets[(now - step) as usize % BUCKETS];
-            bucket.drain(..).for_each(&mut each);
+            bucket.drain(..).for_each(|slot| each(slot as usize));
             // A connect storm fills one bucket; do not hold its memory for ever.
             bucket.shrink_to(1024);
         }
@@ -53,17 +52,17 @@ impl Wheel {
 mod tests {
     use super::*;
 
-    fn taken(wheel: &mut Wheel, now: Tick) -> Vec<u64> {
-        let mut fds = Vec::new();
-        wheel.advance(now, |fd| fds.push(fd.0));
-        fds
+    fn taken(wheel: &mut Wheel, now: Tick) -> Vec<usize> {
+        let mut slots = Vec::new();
+        wheel.advance(now, |slot| slots.push(slot));
+        slots
     }
 
     #[test]
     fn entries_come_out_when_due_and_once() {
         let mut wheel = Wheel::new();
-        assert_eq!(wheel.put(3, Fd(1)), 3);
-        assert_eq!(wheel.put(0, Fd(2)), 1);
+        assert_eq!(wheel.put(3, 1), 3);
+        assert_eq!(wheel.put(0, 2), 1);
         assert_eq!(taken(&mut wheel, 2), [2]);
         assert_eq!(taken(&mut wheel, 3), [1]);
         assert!(taken(&mut wheel, 200).is_empty());
@@ -72,7 +71,7 @@ mod tests {
     #[test]
     fn a_far_deadline_comes_out_early_to_be_put_in_again() {
         let mut wheel = Wheel::new();
-        let at = wheel.put(1000, Fd(1));
+        let at = wheel.put(1000, 1);
         assert!(at < 1000);
         assert_eq!(taken(&mut wheel, at), [1]);
     }
@@ -81,7 +80,7 @@ mod tests {
     fn nothing_is_forgotten_when_time_jumps() {
         let mut wheel = Wheel::new();
         (1..64).for_each(|due| {
-            wheel.put(due, Fd(u64::from(due)));
+            wheel.put(due, due as usize);
         });
         assert_eq!(taken(&mut wheel, 10_000).len(), 63);
     }

@@ -26,12 +26,12 @@ impl Connection {
             self.queue.push(self.dialect.ping(self.beats));
             self.credit(1);
         }
-        self.trials.get_or_insert_default().list.push(trial);
+        self.extras.need_trials().list.push(trial);
     }
 
     /// It has answered a ping, so it has read what came before that.
     pub(crate) fn answered_ping(&mut self) {
-        if let Some(trials) = &mut self.trials {
+        if let Some(trials) = self.extras.trials() {
             trials.is_answered = true;
             trials.list.iter().for_each(Trial::taken);
         }
@@ -46,7 +46,7 @@ impl Connection {
 
     /// Its connect ends.
     pub(crate) fn end_trials(&mut self, reason: CloseReason) {
-        let Some(trials) = self.trials.take() else {
+        let Some(trials) = self.extras.take_trials() else {
             return;
         };
         let Some(first) = trials.list.first() else {

@@ -17,6 +17,8 @@ pub(crate) mod uring;
 
 pub(crate) mod socket_table;
 
+pub(crate) mod slot_index;
+
 pub(crate) mod command;
 
 pub(crate) mod outlets;

@@ -16,7 +16,6 @@ pub(crate) mod io;
 
 pub(crate) mod tick;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -37,6 +36,7 @@ use crate::local::shard::command::Command;
 use crate::local::shard::members::Members;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::shard::resync::Resync;
+use crate::local::shard::slot_index::SlotIndex;
 use crate::local::shard::socket_table::SocketTable;
 use crate::local::shard::uring::{ENTRIES, RingOnDemand};
 use crate::protocol;
@@ -66,7 +66,7 @@ const SCRATCH: usize = 64 * 1024;
 #[derive(Debug)]
 struct ConnectionSlot {
     connection: Connection,
-    _permit: Option<Arc<Permit>>,
+    permit: Option<Permit>,
     /// The socket took no more; wait for the kernel.
     blocked: bool,
     /// The kernel says when it takes more.
@@ -91,7 +91,7 @@ pub(crate) struct ShardTask {
     ring: RingOnDemand,
     /// Their number, for others to see.
     pub(crate) count: Arc<AtomicUsize>,
-    slots: HashMap<Fd, usize, ahash::RandomState>,
+    slots: SlotIndex,
     /// Which slots are in which topic.
     members: Members,
     /// What the queues hold of the node's memory.
@@ -145,7 +145,7 @@ impl ShardTask {
                 false => RingOnDemand::Without,
             },
             count: Arc::default(),
-            slots: HashMap::default(),
+            slots: SlotIndex::default(),
             members,
             holds,
             dirty: Vec::new(),
@@ -299,6 +299,12 @@ impl ShardTask {
         }
     }
 
+    /// Where a connection is, if it is here.
+    pub(crate) fn slot_of(&self, fd: Fd) -> Option<usize> {
+        let places = &self.places;
+        self.slots.find(fd, |slot| places[slot].connection.fd)
+    }
+
     /// A connection must go. Its end begins once.
     fn close(&mut self, slot: usize, reason: CloseReason, receipt: Option<Receipt>) {
         if self.places[slot].connection.is_closing() {
@@ -401,7 +407,7 @@ impl ShardTask {
     fn remove(&mut self, slot: usize) {
         let place = self.places.remove(slot);
         self.sockets.remove(slot);
-        self.slots.remove(&place.connection.fd);
+        self.slots.remove(place.connection.fd, slot);
         let (user, fd) = (&place.connection.user, place.connection.fd);
         let dropped = place.connection.queue.pushes();
         self.metrics.dropped("gone", dropped);
@@ -431,7 +437,21 @@ impl ShardTask {
         let connection = &mut self.places[slot].connection;
         let due = connection.due();
         if due < connection.scheduled {
-            connection.scheduled = self.wheel.put(due, connection.fd);
+            connection.scheduled = self.wheel.put(due, slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_without_extras_is_small() {
+        assert!(
+            size_of::<ConnectionSlot>() <= 176,
+            "{}",
+            size_of::<ConnectionSlot>()
+        );
     }
 }

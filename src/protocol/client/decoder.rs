@@ -6,13 +6,12 @@ use crate::protocol::client::websocket;
 use crate::protocol::client::websocket::{Event, Limits, Violation};
 
 /// Where one connection is in reading what its client sends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) enum Input {
     Frames(websocket::FrameReader),
     Lines(lines::LineReader),
     /// An SSE client has said all it can say in its request. Whatever still comes counts as a
     /// message, so that it cannot keep a shard busy, and is dropped.
-    #[default]
     Nothing,
 }
 
@@ -22,6 +21,15 @@ impl Input {
             Dialect::Plain | Dialect::V1 => Self::Frames(websocket::FrameReader::default()),
             Dialect::Lines => Self::Lines(lines::LineReader::default()),
             Dialect::Sse(_) => Self::Nothing,
+        }
+    }
+
+    /// Whether the client is between two messages, so that nothing has to be remembered.
+    pub(crate) fn is_idle(&self) -> bool {
+        match self {
+            Self::Frames(reader) => reader.is_idle(),
+            Self::Lines(reader) => reader.is_idle(),
+            Self::Nothing => true,
         }
     }
 

@@ -25,6 +25,11 @@ pub struct LineReader(Option<Box<Begun>>);
 struct Begun(Vec<u8>);
 
 impl LineReader {
+    /// Whether the client is between two lines.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Takes the next bytes from the socket and calls `each` for every whole line, in order.
     /// `each` answers whether to go on.
     ///

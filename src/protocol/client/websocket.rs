@@ -193,6 +193,11 @@ struct Assembly {
 }
 
 impl FrameReader {
+    /// Whether the client is between two messages.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Takes the next bytes from the socket (they are unmasked in place) and calls `each` for
     /// every whole message and control frame, in order. `each` answers whether to go on.
     ///

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mio::Token;
 
+use crate::local::admission::Permit;
 use crate::local::connection::Connection;
 use crate::local::shard::command::{Attach, PlaceRequest};
 use crate::local::shard::task::{ConnectionSlot, ShardTask};
@@ -49,7 +50,7 @@ impl ShardTask {
             connection.welcome(&id, topics, start, logs, &self.settings, &self.metrics);
         let place = ConnectionSlot {
             connection,
-            _permit: None,
+            permit: None,
             blocked: false,
             awaits_room: false,
             is_watched: false,
@@ -57,7 +58,9 @@ impl ShardTask {
             dirty: false,
         };
         let slot = self.places.insert(place);
-        self.slots.insert(fd, slot);
+        let places = &self.places;
+        self.slots
+            .insert(fd, slot, |slot| places[slot].connection.fd);
         self.lose_passed(slot, &passed.unwrap_or_default());
         if let Some(arrival) = arrival {
             self.arrive(slot, *arrival);
@@ -79,7 +82,7 @@ impl ShardTask {
         } = attach;
         let fd = membership.fd();
         // Absent if the handshake took longer than the reservation lasted.
-        let Some(&slot) = self.slots.get(&fd) else {
+        let Some(slot) = self.slot_of(fd) else {
             return;
         };
         let place = &mut self.places[slot];
@@ -92,9 +95,10 @@ impl ShardTask {
             }
             return self.hung_up(slot);
         }
+        // Its HTTP connection, which shared it, is gone by now or goes soon.
+        place.permit = Some(Permit::unshared(permit));
         if place.connection.is_closing() {
             // Told to go before its socket was here: it still hears why.
-            place._permit = Some(permit);
             self.sockets.put(slot, socket);
             return self.touch(slot);
         }
@@ -104,7 +108,6 @@ impl ShardTask {
         place
             .connection
             .attach(membership, role, self.now, &self.settings);
-        place._permit = Some(permit);
         self.sockets.put(slot, socket);
         self.touch(slot);
         self.arm(slot);

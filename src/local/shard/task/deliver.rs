@@ -19,9 +19,9 @@ use crate::protocol::{Except, Message};
 impl ShardTask {
     /// A message for one connection.
     pub(crate) fn deliver(&mut self, fd: Fd, message: &Arc<Message>, receipt: Option<&Receipt>) {
-        match self.slots.get(&fd) {
-            Some(&slot) if message.position().is_some() => self.offer_kept(slot, message, receipt),
-            Some(&slot) => {
+        match self.slot_of(fd) {
+            Some(slot) if message.position().is_some() => self.offer_kept(slot, message, receipt),
+            Some(slot) => {
                 let frame = message.frame(self.places[slot].connection.dialect());
                 self.offer(slot, frame, message, receipt);
             }
@@ -33,7 +33,7 @@ impl ShardTask {
     /// waits for it.
     fn deliver_alone(&mut self, fd: Fd, message: &Arc<Message>, receipt: Option<&Receipt>) {
         let must_be_remembered = receipt.is_some_and(Receipt::wants_ack);
-        let Some(&slot) = self.slots.get(&fd) else {
+        let Some(slot) = self.slot_of(fd) else {
             return self.deliver(fd, message, receipt);
         };
         if must_be_remembered || message.position().is_some() {
@@ -122,7 +122,7 @@ impl ShardTask {
     fn slot_left_out(&self, message: &Message) -> Option<usize> {
         let sender = message.left_out()?;
         let is_here = sender.node == self.node;
-        is_here.then(|| self.slots.get(&sender.fd).copied())?
+        is_here.then(|| self.slot_of(sender.fd))?
     }
 
     /// Carries out a command that came alone: with none after it, frames need not gather in

@@ -16,7 +16,7 @@ impl ShardTask {
     pub(crate) fn on_ready(&mut self, event: &mio::event::Event) {
         // A token is an fd, never reused: an event of a closed socket finds no slot.
         let fd = Fd(event.token().0 as u64);
-        let Some(&slot) = self.slots.get(&fd) else {
+        let Some(slot) = self.slot_of(fd) else {
             return;
         };
         if event.is_writable() {
@@ -32,7 +32,7 @@ impl ShardTask {
     }
 
     pub(crate) fn with_slot(&mut self, fd: Fd, act: impl FnOnce(&mut Self, usize)) {
-        if let Some(&slot) = self.slots.get(&fd) {
+        if let Some(slot) = self.slot_of(fd) {
             act(self, slot);
         }
     }
@@ -42,7 +42,7 @@ impl ShardTask {
         let mut scratch = std::mem::take(&mut self.scratch);
         for turn in 1.. {
             // Gone since the last round, by what it said.
-            if self.slots.get(&fd) != Some(&slot) {
+            if self.slot_of(fd) != Some(slot) {
                 break;
             }
             let Some(socket) = self.sockets.get_mut(slot) else {

@@ -83,7 +83,7 @@ impl ShardTask {
 
     /// Whether a client still takes nothing: the kernel may not yet have said that it does.
     fn takes_nothing(&mut self, fd: Fd) -> bool {
-        let Some(&slot) = self.slots.get(&fd) else {
+        let Some(slot) = self.slot_of(fd) else {
             return false;
         };
         let waiting = |it: &Self| {

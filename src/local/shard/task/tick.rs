@@ -12,14 +12,14 @@ impl ShardTask {
         self.now = self.started.elapsed().as_secs() as Tick;
         self.holds.look_again();
         let mut due = Vec::new();
-        self.wheel.advance(self.now, |fd| due.push(fd));
-        for fd in due {
-            let Some(&slot) = self.slots.get(&fd) else {
+        self.wheel.advance(self.now, |slot| due.push(slot));
+        for slot in due {
+            let Some(place) = self.places.get_mut(slot) else {
                 continue;
             };
-            let connection = &mut self.places[slot].connection;
+            let connection = &mut place.connection;
             if connection.scheduled > self.now {
-                // An older hint; a later one stands.
+                // An older hint, maybe of one that had this slot before; a later one stands.
                 continue;
             }
             connection.scheduled = NEVER;

@@ -127,7 +127,7 @@ impl ShardTask {
         (by, info): (Asker, Option<Info>),
         done: oneshot::Sender<Result<Subscribed, NotSubscribed>>,
     ) {
-        let slot = self.slots.get(&fd).copied().ok_or(NotSubscribed::Gone);
+        let slot = self.slot_of(fd).ok_or(NotSubscribed::Gone);
         let subscribed = slot.and_then(|slot| {
             let subscribed = self.subscribe(slot, topic, since, by)?;
             // Another answer of the hook, or what the rest of its topics sees.
@@ -150,7 +150,7 @@ impl ShardTask {
         by: Asker,
         done: oneshot::Sender<()>,
     ) {
-        if let Some(&slot) = self.slots.get(&fd) {
+        if let Some(slot) = self.slot_of(fd) {
             self.drop_topic(slot, topic, by);
         }
         let _ = done.send(());

@@ -10,7 +10,7 @@ use crate::protocol::ids::{Fd, Topic};
 impl ShardTask {
     /// From now on the connection hears of all changes after what `object` says.
     pub(crate) fn watch(&mut self, fd: Fd, topic: &Topic, object: &str) {
-        let slot = self.slots.get(&fd).copied();
+        let slot = self.slot_of(fd);
         if self.members.watch(topic, slot)
             && let Some(slot) = slot
         {
