@@ -24,6 +24,7 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use crate::backplane::redis::registry::offer::RowOffer;
+use crate::backplane::redis::registry::unwritten::UnwrittenRows;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::{Servers, asking, multi, queue};
 use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
@@ -49,6 +50,7 @@ pub(crate) struct Registry {
     keys: Keys,
     hub: Arc<Hub>,
     offer: RowOffer,
+    unwritten: UnwrittenRows,
     /// Whether rows mark the node as draining.
     leaving: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
@@ -90,7 +92,7 @@ impl Registry {
         servers: &Servers,
         keys: &Keys,
         hub: &Arc<Hub>,
-        offer: &RowOffer,
+        (offer, unwritten): (&RowOffer, &UnwrittenRows),
         metrics: &Arc<Metrics>,
     ) -> Self {
         Self {
@@ -98,6 +100,7 @@ impl Registry {
             keys: keys.clone(),
             hub: hub.clone(),
             offer: offer.clone(),
+            unwritten: unwritten.clone(),
             leaving: Arc::default(),
             metrics: metrics.clone(),
         }
@@ -117,8 +120,9 @@ impl Registry {
             while !self.offer.stands() && !self.leaving.load(Ordering::Relaxed) {
                 self.offer.until_it_stands(RETRY).await;
             }
-            if !self.write_all(changes).await {
-                tokio::time::sleep(RETRY).await;
+            match self.write_all(changes).await {
+                true => self.unwritten.note_written(),
+                false => tokio::time::sleep(RETRY).await,
             }
         }
     }
@@ -239,6 +243,7 @@ impl Registry {
 
     fn note(&self, error: &Error, rows: usize) {
         tracing::debug!(error = %redacted(error), rows, "rows not written; retrying");
+        self.unwritten.note(error);
         self.servers.note(error);
     }
 
