@@ -315,6 +315,7 @@ fn start_backplane(
         signs: !secrets.is_empty(),
         rules: config.topic_rules.digest(),
         degraded: false,
+        unwritten: String::new(),
     };
     let inboxes = Bounds {
         messages: config.keep_messages,

@@ -34,6 +34,9 @@ pub(crate) struct NodeRecord {
     /// Whether it is not ready, and has not been for a while. Older nodes do not say so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub degraded: bool,
+    /// Why Redis refuses its rows, if it does. Older nodes do not say so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unwritten: String,
 }
 
 /// Whether a node takes new clients.

@@ -1,4 +1,5 @@
-//! Redis under a name with several addresses, one of which is silent.
+//! Redis, Sentinels and nodes of a cluster under a name with several addresses, one of which is
+//! silent.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -8,7 +9,11 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::common::{Client, Node, Redis, eventually, http, node_command, post, start_command};
+use crate::common::{
+    Client, Node, Redis, eventually, free_port, http, node_command, post, start_command,
+};
+use crate::flavours::certificates;
+use crate::redis_groups::Trio;
 
 /// Both addresses of the name. Which of them comes first is up to the system.
 const ADDRESSES: [[u8; 4]; 2] = [[127, 0, 0, 1], [127, 0, 0, 2]];
@@ -139,4 +144,131 @@ async fn a_silent_address_of_the_name_does_not_hide_the_other() {
     is_served(&node).await;
     drop(silent.0);
     relay.end().await;
+}
+
+/// A name whose first address is silent while the second leads to a server.
+struct HalfSilent {
+    port: u16,
+    hosts: std::path::PathBuf,
+    _silent: Silent,
+    _relay: Relay,
+    _folder: tempfile::TempDir,
+}
+
+impl HalfSilent {
+    /// At a port that is free at both addresses.
+    async fn leading_to(server: u16, port: Option<u16>) -> Self {
+        let (silent, port) = eventually(async || {
+            let port = port.unwrap_or_else(free_port);
+            let silent = Silent::at(SocketAddr::from((ADDRESSES[0], port)));
+            silent.map(|silent| (silent, port)).ok_or(port)
+        })
+        .await;
+        let relay = Relay::at(SocketAddr::from((ADDRESSES[1], port)), server).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let hosts = folder.path().join("hosts");
+        let names =
+            ADDRESSES.map(|[a, b, c, d]| format!("{a}.{b}.{c}.{d} redis.test other.test\n"));
+        std::fs::write(&hosts, names.concat()).expect("written");
+        Self {
+            port,
+            hosts,
+            _silent: silent,
+            _relay: relay,
+            _folder: folder,
+        }
+    }
+
+    /// A node for which the name is known; `None` where that needs a privilege.
+    fn node(&self, url: &str, settings: &[(&str, &str)]) -> Option<Node> {
+        let own = [("PUSH_REDIS_URL", url), ("PUSH_NODE_NAME", "a")];
+        let command = node_command(&[&own, settings].concat());
+        let command = with_names(&self.hosts, &command);
+        if command.is_none() {
+            eprintln!("left out: this user may not unshare a mount namespace");
+        }
+        command.map(start_command)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_address_of_a_sentinels_name_does_not_hide_the_other() {
+    let trio = Trio::start();
+    let name = HalfSilent::leading_to(trio.sentinel_ports()[0], None).await;
+    let url = format!("redis-sentinel://redis.test:{}?master=mymaster", name.port);
+    let Some(node) = name.node(&url, &[]) else {
+        return;
+    };
+    node.wait_ready();
+    is_served(&node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_address_of_a_cluster_nodes_name_does_not_hide_the_other() {
+    let (bus, announced) = (free_port().to_string(), free_port());
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("UTF-8");
+    let redis = Redis::start_with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--dir",
+        path,
+        "--cluster-announce-hostname",
+        "redis.test",
+        "--cluster-announce-port",
+        &announced.to_string(),
+    ]);
+    assert_eq!(redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
+    // The seed and the node that it names: both by the name.
+    let name = HalfSilent::leading_to(redis.port(), Some(announced)).await;
+    let url = format!("redis-cluster://redis.test:{}", name.port);
+    let Some(node) = name.node(&url, &[]) else {
+        return;
+    };
+    node.wait_ready();
+    is_served(&node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_certificate_is_for_the_name_whichever_address_answers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    certificates(folder.path());
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let tls_port = free_port();
+    let _redis = Redis::start_with(&[
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &path("redis.crt"),
+        "--tls-key-file",
+        &path("redis.key"),
+        "--tls-ca-cert-file",
+        &path("ca.crt"),
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let name = HalfSilent::leading_to(tls_port, None).await;
+    let authority = path("ca.crt");
+    let trusts = [("SSL_CERT_FILE", &*authority)];
+    let url = format!("rediss://redis.test:{}", name.port);
+    let Some(node) = name.node(&url, &trusts) else {
+        return;
+    };
+    node.wait_ready();
+    is_served(&node).await;
+    drop(node);
+    // The same server and address by a name that its certificate lacks.
+    let url = format!("rediss://other.test:{}", name.port);
+    let stranger = name.node(&url, &trusts).expect("as before");
+    eventually(async || {
+        let answer = http().get(stranger.admin_url("/readyz")).send().await;
+        let body: serde_json::Value = answer.expect("an answer").json().await.expect("JSON");
+        match &body["reason"] {
+            reason if reason == "the certificate of Redis is refused" => Ok(()),
+            _ => Err(body),
+        }
+    })
+    .await;
 }

@@ -66,7 +66,7 @@ async fn with_user_password_and_database_in_the_url() {
 }
 
 /// A certificate authority and a server certificate by openssl.
-fn certificates(folder: &Path) {
+pub(crate) fn certificates(folder: &Path) {
     let openssl = |words: &str| {
         let output = Command::new("openssl")
             .args(words.split(' '))
@@ -81,7 +81,7 @@ fn certificates(folder: &Path) {
     };
     std::fs::write(
         folder.join("san"),
-        "subjectAltName=IP:127.0.0.1,DNS:localhost\n",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:redis.test\n",
     )
     .expect("written");
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";

@@ -78,5 +78,6 @@ mod topologies;
 mod topologies_refused;
 mod trace;
 mod twins;
+mod unwritten;
 mod upstream;
 mod verified_rows;

@@ -282,3 +282,26 @@ async fn the_other_devices_of_a_dead_nodes_user_get_their_messages() {
     assert_eq!(post(&b.push_url, &everybody).await.0, 200);
     assert_eq!(crowd.all_hear_until("\"end\"").await, [], "it came again");
 }
+
+/// A lease as 0.1.0 writes it, which does not count its beats.
+const OLDER: &str = r#"{"node":"old.1","name":"old","boot":"1","state":"up","connections":0,
+    "started":0,"version":"0.1.0","url":"","weight":1}"#;
+
+#[tokio::test]
+async fn a_node_of_an_older_version_is_told_of_with_what_it_lacks() {
+    let redis = Redis::start();
+    redis.cli(&["SADD", "pn:nodes", "old"]);
+    redis.cli(&["SET", "pn:node:old", OLDER]);
+    let node = node_on(&redis, "a");
+    assert!(
+        node.log().contains("a node is of an older version"),
+        "{}",
+        node.log()
+    );
+    redis.cli(&["DEL", "pn:node:old"]);
+    eventually(async || match node.log() {
+        log if log.contains("no node is of an older version any more") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+}

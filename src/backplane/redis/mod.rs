@@ -41,6 +41,7 @@ use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::registry::offer::RowOffer;
 use crate::backplane::redis::registry::sweep::Sweeper;
+use crate::backplane::redis::registry::unwritten::UnwrittenRows;
 use crate::backplane::redis::registry::verify::Verifier;
 use crate::backplane::redis::registry::write::Registry;
 use crate::backplane::redis::servers::Servers;
@@ -157,10 +158,11 @@ impl Redis {
         let (own, global) = (keys.node_channel(hub.node()), keys.global_channel());
         let servers = Servers::new(&settings.url, own.clone(), global, metrics.clone());
         let servers = servers.map_err(|error| error.to_string())?;
+        let unwritten = UnwrittenRows::default();
         let lease = Arc::new(Lease::new(
             servers.clone(),
             keys.clone(),
-            record,
+            (record, unwritten.clone()),
             hub.clone(),
             settings.secrets.clone(),
             fatal,
@@ -173,7 +175,7 @@ impl Redis {
             metrics.clone(),
         );
         let offer = RowOffer::default();
-        let registry = Registry::new(&servers, &keys, hub, &offer, metrics);
+        let registry = Registry::new(&servers, &keys, hub, (&offer, &unwritten), metrics);
         let kept = KeptStore::new(servers.clone(), keys.clone(), settings);
         let streams = Streams::new(servers.clone(), keys.clone(), settings.upstream_length);
         let access = AccessStore::new(servers.clone(), keys.clone());

@@ -83,6 +83,7 @@ mod tests {
             signs: false,
             rules: String::new(),
             degraded: false,
+            unwritten: String::new(),
         }
     }
 

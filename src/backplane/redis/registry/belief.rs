@@ -41,6 +41,9 @@ pub(crate) const BEAT: Duration = Duration::from_secs(3);
 /// How long a lease lasts without a beat.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
+/// A lease without a beat for so long is late: this node saw two beats go by.
+const OVERDUE: Duration = Duration::from_millis(5_500);
+
 /// The content of a lease.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LeaseValue {
@@ -360,6 +363,23 @@ impl Beliefs {
     /// The nodes that were there when Redis lost everything.
     pub(crate) fn see_present(&self, present: &[NodeRecord]) {
         self.absent.see(present);
+    }
+
+    /// The nodes that have not renewed their lease in time and may be there all the same, as far as
+    /// is known: they may have rows to write, and cannot.
+    pub(crate) fn late(&self) -> Vec<NodeId> {
+        let (nodes, beats) = (self.nodes.read(), self.beats.lock());
+        let is_there = |node: &NodeId| {
+            let belief = nodes.get(node);
+            belief.is_none_or(|belief| belief.standing() == Standing::Alive && !belief.is_replaced)
+        };
+        // Nodes of older versions do not count their beats.
+        let is_overdue = |&(beat, at): &(u64, Instant)| beat > 0 && at.elapsed() > OVERDUE;
+        let overdue = beats.iter().filter(|(_, last)| is_overdue(last));
+        let missed = nodes.iter().filter(|(_, belief)| belief.missed > 0);
+        let overdue = overdue.map(|(node, _)| node);
+        let all = overdue.chain(missed.map(|(node, _)| node));
+        all.filter(|node| is_there(node)).cloned().collect()
     }
 
     /// Whether a node may be there whose rows are not back in Redis.

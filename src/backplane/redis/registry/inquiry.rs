@@ -51,6 +51,12 @@ impl Lease {
         Ok(listeners == 0)
     }
 
+    /// Whether the channel of one of these nodes has a subscriber.
+    pub(crate) async fn hears_one_of(&self, nodes: &[NodeId]) -> bool {
+        let deaf = join_all(nodes.iter().map(|node| self.is_deaf(node))).await;
+        deaf.into_iter().any(|deaf| matches!(deaf, Ok(false)))
+    }
+
     /// `PUBLISH` counted no subscriber of this node.
     pub(crate) fn note_unheard(&self, node: &NodeId) {
         self.beliefs().note_unheard(node, self.knows(node));

@@ -24,6 +24,7 @@ use crate::backplane::redis::registry::belief::{BEAT, Beliefs, LEASE, LeaseValue
 use crate::backplane::redis::registry::isolation::Isolation;
 use crate::backplane::redis::registry::node_table::{NodeTable, read_all};
 use crate::backplane::redis::registry::skew::ClockSkew;
+use crate::backplane::redis::registry::unwritten::UnwrittenRows;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::{RedisHealth, is_broken_off, redacted};
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
@@ -62,6 +63,7 @@ pub(crate) struct Lease {
     refusal: RedisHealth,
     pub(crate) isolation: Isolation,
     skew: ClockSkew,
+    unwritten: UnwrittenRows,
     secrets: ClusterKeys,
     /// Woken if a node may not be in the table yet.
     strangers: Notify,
@@ -74,7 +76,7 @@ impl Lease {
     pub(crate) fn new(
         servers: Servers,
         keys: Keys,
-        record: NodeRecord,
+        (record, unwritten): (NodeRecord, UnwrittenRows),
         hub: Arc<Hub>,
         secrets: ClusterKeys,
         fatal: watch::Sender<Option<Fatal>>,
@@ -95,6 +97,7 @@ impl Lease {
             refusal: RedisHealth::default(),
             isolation: Isolation::new(),
             skew: ClockSkew::default(),
+            unwritten,
             secrets,
             strangers: Notify::new(),
             left: tokio::sync::Mutex::default(),
@@ -179,10 +182,11 @@ impl Lease {
         Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
     }
 
-    /// Why a missing row does not prove that its user is offline; `None` if it does. Not if rows
-    /// cannot be written, or if Redis has just forgotten everything, which the own lease shows.
+    /// Why a missing row does not prove that its user is offline; `None` if it does. Not if this
+    /// node or another one cannot write its rows, or if Redis has just forgotten everything, which
+    /// the own lease shows.
     pub(crate) async fn doubts_rows(&self) -> Result<Option<&'static str>, Unavailable> {
-        if let Some(reason) = self.refusal() {
+        if let Some(reason) = self.refusal().or_else(|| self.unwritten.reason()) {
             return Ok(Some(reason));
         }
         Ok((!self.vouches_for_rows().await?).then_some(REBUILDING))
@@ -260,6 +264,11 @@ impl Lease {
                     // However many names are heard: a few looks in a second.
                     tokio::time::sleep(RETRY).await;
                     continue;
+                }
+                () = self.unwritten.news() => {
+                    // The others read of it in the lease; or the beat is refused, too.
+                    tokio::time::sleep(RETRY).await;
+                    return true;
                 }
             };
             match changed {
@@ -368,6 +377,7 @@ impl Lease {
         record.connections = self.hub.len();
         record.rules = self.hub.topics().rules().all().digest();
         record.degraded = self.isolation.is_degraded();
+        record.unwritten = self.unwritten.own().unwrap_or_default().to_owned();
         if self.draining.load(Ordering::Relaxed) {
             record.state = NodeState::Draining;
         }
@@ -406,6 +416,8 @@ impl Lease {
             .note_rules(self.node(), &rules, self.servers.metrics());
         if read.is_ok() {
             self.isolation.see(self.node(), &nodes);
+            let is_late = self.hears_one_of(&self.beliefs.late()).await;
+            self.unwritten.see(self.node(), &nodes, is_late);
         }
         read
     }

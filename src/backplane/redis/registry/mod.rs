@@ -24,4 +24,6 @@ pub(crate) mod skew;
 
 pub(crate) mod sweep;
 
+pub(crate) mod unwritten;
+
 pub(crate) mod verify;

@@ -30,6 +30,8 @@ pub(crate) struct NodeTable {
     all_sign: AtomicBool,
     /// How many other nodes have other topic rules.
     other_rules: AtomicUsize,
+    /// Whether a node of an older version is there.
+    has_older: AtomicBool,
     complaints: Throttle,
 }
 
@@ -40,6 +42,7 @@ impl NodeTable {
             signs,
             all_sign: AtomicBool::new(true),
             other_rules: AtomicUsize::new(0),
+            has_older: AtomicBool::new(false),
             complaints: Throttle::new(QUIET),
         }
     }
@@ -138,6 +141,7 @@ impl NodeTable {
             .filter(|(name, _)| !boots.iter().any(|node| node.name() == **name))
             .map(|(name, _)| name.clone())
             .collect();
+        self.note_older(leases.iter().flatten());
         let records = leases.into_iter().flatten().map(|lease| lease.record);
         // A dead node's lease may be there if it is not believed.
         let mut nodes: Vec<NodeRecord> = records
@@ -152,6 +156,22 @@ impl NodeTable {
             let _: () = servers.at(&key).srem(&key, idle).await?;
         }
         Ok(())
+    }
+
+    /// Says which of the present features a node of an older version lacks: it does not refuse what it
+    /// does not understand in a way that a sender would see. Such nodes do not count their beats.
+    fn note_older<'a>(&self, mut leases: impl Iterator<Item = &'a LeaseValue>) {
+        let older = leases.find(|lease| lease.beat == 0);
+        let before = self.has_older.swap(older.is_some(), Ordering::Relaxed);
+        match older {
+            Some(lease) if !before => tracing::warn!(
+                node = %lease.record.node, version = lease.record.version,
+                "a node is of an older version: its clients do not get what members publish, what is \
+                 erased stays with them, and it knows no topic rules; use these once all nodes are new"
+            ),
+            None if before => tracing::info!("no node is of an older version any more"),
+            _ => {}
+        }
     }
 
     fn note_signing(&self, nodes: &[NodeRecord]) {

@@ -25,6 +25,7 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use crate::backplane::redis::registry::offer::RowOffer;
+use crate::backplane::redis::registry::unwritten::UnwrittenRows;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::{Servers, asking, multi, queue};
 use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
@@ -50,6 +51,7 @@ pub(crate) struct Registry {
     keys: Keys,
     hub: Arc<Hub>,
     offer: RowOffer,
+    unwritten: UnwrittenRows,
     /// Whether rows mark the node as draining.
     leaving: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
@@ -91,7 +93,7 @@ impl Registry {
         servers: &Servers,
         keys: &Keys,
         hub: &Arc<Hub>,
-        offer: &RowOffer,
+        (offer, unwritten): (&RowOffer, &UnwrittenRows),
         metrics: &Arc<Metrics>,
     ) -> Self {
         Self {
@@ -99,6 +101,7 @@ impl Registry {
             keys: keys.clone(),
             hub: hub.clone(),
             offer: offer.clone(),
+            unwritten: unwritten.clone(),
             leaving: Arc::default(),
             metrics: metrics.clone(),
         }
@@ -118,8 +121,9 @@ impl Registry {
             while !self.offer.stands() && !self.leaving.load(Ordering::Relaxed) {
                 self.offer.until_it_stands(RETRY).await;
             }
-            if !self.write_all(changes).await {
-                tokio::time::sleep(RETRY).await;
+            match self.write_all(changes).await {
+                true => self.unwritten.note_written(),
+                false => tokio::time::sleep(RETRY).await,
             }
         }
     }
@@ -243,6 +247,7 @@ impl Registry {
 
     fn note(&self, error: &Error, rows: usize) {
         tracing::debug!(error = %redacted(error), rows, "rows not written; retrying");
+        self.unwritten.note(error);
         self.servers.note(error);
     }
 

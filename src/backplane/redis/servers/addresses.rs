@@ -3,41 +3,73 @@
 //! fred 10.1: dials the addresses of a name one after the other within one time limit, so the first
 //! that never answers uses it up, at each try, and the others are not reached. So while there is no
 //! connection, the addresses race here (as in RFC 8305), and fred is given the winner.
+//!
+//! That holds for the only server, for Sentinels, and for the servers that Sentinels or a cluster
+//! name, which may be names, too.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use futures::future::select_ok;
+use fred::prelude::ClientLike as _;
+use futures::future::{join_all, select_ok};
+use parking_lot::RwLock;
 use tokio::net::{TcpStream, lookup_host};
 
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::dial::PORT;
-use crate::config::redis_url::ServerUrl;
+use crate::config::redis_url::{Host, ServerUrl};
 
 /// How much earlier an address is dialled than the next one.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How long all of them may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks for servers that commands are routed to and that have no connection.
+const LOOK: Duration = Duration::from_millis(500);
 
-impl Servers {
-    /// The only server, at the address of its name that answered.
-    pub(crate) fn only_url(&self) -> ServerUrl {
-        ServerUrl {
-            at: *self.0.address.read(),
-            ..self.0.url.one()
-        }
+/// Which address of a server's name answered, where that was asked for.
+#[derive(Debug, Default)]
+pub(super) struct AddressBook(RwLock<HashMap<String, IpAddr>>);
+
+impl AddressBook {
+    /// The server, at the address of its name that answered.
+    pub(super) fn pin(&self, server: ServerUrl) -> ServerUrl {
+        let at = self.0.read().get(&server.url).copied();
+        ServerUrl { at, ..server }
     }
 
-    /// Looks up the name of the only server; answers whether another address than before is to be
-    /// dialled from now on. A name with one address is left to fred.
-    pub(crate) async fn choose_address(&self) -> bool {
-        let before = *self.0.address.read();
-        let server = self.0.url.one();
-        let found = first_to_answer(&server, before.is_some()).await;
-        if found.is_some() {
-            *self.0.address.write() = found;
+    /// Looks up the name of a server; answers whether another address than before is to be dialled
+    /// from now on. A name with one address is left to fred.
+    pub(super) async fn choose(&self, server: &ServerUrl) -> bool {
+        let before = self.0.read().get(&server.url).copied();
+        let found = first_to_answer(server, before.is_some()).await;
+        if let Some(found) = found {
+            self.0.write().insert(server.url.clone(), found);
         }
         found.is_some() && found != before
+    }
+}
+
+/// Has the connections for commands dial another address of a server's name, where one is silent,
+/// until the node ends. For several servers: `primary` does it for the only one.
+pub(super) async fn follow(servers: &Servers) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let all = servers.servers();
+        let away = all.iter().filter(|server| !server.client.is_connected());
+        let hosts = away.filter_map(|server| server.host.as_ref());
+        join_all(hosts.map(|host| leave_silent_address(servers, host))).await;
+    }
+}
+
+async fn leave_silent_address(servers: &Servers, host: &Host) {
+    let Some(url) = servers.url().server(host) else {
+        return;
+    };
+    if servers.addresses().choose(&url).await && !servers.is_connected_to(host) {
+        let (name, port) = host;
+        tracing::info!("an address of Redis at {name}:{port} answers; turning to it");
+        servers.replace(Some(host));
     }
 }
 

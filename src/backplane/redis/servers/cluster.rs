@@ -16,8 +16,9 @@ use fred::types::CustomCommand;
 use futures::future::join_all;
 use tokio::time::Instant;
 
+use crate::backplane::redis::servers::addresses;
+use crate::backplane::redis::servers::asked::AskedServer;
 use crate::backplane::redis::servers::{SLOTS, Servers, UNSERVED};
-use crate::backplane::redis::{COMMAND_BUFFER, build};
 use crate::config::redis_url::Host;
 
 /// The time between two questions while all is well, and while a node does not answer.
@@ -40,23 +41,35 @@ struct SlotOwners(Vec<Option<(u64, Host)>>);
 
 /// Follows the cluster until the node ends.
 pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
+    tokio::select! {
+        () = ask_around(&servers, seeds) => {}
+        () = addresses::follow(&servers) => {}
+    }
+}
+
+/// Connections to the nodes that the URL names.
+fn dial(servers: &Servers, seeds: Vec<Host>) -> Vec<(Host, AskedServer)> {
     let mut asked = Vec::new();
     for seed in seeds {
         let url = servers.url().server(&seed);
-        let client = url.and_then(|url| build(&url.into(), 16, COMMAND_BUFFER).ok());
-        let Some(client) = client else {
-            tracing::error!(host = seed.0, "invalid address of a cluster node");
-            continue;
-        };
-        let connection = client.connect();
-        asked.push((seed, client, connection));
+        match url.and_then(|url| AskedServer::dial(servers, url)) {
+            Some(server) => asked.push((seed, server)),
+            None => tracing::error!(host = seed.0, "invalid address of a cluster node"),
+        }
     }
+    asked
+}
+
+/// Asks all known nodes, for ever.
+async fn ask_around(servers: &Servers, seeds: Vec<Host>) {
+    let mut asked = dial(servers, seeds);
     let mut current = Routing::default();
     let mut unanswered: HashMap<Host, u32> = HashMap::new();
     let (mut answered, mut complained) = (Instant::now(), false);
     loop {
+        asked.iter_mut().for_each(|(_, seed)| seed.check(servers));
         let all = servers.servers();
-        let seeds = asked.iter().map(|(seed, client, _)| (seed, client));
+        let seeds = asked.iter().map(|(seed, server)| (seed, server.client()));
         let masters = all
             .iter()
             .filter_map(|server| Some((server.host.as_ref()?, &server.client)));

@@ -30,8 +30,11 @@ const REFUSALS: [(&str, &str); 13] = [
     ("NOREPLICAS", "Redis has too few replicas"),
     ("BUSY", "Redis is busy with a script"),
     ("DENIED", "Redis is in protected mode"),
-    ("WRONGTYPE", "a key in Redis has another type"),
+    ("WRONGTYPE", WRONG_TYPE),
 ];
+
+/// What is reported for a key that another program has made.
+pub(crate) const WRONG_TYPE: &str = "a key in Redis has another type";
 
 /// What is reported for words that are not in the table.
 const REFUSED: (&str, &str) = ("refused", "Redis refuses commands");
@@ -104,6 +107,12 @@ pub(crate) fn cause(error: &Error) -> Cause {
 /// Why Redis refuses a command, as `readyz` says it; `None` if it is no refusal.
 pub(crate) fn refusal_reason(error: &Error) -> Option<&'static str> {
     refusal(error).map(|(_, reason)| reason)
+}
+
+/// A reason that another node has told, as one of ours.
+pub(crate) fn known_reason(told: &str) -> &'static str {
+    let mut known = REFUSALS.iter().map(|(_, reason)| *reason);
+    known.find(|reason| *reason == told).unwrap_or(REFUSED.1)
 }
 
 /// Whether another server, or the same one soon, may accept what this one refused.

@@ -10,6 +10,7 @@
 //! ASKING, and its transactions wait without end on a frozen server. So neither is used.
 
 mod addresses;
+mod asked;
 pub(crate) mod cluster;
 pub(crate) mod commands;
 pub(crate) mod dial;
@@ -26,7 +27,6 @@ pub(crate) mod server;
 pub(crate) mod tls;
 pub(crate) mod vouch;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,6 +40,7 @@ use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::backplane::redis::servers::addresses::AddressBook;
 pub(crate) use crate::backplane::redis::servers::commands::{
     OVERTAKEN, asking, exec, multi, queue,
 };
@@ -86,8 +87,8 @@ struct Shared {
     vouchers: Option<Vouchers>,
     /// How often the only server's name was looked up again because it led to a replica.
     searches: AtomicU64,
-    /// Which address of the only server's name answered, if it has several.
-    address: RwLock<Option<IpAddr>>,
+    /// Which addresses of the servers' names answered.
+    addresses: AddressBook,
     /// When a server was last replaced by one that may have less data.
     turned: RwLock<Option<Instant>>,
     complaints: Complaints,
@@ -170,7 +171,7 @@ impl Servers {
             vouchers: has_sentinels.then(|| Vouchers::new(doubt.clone())),
             doubt,
             searches: AtomicU64::new(0),
-            address: RwLock::default(),
+            addresses: AddressBook::default(),
             turned: RwLock::default(),
             complaints: Complaints::default(),
             population: AtomicU32::new(0),
@@ -389,6 +390,28 @@ impl Servers {
         let destination = Destination::from(self.only_url());
         let client = build(&destination, NO_MESSAGES, COMMAND_BUFFER).ok()?;
         Server::connect(client, &destination, None, self.link_watch()).ok()
+    }
+
+    /// The only server, at the address of its name that answered.
+    pub(crate) fn only_url(&self) -> ServerUrl {
+        self.0.addresses.pin(self.0.url.one())
+    }
+
+    fn addresses(&self) -> &AddressBook {
+        &self.0.addresses
+    }
+
+    /// Looks up the name of the only server; answers whether another address than before is to be
+    /// dialled from now on.
+    pub(crate) async fn choose_address(&self) -> bool {
+        self.0.addresses.choose(&self.0.url.one()).await
+    }
+
+    /// Whether the connection to this server is up.
+    fn is_connected_to(&self, host: &Host) -> bool {
+        let routes = self.routes();
+        let mut all = routes.servers.iter();
+        all.any(|server| server.host.as_ref() == Some(host) && server.client.is_connected())
     }
 
     /// Opens a new connection to a server that is silent although its connection is up. The old

@@ -9,22 +9,25 @@
 //! are routed to a server only if it reports itself as a master, and `vouch` hears of each answer.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
 use fred::prelude::{Client, ClientLike, FredResult};
-use fred::types::{ConnectHandle, CustomCommand, Value};
+use fred::types::{CustomCommand, Value};
 use futures::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::backplane::redis::COMMAND_TIMEOUT;
+use crate::backplane::redis::servers::addresses;
+use crate::backplane::redis::servers::asked::AskedServer;
 use crate::backplane::redis::servers::errors::{is_broken_off, redacted};
 use crate::backplane::redis::servers::role::{ServerRole, role_within};
 use crate::backplane::redis::servers::server::Server;
 use crate::backplane::redis::servers::vouch::{Destination, LEFT, Named, Vouchers};
 use crate::backplane::redis::servers::{ServerPlace, Servers};
-use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
 use crate::config::redis_url::Host;
 
 /// The time between two questions.
@@ -34,6 +37,8 @@ const ANSWER: Duration = Duration::from_millis(700);
 /// A master that has not answered for so long may have been silent for longer. Well below the
 /// least time after which Sentinels hold it for down.
 const SILENCE: Duration = Duration::from_millis(300);
+/// After this long without a connection to a new master, the addresses of its name are raced.
+const SEARCH: Duration = Duration::from_millis(500);
 /// A new master that has not said so within this time is dialled again.
 const REDIAL: Duration = Duration::from_secs(5);
 /// For so long a master that the Sentinels are about to replace gets no new connection, and what
@@ -57,6 +62,7 @@ pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: Strin
     tokio::select! {
         () = feel(&servers, vouchers, &is_there) => {}
         () = ask_around(&servers, vouchers, &is_there, &sentinels, &master) => {}
+        () = addresses::follow(&servers) => {}
     }
 }
 
@@ -80,17 +86,20 @@ async fn ask_around(
     sentinels: &[Host],
     master: &str,
 ) {
-    let asked = connect(servers, sentinels);
+    let mut asked = connect(servers, sentinels);
     let mut current: Option<Host> = None;
     let mut candidate: Option<Candidate> = None;
     let mut leaving_since: Option<Instant> = None;
     let (mut answered, mut complained) = (Instant::now(), false);
     loop {
+        asked
+            .iter_mut()
+            .for_each(|sentinel| sentinel.check(servers));
         let now = Instant::now();
         let was_there = is_there.load(Ordering::Acquire);
         let questions = asked
             .iter()
-            .map(|(client, _)| tokio::time::timeout(ANSWER, ask(client, master)));
+            .map(|sentinel| tokio::time::timeout(ANSWER, ask(sentinel.client(), master)));
         let answers = join_all(questions).await.into_iter();
         let answers: Vec<SentinelAnswer> = answers.filter_map(|told| told.ok()?.ok()).collect();
         // As the master was before the question, and is.
@@ -141,7 +150,7 @@ async fn ask_around(
 
 impl Servers {
     pub(super) fn destination(&self, host: Host) -> Option<Destination> {
-        let url = self.0.url.server(&host)?;
+        let url = self.0.addresses.pin(self.0.url.server(&host)?);
         let vouchers = self.0.vouchers.clone();
         Some(Destination::one_of_several(url, host, vouchers))
     }
@@ -171,17 +180,14 @@ impl Servers {
 }
 
 /// A connection to each Sentinel.
-fn connect(servers: &Servers, sentinels: &[Host]) -> Vec<(Client, ConnectHandle)> {
+fn connect(servers: &Servers, sentinels: &[Host]) -> Vec<AskedServer> {
     let mut asked = Vec::new();
     for sentinel in sentinels {
         let url = servers.url().sentinel(sentinel);
-        let client = url.and_then(|url| build(&url.into(), 16, COMMAND_BUFFER).ok());
-        let Some(client) = client else {
-            tracing::error!(host = sentinel.0, "invalid address of a Sentinel");
-            continue;
-        };
-        let connection = client.connect();
-        asked.push((client, connection));
+        match url.and_then(|url| AskedServer::dial(servers, url)) {
+            Some(sentinel) => asked.push(sentinel),
+            None => tracing::error!(host = sentinel.0, "invalid address of a Sentinel"),
+        }
     }
     asked
 }
@@ -199,12 +205,55 @@ async fn answers(client: &Client) -> bool {
     }
 }
 
-/// The task that waits until a server says that it is a master. Dropping it ends the task.
-struct RoleProof(JoinHandle<()>);
+/// The task that waits until a server says that it is a master, or until another address of its
+/// name is to be dialled. Dropping it ends the task.
+struct RoleProof {
+    task: JoinHandle<()>,
+    is_primary: Arc<AtomicBool>,
+}
 
 impl Drop for RoleProof {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+    }
+}
+
+impl RoleProof {
+    fn of(servers: &Servers, host: &Host, client: Client) -> Self {
+        let is_proven = Arc::<AtomicBool>::default();
+        let (servers, url) = (servers.clone(), servers.url().server(host));
+        let proven = is_proven.clone();
+        let prove = async move {
+            let other_address = async {
+                loop {
+                    tokio::time::sleep(SEARCH).await;
+                    if let Some(url) = &url
+                        && !client.is_connected()
+                        && servers.addresses().choose(url).await
+                    {
+                        return;
+                    }
+                }
+            };
+            let proof = async {
+                while !is_primary(&client).await {
+                    tokio::time::sleep(ASK).await;
+                }
+                proven.store(true, Ordering::Release);
+            };
+            tokio::select! {
+                () = proof => {}
+                () = other_address => {}
+            }
+        };
+        Self {
+            task: tokio::spawn(prove),
+            is_primary: is_proven,
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.task.is_finished()
     }
 }
 
@@ -218,16 +267,11 @@ struct Candidate {
 
 impl Candidate {
     fn dial(servers: &Servers, host: Host) -> Option<Self> {
-        let server = servers.dial(host)?;
-        let client = server.client.clone();
+        let server = servers.dial(host.clone())?;
         Some(Self {
+            proof: RoleProof::of(servers, &host, server.client.clone()),
             server,
             dialled: Instant::now(),
-            proof: RoleProof(tokio::spawn(async move {
-                while !is_primary(&client).await {
-                    tokio::time::sleep(ASK).await;
-                }
-            })),
         })
     }
 }
@@ -248,11 +292,12 @@ async fn is_primary(client: &Client) -> bool {
 /// The connection to this host, once it has said that it is a master; dials it if that is due.
 fn turn_to(servers: &Servers, host: &Host, candidate: &mut Option<Candidate>) -> Option<Server> {
     let known = candidate.take().filter(|one| {
-        let is_patient = one.proof.0.is_finished() || one.dialled.elapsed() < REDIAL;
-        is_patient && one.server.host.as_ref() == Some(host)
+        let is_proven = one.proof.is_primary.load(Ordering::Acquire);
+        let is_patient = !one.proof.is_finished() && one.dialled.elapsed() < REDIAL;
+        (is_proven || is_patient) && one.server.host.as_ref() == Some(host)
     });
     match known {
-        Some(one) if one.proof.0.is_finished() => return Some(one.server),
+        Some(one) if one.proof.is_primary.load(Ordering::Acquire) => return Some(one.server),
         Some(one) => *candidate = Some(one),
         None => *candidate = Candidate::dial(servers, host.clone()),
     }
@@ -262,8 +307,8 @@ fn turn_to(servers: &Servers, host: &Host, candidate: &mut Option<Candidate>) ->
 /// Waits for the proof of the candidate, or for ever.
 async fn proven(candidate: Option<&mut Candidate>) {
     match candidate {
-        Some(one) if !one.proof.0.is_finished() => {
-            let _ = (&mut one.proof.0).await;
+        Some(one) if !one.proof.is_finished() => {
+            let _ = (&mut one.proof.task).await;
         }
         _ => std::future::pending().await,
     }

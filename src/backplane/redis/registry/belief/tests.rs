@@ -16,6 +16,7 @@ fn id(name: &str) -> NodeId {
 fn lease_of(node: &NodeId, beat: u64) -> LeaseValue {
     let record = NodeRecord {
         degraded: false,
+        unwritten: String::new(),
         node: node.clone(),
         name: node.name().to_owned(),
         boot: node.boot_part().to_owned(),

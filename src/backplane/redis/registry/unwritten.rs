@@ -1,0 +1,136 @@
+//! Whose rows cannot be written: then a missing row proves nothing about its user.
+//!
+//! A node whose rows Redis refuses says so in its lease, where the others read it with each beat.
+//! One that cannot renew the lease either cannot say it, but is late: its last beat is too long
+//! ago, although its channel has a subscriber. What must stay true: a refusal of one row alone
+//! (another program made a key of another type) does not count, or one key could cast doubt on all.
+
+use std::sync::Arc;
+
+use fred::error::Error;
+use parking_lot::RwLock;
+use tokio::sync::Notify;
+
+use crate::backplane::nodes::NodeRecord;
+use crate::backplane::redis::servers::errors::{WRONG_TYPE, known_reason, refusal_reason};
+use crate::protocol::ids::NodeId;
+
+/// Why a missing row proves nothing while a node is late.
+pub(crate) const LATE: &str = "a node cannot renew its lease, and may have rows to write";
+
+/// Clones are one and the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UnwrittenRows(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Why Redis refuses rows of this node.
+    own: RwLock<Option<&'static str>>,
+    /// What the leases of other nodes say.
+    others: RwLock<Option<&'static str>>,
+    /// Woken when `own` changes.
+    news: Notify,
+}
+
+impl UnwrittenRows {
+    /// Redis did not take rows of this node.
+    pub(crate) fn note(&self, error: &Error) {
+        let reason = refusal_reason(error).filter(|reason| *reason != WRONG_TYPE);
+        if reason.is_some() {
+            self.set(reason);
+        }
+    }
+
+    /// Redis took all rows of this node that it had to write.
+    pub(crate) fn note_written(&self) {
+        if self.own().is_some() {
+            self.set(None);
+        }
+    }
+
+    fn set(&self, reason: Option<&'static str>) {
+        let before = std::mem::replace(&mut *self.0.own.write(), reason);
+        if before != reason {
+            self.0.news.notify_one();
+        }
+    }
+
+    /// Why Redis refuses rows of this node.
+    pub(crate) fn own(&self) -> Option<&'static str> {
+        *self.0.own.read()
+    }
+
+    /// Why rows may be missing, of this node or of another one.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        self.own().or_else(|| *self.0.others.read())
+    }
+
+    /// Waits until the lease should say something else of this node.
+    pub(crate) async fn news(&self) {
+        self.0.news.notified().await;
+    }
+
+    /// Notes what the leases of the nodes say, and whether a node is late.
+    pub(crate) fn see(&self, own: &NodeId, nodes: &[NodeRecord], is_late: bool) {
+        let told = nodes
+            .iter()
+            .filter(|record| record.node != *own && !record.unwritten.is_empty())
+            .map(|record| known_reason(&record.unwritten))
+            .next();
+        *self.0.others.write() = told.or(is_late.then_some(LATE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fred::error::ErrorKind;
+
+    use super::*;
+
+    fn refused(words: &'static str) -> Error {
+        Error::new(ErrorKind::Unknown, words)
+    }
+
+    fn record(name: &str, unwritten: &str) -> NodeRecord {
+        let text = format!(
+            r#"{{"node":"{name}.1","name":"{name}","boot":"1","state":"up","connections":0,
+            "started":0,"version":"","url":"","weight":1,"unwritten":"{unwritten}"}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn rows_are_in_doubt_while_this_node_or_another_cannot_write_them() {
+        let (rows, a): (_, NodeId) = (UnwrittenRows::default(), "a.1".parse().unwrap());
+        assert_eq!(rows.reason(), None);
+        rows.note(&refused("WRONGTYPE of one key"));
+        rows.note(&refused("ERR of one command"));
+        assert_eq!(rows.reason(), None);
+        rows.note(&refused("OOM command not allowed"));
+        assert_eq!(rows.own(), Some("Redis is out of memory"));
+        rows.note_written();
+        assert_eq!(rows.reason(), None);
+        let misconf = "Redis cannot save its data";
+        rows.see(&a, &[record("a", misconf), record("b", "")], false);
+        assert_eq!(rows.reason(), None, "what this node said before");
+        rows.see(&a, &[record("a", ""), record("b", misconf)], true);
+        assert_eq!((rows.own(), rows.reason()), (None, Some(misconf)));
+        rows.see(&a, &[record("b", "a reason of a later version")], false);
+        assert_eq!(rows.reason(), Some("Redis refuses commands"));
+        rows.see(&a, &[record("b", "")], true);
+        assert_eq!(rows.reason(), Some(LATE));
+        rows.see(&a, &[], false);
+        assert_eq!(rows.reason(), None);
+    }
+
+    #[tokio::test]
+    async fn the_lease_hears_of_each_change_once() {
+        let rows = UnwrittenRows::default();
+        rows.note(&refused("OOM command not allowed"));
+        rows.news().await;
+        rows.note(&refused("OOM command not allowed"));
+        assert!(futures::FutureExt::now_or_never(rows.news()).is_none());
+        rows.note_written();
+        rows.news().await;
+    }
+}
