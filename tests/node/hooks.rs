@@ -291,7 +291,7 @@ fn rubbish() -> Vec<(&'static str, Deed)> {
 async fn a_backend_that_answers_rubbish_costs_only_those_who_need_it() {
     let backend = Backend::start(by_cookie).await;
     let url = backend.url("/");
-    let node = hooked(&by_hook(&url), &[("PUSH_HOOK_TIMEOUT_MS", "300")]);
+    let node = hooked(&by_hook(&url), &[("PUSH_HOOK_TIMEOUT_MS", "2000")]);
     let mut ada = open(&node, "", &[("cookie", SECRET_COOKIE)])
         .await
         .expect("let in");

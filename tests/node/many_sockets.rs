@@ -36,12 +36,16 @@ async fn data(client: &mut Client) -> Value {
     }
 }
 
+/// Nobody answers pings for the clients that are not read yet.
+const NO_PINGS: (&str, &str) = ("PUSH_PING_SECONDS", "3600");
+
 async fn all_get_everything_in_order(setting: &str) {
     let settings = [
         ("PUSH_URING", setting),
         ("PUSH_THREADS", "1"),
         ("PUSH_QUEUE_BYTES", "1000000"),
         ("PUSH_WRITE_SECONDS", "60"),
+        NO_PINGS,
     ];
     let node = node(&settings);
     let mut clients = crowd(&node).await;
@@ -82,7 +86,7 @@ async fn and_without_io_uring_socket_by_socket() {
 
 #[tokio::test]
 async fn who_leaves_in_the_middle_disturbs_no_other() {
-    let node = node(&[("PUSH_THREADS", "1")]);
+    let node = node(&[("PUSH_THREADS", "1"), NO_PINGS]);
     let mut clients = crowd(&node).await;
     for n in 0..ROUNDS {
         // Their sockets end while messages are on their way to all.

@@ -18,7 +18,12 @@ const OTHERS: u64 = 20;
 
 /// A node whose queues are small, and a client on it that does not read.
 async fn node_and_slow_client(headers: &str) -> (Node, Raw) {
-    let node = node(&[("PUSH_QUEUE_BYTES", "150000"), ("PUSH_WRITE_SECONDS", "60")]);
+    let node = node(&[
+        ("PUSH_QUEUE_BYTES", "150000"),
+        ("PUSH_WRITE_SECONDS", "60"),
+        // It answers none while it does not read.
+        ("PUSH_PING_SECONDS", "3600"),
+    ]);
     let mut slow = Raw::open_narrow(node.client_address()).await;
     slow.upgrade("slow", headers).await;
     (node, slow)
