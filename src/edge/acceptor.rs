@@ -37,7 +37,7 @@ use crate::edge::push_lane::PushLane;
 use crate::edge::request_body::{BodyHead, WatchedBody};
 use crate::edge::tcp;
 use crate::edge::upgrade::{RequestContext, Takeover, UpgradeSlot};
-use crate::local::admission::{AddressKey, Admission, Refusal};
+use crate::local::admission::{AddressKey, Admission, Permit, Refusal};
 use crate::shutdown::{Shutdown, UnderWay};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
@@ -123,6 +123,9 @@ impl Acceptor {
 
     fn take(&self, accepted: Accepted, port: Option<u16>, service: &Service) {
         match accepted {
+            Accepted::Tcp(stream, address) if self.proxies.trusts(Some(address.ip())) => {
+                self.admit_trusted(stream, address.ip(), port, service);
+            }
             Accepted::Tcp(stream, address) => {
                 self.admit(stream, Some(address.ip()), port, service);
             }
@@ -140,9 +143,7 @@ impl Acceptor {
         port: Option<u16>,
         service: &Service,
     ) {
-        // A proxy's clients are counted once it has named them, which it cannot do over lines.
-        let counted = address.filter(|_| !self.proxies.trusts(address));
-        let counted = counted.map(|address| AddressKey::of(Some(address)));
+        let counted = address.map(|address| AddressKey::of(Some(address)));
         let permit = match self.admission.admit(counted) {
             Ok(permit) => Arc::new(permit),
             Err(refusal) => return self.refuse(stream, refusal, service),
@@ -162,6 +163,32 @@ impl Acceptor {
         }
     }
 
+    /// As `admit`, for a trusted proxy on a listener that demands no PROXY header. If it sends one, it
+    /// counts. If it does not, its clients are counted once it has named them in their requests,
+    /// which it cannot do over lines.
+    fn admit_trusted(&self, stream: TcpStream, proxy: IpAddr, port: Option<u16>, to: &Service) {
+        let permit = match self.admission.admit(None) {
+            Ok(permit) => Arc::new(permit),
+            Err(refusal) => return self.refuse(stream, refusal, to),
+        };
+        let (acceptor, service) = (self.clone(), to.clone());
+        tokio::spawn(async move {
+            let is_named = tokio::select! {
+                next = proxy_header::is_next(&stream) => next.unwrap_or(false),
+                () = tokio::time::sleep(HEADER_TIMEOUT) => false,
+                // What connects now is told so, whoever it is.
+                () = acceptor.closing.begun() => false,
+            };
+            if is_named {
+                return acceptor
+                    .hear_proxy(stream, proxy, permit, port, &service)
+                    .await;
+            }
+            let address = Some(proxy);
+            acceptor.hand_on(stream, Peer { address, permit }, port, &service);
+        });
+    }
+
     /// As `admit`, where the first bytes are a trusted proxy's and name its client.
     fn admit_proxied(&self, stream: TcpStream, proxy: IpAddr, port: Option<u16>, to: &Service) {
         if !self.proxies.trusts(Some(proxy)) {
@@ -172,29 +199,43 @@ impl Acceptor {
             Err(refusal) => return self.refuse(stream, refusal, to),
         };
         let (acceptor, service) = (self.clone(), to.clone());
-        tokio::spawn(async move {
-            let mut stream = stream;
-            let read = proxy_header::read(&mut stream);
-            let address = match tokio::time::timeout(HEADER_TIMEOUT, read).await {
-                Ok(Ok(Ok(named))) => Some(named.unwrap_or(proxy).to_canonical()),
-                Ok(Ok(Err(fault))) => return acceptor.refuse_unnamed(proxy, &fault),
-                // As balancers do that only look whether the port is open.
-                Ok(Err(_gone)) => return,
-                Err(_) => return acceptor.refuse_unnamed(proxy, &"its header took over 10 s"),
-            };
-            // It may be another proxy, which names its client in each request.
-            let permit = match acceptor.proxies.trusts(address) && address != Some(proxy) {
-                true => Ok(permit),
-                false => {
-                    let source = AddressKey::of(address);
-                    acceptor.admission.admit_behind(&permit, source)
-                }
-            };
-            match permit {
-                Ok(permit) => acceptor.hand_on(stream, Peer { address, permit }, port, &service),
-                Err(refusal) => acceptor.refuse(stream, refusal, &service),
+        let heard = async move {
+            acceptor
+                .hear_proxy(stream, proxy, permit, port, &service)
+                .await;
+        };
+        tokio::spawn(heard);
+    }
+
+    /// Reads the PROXY header of a trusted proxy, and counts the connection for the client.
+    async fn hear_proxy(
+        &self,
+        mut stream: TcpStream,
+        proxy: IpAddr,
+        permit: Arc<Permit>,
+        port: Option<u16>,
+        service: &Service,
+    ) {
+        let read = proxy_header::read(&mut stream);
+        let address = match tokio::time::timeout(HEADER_TIMEOUT, read).await {
+            Ok(Ok(Ok(named))) => Some(named.unwrap_or(proxy).to_canonical()),
+            Ok(Ok(Err(fault))) => return self.refuse_unnamed(proxy, &fault),
+            // As balancers do that only look whether the port is open.
+            Ok(Err(_gone)) => return,
+            Err(_) => return self.refuse_unnamed(proxy, &"its header took over 10 s"),
+        };
+        // It may be another proxy, which names its client in each request.
+        let permit = match self.proxies.trusts(address) && address != Some(proxy) {
+            true => Ok(permit),
+            false => {
+                let source = AddressKey::of(address);
+                self.admission.admit_behind(&permit, source)
             }
-        });
+        };
+        match permit {
+            Ok(permit) => self.hand_on(stream, Peer { address, permit }, port, service),
+            Err(refusal) => self.refuse(stream, refusal, service),
+        }
     }
 
     /// Lets go of a connection that does not begin as its listener demands.
@@ -202,7 +243,7 @@ impl Acceptor {
         let label = "proxy_header".into();
         self.metrics.accepts_refused.get_or_create(&label).inc();
         if let Some(unlogged) = self.unnamed.pass() {
-            tracing::warn!(%proxy, %fault, unlogged, "connection refused at a proxy: listener");
+            tracing::warn!(%proxy, %fault, unlogged, "connection refused: no PROXY header of a trusted proxy");
         }
     }
 
