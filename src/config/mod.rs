@@ -427,7 +427,7 @@ settings! {
     store_address / "STORE_ADDRESS": bool = "false", boolean;
 
     /// Seconds for which a node that shuts down still serves everybody, new clients included, so
-    /// that balancers see `/readyz` and stop sending. Answers say `Connection: close`. Empty: 7, or
+    /// that balancers see `/readyz` and stop sending. Answers say `Connection: close`. Empty: 6.5, or
     /// 0 without Redis.
     prestop_seconds / "PRESTOP_SECONDS": Option<Duration> = "", optional_seconds(0, 3600);
 
