@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::config::Config;
 
-/// Longer than balancers with the usual checks, every 5 s, need to see that a node is not ready.
-const PRESTOP: Duration = Duration::from_secs(7);
+/// Longer than the usual checks of balancers need: one after 5 s, or three that are 2 s apart.
+const PRESTOP: Duration = Duration::from_millis(6_500);
 /// Spreads the reconnects of clients over the other nodes.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -38,14 +38,14 @@ mod tests {
     fn only_a_node_that_may_have_others_waits_for_them() {
         let times = |pairs: &[(&'static str, &'static str)]| {
             let config = Config::from_pairs(pairs.iter().copied()).unwrap();
-            let whole = |duration: Duration| duration.as_secs();
+            let whole = |duration: Duration| duration.as_secs_f64();
             (whole(config.prestop()), whole(config.drain_window()))
         };
         let redis = ("PUSH_REDIS_URL", "redis://127.0.0.1");
-        assert_eq!(times(&[]), (0, 0));
-        assert_eq!(times(&[redis]), (7, 10));
+        assert_eq!(times(&[]), (0.0, 0.0));
+        assert_eq!(times(&[redis]), (6.5, 10.0));
         let set = [("PUSH_PRESTOP_SECONDS", "1"), ("PUSH_DRAIN_SECONDS", "2")];
-        assert_eq!(times(&set), (1, 2));
-        assert_eq!(times(&[redis, set[0], set[1]]), (1, 2));
+        assert_eq!(times(&set), (1.0, 2.0));
+        assert_eq!(times(&[redis, set[0], set[1]]), (1.0, 2.0));
     }
 }

@@ -305,7 +305,7 @@ settings! {
     /// Proxies whose PUSH_ADDRESS_HEADER gives a client's address: a comma-separated list of
     /// addresses, blocks such as 10.0.0.0/8, and `unix` for connections over a Unix socket. A
     /// request whose header is missing or unreadable counts for the proxy's own address. Empty: the
-    /// header is ignored.
+    /// header is ignored. A connection from one of them may also begin with a PROXY header.
     trusted_proxies / "TRUSTED_PROXIES": TrustedProxies = "", trusted_proxies;
 
     /// The header in which trusted proxies name their client: X-Forwarded-For, `Forwarded`
@@ -427,7 +427,7 @@ settings! {
     store_address / "STORE_ADDRESS": bool = "false", boolean;
 
     /// Seconds for which a node that shuts down still serves everybody, new clients included, so
-    /// that balancers see `/readyz` and stop sending. Answers say `Connection: close`. Empty: 7, or
+    /// that balancers see `/readyz` and stop sending. Answers say `Connection: close`. Empty: 6.5, or
     /// 0 without Redis.
     prestop_seconds / "PRESTOP_SECONDS": Option<Duration> = "", optional_seconds(0, 3600);
 

@@ -7,6 +7,8 @@
 //! A request that was read is carried out, whether or not its sender still listens: see
 //! [`http_stream`](crate::edge::http_stream).
 
+mod proxied;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
@@ -19,7 +21,6 @@ use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use warp::http::header::CONNECTION;
 use warp::http::{HeaderName, HeaderValue, StatusCode, Version};
 use warp::reply::Response;
@@ -34,7 +35,6 @@ use crate::edge::error::{HttpError, Routes};
 use crate::edge::http_stream::{HttpEnding, HttpPatience, HttpStream, Turn};
 use crate::edge::listeners::Listener;
 use crate::edge::peer::{HEADER_TIMEOUT, Peer, Stream, last_words};
-use crate::edge::proxy_header;
 use crate::edge::push_lane::{PushLane, Rest};
 use crate::edge::request_body::{BodyHead, WatchedBody};
 use crate::edge::tcp;
@@ -129,6 +129,12 @@ impl Acceptor {
 
     fn take(&self, accepted: Accepted, port: Option<u16>, service: &Service) {
         match accepted {
+            Accepted::Tcp(stream, address) if self.proxies.trusts(Some(address.ip())) => {
+                match stream.into_watched() {
+                    Ok(stream) => self.admit_trusted(stream, address.ip(), port, service),
+                    Err(error) => tracing::debug!(%error, "a proxy's connection was lost"),
+                }
+            }
             Accepted::Tcp(stream, address) => {
                 self.admit(stream, Some(address.ip()), port, service);
             }
@@ -146,9 +152,7 @@ impl Acceptor {
         port: Option<u16>,
         service: &Service,
     ) {
-        // A proxy's clients are counted once it has named them, which it cannot do over lines.
-        let counted = address.filter(|_| !self.proxies.trusts(address));
-        let counted = counted.map(|address| AddressKey::of(Some(address)));
+        let counted = address.map(|address| AddressKey::of(Some(address)));
         let permit = match self.admission.admit(counted) {
             Ok(permit) => Arc::new(permit),
             Err(refusal) => return self.refuse(stream, refusal, service),
@@ -165,50 +169,6 @@ impl Acceptor {
             Service::Lines(app) => {
                 tokio::spawn(tcp::connect(app.clone(), stream, peer));
             }
-        }
-    }
-
-    /// As `admit`, where the first bytes are a trusted proxy's and name its client.
-    fn admit_proxied(&self, stream: TcpStream, proxy: IpAddr, port: Option<u16>, to: &Service) {
-        if !self.proxies.trusts(Some(proxy)) {
-            return self.refuse_unnamed(proxy, &"it is not in PUSH_TRUSTED_PROXIES");
-        }
-        let permit = match self.admission.admit(None) {
-            Ok(permit) => Arc::new(permit),
-            Err(refusal) => return self.refuse(stream, refusal, to),
-        };
-        let (acceptor, service) = (self.clone(), to.clone());
-        tokio::spawn(async move {
-            let mut stream = stream;
-            let read = proxy_header::read(&mut stream);
-            let address = match tokio::time::timeout(HEADER_TIMEOUT, read).await {
-                Ok(Ok(Ok(named))) => Some(named.unwrap_or(proxy).to_canonical()),
-                Ok(Ok(Err(fault))) => return acceptor.refuse_unnamed(proxy, &fault),
-                // As balancers do that only look whether the port is open.
-                Ok(Err(_gone)) => return,
-                Err(_) => return acceptor.refuse_unnamed(proxy, &"its header took over 10 s"),
-            };
-            // It may be another proxy, which names its client in each request.
-            let permit = match acceptor.proxies.trusts(address) && address != Some(proxy) {
-                true => Ok(permit),
-                false => {
-                    let source = AddressKey::of(address);
-                    acceptor.admission.admit_behind(&permit, source)
-                }
-            };
-            match permit {
-                Ok(permit) => acceptor.hand_on(stream, Peer { address, permit }, port, &service),
-                Err(refusal) => acceptor.refuse(stream, refusal, &service),
-            }
-        });
-    }
-
-    /// Lets go of a connection that does not begin as its listener demands.
-    fn refuse_unnamed(&self, proxy: IpAddr, fault: &dyn std::fmt::Display) {
-        let label = "proxy_header".into();
-        self.metrics.accepts_refused.get_or_create(&label).inc();
-        if let Some(unlogged) = self.unnamed.pass() {
-            tracing::warn!(%proxy, %fault, unlogged, "connection refused at a proxy: listener");
         }
     }
 

@@ -32,6 +32,15 @@ impl FreshStream {
         Self(State::Unread(stream))
     }
 
+    /// The socket, watched by the runtime from now on.
+    pub(crate) fn into_watched(mut self) -> io::Result<TcpStream> {
+        self.watched()?;
+        match self.0 {
+            State::Watched(stream) => Ok(stream),
+            _ => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// The socket as the runtime watches it.
     fn watched(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         self.0 = match std::mem::replace(&mut self.0, State::Lost) {

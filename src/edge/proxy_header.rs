@@ -1,8 +1,10 @@
 //! The PROXY protocol, version 1 and 2: how a proxy that only passes on bytes names its client
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>).
 //!
-//! Read on listeners that are declared so (`proxy:host:port`), and only from trusted proxies. What
-//! must stay true: not a byte after the header is read, because that belongs to the client.
+//! Demanded on listeners that are declared so (`proxy:host:port`), and read on the others where a
+//! connection begins with one; in both cases only from trusted proxies, so that no client can name
+//! itself. What must stay true: not a byte after the header is read, because that belongs to the
+//! client.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,6 +23,14 @@ const EXTENSION_BYTES: u16 = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct BadHeader(&'static str);
+
+/// Waits for the first bytes of a connection; answers whether they are those of a header, and leaves
+/// them. Proxies send a header in one piece.
+pub(crate) async fn is_next(stream: &TcpStream) -> io::Result<bool> {
+    let mut start = [0; SIGNATURE.len()];
+    let count = stream.peek(&mut start).await?;
+    Ok(start[..count].starts_with(b"PROXY ") || start == SIGNATURE)
+}
 
 /// Reads the header at the beginning of a connection. Answers the client's address; none if the
 /// proxy speaks for itself, as in health checks, or does not know it.

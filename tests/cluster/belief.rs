@@ -85,7 +85,7 @@ async fn lost(redis: &mut Resp) -> usize {
     events.iter().filter(is_loss).count()
 }
 
-async fn until_lost(redis: &mut Resp, times: usize) {
+pub(crate) async fn until_lost(redis: &mut Resp, times: usize) {
     eventually(async || match lost(redis).await {
         losses if losses >= times => Ok(()),
         losses => Err(losses),
@@ -93,7 +93,7 @@ async fn until_lost(redis: &mut Resp, times: usize) {
     .await;
 }
 
-async fn status(node: &Node, user: &str) -> (u16, Value) {
+pub(crate) async fn status(node: &Node, user: &str) -> (u16, Value) {
     let push = json!({"to": {"user": user}, "data": 1, "timeout_ms": DEADLINE_MS});
     post(&node.push_url, &push).await
 }
@@ -164,11 +164,12 @@ async fn a_dead_node_is_found_by_one_push_and_the_others_are_answered_at_once() 
     })
     .await;
     let mut slow = 0;
-    let mut told = Vec::new();
+    let (mut told, mut times) = (Vec::new(), Vec::new());
     for i in 0.. {
         let began = Instant::now();
         let (code, answer) = status(&a, &format!("u{}", 1 + i % 19)).await;
         slow += usize::from(began.elapsed() > AT_ONCE);
+        times.push(began.elapsed());
         let status = answer["status"].as_str().expect("a status").to_owned();
         told.push((code, status));
         if told.last() == Some(&(200, "offline".to_owned())) {
@@ -199,7 +200,14 @@ async fn a_dead_node_is_found_by_one_push_and_the_others_are_answered_at_once() 
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    println!("{} pushes until it was dead; {slow} slow ones", told.len());
+    times.sort_unstable();
+    let at = |hundredths: usize| times[(times.len() * hundredths / 100).min(times.len() - 1)];
+    println!(
+        "{} pushes until it was dead: p50 {:.1?}, p99 {:.1?}; {slow} slow ones",
+        told.len(),
+        at(50),
+        at(99)
+    );
     assert_eq!(slow, 0, "{told:?}");
     let is_told = |(code, status): &(u16, String)| (*code, &**status) == (503, "unrouted");
     assert!(told[..told.len() - 1].iter().all(is_told), "{told:?}");

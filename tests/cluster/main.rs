@@ -80,4 +80,5 @@ mod trace;
 mod twins;
 mod unwritten;
 mod upstream;
+mod vanished;
 mod verified_rows;

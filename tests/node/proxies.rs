@@ -114,6 +114,62 @@ async fn only_a_trusted_proxy_may_begin_with_a_proxy_header_and_it_must() {
     node.until_logged("without a PROXY header").await;
 }
 
+/// A node whose listeners demand no header.
+fn undeclared(trusted: &str) -> Node {
+    node(&[
+        ("PUSH_TRUSTED_PROXIES", trusted),
+        ("PUSH_MAX_CONNECTIONS_PER_ADDRESS", "1"),
+        ("PUSH_STORE_ADDRESS", "true"),
+    ])
+}
+
+#[tokio::test]
+async fn on_any_listener_a_trusted_proxy_may_name_its_client_so_and_need_not() {
+    let node = undeclared("127.0.0.1");
+    let mut open = Vec::new();
+    for (user, first, headers, expected) in [
+        ("a", V1, "", 101),
+        ("b", V1_OTHER_PORT, "", 503),
+        ("c", V2, "", 101),
+        ("d", b"", "X-Forwarded-For: 192.0.2.3\r\n", 101),
+        ("e", b"", "X-Forwarded-For: 192.0.2.3\r\n", 503),
+    ] {
+        let (raw, status) = connect(&node, user, first, headers).await;
+        assert_eq!(status, expected, "{user} {}", first.escape_ascii());
+        open.push(raw);
+    }
+    assert_eq!(address_of(&node, "a").await, "192.0.2.1");
+    assert_eq!(address_of(&node, "d").await, "192.0.2.3");
+    let mut lines = Raw::open(node.lines[0]).await;
+    let connect = b"{\"type\":\"connect\",\"user\":\"f\"}\n";
+    lines.send(&[V1_OTHER_PORT, connect].concat()).await;
+    let line = lines.line().await;
+    assert!(line.contains("\"full\""), "{line}");
+    // One that connects and says nothing, as some do that only look, harms nobody.
+    drop(Raw::open(node.client_address()).await);
+    let (_raw, status) = connect_late(&node).await;
+    assert_eq!(status, 101);
+}
+
+/// Connects a WebSocket, whose request comes byte by byte.
+async fn connect_late(node: &Node) -> (Raw, u16) {
+    let request = format!("GET /ws?user=g HTTP/1.1\r\nHost: x\r\n{HANDSHAKE}\r\n");
+    let mut raw = Raw::open(node.client_address()).await;
+    for byte in request.as_bytes() {
+        raw.send(&[*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    let status = raw.answer().await.status;
+    (raw, status)
+}
+
+#[tokio::test]
+async fn who_is_no_trusted_proxy_cannot_name_itself() {
+    let node = undeclared("10.0.0.1");
+    let (_raw, status) = connect(&node, "a", V1, "").await;
+    assert_eq!(status, 400);
+}
+
 #[tokio::test]
 async fn the_header_that_names_clients_is_a_setting_and_no_other_counts() {
     let node = node(&[

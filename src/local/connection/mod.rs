@@ -48,6 +48,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long the other side has to answer a close frame, or to read the last bytes.
 const CLOSE_TICKS: Tick = 5;
+/// The same if this node is leaving and the other side has read all of them.
+const DRAINED_TICKS: Tick = 1;
 /// How long a socket may take to come after its handshake was granted.
 const ATTACH_TICKS: Tick = 15;
 
@@ -106,9 +108,11 @@ enum State {
         until: Tick,
     },
     Open,
-    /// The close frame is in the queue; gone at the tick at the latest. `finished` if nothing
-    /// that the client may still say matters, `parted` if it has said goodbye and says no more.
+    /// The close frame is in the queue; gone at the tick `until` at the latest, and at `told` if
+    /// the client has it by then. `finished` if nothing that the client may still say matters,
+    /// `parted` if it has said goodbye and says no more.
     Closing {
+        told: Tick,
         until: Tick,
         finished: bool,
         parted: bool,
@@ -406,15 +410,20 @@ impl Connection {
         // A client that takes nothing will not take what waits. All others still get it.
         let takes_nothing = matches!(reason, CloseReason::Slow | CloseReason::Heartbeat);
         // A client that we ask to go may answer with a close frame of its own (RFC 6455, 7.1.1).
+        // One that does not must not keep a node from leaving.
+        let patience = match reason {
+            CloseReason::Drain => DRAINED_TICKS,
+            _ => CLOSE_TICKS,
+        };
         self.state = State::Closing {
+            told: now + 1 + patience,
             until: now + 1 + CLOSE_TICKS,
             finished: !(reason.asks_to_go() && self.dialect.answers_goodbye()),
             parted: reason == CloseReason::ByClient,
         };
-        let dropped = if takes_nothing {
-            self.queue.clear_unstarted()
-        } else {
-            0
+        let dropped = match takes_nothing {
+            true => self.queue.clear_unstarted(),
+            false => 0,
         };
         if reason.code().is_some() && reason != CloseReason::ByClient {
             let pause = match reason {
@@ -431,9 +440,17 @@ impl Connection {
 
     /// Looks at the deadlines; answers what they ask for.
     pub(crate) fn look(&mut self, now: Tick, settings: &Settings) -> Next {
-        match self.state {
-            State::Reserved { until } if until <= now => Next::End(CloseReason::NeverAttached),
-            State::Closing { until, .. } if until <= now => Next::Hangup,
+        let is_told = self.queue.is_empty() && self.heartbeat.on_its_way() == 0;
+        match &mut self.state {
+            State::Reserved { until } if *until <= now => Next::End(CloseReason::NeverAttached),
+            State::Closing { until, .. } if *until <= now => Next::Hangup,
+            State::Closing { told, until, .. } if *told <= now => {
+                *told = *until;
+                match is_told {
+                    true => Next::Hangup,
+                    false => Next::Stay,
+                }
+            }
             State::Reserved { .. } | State::Closing { .. } => Next::Stay,
             State::Open if self.heartbeat.is_lost(now) => Next::End(CloseReason::Heartbeat),
             State::Open if self.write_due <= now => Next::End(CloseReason::Slow),
@@ -457,7 +474,7 @@ impl Connection {
     /// The next tick at which [`Connection::look`] may have something to say.
     pub(crate) fn due(&self) -> Tick {
         match self.state {
-            State::Reserved { until } | State::Closing { until, .. } => until,
+            State::Reserved { until } | State::Closing { told: until, .. } => until,
             State::Open => self
                 .heartbeat
                 .due()
