@@ -23,7 +23,8 @@ use crate::edge::caller::Caller;
 use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
 use crate::edge::peer::{Peer, Stream};
 use crate::edge::push_reply::{self, UNROUTED_RETRY};
-use crate::edge::request_body::{Form, Media};
+use crate::edge::request_body::{Form, Media, UNCOUNTED_BYTES};
+use crate::local::budget::Claim;
 use crate::protocol::{HeadReading, PushHead};
 
 /// Room for the next read. Most requests fit, and an allocator has such pieces at hand.
@@ -41,10 +42,12 @@ pub(crate) struct PushLane {
 }
 
 /// The bytes of a request whose head is taken.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct RequestExtent {
     head: usize,
     whole: usize,
+    /// What it takes of the node's memory, if it is large and was not here at once.
+    claim: Option<Claim>,
 }
 
 impl PushLane {
@@ -84,13 +87,18 @@ impl PushLane {
                     }
                     HeadReading::Push(_) | HeadReading::Other => return Some(input.freeze()),
                 };
-                if taken.is_some_and(|taken| input.len() < taken.whole) {
+                if let Some(taken) = &mut taken
+                    && input.len() < taken.whole
+                {
+                    if !self.counts(taken) {
+                        return Some(input.freeze());
+                    }
                     // From here on it is work under way, and the time for its body runs.
                     turn.note_head(Instant::now());
                     stream.hold(self.app.under_way.begin());
                 }
             }
-            if let Some(RequestExtent { head, whole }) = taken
+            if let Some(&RequestExtent { head, whole, .. }) = taken.as_ref()
                 && input.len() >= whole
             {
                 let body = &input[head..whole];
@@ -112,7 +120,8 @@ impl PushLane {
                     continue;
                 }
             }
-            let missing = taken.map_or(0, |taken| taken.whole - input.len());
+            let missing = taken.as_ref();
+            let missing = missing.map_or(0, |taken| taken.whole - input.len());
             input.reserve(missing.max(READ_BYTES));
             let count = tokio::select! {
                 biased;
@@ -131,6 +140,15 @@ impl PushLane {
                 return Some(input.freeze());
             }
         }
+    }
+
+    /// Counts a large request in the node's memory while it comes. `false` if it does not fit: it is
+    /// refused by hyper's routes.
+    fn counts(&self, taken: &mut RequestExtent) -> bool {
+        if taken.whole > UNCOUNTED_BYTES {
+            taken.claim = self.app.hub.memory().try_claim(taken.whole);
+        }
+        taken.whole <= UNCOUNTED_BYTES || taken.claim.is_some()
     }
 
     /// Carries out the push in this body and writes its answer. Whether that is the last on its
@@ -170,6 +188,7 @@ impl RequestExtent {
         Self {
             head: head.length,
             whole: head.length + head.body_length,
+            claim: None,
         }
     }
 }

@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::local::budget::{Budget, Holds};
+use crate::local::budget::Holds;
 use crate::local::connection::Settings;
 use crate::local::shard::command::INBOX;
 use crate::local::shard::command::ShardHandle;
@@ -66,7 +66,6 @@ pub(crate) fn start(
     {
         tracing::info!(%error, "no io_uring here: messages for many are written socket by socket");
     }
-    let budget = Budget::new(settings.memory_bytes, count);
     (0..count)
         .map(|number| {
             let (sender, inbox) = mpsc::channel(INBOX);
@@ -74,7 +73,7 @@ pub(crate) fn start(
                 inbox,
                 node.clone(),
                 Members::new(topics.clone(), number),
-                Holds::new(&budget),
+                Holds::new(&settings.memory),
                 settings.clone(),
                 outlets.clone(),
                 (trace.clone(), metrics.clone()),
