@@ -45,6 +45,7 @@ use crate::edge::listeners::Listeners;
 use crate::edge::push_lane::{ExpectedRequests, PushLane};
 use crate::hooks::Hooks;
 use crate::local::admission::Admission;
+use crate::local::budget::Budget;
 use crate::local::connection::Settings;
 use crate::local::dirty_rows::DirtyRows;
 use crate::local::event_queue::Events;
@@ -262,9 +263,11 @@ fn start_hub(
     metrics: &Arc<Metrics>,
 ) -> std::io::Result<Arc<Hub>> {
     let seconds = |duration: Duration| duration.as_secs() as u32;
+    let cores = config.thread_count();
+    let memory = Budget::new(memory_limit::of(config), cores);
     let settings = Arc::new(Settings {
         queue_bytes: config.queue_bytes,
-        memory_bytes: memory_limit::of(config),
+        memory: memory.clone(),
         uring: config.uring,
         limits: Limits::of(config.max_message_bytes),
         client_rate: config.client_rate,
@@ -274,7 +277,6 @@ fn start_hub(
         pong: seconds(config.pong_seconds),
         write: seconds(config.write_seconds),
     });
-    let cores = config.thread_count();
     let changes = Arc::new(match config.redis_url {
         Some(_) => DirtyRows::tracked(),
         None => DirtyRows::ignored(),
@@ -285,7 +287,7 @@ fn start_hub(
         crate::local::shard::start(cores, node, &topics, &settings, outlets, &trace, metrics)?;
     Ok(Arc::new(Hub::new(
         node.clone(),
-        shards,
+        (shards, memory),
         topics,
         outlets.asks.clone(),
         Events::new(config.events.clone(), metrics.clone()),

@@ -20,8 +20,9 @@ use warp::reply::Response;
 use crate::api::filters::with_key;
 use crate::app::App;
 use crate::edge::error::{HttpError, Routes};
-use crate::edge::request_body::{BodyHead, Form, Media};
+use crate::edge::request_body::{BodyHead, Form, Media, UNCOUNTED_BYTES};
 use crate::edge::upgrade::RequestContext;
+use crate::local::budget::{Budget, Claim};
 use crate::protocol::InvalidInput;
 
 const TYPES: &str = "send Content-Type: application/json, or application/x-ndjson for pushes one \
@@ -117,7 +118,8 @@ pub(super) async fn read_declared<B: Buf>(
     {
         return Err(too_large());
     }
-    let mut body = read(body, declared.head.begun).await?;
+    let memory = BodyMemory::of(app, declared.head.length)?;
+    let mut body = read(body, declared.head.begun, memory).await?;
     // RFC 8259, 8.1: a reader may skip it instead of calling it an error.
     if body.starts_with(BYTE_ORDER_MARK) {
         body.advance(BYTE_ORDER_MARK.len());
@@ -137,12 +139,69 @@ fn too_large() -> HttpError {
     HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", words)
 }
 
+/// What a body takes of the memory that all of a node's may hold together. A large one that does not
+/// fit is refused, as early as that is known.
+struct BodyMemory<'a> {
+    app: &'a App,
+    claim: Option<Claim>,
+}
+
+impl<'a> BodyMemory<'a> {
+    /// For a body that has so many bytes, by what its head says.
+    fn of(app: &'a App, length: Option<u64>) -> Result<Self, HttpError> {
+        let mut memory = Self { app, claim: None };
+        memory.grow_to(length.unwrap_or_default() as usize)?;
+        Ok(memory)
+    }
+
+    fn grow_to(&mut self, bytes: usize) -> Result<(), HttpError> {
+        let whole: &Arc<Budget> = self.app.hub.memory();
+        let fits = match &mut self.claim {
+            None if bytes <= UNCOUNTED_BYTES => true,
+            None => {
+                self.claim = whole.try_claim(bytes);
+                self.claim.is_some()
+            }
+            Some(claim) => claim.grow_to(bytes),
+        };
+        if fits {
+            return Ok(());
+        }
+        self.app.metrics.bodies_refused.inc();
+        let words = "this node holds as much as it may (PUSH_MEMORY_BYTES); send it again later";
+        Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "full", words).retry_after(1))
+    }
+
+    /// The body, counted for as long as it is used.
+    fn hold(self, body: Bytes) -> Bytes {
+        match self.claim {
+            None => body,
+            Some(claim) => Bytes::from_owner(CountedBody {
+                body,
+                _claim: claim,
+            }),
+        }
+    }
+}
+
+struct CountedBody {
+    body: Bytes,
+    _claim: Claim,
+}
+
+impl AsRef<[u8]> for CountedBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
 async fn read<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
     begun: Option<Instant>,
+    memory: BodyMemory<'_>,
 ) -> Result<Bytes, HttpError> {
     let deadline = begun.unwrap_or_else(Instant::now) + PATIENCE;
-    let gathered = tokio::time::timeout_at(deadline, gather(body)).await;
+    let gathered = tokio::time::timeout_at(deadline, gather(body, memory)).await;
     gathered.unwrap_or_else(|_| {
         Err(HttpError::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -154,6 +213,7 @@ async fn read<B: Buf>(
 
 async fn gather<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
+    mut memory: BodyMemory<'_>,
 ) -> Result<Bytes, HttpError> {
     let mut body = std::pin::pin!(body);
     let mut whole = BytesMut::new();
@@ -162,9 +222,10 @@ async fn gather<B: Buf>(
         if whole.len() + chunk.remaining() > MAX_BYTES {
             return Err(too_large());
         }
+        memory.grow_to(whole.len() + chunk.remaining())?;
         // The usual body is one chunk, which hyper can hand over without a copy.
         if whole.is_empty() && body.size_hint() == (0, Some(0)) {
-            return Ok(chunk.copy_to_bytes(chunk.remaining()));
+            return Ok(memory.hold(chunk.copy_to_bytes(chunk.remaining())));
         }
         while chunk.has_remaining() {
             let part = chunk.chunk();
@@ -173,5 +234,5 @@ async fn gather<B: Buf>(
             chunk.advance(length);
         }
     }
-    Ok(whole.freeze())
+    Ok(memory.hold(whole.freeze()))
 }

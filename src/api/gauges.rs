@@ -28,6 +28,7 @@ pub(super) async fn read(
         metrics.blocked_connections.set(load.blocked as i64);
         metrics.queue("client", load.fullest, most);
         metrics.queue("clients", load.held, load.may_hold);
+        metrics.queue("memory", hub.memory().held(), load.may_hold);
     }
     let (commands, most) = hub.backlog();
     metrics.queue("shard", commands, most);

@@ -344,9 +344,10 @@ settings! {
     /// Maximum bytes queued per client. Beyond that, the push's policy decides.
     queue_bytes / "QUEUE_BYTES": usize = "262144", number(4096, 1_073_741_824);
 
-    /// Maximum bytes that wait for all clients together; one message for many counts once. Beyond
-    /// that, clients that take nothing are closed as slow, the fullest first. 0: six tenths of the
-    /// memory that the node may use, by its control group, its limits or the machine.
+    /// Maximum bytes that wait for all clients together, of bodies that senders upload, and of lines
+    /// that wait for Redis; one message for many counts once. Beyond that, clients that take nothing
+    /// are closed as slow, the fullest first, and bodies over 16 KiB are refused. 0: six tenths of
+    /// the memory that the node may use, by its control group, its limits or the machine.
     memory_bytes / "MEMORY_BYTES": usize = "0", number(0, 1_125_899_906_842_624);
 
     /// Maximum bytes of one message from a client.

@@ -17,6 +17,7 @@ use crate::cluster::reach::{RETRY, Reached, judge};
 use crate::delivery::answer::further;
 use crate::delivery::operation::Operation;
 use crate::delivery::share::{Delivery, SUSPECTED};
+use crate::local::budget::Claim;
 use crate::local::dedup::Recent;
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
@@ -274,6 +275,7 @@ impl Carrier {
     async fn publish(&self, shares: &mut [Delivery<'_>], batches: &mut [NodeBatch]) {
         if let [only] = batches {
             let line = self.line(shares, only);
+            only.claim = Some(self.hub.memory().claim(line.len()));
             let deadline = shares[only.shares[0].0].deadline;
             only.published = Some(self.backplane.publish(&only.node, line, deadline).await);
             return;
@@ -281,9 +283,11 @@ impl Carrier {
         // Stable: the lines of one node keep their order.
         batches.sort_by(|one, other| one.node.cmp(&other.node));
         for those in batches.chunk_by_mut(|one, other| one.node == other.node) {
-            let lines = those.iter().map(|batch| {
+            let lines = those.iter_mut().map(|batch| {
                 let deadline = shares[batch.shares[0].0].deadline;
-                (self.line(shares, batch), deadline)
+                let line = self.line(shares, batch);
+                batch.claim = Some(self.hub.memory().claim(line.len()));
+                (line, deadline)
             });
             let lines = lines.collect();
             let node = &those[0].node;
@@ -328,6 +332,7 @@ impl Carrier {
             node,
             shares: parts,
             published,
+            claim: _claim,
         } = batch;
         let deadline = shares[parts[0].0].deadline;
         let published = published.expect("published above");
@@ -427,6 +432,8 @@ struct NodeBatch {
     /// The index of each share, and how many connections its row names there.
     shares: SmallVec<[(usize, u32); 1]>,
     published: Option<Published>,
+    /// What its line takes of the node's memory.
+    claim: Option<Claim>,
 }
 
 /// How many of these shares go through a round together.
@@ -471,5 +478,6 @@ fn add_to_batch(
         node,
         shares: SmallVec::from_elem((i, connections), 1),
         published: None,
+        claim: None,
     });
 }

@@ -369,6 +369,7 @@ impl Router {
             .as_ref()
             .map(|expected| carrier.reply(expected, wait, deadline));
         let line = operation.line(to, reply.as_ref());
+        let _claim = carrier.hub.memory().claim(line.len());
         let again = |reached| matches!(reached, Reached::Deaf | Reached::Away(_));
         match reach(&carrier.backplane, node, &line, deadline, deadline, again).await {
             Reached::Heard => match &mut expected {
@@ -437,6 +438,7 @@ impl Router {
         line: String,
         deadline: Instant,
     ) -> Result<u32, Unavailable> {
+        let _claim = self.carrier.hub.memory().claim(line.len());
         loop {
             let published = self
                 .carrier

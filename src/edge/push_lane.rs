@@ -25,7 +25,8 @@ use crate::edge::connect_lane::{Handshake, HandshakeReading};
 use crate::edge::http_stream::{HttpPatience, HttpStream, Turn};
 use crate::edge::peer::{Peer, Stream};
 use crate::edge::push_reply::{self, UNROUTED_RETRY};
-use crate::edge::request_body::{Form, Media};
+use crate::edge::request_body::{Form, Media, UNCOUNTED_BYTES};
+use crate::local::budget::Claim;
 use crate::protocol::{HeadReading, PushHead};
 
 /// Room for the next read. Most requests fit, and an allocator has such pieces at hand.
@@ -72,10 +73,12 @@ enum LaneReading {
 }
 
 /// The bytes of a request whose head is taken.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct RequestExtent {
     head: usize,
     whole: usize,
+    /// What it takes of the node's memory, if it is large and was not here at once.
+    claim: Option<Claim>,
 }
 
 impl PushLane {
@@ -131,13 +134,18 @@ impl PushLane {
                     }
                     LaneReading::Other => return Rest::Unread(input.freeze()),
                 };
-                if taken.is_some_and(|taken| input.len() < taken.whole) {
+                if let Some(taken) = &mut taken
+                    && input.len() < taken.whole
+                {
+                    if !self.counts(taken) {
+                        return Rest::Unread(input.freeze());
+                    }
                     // From here on it is work under way, and the time for its body runs.
                     turn.note_head(Instant::now());
                     stream.hold(self.app.under_way.begin());
                 }
             }
-            if let Some(RequestExtent { head, whole }) = taken
+            if let Some(&RequestExtent { head, whole, .. }) = taken.as_ref()
                 && input.len() >= whole
             {
                 let body = &input[head..whole];
@@ -159,7 +167,8 @@ impl PushLane {
                     continue;
                 }
             }
-            let missing = taken.map_or(0, |taken| taken.whole - input.len());
+            let missing = taken.as_ref();
+            let missing = missing.map_or(0, |taken| taken.whole - input.len());
             input.reserve(missing.max(room));
             let count = tokio::select! {
                 biased;
@@ -201,6 +210,15 @@ impl PushLane {
         }
     }
 
+    /// Counts a large request in the node's memory while it comes. `false` if it does not fit: it is
+    /// refused by hyper's routes.
+    fn counts(&self, taken: &mut RequestExtent) -> bool {
+        if taken.whole > UNCOUNTED_BYTES {
+            taken.claim = self.app.hub.memory().try_claim(taken.whole);
+        }
+        taken.whole <= UNCOUNTED_BYTES || taken.claim.is_some()
+    }
+
     /// Carries out the push in this body and writes its answer. Whether that is the last on its
     /// connection; none if the body is no push.
     async fn carry_out(&self, body: &[u8], turn: &Turn, written: &mut Written) -> Option<bool> {
@@ -238,6 +256,7 @@ impl RequestExtent {
         Self {
             head: head.length,
             whole: head.length + head.body_length,
+            claim: None,
         }
     }
 }

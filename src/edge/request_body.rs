@@ -19,6 +19,9 @@ use crate::edge::http_stream::Turn;
 /// So much of a body that no route reads hyper drains by itself, with one read.
 const DRAINED_BYTES: u64 = 8 * 1024;
 
+/// A body up to this size is not counted in the node's memory: the buffer of a connection holds it.
+pub(crate) const UNCOUNTED_BYTES: usize = 16 * 1024;
+
 /// The media types of lines, the first of them in answers.
 pub(crate) const LINES: [&str; 3] = [
     "application/x-ndjson",

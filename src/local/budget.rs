@@ -1,9 +1,11 @@
-//! How much the queues of all connections may hold together (`PUSH_MEMORY_BYTES`).
+//! How much the queues of all connections, the bodies that senders upload, and the lines that wait
+//! for Redis may hold together (`PUSH_MEMORY_BYTES`).
 //!
-//! Counted is what stays in a queue because its socket takes no more: each place in a queue, and
+//! Of queues, counted is what stays in a queue because its socket takes no more: each place in a queue, and
 //! each frame once, however many queues share it. What is written at once is never counted, so a
 //! push to clients that read costs nothing here. Each shard has its part of the bound. It lets
-//! clients go only if all shards together are over the bound and it is over its part.
+//! clients go only if all together are over the bound and it is over its part. A body that does not
+//! fit is refused, and a line is counted only: it belongs to a request that was taken.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,7 +43,7 @@ impl Budget {
         })
     }
 
-    /// Bytes that all queues may hold.
+    /// Bytes that all may hold.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
@@ -49,6 +51,52 @@ impl Budget {
     /// Bytes that they hold.
     pub(crate) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes outside of the queues, whether they fit or not.
+    pub(crate) fn claim(self: &Arc<Self>, bytes: usize) -> Claim {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        Claim {
+            bytes,
+            whole: self.clone(),
+        }
+    }
+
+    /// Counts bytes outside of the queues. `None`, and nothing counted, if they do not fit.
+    pub(crate) fn try_claim(self: &Arc<Self>, bytes: usize) -> Option<Claim> {
+        let claim = self.claim(bytes);
+        // Beyond the bound clients go that take nothing, and beyond a quarter more also those that
+        // only may be behind. A body is refused only where that makes no room: the queues would
+        // else never grow so far that anybody goes.
+        let most = self.limit.saturating_add(self.limit / 8 * 3);
+        (self.held() <= most).then_some(claim)
+    }
+}
+
+/// Bytes that are held outside of the queues, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    bytes: usize,
+    whole: Arc<Budget>,
+}
+
+impl Claim {
+    /// Counts so many bytes in all from now on. `false`, and nothing changed, if they do not fit.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
+        let Some(more) = bytes.checked_sub(self.bytes) else {
+            return true;
+        };
+        let Some(mut more) = self.whole.try_claim(more) else {
+            return false;
+        };
+        self.bytes += std::mem::take(&mut more.bytes);
+        true
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.whole.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -216,6 +264,22 @@ mod tests {
         drop(many);
         assert_eq!((budget.held(), holds.held()), (520 + PLACE, 520 + PLACE));
         drop(one);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn what_is_claimed_counts_until_it_is_dropped_and_only_if_it_fits() {
+        let budget = Budget::new(1_000, 1);
+        let mut holds = Holds::new(&budget);
+        let mut body = budget.try_claim(600).expect("it fits");
+        assert!(budget.try_claim(776).is_none());
+        assert_eq!(budget.held(), 600);
+        assert!(!body.grow_to(1_376) && body.grow_to(900) && body.grow_to(100));
+        let line = budget.claim(200);
+        assert_eq!(budget.held(), 1_100, "a line is counted in any case");
+        let frame = holds.hold(&Bytes::from(vec![0; 10]), 0);
+        assert!(!holds.must_shed(), "the queues are within their part");
+        drop((body, line, frame));
         assert_eq!(budget.held(), 0);
     }
 

@@ -62,6 +62,7 @@ const KNOWN: [LabelValues; 16] = [
             "bad_request",
             "bans_off",
             "content_type",
+            "full",
             "host",
             "keys_unavailable",
             "method_not_allowed",

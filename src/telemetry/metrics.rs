@@ -191,7 +191,9 @@ metrics! {
     closes: Family<Reason, Counter> = Family::default(), "closes",
         "Client connections closed, by reason";
     shed: Counter = Counter::default(), "shed",
-        "Slow clients closed because all queues together held more than PUSH_MEMORY_BYTES";
+        "Slow clients closed because a node held more than PUSH_MEMORY_BYTES";
+    bodies_refused: Counter = Counter::default(), "bodies_refused",
+        "Bodies refused because they did not fit into PUSH_MEMORY_BYTES";
     requests_refused: Family<Reason, Counter> = Family::default(), "requests_refused",
         "API requests refused, by error code; an invalid item of a batch counts as bad_item";
     pushes: Family<Outcome, Counter> = Family::default(), "pushes",

@@ -105,6 +105,56 @@ async fn a_client_that_reads_stays_beside_stalled_ones_on_the_same_broadcast() {
     .await;
 }
 
+/// The head of a push with a body of this size, and as much of it.
+fn upload(size: usize, sent: usize) -> Vec<u8> {
+    let head = format!(
+        "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {size}\r\n\r\n"
+    );
+    [head.as_bytes(), &vec![b' '; sent]].concat()
+}
+
+#[tokio::test]
+async fn bodies_that_senders_upload_count_and_one_that_does_not_fit_is_refused() {
+    let node = bounded("1");
+    let memory = async || node.labelled("queue_length", "queue=\"memory\"").await;
+    let mut senders = Vec::new();
+    for n in 1..=2 {
+        let mut sender = Raw::open(node.client_address()).await;
+        sender.send(&upload(500_000, 1_000)).await;
+        eventually(async || match memory().await {
+            bytes if bytes >= 500_000.0 * f64::from(n) => Ok(()),
+            bytes => Err(bytes),
+        })
+        .await;
+        senders.push(sender);
+    }
+    let mut late = Raw::open(node.client_address()).await;
+    late.send(&upload(500_000, 10)).await;
+    let answer = late.answer().await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
+    assert_eq!(node.metric("bodies_refused_total").await, 1.0);
+    // In chunks nothing is declared: it is refused once it does not fit.
+    let mut chunked = Raw::open(node.client_address()).await;
+    let head = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+        Transfer-Encoding: chunked\r\n\r\n80000\r\n";
+    chunked
+        .send(&[&head[..], &vec![b' '; 0x80000]].concat())
+        .await;
+    let answer = chunked.answer().await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    // Small ones pass, and what was claimed is given back.
+    let answer = push(&node, json!({"to": {"user": "nobody"}, "data": 1})).await;
+    assert_eq!(summary(&answer), ("offline", 0, 0), "{answer}");
+    drop(senders);
+    eventually(async || match memory().await {
+        0.0 => Ok(()),
+        bytes => Err(bytes),
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_message_for_many_counts_once() {
     let node = bounded("1");

@@ -28,6 +28,9 @@ pub(crate) mod replay;
 
 pub(crate) mod trials;
 
+use std::sync::Arc;
+
+use crate::local::budget::Budget;
 use crate::local::connection::expiry::Expiry;
 use crate::local::connection::extras::Extras;
 use crate::local::connection::heartbeat::{Heartbeat, Wrote};
@@ -61,8 +64,8 @@ const RETRY_DRAINED: u64 = 1_000;
 pub(crate) struct Settings {
     /// Bytes that may wait for one client.
     pub queue_bytes: usize,
-    /// Bytes that may wait for all clients together.
-    pub memory_bytes: usize,
+    /// Bytes that may wait for all clients together, and all else that counts.
+    pub memory: Arc<Budget>,
     /// Bounds on what a client sends.
     pub limits: Limits,
     /// Messages for many may be written by io_uring.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::local::budget::Budget;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::dirty_rows::DirtyRows;
 use crate::local::replay::page::{LogExtent, Page};
@@ -12,7 +13,7 @@ use crate::protocol::topic_pattern::TopicPatterns;
 
 const SETTINGS: Settings = Settings {
     queue_bytes: 4096,
-    memory_bytes: usize::MAX,
+    memory: Budget::new(usize::MAX, 1),
     uring: true,
     limits: Limits {
         message_bytes: 1000,

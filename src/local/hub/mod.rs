@@ -22,6 +22,7 @@ use smallvec::SmallVec;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::local::budget::Budget;
 use crate::local::dedup::Recent;
 use crate::local::directory::{Directory, Traits};
 use crate::local::directory::{LocalConnection, LocalConnections};
@@ -125,6 +126,7 @@ impl Drop for Reservation {
 pub(crate) struct Hub {
     directory: Arc<Directory>,
     shards: Box<[ShardHandle]>,
+    memory: Arc<Budget>,
     recently: RecentEvictions,
     doubts: Notify,
     topics: Arc<Topics>,
@@ -140,7 +142,7 @@ impl Hub {
     /// A hub of `node` over these shards, without connections.
     pub(crate) fn new(
         node: NodeId,
-        shards: Vec<ShardHandle>,
+        (shards, memory): (Vec<ShardHandle>, Arc<Budget>),
         topics: Arc<Topics>,
         asks: mpsc::UnboundedSender<PageRequest>,
         events: Events,
@@ -151,6 +153,7 @@ impl Hub {
         Self {
             directory: Arc::new(Directory::new(node, changes, events, metrics.clone())),
             shards: shards.into(),
+            memory,
             recently: RecentEvictions::default(),
             doubts: Notify::new(),
             topics,
@@ -188,6 +191,11 @@ impl Hub {
     /// Whether every shard has let go of every socket: nothing waits to be written any more.
     pub(crate) fn is_flushed(&self) -> bool {
         self.shards.iter().all(ShardHandle::is_empty)
+    }
+
+    /// What may wait here, queued for clients or not.
+    pub(crate) fn memory(&self) -> &Arc<Budget> {
+        &self.memory
     }
 
     /// How many commands wait for their shards.

@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::local::budget::{Budget, Holds};
+use crate::local::budget::Holds;
 use crate::local::connection::Settings;
 use crate::local::shard::command::INBOX;
 use crate::local::shard::command::ShardHandle;
@@ -68,7 +68,6 @@ pub(crate) fn start(
     {
         tracing::info!(%error, "no io_uring here: messages for many are written socket by socket");
     }
-    let budget = Budget::new(settings.memory_bytes, count);
     (0..count)
         .map(|number| {
             let (sender, inbox) = mpsc::channel(INBOX);
@@ -76,7 +75,7 @@ pub(crate) fn start(
                 inbox,
                 node.clone(),
                 Members::new(topics.clone(), number),
-                Holds::new(&budget),
+                Holds::new(&settings.memory),
                 settings.clone(),
                 outlets.clone(),
                 (trace.clone(), metrics.clone()),
