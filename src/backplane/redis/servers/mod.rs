@@ -49,7 +49,7 @@ use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch};
 use crate::backplane::redis::servers::server::Server;
 use crate::backplane::redis::servers::vouch::{Destination, Vouchers};
 use crate::backplane::redis::{COMMAND_BUFFER, COMMAND_TIMEOUT, build};
-use crate::config::redis_url::{Host, RedisUrl, Topology};
+use crate::config::redis_url::{Host, RedisUrl, ServerUrl, Topology};
 use crate::telemetry::metrics::Metrics;
 
 /// Maximum number of rows looked up in one pipeline.
