@@ -111,6 +111,8 @@ pub(crate) type LocalConnections = SmallVec<[LocalConnection; 1]>;
 /// As [`LocalConnections`], as the directory holds them: most users have one, and its table has
 /// free places of the same size.
 #[derive(Debug)]
+// A pointer, so that the many who have one connection do not pay for the vector's length.
+#[allow(clippy::box_collection)]
 enum Seats {
     One(LocalConnection),
     Many(Box<Vec<LocalConnection>>),
