@@ -14,7 +14,7 @@ pub(crate) enum HandshakeReading {
     /// The beginning of a head that it may take.
     Part,
     /// A request that it takes, and the length of its head.
-    Whole(Request<()>, usize),
+    Whole(Box<Request<()>>, usize),
     /// Something for the HTTP library.
     Other,
 }
@@ -24,7 +24,7 @@ impl HandshakeReading {
         match ConnectReading::read(bytes) {
             ConnectReading::Part => Self::Part,
             ConnectReading::Connect(head) => match request(&head) {
-                Some(request) => Self::Whole(request, head.length),
+                Some(request) => Self::Whole(Box::new(request), head.length),
                 None => Self::Other,
             },
             ConnectReading::Other => Self::Other,
@@ -34,14 +34,14 @@ impl HandshakeReading {
 
 /// An opening handshake, and the bytes that it was read from.
 pub(crate) struct Handshake {
-    pub(crate) request: Request<()>,
+    pub(crate) request: Box<Request<()>>,
     /// All that was read: the head, and what came behind it.
     pub(crate) read: Bytes,
     head: usize,
 }
 
 impl Handshake {
-    pub(crate) fn new(request: Request<()>, read: BytesMut, head: usize) -> Self {
+    pub(crate) fn new(request: Box<Request<()>>, read: BytesMut, head: usize) -> Self {
         Self {
             request,
             read: read.freeze(),

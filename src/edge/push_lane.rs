@@ -68,7 +68,7 @@ pub(crate) enum Rest {
 enum LaneReading {
     Part,
     Push(RequestExtent),
-    Handshake(Request<()>, usize),
+    Handshake(Box<Request<()>>, usize),
     Other,
 }
 
