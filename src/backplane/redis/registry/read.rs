@@ -9,7 +9,7 @@ use crate::backplane::answers::Unavailable;
 use crate::backplane::nodes::Standing;
 use crate::backplane::redis::registry::belief::LeaseSeen;
 use crate::backplane::redis::servers::LOOKUPS;
-use crate::backplane::redis::servers::pushes::{RowFields, flat};
+use crate::backplane::redis::servers::pushes::{FieldTexts, flat};
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
 use crate::backplane::rows::{Locations, MemberCount, Row, RowValue, TopicNodes, parse_field};
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
@@ -48,8 +48,8 @@ impl Redis {
     /// pipeline sends the same command for all its keys. Each row is read once: of two pushes of
     /// a batch to one user, the second could else see a row that the first just missed, and
     /// overtake it.
-    async fn read_rows(&self, subjects: &[Subject]) -> Result<Vec<RowFields>, Unavailable> {
-        let mut rows = vec![RowFields::new(); subjects.len()];
+    async fn read_rows(&self, subjects: &[Subject]) -> Result<Vec<FieldTexts>, Unavailable> {
+        let mut rows = vec![FieldTexts::new(); subjects.len()];
         let mut seen = HashMap::with_capacity(subjects.len());
         let first = subjects.iter().enumerate();
         let first: Vec<usize> = first
@@ -154,7 +154,7 @@ impl Redis {
     }
 
     /// Whole rows, as fields and values in turn; an error if one may be missing by mistake.
-    async fn read_whole(&self, keys: &[String]) -> Result<Vec<RowFields>, Unavailable> {
+    async fn read_whole(&self, keys: &[String]) -> Result<Vec<FieldTexts>, Unavailable> {
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(LOOKUPS) {
             let answers = self.servers.read_each("HGETALL", keys).await;

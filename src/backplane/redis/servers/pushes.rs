@@ -14,7 +14,7 @@ use crate::backplane::redis::wire::queue::{Answers, only};
 use crate::backplane::redis::wire::resp::{self, Reply};
 
 /// A row as it is read: the field names for a user, names and values for a topic.
-pub(crate) type RowFields = Vec<String>;
+pub(crate) type FieldTexts = Vec<String>;
 
 impl Servers {
     /// Publishes to a channel; returns how many subscribers received the payload.
@@ -115,7 +115,7 @@ impl Servers {
     }
 
     /// The field names of one row.
-    pub(crate) async fn field_names(&self, key: &str) -> FredResult<RowFields> {
+    pub(crate) async fn field_names(&self, key: &str) -> FredResult<FieldTexts> {
         let wire = self.wire_at(key);
         let asked = wire.ask(|out| {
             resp::command(out, &[b"HKEYS", key.as_bytes()]);
@@ -130,7 +130,7 @@ impl Servers {
         &self,
         command: &'static str,
         keys: &[String],
-    ) -> FredResult<Vec<RowFields>> {
+    ) -> FredResult<Vec<FieldTexts>> {
         let routes = self.routes();
         let mut parts = vec![Vec::new(); routes.servers.len()];
         for (place, key) in keys.iter().enumerate() {
@@ -147,7 +147,7 @@ impl Servers {
         let asked: Vec<_> = asked
             .map(|(part, server)| (part, server.wire.ask(|out| write(part, out))))
             .collect();
-        let mut rows = vec![RowFields::new(); keys.len()];
+        let mut rows = vec![FieldTexts::new(); keys.len()];
         for (part, asked) in asked {
             let answers = asked.answers().await;
             let answers = answers.inspect_err(|error| self.note(error))?;
@@ -164,7 +164,7 @@ impl Servers {
         command: &'static str,
         key: &str,
         told: Result<Reply, Error>,
-    ) -> FredResult<RowFields> {
+    ) -> FredResult<FieldTexts> {
         match told {
             Ok(reply) => fields(reply).ok_or_else(odd),
             Err(error) if error.is_cluster() => {
@@ -201,7 +201,7 @@ fn count(reply: &Reply) -> FredResult<u32> {
 }
 
 /// The texts of a list, or of a map as fields and values in turn.
-fn fields(reply: Reply) -> Option<RowFields> {
+fn fields(reply: Reply) -> Option<FieldTexts> {
     let Reply::List(list) = reply else {
         return matches!(reply, Reply::Nothing).then(Vec::new);
     };
@@ -214,7 +214,7 @@ fn fields(reply: Reply) -> Option<RowFields> {
 }
 
 /// As [`fields`], of an answer that fred has read.
-pub(crate) fn flat(answer: Value) -> Option<RowFields> {
+pub(crate) fn flat(answer: Value) -> Option<FieldTexts> {
     let values = match answer {
         Value::Map(map) => map
             .inner()

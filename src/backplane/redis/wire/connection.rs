@@ -25,7 +25,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::backplane::redis::COMMAND_TIMEOUT;
 use crate::backplane::redis::wire::queue::{
-    Answers, Asked, Batch, LateSource, Outgoing, Tell, ended,
+    Answers, Asked, Batch, LateSource, Tell, WriteQueue, ended,
 };
 use crate::backplane::redis::wire::resp::{self, Framer};
 use crate::backplane::redis::wire::stream::{RedisStream, closed};
@@ -80,7 +80,7 @@ impl DialPauses {
 pub(crate) struct Wire(Arc<Shared>);
 
 struct Shared {
-    queue: Mutex<Outgoing>,
+    queue: Mutex<WriteQueue>,
     task: AtomicWaker,
     is_connected: AtomicBool,
     /// The same, for those who wait for it.
@@ -133,7 +133,7 @@ impl WireTask {
 }
 
 impl Wire {
-    fn new(queue: Outgoing) -> Self {
+    fn new(queue: WriteQueue) -> Self {
         Self(Arc::new(Shared {
             queue: Mutex::new(queue),
             task: AtomicWaker::new(),
@@ -144,16 +144,16 @@ impl Wire {
 
     /// Starts connecting.
     pub(crate) fn open(door: impl Door) -> (Self, WireTask) {
-        let wire = Self::new(Outgoing::default());
+        let wire = Self::new(WriteQueue::default());
         let task = tokio::spawn(serve(wire.0.clone(), door));
         (wire.clone(), WireTask(task, wire))
     }
 
     /// Leads nowhere: all that is asked is refused.
     pub(crate) fn nowhere() -> (Self, WireTask) {
-        let queue = Outgoing {
+        let queue = WriteQueue {
             is_ended: true,
-            ..Outgoing::default()
+            ..WriteQueue::default()
         };
         let wire = Self::new(queue);
         let task = tokio::spawn(std::future::ready(()));
@@ -220,7 +220,7 @@ impl Wire {
         true
     }
 
-    fn wake(&self, mut queue: parking_lot::MutexGuard<'_, Outgoing>) {
+    fn wake(&self, mut queue: parking_lot::MutexGuard<'_, WriteQueue>) {
         if !std::mem::replace(&mut queue.is_woken, true) {
             drop(queue);
             self.0.task.wake();

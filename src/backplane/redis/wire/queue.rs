@@ -127,7 +127,7 @@ impl Batch<'_> {
 
 /// What waits to be written.
 #[derive(Default)]
-pub(super) struct Outgoing {
+pub(super) struct WriteQueue {
     pub(super) out: Vec<u8>,
     pub(super) asked: VecDeque<Asked>,
     pub(super) sources: Vec<Arc<dyn LateSource>>,
@@ -137,7 +137,7 @@ pub(super) struct Outgoing {
     pub(super) is_ended: bool,
 }
 
-impl Outgoing {
+impl WriteQueue {
     /// Takes out what has waited since before this time.
     pub(super) fn take_older(&mut self, time: Instant) -> Vec<Asked> {
         let old = self.asked.iter().take_while(|asked| asked.at < time);
