@@ -28,6 +28,9 @@ use crate::telemetry::metrics::Metrics;
 /// Maximum number of calls of this node's senders under way at once; further ones are refused.
 const UNDER_WAY: usize = 10_000;
 
+/// Why a call whose time is over before its first look at the row is not answered.
+const NOT_LOOKED_UP: &str = "the row could not be looked up in time";
+
 /// The outcome of a call.
 #[derive(Debug)]
 pub(crate) struct CallOutcome {
@@ -103,7 +106,8 @@ impl CallService {
             asked: SmallVec::new(),
             status: CallStatus::Offline,
             look: Some(Instant::now()),
-            open: None,
+            // Until it was looked up: nobody is offline unproven.
+            open: Some(NOT_LOOKED_UP),
             moved: false,
             waits: false,
         };

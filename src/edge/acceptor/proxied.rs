@@ -25,7 +25,7 @@ impl Acceptor {
             let is_named = tokio::select! {
                 next = proxy_header::is_next(&stream) => next.unwrap_or(false),
                 () = tokio::time::sleep(HEADER_TIMEOUT) => false,
-                // What connects now is told so, whoever it is.
+                // Its client is told so in any case.
                 () = acceptor.closing.begun() => false,
             };
             if is_named {

@@ -11,21 +11,17 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use fred::prelude::ClientLike as _;
-use futures::future::{join_all, select_ok};
+use futures::future::select_ok;
 use parking_lot::RwLock;
 use tokio::net::{TcpStream, lookup_host};
 
-use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::dial::PORT;
-use crate::config::redis_url::{Host, ServerUrl};
+use crate::config::redis_url::ServerUrl;
 
 /// How much earlier an address is dialled than the next one.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How long all of them may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks for servers that commands are routed to and that have no connection.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// Which address of a server's name answered, where that was asked for.
 #[derive(Debug, Default)]
@@ -47,29 +43,6 @@ impl AddressBook {
             self.0.write().insert(server.url.clone(), found);
         }
         found.is_some() && found != before
-    }
-}
-
-/// Has the connections for commands dial another address of a server's name, where one is silent,
-/// until the node ends. For several servers: `primary` does it for the only one.
-pub(super) async fn follow(servers: &Servers) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let all = servers.servers();
-        let away = all.iter().filter(|server| !server.client.is_connected());
-        let hosts = away.filter_map(|server| server.host.as_ref());
-        join_all(hosts.map(|host| leave_silent_address(servers, host))).await;
-    }
-}
-
-async fn leave_silent_address(servers: &Servers, host: &Host) {
-    let Some(url) = servers.url().server(host) else {
-        return;
-    };
-    if servers.addresses().choose(&url).await && !servers.is_connected_to(host) {
-        let (name, port) = host;
-        tracing::info!("an address of Redis at {name}:{port} answers; turning to it");
-        servers.replace(Some(host));
     }
 }
 

@@ -1,21 +1,25 @@
-//! A connection that only asks questions: to a Sentinel, or to a node of a cluster that the URL
-//! names. What must stay true: where one address of its name is silent, another one is dialled.
+//! Connections that leave a silent address of their server's name: those that only ask questions (of
+//! a Sentinel, or of a node of a cluster that the URL names), and those for commands. What must stay
+//! true: where one address of a name is silent, another one is dialled.
 
 use std::time::Duration;
 
 use fred::error::Error;
 use fred::prelude::{Client, ClientLike};
 use futures::FutureExt as _;
+use futures::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::{COMMAND_BUFFER, build};
-use crate::config::redis_url::ServerUrl;
+use crate::config::redis_url::{Host, ServerUrl};
 
 /// After this long without a connection, the addresses of the name are raced: one that answers has
 /// mostly done so by then.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks for servers that commands are routed to and that have no connection.
+const LOOK: Duration = Duration::from_millis(500);
 /// Payloads that it may hold: it receives none.
 const NO_MESSAGES: usize = 16;
 
@@ -79,5 +83,28 @@ impl AskedServer {
                 }
             }
         }
+    }
+}
+
+/// Has the connections for commands dial another address of a server's name, where one is silent,
+/// until the node ends. For several servers: `primary` does it for the only one.
+pub(super) async fn follow(servers: &Servers) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let all = servers.servers();
+        let away = all.iter().filter(|server| !server.client.is_connected());
+        let hosts = away.filter_map(|server| server.host.as_ref());
+        join_all(hosts.map(|host| leave_silent_address(servers, host))).await;
+    }
+}
+
+async fn leave_silent_address(servers: &Servers, host: &Host) {
+    let Some(url) = servers.url().server(host) else {
+        return;
+    };
+    if servers.addresses().choose(&url).await && !servers.is_connected_to(host) {
+        let (name, port) = host;
+        tracing::info!("an address of Redis at {name}:{port} answers; turning to it");
+        servers.replace(Some(host));
     }
 }

@@ -16,8 +16,7 @@ use fred::types::CustomCommand;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use crate::backplane::redis::servers::addresses;
-use crate::backplane::redis::servers::asked::AskedServer;
+use crate::backplane::redis::servers::asked::{self, AskedServer};
 use crate::backplane::redis::servers::{SLOTS, Servers, UNSERVED};
 use crate::config::redis_url::Host;
 
@@ -43,7 +42,7 @@ struct SlotOwners(Vec<Option<(u64, Host)>>);
 pub(crate) async fn follow(servers: Servers, seeds: Vec<Host>) {
     tokio::select! {
         () = ask_around(&servers, seeds) => {}
-        () = addresses::follow(&servers) => {}
+        () = asked::follow(&servers) => {}
     }
 }
 

@@ -21,8 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::backplane::redis::COMMAND_TIMEOUT;
-use crate::backplane::redis::servers::addresses;
-use crate::backplane::redis::servers::asked::AskedServer;
+use crate::backplane::redis::servers::asked::{self, AskedServer};
 use crate::backplane::redis::servers::errors::{is_broken_off, redacted};
 use crate::backplane::redis::servers::role::{ServerRole, role_within};
 use crate::backplane::redis::servers::server::Server;
@@ -62,7 +61,7 @@ pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: Strin
     tokio::select! {
         () = feel(&servers, vouchers, &is_there) => {}
         () = ask_around(&servers, vouchers, &is_there, &sentinels, &master) => {}
-        () = addresses::follow(&servers) => {}
+        () = asked::follow(&servers) => {}
     }
 }
 
