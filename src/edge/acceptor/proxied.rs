@@ -15,7 +15,13 @@ impl Acceptor {
     /// As `admit`, for a trusted proxy on a listener that demands no PROXY header. If it sends one, it
     /// counts. If it does not, its clients are counted once it has named them in their requests,
     /// which it cannot do over lines.
-    pub(super) fn admit_trusted(&self, stream: TcpStream, proxy: IpAddr, port: Option<u16>, to: &Service) {
+    pub(super) fn admit_trusted(
+        &self,
+        stream: TcpStream,
+        proxy: IpAddr,
+        port: Option<u16>,
+        to: &Service,
+    ) {
         let permit = match self.admission.admit(None) {
             Ok(permit) => Arc::new(permit),
             Err(refusal) => return self.refuse(stream, refusal, to),
@@ -39,7 +45,13 @@ impl Acceptor {
     }
 
     /// As `admit`, where the first bytes are a trusted proxy's and name its client.
-    pub(super) fn admit_proxied(&self, stream: TcpStream, proxy: IpAddr, port: Option<u16>, to: &Service) {
+    pub(super) fn admit_proxied(
+        &self,
+        stream: TcpStream,
+        proxy: IpAddr,
+        port: Option<u16>,
+        to: &Service,
+    ) {
         if !self.proxies.trusts(Some(proxy)) {
             return self.refuse_unnamed(proxy, &"it is not in PUSH_TRUSTED_PROXIES");
         }

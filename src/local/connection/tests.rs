@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::*;
 use crate::local::budget::Budget;
@@ -11,7 +11,7 @@ use crate::protocol::ids::Subject;
 use crate::protocol::position::Since;
 use crate::protocol::topic_pattern::TopicPatterns;
 
-const SETTINGS: Settings = Settings {
+static SETTINGS: LazyLock<Settings> = LazyLock::new(|| Settings {
     queue_bytes: 4096,
     memory: Budget::new(usize::MAX, 1),
     uring: true,
@@ -25,7 +25,7 @@ const SETTINGS: Settings = Settings {
     beat: 15,
     pong: 8,
     write: 10,
-};
+});
 
 fn open() -> Connection {
     let mut connection = Connection::reserve(Fd(1), "a".parse().unwrap(), Dialect::V1, 0);
