@@ -265,10 +265,10 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn dial(servers: &Servers, host: Host) -> Option<Self> {
+    fn dial(servers: &Servers, host: &Host) -> Option<Self> {
         let server = servers.dial(host.clone())?;
         Some(Self {
-            proof: RoleProof::of(servers, &host, server.client.clone()),
+            proof: RoleProof::of(servers, host, server.client.clone()),
             server,
             dialled: Instant::now(),
         })
@@ -298,7 +298,7 @@ fn turn_to(servers: &Servers, host: &Host, candidate: &mut Option<Candidate>) ->
     match known {
         Some(one) if one.proof.is_primary.load(Ordering::Acquire) => return Some(one.server),
         Some(one) => *candidate = Some(one),
-        None => *candidate = Candidate::dial(servers, host.clone()),
+        None => *candidate = Candidate::dial(servers, host),
     }
     None
 }
