@@ -106,7 +106,7 @@ impl CallService {
             asked: SmallVec::new(),
             status: CallStatus::Offline,
             look: Some(Instant::now()),
-            // Until it was looked up: nobody is offline unproven.
+            // Until it was looked up: no user is offline unproven.
             open: Some(NOT_LOOKED_UP),
             moved: false,
             waits: false,

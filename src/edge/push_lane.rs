@@ -111,13 +111,7 @@ impl PushLane {
         peer: &Peer,
         port: Option<u16>,
     ) -> Rest {
-        let mut expected = self.expected;
-        // Each request of a proxy names a client of its own.
-        expected.pushes &= !self.app.config.trusted_proxies.trusts(peer.address);
-        let room = match expected.pushes {
-            true => READ_BYTES,
-            false => FIRST_BYTES,
-        };
+        let (expected, room) = self.expects_of(peer);
         let mut closing = pin!(self.app.closing.begun());
         let mut is_closing = false;
         let mut input = BytesMut::new();
@@ -187,6 +181,18 @@ impl PushLane {
                 return Rest::Unread(input.freeze());
             }
         }
+    }
+
+    /// Which requests a peer may bring, and the room for its next read.
+    fn expects_of(&self, peer: &Peer) -> (ExpectedRequests, usize) {
+        let mut expected = self.expected;
+        // Each request of a proxy names a client of its own.
+        expected.pushes &= !self.app.config.trusted_proxies.trusts(peer.address);
+        let room = match expected.pushes {
+            true => READ_BYTES,
+            false => FIRST_BYTES,
+        };
+        (expected, room)
     }
 
     fn look(&self, input: &[u8], expected: ExpectedRequests, port: Option<u16>) -> LaneReading {

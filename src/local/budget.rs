@@ -67,7 +67,7 @@ impl Budget {
         let claim = self.claim(bytes);
         // Beyond the bound clients go that take nothing, and beyond a quarter more also those that
         // only may be behind. A body is refused only where that makes no room: the queues would
-        // else never grow so far that anybody goes.
+        // else never grow so far that a client goes.
         let most = self.limit.saturating_add(self.limit / 8 * 3);
         (self.held() <= most).then_some(claim)
     }

@@ -102,9 +102,16 @@ async fn leave_silent_address(servers: &Servers, host: &Host) {
     let Some(url) = servers.url().server(host) else {
         return;
     };
-    if servers.addresses().choose(&url).await && !servers.is_connected_to(host) {
+    if servers.addresses().choose(&url).await && !is_connected(servers, host) {
         let (name, port) = host;
         tracing::info!("an address of Redis at {name}:{port} answers; turning to it");
         servers.replace(Some(host));
     }
+}
+
+/// Whether the connection to this server is up.
+fn is_connected(servers: &Servers, host: &Host) -> bool {
+    let all = servers.servers();
+    let mut all = all.iter();
+    all.any(|server| server.host.as_ref() == Some(host) && server.client.is_connected())
 }

@@ -401,19 +401,6 @@ impl Servers {
         &self.0.addresses
     }
 
-    /// Looks up the name of the only server; answers whether another address than before is to be
-    /// dialled from now on.
-    pub(crate) async fn choose_address(&self) -> bool {
-        self.0.addresses.choose(&self.0.url.one()).await
-    }
-
-    /// Whether the connection to this server is up.
-    fn is_connected_to(&self, host: &Host) -> bool {
-        let routes = self.routes();
-        let mut all = routes.servers.iter();
-        all.any(|server| server.host.as_ref() == Some(host) && server.client.is_connected())
-    }
-
     /// Opens a new connection to a server that is silent although its connection is up. The old
     /// connection is closed with all waiting commands, whose callers get an error.
     ///

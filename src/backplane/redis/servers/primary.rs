@@ -43,8 +43,14 @@ pub(crate) async fn follow(servers: Servers) {
 
 /// Without a connection, perhaps because one address of the name is silent: turns to another one
 /// that answers, if there is such.
+/// Looks up the name of the only server; answers whether another address than before is to be
+/// dialled from now on.
+async fn choose_address(servers: &Servers) -> bool {
+    servers.addresses().choose(&servers.url().one()).await
+}
+
 async fn leave_silent_address(servers: &Servers) {
-    if servers.choose_address().await
+    if choose_address(servers).await
         && !servers.is_connected()
         && let Some(server) = servers.dial_by_name()
     {
@@ -83,7 +89,7 @@ async fn search(servers: &Servers) {
 /// A connection by name, if that leads to a primary. Found out on a connection of its own, so that
 /// the many to a replica are neither logged nor counted.
 async fn dial(servers: &Servers) -> FredResult<Server> {
-    servers.choose_address().await;
+    choose_address(servers).await;
     drop(open_primary(&servers.only_url().into()).await?);
     let unusable = || Error::new(ErrorKind::Config, "the URL of Redis cannot be used");
     servers.dial_by_name().ok_or_else(unusable)
