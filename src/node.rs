@@ -67,6 +67,9 @@ use crate::telemetry::trace::Trace;
 /// Between two lines in the log about pages or names that are refused.
 const REFUSED: Duration = Duration::from_secs(60);
 
+/// The longest wait for the accept loops at the end.
+const LAST_ACCEPTS: Duration = Duration::from_secs(1);
+
 /// Why a node could not run, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -103,7 +106,7 @@ pub async fn run(
     // Operators look as long as the node lives, also while it is leaving.
     let ended = Shutdown::default();
     tasks.spawn(reload::serve(app.clone(), reloads));
-    start_acceptors(&app, listeners, &ended);
+    let mut acceptors = start_acceptors(&app, listeners, &ended);
 
     let stopped = tokio::select! {
         () = shutdown => Ok(()),
@@ -114,6 +117,9 @@ pub async fn run(
     leaving.begin();
     drain::drain(&app, stopped.is_ok()).await;
     ended.begin();
+    // Each takes the file of its Unix socket with it.
+    let all = async { while acceptors.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_ACCEPTS, all).await;
     tasks.abort_all();
     Ok(stopped?)
 }
@@ -373,7 +379,8 @@ fn tell_names(app: &App, listeners: &Listeners) {
     );
 }
 
-fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
+/// Serves the listeners until their doors close.
+fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) -> JoinSet<()> {
     let most = match app.config.max_connections {
         0 => file_limit::raise() / 10 * 9,
         most => most,
@@ -405,6 +412,7 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
         ..private.clone()
     };
     let lane = PushLane::new(app, &public.names, &public.patience);
+    let mut acceptors = JoinSet::new();
     for listener in listeners.clients {
         let expected = ExpectedRequests {
             pushes: app.config.api_listen.is_empty(),
@@ -412,18 +420,19 @@ fn start_acceptors(app: &Arc<App>, listeners: Listeners, ended: &Shutdown) {
         };
         let lane = Some(lane.expecting(expected));
         let service = Service::Http(crate::api::client_routes(app), lane);
-        tokio::spawn(public.clone().serve(listener, service));
+        acceptors.spawn(public.clone().serve(listener, service));
     }
     for listener in listeners.lines {
         let service = Service::Lines(app.clone());
-        tokio::spawn(public.clone().serve(listener, service));
+        acceptors.spawn(public.clone().serve(listener, service));
     }
     for listener in listeners.senders {
         let service = Service::Http(crate::api::sender_routes(app), Some(lane.clone()));
-        tokio::spawn(private.clone().serve(listener, service));
+        acceptors.spawn(private.clone().serve(listener, service));
     }
     for listener in listeners.admin {
         let service = Service::Http(crate::api::admin_routes(app), None);
-        tokio::spawn(admin.clone().serve(listener, service));
+        acceptors.spawn(admin.clone().serve(listener, service));
     }
+    acceptors
 }

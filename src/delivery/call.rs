@@ -28,9 +28,6 @@ use crate::telemetry::metrics::Metrics;
 /// Maximum number of calls of this node's senders under way at once; further ones are refused.
 const UNDER_WAY: usize = 10_000;
 
-/// Why a call whose time is over before its first look at the row is not answered.
-const NOT_LOOKED_UP: &str = "the row could not be looked up in time";
-
 /// The outcome of a call.
 #[derive(Debug)]
 pub(crate) struct CallOutcome {
@@ -106,8 +103,7 @@ impl CallService {
             asked: SmallVec::new(),
             status: CallStatus::Offline,
             look: Some(Instant::now()),
-            // Until it was looked up: no user is offline unproven.
-            open: Some(NOT_LOOKED_UP),
+            open: None,
             moved: false,
             waits: false,
         };
@@ -128,18 +124,19 @@ impl CallService {
                         return CallOutcome { node: Some(node), called, reason: "" };
                     }
                 }
+                // Before the deadline: no user is offline who was not looked up.
+                () = tokio::time::sleep_until(look), if progress.look.is_some() => {
+                    for node in self.look(&mut progress, call, deadline).await {
+                        progress.asked.push(node.clone());
+                        parts.push(self.put(node, call, deadline));
+                    }
+                }
                 () = tokio::time::sleep_until(deadline) => {
                     if !parts.is_empty() {
                         progress.status = progress.status.max(CallStatus::Timeout);
                         progress.open = None;
                     }
                     return progress.conclude();
-                }
-                () = tokio::time::sleep_until(look), if progress.look.is_some() => {
-                    for node in self.look(&mut progress, call, deadline).await {
-                        progress.asked.push(node.clone());
-                        parts.push(self.put(node, call, deadline));
-                    }
                 }
             }
         }
