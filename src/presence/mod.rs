@@ -24,7 +24,7 @@ use crate::backplane::Backplane;
 use crate::backplane::nodes::Health;
 use crate::local::hub::Hub;
 use crate::local::presence_queue::{PresenceBatch, PresenceQueue};
-use crate::presence::peers::{Found, carry};
+use crate::presence::peers::{CarriedLine, Found, carry};
 use crate::presence::roster::{HEARD, Roster};
 use crate::presence::view::{PresenceChanges, View};
 use crate::protocol;
@@ -79,7 +79,9 @@ pub(crate) struct Presence {
     unread: HashMap<Topic, oneshot::Receiver<()>>,
     is_reading: bool,
     is_judging: bool,
-    lines: mpsc::Sender<(NodeId, String)>,
+    /// Nodes that did not get what they were told, and when they are told all again.
+    unheard: BTreeSet<(Instant, Topic, NodeId)>,
+    lines: mpsc::Sender<CarriedLine>,
     finds: mpsc::UnboundedSender<Found>,
     found: mpsc::UnboundedReceiver<Found>,
     metrics: Arc<Metrics>,
@@ -93,9 +95,9 @@ impl Presence {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let (lines, carried) = mpsc::channel(LINES);
-        tokio::spawn(carry(backplane.clone(), carried));
-        // One find for each of two questions is under way at most.
+        // One find for each of two questions is under way at most, and one for a line.
         let (finds, found) = mpsc::unbounded_channel();
+        tokio::spawn(carry(backplane.clone(), carried, finds.clone()));
         Self {
             health: backplane.health(),
             hub: hub.clone(),
@@ -112,6 +114,7 @@ impl Presence {
             unread: HashMap::new(),
             is_reading: false,
             is_judging: false,
+            unheard: BTreeSet::new(),
             lines,
             finds,
             found,
@@ -137,6 +140,7 @@ impl Presence {
                 Some(found) = self.found.recv() => match found {
                     Found::Rows(topics, parties) => self.locate(&topics, parties),
                     Found::Dead(nodes) => self.bury(nodes),
+                    Found::Unheard(topic, node) => self.note_unheard(topic, node),
                 },
                 Ok(()) = self.health.changed() => drop(self.is_well(Instant::now())),
                 () = until(due) => {
@@ -417,6 +421,7 @@ impl Presence {
             self.tend(&topic, now).await;
         }
         self.ask_all(now);
+        self.tell_again(now);
         self.judge();
     }
 

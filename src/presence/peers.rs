@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -19,6 +20,8 @@ use crate::protocol::{PresenceLine, Watch};
 
 /// Nodes asked in one beat for their lists, beyond those that are new: after a loss all are asked.
 const ASKS: usize = 2_000;
+/// Most lines whose outcome is waited for.
+const OUTCOMES: usize = 1_024;
 /// How long the rows of new topics may take to be written.
 const ROWS: Duration = Duration::from_secs(10);
 
@@ -28,11 +31,29 @@ pub(super) enum Found {
     Rows(Vec<Topic>, Option<Vec<TopicNodes>>),
     /// Of these nodes, which are dead.
     Dead(Vec<NodeId>),
+    /// What this node was told of the topic did not reach it, as far as is known.
+    Unheard(Topic, NodeId),
+}
+
+/// A line for a node, and of which topic it tells, if it does.
+pub(super) struct CarriedLine {
+    node: NodeId,
+    text: String,
+    told: Option<Topic>,
 }
 
 impl Presence {
     pub(super) fn send(&mut self, node: &NodeId, line: &PresenceLine) {
-        if self.lines.try_send((node.clone(), line.to_line())).is_ok() {
+        let told = match line {
+            PresenceLine::Told(told) => Some(told.topic.clone()),
+            PresenceLine::Watch(_) => None,
+        };
+        let carried = CarriedLine {
+            node: node.clone(),
+            text: line.to_line(),
+            told,
+        };
+        if self.lines.try_send(carried).is_ok() {
             return;
         }
         // It would go on with a gap that it cannot see. As it is, it begins again when it asks
@@ -167,6 +188,24 @@ impl Presence {
         });
     }
 
+    /// Has a node told all again in a while: a line that it never got leaves no gap in numbers.
+    pub(super) fn note_unheard(&mut self, topic: Topic, node: NodeId) {
+        let roster = self.rolls.get_mut(&topic);
+        if let Some(pause) = roster.and_then(|roster| roster.note_unheard(&node)) {
+            self.unheard.insert((Instant::now() + pause, topic, node));
+        }
+    }
+
+    pub(super) fn tell_again(&mut self, now: Instant) {
+        while self.unheard.first().is_some_and(|(at, ..)| *at <= now) {
+            let (_, topic, node) = self.unheard.pop_first().expect("one is there");
+            let roster = self.rolls.get_mut(&topic);
+            if roster.is_some_and(|roster| roster.begin_again(&node)) {
+                self.arrange(&topic);
+            }
+        }
+    }
+
     pub(super) fn bury(&mut self, dead: Vec<NodeId>) {
         self.is_judging = false;
         let now = Instant::now();
@@ -184,10 +223,30 @@ impl Presence {
 }
 
 /// Hands lines to the backplane, in order; a slow one holds up nothing but them.
-pub(super) async fn carry(backplane: Arc<Backplane>, mut lines: mpsc::Receiver<(NodeId, String)>) {
-    while let Some((node, line)) = lines.recv().await {
-        let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
-        // What does not get through shows in the numbers of what comes behind it.
-        drop(backplane.publish(&node, line, deadline).await);
+pub(super) async fn carry(
+    backplane: Arc<Backplane>,
+    mut lines: mpsc::Receiver<CarriedLine>,
+    finds: mpsc::UnboundedSender<Found>,
+) {
+    let mut outcomes = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some((told, node, is_heard)) = outcomes.next() => {
+                if let (Some(topic), false) = (told, is_heard) {
+                    let _ = finds.send(Found::Unheard(topic, node));
+                }
+            }
+            line = lines.recv(), if outcomes.len() < OUTCOMES => {
+                let Some(CarriedLine { node, text, told }) = line else {
+                    return;
+                };
+                let deadline = Instant::now() + protocol::DEFAULT_TIMEOUT;
+                let published = backplane.publish(&node, text, deadline).await;
+                outcomes.push(async move {
+                    let receivers = published.receivers(deadline).await;
+                    (told, node, receivers.is_ok_and(|count| count > 0))
+                });
+            }
+        }
     }
 }

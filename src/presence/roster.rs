@@ -18,6 +18,9 @@ pub(super) const HEARD: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_PER_MEMBER: Duration = Duration::from_micros(20);
 
+/// Before a node that a line did not reach is told all again, at first.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What this node tells of one topic.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
@@ -38,6 +41,10 @@ struct WatchingNode {
     until: Option<Instant>,
     /// It has not got the whole list yet.
     is_new: bool,
+    /// Lines in a row that did not reach it.
+    unheard: u32,
+    /// It will be told all again.
+    is_owed: bool,
 }
 
 impl Roster {
@@ -47,10 +54,34 @@ impl Roster {
         let listener = self.listeners.entry(node.clone()).or_insert(WatchingNode {
             until,
             is_new: true,
+            unheard: 0,
+            is_owed: false,
         });
         listener.until = until;
+        // It is there.
+        listener.unheard = 0;
         listener.is_new |= begin;
         listener.is_new
+    }
+
+    /// A line did not reach this node. Answers when to tell it all again, longer each time; none if
+    /// it is no listener, or that is settled.
+    pub(super) fn note_unheard(&mut self, node: &NodeId) -> Option<Duration> {
+        let listener = self.listeners.get_mut(node)?;
+        if std::mem::replace(&mut listener.is_owed, true) {
+            return None;
+        }
+        listener.unheard += 1;
+        Some(AGAIN * (1 << (listener.unheard - 1).min(5)))
+    }
+
+    /// It is time to tell this node all again; answers whether it still listens.
+    pub(super) fn begin_again(&mut self, node: &NodeId) -> bool {
+        let Some(listener) = self.listeners.get_mut(node) else {
+            return false;
+        };
+        (listener.is_owed, listener.is_new) = (false, true);
+        true
     }
 
     /// Whether a node is told.
@@ -186,6 +217,31 @@ mod tests {
                 .is_empty()
         );
         assert!(roster.listen(&a, None, true), "it asks for all");
+    }
+
+    #[test]
+    fn who_was_not_reached_is_told_all_again_later_each_time() {
+        let (topic, here, a) = ("t".parse().unwrap(), node("here"), node("a"));
+        let mut roster = Roster::default();
+        let tell = |roster: &mut Roster, users: &[&str]| {
+            let told = roster.tell(&topic, &here, plain(users), Instant::now());
+            let lists = told.iter().filter(|(_, told)| told.begin);
+            lists.map(|(_, told)| told.here.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(roster.note_unheard(&a), None, "no listener");
+        roster.listen(&a, None, false);
+        tell(&mut roster, &["1"]);
+        assert_eq!(tell(&mut roster, &[]), [[]; 0], "a line that gets lost");
+        assert_eq!(roster.note_unheard(&a), Some(AGAIN));
+        assert_eq!(roster.note_unheard(&a), None, "once is enough");
+        assert!(roster.begin_again(&a));
+        assert_eq!(tell(&mut roster, &["2"]), [names(&["2"])]);
+        assert_eq!(roster.note_unheard(&a), Some(AGAIN * 2));
+        assert!(roster.begin_again(&a));
+        roster.listen(&a, None, false);
+        assert_eq!(roster.note_unheard(&a), Some(AGAIN), "it has asked");
+        roster.forget(&a);
+        assert!(!roster.begin_again(&a));
     }
 
     #[test]
