@@ -40,6 +40,8 @@ const ROOM: usize = 16 * 1024;
 const KEPT: usize = 1024 * 1024;
 /// The pauses between two dials: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// A connection that lasted for so long is dialled again at once, others after a pause.
+const LASTED: Duration = Duration::from_secs(1);
 /// How often it is checked, without a connection, what has waited too long.
 const CHECK: Duration = Duration::from_millis(50);
 
@@ -56,21 +58,36 @@ pub(crate) trait Door: Send + Sync + 'static {
     fn failed(&self, error: &Error);
 }
 
-/// The pauses between dials that fail.
+/// The pauses between dials that fail, and after connections that were lost soon.
 #[derive(Debug)]
-pub(crate) struct DialPauses(Duration);
+pub(crate) struct DialPauses {
+    next: Duration,
+    opened: Option<Instant>,
+}
 
 impl Default for DialPauses {
     fn default() -> Self {
-        Self(PAUSES.0)
+        Self {
+            next: PAUSES.0,
+            opened: None,
+        }
     }
 }
 
 impl DialPauses {
-    /// The next pause.
+    /// A dial has led to a connection.
+    pub(crate) fn opened(&mut self) {
+        self.opened = Some(Instant::now());
+    }
+
+    /// The pause before the next dial.
     pub(crate) fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(PAUSES.1);
+        if self.opened.take().is_some_and(|at| at.elapsed() >= LASTED) {
+            self.next = PAUSES.0;
+            return Duration::ZERO;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(PAUSES.1);
         pause
     }
 }
@@ -230,17 +247,17 @@ impl Wire {
 
 /// Connects again and again, until the task is ended.
 async fn serve(shared: Arc<Shared>, door: impl Door) {
-    let mut backoff = DialPauses::default();
+    let mut pauses = DialPauses::default();
     loop {
         let mut stream = match shared.meanwhile(door.open()).await {
             Ok(stream) => stream,
             Err(error) => {
                 door.failed(&error);
-                shared.meanwhile(sleep(backoff.next())).await;
+                shared.meanwhile(sleep(pauses.next())).await;
                 continue;
             }
         };
-        backoff = DialPauses::default();
+        pauses.opened();
         shared.note(true);
         door.opened();
         let mut running = Running::new(&shared, &mut stream);
@@ -254,6 +271,7 @@ async fn serve(shared: Arc<Shared>, door: impl Door) {
         flight.iter_mut().for_each(|asked| asked.fail(&error));
         sources.into_iter().for_each(LateSource::put_off);
         door.failed(&error);
+        shared.meanwhile(sleep(pauses.next())).await;
     }
 }
 

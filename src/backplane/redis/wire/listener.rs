@@ -41,12 +41,13 @@ pub(crate) enum News {
 
 enum ReaderState {
     Up(RedisStream),
-    Dialling(Pin<Box<dyn Future<Output = RedisStream> + Send>>),
+    Dialling(Pin<Box<dyn Future<Output = (RedisStream, DialPauses)> + Send>>),
 }
 
 pub(crate) struct MessageReader<D> {
     door: Arc<D>,
     state: ReaderState,
+    pauses: DialPauses,
     input: BytesMut,
     framer: Framer,
 }
@@ -55,9 +56,10 @@ impl<D: Door> MessageReader<D> {
     /// Dials until there is a connection.
     pub(crate) async fn open(door: D) -> Self {
         let door = Arc::new(door);
-        let stream = dial(door.clone()).await;
+        let (stream, pauses) = dial(door.clone(), DialPauses::default()).await;
         Self {
             door,
+            pauses,
             state: ReaderState::Up(stream),
             input: BytesMut::new(),
             framer: Framer::default(),
@@ -83,7 +85,8 @@ impl<D: Door> MessageReader<D> {
                     }
                 }
                 ReaderState::Dialling(dialled) => {
-                    self.state = ReaderState::Up(dialled.await);
+                    let (stream, pauses) = dialled.await;
+                    (self.state, self.pauses) = (ReaderState::Up(stream), pauses);
                     return News::Connected;
                 }
             }
@@ -134,7 +137,12 @@ impl<D: Door> MessageReader<D> {
         self.door.failed(error);
         self.input = BytesMut::new();
         self.framer = Framer::default();
-        self.state = ReaderState::Dialling(Box::pin(dial(self.door.clone())));
+        let mut pauses = std::mem::take(&mut self.pauses);
+        let (door, pause) = (self.door.clone(), pauses.next());
+        self.state = ReaderState::Dialling(Box::pin(async move {
+            sleep(pause).await;
+            dial(door, pauses).await
+        }));
     }
 }
 
@@ -152,16 +160,16 @@ fn heard(whole: &Bytes) -> Result<Option<Heard>, Error> {
 }
 
 /// Dials until there is a connection.
-async fn dial(door: Arc<impl Door>) -> RedisStream {
-    let mut backoff = DialPauses::default();
+async fn dial(door: Arc<impl Door>, mut pauses: DialPauses) -> (RedisStream, DialPauses) {
     loop {
         match door.open().await {
             Ok(stream) => {
                 door.opened();
-                return stream;
+                pauses.opened();
+                return (stream, pauses);
             }
             Err(error) => door.failed(&error),
         }
-        sleep(backoff.next()).await;
+        sleep(pauses.next()).await;
     }
 }

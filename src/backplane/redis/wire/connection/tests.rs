@@ -189,3 +189,22 @@ async fn a_source_is_pulled_at_the_write_and_told_exactly_once() {
     );
     assert!(tellings.try_recv().is_err(), "it was told twice");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_each_connection_is_not_dialled_without_a_pause() {
+    let stage = Stage::new();
+    for _ in 0..4 {
+        drop(stage.server().await);
+    }
+    let lasting = stage.server().await;
+    // After pauses of 50, 100, 200 and 400 ms.
+    sleep(Duration::from_millis(740)).await;
+    assert!(!stage.wire.is_connected());
+    sleep(Duration::from_millis(60)).await;
+    assert!(stage.wire.is_connected());
+    sleep(LASTED).await;
+    let _next = stage.server().await;
+    drop(lasting);
+    sleep(Duration::from_millis(20)).await;
+    assert!(stage.wire.is_connected(), "at once");
+}
