@@ -66,7 +66,7 @@ ENV PUSH_LISTEN=0.0.0.0:8080 \
 USER 65534:65534
 EXPOSE 8080
 
-# SIGTERM: PUSH_PRESTOP_SECONDS (5), then PUSH_DRAIN_SECONDS (10): `docker stop --time 30`.
+# SIGTERM: PUSH_PRESTOP_SECONDS (6.5), then PUSH_DRAIN_SECONDS (10): `docker stop --time 30`.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["/pushnode", "--healthcheck"]
