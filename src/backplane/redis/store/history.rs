@@ -71,11 +71,19 @@ impl KeptStore {
         subject: &Subject,
         erasure: Erasure,
     ) -> Result<u64, Unavailable> {
-        let erased = match erasure {
-            Erasure::All => self.erase_all(subject).await,
-            Erasure::One(entry) => self.erase_one(subject, entry).await,
+        let place = self.servers.place_of(&self.keys.inbox(subject));
+        let erased = async {
+            let erased = match erasure {
+                Erasure::All => self.erase_all(subject).await?,
+                Erasure::One(entry) => self.erase_one(subject, entry).await?,
+            };
+            // The successor of a master that is being replaced may still have them.
+            self.servers.confirm(&place).await?;
+            Ok(erased)
         };
-        erased.map_err(|error| self.refused(&error, "messages not erased"))
+        erased
+            .await
+            .map_err(|error| self.refused(&error, "messages not erased"))
     }
 
     async fn erase_all(&self, subject: &Subject) -> Result<u64, Error> {

@@ -323,6 +323,7 @@ impl KeptStore {
 
     async fn read_once(&self, subject: &Subject, since: Since) -> Result<Page, Error> {
         let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
+        let place = self.servers.place_of(&inbox);
         let transaction = multi(&self.servers.at(&inbox)).await?;
         let _: () = transaction.get(&counter).await?;
         let _: () = transaction.xlen(&inbox).await?;
@@ -340,6 +341,8 @@ impl KeptStore {
             }
         };
         let mut answers: Vec<Value> = exec(&transaction).await?;
+        // What a master has that is being replaced may be kept again by its successor.
+        self.servers.confirm(&place).await?;
         let mut entries = answers.pop().map(entries).unwrap_or_default();
         let holds = match (since, entries.first()) {
             (Since::Now, _) => true,
