@@ -178,7 +178,11 @@ impl ClientRequests {
             let reason = answer.reason.unwrap_or("no way to the members");
             return Err(ClientError::new("unavailable", reason).retry_after(RETRY));
         }
-        Ok(protocol::published_fields(&publish.topic, answer.seq_id))
+        Ok(protocol::published_fields(
+            &publish.topic,
+            answer.seq_id,
+            answer.reason,
+        ))
     }
 
     /// The client hears that it is subscribed when the topic's row is written, so that senders it

@@ -77,6 +77,7 @@ struct Object {
     kind: String,
     #[serde(rename = "ref")]
     reference: Option<String>,
+    reason: Option<String>,
     status: Option<String>,
     node: Option<String>,
     fd: Option<u64>,
@@ -222,12 +223,13 @@ impl Link<'_> {
     }
 
     /// Notes what it was told of what it has published last.
-    fn answered(&mut self, status: &str) {
+    fn answered(&mut self, status: &str, reason: Option<String>) {
         let Some(mut push) = self.published.take() else {
             return;
         };
         push.answered = self.recorder.now();
         status.clone_into(&mut push.status);
+        push.reason = reason;
         push.parts = vec![Part {
             user: push.to[0].clone(),
             status: status.to_owned(),
@@ -264,7 +266,7 @@ impl Device {
                 self.enter(&mut link, ready).await;
                 views.client_came();
                 let (cause, code) = self.listen(&mut link).await;
-                link.answered("unknown");
+                link.answered("unknown", None);
                 views.client_went();
                 link.set_expires_soon(false);
                 link.write(|conn, at| Event::Close {
@@ -612,7 +614,7 @@ impl Device {
                     .is_some_and(|push| push.id == reference)
                 {
                     // Some of its nodes may have it.
-                    link.answered("unrouted");
+                    link.answered("unrouted", None);
                 }
                 link.asked.remove(&format!("#{reference}"));
                 if reference == AUTH {
@@ -651,7 +653,7 @@ impl Device {
             return link.holds(self.pass == Some(Pass::Session), ends.unwrap_or(u64::MAX));
         }
         if object.status.as_deref() == Some("published") {
-            return link.answered("routed");
+            return link.answered("routed", object.reason);
         }
         let Some(topic) = object.topic else {
             return;

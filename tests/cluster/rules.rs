@@ -9,7 +9,7 @@ use crate::common::rules::{
     what_members_may_not_publish, what_members_publish_is_kept,
 };
 use crate::common::topics::{ask, hears, push};
-use crate::common::{Client, Node, Redis, eventually, http, node_with};
+use crate::common::{Client, Node, Redis, eventually, http, node_with, send_signal};
 
 /// Two nodes with the rules of the scenarios and these further settings.
 fn two(redis: &Redis, further: &[(&str, &str)]) -> (Node, Node) {
@@ -212,4 +212,40 @@ async fn a_member_that_looks_into_the_log_does_not_hear_itself() {
         }
     }
     assert_eq!(heard, [2, 4]);
+}
+
+/// What a member publishes while Redis does not answer reaches its own node, and it hears that
+/// others may have missed it.
+#[tokio::test]
+async fn a_member_hears_that_others_may_have_missed_what_it_published() {
+    let redis = Redis::start();
+    let (a, b) = two(&redis, &[]);
+    let mut author = Client::v1(&format!("{}&topics=talk.1", a.ws_url("1"))).await;
+    let mut near = Client::v1(&format!("{}&topics=talk.1", a.ws_url("2"))).await;
+    let _far = Client::v1(&format!("{}&topics=talk.1", b.ws_url("3"))).await;
+    let publish = |n: i32| json!({"type": "publish", "topic": "talk.1", "data": n, "ref": n});
+    let well = ask(&mut author, publish(1)).await;
+    assert_eq!(
+        (&well["status"], &well["reason"]),
+        (&json!("published"), &Value::Null)
+    );
+    send_signal(redis.pid(), "STOP");
+    author.send(&publish(2).to_string()).await;
+    let reply = loop {
+        let frame = author.json().await;
+        if frame["ref"] == 2 {
+            break frame;
+        }
+    };
+    send_signal(redis.pid(), "CONT");
+    assert_eq!(reply["status"], "published", "{reply}");
+    assert!(reply["reason"].is_string(), "{reply}");
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let frame = near.json().await;
+        if frame["type"] == "message" {
+            heard.push(frame["data"].clone());
+        }
+    }
+    assert_eq!(heard, [1, 2]);
 }

@@ -218,15 +218,24 @@ pub fn unsubscribed_fields(topic: &Topic) -> String {
     })
 }
 
-/// What a member that published reads in its reply; `resume` if the message is kept.
+/// What a member that published reads in its reply; `resume` if the message is kept, and `reason`
+/// if some members may not get it.
 #[must_use]
-pub fn published_fields(topic: &Topic, resume: Option<Position>) -> String {
-    members(&SubscriptionFields {
+pub fn published_fields(topic: &Topic, resume: Option<Position>, reason: Option<&str>) -> String {
+    #[derive(Serialize)]
+    struct Published<'a> {
+        topic: &'a Topic,
+        status: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume: Option<Position>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    }
+    members(&Published {
         topic,
         status: "published",
         resume,
-        recovered: None,
-        degraded: false,
+        reason,
     })
 }
 
