@@ -105,10 +105,17 @@ pub fn node_with(redis: &Redis, name: &str, settings: &[(&str, &str)]) -> Node {
 
 /// The command that starts a node with these settings and nothing else of this environment.
 pub fn node_command(settings: &[(&str, &str)]) -> Command {
-    command_of(Path::new(env!("CARGO_BIN_EXE_pushnode")), settings)
+    let new = [
+        // No balancer stands in front; tests with one set it.
+        ("PUSH_PRESTOP_SECONDS", "0"),
+        // Tests ask `/readyz` whether a node works, and not only whether it may take clients.
+        ("PUSH_READY_WITHOUT_REDIS", "false"),
+    ];
+    let settings = [&new, settings].concat();
+    command_of(Path::new(env!("CARGO_BIN_EXE_pushnode")), &settings)
 }
 
-/// As [`node_command`], of another build.
+/// As [`node_command`], of another build, which may not know all of today's settings.
 pub fn command_of(program: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
     command
@@ -117,10 +124,6 @@ pub fn command_of(program: &Path, settings: &[(&str, &str)]) -> Command {
         .env("PUSH_TCP_LISTEN", "127.0.0.1:0")
         .env("PUSH_ADMIN_LISTEN", "127.0.0.1:0")
         .env("PUSH_LOG", "debug")
-        // No balancer stands in front; tests with one set it.
-        .env("PUSH_PRESTOP_SECONDS", "0")
-        // Tests ask `/readyz` whether a node works, and not only whether it may take clients.
-        .env("PUSH_READY_WITHOUT_REDIS", "false")
         .envs(settings.iter().copied());
     command
 }
