@@ -132,7 +132,10 @@ impl Acceptor {
             Accepted::Tcp(stream, address) if self.proxies.trusts(Some(address.ip())) => {
                 match stream.into_watched() {
                     Ok(stream) => self.admit_trusted(stream, address.ip(), port, service),
-                    Err(error) => tracing::debug!(%error, "a proxy's connection was lost"),
+                    Err(error) => {
+                        self.metrics.accept_errors.inc();
+                        tracing::debug!(%error, "a proxy's connection was lost");
+                    }
                 }
             }
             Accepted::Tcp(stream, address) => {

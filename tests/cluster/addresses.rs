@@ -237,18 +237,7 @@ async fn over_tls_the_certificate_is_for_the_name_whichever_address_answers() {
     certificates(folder.path());
     let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
     let tls_port = free_port();
-    let _redis = Redis::start_with(&[
-        "--tls-port",
-        &tls_port.to_string(),
-        "--tls-cert-file",
-        &path("redis.crt"),
-        "--tls-key-file",
-        &path("redis.key"),
-        "--tls-ca-cert-file",
-        &path("ca.crt"),
-        "--tls-auth-clients",
-        "no",
-    ]);
+    let _redis = Redis::start_with_tls(&tls_port.to_string(), path);
     let name = HalfSilent::leading_to(tls_port, None).await;
     let authority = path("ca.crt");
     let trusts = [("SSL_CERT_FILE", &*authority)];

@@ -232,9 +232,7 @@ async fn a_host_that_vanished_is_dead_although_redis_counts_it() {
     let vanished = Instant::now();
     until_lost(&mut client, 1).await;
     println!("dead {:.1?} after it vanished", vanished.elapsed());
-    let channel = format!("pn:n:{{{}}}", a.id);
-    let count = redis.cli(&["PUBSUB", "NUMSUB", &channel]);
-    assert!(count.ends_with('1'), "Redis still counts it: {count}");
+    redis.assert_still_counts(&a.id);
     let (code, answer) = status(&b, "u7").await;
     assert_eq!(
         (code, &answer["status"]),

@@ -102,18 +102,7 @@ async fn over_tls_with_a_private_authority() {
     certificates(folder.path());
     let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
     let tls_port = free_port().to_string();
-    let _redis = Redis::start_with(&[
-        "--tls-port",
-        &tls_port,
-        "--tls-cert-file",
-        &path("redis.crt"),
-        "--tls-key-file",
-        &path("redis.key"),
-        "--tls-ca-cert-file",
-        &path("ca.crt"),
-        "--tls-auth-clients",
-        "no",
-    ]);
+    let _redis = Redis::start_with_tls(&tls_port, path);
     for host in ["localhost", "127.0.0.1"] {
         let url = format!("rediss://{host}:{tls_port}");
         a_push_crosses(&[("PUSH_REDIS_URL", &url), ("SSL_CERT_FILE", &path("ca.crt"))]).await;

@@ -119,9 +119,7 @@ async fn a_host_whose_cable_is_pulled_is_dead_within_20_s_and_its_users_may_conn
     let dead = vanished.elapsed();
     println!("dead {dead:.1?} after its cable was pulled");
     assert!(dead < Duration::from_secs(60), "{dead:?}");
-    let channel = format!("pn:n:{{{}}}", a.id);
-    let count = redis.cli(&["PUBSUB", "NUMSUB", &channel]);
-    assert!(count.ends_with('1'), "Redis still counts it: {count}");
+    redis.assert_still_counts(&a.id);
     let (code, answer) = status(&b, "u7").await;
     assert_eq!(
         (code, &answer["status"]),

@@ -49,6 +49,28 @@ impl Redis {
         self.child.id()
     }
 
+    /// Redis counts a node as a listener of its channel, dead or alive.
+    pub fn assert_still_counts(&self, node: &str) {
+        let count = self.cli(&["PUBSUB", "NUMSUB", &format!("pn:n:{{{node}}}")]);
+        assert!(count.ends_with('1'), "Redis still counts it: {count}");
+    }
+
+    /// With TLS on this port, beside the plain one. `path` leads to the certificates.
+    pub fn start_with_tls(port: &str, path: impl Fn(&str) -> String) -> Self {
+        Self::start_with(&[
+            "--tls-port",
+            port,
+            "--tls-cert-file",
+            &path("redis.crt"),
+            "--tls-key-file",
+            &path("redis.key"),
+            "--tls-ca-cert-file",
+            &path("ca.crt"),
+            "--tls-auth-clients",
+            "no",
+        ])
+    }
+
     /// Waits until Redis knows that nobody listens on a node's channel. For a moment after the
     /// death of a process it still counts it as a receiver.
     pub async fn until_nobody_listens(&self, node: &str) {
