@@ -48,6 +48,8 @@ pub(crate) struct PresenceBatch {
     pub(crate) lines: Vec<PresenceLine>,
     /// Bytes of the names in them.
     bytes: usize,
+    /// Lines for which there was no room.
+    pub(crate) dropped: u64,
     /// Lines of others may be lost.
     pub(crate) lost: bool,
 }
@@ -94,6 +96,7 @@ impl PresenceQueue {
                 noted.bytes += bytes;
                 noted.lines.push(line);
             } else {
+                noted.dropped += 1;
                 noted.lost = true;
             }
         });
@@ -150,5 +153,32 @@ impl PresenceQueue {
     fn note(&self, change: impl FnOnce(&mut PresenceBatch)) {
         change(&mut self.noted.lock());
         self.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Watch;
+
+    #[test]
+    fn lines_beyond_the_bound_are_counted_and_the_task_asks_again() {
+        let queue = PresenceQueue::default();
+        let line = || {
+            PresenceLine::Watch(Watch {
+                topic: "room".parse().expect("a topic"),
+                node: "n.1".parse().expect("a node"),
+                begin: false,
+                end: false,
+            })
+        };
+        for _ in 0..LINES + 3 {
+            queue.hear(line());
+        }
+        let noted = queue.take_now();
+        assert_eq!((noted.lines.len(), noted.dropped), (LINES, 3));
+        assert!(noted.lost);
+        queue.hear(line());
+        assert_eq!(queue.take_now().dropped, 0);
     }
 }

@@ -166,6 +166,7 @@ impl Presence {
         for line in noted.lines {
             self.hear(line).await;
         }
+        self.metrics.lines_refused("full", noted.dropped);
         // Behind the lines: a list that seems to end in them may lack its middle.
         if noted.lost {
             self.doubt();

@@ -438,7 +438,14 @@ impl Metrics {
 
     /// Counts a line of the bus that was not believed.
     pub fn line_refused(&self, reason: &'static str) {
-        self.lines_refused.get_or_create(&reason.into()).inc();
+        self.lines_refused(reason, 1);
+    }
+
+    /// Counts lines of the bus that were not believed, or for which there was no room.
+    pub fn lines_refused(&self, reason: &'static str, count: u64) {
+        self.lines_refused
+            .get_or_create(&reason.into())
+            .inc_by(count);
     }
 
     /// Counts a sign of loss.
