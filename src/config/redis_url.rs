@@ -8,7 +8,9 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 
 use crate::config::secret_files::{self, FileForm};
@@ -64,9 +66,17 @@ pub(crate) struct Login {
     pub(crate) password: Secret,
 }
 
-/// Where the credentials for a server are read again at each dial.
+/// A file from which the credentials for a server are read again at each dial. Clones share what was
+/// read last.
+#[derive(Debug, Clone)]
+pub(crate) struct LoginFile {
+    place: LoginPlace,
+    last: Arc<Mutex<Option<Login>>>,
+}
+
+/// Which part of which file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LoginFile {
+enum LoginPlace {
     /// A file with a password, for this user.
     Password(PathBuf, Option<String>),
     /// A file with a URL, of which those for the servers count.
@@ -75,12 +85,35 @@ pub(crate) enum LoginFile {
     SentinelUrl(PathBuf),
 }
 
+impl PartialEq for LoginFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+}
+
+impl Eq for LoginFile {}
+
 impl LoginFile {
-    /// The credentials that are there now.
-    ///
-    /// # Errors
-    /// What is wrong with the file, without any part of it.
-    pub(crate) fn read(&self) -> Result<Option<Login>, String> {
+    /// `login` is what was there at the start.
+    fn new(place: LoginPlace, login: Option<Login>) -> Self {
+        Self {
+            place,
+            last: Arc::new(Mutex::new(login)),
+        }
+    }
+
+    /// The credentials that are there now; if the file cannot be read, those that any clone read
+    /// last, and what is wrong with it, without any part of it.
+    pub(crate) fn read(&self) -> (Option<Login>, Result<(), String>) {
+        // Locked before the file is read: what an earlier reader found must not replace this.
+        let mut last = self.last.lock();
+        let read = self.place.read().map(|login| *last = login);
+        (last.clone(), read)
+    }
+}
+
+impl LoginPlace {
+    fn read(&self) -> Result<Option<Login>, String> {
         let read_url = |path| RedisUrl::parse(&secret_files::read(path, FileForm::Line)?);
         Ok(match self {
             Self::Password(path, user) => Some(Login {
@@ -222,8 +255,10 @@ impl RedisUrl {
 
     /// The file that this URL is in, and those for TLS.
     pub(super) fn set_files(&mut self, url: Option<PathBuf>, tls: TlsFiles) {
-        self.login_file = url.clone().map(LoginFile::Url);
-        self.sentinel_file = url.map(LoginFile::SentinelUrl);
+        let file = |place, login: &Option<Login>| LoginFile::new(place, login.clone());
+        self.login_file = (url.clone()).map(|path| file(LoginPlace::Url(path), &self.login));
+        let place = url.map(LoginPlace::SentinelUrl);
+        self.sentinel_file = place.map(|place| file(place, &self.sentinel_login));
         self.tls = tls;
     }
 
@@ -234,8 +269,9 @@ impl RedisUrl {
         password: Secret,
         file: Option<PathBuf>,
     ) {
-        self.login_file = file.map(|path| LoginFile::Password(path, user.clone()));
+        let place = file.map(|path| LoginPlace::Password(path, user.clone()));
         self.login = Some(Login { user, password });
+        self.login_file = place.map(|place| LoginFile::new(place, self.login.clone()));
     }
 
     pub(super) fn has_login(&self) -> bool {
@@ -417,4 +453,28 @@ fn several(text: &str, default_port: u16, looks: &str) -> Result<(url::Url, Vec<
     let url = url::Url::parse(&format!("{scheme}://{login}{first}:{port}{tail}"))
         .map_err(|error| format!("is not a URL ({error}); {looks}"))?;
     Ok((url, hosts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_connections_share_the_password_that_was_read_last() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("password");
+        let write = |text: &str| std::fs::write(&path, text).expect("written");
+        write("old");
+        let mut url = RedisUrl::parse("redis://127.0.0.1").expect("a URL");
+        url.set_login(None, Secret::new("old".to_owned()), Some(path.clone()));
+        let [one, other] = [(); 2].map(|()| url.one().login_file.expect("a file"));
+        let password = |login: Option<Login>| login.map(|login| login.password.reveal().to_owned());
+        write("new");
+        assert_eq!(password(one.read().0).as_deref(), Some("new"));
+        // Another connection that was slower finds no file any more.
+        std::fs::remove_file(&path).expect("removed");
+        let (login, read) = other.read();
+        assert!(read.is_err());
+        assert_eq!(password(login).as_deref(), Some("new"));
+    }
 }

@@ -2,11 +2,9 @@
 //!
 //! A password in a file may be replaced at any time, so it is read at each connect, also when a
 //! connection is made again by itself. What must stay true: while the file cannot be read, the last
-//! credentials that it held are used, and the log says so.
+//! credentials that any connection read in it are used, and the log says so.
 
 use std::time::Duration;
-
-use parking_lot::RwLock;
 
 use crate::config::redis_url::{Login, LoginFile};
 use crate::telemetry::throttle::Throttle;
@@ -21,34 +19,29 @@ pub(crate) type LoginWords = (Option<String>, Option<String>);
 #[derive(Debug)]
 pub(crate) struct FileLogin {
     file: LoginFile,
-    last: RwLock<Option<Login>>,
     complaints: Throttle,
 }
 
 impl FileLogin {
-    /// `login` is what was there at the start.
-    pub(crate) fn new(file: LoginFile, login: Option<Login>) -> Self {
+    pub(crate) fn new(file: LoginFile) -> Self {
         Self {
             file,
-            last: RwLock::new(login),
             complaints: Throttle::new(COMPLAINTS),
         }
     }
 
-    /// What the file holds now.
+    /// What the file holds now, or the last that any connection read in it.
     pub(crate) fn read(&self) -> Option<Login> {
-        match self.file.read() {
-            Ok(login) => *self.last.write() = login,
-            Err(what) => {
-                if let Some(unlogged) = self.complaints.pass() {
-                    tracing::warn!(
-                        unlogged,
-                        "credentials for Redis: the file {what}; those read before are used"
-                    );
-                }
-            }
+        let (login, read) = self.file.read();
+        if let Err(what) = read
+            && let Some(unlogged) = self.complaints.pass()
+        {
+            tracing::warn!(
+                unlogged,
+                "credentials for Redis: the file {what}; those read before are used"
+            );
         }
-        self.last.read().clone()
+        login
     }
 }
 

@@ -172,7 +172,7 @@ impl Destination {
         let file = self.url.login_file.clone();
         Credentials {
             vouch: self.vouch.clone(),
-            file: file.map(|file| FileLogin::new(file, login.clone())),
+            file: file.map(FileLogin::new),
             login,
         }
     }
