@@ -12,11 +12,11 @@
 # a proxy in front authenticates. deploy/compose.yaml is a complete example.
 
 # ---- build ------------------------------------------------------------------
-FROM rust:1.95-slim-bookworm AS build
+# Not the slim image: the allocator is built by make.
+FROM rust:1.95-bookworm AS build
 
-# Static, but with glibc instead of musl: the allocator of musl takes one lock for
-# all threads, and a node allocates on every core. Since glibc 2.34 the resolver
-# (/etc/hosts and DNS) is in libc.a, so names resolve in an empty root as well.
+# Static, with glibc: since 2.34 its resolver (/etc/hosts and DNS) is in libc.a, so
+# names resolve in an empty root as well.
 # With --target, these flags do not apply to build scripts and macros, which
 # cannot be static.
 ENV RUSTFLAGS="-C target-feature=+crt-static" \
@@ -28,6 +28,7 @@ WORKDIR /build
 # the longest, and is rebuilt only when Cargo.toml or Cargo.lock change. Cargo
 # requires a file for every [[bench]] of the manifest.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo/config.toml .cargo/config.toml
 RUN mkdir -p src benches \
     && sed -n '/^\[\[bench\]\]/,/^$/ s/^name = "\(.*\)"/benches\/\1.rs/p' Cargo.toml > stand-ins \
     && xargs --arg-file=stand-ins touch src/lib.rs \

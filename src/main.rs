@@ -11,6 +11,10 @@ use pushnode::{Listeners, LogWriter, RunError, UNAVAILABLE, USAGE, VERSION};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The operating system refused a request (`EX_OSERR`).
 const OS_ERROR: u8 = 71;
 
