@@ -21,8 +21,37 @@ const common = {
   tsconfigRaw: { compilerOptions: { useDefineForClassFields: false } },
 };
 const entries = { index: "src/index.ts", ws: "src/ws-only.ts", react: "src/react.ts" };
-/** The client without event streams is made without what serves them alone. */
-const define = (name) => ({ STREAMS: String(name !== "ws") });
+
+/**
+ * The text of `client.ts` and of all that it imports as the body of `connect`, so that each client
+ * has variables of its own (src/create.d.ts). Only the classes of errors are shared.
+ */
+const oneClient = (entry) => ({
+  name: "one client",
+  setup({ onLoad }) {
+    onLoad({ filter: /src\/(index|ws-only)\.ts$/ }, async () => {
+      const inner = await build({
+        ...common,
+        entryPoints: ["src/client.ts"],
+        define: { STREAMS: String(entry !== "ws") },
+        external: ["./types.js"],
+        format: "esm",
+        write: false,
+      });
+      let shared = "";
+      const body = inner.outputFiles[0].text
+        .replace(/^import .*;$/gm, (line) => ((shared += line + "\n"), ""))
+        .replace(/^export \{[^]*\};$/m, "return client;")
+        .replace(/\b(const|var) /g, "let "); // one word for all of them is shorter
+      const contents = `export * from "./types.js";
+        ${shared}
+        export const connect = (url, options = {}) => {
+          ${body}
+        };`;
+      return { contents, resolveDir: join(here, "src") };
+    });
+  },
+});
 
 /** Makes it smaller still. */
 async function smaller(code, isModule, preamble) {
@@ -44,7 +73,7 @@ export async function script() {
   const result = await build({
     ...common,
     entryPoints: ["src/index.ts"],
-    define: define("index"),
+    plugins: [oneClient("index")],
     format: "iife",
     globalName: "pushnode",
     write: false,
@@ -72,7 +101,7 @@ async function main() {
     ["cjs", ".cjs"],
   ]) {
     for (const [name, source] of Object.entries(entries)) {
-      const options = { entryPoints: [source], define: define(name), format, write: false };
+      const options = { entryPoints: [source], plugins: [oneClient(name)], format, write: false };
       const { outputFiles } = await build({ ...common, ...options });
       const code = await smaller(outputFiles[0].text, format === "esm");
       writeFileSync(join(dist, name + ending), code);

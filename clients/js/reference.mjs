@@ -41,7 +41,7 @@ function wrapped(text) {
 /** Without what only the compiler needs. */
 const shown = (text) =>
   oneLine(text)
-    .replace(/^(export |readonly )+/, "")
+    .replace(/^(export |declare |readonly )+/, "")
     .replace(/^function /, "")
     .replace(/;$/, "");
 
@@ -81,7 +81,7 @@ function signature(node) {
   const line = shown(text);
   if (line.length <= 96) return line;
   const margin = ts.isMethodSignature(node) ? /^ {2}/gm : /^$/;
-  return text.replace(/^export function /, "").replace(/;$/, "").replace(margin, "").trim();
+  return text.replace(/^export (declare )?function /, "").replace(/;$/, "").replace(margin, "").trim();
 }
 
 function section(node) {

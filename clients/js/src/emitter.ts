@@ -1,4 +1,8 @@
-// Handlers by event. A handler that throws stops neither the others nor the client.
+// Handlers by event, and the state of what has them. A handler that throws stops neither the
+// others nor the client.
+
+import { fail } from "./client.js";
+import type { PushError } from "./types.js";
 
 export type Handler = (...args: any[]) => void;
 
@@ -8,19 +12,25 @@ export interface Emitter {
   _emit(event: string, ...args: unknown[]): boolean | undefined;
 }
 
-export function createEmitter(fail: (error: unknown) => void): Emitter {
-  const handlers: Record<string, Set<[Handler]>> = {};
+/** The client, a topic, or a handle of one. */
+interface Stateful extends Emitter {
+  state: string;
+  /** Set once it is closed: what everything fails with from then on. */
+  _ended?: PushError;
+}
+
+export const createEmitter = (): Emitter => {
+  // In boxes, so that a handler that was added twice is taken off once.
+  const boxes = new Set<[string, Handler]>();
   return {
-    on(event, handler) {
-      // In a box, so that a handler that was added twice is taken off once.
-      const box: [Handler] = [handler];
-      const all = (handlers[event] ??= new Set());
-      all.add(box);
-      return () => all.delete(box);
+    on(...box) {
+      boxes.add(box);
+      return () => boxes.delete(box);
     },
     _emit(event, ...args) {
       let isBad: boolean | undefined;
-      for (const [handler] of [...(handlers[event] ?? [])]) {
+      for (const [name, handler] of [...boxes]) {
+        if (name !== event) continue;
         isBad ??= false;
         try {
           handler(...args);
@@ -32,4 +42,25 @@ export function createEmitter(fail: (error: unknown) => void): Emitter {
       return isBad;
     },
   };
-}
+};
+
+export const become = (one: Pick<Stateful, "state" | "_emit">, state: string, why?: unknown) => {
+  one.state = state;
+  one._emit(state, why);
+  one._emit("state", state, why);
+};
+
+export const whenReady = (one: Stateful, signal?: AbortSignal) =>
+  new Promise<void>((resolve, reject) => {
+    const look = () => {
+      if (/ing$/.test(one.state)) return;
+      one._ended ? reject(one._ended) : resolve();
+      off();
+    };
+    const off = one.on("state", look);
+    signal?.addEventListener("abort", () => {
+      off();
+      reject(signal.reason);
+    });
+    look();
+  });

@@ -2,30 +2,42 @@
 // covers both. A position is stored after the handlers ran, so that a message that was on its way
 // when the connection, or the page, ended comes again.
 
-import type { Core, Positions } from "./core.js";
+import { memory } from "./settings.js";
 
-export function addMemory(core: Core) {
-  const key = "pushnode " + core._url;
-  const { resume } = core._options;
-  const isStored = resume === "session";
-  const blank = (user?: string): Positions => ({ user, at: {} });
-
-  core._save = () => {
-    if (resume === false) core._positions = blank(core._positions.user);
-    try {
-      if (isStored) sessionStorage.setItem(key, JSON.stringify(core._positions));
-    } catch {
-      // It is full, or the browser lets no page store anything: what is in memory still serves.
-    }
-  };
-  core._forget = () => {
-    core._positions = blank();
-    core._save();
-  };
-  core._positions = blank();
-  try {
-    if (isStored) core._positions = JSON.parse(sessionStorage.getItem(key)!) ?? blank();
-  } catch {
-    // No page may store anything.
-  }
+/** A JSON object, so that it may outlive the page. */
+interface Positions {
+  /** Positions are a user's own. */
+  user?: string;
+  /** The id of the last event of an event stream, which covers inbox and topics. */
+  id?: string;
+  /** By topic; of the inbox without a name. */
+  at: Record<string, string>;
 }
+
+const key = "pushnode " + url;
+
+export let positions: Positions = { at: {} };
+
+const store = (use: () => void) => {
+  try {
+    if (memory === "session") use();
+  } catch {
+    // It is full, or the browser lets no page store anything: what is in memory still serves.
+  }
+};
+store(() => (positions = JSON.parse(sessionStorage.getItem(key)!) ?? positions));
+
+export const save = () => {
+  if (memory === false) positions = { user: positions.user, at: {} };
+  store(() => sessionStorage.setItem(key, JSON.stringify(positions)));
+};
+
+export const forget = () => {
+  positions = { at: {} };
+  save();
+};
+
+export const remember = (name: string, position: string) => {
+  positions.at[name] = position;
+  save();
+};

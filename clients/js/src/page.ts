@@ -1,28 +1,27 @@
 // The page around the client: hidden, frozen, offline, left and come back to. Timers do not run
 // or run late there, so what counts are events. Without a page (Node.js, workers) nothing happens.
 
-const EVENTS = "visibilitychange online pageshow resume pagehide";
+import { again, wake } from "./link.js";
+import { page } from "./settings.js";
 
-/** Returns whether no try makes sense now: the page has been left, or there is no network. */
-export function watchPage(
-  page: Partial<Window> | null | undefined,
-  signal: AbortSignal,
-  wake: () => void,
-  leave: () => void,
-): () => boolean {
-  let isLeft = false;
-  for (const name of EVENTS.split(" ")) {
-    page?.addEventListener?.(
-      name,
-      () => {
-        if (name[0] === "v" && page.document?.hidden) return; // hidden just now
-        isLeft = name === "pagehide";
-        if (isLeft) leave();
-        else wake();
-      },
-      // While the event goes down: some are the document's and do not come up to the window.
-      { capture: true, signal },
-    );
-  }
-  return () => isLeft || page?.navigator?.onLine === false;
+/** Aborted when the client is closed. */
+export const life = new AbortController();
+
+let isLeft = false;
+
+for (const name of "visibilitychange online pageshow resume pagehide".split(" ")) {
+  page?.addEventListener?.(
+    name,
+    () => {
+      if (name[0] === "v" && page.document?.hidden) return; // hidden just now
+      isLeft = name === "pagehide";
+      if (isLeft) again();
+      else wake();
+    },
+    // While the event goes down: some are the document's and do not come up to the window.
+    { capture: true, signal: life.signal },
+  );
 }
+
+/** No try makes sense now: the page has been left, or there is no network. */
+export const isAway = () => isLeft || page?.navigator?.onLine === false;

@@ -2,29 +2,34 @@
 // `fetch` sends the token in a header and shows the status of a refusal. The stream is read-only:
 // its topics stand in the URL, and it resumes by the id of the last event.
 
+import { positions } from "./memory.js";
+import { token } from "./token.js";
+import { topics } from "./topics.js";
 import { endpoint, type End, type Transport } from "./transport.js";
 
 /** The close code that says the same as a status. Other statuses are not the node's. */
 const CODES: Record<number, number | undefined> = { 204: 4001, 401: 4401, 403: 4403, 409: 4409, 503: 4503 };
 
-export const sse: Transport = (core, hear, end, heard) => {
+export const sse: Transport = (hear, end, heard) => {
   const abort = new AbortController();
-  const { id, at } = core._positions;
-  const topics = [...core._topics.values()];
-  for (const topic of topics) topic._isAsked = true;
+  const { id, at } = positions;
+  const all = [...topics.values()];
+  for (const topic of all) topic._isAsked = true;
   const query = {
+    user: options.user,
+    device: options.device,
     since: !id && at[""],
-    topics: topics.map(({ name }) => encodeURIComponent(name)).join(),
-    presence: topics.some(({ _presence }) => _presence) && "true",
+    topics: all.map(({ name }) => encodeURIComponent(name)).join(),
+    presence: all.some(({ _presence }) => _presence) && "true",
   };
-  const address = endpoint(core, "sse", query, "envelope=1");
+  const address = endpoint(query, "sse", "envelope=1");
   const headers: Record<string, string> = { Accept: "text/event-stream" };
-  if (core._token) headers.Authorization = "Bearer " + core._token;
+  if (token) headers.Authorization = "Bearer " + token;
   if (id) headers["Last-Event-ID"] = id;
 
   const read = async (): Promise<End> => {
     const { signal } = abort;
-    const answer = await (core._options.fetch ?? fetch)(address, { headers, signal, cache: "no-store" });
+    const answer = await (options.fetch ?? fetch)(address, { headers, signal, cache: "no-store" });
     const { status } = answer;
     if (status !== 200) {
       const code = CODES[status];

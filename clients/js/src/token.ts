@@ -1,53 +1,81 @@
-// The token: asked for when there is none or it is no longer good, and by one question at a time.
+// The token: asked for when there is none or it is no longer good, by one question at a time, and
+// presented again before it ends.
 
-import type { Core } from "./core.js";
+import { fail, reset } from "./client.js";
+import { again, close, line } from "./link.js";
+import { ask } from "./requests.js";
+import { source, timeout } from "./settings.js";
+import type { Frame } from "./transport.js";
 import { type Options, PushError, type TokenReason, Unauthorized } from "./types.js";
 
 type Provider = Exclude<Options["token"], string | undefined>;
 
-export function addToken(core: Core, timeout: number) {
-  const { token: source } = core._options;
-  let reason: TokenReason = "connect";
-  let asked: Promise<void> | undefined;
+/** No function gives it: what was refused cannot be replaced. */
+export const isFixed = typeof source !== "function";
+/** The token to connect with. */
+export let token = isFixed && (source as string | undefined);
 
-  const ask = async (why: TokenReason) => {
-    if (core._isFixed) return;
-    let timer: ReturnType<typeof setTimeout>;
-    try {
-      core._token = await Promise.race([
-        (source as Provider)({ reason: why }),
-        new Promise<never>((_, reject) => {
-          timer = setTimeout(reject, timeout, new PushError("timeout"));
-        }),
-      ]);
-      core._tokenEnd = Infinity;
-      reason = "connect";
-    } catch (error) {
-      // There is no user.
-      if (error instanceof Unauthorized) core._close({ code: 4401, reason: error.message });
-      throw error;
-    } finally {
-      clearTimeout(timer!);
-      asked = undefined;
-    }
-  };
-  /** It is no longer good. */
-  const _drop = (why: TokenReason) => {
-    if (core._isFixed) return;
-    core._token = undefined;
-    reason = why;
-  };
+let tokenEnd = Infinity;
+let reason: TokenReason = "connect";
+let asked: Promise<void> | undefined;
+/** The timer after a notice, which ends with the connection. */
+export let renewal: ReturnType<typeof setTimeout>;
 
-  core._isFixed = typeof source !== "function";
-  if (core._isFixed) core._token = source as string;
-  core._tokenEnd = Infinity;
-  core._askToken = (why) => (asked ??= ask(why));
-  return {
-    _drop,
-    /** Asks for one if there is none that may be good. */
-    _prepare() {
-      if (Date.now() > core._tokenEnd) _drop("expired");
-      return core._token || core._askToken(reason);
-    },
-  };
-}
+const askToken = (why: TokenReason) =>
+  (asked ??= (async () => {
+  if (isFixed) return;
+  let timer: ReturnType<typeof setTimeout>;
+  try {
+    token = await Promise.race([
+      (source as Provider)({ reason: why }),
+      new Promise<never>((_, reject) => {
+        timer = setTimeout(reject, timeout, new PushError("timeout"));
+      }),
+    ]);
+    tokenEnd = Infinity;
+    reason = "connect";
+  } catch (error) {
+    // There is no user.
+    if (error instanceof Unauthorized) close({ code: 4401, reason: error.message });
+    throw error;
+  } finally {
+    clearTimeout(timer!);
+    asked = undefined;
+  }
+})());
+
+/** It is no longer good. */
+export const dropToken = (why: TokenReason) => {
+  if (isFixed) return;
+  token = "";
+  reason = why;
+};
+
+/** Asks for one if there is none that may be good. */
+export const prepareToken = () => {
+  if (Date.now() > tokenEnd) dropToken("expired");
+  return token || askToken(reason);
+};
+
+export const renew = async () => {
+  await askToken("expiring");
+  if (!line) return again(); // a stream begins with its token
+  try {
+    await new Promise<unknown>((resolve, reject) => {
+      ask({ type: "auth", token }, resolve, reject);
+    });
+  } catch (error) {
+    const { code } = error as PushError;
+    if (code === "wrong_user") {
+      reset();
+      again();
+    } else if (code !== "lost") throw error; // the next connection begins with it
+  }
+};
+
+export const hearExpiring = ({ in_ms: inMs }: Frame) => {
+  tokenEnd = Date.now() + inMs;
+  clearTimeout(renewal);
+  // Not at once: a token that lives shorter than the notice would be renewed in a loop.
+  if (!isFixed) renewal = setTimeout(() => renew().catch(fail), inMs / 2);
+};

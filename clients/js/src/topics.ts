@@ -2,10 +2,13 @@
 // made again on each connection, from where its log was read. Topics are asked for in one request
 // , and one by one where the node refuses that.
 
-import type { Core } from "./core.js";
-import { createEmitter, type Emitter } from "./emitter.js";
-import { type Frame, takes } from "./transport.js";
-import { type Members, PushError, type Topic } from "./types.js";
+import { client, emit } from "./client.js";
+import { become, createEmitter, type Emitter, whenReady } from "./emitter.js";
+import { again, line, stream } from "./link.js";
+import { positions, remember, save } from "./memory.js";
+import { ask, errorOf, send } from "./requests.js";
+import { type Frame, nothing } from "./transport.js";
+import { type Client, type Members, PushError, type Topic } from "./types.js";
 
 /** What waits for a `for await` that is slow. Beyond it the oldest is dropped, and `gap` told. */
 const MOST_WAITING = 1_000;
@@ -32,185 +35,171 @@ export interface Subscription {
 
 type Handle = Subscription & Topic<any> & Emitter;
 
-export function addTopics(core: Core) {
-  const all = (core._topics = new Map<string, Subscription>());
-  const wanted = new Set<Subscription>();
+export const topics = new Map<string, Subscription>();
+const wanted = new Set<Subscription>();
 
-  const forget = (name: string) => {
-    delete core._positions.at[name];
-    core._save();
-  };
-  const lose = (core._gap = (name) => {
-    core._emit("gap", name);
-    all.get(name)?._emit("gap");
-  });
-  const end = (core._endTopics = (error, name) => {
-    for (const topic of [...all.values()]) {
-      if (name && topic.name !== name) continue;
-      all.delete(topic.name);
-      // The client's own end leaves where a reloaded page begins.
-      if (name) forget(name);
-      topic._ended = error;
-      topic.state = "closed";
-      topic._emit("closed", error);
-      topic._emit("");
+/** Something may be missing in it; without a name in the inbox. */
+export const lose = (name?: string) => {
+  emit("gap", name);
+  topics.get(name!)?._emit("gap");
+};
+
+/** Ends a topic, or all. */
+export const endTopics = (error: PushError, name?: string) => {
+  for (const topic of [...topics.values()]) {
+    if (name && topic.name !== name) continue;
+    topics.delete(topic.name);
+    wanted.delete(topic);
+    // The client's own end leaves where a reloaded page begins.
+    if (name) {
+      delete positions.at[name];
+      save();
     }
-  });
+    topic._ended = error;
+    become(topic, "closed", error);
+  }
+};
 
-  const subscribed = (topic: Subscription, { resume, recovered }: Partial<Frame> = {}) => {
-    const isFirst = topic.state !== "subscribed";
-    topic.state = "subscribed";
-    if (isFirst && resume) {
-      core._positions.at[topic.name] = resume;
-      core._save();
-    }
-    if (recovered === false) lose(topic.name);
-    if (isFirst) topic._emit("subscribed");
-  };
-  const settle = (topic: Subscription, answer: Frame) => {
-    if (topic.state === "closed") return; // let go meanwhile
-    const { code, message } = answer.error ?? answer;
-    if (code) end(new PushError(code, message), topic.name);
-    else subscribed(topic, answer);
-  };
+const settle = (topic: Subscription, answer: Partial<Frame>) => {
+  const { name, state, _ended } = topic;
+  if (_ended) return; // let go meanwhile
+  const { resume, recovered, error = answer } = answer;
+  if (error.code) return endTopics(errorOf(error as Frame), name);
+  const isFirst = state !== "subscribed";
+  if (isFirst && resume) remember(name, resume);
+  if (recovered === false) lose(name);
+  if (isFirst) become(topic, "subscribed");
+};
 
-  const ask = (topics: Subscription[]) => {
-    const wishes = topics.map(({ name: topic, state, _presence: presence, _since, _last: last }) => ({
-      topic,
-      presence,
-      // Not again on the same connection: what is on its way would come twice.
-      ...(state !== "subscribed" && { since: core._positions.at[topic] ?? _since, last }),
-    }));
-    core._ask(
-      { type: "subscribe", ...(topics[1] ? { topics: wishes } : wishes[0]) },
-      (answer) => topics.forEach((topic, at) => settle(topic, answer.topics?.[at] ?? answer)),
-      (error: any) => {
-        if (error.code === "lost") return; // asked again on the next connection
-        // Not all are to blame.
-        for (const topic of topics) topics[1] ? ask([topic]) : settle(topic, error);
-      },
-    );
-  };
-  const flush = () => {
-    const { _line: line } = core;
-    if (!line) return;
-    const topics = [...wanted].filter(({ state }) => state !== "closed");
-    wanted.clear();
-    if (STREAMS && !line.send) return topics[0] && core._again(); // another stream, with these
-    while (topics[0]) ask(topics.splice(0, MOST_AT_ONCE));
-  };
-  const want = (core._want = (topic) => {
-    queueMicrotask(flush);
-    wanted.add(topic);
-  });
+const subscribe = (some: Subscription[]) => {
+  const wishes = some.map(({ name: topic, state, _presence: presence, _since, _last: last }) => ({
+    topic,
+    presence,
+    // Not again on the same connection: what is on its way would come twice.
+    ...(state !== "subscribed" && { since: positions.at[topic] ?? _since, last }),
+  }));
+  ask(
+    { type: "subscribe", ...(some[1] ? { topics: wishes } : wishes[0]) },
+    (answer) => some.forEach((topic, at) => settle(topic, answer.topics?.[at] ?? answer)),
+    (error: any) => {
+      if (error.code === "lost") return; // asked again on the next connection
+      // Not all are to blame.
+      for (const topic of some) some[1] ? subscribe([topic]) : settle(topic, error);
+    },
+  );
+};
+const flush = () => {
+  if (!line && !(STREAMS && stream)) return;
+  const some = [...wanted];
+  wanted.clear();
+  if (STREAMS && stream) return some[0] && again(); // another stream, with these
+  while (some[0]) subscribe(some.splice(0, MOST_AT_ONCE));
+};
+/** Asks for it with all that the application wants at the same time. */
+export const want = (topic: Subscription) => {
+  queueMicrotask(flush);
+  wanted.add(topic);
+};
 
-  const letGo = (topic: Subscription) => {
-    const { name } = topic;
-    all.delete(name);
-    forget(name);
-    topic.state = "closed";
-    if (takes(core)) core._ask({ type: "unsubscribe", topic: name });
-    else if (STREAMS) core._again();
-  };
-
-  core.topic = (name, { presence, since, last } = {}) => {
-    let topic = all.get(name)!;
-    if (!topic) {
-      const _handles = new Set<Emitter>();
-      topic = {
-        name,
-        state: "subscribing",
-        _since: since,
-        _last: last,
-        _handles,
-        _emit: (...args) => [..._handles].map((handle) => handle._emit(...args)).some(Boolean),
-        history: (options) =>
-          core._send({ ...options, type: "history", topic: name }, { idempotent: true }, topic),
-        publish: (data, options) =>
-          core._send({ ...options, type: "publish", topic: name, data }, {}, topic),
-      } as Subscription;
-      all.set(name, topic);
-      want(topic);
-      if (core._closed) core._endTopics(core._closed);
-    }
-    if (presence && !topic._presence) {
-      topic._presence = true;
-      if (STREAMS) topic._isAsked = false;
-      want(topic);
-    }
-    const handle: Handle = {
-      // What it does not have itself is the subscription's.
-      __proto__: topic,
-      ...createEmitter(core._fail),
-      ready: () =>
-        new Promise<void>((resolve, reject) => {
-          if (handle._ended) reject(handle._ended);
-          if (handle.state === "subscribed") resolve();
-          handle.on("subscribed", resolve);
-          handle.on("closed", reject);
-        }),
-      close() {
-        if (handle._ended) return;
-        handle._ended = new PushError("closed");
-        handle.state = "closed";
-        handle._emit("");
-        topic._handles.delete(handle);
-        if (!topic._handles.size) letGo(topic);
-      },
-      async *[Symbol.asyncIterator]() {
-        const messages: unknown[] = [];
-        let turn = () => {};
-        const off = handle.on("message", (data) => {
-          if (messages.push(data) > MOST_WAITING) {
-            messages.shift();
-            topic._emit("gap");
-          }
-          turn();
-        });
-        handle.on("", () => turn());
-        try {
-          for (;;) {
-            while (messages.length) yield messages.shift();
-            const { _ended: error } = handle;
-            if (error?.code === "closed") return;
-            if (error) throw error;
-            await new Promise<void>((resolve) => (turn = resolve));
-          }
-        } finally {
-          off();
+export const openTopic: Client["topic"] = (name, { presence, since, last } = {}) => {
+  let topic = topics.get(name)!;
+  if (!topic) {
+    const _handles = new Set<Emitter>();
+    topic = {
+      name,
+      state: "subscribing",
+      _since: since,
+      _last: last,
+      _handles,
+      // Not `some`, which would end at the first.
+      _emit: (...args) => [..._handles].filter((handle) => handle._emit(...args))[0] && true,
+      history: (options) =>
+        send({ ...options, type: "history", topic: name }, { idempotent: true }, topic),
+      publish: (data, options) => send({ ...options, type: "publish", topic: name, data }, {}, topic),
+    } as Subscription;
+    topics.set(name, topic);
+    want(topic);
+    if (client._ended) endTopics(client._ended);
+  }
+  if (presence && !topic._presence) {
+    topic._presence = true;
+    if (STREAMS) topic._isAsked = false;
+    want(topic);
+  }
+  const handle: Handle = {
+    // What it does not have itself is the subscription's.
+    __proto__: topic,
+    ...createEmitter(),
+    ready: () => whenReady(handle),
+    close() {
+      if (handle._ended) return;
+      handle._ended = new PushError("closed");
+      handle.state = "closed";
+      handle._emit("state");
+      topic._handles.delete(handle);
+      if (topic._handles.size) return;
+      endTopics(handle._ended, name);
+      if (line) ask({ type: "unsubscribe", topic: name });
+      else if (STREAMS) again();
+    },
+    async *[Symbol.asyncIterator]() {
+      const messages: unknown[] = [];
+      let turn = nothing;
+      const off = handle.on("message", (data) => {
+        if (messages.push(data) > MOST_WAITING) {
+          messages.shift();
+          topic._emit("gap");
         }
-      },
-    } as any;
-    topic._handles.add(handle);
-    return handle;
-  };
+        turn();
+      });
+      handle.on("state", () => turn());
+      try {
+        while (messages.length || !handle._ended) {
+          if (messages.length) yield messages.shift();
+          else await new Promise<void>((resolve) => (turn = resolve));
+        }
+        if (handle._ended!.code !== "closed") throw handle._ended;
+      } finally {
+        off();
+      }
+    },
+  } as any;
+  topic._handles.add(handle);
+  return handle;
+};
 
-  core._openTopics = (isResumed) => {
-    if (!STREAMS || core._line!.send) return flush();
-    for (const topic of all.values()) {
-      if (!topic._isAsked) continue; // since then: another stream follows
-      wanted.delete(topic);
-      subscribed(topic);
-      if (!isResumed && core._positions.at[topic.name]) lose(topic.name);
-    }
-    queueMicrotask(flush);
-  };
-  core._presence = ({ topic: name, members: list, join = [], leave = [], count, status }) => {
-    const topic = all.get(name);
-    if (!topic) return;
-    if (status === "lost") {
-      lose(name);
-      return want(topic);
-    }
-    const before = topic.members ?? new Map<string, unknown>();
-    const members = new Map(list ? [] : before);
-    // A member is a name, or an object with what the node tells of it.
-    for (const one of list ?? join) members.set(one.user ?? one, one.info);
-    for (const one of leave) members.delete(one.user ?? one);
-    const only = (some: Members, other: Members) => [...some.keys()].filter((key) => !other.has(key));
-    topic.members = members;
-    topic.count = count ?? members.size;
-    const joined = only(members, before);
-    topic._emit("presence", { members, count: topic.count, joined, left: only(before, members) });
-  };
-}
+/**
+ * A new connection. What an event stream's request has named is subscribed, and begins where it
+ * was only if the stream itself did.
+ */
+export const resumeTopics = (isResumed: boolean) => {
+  if (!STREAMS || line) return flush();
+  for (const topic of topics.values()) {
+    if (!topic._isAsked) continue; // since then: another stream follows
+    wanted.delete(topic);
+    settle(topic, {});
+    if (!isResumed && positions.at[topic.name]) lose(topic.name);
+  }
+  queueMicrotask(flush);
+};
+export const hearPresence = (frame: Frame) => {
+  const { topic: name, members: list, join = [], leave = [], count, status } = frame;
+  const topic = topics.get(name);
+  if (!topic) return;
+  if (status === "lost") {
+    lose(name);
+    return want(topic);
+  }
+  const { members: before = new Map<string, unknown>() } = topic;
+  const members = (topic.members = new Map(list ? [] : before));
+  // A member is a name, or an object with what the node tells of it.
+  for (const one of list ?? join) members.set(one.user ?? one, one.info);
+  for (const one of leave) members.delete(one.user ?? one);
+  const only = (some: Members, other: Members) => [...some.keys()].filter((key) => !other.has(key));
+  topic._emit("presence", {
+    members,
+    count: (topic.count = count ?? members.size),
+    joined: only(members, before),
+    left: only(before, members),
+  });
+};

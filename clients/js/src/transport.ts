@@ -1,8 +1,6 @@
 // What all transports have in common: what they are given, and what they tell. A line is one
 // connection; after `close` it tells only its end. Each transport has a file of its own.
 
-import type { Core } from "./core.js";
-
 /** A JSON object from the node. */
 export interface Frame {
   type: string;
@@ -23,11 +21,12 @@ export interface End {
 export interface Line {
   /** An event stream has none. */
   send?(text: string): void;
-  close(): void;
+  close(code: number): void;
 }
 
+export const nothing = () => {};
+
 export type Transport = (
-  core: Core,
   hear: (frame: Frame) => void,
   end: (end: End) => void,
   /** Bytes came that are no frame. */
@@ -35,24 +34,19 @@ export type Transport = (
 ) => Line;
 
 /** The URL of an endpoint. By strings: the `URL` of React Native cannot be changed. */
-export function endpoint(
-  { _url: url, _options: { user, device } }: Core,
-  path: "ws" | "sse",
+export const endpoint = (
   query: Record<string, string | false | undefined>,
+  path: "ws" | "sse",
   rest: string,
-): string {
-  if (url[0] === "/") url = location.origin + url;
-  const [head, search] = url.split("?") as [string, string?];
-  let address = head
-    .replace(/^(ws|http)/, STREAMS && path === "sse" ? "http" : "ws")
-    .replace(/\/(ws|sse)?$/, "");
-  address += "/" + path + "?" + (search ? search + "&" : "");
-  query = { user, device, ...query };
+): string => {
+  const [head, search] = (url[0] === "/" ? location.origin + url : url).split("?");
+  const isStream = STREAMS && path === "sse";
+  let address = head!
+    .replace(isStream ? /^ws/ : /^http/, isStream ? "http" : "ws")
+    .replace(/(\/|\/ws|\/sse)?$/, "/" + path + "?");
+  if (search) address += search + "&";
   for (const name in query) {
     if (query[name]) address += name + "=" + encodeURIComponent(query[name]) + "&";
   }
   return address + rest;
-}
-
-/** Whether the line takes frames: an event stream does not. */
-export const takes = ({ _line: line }: Core) => (STREAMS ? line?.send : line);
+};

@@ -72,7 +72,6 @@ export interface WebSocketLike {
   onmessage: ((event: any) => void) | null;
   onclose: ((event: any) => void) | null;
   onerror: ((event: any) => void) | null;
-  readonly readyState: number;
   send(data: string): void;
   close(code?: number): void;
 }

@@ -2,23 +2,22 @@
 // refused handshake, so the node is asked for both as objects (`beat`, `refuse`); a node that
 // does not know these parameters ignores them.
 
-import { endpoint, type Transport } from "./transport.js";
+import { positions } from "./memory.js";
+import { token } from "./token.js";
+import { endpoint, nothing, type Transport } from "./transport.js";
 import type { WebSocketLike } from "./types.js";
 
-export const ws: Transport = (core, hear, end) => {
-  const protocols = ["pushnode.v1"];
-  if (core._token) protocols.push("bearer." + core._token);
-  const socket: WebSocketLike = new (core._options.WebSocket ?? WebSocket)(
-    endpoint(core, "ws", { since: core._positions.at[""] }, "beat=1&refuse=frame"),
-    protocols,
+export const ws: Transport = (hear, end) => {
+  const socket: WebSocketLike = new (options.WebSocket ?? WebSocket)(
+    endpoint(
+      { user: options.user, device: options.device, since: positions.at[""] },
+      "ws",
+      "beat=1&refuse=frame",
+    ),
+    ["pushnode.v1", ...(token ? ["bearer." + token] : [])],
   );
   socket.onmessage = ({ data }) => hear(JSON.parse(data));
-  socket.onerror = () => {}; // onclose follows
+  socket.onerror = nothing; // onclose follows
   socket.onclose = end;
-  return {
-    send(text) {
-      if (socket.readyState === 1) socket.send(text);
-    },
-    close: () => socket.close(1000),
-  };
+  return socket;
 };

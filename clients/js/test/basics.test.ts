@@ -144,13 +144,17 @@ test("calls are answered, and a handler that throws is an error for the caller",
   expect(JSON.stringify(await call("battery"))).toContain("no handler");
 });
 
-test("ready rejects once the client is closed, or when its signal says so", async () => {
+test("ready rejects once its client or handle is closed, or when its signal says so", async () => {
   const proxy = await startProxy();
   const push = client(proxy.url);
   const abort = new AbortController();
   const aborted = push.ready(abort.signal);
   abort.abort(new Error("enough"));
   await expect(aborted).rejects.toThrow("enough");
+  const topic = push.topic("soon");
+  const early = topic.ready();
+  topic.close();
+  await expect(early).rejects.toMatchObject({ code: "closed" });
   const closed = push.ready();
   push.close();
   await expect(closed).rejects.toMatchObject({ code: "closed" });
