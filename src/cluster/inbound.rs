@@ -22,7 +22,8 @@ use crate::local::shard::command::Command;
 use crate::protocol;
 use crate::protocol::ids::{NodeId, Topic};
 use crate::protocol::{
-    ClusterKeys, DeliveryReport, Line, MAX_TIMEOUT, Proof, Question, ReceiptRequest, Status, Target,
+    Announcement, ClusterKeys, DeliveryReport, Line, MAX_TIMEOUT, Proof, Question, ReceiptRequest,
+    Status, Target,
 };
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -169,7 +170,9 @@ impl Inbound {
                     Ok(signed) => is_signed = signed,
                     Err(reason) => {
                         // It may have come since the table was read, and sign nothing.
-                        if let Line::Header { from, .. } = parsed {
+                        if let Line::Header { from, .. }
+                        | Line::Announcement(Announcement { from, .. }) = parsed
+                        {
                             self.backplane.note_stranger(from);
                         }
                         self.refuse(channel, reason);
@@ -179,12 +182,19 @@ impl Inbound {
             }
             match parsed {
                 // Our own push to everybody; the router has delivered it here itself.
-                Ok(Line::Header { from, .. })
+                Ok(Line::Header { from, .. } | Line::Announcement(Announcement { from, .. }))
                     if channel == Channel::Global && from == *self.hub.node() =>
                 {
                     return;
                 }
-                Ok(Line::Header { .. }) if !is_first => self.refuse(channel, "place"),
+                Ok(Line::Header { .. } | Line::Announcement(..)) if !is_first => {
+                    self.refuse(channel, "place");
+                }
+                Ok(Line::Announcement(said)) => {
+                    self.backplane.note_announced(&said);
+                    let _ = self.number(channel, said.from, (0, true), is_signed).await;
+                    return;
+                }
                 Ok(Line::Header { from, seq, tail }) => {
                     match self.number(channel, from, (seq, tail), is_signed).await {
                         Some(number) if tail || number == Number::Repeat => return,
@@ -362,7 +372,7 @@ impl Inbound {
     async fn act(&mut self, channel: Channel, line: Line) {
         match line {
             // Valid only as the first line of a payload, and taken there.
-            Line::Header { .. } => {}
+            Line::Header { .. } | Line::Announcement(..) => {}
             Line::Push(push, reply) => {
                 self.metrics.envelopes.inc();
                 let delivered = match reply {
