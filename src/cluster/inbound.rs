@@ -22,8 +22,8 @@ use crate::local::shard::command::Command;
 use crate::protocol;
 use crate::protocol::ids::{NodeId, Topic};
 use crate::protocol::{
-    Announcement, ClusterKeys, DeliveryReport, Line, MAX_TIMEOUT, Proof, Question, ReceiptRequest,
-    Status, Target,
+    Announcement, ClusterKeys, DeliveryReport, InvalidInput, Line, MAX_TIMEOUT, Proof, Question,
+    ReceiptRequest, Status, Target,
 };
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -216,17 +216,7 @@ impl Inbound {
                     lines += 1;
                     self.act(channel, line).await;
                 }
-                Err(fault) => {
-                    self.metrics.bad_envelopes.inc();
-                    // Not the line itself: most of it may be a message.
-                    let (fault, bytes) = (fault.unquoted(), line.len());
-                    match self.bad_envelopes.pass() {
-                        Some(unlogged) => {
-                            tracing::warn!(?channel, %fault, bytes, unlogged, "bad envelope ignored");
-                        }
-                        None => tracing::debug!(?channel, %fault, bytes, "bad envelope ignored"),
-                    }
-                }
+                Err(fault) => self.ignore(channel, &fault, line.len()),
             }
         }
         if is_late {
@@ -235,6 +225,18 @@ impl Inbound {
         }
         if lines > 0 {
             self.metrics.heard_batch_size.observe(f64::from(lines));
+        }
+    }
+
+    /// Counts a line that cannot be read. The line itself is not logged: most of it may be a message.
+    fn ignore(&mut self, channel: Channel, fault: &InvalidInput, bytes: usize) {
+        self.metrics.bad_envelopes.inc();
+        let fault = fault.unquoted();
+        match self.bad_envelopes.pass() {
+            Some(unlogged) => {
+                tracing::warn!(?channel, %fault, bytes, unlogged, "bad envelope ignored");
+            }
+            None => tracing::debug!(?channel, %fault, bytes, "bad envelope ignored"),
         }
     }
 

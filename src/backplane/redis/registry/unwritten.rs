@@ -39,13 +39,13 @@ struct State {
     /// What the leases of other nodes say.
     others: RwLock<Option<&'static str>>,
     /// What other nodes of the table said last on the channel.
-    heard: RwLock<HashMap<NodeId, Heard>>,
+    heard: RwLock<HashMap<NodeId, LastWord>>,
     /// Woken when `own` changes.
     news: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct LastWord {
     /// The number of that announcement.
     n: u64,
     /// Why Redis refuses its rows, and when it said so.
