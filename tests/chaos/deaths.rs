@@ -80,11 +80,12 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
 /// for one that is not acknowledged; then each says why it was not routed itself.
 fn has_waited(push: &Push, pushes: usize) -> bool {
     let waits = match push.reason.as_deref() {
+        // Even if connections on other nodes got it.
         Some(WAITED_IN_VAIN) => true,
         Some(REDIS_IS_LATE) => false,
-        _ => pushes == 1,
+        _ => pushes == 1 && push.status == "unrouted",
     };
-    waits && push.status == "unrouted" && push.answered - push.sent >= WAITED
+    waits && push.answered - push.sent >= WAITED
 }
 
 /// Whether it was taken for a user all of whose connections are on this node since before that.
