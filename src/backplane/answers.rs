@@ -7,6 +7,9 @@ use tokio::time::Instant;
 use crate::protocol::ids::{ConnectionId, UserId};
 use crate::protocol::position::Position;
 
+/// A deadline passed before Redis answered. Where there was an earlier try, its reason says more.
+pub(crate) const LATE: &str = "no answer from Redis in time";
+
 /// The backplane cannot be reached: nothing is known of the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -25,7 +28,7 @@ impl Published {
         match tokio::time::timeout_at(deadline, self.0).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Unavailable("the node is ending")),
-            Err(_) => Err(Unavailable("no answer from Redis in time")),
+            Err(_) => Err(Unavailable(LATE)),
         }
     }
 

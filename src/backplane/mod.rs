@@ -41,7 +41,7 @@ use crate::backplane::standalone::Standalone;
 use crate::local::replay::page::Page;
 use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
 use crate::protocol::position::{Position, Since};
-use crate::protocol::{DEFAULT_TIMEOUT, Message};
+use crate::protocol::{Announcement, DEFAULT_TIMEOUT, Message};
 use crate::telemetry::metrics::Metrics;
 
 /// Streams need Redis; the configuration is checked for that at the start.
@@ -369,6 +369,13 @@ impl Backplane {
     pub(crate) fn note_stranger(&self, node: &NodeId) {
         if let Self::Redis(redis) = self {
             redis.note_stranger(node);
+        }
+    }
+
+    /// A node says whether Redis takes its rows.
+    pub(crate) fn note_announced(&self, said: &Announcement) {
+        if let Self::Redis(redis) = self {
+            redis.note_announced(said);
         }
     }
 

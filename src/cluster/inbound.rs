@@ -22,7 +22,8 @@ use crate::local::shard::command::Command;
 use crate::protocol;
 use crate::protocol::ids::{NodeId, Topic};
 use crate::protocol::{
-    ClusterKeys, DeliveryReport, Line, MAX_TIMEOUT, Proof, Question, ReceiptRequest, Status, Target,
+    Announcement, ClusterKeys, DeliveryReport, InvalidInput, Line, MAX_TIMEOUT, Proof, Question,
+    ReceiptRequest, Status, Target,
 };
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -169,7 +170,9 @@ impl Inbound {
                     Ok(signed) => is_signed = signed,
                     Err(reason) => {
                         // It may have come since the table was read, and sign nothing.
-                        if let Line::Header { from, .. } = parsed {
+                        if let Line::Header { from, .. }
+                        | Line::Announcement(Announcement { from, .. }) = parsed
+                        {
                             self.backplane.note_stranger(from);
                         }
                         self.refuse(channel, reason);
@@ -179,12 +182,19 @@ impl Inbound {
             }
             match parsed {
                 // Our own push to everybody; the router has delivered it here itself.
-                Ok(Line::Header { from, .. })
+                Ok(Line::Header { from, .. } | Line::Announcement(Announcement { from, .. }))
                     if channel == Channel::Global && from == *self.hub.node() =>
                 {
                     return;
                 }
-                Ok(Line::Header { .. }) if !is_first => self.refuse(channel, "place"),
+                Ok(Line::Header { .. } | Line::Announcement(..)) if !is_first => {
+                    self.refuse(channel, "place");
+                }
+                Ok(Line::Announcement(said)) => {
+                    self.backplane.note_announced(&said);
+                    let _ = self.number(channel, said.from, (0, true), is_signed).await;
+                    return;
+                }
                 Ok(Line::Header { from, seq, tail }) => {
                     match self.number(channel, from, (seq, tail), is_signed).await {
                         Some(number) if tail || number == Number::Repeat => return,
@@ -206,17 +216,7 @@ impl Inbound {
                     lines += 1;
                     self.act(channel, line).await;
                 }
-                Err(fault) => {
-                    self.metrics.bad_envelopes.inc();
-                    // Not the line itself: most of it may be a message.
-                    let (fault, bytes) = (fault.unquoted(), line.len());
-                    match self.bad_envelopes.pass() {
-                        Some(unlogged) => {
-                            tracing::warn!(?channel, %fault, bytes, unlogged, "bad envelope ignored");
-                        }
-                        None => tracing::debug!(?channel, %fault, bytes, "bad envelope ignored"),
-                    }
-                }
+                Err(fault) => self.ignore(channel, &fault, line.len()),
             }
         }
         if is_late {
@@ -225,6 +225,18 @@ impl Inbound {
         }
         if lines > 0 {
             self.metrics.heard_batch_size.observe(f64::from(lines));
+        }
+    }
+
+    /// Counts a line that cannot be read. The line itself is not logged: most of it may be a message.
+    fn ignore(&mut self, channel: Channel, fault: &InvalidInput, bytes: usize) {
+        self.metrics.bad_envelopes.inc();
+        let fault = fault.unquoted();
+        match self.bad_envelopes.pass() {
+            Some(unlogged) => {
+                tracing::warn!(?channel, %fault, bytes, unlogged, "bad envelope ignored");
+            }
+            None => tracing::debug!(?channel, %fault, bytes, "bad envelope ignored"),
         }
     }
 
@@ -362,7 +374,7 @@ impl Inbound {
     async fn act(&mut self, channel: Channel, line: Line) {
         match line {
             // Valid only as the first line of a payload, and taken there.
-            Line::Header { .. } => {}
+            Line::Header { .. } | Line::Announcement(..) => {}
             Line::Push(push, reply) => {
                 self.metrics.envelopes.inc();
                 let delivered = match reply {

@@ -1,15 +1,15 @@
 //! Getting a line to one node: publishes it, and judges by the answer whether the node got it.
 //!
 //! What is believed of a node is decided by the backplane; this file turns that into what a sender
-//! does. Of all that meet a node that does not listen, only the first waits for it. What must stay
-//! true: `Dead` is returned only when the backplane is sure.
+//! does. Of all that meet a node that does not listen, only the first waits for it, also while no
+//! lease can be read. What must stay true: `Dead` is returned only when the backplane is sure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::{Published, Unavailable};
+use crate::backplane::answers::{LATE, Published, Unavailable};
 use crate::backplane::nodes::Standing;
 use crate::protocol::ids::NodeId;
 
@@ -39,16 +39,30 @@ pub(crate) async fn judge(
     published: Published,
     deadline: Instant,
 ) -> Reached {
-    match published.receivers(deadline).await {
-        Ok(0) => {}
-        Ok(_) => return Reached::Heard,
-        Err(Unavailable(reason)) => return Reached::Away(reason),
+    match told(published, deadline).await {
+        Some(reached) => reached,
+        None => ask_after(backplane, node, deadline).await,
     }
+}
+
+/// What the answer to a published line says alone. `None`: no subscriber received it.
+pub(crate) async fn told(published: Published, deadline: Instant) -> Option<Reached> {
+    match published.receivers(deadline).await {
+        Ok(0) => None,
+        Ok(_) => Some(Reached::Heard),
+        Err(Unavailable(reason)) => Some(Reached::Away(reason)),
+    }
+}
+
+/// What is to be done about a node of which no subscriber was counted. Reads its lease.
+pub(crate) async fn ask_after(backplane: &Backplane, node: &NodeId, deadline: Instant) -> Reached {
     match tokio::time::timeout_at(deadline, backplane.standing(node)).await {
         Ok(Ok(Standing::Dead)) => Reached::Dead,
-        Ok(Ok(Standing::Suspect)) if !backplane.may_wait(node) => Reached::Suspect,
-        // Also when the lease cannot be read: 0 receivers prove that no node got the line.
-        _ => Reached::Deaf,
+        Ok(Ok(Standing::Alive)) => Reached::Deaf,
+        // Also when the lease cannot be read: 0 receivers prove that no node got the line, and
+        // another sender may wait for the node already.
+        _ if backplane.may_wait(node) => Reached::Deaf,
+        _ => Reached::Suspect,
     }
 }
 
@@ -63,6 +77,7 @@ pub(crate) async fn reach(
     again: fn(Reached) -> bool,
 ) -> Reached {
     let mut is_first = false;
+    let mut before = None;
     loop {
         let published = backplane.publish(node, line.to_owned(), deadline).await;
         let reached = match judge(backplane, node, published, deadline).await {
@@ -70,9 +85,15 @@ pub(crate) async fn reach(
             reached => reached,
         };
         is_first |= reached == Reached::Deaf;
+        // That the time ran out within this try says less than what the one before found.
+        let reached = match (reached, before) {
+            (Reached::Away(LATE), Some(before)) => before,
+            _ => reached,
+        };
         if !again(reached) || Instant::now() + RETRY >= patience {
             return reached;
         }
+        before = Some(reached);
         tokio::time::sleep(RETRY).await;
     }
 }

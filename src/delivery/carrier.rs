@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::{Published, Unavailable};
+use crate::backplane::answers::{LATE, Published, Unavailable};
 use crate::cluster::pending::{Expected, Replies};
-use crate::cluster::reach::{RETRY, Reached, judge};
+use crate::cluster::reach::{RETRY, Reached, ask_after, told};
 use crate::delivery::answer::further;
 use crate::delivery::operation::Operation;
 use crate::delivery::share::{Delivery, SUSPECTED};
@@ -204,9 +204,8 @@ impl Carrier {
             let (chunk, later) = rest.split_at_mut(chunk_of(rest));
             rest = later;
             if let Err(Unavailable(reason)) = self.carry_once(chunk, held).await {
-                for share in chunk.iter_mut().filter(|share| share.is_open()) {
-                    share.open = Some(reason);
-                }
+                let open = chunk.iter_mut().filter(|share| share.is_open());
+                open.for_each(|share| share.stays_open(reason));
             }
             let open = chunk.iter().filter(|share| share.is_open());
             held.extend(open.map(|share| share.subject.clone()));
@@ -238,7 +237,7 @@ impl Carrier {
             .unwrap_or(now);
         let rows = tokio::time::timeout_at(last, self.backplane.locate(&subjects))
             .await
-            .map_err(|_| Unavailable("no answer from Redis in time"))??;
+            .map_err(|_| Unavailable(LATE))??;
 
         let mut batches = Vec::new();
         // Recipients of shares that stay open, which later ones must not overtake.
@@ -248,13 +247,12 @@ impl Carrier {
                 _ if !left.is_empty() && left.contains(subject) => continue,
                 Ok(locations) => locations,
                 Err(reason) => {
-                    shares[i].open = Some(reason);
+                    shares[i].stays_open(reason);
                     left.insert(subject);
                     continue;
                 }
             };
-            shares[i].open = None;
-            shares[i].waits = false;
+            shares[i].looked_up();
             for (node, connections) in locations {
                 if !shares[i].served.contains(&node) {
                     add_to_batch(&mut batches, shares, i, node, connections);
@@ -262,10 +260,11 @@ impl Carrier {
             }
         }
         self.publish(shares, &mut batches).await;
-        // One push is the first for all its parts.
-        let mut awaited = SmallVec::new();
+        // However many pushes go to a node that does not listen, it is asked after once; and if the
+        // first may wait for it, so may the others, because they are answered together.
+        let mut asked = SmallVec::new();
         for batch in batches {
-            self.finish(shares, batch, &mut awaited).await;
+            self.finish(shares, batch, &mut asked).await;
         }
         Ok(())
     }
@@ -321,12 +320,12 @@ impl Carrier {
         operation.line(&to, reply.as_ref())
     }
 
-    /// Notes Redis's answer for a batch.
+    /// Notes Redis's answer for a batch. `asked`: the nodes that were asked after in this round.
     async fn finish(
         &self,
         shares: &mut [Delivery<'_>],
         batch: NodeBatch,
-        awaited: &mut SmallVec<[NodeId; 1]>,
+        asked: &mut SmallVec<[(NodeId, Reached); 1]>,
     ) {
         let NodeBatch {
             node,
@@ -336,7 +335,21 @@ impl Carrier {
         } = batch;
         let deadline = shares[parts[0].0].deadline;
         let published = published.expect("published above");
-        let reached = judge(&self.backplane, &node, published, deadline).await;
+        let place = asked.iter().position(|(of, _)| *of == node);
+        let reached = match (told(published, deadline).await, place) {
+            (Some(reached), _) => reached,
+            (None, Some(place)) => asked[place].1,
+            (None, None) => {
+                let mut reached = ask_after(&self.backplane, &node, deadline).await;
+                let mut those = parts.iter().map(|(i, _)| &shares[*i]);
+                // The one that another sender waits for is waited for here.
+                if reached == Reached::Suspect && those.any(|share| share.awaited.contains(&node)) {
+                    reached = Reached::Deaf;
+                }
+                asked.push((node.clone(), reached));
+                reached
+            }
+        };
         for (i, connections) in parts {
             let share = &mut shares[i];
             match reached {
@@ -357,14 +370,11 @@ impl Carrier {
                     let (subject, node) = (share.subject.clone(), node.clone());
                     tokio::spawn(async move { backplane.forget(&subject, &node).await });
                 }
-                Reached::Suspect if !(awaited.contains(&node) || share.awaited.contains(&node)) => {
+                Reached::Suspect if !share.awaited.contains(&node) => {
                     share.not_heard(&node, SUSPECTED);
                 }
                 Reached::Deaf | Reached::Suspect => {
                     share.wait_for(&node, "a node in the row does not listen");
-                    if !awaited.contains(&node) {
-                        awaited.push(node.clone());
-                    }
                 }
                 Reached::Away(reason) => share.wait_for(&node, reason),
             }

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::Unavailable;
+use crate::backplane::answers::{LATE, Unavailable};
 use crate::backplane::rows::Row;
 use crate::cluster::pending::Replies;
 use crate::cluster::reach::{RETRY, Reached, reach};
@@ -31,6 +31,9 @@ use crate::protocol;
 use crate::protocol::ids::{ConnectionId, NodeId, Subject, Topic, UserId};
 use crate::protocol::{InvalidInput, PushRequest, Status, Target, Wait};
 use crate::telemetry::metrics::Metrics;
+
+/// What is sent to everybody reaches no node.
+const DEAF: Unavailable = Unavailable("no node listens");
 
 /// Routes pushes of this node's senders.
 #[derive(Debug)]
@@ -439,18 +442,21 @@ impl Router {
         deadline: Instant,
     ) -> Result<u32, Unavailable> {
         let _claim = self.carrier.hub.memory().claim(line.len());
+        let mut was_deaf = false;
         loop {
             let published = self
                 .carrier
                 .backplane
                 .publish_all(line.clone(), deadline)
                 .await;
-            match published.receivers(deadline).await? {
-                0 if Instant::now() + RETRY >= deadline => {
-                    return Err(Unavailable("no node listens"));
+            match published.receivers(deadline).await {
+                Ok(0) if Instant::now() + RETRY >= deadline => return Err(DEAF),
+                Ok(0) => {
+                    was_deaf = true;
+                    tokio::time::sleep(RETRY).await;
                 }
-                0 => tokio::time::sleep(RETRY).await,
-                listeners => return Ok(listeners),
+                Err(Unavailable(LATE)) if was_deaf => return Err(DEAF),
+                listeners => return listeners,
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::backplane::answers::ReplicaProof;
+use crate::backplane::answers::{LATE, ReplicaProof};
 use crate::cluster::pending::Expected;
 use crate::delivery::answer::{Answer, PartAnswer, replicated};
 use crate::delivery::operation::Operation;
@@ -17,6 +17,9 @@ use crate::telemetry::trace::Trace;
 
 /// Why a share is refused whose turn did not come: nothing of it was done.
 pub(crate) const TOO_LATE: &str = "the deadline passed before its turn in the batch";
+
+/// Why a share is open before its first look-up has ended.
+const NOT_LOOKED_UP: &str = "the row could not be looked up";
 
 /// Why a push does not wait for a node: another sender waits for it already.
 pub(crate) const SUSPECTED: &str = "the node does not listen and may be dead; it is asked after";
@@ -44,6 +47,8 @@ pub(crate) struct Delivery<'a> {
     pub(super) refused: bool,
     /// Why it is not finished yet; `None` once it is.
     pub(super) open: Option<&'static str>,
+    /// Why it was not finished when the round began that is under way.
+    pub(super) earlier: Option<&'static str>,
     /// Suspect nodes that this push was the first to meet: it waits for them.
     pub(super) awaited: SmallVec<[NodeId; 1]>,
     /// Whether another round may help; not if only suspect nodes are left.
@@ -78,7 +83,8 @@ impl<'a> Delivery<'a> {
             proof: ReplicaProof::default(),
             unreplicated: false,
             refused: false,
-            open: Some("the row could not be looked up"),
+            open: Some(NOT_LOOKED_UP),
+            earlier: None,
             awaited: SmallVec::new(),
             waits: true,
             local: None,
@@ -130,8 +136,22 @@ impl<'a> Delivery<'a> {
         self.open.is_some() && !self.refused && self.waits
     }
 
+    /// The row was looked up: what it names is tried next.
+    pub(super) fn looked_up(&mut self) {
+        self.earlier = self.open.take();
+        self.waits = false;
+    }
+
+    /// Notes why it stays open. That the time ran out within a further try says less than what the
+    /// try before found.
+    pub(super) fn stays_open(&mut self, reason: &'static str) {
+        let found = self.open.or(self.earlier);
+        let found = found.filter(|found| reason == LATE && *found != NOT_LOOKED_UP);
+        self.open = Some(found.unwrap_or(reason));
+    }
+
     pub(super) fn not_heard(&mut self, node: &NodeId, reason: &'static str) {
-        self.open = Some(reason);
+        self.stays_open(reason);
         if !self.unheard.contains(node) {
             self.unheard.push(node.clone());
         }
@@ -244,6 +264,24 @@ pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
 mod tests {
     use super::*;
     use crate::protocol::{PushRequest, Target};
+
+    #[test]
+    fn a_try_that_time_cuts_off_leaves_the_reason_of_the_one_before() {
+        let subject = Subject::User("42".parse().expect("a user"));
+        let (look, node) = (Operation::Look, "b.1".parse().expect("a node"));
+        let mut share = Delivery::new(look, subject, Wait::Routed, Instant::now());
+        share.stays_open(LATE);
+        assert_eq!(share.open, Some(LATE));
+        share.stays_open("Redis is out of memory");
+        share.stays_open(LATE);
+        assert_eq!(share.open, Some("Redis is out of memory"));
+        share.looked_up();
+        share.wait_for(&node, LATE);
+        assert_eq!(share.open, Some("Redis is out of memory"));
+        share.looked_up();
+        share.not_heard(&node, SUSPECTED);
+        assert_eq!(share.open, Some(SUSPECTED));
+    }
 
     #[test]
     fn a_kept_push_that_has_not_reached_all_says_so() {

@@ -293,6 +293,29 @@ fn a_tail_is_a_header_for_those_who_do_not_know_it() {
 }
 
 #[test]
+fn an_announcement_says_which_rows_may_be_missing() {
+    let node: NodeId = "eu-1.9f86d081884c".parse().unwrap();
+    for why in [None, Some("Redis is out of memory".to_owned())] {
+        let said = Announcement {
+            from: node.clone(),
+            n: 3,
+            unwritten: why,
+        };
+        let line = announcement_payload(&said);
+        assert!(
+            matches!(Line::parse(line.as_bytes()), Ok(Line::Announcement(read)) if read == said),
+            "{line}"
+        );
+    }
+    // As nodes of 0.1.0 say that they are there.
+    let tail = tail_payload(&node, 0);
+    assert!(
+        matches!(Line::parse(tail.as_bytes()), Ok(Line::Announcement(read)) if read.n == 0),
+        "{tail}"
+    );
+}
+
+#[test]
 fn events_are_json() {
     let node: NodeId = "eu-1.9f86d081884c".parse().unwrap();
     let user: UserId = "a:b@c.d_e-f".parse().unwrap();

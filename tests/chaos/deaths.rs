@@ -12,11 +12,17 @@ pub(crate) const FREE: Micros = (20 + 3) * SECOND;
 const CLOSED: Micros = SECOND / 2;
 /// A push that took as long has waited for its own deadline.
 const WAITED: Micros = SECOND * 9 / 10;
-/// Pushes through one node that may wait for a dead one: the first, and those beside it.
-const FIRST: usize = 3;
+/// Calls through one node that may wait for a dead one: the first, and one more if the node was
+/// heard of once more after its death. All pushes of a batch are answered together, so they count
+/// as one.
+const FIRST: usize = 2;
+/// What a push is told that has waited for a node in vain.
+const WAITED_IN_VAIN: &str = "a node in the row does not listen";
+/// What a push is told that has waited for Redis.
+const REDIS_IS_LATE: &str = "no answer from Redis in time";
 
-/// No push is taken for users who are only on a node that vanished, and of the pushes that meet a
-/// dead one only the first wait.
+/// No push is taken for users who are only on a node that vanished, and of the calls that meet a
+/// dead one only the first wait for it.
 pub(crate) fn check(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for event in index.events {
@@ -46,18 +52,21 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
                 }
             }
             "node-kill" => {
-                let mut waited: BTreeMap<&str, usize> = BTreeMap::new();
+                let mut calls: BTreeMap<(&str, &str, Micros), Vec<&Push>> = BTreeMap::new();
                 // Nodes have a dot in their ids. A publisher over Redis asks none, and how long it
                 // tries is its own affair.
-                let refused = during(CLOSED)
-                    .filter(|push| push.status == "unrouted" && push.via.contains('.'));
-                for push in refused {
-                    let has_waited = push.answered - push.sent >= WAITED;
-                    *waited.entry(&push.via).or_default() += usize::from(has_waited);
+                for push in during(CLOSED).filter(|push| push.via.contains('.')) {
+                    let call = (&*push.via, &*push.by, push.sent);
+                    calls.entry(call).or_default().push(push);
+                }
+                let mut waited: BTreeMap<&str, usize> = BTreeMap::new();
+                for ((via, ..), pushes) in calls {
+                    let has_waited = pushes.iter().any(|push| has_waited(push, pushes.len()));
+                    *waited.entry(via).or_default() += usize::from(has_waited);
                 }
                 for (via, waited) in waited {
                     verdict.expect(waited <= FIRST, || {
-                        format!("{waited} pushes through {via} waited for {node}, dead at {at}")
+                        format!("{waited} calls through {via} waited for {node}, dead at {at}")
                     });
                 }
             }
@@ -65,6 +74,18 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
         }
     }
     verdict
+}
+
+/// Whether it has waited for a dead node, in a call of so many pushes. The others of a batch may wait
+/// for one that is not acknowledged; then each says why it was not routed itself.
+fn has_waited(push: &Push, pushes: usize) -> bool {
+    let waits = match push.reason.as_deref() {
+        // Even if connections on other nodes got it.
+        Some(WAITED_IN_VAIN) => true,
+        Some(REDIS_IS_LATE) => false,
+        _ => pushes == 1 && push.status == "unrouted",
+    };
+    waits && push.answered - push.sent >= WAITED
 }
 
 /// Whether it was taken for a user all of whose connections are on this node since before that.

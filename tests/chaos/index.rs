@@ -439,6 +439,16 @@ impl<'a> Index<'a> {
         })
     }
 
+    /// Whether it was erased by then, or the whole log after it was kept.
+    pub(crate) fn was_erased(&self, topic: &str, push: &Push, by: Micros) -> bool {
+        let mut erasures = self.erasures.iter();
+        erasures.any(|erasure| {
+            let is_meant = erasure.id.is_none_or(|id| id == push.id);
+            let is_over = push.answered < erasure.at && erasure.until < by;
+            is_meant && erasure.topic == topic && erasure.is_done && is_over
+        })
+    }
+
     /// Whether the node counted a loss between these times.
     pub(crate) fn counted_loss(&self, node: &str, from: Micros, until: Micros) -> bool {
         let samples = self.samples.get(node).map_or(&[][..], Vec::as_slice);

@@ -10,8 +10,8 @@ use crate::index::{Conn, Index, Recv, Seat};
 type Chain<'a> = Vec<(&'a Conn<'a>, &'a Seat<'a>)>;
 
 /// A device that follows its user's inbox, or a topic's log, over its connections: from the one that
-/// begins to the last that continues, each kept message comes once and in order; and if it is there to
-/// the end, none is missing. What Redis lost with everything else may be, if it was told.
+/// begins to the last that continues, each kept message comes once and in order, and none is missing
+/// that had time to come. What Redis lost with everything else may be, if it was told.
 pub(crate) fn check(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     let mut chains: BTreeMap<(&str, &str), Chain<'_>> = BTreeMap::new();
@@ -27,6 +27,7 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
             Inbox::Begins(device) => {
                 if let Some(chain) = chains.insert((device, seat.of), vec![link]) {
                     once_in_order(index, seat.of, &chain, &mut verdict);
+                    all_there(index, device, seat.of, &chain, &mut verdict);
                 }
             }
             Inbox::Continues(device) => {
@@ -36,12 +37,7 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
     }
     for ((device, of), chain) in &chains {
         once_in_order(index, of, chain, &mut verdict);
-        if chain
-            .last()
-            .is_some_and(|(conn, seat)| conn.closed().min(seat.leaving) == Micros::MAX)
-        {
-            all_there(index, device, of, chain, &mut verdict);
-        }
+        all_there(index, device, of, chain, &mut verdict);
     }
     for conn in index.conns.values() {
         for seat in &conn.seats {
@@ -177,6 +173,8 @@ fn once_in_order(index: &Index<'_>, of: &str, chain: &Chain<'_>, verdict: &mut V
     }
 }
 
+/// None is missing of what had time to come on one of the connections: each of them, but the first,
+/// was told that it missed nothing.
 fn all_there(index: &Index<'_>, device: &str, of: &str, chain: &Chain<'_>, verdict: &mut Verdict) {
     // One that came while Redis was away has no token at first, and gets them with its messages.
     let ours = |conn: &&Conn<'_>| {
@@ -207,7 +205,25 @@ fn all_there(index: &Index<'_>, device: &str, of: &str, chain: &Chain<'_>, verdi
         if !first.kept || !stored || last.reason.is_some() || first.sent <= from {
             continue;
         }
-        let limit = index.after(node, last.answered, WINDOW).min(index.end);
+        // To be told later is not enough for one that was told that it missed nothing.
+        let mut claims = chain.iter().skip(1).map(|(_, seat)| seat);
+        let claim = claims.find(|seat| index.was_erased(of, last, seat.asked));
+        if let Some(seat) = claim {
+            let is_told = |(conn, _): &(&Conn<'_>, _)| conn.told(of, first.sent, seat.since);
+            verdict.expect(heard.contains(id) || chain.iter().any(is_told), || {
+                format!(
+                    "{name} was told at {} that it missed nothing of {of}, but lacks {id}, erased",
+                    seat.since
+                )
+            });
+        }
+        // The first connection that stayed long enough to get it.
+        let limits = chain.iter().filter_map(|(conn, seat)| {
+            let limit = index.after(node, last.answered.max(seat.since), WINDOW);
+            (limit < conn.closed().min(seat.leaving)).then_some(limit)
+        });
+        let Some(limit) = limits.min() else { continue };
+        let limit = limit.min(index.end);
         let resynced = chain
             .iter()
             .any(|(conn, _)| conn.told(of, first.sent, limit));

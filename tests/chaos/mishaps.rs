@@ -1,21 +1,23 @@
 //! Faults that are not about a process or a way: rows that somebody deletes or Redis evicts,
 //! senders that hang up or read nothing, and a push that Redis answers too late.
 
+use std::collections::HashSet;
 use std::io::Result;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::access::Access;
 use crate::history::{Event, HUNG_UP, Micros, Push, TOPICS, topic};
-use crate::publishers::{Draft, parts};
+use crate::publishers::{Draft, Sender, World, parts};
 use crate::resp::Resp;
 use crate::schedule::PRESTOP;
-use crate::stage::Stage;
+use crate::stage::{KEPT_BY_RULE, Stage};
 use crate::views::View;
 
 /// How long rows that were deleted are looked for: longer than they may be away.
@@ -28,6 +30,12 @@ const LATE: Duration = Duration::from_millis(50);
 const BALLAST: &str = "chaos:ballast";
 /// How long a sender that does not read is watched: longer than it may stay.
 const WATCH: Duration = Duration::from_secs(30);
+/// How long messages are erased as soon as they are kept: longer than most clients stay away.
+pub(crate) const ERASING: Duration = Duration::from_secs(3);
+/// Senders that keep messages meanwhile.
+const KEEPERS: usize = 4;
+/// Between two looks for such messages.
+const SOON: Duration = Duration::from_millis(50);
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(8);
 
@@ -117,7 +125,9 @@ impl Stage {
         self.await_rows(conns).await
     }
 
-    /// Has the log of a topic erased, or one of its newest messages.
+    /// Has messages of topics erased as soon as they are kept, for a while and many of them: clients
+    /// that leave and come back meanwhile must hear that they missed something. Now and then has a
+    /// whole log erased after that.
     pub(crate) async fn erase(&self, node: usize, draw: u64) {
         let address = {
             let slot = self.places[node].lock().await;
@@ -125,24 +135,53 @@ impl Stage {
         };
         let Some(address) = address else { return };
         let mut rng = Rng::with_seed(draw);
-        let named = TOPICS[rng.usize(..TOPICS.len())];
-        let name = topic(named).unwrap_or(named);
-        let mut url = format!("http://{address}/v1/topics/{name}/messages");
-        let http = crate::common::http();
-        let mut id = None;
-        if rng.u8(..3) > 0 {
-            let newest = async || -> Option<Value> {
-                let asked = http.get(format!("{url}?last=3")).timeout(ANSWER).send();
-                asked.await.ok()?.json().await.ok()
-            };
-            let newest = newest().await.unwrap_or_default();
-            let one = rng.choice(newest["messages"].as_array().map_or(&[][..], Vec::as_slice));
-            let Some(one) = one else { return };
-            id = one["data"]["id"].as_str().map(str::to_owned);
-            url = format!("{url}/{}", one["entry"].as_str().unwrap_or_default());
+        let log = |named: &str| {
+            let name = topic(named).unwrap_or(named);
+            format!("http://{address}/v1/topics/{name}/messages")
+        };
+        let until = Instant::now() + ERASING;
+        let world = World {
+            users: self.users.clone(),
+            views: self.views.clone(),
+            redis: self.doors.clone(),
+            recorder: self.recorder.clone(),
+            rules: true,
+        };
+        let senders = (0..KEEPERS).map(|i| {
+            let sender = Sender::new(world.clone(), format!("e{draw:x}-{i}"), rng.fork());
+            sender.publish_to(&KEPT_BY_RULE, until)
+        });
+        let senders: Vec<_> = senders.collect();
+        let erasing =
+            KEPT_BY_RULE.map(|named| self.erase_new(named, log(named), rng.fork(), until));
+        tokio::join!(join_all(senders), join_all(erasing));
+        if rng.u8(..3) == 0 {
+            let named = TOPICS[rng.usize(..TOPICS.len())];
+            self.erase_at(named, log(named), None).await;
         }
+    }
+
+    /// Erases some of the messages that come into a log, until then. Most stay, and what was there
+    /// before: a reader whose own message is gone, or a short log, shows by itself that some are.
+    async fn erase_new(&self, named: &str, url: String, mut rng: Rng, until: Instant) {
+        let mut passed: HashSet<String> = newest(&url).await.iter().map(entry).collect();
+        while Instant::now() < until {
+            tokio::time::sleep(SOON).await;
+            for message in newest(&url).await {
+                let entry = entry(&message);
+                let one = format!("{url}/{entry}");
+                if passed.insert(entry) && rng.u8(..4) == 0 {
+                    let id = message["data"]["id"].as_str().map(str::to_owned);
+                    self.erase_at(named, one, id).await;
+                }
+            }
+        }
+    }
+
+    /// Erases what is at this URL, and notes it.
+    async fn erase_at(&self, named: &str, url: String, id: Option<String>) {
         let at = self.recorder.now();
-        let answer = http.delete(url).timeout(ANSWER).send();
+        let answer = crate::common::http().delete(url).timeout(ANSWER).send();
         let is_done = answer.await.is_ok_and(|answer| answer.status() == 200);
         self.recorder.write(Event::Erased {
             topic: named.to_owned(),
@@ -236,7 +275,7 @@ impl Stage {
             draft.anonymous &= !draft.kept;
             self.hang_up_once(&view, draft, own)
         });
-        futures::future::join_all(senders).await;
+        join_all(senders).await;
         Some(view.id)
     }
 
@@ -419,4 +458,22 @@ impl Stage {
         });
         Some(())
     }
+}
+
+/// The newest messages of a log.
+async fn newest(url: &str) -> Vec<Value> {
+    let asked = crate::common::http().get(format!("{url}?last=20"));
+    let answer = async { asked.timeout(ANSWER).send().await?.json::<Value>().await };
+    match answer.await {
+        Ok(mut answer) => match answer["messages"].take() {
+            Value::Array(messages) => messages,
+            _ => Vec::new(),
+        },
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The name of a message in its log.
+fn entry(message: &Value) -> String {
+    message["entry"].as_str().unwrap_or_default().to_owned()
 }

@@ -149,6 +149,18 @@ impl Sender {
         }
     }
 
+    /// To these topics in turn, until then.
+    pub(crate) async fn publish_to(mut self, topics: &[&str], until: std::time::Instant) {
+        for to in topics.iter().cycle() {
+            if std::time::Instant::now() >= until {
+                return;
+            }
+            let draft = self.draft_to(vec![(*to).to_owned()]);
+            self.deliver(vec![draft]).await;
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(5..50))).await;
+        }
+    }
+
     fn draft(&mut self) -> Draft {
         let to = self.world.addressees(&mut self.rng);
         self.draft_to(to)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::mishaps::ERASING;
 use crate::topology::Setup;
 
 /// How long a node that was told to leave goes on serving, where it does.
@@ -49,7 +50,7 @@ pub(crate) enum Fault {
     Evict {
         draw: u64,
     },
-    /// A sender has the log of a topic erased, by this node.
+    /// A sender has the log of a topic erased, or for a while what comes into it, by this node.
     Erase {
         node: usize,
         draw: u64,
@@ -537,8 +538,8 @@ impl Fault {
             Self::DeleteRows { .. } | Self::Evict { .. } => Duration::from_secs(20),
             Self::StallReaders { .. } => Duration::from_secs(15),
             Self::StallClaim { time, .. } => *time,
+            Self::Erase { .. } => ERASING,
             Self::HangUp { .. }
-            | Self::Erase { .. }
             | Self::FlushAll
             | Self::KillSubscriptions
             | Self::KillCommands

@@ -214,6 +214,65 @@ async fn a_dead_node_is_found_by_one_push_and_the_others_are_answered_at_once() 
     first.await.expect("an answer");
 }
 
+#[tokio::test]
+async fn a_batch_asks_once_after_a_dead_node_however_many_pushes_go_there() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let _there = Crowd::of(&b, "u", 100).await;
+    let dead = b.id.clone();
+    b.kill();
+    redis.until_nobody_listens(&dead).await;
+    let first = json!({"to": {"user": "u0"}, "data": 1, "timeout_ms": 200});
+    assert_eq!(post(&a.push_url, &first).await.0, 503);
+    let push = |i| json!({"to": {"user": format!("u{i}")}, "data": i, "timeout_ms": DEADLINE_MS});
+    let batch: Vec<Value> = (0..100).map(push).collect();
+    let before = leases_read(&redis);
+    let (_, answers) = post(&a.push_url, &json!(batch)).await;
+    let read = leases_read(&redis) - before;
+    println!("{read} leases read for 100 pushes and by all else meanwhile");
+    let answers = answers.as_array().expect("answers");
+    let is_told = |answer: &&Value| answer["reason"].to_string().contains("may be dead");
+    assert_eq!(answers.iter().filter(is_told).count(), 100, "{answers:?}");
+    assert!(read < 50, "{read}");
+}
+
+/// How many GETs Redis has answered: of leases, as long as nothing else is read so.
+fn leases_read(redis: &Redis) -> u64 {
+    let told = redis.cli(&["INFO", "commandstats"]);
+    let mut lines = told.lines();
+    let line = lines.find_map(|line| line.strip_prefix("cmdstat_get:calls="));
+    let count = line.and_then(|line| line.split(',').next());
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
+#[tokio::test]
+async fn while_no_lease_can_be_read_only_the_first_push_waits_for_a_node() {
+    let redis = Redis::start();
+    let all = ["ACL", "SETUSER", "a", "on", ">pw", "~*", "&*", "+@all"];
+    assert_eq!(redis.cli(&all), "OK");
+    let url = redis.url().replace("redis://", "redis://a:pw@");
+    let a = node(&[("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", "a")]);
+    let b = node_on(&redis, "b");
+    let _there = Crowd::of(&b, "u", 3).await;
+    assert_eq!(status(&a, "u1").await.1["status"], "routed");
+    let rows = ["ACL", "SETUSER", "a", "resetkeys", "~pn:user:*"];
+    assert_eq!(redis.cli(&rows), "OK");
+    let dead = b.id.clone();
+    b.kill();
+    redis.until_nobody_listens(&dead).await;
+    let url = a.push_url.clone();
+    let first = json!({"to": {"user": "u0"}, "data": 1, "timeout_ms": DEADLINE_MS});
+    let first = tokio::spawn(async move { post(&url, &first).await });
+    tokio::time::sleep(AT_ONCE / 2).await;
+    for user in ["u1", "u2", "u1"] {
+        let began = Instant::now();
+        let (code, answer) = status(&a, user).await;
+        assert_eq!((code, &answer["status"]), (503, &json!("unrouted")));
+        assert!(began.elapsed() < AT_ONCE, "{answer}: {:?}", began.elapsed());
+    }
+    first.abort();
+}
+
 /// Redis sees the same as when the host of a node loses its network: the connection stands.
 #[tokio::test]
 async fn a_host_that_vanished_is_dead_although_redis_counts_it() {

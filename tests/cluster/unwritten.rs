@@ -1,9 +1,14 @@
 //! A node that cannot write its rows: others do not take a missing row for proof that its user is
 //! offline.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::common::{Client, Node, Redis, eventually, node_on, post};
+
+/// Well within the time between two beats, which is 3 s.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What a node needs beside rows: its lease, the sets of nodes, and the lists of its rows.
 const BUT_ROWS: [&str; 6] = [
@@ -35,6 +40,16 @@ async fn push(node: &Node, user: &str) -> (u16, Value) {
     post(&node.push_url, &push).await
 }
 
+/// Waits until a node has renewed its lease.
+async fn until_beat(redis: &Redis, lease: &str) {
+    let before = redis.cli(&["GET", lease]);
+    eventually(async || match redis.cli(&["GET", lease]) {
+        now if now != before => Ok(()),
+        now => Err(now),
+    })
+    .await;
+}
+
 async fn until_said(node: &Node, user: &str, code: u16, field: &str, word: &str) {
     eventually(async || match push(node, user).await {
         (is, answer) if is == code && answer[field] == word => Ok(()),
@@ -49,7 +64,22 @@ async fn while_a_node_cannot_write_rows_its_lease_says_so_and_nobody_is_offline_
     let (a, b) = pair(&redis);
     assert_eq!(push(&a, "77").await.1["status"], "offline");
     allow(&redis, &BUT_ROWS);
-    let _client = Client::v1(&b.ws_url("77")).await;
+    until_beat(&redis, "pn:node:a").await;
+    let comes = Instant::now();
+    let url = b.ws_url("77");
+    let client = tokio::spawn(async move { Client::v1(&url).await });
+    // By its lease alone, others would hear of it with their next beat.
+    let mut falsely = 0;
+    let heard = loop {
+        let asked = comes.elapsed();
+        match push(&a, "77").await {
+            (200, answer) if answer["status"] == "offline" => falsely += 1,
+            _ => break asked,
+        }
+    };
+    println!("heard after {heard:.1?}; {falsely} pushes were answered offline until then");
+    assert!(heard < SOON, "{heard:?}");
+    let _client = client.await.expect("a client");
     until_said(&a, "77", 503, "reason", "Redis denies permission").await;
     let lease = redis.cli(&["GET", "pn:node:b"]);
     assert!(
@@ -63,6 +93,24 @@ async fn while_a_node_cannot_write_rows_its_lease_says_so_and_nobody_is_offline_
     until_said(&a, "78", 200, "status", "offline").await;
     let lease = redis.cli(&["GET", "pn:node:b"]);
     assert!(!lease.contains("unwritten"), "{lease}");
+}
+
+/// The last look-up of a push ends at its deadline, without an answer.
+#[tokio::test]
+async fn a_push_that_redis_keeps_waiting_names_what_it_had_found_before() {
+    let redis = Redis::start();
+    let (a, b) = pair(&redis);
+    allow(&redis, &BUT_ROWS);
+    let _client = Client::v1(&b.ws_url("77")).await;
+    until_said(&a, "77", 503, "reason", "Redis denies permission").await;
+    let url = a.push_url.clone();
+    let patient = json!({"to": {"user": "77"}, "data": 1, "timeout_ms": 1_500});
+    let push = tokio::spawn(async move { post(&url, &patient).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(redis.cli(&["CLIENT", "PAUSE", "3000", "ALL"]), "OK");
+    let (code, answer) = push.await.expect("an answer");
+    let reason = &answer["reason"];
+    assert_eq!((code, reason), (503, &json!("Redis denies permission")));
 }
 
 #[tokio::test]

@@ -46,6 +46,8 @@ pub enum Line {
         /// payload shows although no other comes.
         tail: bool,
     },
+    /// A node is there, and whether Redis takes its rows. Stands alone.
+    Announcement(Announcement),
     /// A push.
     Push(Push, Option<ReceiptRequest>),
     /// Something was put into the inboxes of these users or the logs of these topics.
@@ -70,6 +72,18 @@ pub enum Line {
     Answer(NodeAnswer),
     /// Who comes and goes in a topic, or who wants to hear of it.
     Presence(PresenceLine),
+}
+
+/// What a node says of itself when it is new, and whenever it changes. On the channel it is a tail
+/// of number 0, which nodes of 0.1.0 ignore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The node.
+    pub from: NodeId,
+    /// Rises with each of them: an old one that is repeated does not count.
+    pub n: u64,
+    /// Why Redis refuses its rows.
+    pub unwritten: Option<String>,
 }
 
 /// All fields a line may have. Unknown ones are ignored.
@@ -107,6 +121,8 @@ struct LineFields<'a> {
     seq: Option<u64>,
     #[serde(default, deserialize_with = "or_default")]
     tail: bool,
+    #[serde(default, borrow)]
+    unwritten: Option<Cow<'a, str>>,
     #[serde(default)]
     n: Option<u64>,
     #[serde(default, borrow, rename = "ref")]
@@ -178,6 +194,11 @@ impl LineFields<'_> {
             (Some(_), Some(seq), _) if seq > MAX_SEQUENCE => {
                 Err(InvalidInput::new("seq is out of range"))
             }
+            (Some(from), Some(0), true) => Ok(Line::Announcement(Announcement {
+                from,
+                n: self.n.unwrap_or_default(),
+                unwritten: self.unwritten.map(Cow::into_owned),
+            })),
             (Some(from), Some(seq), tail) => Ok(Line::Header { from, seq, tail }),
             _ => Err(InvalidInput::new("header without from or seq")),
         }

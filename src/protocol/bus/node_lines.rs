@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::protocol::bus::line::{Line, VERSION};
+use crate::protocol::bus::line::{Announcement, Line, VERSION};
 use crate::protocol::ids::NodeId;
 use crate::protocol::json::to_json;
 use crate::protocol::outcome::DeliveryReport;
@@ -18,6 +18,29 @@ pub fn header_line(from: &NodeId, seq: u64) -> String {
 #[must_use]
 pub fn tail_payload(from: &NodeId, seq: u64) -> String {
     format!("{{\"v\":{VERSION},\"from\":\"{from}\",\"seq\":{seq},\"tail\":true}}")
+}
+
+/// An announcement as a payload.
+#[must_use]
+pub fn announcement_payload(announcement: &Announcement) -> String {
+    #[derive(Serialize)]
+    struct Payload<'a> {
+        v: u32,
+        from: &'a NodeId,
+        seq: u64,
+        tail: bool,
+        n: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unwritten: Option<&'a str>,
+    }
+    to_json(&Payload {
+        v: VERSION,
+        from: &announcement.from,
+        seq: 0,
+        tail: true,
+        n: announcement.n,
+        unwritten: announcement.unwritten.as_deref(),
+    })
 }
 
 /// The end of a session, as a line for a channel.

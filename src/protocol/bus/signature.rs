@@ -32,6 +32,7 @@ impl Line {
     pub fn is_of_nodes(&self) -> bool {
         match self {
             Self::Header { .. }
+            | Self::Announcement(_)
             | Self::Drain
             | Self::Probe(_)
             | Self::Receipt(_)

@@ -1,6 +1,6 @@
 //! Histories of rows that are deleted, and of senders that hang up, stall or repeat themselves.
 
-use super::{Change, History, NODE, kept, recv};
+use super::{Change, History, NODE, kept, push, recv};
 use crate::history::{Event, HUNG_UP, SECOND};
 
 pub(super) const ALLOWED: &[(&str, Change)] = &[
@@ -32,6 +32,13 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
             .extend([half_closed(true), stalled(Some(30)), asked_late(true)]);
     }),
     (
+        "batches that meet a dead node, of which two wait",
+        |history| {
+            let (deaf, suspect) = ("a node in the row does not listen", "it is asked after");
+            meet_dead(history, &[&[deaf; 5], &[deaf], &[suspect, suspect]]);
+        },
+    ),
+    (
         "a kept push, repeated elsewhere and stored once",
         |history| {
             repeat(history);
@@ -54,6 +61,14 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
     ("H5", "a push that was lost with its sender", |history| {
         hang_up(history);
         history.unheard("m3");
+    }),
+    ("H17", "three calls that wait for a dead node", |history| {
+        let deaf = "a node in the row does not listen";
+        meet_dead(history, &[&[deaf], &[deaf, "it is asked after"], &[deaf]]);
+    }),
+    ("H17", "pushes that wait although another does", |history| {
+        let suspect = "it is asked after";
+        meet_dead(history, &[&[suspect], &[suspect], &[suspect]]);
     }),
     ("H17", "a push taken for a node that vanished", |history| {
         let push = &mut history.pushes[3];
@@ -112,6 +127,29 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
         history.wrote(5.0);
     }),
 ];
+
+/// A node dies, and calls through another one meet it. Each takes two seconds, with a push for each
+/// of these reasons.
+fn meet_dead(history: &mut History, calls: &[&[&str]]) {
+    for (call, reasons) in calls.iter().enumerate() {
+        for (i, reason) in reasons.iter().enumerate() {
+            let mut push = push(&format!("x{call}-{i}"), i as u64 + 1, "x", 20 * SECOND);
+            push.by = format!("x{call}");
+            push.via = "n1.bbbbbbbbbbbb".to_owned();
+            push.answered = push.sent + 2 * SECOND;
+            push.status = "unrouted".to_owned();
+            push.parts[0].status = "unrouted".to_owned();
+            push.reason = Some((*reason).to_owned());
+            history.pushes.push(push);
+        }
+    }
+    history.events.push(Event::Fault {
+        kind: "node-kill".to_owned(),
+        node: Some("n2.cccccccccccc".to_owned()),
+        at: 10 * SECOND,
+        until: 40 * SECOND,
+    });
+}
 
 /// The row of a connection is deleted.
 fn delete(history: &mut History) {

@@ -19,6 +19,15 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
         history.count("pushes_total{status=\"routed\"}", 6.0);
     }),
     ("a topic's kept message that comes later", come_back),
+    (
+        "a topic's kept message that was erased before it was told so",
+        |history| {
+            erase(history);
+            history
+                .events
+                .push(resync("d7r2", Some(TOPIC), 13 * SECOND));
+        },
+    ),
     ("the last messages of a topic come first", come_in),
     (
         "a batch to a topic and a user, the later first",
@@ -77,6 +86,12 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
     ("H11", "a topic's kept message missed for ever", |history| {
         come_back(history);
         history.unheard("t2");
+    }),
+    ("H11", "a claim that nothing erased is missing", |history| {
+        erase(history);
+        history
+            .events
+            .push(resync("d7r2", Some(TOPIC), 13 * SECOND + 10));
     }),
     ("H11", "a topic's kept message again", |history| {
         come_back(history);
@@ -155,6 +170,19 @@ pub(super) fn come_in(history: &mut History) {
 }
 
 /// A device comes back to the topic with the token it saw last; one is kept for it, which it gets only then.
+/// As [`come_back`], but the message is erased while the device is away.
+fn erase(history: &mut History) {
+    come_back(history);
+    history.unheard("t2");
+    history.events.push(Event::Erased {
+        topic: TOPIC.to_owned(),
+        id: Some("t2".to_owned()),
+        at: 9 * SECOND,
+        until: 9 * SECOND + 10,
+        is_done: true,
+    });
+}
+
 fn come_back(history: &mut History) {
     resume(history);
     admit(history, &["d7r1", "d7r2"]);

@@ -16,8 +16,8 @@ use crate::backplane::nodes::Standing;
 use crate::backplane::redis::registry::belief::{LeaseSeen, LeaseValue};
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::{AWAY, Redis};
-use crate::protocol;
 use crate::protocol::ids::NodeId;
+use crate::protocol::{self, Announcement};
 
 /// The pause between two probes at first: a subscription that was cut is back within that.
 const SOON: Duration = Duration::from_millis(50);
@@ -105,6 +105,10 @@ impl Redis {
 
     pub(crate) fn note_reply(&self, node: &NodeId) {
         self.lease.beliefs().note_heard(node);
+    }
+
+    pub(crate) fn note_announced(&self, said: &Announcement) {
+        self.lease.note_announced(said);
     }
 
     pub(crate) async fn is_deaf(&self, node: &NodeId) -> Result<bool, Unavailable> {

@@ -8,7 +8,7 @@
 //! it also writes every row again. What is believed of other nodes stands in [`Beliefs`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::error::ErrorKind;
@@ -30,7 +30,7 @@ use crate::backplane::redis::servers::errors::{RedisHealth, is_broken_off, redac
 use crate::backplane::redis::{AWAY, Fatal, Keys, ROW_TTL_SECONDS};
 use crate::local::hub::Hub;
 use crate::protocol::ids::NodeId;
-use crate::protocol::{self, ClusterKeys};
+use crate::protocol::{self, Announcement, ClusterKeys};
 
 /// The time between two checks that Redis still has the lease: how long a loss can go unnoticed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -64,6 +64,10 @@ pub(crate) struct Lease {
     pub(crate) isolation: Isolation,
     skew: ClockSkew,
     unwritten: UnwrittenRows,
+    /// What the others were last told of this node's rows; `None`: nothing yet.
+    announced: RwLock<Option<Option<&'static str>>>,
+    /// How often they were told.
+    announcements: AtomicU64,
     secrets: ClusterKeys,
     /// Woken if a node may not be in the table yet.
     strangers: Notify,
@@ -98,6 +102,8 @@ impl Lease {
             isolation: Isolation::new(),
             skew: ClockSkew::default(),
             unwritten,
+            announced: RwLock::default(),
+            announcements: AtomicU64::new(0),
             secrets,
             strangers: Notify::new(),
             left: tokio::sync::Mutex::default(),
@@ -210,7 +216,6 @@ impl Lease {
         let mut breaks = self.servers.breaks();
         let mut refreshed = Instant::now();
         let mut trusted = false;
-        let mut is_announced = false;
         loop {
             let left = self.left.lock().await;
             if *left {
@@ -223,10 +228,10 @@ impl Lease {
                     self.refusal.clear();
                     self.beats.send_modify(|count| *count += 1);
                     // Again if the others may have taken it for dead: they look at its lease.
-                    is_announced &= intact;
-                    if !is_announced {
-                        is_announced = self.announce().await;
+                    if !intact {
+                        *self.announced.write() = None;
                     }
+                    self.announce().await;
                     if !(intact && trusted) {
                         // A deposed master may have accepted removals that no other server has.
                         self.hub.changes().mark_removed();
@@ -242,6 +247,10 @@ impl Lease {
                     tracing::debug!(error = %redacted(&error), "beat failed");
                     self.refusal.note(&error);
                     self.servers.note(&error);
+                    // The lease cannot say it.
+                    if !is_broken_off(&error) {
+                        self.announce().await;
+                    }
                     if !is_broken_off(&error) && self.isolation.wants_look() {
                         self.look_at_others().await;
                     }
@@ -266,7 +275,11 @@ impl Lease {
                     continue;
                 }
                 () = self.unwritten.news() => {
-                    // The others read of it in the lease; or the beat is refused, too.
+                    // A refusal is said at once, and then by the lease, if its beat is not refused
+                    // too. That it is over, the lease says first.
+                    if self.unwritten.own().is_some() {
+                        self.announce().await;
+                    }
                     tokio::time::sleep(RETRY).await;
                     return true;
                 }
@@ -394,13 +407,31 @@ impl Lease {
         Ok(!answer.is_null())
     }
 
-    /// Tells the other nodes that there is a new one: they read the table again if they hear from a
-    /// node that is not in it. This says nothing else, and older nodes ignore it.
-    async fn announce(&self) -> bool {
+    /// Tells the other nodes what is new: that there is this one, so that they read the table again,
+    /// or that Redis refuses its rows or takes them again.
+    async fn announce(&self) {
+        let unwritten = self.unwritten.own();
+        if *self.announced.read() == Some(unwritten) {
+            return;
+        }
         let channel = self.keys.global_channel();
-        let tail = protocol::tail_payload(&self.record.node, 0);
-        let tail = self.secrets.signed(&channel, "", &tail);
-        self.servers.publish(&channel, tail.into()).await.is_ok()
+        let said = Announcement {
+            from: self.record.node.clone(),
+            n: self.announcements.fetch_add(1, Ordering::Relaxed) + 1,
+            unwritten: unwritten.map(str::to_owned),
+        };
+        let line = protocol::announcement_payload(&said);
+        let line = self.secrets.signed(&channel, "", &line);
+        if self.servers.publish(&channel, line.into()).await.is_ok() {
+            *self.announced.write() = Some(unwritten);
+        }
+    }
+
+    /// Another node says whether Redis takes its rows.
+    pub(crate) fn note_announced(&self, said: &Announcement) {
+        if said.from != self.record.node && self.table.has(&said.from) {
+            self.unwritten.hear(said);
+        }
     }
 
     async fn look_around(&self, with_beat: bool) -> Result<(), fred::error::Error> {

@@ -1,22 +1,32 @@
 //! Whose rows cannot be written: then a missing row proves nothing about its user.
 //!
-//! A node whose rows Redis refuses says so in its lease, where the others read it with each beat.
-//! One that cannot renew the lease either cannot say it, but is late: its last beat is too long
-//! ago, although its channel has a subscriber. What must stay true: a refusal of one row alone
-//! (another program made a key of another type) does not count, or one key could cast doubt on all.
+//! A node whose rows Redis refuses says so at once on the channel of all nodes, and in its lease,
+//! where the others read it with each beat. One that cannot renew the lease either is late soon: its
+//! last beat is too long ago, although its channel has a subscriber. What must stay true: a refusal
+//! of one row alone (another program made a key of another type) does not count, or one key could
+//! cast doubt on all.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fred::error::Error;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::backplane::nodes::NodeRecord;
+use crate::backplane::redis::registry::belief::LEASE;
 use crate::backplane::redis::servers::errors::{WRONG_TYPE, known_reason, refusal_reason};
+use crate::protocol::Announcement;
 use crate::protocol::ids::NodeId;
 
 /// Why a missing row proves nothing while a node is late.
 pub(crate) const LATE: &str = "a node cannot renew its lease, and may have rows to write";
+
+/// How long what a node said on the channel counts unless it takes it back: by then its lease says
+/// it, or the node is late. The lease says so for longer, if the word that ends it is lost.
+const HEARD: Duration = LEASE;
 
 /// Clones are one and the same.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +38,18 @@ struct State {
     own: RwLock<Option<&'static str>>,
     /// What the leases of other nodes say.
     others: RwLock<Option<&'static str>>,
+    /// What other nodes of the table said last on the channel.
+    heard: RwLock<HashMap<NodeId, LastWord>>,
     /// Woken when `own` changes.
     news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct LastWord {
+    /// The number of that announcement.
+    n: u64,
+    /// Why Redis refuses its rows, and when it said so.
+    unwritten: Option<(&'static str, Instant)>,
 }
 
 impl UnwrittenRows {
@@ -62,7 +82,25 @@ impl UnwrittenRows {
 
     /// Why rows may be missing, of this node or of another one.
     pub(crate) fn reason(&self) -> Option<&'static str> {
-        self.own().or_else(|| *self.0.others.read())
+        let told = self.own().or_else(|| *self.0.others.read());
+        told.or_else(|| {
+            let heard = self.0.heard.read();
+            let told = heard.values().filter_map(|heard| heard.unwritten);
+            let mut fresh = told.filter(|(_, at)| at.elapsed() < HEARD);
+            fresh.next().map(|(reason, _)| reason)
+        })
+    }
+
+    /// Another node of the table says whether Redis takes its rows. What its lease says besides is
+    /// read with the next beat.
+    pub(crate) fn hear(&self, said: &Announcement) {
+        let mut heard = self.0.heard.write();
+        let last = heard.entry(said.from.clone()).or_default();
+        if said.n > last.n {
+            last.n = said.n;
+            let reason = said.unwritten.as_deref().map(known_reason);
+            last.unwritten = reason.map(|reason| (reason, Instant::now()));
+        }
     }
 
     /// Waits until the lease should say something else of this node.
@@ -78,6 +116,8 @@ impl UnwrittenRows {
             .map(|record| known_reason(&record.unwritten))
             .next();
         *self.0.others.write() = told.or(is_late.then_some(LATE));
+        let mut heard = self.0.heard.write();
+        heard.retain(|node, _| nodes.iter().any(|record| record.node == *node));
     }
 }
 
@@ -121,6 +161,32 @@ mod tests {
         assert_eq!(rows.reason(), Some(LATE));
         rows.see(&a, &[], false);
         assert_eq!(rows.reason(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_node_says_counts_until_it_takes_it_back_or_is_late() {
+        let rows = UnwrittenRows::default();
+        let hear = |from: &str, n, unwritten: Option<&str>| {
+            let unwritten = unwritten.map(str::to_owned);
+            let from = from.parse().unwrap();
+            rows.hear(&Announcement { from, n, unwritten });
+        };
+        let told = "Redis is out of memory";
+        hear("b.1", 1, Some(told));
+        assert_eq!((rows.own(), rows.reason()), (None, Some(told)));
+        hear("c.1", 1, None);
+        assert_eq!(rows.reason(), Some(told));
+        hear("b.1", 2, None);
+        assert_eq!(rows.reason(), None);
+        hear("b.1", 1, Some(told));
+        assert_eq!(rows.reason(), None, "an old one that is repeated");
+        hear("b.1", 3, Some("a reason of a later version"));
+        assert_eq!(rows.reason(), Some("Redis refuses commands"));
+        tokio::time::advance(HEARD).await;
+        assert_eq!(rows.reason(), None);
+        hear("b.1", 4, Some(told));
+        rows.see(&"a.1".parse().unwrap(), &[], false);
+        assert_eq!(rows.reason(), None, "it is no longer there");
     }
 
     #[tokio::test]
