@@ -4,7 +4,7 @@
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::protocol::ids::{ConnectionId, UserId};
+use crate::protocol::ids::{ConnectionId, Fd, NodeId, UserId};
 use crate::protocol::position::Position;
 
 /// A deadline passed before Redis answered. Where there was an earlier try, its reason says more.
@@ -37,6 +37,16 @@ impl Published {
         let _ = sender.send(answer);
         Self(receiver)
     }
+}
+
+/// A line for the node where its user was when the row was last read, sent before the row is known
+/// now.
+#[derive(Debug)]
+pub(crate) struct SentAhead {
+    pub(crate) node: NodeId,
+    /// The user's oldest connection there at that time.
+    pub(crate) oldest: Fd,
+    pub(crate) published: Published,
 }
 
 /// The outcome of keeping a message.

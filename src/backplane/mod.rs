@@ -30,12 +30,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{
-    Kept, Published, ReplicaProof, Unavailable, Unsent, UpstreamBacklog, UpstreamEntry,
+    Kept, Published, ReplicaProof, SentAhead, Unavailable, Unsent, UpstreamBacklog, UpstreamEntry,
 };
 use crate::backplane::feed::{Channel, FeedEvent};
 use crate::backplane::nodes::{Health, NodeRecord, Standing};
 use crate::backplane::redis::Redis;
 use crate::backplane::redis::bus::subscriber::Subscriber;
+use crate::backplane::redis::wire::connection::Awaited;
 use crate::backplane::rows::{Locations, MemberCount, Row, TopicNodes};
 use crate::backplane::standalone::Standalone;
 use crate::local::replay::page::Page;
@@ -59,17 +60,34 @@ pub(crate) enum Backplane {
 impl Backplane {
     /// The nodes that hold connections of each of these users and topics, without this node.
     /// Nodes may be dead: a row outlives its node for a while. If it is unknown, the reason: the
-    /// registry is being rebuilt, or Redis refuses to write rows.
+    /// registry is being rebuilt, or Redis refuses to write rows. `row` is on its way if the only
+    /// subject is a user who was looked up by [`Backplane::send_ahead`].
     ///
     /// # Errors
     /// When the registry cannot be read.
     pub(crate) async fn locate(
         &self,
         subjects: &[Subject],
+        row: Option<Awaited>,
     ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
         match self {
             Self::Standalone(_) => Ok(vec![Ok(Locations::new()); subjects.len()]),
-            Self::Redis(redis) => redis.locate(subjects).await,
+            Self::Redis(redis) => redis.locate(subjects, row).await,
+        }
+    }
+
+    /// Sends a line to the node where the user was when its row was last read, and looks the user
+    /// up in the same write. `None` if no node is remembered, or the line could not leave at once:
+    /// nothing was sent.
+    pub(crate) fn send_ahead(
+        &self,
+        user: &UserId,
+        line: impl FnOnce() -> String,
+        deadline: Instant,
+    ) -> Option<(SentAhead, Awaited)> {
+        match self {
+            Self::Standalone(_) => None,
+            Self::Redis(redis) => redis.send_ahead(user, line, deadline),
         }
     }
 

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::local::directory::LocalConnection;
-use crate::protocol::ids::{ConnectionId, NodeId};
+use crate::protocol::ids::{ConnectionId, Fd, NodeId};
 
 /// A connection as its row describes it.
 #[derive(Debug, Clone, Serialize)]
@@ -55,8 +55,18 @@ pub(crate) struct RowValue {
     pub leaving: bool,
 }
 
-/// A user's or topic's connections by node: where a push must go, and how many are there.
-pub(crate) type Locations = smallvec::SmallVec<[(NodeId, u32); 1]>;
+/// A node in a row, and what the row says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowPlace {
+    pub node: NodeId,
+    /// How many connections are there.
+    pub connections: u32,
+    /// The oldest of them; 0 in the row of a topic, which does not name them.
+    pub oldest: Fd,
+}
+
+/// A user's or topic's connections by node: where a push must go.
+pub(crate) type Locations = smallvec::SmallVec<[RowPlace; 1]>;
 
 /// The nodes in a topic's row, and whether their clients watch it.
 pub(crate) type TopicNodes = Vec<(NodeId, bool)>;

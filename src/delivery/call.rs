@@ -154,10 +154,11 @@ impl CallService {
             Target::Connection(id, _) => Ok(vec![id.node.clone()]),
             Target::User(user) if self.backplane.is_shared() => {
                 let users = [Subject::User(user.clone())];
-                let rows = tokio::time::timeout_at(deadline, self.backplane.locate(&users)).await;
+                let rows =
+                    tokio::time::timeout_at(deadline, self.backplane.locate(&users, None)).await;
                 match rows {
                     Ok(Ok(rows)) => match rows.into_iter().next() {
-                        Some(Ok(row)) => Ok(row.into_iter().map(|(node, _)| node).collect()),
+                        Some(Ok(row)) => Ok(row.into_iter().map(|place| place.node).collect()),
                         Some(Err(reason)) => Err(reason),
                         None => Ok(Vec::new()),
                     },

@@ -11,13 +11,14 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::{LATE, Published, Unavailable};
+use crate::backplane::answers::{LATE, Unavailable};
 use crate::cluster::pending::{Expected, Replies};
 use crate::cluster::reach::{RETRY, Reached, ask_after, told};
+use crate::delivery::ahead::AfterRow;
 use crate::delivery::answer::further;
+use crate::delivery::node_batch::{NodeBatch, add_to_batch};
 use crate::delivery::operation::Operation;
 use crate::delivery::share::{Delivery, SUSPECTED};
-use crate::local::budget::Claim;
 use crate::local::dedup::Recent;
 use crate::local::hub::Hub;
 use crate::local::hub::deliver::Delivered;
@@ -235,7 +236,7 @@ impl Carrier {
             .map(|&i| shares[i].deadline)
             .max()
             .unwrap_or(now);
-        let rows = tokio::time::timeout_at(last, self.backplane.locate(&subjects))
+        let rows = tokio::time::timeout_at(last, self.look_up(shares, &open, &subjects))
             .await
             .map_err(|_| Unavailable(LATE))??;
 
@@ -253,11 +254,21 @@ impl Carrier {
                 }
             };
             shares[i].looked_up();
-            for (node, connections) in locations {
-                if !shares[i].served.contains(&node) {
-                    add_to_batch(&mut batches, shares, i, node, connections);
+            for place in locations {
+                if shares[i].served.contains(&place.node) {
+                    continue;
+                }
+                match shares[i].after_row(&place).await {
+                    AfterRow::Publish => add_to_batch(&mut batches, shares, i, place),
+                    AfterRow::Hear(published, claim) => {
+                        let mut batch = NodeBatch::new(i, place);
+                        (batch.published, batch.claim) = (Some(published), claim);
+                        batches.push(batch);
+                    }
+                    AfterRow::Unclear(ahead) => shares[i].note_unclear(ahead),
                 }
             }
+            self.note_astray(&shares[i]);
         }
         self.publish(shares, &mut batches).await;
         // However many pushes go to a node that does not listen, it is asked after once; and if the
@@ -273,6 +284,9 @@ impl Carrier {
     /// now, but does in a moment, none of them may overtake another.
     async fn publish(&self, shares: &mut [Delivery<'_>], batches: &mut [NodeBatch]) {
         if let [only] = batches {
+            if only.published.is_some() {
+                return;
+            }
             let line = self.line(shares, only);
             only.claim = Some(self.hub.memory().claim(line.len()));
             let deadline = shares[only.shares[0].0].deadline;
@@ -280,8 +294,11 @@ impl Carrier {
             return;
         }
         // Stable: the lines of one node keep their order.
-        batches.sort_by(|one, other| one.node.cmp(&other.node));
-        for those in batches.chunk_by_mut(|one, other| one.node == other.node) {
+        batches.sort_by(|one, other| one.place().cmp(&other.place()));
+        for those in batches.chunk_by_mut(|one, other| one.place() == other.place()) {
+            if those[0].published.is_some() {
+                continue;
+            }
             let lines = those.iter_mut().map(|batch| {
                 let deadline = shares[batch.shares[0].0].deadline;
                 let line = self.line(shares, batch);
@@ -436,16 +453,6 @@ impl Carrier {
     }
 }
 
-/// What goes to one node in one line: a push, for one user or several.
-struct NodeBatch {
-    node: NodeId,
-    /// The index of each share, and how many connections its row names there.
-    shares: SmallVec<[(usize, u32); 1]>,
-    published: Option<Published>,
-    /// What its line takes of the node's memory.
-    claim: Option<Claim>,
-}
-
 /// How many of these shares go through a round together.
 fn chunk_of(shares: &[Delivery<'_>]) -> usize {
     let (mut bytes, mut before) = (0, None);
@@ -462,32 +469,4 @@ fn chunk_of(shares: &[Delivery<'_>]) -> usize {
         fits
     });
     fits.count()
-}
-
-/// Adds a share to the batches. Joins it with the one before if both are the same push to the
-/// same node and no sender asked for a receipt.
-fn add_to_batch(
-    batches: &mut Vec<NodeBatch>,
-    shares: &[Delivery<'_>],
-    i: usize,
-    node: NodeId,
-    connections: u32,
-) {
-    let share = &shares[i];
-    if share.wait == Wait::Routed
-        && let Operation::Push(push) = share.operation
-        && matches!(push.to, Target::Users(_))
-        && let Some(batch) = batches.iter_mut().rev().find(|batch| {
-            batch.node == node
-                && matches!(shares[batch.shares[0].0].operation, Operation::Push(other) if std::ptr::eq(other, push))
-        })
-    {
-        return batch.shares.push((i, connections));
-    }
-    batches.push(NodeBatch {
-        node,
-        shares: SmallVec::from_elem((i, connections), 1),
-        published: None,
-        claim: None,
-    });
 }

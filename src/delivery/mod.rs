@@ -10,6 +10,12 @@ pub(crate) mod share;
 
 pub(crate) mod carrier;
 
+pub(crate) mod ahead;
+
+pub(crate) mod node_batch;
+
+pub(crate) mod look_up;
+
 pub(crate) mod keep;
 
 pub(crate) mod ledger;

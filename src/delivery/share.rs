@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::{LATE, ReplicaProof};
 use crate::cluster::pending::Expected;
+use crate::delivery::ahead::Ahead;
 use crate::delivery::answer::{Answer, PartAnswer, replicated};
 use crate::delivery::operation::Operation;
 use crate::local::receipt::Waiter;
@@ -61,6 +62,8 @@ pub(crate) struct Delivery<'a> {
     pub(super) unheard: Vec<NodeId>,
     /// The furthest status that receipts prove.
     pub(super) proven: Option<Status>,
+    /// Its line to a node that no row has named since.
+    pub(super) ahead: Option<Ahead>,
 }
 
 impl<'a> Delivery<'a> {
@@ -92,6 +95,7 @@ impl<'a> Delivery<'a> {
             owing: SmallVec::new(),
             unheard: Vec::new(),
             proven: None,
+            ahead: None,
         }
     }
 

@@ -282,6 +282,10 @@ metrics! {
         "Lines of the bus that only nodes may say and that no node has said, by reason";
     lines_trusted: Counter = Counter::default(), "lines_trusted",
         "Unsigned lines taken for a node's because a live node has no PUSH_CLUSTER_SECRET";
+    sent_ahead: Counter = Counter::default(), "sent_ahead",
+        "Pushes published with the look-up of their user, to the node remembered for it";
+    sent_astray: Counter = Counter::default(), "sent_astray",
+        "Pushes sent ahead to a node that the row no longer named";
     stale: Counter = Counter::default(), "stale",
         "Envelopes on this node's own channel whose recipients are no longer here";
     duplicates: Counter = Counter::default(), "duplicates",

@@ -32,9 +32,7 @@ const MOST_SHOWN: usize = 1_000;
 pub(crate) struct TraceEvent {
     /// In milliseconds since 1970, by the clock of the node; for people to read.
     pub at: u64,
-    /// Where.
     pub node: NodeId,
-    /// What.
     #[serde(flatten)]
     pub what: What,
 }
@@ -84,7 +82,6 @@ pub(crate) enum What {
         /// The push's id, if it had one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// Why.
         outcome: TraceOutcome,
         /// The topic it was for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +89,13 @@ pub(crate) enum What {
         /// It was for all connections.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         all: bool,
+    },
+    /// A push was sent to a node where the user had been, and was not any more by its row.
+    SentAstray {
+        /// The push's id, if it had one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        to: NodeId,
     },
     /// Messages for one connection were dropped.
     Dropped {
@@ -194,6 +198,7 @@ enum Note {
     Closed(Fd, CloseReason, Option<u16>),
     Pushed(Id, Status, Option<&'static str>),
     Arrived(Id, TraceOutcome),
+    SentAstray(Id, NodeId),
     Dropped(Fd, Id, &'static str, u64),
     Lost(&'static str),
     CaughtUp(Fd, u64, bool),
@@ -297,6 +302,12 @@ impl Trace {
                 }
             }
         }
+    }
+
+    /// A push went to a node where the user was no more.
+    pub(crate) fn sent_astray(&self, of: &Subject, id: Option<&str>, to: &NodeId) {
+        let note = || Note::SentAstray(id.map(Into::into), to.clone());
+        self.note(|| About::Subject(of.clone()), note);
     }
 
     /// Messages for a connection were dropped. The user may not be known any more.
@@ -417,7 +428,9 @@ impl Note {
     /// Whether it is about this message, or about the user's connections.
     fn is_about(&self, id: Option<&str>) -> bool {
         match self {
-            Self::Pushed(theirs, ..) | Self::Arrived(theirs, _) => theirs.as_deref() == id,
+            Self::Pushed(theirs, ..) | Self::Arrived(theirs, _) | Self::SentAstray(theirs, _) => {
+                theirs.as_deref() == id
+            }
             Self::Dropped(_, theirs, ..) => theirs.is_none() || theirs.as_deref() == id,
             _ => true,
         }
@@ -450,6 +463,10 @@ impl TraceEntry {
                 outcome: *outcome,
                 topic,
                 all,
+            },
+            Note::SentAstray(id, to) => What::SentAstray {
+                id: text(id),
+                to: to.clone(),
             },
             Note::Dropped(fd, id, reason, messages) => What::Dropped {
                 fd: fd.0,

@@ -35,6 +35,8 @@ pub(crate) struct Device {
     pub(crate) acks: bool,
     /// Whether it leaves and comes back of its own accord.
     pub(crate) churns: bool,
+    /// Whether it does that all the time.
+    pub(crate) moves: bool,
     /// Whether it leaves topics and comes back to them.
     pub(crate) toggles: bool,
     /// Whether it wants to know who else is in its topics.
@@ -418,12 +420,7 @@ impl Device {
     }
 
     async fn listen(&mut self, link: &mut Link<'_>) -> Ending {
-        let stay = if self.churns {
-            self.rng.u64(2_000..20_000)
-        } else {
-            3_600_000
-        };
-        let leave = tokio::time::sleep(Duration::from_millis(stay));
+        let leave = tokio::time::sleep(self.stay());
         let toggle = tokio::time::sleep(self.toggle_pause());
         let publish = tokio::time::sleep(self.publish_pause());
         let views = link.views;
@@ -443,10 +440,13 @@ impl Device {
                     Heard::End => return self.lost(link),
                 },
                 () = &mut leave, if !left => {
-                    left = true;
-                    if views.is_churning() {
+                    let waits = self.moves && !views.is_moving() && views.is_churning();
+                    if waits {
+                        leave.as_mut().reset(Instant::now() + self.stay());
+                    } else if views.is_churning() {
                         return self.go(link).await;
                     }
+                    left = !waits;
                 }
                 () = &mut toggle, if self.toggles => {
                     toggle.as_mut().reset(Instant::now() + self.toggle_pause());
@@ -478,6 +478,17 @@ impl Device {
                 }
             }
         }
+    }
+
+    fn stay(&mut self) -> Duration {
+        let stay = if self.moves {
+            self.rng.u64(100..1_500)
+        } else if self.churns {
+            self.rng.u64(2_000..20_000)
+        } else {
+            3_600_000
+        };
+        Duration::from_millis(stay)
     }
 
     fn toggle_pause(&mut self) -> Duration {

@@ -85,6 +85,7 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
         .push(tokio::spawn(mind_the_lag(recorder.clone())));
     let is_full = async || stage.views.connected() == count;
     until("all clients to be there", is_full).await?;
+    stage.views.begin_moving();
 
     let mut publishers = Actors(Vec::new());
     for i in 0..size.senders {
@@ -191,6 +192,7 @@ fn devices(users: &[String], scenario: &Scenario, rng: &mut Rng) -> Vec<Device> 
                 wire,
                 acks: rng.bool(),
                 churns: rng.u8(..3) == 0,
+                moves: scenario.moves,
                 toggles: wire.can_ask() && rng.u8(..3) == 0,
                 // Nodes tell each other of members in numbered messages, so any would show a loss.
                 watches: wire.hears_objects() && rng.u8(..4) == 0 && scenario.http,

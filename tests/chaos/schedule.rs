@@ -176,6 +176,8 @@ pub(crate) struct Scenario {
     pub(crate) prestop: bool,
     /// Whether nodes log to a pipe that nobody reads.
     pub(crate) log_unread: bool,
+    /// Whether clients go from node to node all the time.
+    pub(crate) moves: bool,
     /// Whether topics have rules: some keep every push, and members publish to some.
     pub(crate) rules: bool,
     draw: fn(&mut Rng, usize) -> Fault,
@@ -192,6 +194,7 @@ const PLAIN: Scenario = Scenario {
     upgrades: false,
     prestop: false,
     log_unread: false,
+    moves: false,
     rules: false,
     draw: redis_restart,
 };
@@ -419,6 +422,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "too-large",
         draw: |rng, _| Fault::TooLarge { draw: rng.u64(..) },
+        ..PLAIN
+    },
+    Scenario {
+        name: "movers",
+        proxied: true,
+        moves: true,
+        draw: while_users_move,
         ..PLAIN
     },
     Scenario {
@@ -699,6 +709,16 @@ fn while_logs_are_erased(rng: &mut Rng, nodes: usize) -> Fault {
         0 => node_kill(rng, nodes),
         1 => client_kill(rng, nodes),
         _ => erase(rng, nodes),
+    }
+}
+
+/// What look-ups and the nodes that they name rest on fails, now and then.
+fn while_users_move(rng: &mut Rng, nodes: usize) -> Fault {
+    match rng.u8(..8) {
+        0 | 1 => Fault::FlushAll,
+        2 | 3 => client_kill(rng, nodes),
+        4 => way(rng, nodes),
+        _ => node_kill(rng, nodes),
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) struct Views {
     /// Those of them whose tokens end soon.
     expiring: AtomicUsize,
     publishers_end: AtomicBool,
+    moving_began: AtomicBool,
     churn_ends: watch::Sender<bool>,
 }
 
@@ -88,6 +89,15 @@ impl Views {
 
     pub(crate) fn is_publishing(&self) -> bool {
         !self.publishers_end.load(Ordering::SeqCst)
+    }
+
+    /// Clients that move all the time begin to.
+    pub(crate) fn begin_moving(&self) {
+        self.moving_began.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_moving(&self) -> bool {
+        self.moving_began.load(Ordering::SeqCst) && self.is_churning()
     }
 
     /// Notes that one more client, or one less, has a token that ends soon.

@@ -15,6 +15,7 @@ mod redis_groups;
 
 mod absent;
 mod addresses;
+mod ahead;
 mod batches;
 mod belief;
 mod bookmarks;

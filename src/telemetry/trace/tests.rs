@@ -195,3 +195,24 @@ fn where_nothing_names_it_the_suspects_are_named() {
     let words = verdict("m", &[], &[node("b.2")]);
     assert!(words.ends_with("for want of an answer: b.2"), "{words}");
 }
+
+#[test]
+fn a_push_that_also_went_where_the_user_had_been_did_not_come_too_late() {
+    let (here, there) = (trace(100), Trace::new(node("b.1"), 100));
+    let target: Target = to("42").into();
+    here.sent_astray(&to("42"), Some("m"), &node("b.1"));
+    there.arrived(&target, Some("m"), TraceOutcome::Stale);
+    let events = |id| {
+        let known = [&here, &there].map(|trace| trace.collect(&user("42"), Some(id)).events);
+        known.concat()
+    };
+    let words = verdict("m", &events("m"), &[]);
+    assert!(words.starts_with("no node that answered knows"), "{words}");
+    // Where it went by the row, it did.
+    there.arrived(&target, Some("n"), TraceOutcome::Stale);
+    let words = verdict("n", &events("n"), &[]);
+    assert!(words.starts_with("came too late"), "{words}");
+    here.pushed(&to("42"), Some("m"), Status::Offline, None);
+    let words = verdict("m", &events("m"), &[]);
+    assert!(words.starts_with("the user was offline"), "{words}");
+}

@@ -14,6 +14,7 @@ pub(crate) fn verdict(id: &str, events: &[TraceEvent], missing: &[NodeId]) -> St
     let about = |event: &&TraceEvent| match &event.what {
         What::Pushed { id: theirs, .. }
         | What::Arrived { id: theirs, .. }
+        | What::SentAstray { id: theirs, .. }
         | What::Dropped { id: theirs, .. } => theirs.as_deref() == Some(id),
         _ => false,
     };
@@ -45,8 +46,17 @@ fn drops(mine: &[&TraceEvent]) -> Option<String> {
 }
 
 fn on_arrival(mine: &[&TraceEvent]) -> Option<String> {
+    // Sent to where the user had been, and after that to where it was.
+    let went_astray = |node: &NodeId| {
+        let mut events = mine.iter();
+        events.any(|event| matches!(&event.what, What::SentAstray { to, .. } if to == node))
+    };
     let outcomes = mine.iter().filter_map(|event| match &event.what {
-        What::Arrived { outcome, .. } => Some((*outcome, &event.node)),
+        What::Arrived { outcome, .. }
+            if !(*outcome == TraceOutcome::Stale && went_astray(&event.node)) =>
+        {
+            Some((*outcome, &event.node))
+        }
         _ => None,
     });
     // A push that is repeated to one node only may be a part of one that another node took.

@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::backplane::redis::bus::numbers::ChannelNumbers;
-use crate::backplane::redis::bus::post::{Bundle, Payload, Post, RETRY, TAIL};
+use crate::backplane::redis::bus::post::{Bundle, LookUp, OutboxLine, Payload, Post, RETRY, TAIL};
+use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::wire::queue::{Answers, Batch, LateSource};
 use crate::protocol::ids::NodeId;
 
@@ -77,10 +79,11 @@ impl std::fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Adds a bundle for which there is room. Gives it back if the lane has closed.
+    /// Adds a bundle for which there is room. Gives it back if the lane has closed, or if a line is
+    /// to be sent ahead and would have to wait.
     pub(super) fn add(self: &Arc<Self>, bundle: Bundle) -> Result<(), Bundle> {
         let mut state = self.state.lock();
-        if state.is_closed {
+        if state.is_closed || state.is_troubled && is_ahead(&bundle) {
             return Err(bundle);
         }
         state.worked = Instant::now();
@@ -122,13 +125,23 @@ impl Lane {
         }
         if let Some(payload) = failed {
             state.failed.push(payload);
-            state.is_troubled = true;
+            self.trouble(&mut state);
         }
         if state.under_way == 0 && (state.is_troubled || self.is_stranger) {
             // The lane of a name that is not in the table must end soon.
             self.news.notify_one();
         }
         self.go_on(state);
+    }
+
+    /// Packs nothing until the keeper has mended what failed. Rows do not wait for that.
+    fn trouble(&self, state: &mut State) {
+        state.is_troubled = true;
+        let waiting = std::mem::take(&mut state.waiting).into_iter();
+        let (ahead, waiting): (VecDeque<Bundle>, _) = waiting.partition(is_ahead);
+        state.waiting = waiting;
+        self.room.add_permits(ahead.len());
+        self.post.take_back(ahead.into_iter());
     }
 
     /// When the keeper looks next, if nothing wakes it.
@@ -194,6 +207,11 @@ impl Lane {
     }
 }
 
+/// Whether a row is read before it is published.
+fn is_ahead(bundle: &Bundle) -> bool {
+    bundle.iter().any(OutboxLine::is_ahead)
+}
+
 impl LateSource for Lane {
     fn pull(self: Arc<Self>, batch: &mut Batch<'_>) {
         let mut state = self.state.lock();
@@ -205,8 +223,14 @@ impl LateSource for Lane {
             state.number += 1;
             state.under_way += 1;
             let (before, number) = (state.waiting.len(), state.number);
-            let payload = self.post.pack(&self.channel, number, &mut state.waiting);
+            let (channel, mut look_ups) = (&self.channel, SmallVec::new());
+            let payload = self
+                .post
+                .pack(channel, number, &mut state.waiting, &mut look_ups);
             self.room.add_permits(before - state.waiting.len());
+            for LookUp { key, caller } in look_ups {
+                batch.ask(|out| Servers::write_look_up(&key, out), caller);
+            }
             let (text, lane) = (payload.text.clone(), self.clone());
             batch.add(
                 |out| self.post.servers.write_publish(&self.channel, &text, out),
@@ -218,7 +242,7 @@ impl LateSource for Lane {
     fn put_off(self: Arc<Self>) {
         let mut state = self.state.lock();
         state.is_signalled = false;
-        state.is_troubled = true;
+        self.trouble(&mut state);
         drop(state);
         self.news.notify_one();
     }

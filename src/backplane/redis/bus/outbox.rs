@@ -24,10 +24,12 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::{Published, Unavailable};
 use crate::backplane::redis::bus::lane::{Lane, Lanes};
-use crate::backplane::redis::bus::post::{Bundle, OutboxLine, Post};
+use crate::backplane::redis::bus::post::{Bundle, LookUp, OutboxLine, Post};
 use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
+use crate::backplane::redis::registry::whereabouts::Whereabouts;
 use crate::backplane::redis::servers::Servers;
+use crate::backplane::redis::wire::connection::Awaited;
 use crate::protocol::ClusterKeys;
 use crate::protocol::ids::NodeId;
 use crate::telemetry::metrics::Metrics;
@@ -44,6 +46,8 @@ pub(crate) struct Outboxes {
     lanes: Arc<Lanes>,
     /// Places for lanes of names that are not in the table.
     strangers: Arc<Semaphore>,
+    /// To which node a line for a user may go ahead.
+    pub(crate) whereabouts: Whereabouts,
 }
 
 impl Outboxes {
@@ -65,6 +69,7 @@ impl Outboxes {
         Self {
             lanes: Arc::new(Lanes::new(post)),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
+            whereabouts: Whereabouts::default(),
         }
     }
 
@@ -96,6 +101,37 @@ impl Outboxes {
             .unzip();
         self.put(Some(node), bundle, last).await;
         published
+    }
+
+    /// As [`Outboxes::publish`], and has a row read right before, by the same connection. `None` if
+    /// the line would have to wait: then nothing is published, nor read.
+    pub(crate) fn publish_ahead(
+        &self,
+        node: &NodeId,
+        key: String,
+        text: impl FnOnce() -> String,
+        deadline: Instant,
+    ) -> Option<(Published, Awaited)> {
+        let post = &self.lanes.post;
+        let channel = post.keys.node_channel(node);
+        let lane = self.lanes.find(&channel)?;
+        if !post.servers.is_publisher_up(&channel) {
+            return None;
+        }
+        lane.room.try_acquire().ok()?.forget();
+        let (caller, row) = Awaited::new();
+        let (line, published) = OutboxLine::new(text(), deadline);
+        post.unanswered.fetch_add(1, Ordering::Relaxed);
+        if lane
+            .add(smallvec![line.behind(LookUp { key, caller })])
+            .is_err()
+        {
+            lane.room.add_permits(1);
+            post.unanswered.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        post.metrics.lines.inc();
+        Some((published, row))
     }
 
     /// Puts a bundle into a lane; waits for room there.

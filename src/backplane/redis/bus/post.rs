@@ -21,6 +21,7 @@ use crate::backplane::redis::keys::Keys;
 use crate::backplane::redis::registry::lease::Lease;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::wire::queue::Answers;
 use crate::protocol;
 use crate::protocol::ClusterKeys;
 use crate::protocol::ids::NodeId;
@@ -43,6 +44,14 @@ pub(super) struct OutboxLine {
     text: String,
     pub(super) deadline: Instant,
     answer: LineAnswer,
+    /// What is asked right before this is published.
+    look_up: Option<LookUp>,
+}
+
+/// A row to be read, and who waits for it.
+pub(super) struct LookUp {
+    pub(super) key: String,
+    pub(super) caller: oneshot::Sender<Answers>,
 }
 
 impl OutboxLine {
@@ -52,8 +61,23 @@ impl OutboxLine {
             text,
             deadline,
             answer,
+            look_up: None,
         };
         (line, Published(published))
+    }
+
+    /// Has a row read right before the line is published, by the same connection: so a connection
+    /// that the row names was there before the line came to its node.
+    pub(super) fn behind(self, look_up: LookUp) -> Self {
+        Self {
+            look_up: Some(look_up),
+            ..self
+        }
+    }
+
+    /// Whether a row is read first.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.look_up.is_some()
     }
 
     /// It is not sent.
@@ -106,12 +130,14 @@ impl Post {
         }
     }
 
-    /// Packs as many of these bundles as go together, at least one.
+    /// Packs as many of these bundles as go together, at least one. What is to be looked up before
+    /// goes to `look_ups`.
     pub(super) fn pack(
         &self,
         channel: &str,
         number: u64,
         waiting: &mut VecDeque<Bundle>,
+        look_ups: &mut SmallVec<[LookUp; 1]>,
     ) -> Payload {
         let mut text = self.header(channel, protocol::header_line(self.lease.node(), number));
         let header = text.len();
@@ -131,6 +157,7 @@ impl Post {
                 }
                 deadline = deadline.max(line.deadline);
                 answers.push(line.answer);
+                look_ups.extend(line.look_up);
             }
         }
         self.metrics.batch_size.observe(answers.len() as f64);
@@ -209,6 +236,17 @@ impl Post {
             let _ = answer.send(result);
         }
         self.unanswered.fetch_sub(lines, Ordering::Relaxed);
+    }
+
+    /// Tells that these lines reached no node, because they were not sent, and that their rows were
+    /// not read.
+    pub(super) fn take_back(&self, bundles: impl Iterator<Item = Bundle>) {
+        for line in bundles.flatten() {
+            self.metrics.published("failed", 1);
+            self.unanswered.fetch_sub(1, Ordering::Relaxed);
+            // The outcome first: it is asked for once the row is not known.
+            let _ = line.answer.send(Ok(0));
+        }
     }
 
     /// Gives up bundles that were never sent.

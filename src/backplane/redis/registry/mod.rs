@@ -27,3 +27,5 @@ pub(crate) mod sweep;
 pub(crate) mod unwritten;
 
 pub(crate) mod verify;
+
+pub(crate) mod whereabouts;

@@ -5,29 +5,39 @@
 
 use std::collections::HashMap;
 
-use crate::backplane::answers::Unavailable;
+use fred::prelude::FredResult;
+use tokio::time::Instant;
+
+use crate::backplane::answers::{SentAhead, Unavailable};
 use crate::backplane::nodes::Standing;
 use crate::backplane::redis::registry::belief::LeaseSeen;
 use crate::backplane::redis::servers::LOOKUPS;
 use crate::backplane::redis::servers::pushes::{FieldTexts, flat};
+use crate::backplane::redis::wire::connection::Awaited;
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
-use crate::backplane::rows::{Locations, MemberCount, Row, RowValue, TopicNodes, parse_field};
-use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
+use crate::backplane::rows::{
+    Locations, MemberCount, Row, RowPlace, RowValue, TopicNodes, parse_field,
+};
+use crate::protocol::ids::{Fd, NodeId, Subject, Topic, UserId};
 
 impl Redis {
     pub(crate) async fn locate(
         &self,
         subjects: &[Subject],
+        row: Option<Awaited>,
     ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
         let rows = match subjects {
             [Subject::User(user)] => {
-                let row = self.servers.field_names(&self.keys.user(user)).await;
-                vec![row.map_err(|_| AWAY)?]
+                let row = match row {
+                    Some(row) => self.servers.told_row(row.answers().await),
+                    None => self.servers.field_names(&self.keys.user(user)).await,
+                };
+                return Ok(vec![self.located(user, row).await?]);
             }
             subjects => self.read_rows(subjects).await?,
         };
         let doubt = match rows.iter().any(Vec::is_empty) {
-            true => self.lease.doubts_rows().await?,
+            true => Box::pin(self.lease.doubts_rows()).await?,
             false => None,
         };
         let located = subjects.iter().zip(rows).map(|(subject, fields)| {
@@ -38,10 +48,57 @@ impl Redis {
                 Subject::User(_) => self.others(&fields),
                 Subject::Topic(_) => populations(fields)
                     .filter(|(node, _)| node != self.lease.node())
+                    .map(|(node, connections)| RowPlace {
+                        node,
+                        connections,
+                        oldest: Fd(0),
+                    })
                     .collect(),
             })
         });
         Ok(located.collect())
+    }
+
+    /// Sends a line to the node where the user was last, and looks the user up in the same write.
+    /// `None` if that is not possible now: nothing was sent, and `line` may not have been made.
+    pub(crate) fn send_ahead(
+        &self,
+        user: &UserId,
+        line: impl FnOnce() -> String,
+        deadline: Instant,
+    ) -> Option<(SentAhead, Awaited)> {
+        // In a cluster, row and channel may be on two servers, and the row may move to another.
+        if self.servers.is_clustered() {
+            return None;
+        }
+        let (node, oldest) = self.outboxes.whereabouts.last(user)?;
+        if self.lease.beliefs().standing(&node) != Standing::Alive {
+            return None;
+        }
+        let key = self.keys.user(user);
+        let (published, row) = self.outboxes.publish_ahead(&node, key, line, deadline)?;
+        let sent = SentAhead {
+            node,
+            oldest,
+            published,
+        };
+        Some((sent, row))
+    }
+
+    async fn located(
+        &self,
+        user: &UserId,
+        row: FredResult<FieldTexts>,
+    ) -> Result<Result<Locations, &'static str>, Unavailable> {
+        let fields = row.map_err(|_| AWAY)?;
+        if fields.is_empty()
+            && let Some(reason) = Box::pin(self.lease.doubts_rows()).await?
+        {
+            return Ok(Err(reason));
+        }
+        let row = self.others(&fields);
+        self.outboxes.whereabouts.note(user, &row);
+        Ok(Ok(row))
     }
 
     /// The rows in the order of their subjects. Users and topics are read separately, because one
@@ -84,9 +141,16 @@ impl Redis {
             if id.node == *self.lease.node() {
                 continue;
             }
-            match locations.iter_mut().find(|(node, _)| *node == id.node) {
-                Some((_, count)) => *count += 1,
-                None => locations.push((id.node, 1)),
+            match locations.iter_mut().find(|place| place.node == id.node) {
+                Some(place) => {
+                    place.connections += 1;
+                    place.oldest = place.oldest.min(id.fd);
+                }
+                None => locations.push(RowPlace {
+                    node: id.node,
+                    connections: 1,
+                    oldest: id.fd,
+                }),
             }
         }
         locations
@@ -123,7 +187,7 @@ impl Redis {
     }
 
     pub(crate) async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {
-        Ok(self.lease.doubts_rows().await?.is_none()
+        Ok(Box::pin(self.lease.doubts_rows()).await?.is_none()
             && self.standing(node).await? == Standing::Dead
             && self.is_deaf(node).await?)
     }
@@ -163,7 +227,7 @@ impl Redis {
             }
         }
         if rows.iter().any(Vec::is_empty)
-            && let Some(reason) = self.lease.doubts_rows().await?
+            && let Some(reason) = Box::pin(self.lease.doubts_rows()).await?
         {
             return Err(Unavailable(reason));
         }

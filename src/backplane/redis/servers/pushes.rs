@@ -117,12 +117,26 @@ impl Servers {
     /// The field names of one row.
     pub(crate) async fn field_names(&self, key: &str) -> FredResult<FieldTexts> {
         let wire = self.wire_at(key);
-        let asked = wire.ask(|out| {
-            resp::command(out, &[b"HKEYS", key.as_bytes()]);
-            1
-        });
+        let asked = wire.ask(|out| Self::write_look_up(key, out));
         let told = only(asked.answers().await);
         self.row("HKEYS", key, told).await
+    }
+
+    /// Writes what reads the field names of one row.
+    pub(crate) fn write_look_up(key: &str, out: &mut Vec<u8>) -> usize {
+        resp::command(out, &[b"HKEYS", key.as_bytes()]);
+        1
+    }
+
+    /// The field names, by the answer to [`Servers::write_look_up`] of the only server.
+    pub(crate) fn told_row(&self, answers: Answers) -> FredResult<FieldTexts> {
+        let told = only(answers).and_then(|reply| fields(reply).ok_or_else(odd));
+        told.inspect_err(|error| self.note(error))
+    }
+
+    /// Whether the connection by which this channel is published to is up.
+    pub(crate) fn is_publisher_up(&self, channel: &str) -> bool {
+        self.0.routes.read().server(channel).wire.is_connected()
     }
 
     /// Reads rows by `HKEYS` or `HGETALL`, in the order of their keys: one write for each server.

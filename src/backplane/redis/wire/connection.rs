@@ -112,6 +112,12 @@ pub(crate) struct WireTask(JoinHandle<()>, Wire);
 pub(crate) struct Awaited(oneshot::Receiver<Answers>);
 
 impl Awaited {
+    /// Answers, and who hands them in.
+    pub(crate) fn new() -> (oneshot::Sender<Answers>, Self) {
+        let (caller, answers) = oneshot::channel();
+        (caller, Self(answers))
+    }
+
     pub(crate) async fn answers(self) -> Answers {
         self.0.await.unwrap_or_else(|_| Err(ended()))
     }
@@ -195,9 +201,9 @@ impl Wire {
 
     /// Asks at once. `write` writes commands and returns how many.
     pub(crate) fn ask(&self, write: impl FnOnce(&mut Vec<u8>) -> usize) -> Awaited {
-        let (caller, answers) = oneshot::channel();
+        let (caller, awaited) = Awaited::new();
         self.put(write, caller);
-        Awaited(answers)
+        awaited
     }
 
     fn put(&self, write: impl FnOnce(&mut Vec<u8>) -> usize, caller: oneshot::Sender<Answers>) {

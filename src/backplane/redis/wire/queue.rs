@@ -113,7 +113,18 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Adds commands. `write` writes them and returns how many; `told` gets the answers.
+    /// Adds commands. `write` writes them and returns how many; `caller` gets the answers.
+    pub(crate) fn ask(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> usize,
+        caller: oneshot::Sender<Answers>,
+    ) {
+        let count = write(self.out);
+        self.asked
+            .push_back(Asked::new(0, count, Tell::Task(caller)));
+    }
+
+    /// As [`Batch::ask`]; `told` gets the answers.
     pub(crate) fn add(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>) -> usize,
