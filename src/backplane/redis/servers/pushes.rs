@@ -139,7 +139,7 @@ impl Servers {
             Ok(_) => Err(odd()),
             Err(error) if error.is_cluster() => {
                 self.note(&error);
-                self.call("PTTL", key, &[]).await?.convert()
+                Box::pin(self.call("PTTL", key, &[])).await?.convert()
             }
             Err(error) => Err(error),
         }

@@ -100,11 +100,9 @@ impl AccessStore {
         }
         // Asked twice at once, so that the answer is one that no other command gives: a connection
         // that is out of step must ban no user.
-        let twice = self
-            .servers
-            .call("EXISTS", &key, std::slice::from_ref(&key))
-            .await;
-        match twice.and_then(Value::convert::<i64>) {
+        let twice = std::slice::from_ref(&key);
+        let twice = self.servers.call("EXISTS", &key, twice);
+        match Box::pin(twice).await.and_then(Value::convert::<i64>) {
             Ok(0) => Ok(false),
             Ok(2) => Ok(true),
             Ok(_) => Err(AWAY),
