@@ -86,7 +86,8 @@ impl Authenticator {
 
     /// The identity of the client that shows this token.
     pub(crate) async fn identify(&self, token: Option<&str>) -> Result<Identity, Denial> {
-        let identified = self.look(token.filter(|token| !token.is_empty())).await;
+        let identified = self.look(token.filter(|token| !token.is_empty()));
+        let identified = Box::pin(identified).await;
         identified.inspect_err(|denial| self.log_refusal(*denial))
     }
 

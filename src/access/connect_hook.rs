@@ -73,7 +73,7 @@ impl ConnectHook {
         introduction: Introduction,
     ) -> Result<Introduced, ConnectRefusal> {
         let asked = self.hook.ask(introduction.question(), ConnectAnswer::parse);
-        match asked.await {
+        match Box::pin(asked).await {
             Ok(HookAnswer::Given(answer)) => Ok(Introduced {
                 identity: identity(&answer),
                 subscribe: answer.subscribe,

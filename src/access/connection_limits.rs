@@ -11,6 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
+
 use crate::backplane::Backplane;
 use crate::backplane::rows::Row;
 use crate::config::Config;
@@ -49,7 +51,21 @@ impl ConnectionLimits {
         if !self.is_limited() {
             return None;
         }
-        backplane.next_ordinal(user).await.ok()
+        Box::pin(backplane.next_ordinal(user)).await.ok()
+    }
+
+    /// As [`ConnectionLimits::ordinal`]; none also if Redis does not give it in time.
+    pub(crate) async fn ordinal_by(
+        &self,
+        deadline: Instant,
+        backplane: &Backplane,
+        user: &UserId,
+    ) -> Option<u64> {
+        if !self.is_limited() {
+            return None;
+        }
+        let ordinal = timeout_at(deadline, self.ordinal(backplane, user));
+        ordinal.await.ok().flatten()
     }
 
     /// Sends away the connections that have no place, now that the row of `own` is written; answers
@@ -67,10 +83,10 @@ impl ConnectionLimits {
             node: router.node().clone(),
             fd: own,
         };
-        let mut losers = self.losers(router, user).await?;
+        let mut losers = Box::pin(self.losers(router, user)).await?;
         if self.policy == SessionPolicy::Oldest && losers.contains(&own) {
             tokio::time::sleep(SECOND_LOOK).await;
-            losers = self.losers(router, user).await?;
+            losers = Box::pin(self.losers(router, user)).await?;
         }
         let stays = !losers.contains(&own);
         for loser in losers.into_iter().filter(|loser| *loser != own) {

@@ -238,7 +238,7 @@ impl Backplane {
     ) -> Result<Page, Unavailable> {
         let page = match self {
             Self::Standalone(standalone) => standalone.read_log(subject, since),
-            Self::Redis(redis) => redis.kept.read(subject, since).await?,
+            Self::Redis(redis) => Box::pin(redis.kept.read(subject, since)).await?,
         };
         Ok(match subject {
             Subject::User(_) => page,
@@ -257,7 +257,7 @@ impl Backplane {
     ) -> Result<Option<Position>, Unavailable> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.bookmarks().read(user, device)),
-            Self::Redis(redis) => redis.kept.bookmarks.read(user, device).await,
+            Self::Redis(redis) => Box::pin(redis.kept.bookmarks.read(user, device)).await,
         }
     }
 

@@ -100,24 +100,26 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Accepts on one listener and serves its clients, until the node closes its doors.
     pub(crate) async fn serve(self, listener: Listener, service: Service) {
+        // Shared by all connections: what it holds is not counted up and down for each.
+        let this = Arc::new(self);
         let port = listener.port();
         let complaints = Throttle::new(COMPLAINTS);
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&listener) => accepted,
-                () = self.closing.begun() => {
+                () = this.closing.begun() => {
                     for accepted in the_rest(listener) {
-                        self.take(accepted, port, &service);
+                        this.take(accepted, port, &service);
                     }
                     return;
                 }
             };
             match accepted {
-                Ok(accepted) => self.take(accepted, port, &service),
+                Ok(accepted) => this.take(accepted, port, &service),
                 // The client gave up before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    self.metrics.accept_errors.inc();
+                    this.metrics.accept_errors.inc();
                     if let Some(unlogged) = complaints.pass() {
                         tracing::warn!(%error, unlogged, "accept failed");
                     }
@@ -127,7 +129,7 @@ impl Acceptor {
         }
     }
 
-    fn take(&self, accepted: Accepted, port: Option<u16>, service: &Service) {
+    fn take(self: &Arc<Self>, accepted: Accepted, port: Option<u16>, service: &Service) {
         match accepted {
             Accepted::Tcp(stream, address) if self.proxies.trusts(Some(address.ip())) => {
                 match stream.into_watched() {
@@ -149,7 +151,7 @@ impl Acceptor {
     }
 
     fn admit<S: Stream>(
-        &self,
+        self: &Arc<Self>,
         stream: S,
         address: Option<IpAddr>,
         port: Option<u16>,
@@ -163,7 +165,13 @@ impl Acceptor {
         self.hand_on(stream, Peer { address, permit }, port, service);
     }
 
-    fn hand_on<S: Stream>(&self, stream: S, peer: Peer, port: Option<u16>, service: &Service) {
+    fn hand_on<S: Stream>(
+        self: &Arc<Self>,
+        stream: S,
+        peer: Peer,
+        port: Option<u16>,
+        service: &Service,
+    ) {
         match service {
             Service::Http(routes, lane) => {
                 let (routes, acceptor) = ((routes.clone(), lane.clone()), self.clone());
@@ -265,7 +273,7 @@ async fn serve_connection(
     peer: Peer,
     port: Option<u16>,
     (routes, lane): (Routes, Option<PushLane>),
-    acceptor: Acceptor,
+    acceptor: Arc<Acceptor>,
 ) {
     let turn = Turn::default();
     let ending = HttpEnding::new(acceptor.closing.clone(), acceptor.under_way.begin());
@@ -291,14 +299,9 @@ async fn serve_connection(
             }
         }
     }
-    serve_by_hyper(
-        stream,
-        turn,
-        (peer, port),
-        (routes, Mutex::new(first)),
-        acceptor,
-    )
-    .await;
+    let routes = (routes, Mutex::new(first));
+    // Apart, too: the usual client gets by without, and its task is moved several times.
+    Box::pin(serve_by_hyper(stream, turn, (peer, port), routes, acceptor)).await;
 }
 
 /// As [`serve_connection`], without the fast lane.
@@ -307,7 +310,7 @@ async fn serve_by_hyper(
     turn: Turn,
     (peer, port): (Peer, Option<u16>),
     (routes, first): (Routes, FirstAnswer),
-    acceptor: Acceptor,
+    acceptor: Arc<Acceptor>,
 ) {
     let (closing, under_way) = (acceptor.closing.clone(), acceptor.under_way.clone());
     let routes = TowerToHyperService::new(warp::service(routes));

@@ -23,7 +23,7 @@ impl HandshakeReading {
     pub(crate) fn read(bytes: &[u8]) -> Self {
         match ConnectReading::read(bytes) {
             ConnectReading::Part => Self::Part,
-            ConnectReading::Connect(head) => match request(&head) {
+            ConnectReading::Connect(head) => match request(&head, bytes) {
                 Some(request) => Self::Whole(Box::new(request), head.length),
                 None => Self::Other,
             },
@@ -55,16 +55,27 @@ impl Handshake {
     }
 }
 
-/// The request as hyper would read it. None if it would refuse to.
-fn request(head: &ConnectHead<'_>) -> Option<Request<()>> {
+/// The request as hyper would read it. None if it would refuse to. `read` begins with the head.
+fn request(head: &ConnectHead<'_>, read: &[u8]) -> Option<Request<()>> {
+    // One copy, of which all values are parts.
+    let copy = Bytes::copy_from_slice(&read[..head.length]);
+    let part = |of: &[u8]| {
+        let at = of.as_ptr().addr().checked_sub(read.as_ptr().addr());
+        let at = at.filter(|at| at + of.len() <= copy.len());
+        at.map_or_else(
+            || Bytes::copy_from_slice(of),
+            |at| copy.slice(at..at + of.len()),
+        )
+    };
     let mut headers = HeaderMap::with_capacity(head.headers.len());
     for (name, value) in &head.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-        headers.append(name, HeaderValue::from_bytes(value).ok()?);
+        let value = HeaderValue::from_maybe_shared(part(value)).ok()?;
+        headers.append(name, value);
     }
     // A GET in HTTP/1.1, if nothing else is said.
     let mut request = Request::new(());
-    *request.uri_mut() = Uri::try_from(head.target).ok()?;
+    *request.uri_mut() = Uri::from_maybe_shared(part(head.target.as_bytes())).ok()?;
     *request.headers_mut() = headers;
     Some(request)
 }

@@ -91,16 +91,16 @@ pub(crate) async fn enter(
 
     let deadline = Instant::now() + ROW_PATIENCE;
     let bookmark = open_bookmark(app, &user, &mut terms, deadline).await;
-    let ordinal = app.connection_limits.ordinal(&app.backplane, &user);
+    let limits = app.connection_limits;
+    let ordinal = limits.ordinal_by(deadline, &app.backplane, &user);
     let (mut inbox, logs, is_cleared, ordinal) = futures::join!(
         start_inbox(app, &user, dialect, &terms, deadline),
         start_logs(app, &user, dialect, &terms, deadline),
         tokio::time::timeout_at(deadline, app.authenticator.check_ban(&user)),
-        tokio::time::timeout_at(deadline, ordinal),
+        ordinal,
     );
     // A user who cannot be looked up in time is let in, and looked up later.
     let is_cleared = is_cleared.unwrap_or(Ok(false))?;
-    let ordinal = ordinal.unwrap_or_default();
     let is_checked = is_cleared && (ordinal.is_some() || !app.connection_limits.is_limited());
     if let Some(inbox) = &mut inbox {
         match dialect.is_event_stream() || terms.last.is_some() {

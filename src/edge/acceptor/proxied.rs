@@ -16,7 +16,7 @@ impl Acceptor {
     /// counts. If it does not, its clients are counted once it has named them in their requests,
     /// which it cannot do over lines.
     pub(super) fn admit_trusted(
-        &self,
+        self: &Arc<Self>,
         stream: TcpStream,
         proxy: IpAddr,
         port: Option<u16>,
@@ -46,7 +46,7 @@ impl Acceptor {
 
     /// As `admit`, where the first bytes are a trusted proxy's and name its client.
     pub(super) fn admit_proxied(
-        &self,
+        self: &Arc<Self>,
         stream: TcpStream,
         proxy: IpAddr,
         port: Option<u16>,
@@ -70,7 +70,7 @@ impl Acceptor {
 
     /// Reads the PROXY header of a trusted proxy, and counts the connection for the client.
     async fn hear_proxy(
-        &self,
+        self: &Arc<Self>,
         mut stream: TcpStream,
         proxy: IpAddr,
         permit: Arc<Permit>,

@@ -4,6 +4,8 @@ pub(crate) mod read;
 
 pub(crate) mod write;
 
+mod row_script;
+
 pub(crate) mod node_table;
 
 pub(crate) mod absent;

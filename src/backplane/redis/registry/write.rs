@@ -3,8 +3,8 @@
 //! By level, not by edge: for each dirty row the hub is asked for the current state. That is
 //! written, together with the removal of fields that no longer apply. A row is changed only by
 //! naming this node's own fields, so no script is needed and no other node's new connection is
-//! erased. HSET and EXPIRE are in one MULTI, so no row is ever without a TTL. The MULTI travels
-//! as a pipeline, for the reason given in `servers`.
+//! erased. HSET and EXPIRE are in one MULTI, so no row is ever without a TTL. It travels as one
+//! write over the lean connection, because each connect waits for it.
 //!
 //! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list their owners, for the node
 //! that sweeps them when this node is dead. On one server both are written in the same MULTI. In a
@@ -15,25 +15,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fred::clients::Pipeline;
-use fred::error::{Error, ErrorKind};
-use fred::prelude::{
-    Client, ClientLike, FredResult, HashesInterface, KeysInterface, SetsInterface,
-};
-use fred::types::Value;
+use fred::error::Error;
+use fred::prelude::FredResult;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
+use crate::backplane::redis::Keys;
 use crate::backplane::redis::registry::offer::RowOffer;
+use crate::backplane::redis::registry::row_script::{DirtyRow, INDEXES, RowWriter};
 use crate::backplane::redis::registry::unwritten::UnwrittenRows;
+use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
-use crate::backplane::redis::servers::{Servers, asking, multi, queue};
-use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
-use crate::backplane::rows::RowValue;
-use crate::local::directory::LocalConnections;
+use crate::backplane::redis::wire::connection::{Awaited, Wire};
+use crate::backplane::redis::wire::script::outcome;
 use crate::local::dirty_rows::Change;
 use crate::local::hub::Hub;
-use crate::protocol::ids::{ConnectionId, NodeId, Subject};
+use crate::protocol::ids::Subject;
 use crate::telemetry::metrics::Metrics;
 
 /// Maximum number of rows in one MULTI.
@@ -58,35 +55,6 @@ pub(crate) struct Registry {
 }
 
 type RowChanges = Vec<(Subject, Change)>;
-/// Changes, each with the current state.
-type RowFields = Vec<((Subject, Change), Here)>;
-
-/// The current state of a row on this node.
-enum Here {
-    /// A user's connections.
-    LocalConnections(LocalConnections),
-    /// How many connections are in a topic, and whether clients here watch it.
-    Members(u32, bool),
-}
-
-impl Here {
-    fn of(hub: &Hub, subject: &Subject) -> Self {
-        match subject {
-            Subject::User(user) => Self::LocalConnections(hub.seats(user)),
-            Subject::Topic(topic) => {
-                let topics = hub.topics();
-                Self::Members(topics.count(topic), topics.is_watched(topic))
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::LocalConnections(seats) => seats.is_empty(),
-            Self::Members(count, _) => *count == 0,
-        }
-    }
-}
 
 impl Registry {
     pub(crate) fn new(
@@ -146,11 +114,11 @@ impl Registry {
         let by_server = self
             .servers
             .by_server(changes, |(subject, _)| self.keys.row(subject));
-        for (client, changes) in by_server {
+        for (wire, changes) in by_server {
             let mut rest = changes.into_iter().peekable();
             while rest.peek().is_some() {
                 parts.push((
-                    client.clone(),
+                    wire.clone(),
                     rest.by_ref().take(ROWS).collect::<RowChanges>(),
                 ));
             }
@@ -158,7 +126,7 @@ impl Registry {
         // Different parts are different rows: their order does not matter.
         let writes = parts
             .into_iter()
-            .map(|(client, part)| self.write_part(client, part));
+            .map(|(wire, part)| self.write_part(wire, part));
         stream::iter(writes)
             .buffer_unordered(IN_FLIGHT)
             // Not `all`, which would drop the rest, and their changes, at the first failure.
@@ -166,16 +134,17 @@ impl Registry {
             .await
     }
 
-    async fn write_part(&self, client: Client, changes: RowChanges) -> bool {
-        // Read once, for rows and index alike. A later change makes its row dirty again.
+    async fn write_part(&self, wire: Wire, changes: RowChanges) -> bool {
         self.metrics
             .registry_batch_size
             .observe(changes.len() as f64);
-        let rows = changes.into_iter().map(|change| {
-            let here = Here::of(&self.hub, &change.0);
-            (change, here)
-        });
-        let (written, failed) = self.write_rows(&client, rows.collect()).await;
+        // Read once, for rows and index alike. A later change makes its row dirty again.
+        let rows = changes.into_iter();
+        let rows = rows.map(|change| DirtyRow::of(&self.hub, change)).collect();
+        let (written, failed) = match self.servers.is_clustered() {
+            true => self.write_in_cluster(&wire, rows).await,
+            false => self.transact(&wire, rows).await,
+        };
         self.metrics.registry_writes.inc_by(written.len() as u64);
         self.hub.changes().written(written);
         let well = failed.is_empty();
@@ -186,34 +155,48 @@ impl Registry {
         well
     }
 
-    /// Writes rows and index. Returns which changes are written and which are not.
-    async fn write_rows(&self, client: &Client, rows: RowFields) -> (RowChanges, RowChanges) {
-        if self.servers.is_clustered() {
-            return self.write_in_cluster(client, rows).await;
-        }
-        match self.transact(client, &rows).await {
-            Ok(()) => (changes(rows), RowChanges::new()),
+    fn writer(&self) -> RowWriter<'_> {
+        let leaving = self.leaving.load(Ordering::Relaxed);
+        RowWriter::new(&self.keys, self.hub.node(), leaving)
+    }
+
+    /// Writes all of these and the index in one MULTI. Returns which changes are written and which
+    /// are not.
+    async fn transact(&self, wire: &Wire, rows: Vec<DirtyRow>) -> (RowChanges, RowChanges) {
+        let answers = {
+            let mut writer = self.writer();
+            writer.transaction(&rows);
+            wire.play(&writer.script)
+        };
+        let told = outcome(answers.answers().await);
+        let rows = changes(rows);
+        match told {
+            Ok(()) => (rows, RowChanges::new()),
             Err(error) => {
                 self.note(&error, rows.len());
-                (RowChanges::new(), changes(rows))
+                (RowChanges::new(), rows)
             }
         }
     }
 
     /// Writes rows and index, in that order for removals and in the reverse order for additions.
-    async fn write_in_cluster(&self, client: &Client, rows: RowFields) -> (RowChanges, RowChanges) {
-        let here = Indexes::of(&rows, |here| !here.is_empty());
-        let gone = Indexes::of(&rows, Here::is_empty);
-        if let Err(error) = self.add_to_indexes(here).await {
+    async fn write_in_cluster(&self, wire: &Wire, rows: Vec<DirtyRow>) -> (RowChanges, RowChanges) {
+        if let Err(error) = self.change_indexes(b"SADD", &rows, DirtyRow::stays).await {
             self.note(&error, rows.len());
             return (RowChanges::new(), changes(rows));
         }
-        let (written, mut failed) = self.write_each(client, rows).await;
-        let taken: FredResult<()> = match failed.is_empty() {
-            true => self.take_from_indexes(gone).await,
+        let mut results = self.write_each(wire, &rows).await.into_iter();
+        let taken = match results.as_slice().iter().all(|is_written| *is_written) {
+            true => {
+                self.change_indexes(b"SREM", &rows, DirtyRow::is_empty)
+                    .await
+            }
             // Failed changes come again, and with them the names that stay in the index for now.
             false => Ok(()),
         };
+        let (written, mut failed): (RowChanges, RowChanges) = changes(rows)
+            .into_iter()
+            .partition(|_| results.next().unwrap_or(false));
         match taken {
             Ok(()) if failed.is_empty() => (written, failed),
             Ok(()) => {
@@ -231,16 +214,19 @@ impl Registry {
         }
     }
 
-    async fn add_to_indexes(&self, names: Indexes) -> FredResult<()> {
-        for (index, names) in names.keyed(&self.keys, self.hub.node()) {
-            let _: () = self.servers.at(&index).sadd(&index, names).await?;
-        }
-        Ok(())
-    }
-
-    async fn take_from_indexes(&self, names: Indexes) -> FredResult<()> {
-        for (index, names) in names.keyed(&self.keys, self.hub.node()) {
-            let _: () = self.servers.at(&index).srem(&index, names).await?;
+    /// Has the chosen rows' owners added to the indexes, or taken out of them, where those are.
+    async fn change_indexes(
+        &self,
+        command: &[u8],
+        rows: &[DirtyRow],
+        chosen: fn(&DirtyRow) -> bool,
+    ) -> FredResult<()> {
+        for of_topics in INDEXES {
+            let mut writer = self.writer();
+            if let Some(index) = writer.index(of_topics, command, rows, chosen) {
+                let asked = self.servers.wire_at(&index).play(&writer.script);
+                outcome(asked.answers().await)?;
+            }
         }
         Ok(())
     }
@@ -251,200 +237,38 @@ impl Registry {
         self.servers.note(error);
     }
 
-    /// Writes all of these and the index in one MULTI.
-    async fn transact(&self, client: &Client, rows: &RowFields) -> FredResult<()> {
-        let (node, pipeline) = (self.hub.node(), multi(client).await?);
-        let here = Indexes::of(rows, |here| !here.is_empty());
-        for (index, names) in here.keyed(&self.keys, node) {
-            let _: () = pipeline.sadd(&index, names).await?;
-        }
-        for row in rows {
-            self.queue(&pipeline, row).await?;
-        }
-        let gone = Indexes::of(rows, Here::is_empty);
-        for (index, names) in gone.keyed(&self.keys, node) {
-            let _: () = pipeline.srem(&index, names).await?;
-        }
-        queue(&pipeline, "EXEC").await?;
-        outcome(
-            &mut pipeline.try_all::<Value>().await.into_iter(),
-            usize::MAX,
-        )
-    }
-
     /// Writes each of these in its own MULTI, because in a cluster no MULTI may span slots.
-    /// Returns which are written and which are not.
-    async fn write_each(&self, client: &Client, rows: RowFields) -> (RowChanges, RowChanges) {
-        let pipeline = client.pipeline();
-        let mut queued = Vec::with_capacity(rows.len());
-        for row in &rows {
-            queued.push(self.queue_alone(&pipeline, row).await);
-        }
-        let mut answers = pipeline.try_all::<Value>().await.into_iter();
-        let (mut written, mut failed) = (RowChanges::new(), RowChanges::new());
-        for (row, count) in rows.into_iter().zip(queued) {
-            let mut result = outcome(&mut answers, count);
+    /// Returns for each whether it is written.
+    async fn write_each(&self, wire: &Wire, rows: &[DirtyRow]) -> Vec<bool> {
+        let ask = |row: &DirtyRow| {
+            let mut writer = self.writer();
+            writer.alone(row);
+            wire.play(&writer.script)
+        };
+        // All are asked before the first answer is waited for.
+        let asked: Vec<Awaited> = rows.iter().map(ask).collect();
+        let mut written = Vec::with_capacity(rows.len());
+        for (row, asked) in rows.iter().zip(asked) {
+            let mut result = outcome(asked.answers().await);
             if let Err(error) = &result
                 && let Some(server) = self.servers.asked(error)
             {
                 // The row is moving to another server, and is written there.
-                let pipeline = server.client.pipeline();
-                let _: Result<(), _> = pipeline.custom(asking(), Vec::<String>::new()).await;
-                let count = self.queue_alone(&pipeline, &row).await + 1;
-                let answers = pipeline.try_all::<Value>().await;
-                result = outcome(&mut answers.into_iter(), count);
+                let mut writer = self.writer();
+                writer.script.command(&[b"ASKING"]);
+                writer.alone(row);
+                let asked = server.wire.play(&writer.script);
+                result = outcome(asked.answers().await);
             }
-            match result {
-                Ok(()) => written.push(row.0),
-                Err(error) => {
-                    self.note(&error, 1);
-                    failed.push(row.0);
-                }
+            if let Err(error) = &result {
+                self.note(error, 1);
             }
+            written.push(result.is_ok());
         }
-        (written, failed)
-    }
-
-    /// Queues a whole MULTI; returns how many commands it has.
-    async fn queue_alone(
-        &self,
-        pipeline: &Pipeline<Client>,
-        row: &((Subject, Change), Here),
-    ) -> usize {
-        let queue = async {
-            queue(pipeline, "MULTI").await?;
-            let count = self.queue(pipeline, row).await?;
-            queue(pipeline, "EXEC").await?;
-            Ok::<_, Error>(count + 2)
-        };
-        // Queued in memory only, which cannot fail.
-        queue.await.unwrap_or_default()
-    }
-
-    /// Queues the commands that make a row current; returns how many there are.
-    async fn queue(
-        &self,
-        pipeline: &Pipeline<Client>,
-        ((subject, change), here): &((Subject, Change), Here),
-    ) -> FredResult<usize> {
-        let key = self.keys.row(subject);
-        match here {
-            Here::LocalConnections(seats) => self.queue_seats(pipeline, &key, change, seats).await,
-            Here::Members(count, watched) => {
-                self.queue_members(pipeline, &key, *count, *watched).await
-            }
-        }
-    }
-
-    async fn queue_members(
-        &self,
-        pipeline: &Pipeline<Client>,
-        key: &str,
-        count: u32,
-        watched: bool,
-    ) -> FredResult<usize> {
-        let node = self.hub.node().to_string();
-        if count == 0 {
-            let _: () = pipeline.hdel(key, node).await?;
-            return Ok(1);
-        }
-        let value = match watched {
-            true => format!("{count},{WATCHED}"),
-            false => count.to_string(),
-        };
-        let _: () = pipeline.hset(key, (node, value)).await?;
-        let _: () = pipeline.expire(key, ROW_TTL_SECONDS, None).await?;
-        Ok(2)
-    }
-
-    async fn queue_seats(
-        &self,
-        pipeline: &Pipeline<Client>,
-        key: &str,
-        change: &Change,
-        seats: &LocalConnections,
-    ) -> FredResult<usize> {
-        let node = self.hub.node();
-        let leaving = self.leaving.load(Ordering::Relaxed);
-        let field = |fd| {
-            ConnectionId {
-                node: node.clone(),
-                fd,
-            }
-            .to_string()
-        };
-        let mut count = 0;
-        if !change.gone.is_empty() {
-            let gone: Vec<String> = change.gone.iter().map(|fd| field(*fd)).collect();
-            let _: () = pipeline.hdel(key, gone).await?;
-            count += 1;
-        }
-        if !seats.is_empty() {
-            let rows: Vec<(String, String)> = seats
-                .iter()
-                .map(|seat| {
-                    let about = RowValue {
-                        leaving,
-                        ..RowValue::of(seat)
-                    };
-                    let about = serde_json::to_string(&about).expect("plain fields");
-                    (field(seat.fd), about)
-                })
-                .collect();
-            let _: () = pipeline.hset(key, rows).await?;
-            let _: () = pipeline.expire(key, ROW_TTL_SECONDS, None).await?;
-            count += 2;
-        }
-        Ok(count)
+        written
     }
 }
 
-/// Names for the indexes of this node's rows.
-struct Indexes {
-    users: Vec<String>,
-    topics: Vec<String>,
-}
-
-impl Indexes {
-    fn of(rows: &RowFields, chosen: impl Fn(&Here) -> bool) -> Self {
-        let (mut users, mut topics) = (Vec::new(), Vec::new());
-        for ((subject, _), here) in rows {
-            match subject {
-                _ if !chosen(here) => {}
-                Subject::User(user) => users.push(user.to_string()),
-                Subject::Topic(topic) => topics.push(topic.to_string()),
-            }
-        }
-        Self { users, topics }
-    }
-
-    /// The indexes that are not empty, by their keys.
-    fn keyed(self, keys: &Keys, node: &NodeId) -> impl Iterator<Item = (String, Vec<String>)> {
-        let all = [
-            (keys.users(node), self.users),
-            (keys.topics(node), self.topics),
-        ];
-        all.into_iter().filter(|(_, names)| !names.is_empty())
-    }
-}
-
-fn changes(rows: RowFields) -> RowChanges {
-    rows.into_iter().map(|(change, _)| change).collect()
-}
-
-/// Takes `count` answers; returns the first error among them. No answer at all is an error too:
-/// then the whole pipeline has failed.
-fn outcome(answers: &mut impl Iterator<Item = FredResult<Value>>, count: usize) -> FredResult<()> {
-    let mut seen = false;
-    let mut first = Ok(());
-    for answer in answers.take(count) {
-        seen = true;
-        // An error inside EXEC's answer also counts as one of the whole answer.
-        first = first.and(answer.map(drop));
-    }
-    if seen {
-        first
-    } else {
-        Err(Error::new(ErrorKind::Unknown, "no answer to the pipeline"))
-    }
+fn changes(rows: Vec<DirtyRow>) -> RowChanges {
+    rows.into_iter().map(DirtyRow::into_change).collect()
 }

@@ -12,6 +12,7 @@ use futures::future::join_all;
 
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::server::Server;
+use crate::backplane::redis::wire::connection::Wire;
 
 impl Servers {
     /// Sends one reading command for each key, such as `HKEYS`; answers in the order of the keys.
@@ -97,29 +98,29 @@ impl Servers {
         server.cloned()
     }
 
-    /// Groups items to be written by the server that has their key.
+    /// Groups items by the server that has their key, to be written over its lean connection.
     pub(crate) fn by_server<T>(
         &self,
         items: Vec<T>,
         key: impl Fn(&T) -> String,
-    ) -> Vec<(Client, Vec<T>)> {
+    ) -> Vec<(Wire, Vec<T>)> {
         let routes = self.routes();
         if routes.slots.is_none() {
-            return vec![(routes.servers[0].client.clone(), items)];
+            return vec![(routes.servers[0].wire.clone(), items)];
         }
         let mut parts: Vec<Vec<T>> = routes.servers.iter().map(|_| Vec::new()).collect();
         for item in items {
             parts[routes.index(&key(&item))].push(item);
         }
-        let clients = routes.servers.iter().map(|server| server.client.clone());
-        clients
+        let wires = routes.servers.iter().map(|server| server.wire.clone());
+        wires
             .zip(parts)
             .filter(|(_, part)| !part.is_empty())
             .collect()
     }
 }
 
-pub(crate) fn asking() -> CustomCommand {
+fn asking() -> CustomCommand {
     CustomCommand::new_static("ASKING", None, false)
 }
 

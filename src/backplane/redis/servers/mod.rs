@@ -41,9 +41,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::backplane::redis::servers::addresses::AddressBook;
-pub(crate) use crate::backplane::redis::servers::commands::{
-    OVERTAKEN, asking, exec, multi, queue,
-};
+pub(crate) use crate::backplane::redis::servers::commands::{OVERTAKEN, exec, multi, queue};
 use crate::backplane::redis::servers::errors::{Complaints, redacted};
 use crate::backplane::redis::servers::link::{Link, LinkFaults, LinkWatch};
 use crate::backplane::redis::servers::server::Server;

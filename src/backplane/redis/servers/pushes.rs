@@ -1,4 +1,5 @@
 //! What each push needs of Redis, over the lean connections: look-ups, publishing and listening.
+//! And whether a new client's user is banned.
 
 use std::sync::atomic::Ordering;
 
@@ -12,6 +13,7 @@ use crate::backplane::redis::servers::role::{ServerRole, role_over};
 use crate::backplane::redis::wire::connection::Wire;
 use crate::backplane::redis::wire::queue::{Answers, only};
 use crate::backplane::redis::wire::resp::{self, Reply};
+use crate::backplane::redis::wire::script::odd;
 
 /// A row as it is read: the field names for a user, names and values for a topic.
 pub(crate) type FieldTexts = Vec<String>;
@@ -31,7 +33,8 @@ impl Servers {
         self.wire_at(key)
     }
 
-    fn wire_at(&self, key: &str) -> Wire {
+    /// The lean connection to the server that has this key now.
+    pub(crate) fn wire_at(&self, key: &str) -> Wire {
         self.0.routes.read().server(key).wire.clone()
     }
 
@@ -139,6 +142,23 @@ impl Servers {
         self.0.routes.read().server(channel).wire.is_connected()
     }
 
+    /// The answer to PTTL for one key.
+    pub(crate) async fn ask_time_left(&self, key: &str) -> FredResult<i64> {
+        let asked = self.wire_at(key).ask(|out| {
+            resp::command(out, &[b"PTTL", key.as_bytes()]);
+            1
+        });
+        match only(asked.answers().await) {
+            Ok(Reply::Number(left)) => Ok(left),
+            Ok(_) => Err(odd()),
+            Err(error) if error.is_cluster() => {
+                self.note(&error);
+                Box::pin(self.call("PTTL", key, &[])).await?.convert()
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads rows by `HKEYS` or `HGETALL`, in the order of their keys: one write for each server.
     pub(crate) async fn rows(
         &self,
@@ -201,10 +221,6 @@ impl Servers {
         let wire = self.routes().servers[0].wire.clone();
         role_over(&wire).await
     }
-}
-
-fn odd() -> Error {
-    Error::new(ErrorKind::Protocol, "an answer of another kind")
 }
 
 fn count(reply: &Reply) -> FredResult<u32> {

@@ -91,13 +91,18 @@ impl AccessStore {
 
     pub(crate) async fn is_banned(&self, user: &UserId) -> Result<bool, Unavailable> {
         let key = self.keys.ban(user);
+        // Each connect asks this, and nearly all users are not banned. No other command on that
+        // connection gives the answer for a key that is not there.
+        match self.servers.ask_time_left(&key).await {
+            Ok(ABSENT) => return Ok(false),
+            Ok(_) => {}
+            Err(error) => return Err(self.away(&error)),
+        }
         // Asked twice at once, so that the answer is one that no other command gives: a connection
         // that is out of step must ban no user.
-        let twice = self
-            .servers
-            .call("EXISTS", &key, std::slice::from_ref(&key))
-            .await;
-        match twice.and_then(Value::convert::<i64>) {
+        let twice = std::slice::from_ref(&key);
+        let twice = self.servers.call("EXISTS", &key, twice);
+        match Box::pin(twice).await.and_then(Value::convert::<i64>) {
             Ok(0) => Ok(false),
             Ok(2) => Ok(true),
             Ok(_) => Err(AWAY),
@@ -172,6 +177,9 @@ impl AccessStore {
     }
 }
 
+/// The answer to PTTL for a key that does not exist.
+const ABSENT: i64 = -2;
+
 /// The result of PTTL for a key.
 enum Left {
     /// The key does not exist, perhaps no longer.
@@ -182,7 +190,7 @@ enum Left {
 
 fn time_left(answer: Value) -> Result<Left, Error> {
     Ok(match answer.convert::<i64>()? {
-        -2 => Left::Gone,
+        ABSENT => Left::Gone,
         ms => Left::Stays(u64::try_from(ms).ok().map(Duration::from_millis)),
     })
 }

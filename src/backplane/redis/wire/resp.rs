@@ -269,12 +269,20 @@ pub(crate) fn message(whole: &[u8]) -> Result<Option<MessagePlaces>, Malformed> 
 
 /// Writes a command.
 pub(crate) fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
-    head(out, b'*', words.len());
-    for word in words {
-        head(out, b'$', word.len());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
-    }
+    begin(out, words.len());
+    words.iter().for_each(|one| word(out, one));
+}
+
+/// Begins a command of so many words.
+pub(crate) fn begin(out: &mut Vec<u8>, words: usize) {
+    head(out, b'*', words);
+}
+
+/// Adds a word to a command that was begun.
+pub(crate) fn word(out: &mut Vec<u8>, word: &[u8]) {
+    head(out, b'$', word.len());
+    out.extend_from_slice(word);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn head(out: &mut Vec<u8>, kind: u8, mut number: usize) {
