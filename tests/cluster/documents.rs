@@ -38,7 +38,7 @@ const fn page(path: &'static str, programs: usize, json: usize) -> Page {
 
 const REFERENCE: &str = "PROTOCOL.md";
 const PAGES: [Page; 6] = [
-    page(REFERENCE, 2, 7),
+    page(REFERENCE, 2, 8),
     page("docs/clients.md", 6, 21),
     page("docs/http-api.md", 14, 9),
     page("docs/history.md", 4, 6),
