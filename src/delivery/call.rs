@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::Unavailable;
+use crate::backplane::answers::{LATE, Unavailable};
 use crate::cluster::reach::RETRY;
 use crate::cluster::survey::{Said, Survey};
 use crate::delivery::share::SUSPECTED;
@@ -163,7 +163,7 @@ impl CallService {
                         None => Ok(Vec::new()),
                     },
                     Ok(Err(Unavailable(reason))) => Err(reason),
-                    Err(_) => Err("no answer from Redis in time"),
+                    Err(_) => Err(LATE),
                 }
             }
             _ => Ok(Vec::new()),

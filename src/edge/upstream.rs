@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::{Unavailable, Unsent, UpstreamBacklog, UpstreamEntry};
+use crate::backplane::answers::{LATE, Unavailable, Unsent, UpstreamBacklog, UpstreamEntry};
 use crate::config::upstream_routes::{RouteTarget, UpstreamRoutes};
 use crate::edge::client_error::ClientError;
 use crate::hooks::{Hook, HookAnswer, HookFailure};
@@ -226,7 +226,7 @@ impl Upstream {
             backlog.added_bytes.store(0, Ordering::Relaxed);
             let unread = self.backplane.upstream_backlog(service, self.most.entries);
             let unread = tokio::time::timeout_at(deadline, unread).await;
-            let unread = unread.unwrap_or(Err(Unavailable("no answer from Redis in time")));
+            let unread = unread.unwrap_or(Err(Unavailable(LATE)));
             seen.unread = unread.map_err(|Unavailable(reason)| unavailable(reason))?;
             seen.at = Some(Instant::now());
         }

@@ -279,7 +279,7 @@ metrics! {
     bad_envelopes: Counter = Counter::default(), "bad_envelopes",
         "Lines received from the bus that are not valid envelopes";
     lines_refused: Family<Reason, Counter> = Family::default(), "lines_refused",
-        "Lines of the bus that only nodes may say and that no node has said, by reason";
+        "Lines of the bus that only nodes may say and that were not believed, or found no room, by reason";
     lines_trusted: Counter = Counter::default(), "lines_trusted",
         "Unsigned lines taken for a node's because a live node has no PUSH_CLUSTER_SECRET";
     sent_ahead: Counter = Counter::default(), "sent_ahead",

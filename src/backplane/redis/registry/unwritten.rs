@@ -22,7 +22,7 @@ use crate::protocol::Announcement;
 use crate::protocol::ids::NodeId;
 
 /// Why a missing row proves nothing while a node is late.
-pub(crate) const LATE: &str = "a node cannot renew its lease, and may have rows to write";
+pub(crate) const OVERDUE: &str = "a node cannot renew its lease, and may have rows to write";
 
 /// How long what a node said on the channel counts unless it takes it back: by then its lease says
 /// it, or the node is late. The lease says so for longer, if the word that ends it is lost.
@@ -115,7 +115,7 @@ impl UnwrittenRows {
             .filter(|record| record.node != *own && !record.unwritten.is_empty())
             .map(|record| known_reason(&record.unwritten))
             .next();
-        *self.0.others.write() = told.or(is_late.then_some(LATE));
+        *self.0.others.write() = told.or(is_late.then_some(OVERDUE));
         let mut heard = self.0.heard.write();
         heard.retain(|node, _| nodes.iter().any(|record| record.node == *node));
     }
@@ -158,7 +158,7 @@ mod tests {
         rows.see(&a, &[record("b", "a reason of a later version")], false);
         assert_eq!(rows.reason(), Some("Redis refuses commands"));
         rows.see(&a, &[record("b", "")], true);
-        assert_eq!(rows.reason(), Some(LATE));
+        assert_eq!(rows.reason(), Some(OVERDUE));
         rows.see(&a, &[], false);
         assert_eq!(rows.reason(), None);
     }

@@ -21,7 +21,7 @@ use fred::prelude::{
 use fred::types::{CustomCommand, Value};
 use tokio::time::Instant;
 
-use crate::backplane::answers::{Kept, ReplicaProof, Unavailable};
+use crate::backplane::answers::{Kept, LATE, ReplicaProof, Unavailable};
 use crate::backplane::redis::servers::errors::{
     is_broken_off, is_denied, is_passing, redacted, refusal_reason,
 };
@@ -108,7 +108,7 @@ impl KeptStore {
             let error = match attempt {
                 Ok(Ok(kept)) => return Ok(kept),
                 Ok(Err(error)) => error,
-                Err(_) => return Err(Unavailable("no answer from Redis in time")),
+                Err(_) => return Err(Unavailable(LATE)),
             };
             tracing::debug!(error = %redacted(&error), "message not kept");
             self.servers.note(&error);
