@@ -24,8 +24,9 @@ export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The network is slow while the compiler needs the processors, and tests mostly wait: three lists of
-# about the same length. What takes longest comes first and is shown as it comes.
+# The network is slow while the compiler needs the processors, and what else is to be compiled takes
+# what the compiler leaves of them. Tests mostly wait: three lists of about the same length. What
+# takes longest comes first and is shown as it comes.
 test: fmt-check ## run everything that CI runs, cheap checks first
 	@scripts/side-by-side compile tools
 	@scripts/side-by-side unit-cluster 'unit-others clients' \
@@ -34,6 +35,8 @@ test: fmt-check ## run everything that CI runs, cheap checks first
 compile: clippy doc build
 
 tools: setup hadolint nginx-check $(js)/node_modules/.package-lock.json
+	@nice -n 15 scripts/interop --available
+	@nice -n 15 scripts/fuzz build
 
 setup: ## install what the tests need (Redis, nginx, Chromium, k6, ...)
 	@scripts/setup
@@ -63,8 +66,10 @@ nginx-check: setup
 clippy:
 	cargo clippy $(features) --all-targets -- -D warnings
 
+# `--examples`, of which there are none, has cargo count in what dev-dependencies switch on in shared
+# crates: else it would check half of the tree once more.
 doc:
-	RUSTDOCFLAGS='-D warnings' cargo doc $(features) --no-deps
+	RUSTDOCFLAGS='-D warnings' cargo doc $(features) --no-deps --lib --examples
 
 # The binary too: `cargo build` would leave out what dev-dependencies switch on in
 # shared crates, and so build half of the tree once more.

@@ -44,7 +44,7 @@ impl Node {
             .env("PUSH_LOG", "warn");
         command.envs(settings.iter().copied());
         let mut process = Process::start(&mut command).expect("pushnode starts");
-        let (line, lines) = process.line_with("clients ");
+        let (line, lines) = process.line_with(|line| line.contains("clients "));
         let start = line.find("http://").expect("an address");
         let url = line[start..]
             .split('/')
@@ -96,20 +96,9 @@ pub(crate) struct Browser {
 impl Browser {
     /// A window of this size; below 600 pixels it is a phone's, with touch.
     pub(crate) fn start(width: u32, height: u32, colours: &str) -> Self {
-        let mut driver = match Process::start(
-            Command::new("chromedriver")
-                .arg("--port=0")
-                .stderr(Stdio::null()),
-        ) {
-            Ok(driver) => driver,
-            Err(error) => panic!("cannot start chromedriver ({error}): {INSTALL}"),
-        };
-        let (line, _) = driver.line_with("successfully on port ");
-        let port = line
-            .trim_end_matches('.')
-            .rsplit(' ')
-            .next()
-            .expect("a port");
+        let (driver, port) = (0..20)
+            .find_map(|_| start_driver())
+            .expect("chromedriver finds no port");
         let profile = tempfile::tempdir().expect("a directory for the browser");
         let mut options = json!({"args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -249,6 +238,21 @@ impl Drop for Browser {
     }
 }
 
+/// ChromeDriver, and the port that it chose; none if it gave up. It takes one that is free for IPv6,
+/// and needs the same for IPv4, which another process may have.
+fn start_driver() -> Option<(Process, String)> {
+    let mut command = Command::new("chromedriver");
+    let mut driver = match Process::start(command.arg("--port=0").stderr(Stdio::null())) {
+        Ok(driver) => driver,
+        Err(error) => panic!("cannot start chromedriver ({error}): {INSTALL}"),
+    };
+    let (line, _) = driver.line_with(|line| {
+        line.contains(" successfully on port ") || line.contains(" port not available")
+    });
+    let (_, port) = line.rsplit_once(" successfully on port ")?;
+    Some((driver, port.trim_end_matches('.').to_owned()))
+}
+
 /// A child process that is killed when its owner goes.
 pub(crate) struct Process(Child);
 
@@ -261,9 +265,11 @@ impl Process {
             .map(Self)
     }
 
-    /// Waits for a line on standard output that contains `marker`; answers it and those that
-    /// follow. Call it once.
-    pub(crate) fn line_with(&mut self, marker: &str) -> (String, mpsc::Receiver<String>) {
+    /// Waits for such a line on standard output; answers it and those that follow. Call it once.
+    pub(crate) fn line_with(
+        &mut self,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> (String, mpsc::Receiver<String>) {
         let stdout = self.0.stdout.take().expect("standard output");
         let (sender, lines) = mpsc::channel();
         // Reads on to the end, so that the process never waits for a reader.
@@ -277,12 +283,12 @@ impl Process {
         let mut seen = String::new();
         while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
-            if line.contains(marker) {
+            if is_wanted(&line) {
                 return (line, lines);
             }
             seen = seen + &line + "\n";
         }
-        panic!("no line with {marker:?} on standard output; it had:\n{seen}");
+        panic!("not the line that was awaited on standard output, but:\n{seen}");
     }
 
     /// Waits for its end.
