@@ -145,7 +145,7 @@ fn program(language: &str, text: &str, folder: &Path) -> Command {
     command
 }
 
-fn run(mut command: Command) -> Output {
+pub(crate) fn run(mut command: Command) -> Output {
     let output = command.output().unwrap_or_else(|error| {
         panic!("{command:?}: {error}; is it installed? `make setup` does that")
     });
@@ -154,13 +154,13 @@ fn run(mut command: Command) -> Output {
 }
 
 /// A receiver that prints lines. Killed with its children when dropped.
-struct Receiver {
+pub(crate) struct Receiver {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
 }
 
 impl Receiver {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         command.process_group(0).stdout(Stdio::piped());
         let child = command.spawn();
         let mut child = child.unwrap_or_else(|error| {
@@ -177,7 +177,7 @@ impl Receiver {
     }
 
     /// Reads on until a line has this text.
-    async fn prints(&mut self, text: &str) {
+    pub(crate) async fn prints(&mut self, text: &str) {
         let mut printed = Vec::new();
         let found = async {
             while let Some(line) = self.lines.recv().await {
@@ -273,11 +273,15 @@ async fn quickstart_if_installed(language: &'static str, compiler: &str) {
     if Command::new(compiler).output().is_ok() {
         return quickstart(language).await;
     }
+    left_out(&format!(
+        "the blocks of {language} in docs/quickstarts.md, for there is no {compiler} in PATH"
+    ));
+}
+
+/// Says what a test leaves out, and why.
+pub(crate) fn left_out(what: &str) {
     // Past the capture of `eprintln!`, which would show it only if the test failed.
-    let _ = writeln!(
-        std::io::stderr(),
-        "LEFT OUT: the blocks of {language} in docs/quickstarts.md, for there is no {compiler} in PATH"
-    );
+    let _ = writeln!(std::io::stderr(), "LEFT OUT: {what}");
 }
 
 #[tokio::test]
