@@ -31,6 +31,7 @@ mod events;
 mod exactly_once;
 mod flavours;
 mod forged;
+mod frameworks;
 mod frozen;
 mod gateway;
 mod ghosts;
