@@ -8,8 +8,8 @@ use crate::common::logs::{
     a_client_goes_on_where_it_was, a_kept_push_to_many_topics, a_newcomer_misses_nothing, follower,
     hears, keep,
 };
-use crate::common::topics::push_as;
-use crate::common::{Client, Redis, node_on, node_with, two_nodes};
+use crate::common::topics::{ask, push_as, unsubscribe};
+use crate::common::{Client, Redis, eventually, node, node_on, node_with, two_nodes};
 use crate::keep::{OF_SLOW_CLIENTS, gets_what_did_not_fit, is_bounded};
 
 #[tokio::test]
@@ -171,4 +171,59 @@ async fn a_log_is_bounded_and_ends_by_itself() {
         keep(&node, "news", "x".repeat(4096)).await;
     }
     is_bounded(&redis, "pn:log:{news}", "pn:logpos:{news}").await;
+}
+
+/// The line of a message that a page brought long ago, while the subscription's first page waits.
+#[tokio::test]
+async fn who_comes_back_to_a_topic_hears_no_late_line_of_what_it_has_had() {
+    let redis = Redis::start();
+    let all = ["ACL", "SETUSER", "a", "on", ">pw", "~*", "&*", "+@all"];
+    assert_eq!(redis.cli(&all), "OK");
+    let url = redis.url().replace("redis://", "redis://a:pw@");
+    let a = node(&[("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", "a")]);
+    let b = node_on(&redis, "b");
+    let (mut client, _) = follower(&a, "news", None).await;
+    for number in 1..=4 {
+        keep(&b, "news", number).await;
+    }
+    let second = hears(&mut client, "news", 1..=2).await;
+    hears(&mut client, "news", 3..=4).await;
+    let to = json!({"topic": "news"});
+    let late = json!({"to": to, "keep": true, "seq_id": second, "data": 2}).to_string();
+    let channel = format!("pn:n:{{{}}}", a.id);
+
+    let mut next = 5;
+    for leaves in [true, false] {
+        if leaves {
+            unsubscribe(&mut client, "news").await;
+        }
+        let logs_denied = ["ACL", "SETUSER", "a", "resetkeys", "~pn:[^l]*"];
+        assert_eq!(redis.cli(&logs_denied), "OK");
+        let request = json!({"type": "subscribe", "topic": "news", "since": "new", "ref": next});
+        let reply = ask(&mut client, request).await;
+        assert_eq!(reply["degraded"], true, "the log cannot be read: {reply}");
+        let passed = a.metric("left_to_inbox_total").await;
+        assert_eq!(redis.cli(&["PUBLISH", &channel, &late]), "1");
+        eventually(
+            async || match a.metric("left_to_inbox_total").await - passed {
+                1.0 => Ok(()),
+                count => Err(count),
+            },
+        )
+        .await;
+        // One that it has not had is its first. That is known only from its line, so that something
+        // before it may be missing.
+        keep(&b, "news", next).await;
+        assert_eq!(redis.cli(&["ACL", "SETUSER", "a", "~*"]), "OK");
+        loop {
+            let frame = client.json().await;
+            if frame["data"] == next {
+                break;
+            }
+            assert_eq!(frame["type"], "resync", "{frame}");
+        }
+        keep(&b, "news", next + 1).await;
+        hears(&mut client, "news", next + 1..=next + 1).await;
+        next += 2;
+    }
 }

@@ -38,6 +38,9 @@ pub(crate) enum NotSubscribed {
     TooMany(usize),
 }
 
+/// Of so many topics that a connection left, it is remembered where it was in their logs.
+const LEFT: usize = 32;
+
 #[derive(Debug)]
 struct Subscription {
     topic: Topic,
@@ -98,6 +101,9 @@ pub(crate) struct Subscriptions {
     /// What it shows of itself to the members of its topics.
     info: Option<Info>,
     list: Vec<Subscription>,
+    /// Where it was in the logs of topics that it left, the latest last: if it comes back, a late line
+    /// of before is not for it.
+    left: Vec<(Topic, Position)>,
     /// A follower may have something to ask: else no write goes through the list.
     is_behind: bool,
 }
@@ -105,7 +111,8 @@ pub(crate) struct Subscriptions {
 impl Subscriptions {
     /// Whether there is nothing to remember.
     fn is_empty(&self) -> bool {
-        self.list.is_empty() && self.grants.is_none() && self.info.is_none()
+        let is_nowhere = self.list.is_empty() && self.left.is_empty();
+        is_nowhere && self.grants.is_none() && self.info.is_none()
     }
 
     /// What to do with a kept message that is pushed; none if its log is not followed.
@@ -157,6 +164,29 @@ impl Subscriptions {
         // Another page may be due after it, of this log or of one that waited.
         self.is_behind = true;
         self.log_of(topic)
+    }
+
+    /// Begins to follow the log of a topic that is in the list.
+    fn follow(&mut self, topic: &Topic, since: Since) {
+        let Some(one) = self.list.iter_mut().find(|one| one.topic == *topic) else {
+            return;
+        };
+        let left = self.left.iter().position(|(left, _)| left == topic);
+        let left = left.map(|place| self.left.remove(place).1);
+        let here = one.log.as_deref().and_then(Follower::reached);
+        let log = Follower::asking_again(since, here.or(left));
+        one.log = Some(Box::new(log));
+    }
+
+    /// Remembers where the connection was in the log of a topic that it leaves.
+    fn note_left(&mut self, one: Subscription) {
+        let Some(place) = one.log.as_deref().and_then(Follower::reached) else {
+            return;
+        };
+        if self.left.len() == LEFT {
+            self.left.remove(0);
+        }
+        self.left.push((one.topic, place));
     }
 
     fn log_of(&mut self, topic: &Topic) -> Option<&mut Follower> {
@@ -346,13 +376,8 @@ impl Connection {
         if !self.dialect.has_objects() {
             return false;
         }
-        let list = self
-            .extras
-            .subscriptions_mut()
-            .into_iter()
-            .flat_map(|all| &mut all.list);
-        for one in list.filter(|one| one.topic == *topic) {
-            one.log = Some(Box::new(Follower::asking(since)));
+        if let Some(subscriptions) = self.extras.subscriptions_mut() {
+            subscriptions.follow(topic, since);
         }
         true
     }
@@ -396,7 +421,8 @@ impl Connection {
             if let Some(membership) = &self.membership {
                 membership.unsubscribed(topic);
             }
-            subscriptions.list.swap_remove(place);
+            let left = subscriptions.list.swap_remove(place);
+            subscriptions.note_left(left);
             // Its page may have been what others waited for.
             subscriptions.is_behind = true;
         }

@@ -4,6 +4,7 @@ use super::*;
 use crate::local::budget::Budget;
 use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::dirty_rows::DirtyRows;
+use crate::local::replay::follower::Verdict;
 use crate::local::replay::page::{LogExtent, Page};
 use crate::local::topics::Topics;
 use crate::protocol::client::websocket;
@@ -208,6 +209,36 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
     connection.unsubscribe(topic);
     connection.distrust_all();
     assert_eq!(connection.asks()[0].0, *first);
+}
+
+#[test]
+fn a_connection_remembers_where_it_was_in_the_last_logs_that_it_left() {
+    let config = crate::config::Config::from_pairs([]).unwrap();
+    let topics = Topics::new(1, DirtyRows::ignored().into(), &config);
+    let mut connection = open();
+    let names: Vec<Topic> = (0..=32).map(|i| format!("t{i}").parse().unwrap()).collect();
+    let mut now = Page::new(&Since::Now, &LogExtent::of(5, 0), Vec::new());
+    now.end.entry.ms = 5;
+    for topic in &names {
+        connection.subscribe(topic, Asker::Client, &topics).unwrap();
+        assert!(connection.follow(topic, Since::Now));
+        let subject = Subject::Topic(topic.clone());
+        assert!(connection.take_page(&subject, Since::Now, &now).is_some());
+    }
+    assert!(names.iter().all(|topic| connection.unsubscribe(topic)));
+    for (topic, verdict) in [(&names[0], Verdict::Later), (&names[32], Verdict::Old)] {
+        connection.subscribe(topic, Asker::Client, &topics).unwrap();
+        assert!(connection.follow(topic, Since::Now));
+        let subscriptions = connection.extras.subscriptions_mut().unwrap();
+        assert_eq!(subscriptions.hear(topic, now.end, true), Some(verdict));
+    }
+    // Nothing is remembered of topics whose log it did not follow.
+    let mut connection = open();
+    connection
+        .subscribe(&names[0], Asker::Client, &topics)
+        .unwrap();
+    assert!(connection.unsubscribe(&names[0]));
+    assert!(connection.extras.subscriptions().is_none());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::local::replay::page::Page;
 use crate::local::replay::stumbles::{KeptReader, Stumbles, Tryout};
-use crate::protocol::position::{EntryId, Position, Since};
+use crate::protocol::position::{EntryId, Position, Since, kept_between};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -24,6 +24,8 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Follower {
     since: Since,
+    /// Where an earlier subscription of the connection was in this log.
+    before: Option<Box<Position>>,
     state: State,
     /// The newest entry that was pushed to us while we could not take it.
     seen: EntryId,
@@ -63,6 +65,7 @@ impl Follower {
     pub(crate) fn unread(since: Since) -> Self {
         Self {
             since,
+            before: None,
             state: State::Behind,
             seen: EntryId::default(),
             sought: EntryId::default(),
@@ -79,6 +82,32 @@ impl Follower {
             state: State::Asking,
             ..Self::unread(since)
         }
+    }
+
+    /// As [`Follower::asking`], after an earlier subscription that was there.
+    pub(crate) fn asking_again(since: Since, before: Option<Position>) -> Self {
+        Self {
+            before: before.map(Box::new),
+            ..Self::asking(since)
+        }
+    }
+
+    /// How far in the log the connection is known to have been.
+    pub(crate) fn reached(&self) -> Option<Position> {
+        self.position().or(self.before.as_deref().copied())
+    }
+
+    /// Whether an earlier subscription was past this message: its line is late.
+    fn was_past(&self, position: Position) -> bool {
+        let Some(before) = self.before.as_deref() else {
+            return false;
+        };
+        // Another log, after Redis lost this one, may have earlier entries. And of two messages with
+        // one number the client may have had the other one.
+        let is_older = position.entry < before.entry
+            && position.n != before.n
+            && kept_between(position.n, before.n).is_some();
+        is_older || position == *before
     }
 
     /// Whether a page from here was asked for and has not come.
@@ -102,6 +131,9 @@ impl Follower {
     /// A message was pushed; `fits` if the client's queue has room for it.
     pub(crate) fn hear(&mut self, position: Position, fits: bool) -> Verdict {
         if self.since == Since::Now {
+            if self.was_past(position) {
+                return Verdict::Old;
+            }
             // Where the inbox stood when the client came is not known yet. Then it begins with
             // this message; a page that is under way may have been read after it.
             self.since = Since::After(position.before());
@@ -368,6 +400,31 @@ mod tests {
         follower.take_page(&page(6, true));
         assert_eq!(follower.hear(at(6), true), Verdict::Old);
         assert_eq!(follower.hear(at(7), true), Verdict::Take);
+    }
+
+    #[test]
+    fn a_late_line_of_an_earlier_subscription_is_old_to_the_next_one() {
+        let again = || Follower::asking_again(Since::Now, live(5).reached());
+        let mut follower = again();
+        assert_eq!(follower.hear(at(3), true), Verdict::Old);
+        assert_eq!(follower.hear(at(5), true), Verdict::Old);
+        assert_eq!(follower.reached(), Some(at(5)), "and so to one after that");
+        assert!(follower.take_page(&Page::new(&Since::Now, &LogExtent::of(5, 5), Vec::new())));
+
+        // Kept since, before the first page was read or after it.
+        let mut follower = again();
+        assert_eq!(follower.hear(at(7), true), Verdict::Later);
+        assert!(!follower.take_page(&Page::new(&Since::Now, &LogExtent::of(7, 5), Vec::new())));
+        assert_eq!(follower.ask(), Some(Since::After(at(7).before())));
+
+        // A log that began after Redis lost everything, and a clock that went back.
+        let other = Position {
+            n: at(1).n.wrapping_sub(1 << 40),
+            ..at(4)
+        };
+        assert_eq!(again().hear(other, true), Verdict::Later);
+        let twin = Position { n: 5, ..at(4) };
+        assert_eq!(again().hear(twin, true), Verdict::Later);
     }
 
     #[test]
