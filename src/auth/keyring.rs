@@ -200,7 +200,7 @@ impl Keyring {
     /// Fetches at once, then at intervals; earlier on request or after a failure.
     async fn fetch(self: Arc<Self>, url: String, refresh: Duration) {
         // One server, seldom: no connection is kept.
-        let client = HttpClient::new(0);
+        let client = HttpClient::new();
         let mut failures = 0;
         loop {
             match jwks::fetch(&client, &url).await {

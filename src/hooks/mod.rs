@@ -22,7 +22,7 @@ use crate::clock::since_1970;
 use crate::config::Config;
 use crate::hooks::breaker::{Breaker, BreakerTurn};
 use crate::hooks::signer::Signer;
-use crate::http_client::{HttpAnswer, HttpBounds, HttpClient, HttpFailure, HttpUrl};
+use crate::http_client::{HttpAnswer, HttpBounds, HttpClient, HttpFailure, HttpPool, HttpUrl};
 use crate::protocol::InvalidInput;
 use crate::protocol::ids::NodeId;
 use crate::protocol::secret::Secret;
@@ -134,7 +134,7 @@ pub(crate) struct Hooks {
 impl Hooks {
     pub(crate) fn new(config: &Config, node: &NodeId, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            client: HttpClient::new(config.hook_concurrency),
+            client: HttpClient::new(),
             signer: Signer::new(&config.hook_secret),
             node: node.clone(),
             asked: AtomicU64::new(0),
@@ -161,7 +161,8 @@ impl fmt::Debug for Hooks {
 pub(crate) struct Hook {
     hooks: Arc<Hooks>,
     kind: HookKind,
-    url: HttpUrl,
+    /// Its connections; one for each slot that is taken, at most.
+    pool: HttpPool,
     slots: Semaphore,
     waiting: AtomicUsize,
     breaker: Breaker,
@@ -176,7 +177,7 @@ impl Hook {
         let url = parsed.map_err(|error| format!("the URL of a {} hook: {error}", kind.name()))?;
         Ok(Self {
             kind,
-            url,
+            pool: HttpPool::new(&hooks.client, url),
             slots: Semaphore::new(hooks.slots),
             waiting: AtomicUsize::new(0),
             breaker: Breaker::default(),
@@ -227,7 +228,7 @@ impl Hook {
         let judged = answer.and_then(|answer| self.judge(answer, read));
         match self.breaker.note(judged.is_ok()) {
             Some(BreakerTurn::Opened) => {
-                let (hook, url) = (self.kind.name(), self.url.shown());
+                let (hook, url) = (self.kind.name(), self.pool.url().shown());
                 tracing::warn!(
                     hook,
                     url,
@@ -235,7 +236,7 @@ impl Hook {
                 );
             }
             Some(BreakerTurn::Closed) => {
-                let (hook, url) = (self.kind.name(), self.url.shown());
+                let (hook, url) = (self.kind.name(), self.pool.url().shown());
                 tracing::info!(hook, url, "hook answers again");
             }
             None => {}
@@ -281,10 +282,7 @@ impl Hook {
             bytes: MAX_ANSWER_BYTES,
         };
         let headers = [("pushnode-id", id), ("pushnode-signature", &*signature)];
-        self.hooks
-            .client
-            .post(&self.url, headers, question, bounds)
-            .await
+        self.pool.post(headers, question, bounds).await
     }
 
     fn judge<T>(
@@ -309,7 +307,7 @@ impl Hook {
     /// Any client can cause a question, as often as it likes.
     fn log_failure(&self, failure: HookFailure) {
         if let Some(unlogged) = self.failures.pass(failure.label()) {
-            let (hook, url, count) = (self.kind.name(), self.url.shown(), unlogged + 1);
+            let (hook, url, count) = (self.kind.name(), self.pool.url().shown(), unlogged + 1);
             tracing::warn!(hook, url, reason = %failure, count, "hook gave no answer");
         }
     }

@@ -18,6 +18,8 @@ const SECRET_COOKIE: &str = "user=ada; sid=only-the-backend-knows-this";
 
 /// How long a question waits for its turn (docs/hooks.md).
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection to a backend is kept (docs/hooks.md).
+const KEPT: Duration = Duration::from_secs(4);
 
 async fn refused(node: &Node, query: &str) -> (u16, String, String) {
     let Err((status, body)) = open(node, query, &[]).await else {
@@ -393,8 +395,11 @@ async fn two_thousand_come_at_once_through_a_slow_hook() {
     let took = began.elapsed();
     assert_eq!(clients.len(), 2000);
     assert!(backend.most() <= 64, "{} at once", backend.most());
-    // They are kept: a few more come of races for one that is just free.
-    assert!(backend.opened() <= 128, "{} connections", backend.opened());
+    // No slot has two, and each lives for KEPT at least: in a shorter time there are no more than
+    // slots, and on a slow machine as many again each time that it passes.
+    let most = 64 * (1 + took.as_secs() / KEPT.as_secs());
+    let opened = backend.opened();
+    assert!(opened as u64 <= most, "{opened} connections in {took:?}");
     println!("2,000 connects through a hook of 50 ms: {took:?}");
 }
 
