@@ -4,20 +4,15 @@
 
 mod support;
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::io;
 use std::time::Duration;
 
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
-
 use support::accounting::{Meter, memory};
-use support::fleet::poll;
 use support::options::Options;
 use support::process::{Node, RedisServer};
 use support::report::{self, Report};
-use support::rivals::USER;
-use support::{median, raise_open_files_limit, websocket};
+use support::visits::come_and_go;
+use support::{median, raise_open_files_limit};
 
 /// Connections that come and go before anything is read.
 const WARM_UP: usize = 2_000;
@@ -94,119 +89,4 @@ fn measure(
         median(&totals)
     ));
     Ok(())
-}
-
-enum State {
-    Connecting,
-    Handshake,
-    /// Our close frame is sent; the server's end of the stream is to come.
-    Closing,
-}
-
-struct Visit {
-    stream: TcpStream,
-    state: State,
-    bytes: Vec<u8>,
-}
-
-/// Keeps `at_once` visits under way until `count` have come and gone.
-fn come_and_go(
-    server: SocketAddr,
-    count: usize,
-    at_once: usize,
-    with_frame: bool,
-) -> io::Result<()> {
-    let mut poller = Poll::new()?;
-    let mut events = Events::with_capacity(256);
-    let begin = |poller: &Poll, slot: usize| -> io::Result<Visit> {
-        let mut stream = TcpStream::connect(server)?;
-        poller.registry().register(
-            &mut stream,
-            Token(slot),
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
-        Ok(Visit {
-            stream,
-            state: State::Connecting,
-            bytes: Vec::new(),
-        })
-    };
-    let mut begun = at_once.min(count);
-    let mut ended = 0;
-    let mut visits = (0..begun)
-        .map(|slot| begin(&poller, slot).map(Some))
-        .collect::<io::Result<Vec<_>>>()?;
-    while ended < count {
-        poll(&mut poller, &mut events, Duration::from_secs(10))?;
-        if events.is_empty() {
-            return Err(io::Error::other(format!(
-                "{ended} of {count} visits, then nothing for 10 s"
-            )));
-        }
-        for event in &events {
-            let slot = event.token().0;
-            let Some(visit) = &mut visits[slot] else {
-                continue;
-            };
-            if !visit.advance(&server.to_string(), slot, with_frame)? {
-                continue;
-            }
-            ended += 1;
-            visits[slot] = None;
-            if begun < count {
-                visits[slot] = Some(begin(&poller, slot)?);
-                begun += 1;
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Visit {
-    /// Does what can be done now; true when the visit is over.
-    fn advance(&mut self, host: &str, slot: usize, with_frame: bool) -> io::Result<bool> {
-        if matches!(self.state, State::Connecting) {
-            if let Some(error) = self.stream.take_error()? {
-                return Err(error);
-            }
-            match self
-                .stream
-                .write_all(&websocket::request(host, &format!("{USER}{slot}")))
-            {
-                Ok(()) => self.state = State::Handshake,
-                Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        let mut buffer = [0; 1_024];
-        loop {
-            let length = match self.stream.read(&mut buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            };
-            match self.state {
-                State::Closing if length == 0 => return Ok(true),
-                State::Closing => {}
-                _ if length == 0 => return Err(io::Error::other("closed during the handshake")),
-                _ => {
-                    self.bytes.extend(&buffer[..length]);
-                    if websocket::upgraded(&self.bytes)
-                        .map_err(io::Error::other)?
-                        .is_none()
-                    {
-                        continue;
-                    }
-                    if !with_frame {
-                        return Ok(true);
-                    }
-                    self.stream.write_all(&websocket::masked(
-                        websocket::CLOSE,
-                        &1_000_u16.to_be_bytes(),
-                    ))?;
-                    self.state = State::Closing;
-                }
-            }
-        }
-    }
 }

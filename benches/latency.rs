@@ -2,31 +2,28 @@
 //!
 //! `bare` is the least code between Redis and a socket (`support::rivals`), fed by PUBLISH. `raw` is the same PUBLISH
 //! into node A's channel. `cross` is an HTTP request to node B for a user on node A: it holds one HTTP hop and a
-//! look-up more than `bare`. The clock starts when the push is due to be written, so a sender that must wait for a
-//! free connection counts against the server.
+//! look-up more than `bare`.
 
 mod support;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::accounting::{Cpu, Meter};
 use support::fleet::{Fleet, Hello};
 use support::http::{self, Connection};
 use support::options::Options;
+use support::paced::{Receivers, Sender};
 use support::process::{Node, PREFIX, RedisServer, Rival};
 use support::redis::Redis;
 use support::report::{self, Report};
 use support::rivals::USER;
-use support::{median, message, percentile, raise_open_files_limit};
+use support::{median, percentile, raise_open_files_limit};
 
-const DATA: usize = 128;
 const CHANNEL: &str = "bare";
 /// HTTP connections the sender takes in turn.
 const CONNECTIONS: usize = 8;
-/// When nothing has come for so long, nothing will.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// After users have come or gone.
 const SETTLE: Duration = Duration::from_millis(500);
 const MODES: [&str; 3] = ["bare", "raw", "cross"];
@@ -72,19 +69,23 @@ fn main() -> io::Result<()> {
             let mut receivers = Receivers::new(fleet, users);
             receivers.fleet.linger(SETTLE)?;
             let mut sender = match mode {
-                "bare" => Sender::Bare {
+                "bare" => Way::Bare {
                     redis: Redis::connect(redis.address)?,
                     channel: CHANNEL.to_owned(),
                 },
-                "raw" => Sender::Raw {
+                "raw" => Way::Raw {
                     redis: Redis::connect(redis.address)?,
                     channel: format!("{PREFIX}n:{{{}}}", node_a.id),
                 },
-                _ => Sender::http(&node_b)?,
+                _ => Way::http(&node_b)?,
             };
             let meters = [Some(holder), entry.map(Node::pid), Some(redis.pid())]
                 .map(|pid| pid.map(Meter::start));
-            let latencies = receivers.pass(&options, &mut sender)?;
+            let latencies = receivers.pass(
+                options.number("rate"),
+                options.number("seconds"),
+                &mut sender,
+            )?;
             let pushes = latencies.len() as f64;
             let [holds, into, of_redis] =
                 meters.map(|meter| meter.map_or_else(Cpu::default, |meter| meter.spent() / pushes));
@@ -98,7 +99,7 @@ fn main() -> io::Result<()> {
                 report::cpu(holds),
                 report::cpu(into),
                 report::cpu(of_redis),
-                report::faults(receivers.fleet.faults(|n| receivers.sent[n])),
+                receivers.counts(),
             ));
             seen.entry(mode).or_default().push([at(0.5), at(0.99)]);
             drop(receivers);
@@ -124,7 +125,7 @@ fn main() -> io::Result<()> {
 }
 
 /// Who sends, and over what.
-enum Sender {
+enum Way {
     Bare {
         redis: Redis,
         channel: String,
@@ -139,23 +140,25 @@ enum Sender {
     },
 }
 
-impl Sender {
-    fn http(node: &Node) -> io::Result<Sender> {
+impl Way {
+    fn http(node: &Node) -> io::Result<Way> {
         let connections = (0..CONNECTIONS)
             .map(|_| Connection::open(node.senders))
             .collect::<io::Result<_>>()?;
-        Ok(Sender::Http {
+        Ok(Way::Http {
             connections,
             turn: 0,
         })
     }
+}
 
+impl Sender for Way {
     fn send(&mut self, user: &str, data: &str) -> io::Result<()> {
         let push = format!(r#"{{"to":{{"user":"{user}"}},"data":{data}}}"#);
         match self {
-            Sender::Bare { redis, channel } => publish(redis, channel, data),
-            Sender::Raw { redis, channel } => publish(redis, channel, &push),
-            Sender::Http { connections, turn } => {
+            Way::Bare { redis, channel } => publish(redis, channel, data),
+            Way::Raw { redis, channel } => publish(redis, channel, &push),
+            Way::Http { connections, turn } => {
                 let count = connections.len();
                 let connection = &mut connections[*turn % count];
                 if *turn >= count {
@@ -167,9 +170,8 @@ impl Sender {
         }
     }
 
-    /// Takes the answers that are still to come.
     fn finish(&mut self) -> io::Result<()> {
-        if let Sender::Http { connections, turn } = self {
+        if let Way::Http { connections, turn } = self {
             let used = connections.len().min(*turn);
             connections[..used].iter_mut().try_for_each(expect_ok)?;
         }
@@ -189,61 +191,5 @@ fn expect_ok(connection: &mut Connection) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::other(answer.body))
-    }
-}
-
-struct Receivers {
-    fleet: Fleet,
-    /// Messages sent to each user.
-    sent: Vec<u64>,
-}
-
-impl Receivers {
-    fn new(fleet: Fleet, users: usize) -> Receivers {
-        Receivers {
-            fleet,
-            sent: vec![0; users],
-        }
-    }
-
-    /// Sends at the rate while a thread receives; the latencies in microseconds, sorted.
-    fn pass(&mut self, options: &Options, sender: &mut Sender) -> io::Result<Vec<f64>> {
-        let rate = options.number("rate");
-        let pushes = rate * options.number("seconds");
-        let users = self.sent.len();
-        let (fleet, sent) = (&mut self.fleet, &mut self.sent);
-        fleet.arrivals = Some(Vec::with_capacity(pushes));
-        let sent_at = std::thread::scope(|scope| {
-            let receiver = scope.spawn(move || {
-                let result = fleet.receive(pushes as u64, PATIENCE);
-                result.map(|_| fleet.arrivals.take().unwrap_or_default())
-            });
-            let mut sent_at = Vec::with_capacity(pushes);
-            let started = Instant::now();
-            for push in 0..pushes {
-                let due = started + Duration::from_secs_f64(push as f64 / rate as f64);
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                // Users in turn, so that push number and (user, sequence) tell each other.
-                let user = push % users;
-                let name = format!("{USER}{user}");
-                let data = message::data(&name, sent[user], DATA);
-                sent[user] += 1;
-                sent_at.push(Instant::now());
-                sender.send(&name, &data)?;
-            }
-            sender.finish()?;
-            let arrivals = receiver.join().expect("the receiver does not panic")?;
-            Ok::<_, io::Error>((sent_at, arrivals))
-        });
-        let (sent_at, arrivals) = sent_at?;
-        let mut latencies: Vec<f64> = arrivals
-            .iter()
-            .map(|&(user, sequence, came)| {
-                let push = sequence as usize * users + user;
-                came.duration_since(sent_at[push]).as_secs_f64() * 1e6
-            })
-            .collect();
-        latencies.sort_by(f64::total_cmp);
-        Ok(latencies)
     }
 }

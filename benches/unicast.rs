@@ -21,7 +21,7 @@ use support::process::{Node, PREFIX, RedisServer, Rival};
 use support::redis::{Redis, Reply};
 use support::report::{self, Report};
 use support::rivals::USER;
-use support::{median, message, raise_open_files_limit};
+use support::{median, message, pick, raise_open_files_limit};
 
 const DATA: usize = 128;
 const MODES: &str = "local-embedded,local-redis,cross-http,cross-batch,raw-lookup,raw-known,bare";
@@ -309,22 +309,6 @@ fn next_data(sent: &mut [u64], user: usize) -> String {
     let data = message::data(&format!("{USER}{user}"), sent[user], DATA);
     sent[user] += 1;
     data
-}
-
-/// A user out of every `of`-th, beginning with `first`, in no pattern that a cache would like.
-fn pick(first: usize, of: usize, users: usize) -> usize {
-    use std::cell::Cell;
-    thread_local!(static STATE: Cell<u64> = const { Cell::new(0x9e37_79b9_7f4a_7c15) });
-    let random = STATE.with(|state| {
-        let mut x = state.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        state.set(x);
-        (x >> 11) as usize
-    });
-    let count = (users - first).div_ceil(of);
-    first + random % count * of
 }
 
 /// The node named by the first field of a user's row, `<node>/<fd>`.

@@ -17,10 +17,12 @@ pub mod fleet;
 pub mod http;
 pub mod message;
 pub mod options;
+pub mod paced;
 pub mod process;
 pub mod redis;
 pub mod report;
 pub mod rivals;
+pub mod visits;
 pub mod websocket;
 
 use std::io;
@@ -54,4 +56,20 @@ pub fn percentile(sorted: &[f64], share: f64) -> f64 {
         .or(sorted.get(last))
         .copied()
         .unwrap_or(f64::NAN)
+}
+
+/// A user out of every `of`-th, beginning with `first`, in no pattern that a cache would like.
+pub fn pick(first: usize, of: usize, users: usize) -> usize {
+    use std::cell::Cell;
+    thread_local!(static STATE: Cell<u64> = const { Cell::new(0x9e37_79b9_7f4a_7c15) });
+    let random = STATE.with(|state| {
+        let mut x = state.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        state.set(x);
+        (x >> 11) as usize
+    });
+    let count = (users - first).div_ceil(of);
+    first + random % count * of
 }
