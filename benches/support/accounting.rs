@@ -111,6 +111,26 @@ pub fn memory(pid: u32) -> Memory {
     }
 }
 
+/// Memory of a process in KiB (`Pss`): a page that several processes share counts for each in part.
+pub fn proportional_memory(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(f64::NAN)
+}
+
+/// The processes that a process has started.
+pub fn children(pid: u32) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|&process| stat(process, [1]) == [u64::from(pid)])
+        .collect()
+}
+
 /// How many files and sockets a process has open.
 pub fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
@@ -131,15 +151,18 @@ fn thread_nanoseconds(pid: u32) -> HashMap<u32, u64> {
 }
 
 fn user_and_system_ticks(pid: u32) -> (u64, u64) {
+    let [user, system] = stat(pid, [11, 12]);
+    (user, system)
+}
+
+/// Fields of `stat`, counted from 0 at the state of the process.
+fn stat<const N: usize>(pid: u32, fields: [usize; N]) -> [u64; N] {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The second field is the command name in parentheses and may hold blanks: count from its end.
     let after_name = text.rsplit(')').next().unwrap_or_default();
-    let field = |at: usize| {
-        after_name
-            .split_whitespace()
-            .nth(at)
-            .and_then(|word| word.parse().ok())
-            .unwrap_or(0)
-    };
-    (field(11), field(12))
+    let words: Vec<&str> = after_name.split_whitespace().collect();
+    fields.map(|at| {
+        let word = words.get(at).and_then(|word| word.parse().ok());
+        word.unwrap_or(0)
+    })
 }

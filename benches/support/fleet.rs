@@ -13,6 +13,7 @@ use socket2::SockRef;
 
 use super::dial::Dial;
 use super::events::Line;
+use super::nats::{self, Heard};
 use super::{events, message, websocket};
 
 /// Connections being opened at the same time: below any usual listen backlog.
@@ -30,13 +31,15 @@ pub enum Hello {
     Sse,
     /// The first line of plain TCP.
     Lines,
+    /// The WebSocket handshake, then a subscription in NATS's own protocol.
+    Nats,
 }
 
 impl Hello {
     fn bytes(self, server: SocketAddr, user: &str) -> Vec<u8> {
         match self {
             Self::Silent => Vec::new(),
-            Self::WebSocket => websocket::request(&server.to_string(), user),
+            Self::WebSocket | Self::Nats => websocket::request(&server.to_string(), user),
             Self::Sse => events::request(&server.to_string(), user),
             Self::Lines => events::connect(user),
         }
@@ -46,7 +49,7 @@ impl Hello {
     fn answered(self, bytes: &[u8]) -> Result<Option<usize>, String> {
         match self {
             Self::Silent => Ok(Some(0)),
-            Self::WebSocket => websocket::upgraded(bytes),
+            Self::WebSocket | Self::Nats => websocket::upgraded(bytes),
             Self::Sse => events::streaming(bytes),
             Self::Lines => events::ready(bytes),
         }
@@ -71,6 +74,8 @@ struct Socket {
     closed: bool,
     /// Bytes of a frame or head that is not complete yet.
     partial: Vec<u8>,
+    /// Bytes of an operation of NATS, which may go on in the next frame.
+    operation: Vec<u8>,
     /// The sequence number that should come next, and those before it that did not come.
     next: u64,
     gaps: HashSet<u64>,
@@ -84,6 +89,8 @@ pub struct Fleet {
     buffer: Vec<u8>,
     faults: Faults,
     received: Arc<AtomicU64>,
+    /// Sockets of `Hello::Nats` whose subscription stands.
+    subscribed: usize,
     /// Every message is addressed to `message::ALL` instead of the socket's own user.
     pub broadcast: bool,
     /// When each message came, by socket and sequence; kept only if asked for.
@@ -117,12 +124,13 @@ impl Fleet {
             buffer: vec![0; 64 * 1_024],
             faults: Faults::default(),
             received: Arc::default(),
+            subscribed: 0,
             broadcast: false,
             arrivals: None,
         };
         let deadline = Instant::now() + CONNECT_LIMIT;
         let mut open = 0;
-        while open < count {
+        while open < count || hello == Hello::Nats && fleet.subscribed < count {
             // One at a time for a silent hello: the other side numbers its sockets in the order they come.
             let opening = if hello == Hello::Silent { 1 } else { OPENING };
             while fleet.sockets.len() < count && fleet.sockets.len() - open < opening {
@@ -204,13 +212,14 @@ impl Fleet {
             token,
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        let (partial, gaps) = (Vec::new(), HashSet::new());
+        let (partial, operation, gaps) = (Vec::new(), Vec::new(), HashSet::new());
         self.sockets.push(Socket {
             stream,
             user,
             open: false,
             closed: false,
             partial,
+            operation,
             next: 0,
             gaps,
         });
@@ -258,6 +267,11 @@ impl Fleet {
                 if let Some(head) = answered.map_err(io::Error::other)? {
                     socket.open = true;
                     opened += 1;
+                    if hello == Hello::Nats {
+                        let subscribe = nats::subscribe(&socket.user);
+                        let frame = websocket::masked(websocket::BINARY, &subscribe);
+                        socket.stream.write_all(&frame)?;
+                    }
                     let rest = socket.partial.split_off(head);
                     socket.partial = Vec::new();
                     self.accept_bytes(n, &rest)?;
@@ -313,7 +327,7 @@ impl Fleet {
             rest = &joined;
         }
         match self.hello {
-            Hello::Silent | Hello::WebSocket => self.accept_frames(n, &mut rest)?,
+            Hello::Silent | Hello::WebSocket | Hello::Nats => self.accept_frames(n, &mut rest)?,
             Hello::Sse => {
                 while let Some((data, behind)) = events::split_event(rest) {
                     rest = behind;
@@ -348,10 +362,34 @@ impl Fleet {
                         .stream
                         .write_all(&websocket::masked(websocket::PONG, payload))?;
                 }
+                websocket::BINARY if self.hello == Hello::Nats => {
+                    self.accept_operations(n, payload)?;
+                }
                 websocket::CLOSE => self.sockets[n].closed = true,
                 _ => self.faults.misrouted += 1,
             }
         }
+        Ok(())
+    }
+
+    fn accept_operations(&mut self, n: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut operations = std::mem::take(&mut self.sockets[n].operation);
+        operations.extend(bytes);
+        let mut rest = &operations[..];
+        while let Some((heard, behind)) = nats::split(rest) {
+            rest = behind;
+            match heard {
+                Heard::Message(data) => self.accept_message(n, data),
+                Heard::Ping => {
+                    let pong = websocket::masked(websocket::BINARY, nats::PONG);
+                    self.sockets[n].stream.write_all(&pong)?;
+                }
+                Heard::Pong => self.subscribed += 1,
+                Heard::Error => self.faults.misrouted += 1,
+                Heard::Other => {}
+            }
+        }
+        self.sockets[n].operation = rest.to_vec();
         Ok(())
     }
 

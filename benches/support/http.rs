@@ -22,15 +22,19 @@ pub fn get(path: &str) -> Vec<u8> {
 }
 
 pub fn post(content_type: &str, body: &str) -> Vec<u8> {
+    post_to("/v1/push", content_type, body)
+}
+
+pub fn post_to(path: &str, content_type: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
-        "POST /v1/push HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
 }
 
 /// Splits a whole answer off the front of `bytes`.
-fn take_answer(bytes: &mut Vec<u8>) -> Option<Answer> {
+pub fn take_answer(bytes: &mut Vec<u8>) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
     let length = head.lines().find_map(|line| {
@@ -75,9 +79,17 @@ impl Connection {
     }
 
     pub fn receive(&mut self) -> io::Result<Answer> {
+        self.receive_by(take_answer)
+    }
+
+    /// As `receive`, with a `take` for another kind of answer.
+    pub fn receive_by<T>(
+        &mut self,
+        mut take: impl FnMut(&mut Vec<u8>) -> Option<T>,
+    ) -> io::Result<T> {
         let mut buffer = [0; 16 * 1_024];
         loop {
-            if let Some(answer) = take_answer(&mut self.bytes) {
+            if let Some(answer) = take(&mut self.bytes) {
                 return Ok(answer);
             }
             let length = self.stream.read(&mut buffer)?;
@@ -111,8 +123,27 @@ struct Slot {
 pub fn load(
     server: SocketAddr,
     connections: usize,
-    mut next: impl FnMut(usize) -> Option<Vec<u8>>,
+    next: impl FnMut(usize) -> Option<Vec<u8>>,
 ) -> io::Result<Answered> {
+    let mut answered = Answered::default();
+    let take = |bytes: &mut Vec<u8>| {
+        let answer = take_answer(bytes)?;
+        answered.requests += 1;
+        answered.routed += answer.body.matches(r#""status":"routed""#).count() as u64;
+        answered.refused += u64::from(answer.status != 200);
+        Some(())
+    };
+    load_by(server, connections, take, next)?;
+    Ok(answered)
+}
+
+/// As `load`, with a `take` that splits an answer of another kind off the bytes that came, and counts it.
+pub fn load_by(
+    server: SocketAddr,
+    connections: usize,
+    mut take: impl FnMut(&mut Vec<u8>) -> Option<()>,
+    mut next: impl FnMut(usize) -> Option<Vec<u8>>,
+) -> io::Result<()> {
     let mut poller = Poll::new()?;
     let mut events = Events::with_capacity(256);
     let mut slots = Vec::new();
@@ -134,7 +165,6 @@ pub fn load(
         });
     }
 
-    let mut answered = Answered::default();
     let mut busy = 0;
     for (n, slot) in slots.iter_mut().enumerate() {
         busy += usize::from(slot.begin(next(n))?);
@@ -153,19 +183,14 @@ pub fn load(
             let slot = &mut slots[n];
             slot.write()?;
             slot.read(&mut buffer)?;
-            while slot.busy
-                && let Some(answer) = take_answer(&mut slot.bytes)
-            {
+            while slot.busy && take(&mut slot.bytes).is_some() {
                 last_answer = Instant::now();
-                answered.requests += 1;
-                answered.routed += answer.body.matches(r#""status":"routed""#).count() as u64;
-                answered.refused += u64::from(answer.status != 200);
                 busy -= 1;
                 busy += usize::from(slot.begin(next(n))?);
             }
         }
     }
-    Ok(answered)
+    Ok(())
 }
 
 impl Slot {

@@ -16,12 +16,15 @@ pub mod events;
 pub mod fleet;
 pub mod http;
 pub mod message;
+pub mod nats;
 pub mod options;
 pub mod paced;
+pub mod peers;
 pub mod process;
 pub mod redis;
 pub mod report;
 pub mod rivals;
+pub mod target;
 pub mod visits;
 pub mod websocket;
 

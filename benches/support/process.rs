@@ -12,12 +12,12 @@ use super::http;
 use super::options::Options;
 use super::redis;
 
-const START_LIMIT: Duration = Duration::from_secs(15);
+pub const START_LIMIT: Duration = Duration::from_secs(15);
 /// Nodes of one run share a prefix; a Redis of our own holds nothing else.
 pub const PREFIX: &str = "pn:";
 
 /// A child that does not outlive its handle.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
