@@ -1,5 +1,5 @@
-//! Faults of the name or address by which nodes find Redis: it leads to a demoted primary, or says
-//! nothing for a while.
+//! Faults of the name or address by which nodes find Redis: it leads to a demoted primary, says
+//! nothing for a while, or is out of reach for one node for longer than its lease.
 
 use std::io::Result;
 use std::time::{Duration, Instant};
@@ -49,6 +49,27 @@ impl Stage {
             until: self.recorder.now() + GIVEN_UP,
         });
         self.watch_followers("address-silent", views, None).await;
+        Ok(())
+    }
+
+    /// One node is cut off until the others take it for dead. When its way opens, no connection has
+    /// survived, and its commands are back before its subscription is: what senders remember of it
+    /// meets a lease.
+    pub(crate) async fn cut_off(&self, node: usize, time: Duration, late: Duration) -> Result<()> {
+        let at = self.recorder.now();
+        let whom = self.name(Some(node)).await;
+        let way = &self.ways[node];
+        way.close();
+        tokio::time::sleep(time).await;
+        way.reset();
+        way.stall(&["SUBSCRIBE"], late);
+        way.open();
+        self.recorder.write(Event::Fault {
+            kind: "cut-off".to_owned(),
+            node: whom,
+            at,
+            until: self.recorder.now() + late.as_micros() as Micros,
+        });
         Ok(())
     }
 

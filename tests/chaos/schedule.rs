@@ -105,6 +105,13 @@ pub(crate) enum Fault {
         node: Option<usize>,
         time: Duration,
     },
+    /// One node is cut off from Redis, and no connection survives. When the way is back, its first
+    /// subscription needs this much longer than its commands.
+    CutOff {
+        node: usize,
+        time: Duration,
+        late: Duration,
+    },
     Reset {
         node: Option<usize>,
     },
@@ -365,9 +372,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "cut-off",
         proxied: true,
-        draw: |rng, nodes| Fault::BlackHole {
-            node: Some(rng.usize(..nodes)),
-            time: millis(rng, 14_000, 19_000),
+        draw: |rng, nodes| Fault::CutOff {
+            node: rng.usize(..nodes),
+            // Dead after 10 to 19 s.
+            time: millis(rng, 17_000, 20_000),
+            late: millis(rng, 1_000, 3_000),
         },
         ..PLAIN
     },
@@ -517,6 +526,7 @@ impl Fault {
         matches!(
             self,
             Self::BlackHole { .. }
+                | Self::CutOff { .. }
                 | Self::Reset { .. }
                 | Self::Silence { .. }
                 | Self::AddressSilent { .. }
@@ -532,6 +542,7 @@ impl Fault {
             Self::RedisFreeze { time }
             | Self::NodeFreeze { time, .. }
             | Self::BlackHole { time, .. }
+            | Self::CutOff { time, .. }
             | Self::AddressSilent { time, .. }
             | Self::Delay { time, .. } => *time,
             // Until the nodes have followed.
@@ -587,6 +598,7 @@ impl Fault {
             Self::NodeReplace { .. } => "node-roll-back",
             Self::NodeTerm { .. } => "node-term",
             Self::BlackHole { .. } => "black-hole",
+            Self::CutOff { .. } => "cut-off",
             Self::Reset { .. } => "reset",
             Self::Silence { .. } => "silence",
             Self::Demote { .. } => "demotion",

@@ -321,6 +321,7 @@ impl Stage {
                 return self.harmless(fault.kind(), whom, at);
             }
             Fault::Demote { late } => return self.demote(late).await,
+            Fault::CutOff { node, time, late } => return self.cut_off(node, time, late).await,
             Fault::AddressSilent { node, time } => return self.silence_address(node, time).await,
             Fault::TooLarge { draw } => {
                 self.stumble(draw).await;
