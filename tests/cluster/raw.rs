@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -267,11 +267,43 @@ async fn carry(
     }
 }
 
+/// Carries what a client says, and notes it.
+async fn relay(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    sent: &Mutex<String>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let text = String::from_utf8_lossy(&buffer[..count]);
+        sent.lock().expect("no poison").push_str(&text);
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Until a silence begins that is for the connection on which this was sent.
+async fn fallen_silent(
+    silences: &mut watch::Receiver<(u32, Option<String>)>,
+    sent: &Mutex<String>,
+) {
+    while silences.changed().await.is_ok() {
+        let word = silences.borrow_and_update().1.clone();
+        let sent = sent.lock().expect("no poison");
+        if word.is_none_or(|word| sent.contains(&word)) {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
 /// A way to Redis that can fall silent without closing, as when a host dies or a firewall
 /// forgets, and that can lose a message.
 pub(crate) struct Wire {
     pub(crate) port: u16,
-    silences: watch::Sender<u32>,
+    /// Counts the silences; if there is a word, only of connections on which it was sent to Redis.
+    silences: watch::Sender<(u32, Option<String>)>,
     unlucky: Arc<Mutex<Option<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -280,7 +312,7 @@ impl Wire {
     pub(crate) async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let own_port = listener.local_addr().expect("an address").port();
-        let (silences, _) = watch::channel(0);
+        let (silences, _) = watch::channel((0, None));
         let silenced = silences.clone();
         let unlucky = Arc::<Mutex<Option<String>>>::default();
         let lost = unlucky.clone();
@@ -292,11 +324,12 @@ impl Wire {
                     let mut redis = connect(SocketAddr::from(([127, 0, 0, 1], port))).await;
                     let (mut from_client, mut to_client) = client.split();
                     let (mut from_redis, mut to_redis) = redis.split();
+                    let sent = Mutex::default();
                     tokio::select! {
-                        _ = tokio::io::copy(&mut from_client, &mut to_redis) => {}
+                        () = relay(&mut from_client, &mut to_redis, &sent) => {}
                         () = carry(&mut from_redis, &mut to_client, &lost) => {}
                         // Both stay open and nobody reads: gone only with the test.
-                        Ok(()) = silence.changed() => std::future::pending().await,
+                        () = fallen_silent(&mut silence, &sent) => std::future::pending().await,
                     }
                 });
             }
@@ -311,7 +344,15 @@ impl Wire {
 
     /// From now on nothing passes over the connections that are open; new ones work.
     pub(crate) fn silence(&self) {
-        self.silences.send_modify(|count| *count += 1);
+        self.silences
+            .send_modify(|(count, word)| (*count, *word) = (*count + 1, None));
+    }
+
+    /// As [`Wire::silence`], for the connections on which this was sent to Redis.
+    pub(crate) fn silence_those_with(&self, words: &str) {
+        let words = words.to_owned();
+        self.silences
+            .send_modify(|(count, word)| (*count, *word) = (*count + 1, Some(words)));
     }
 
     /// The next thing from Redis that contains these words gets lost. Only where little is on

@@ -370,6 +370,33 @@ async fn silent_connections_are_replaced(pushes: usize) {
     load.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// The connections of the pushes are up and find nothing wrong.
+#[tokio::test]
+async fn a_silent_connection_of_the_lease_alone_is_replaced() {
+    let redis = Redis::start();
+    let wire = Wire::to(redis.port()).await;
+    let url = format!("redis://127.0.0.1:{}", wire.port);
+    let started = tokio::task::spawn_blocking(move || {
+        node(&[("PUSH_REDIS_URL", &url), ("PUSH_NODE_NAME", "a")])
+    });
+    let a = started.await.expect("a node");
+    let _here = Client::v1(&a.ws_url("here")).await;
+    wire.silence_those_with("pn:node:");
+    // No lease, so that one is there only if it is written again.
+    redis.cli(&["DEL", "pn:node:a"]);
+    eventually(async || {
+        let lease = redis.cli(&["EXISTS", "pn:node:a"]);
+        (lease.trim() == "1").then_some(()).ok_or(lease)
+    })
+    .await;
+    let push = json!({"to": {"user": "here"}, "data": 1, "keep": true});
+    eventually(async || match post(&a.push_url, &push).await {
+        (200, _) => Ok(()),
+        (_, answer) => Err(answer),
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn silent_connections_of_an_idle_node_are_replaced() {
     silent_connections_are_replaced(0).await;

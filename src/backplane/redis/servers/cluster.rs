@@ -17,6 +17,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use crate::backplane::redis::servers::asked::{self, AskedServer};
+use crate::backplane::redis::servers::silence::Silence;
 use crate::backplane::redis::servers::{SLOTS, Servers, UNSERVED};
 use crate::config::redis_url::Host;
 
@@ -25,10 +26,6 @@ const CALM: Duration = Duration::from_millis(500);
 const TROUBLED: Duration = Duration::from_millis(150);
 /// A node must answer within this time.
 const ANSWER: Duration = Duration::from_millis(200);
-/// After this many questions in a row without an answer, a connection is replaced: fred 10.1
-/// measures from the last write, so a connection in use never counts as dead. Compare
-/// <https://github.com/aembke/fred.rs/issues/307> (disconnect not always detected).
-const SILENT: u32 = 10;
 /// How long all nodes may be silent before that is logged: connecting takes a moment at the start.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -63,7 +60,7 @@ fn dial(servers: &Servers, seeds: Vec<Host>) -> Vec<(Host, AskedServer)> {
 async fn ask_around(servers: &Servers, seeds: Vec<Host>) {
     let mut asked = dial(servers, seeds);
     let mut current = Routing::default();
-    let mut unanswered: HashMap<Host, u32> = HashMap::new();
+    let mut silences: HashMap<Host, Silence> = HashMap::new();
     let (mut answered, mut complained) = (Instant::now(), false);
     loop {
         asked.iter_mut().for_each(|(_, seed)| seed.check(servers));
@@ -93,17 +90,8 @@ async fn ask_around(servers: &Servers, seeds: Vec<Host>) {
                 troubled |= number < masters.len();
             }
             if number < masters.len() {
-                let count = unanswered.entry(host.clone()).or_default();
-                *count = if silent { *count + 1 } else { 0 };
-                if *count >= SILENT && client.is_connected() {
-                    tracing::warn!(
-                        "the connection to Redis at {}:{} is silent; opening another",
-                        host.0,
-                        host.1
-                    );
-                    *count = 0;
-                    servers.replace(Some(host));
-                }
+                let silence = silences.entry(host.clone()).or_default();
+                silence.note(servers, Some(host), client, !silent);
             }
         }
         if views == 0 {
@@ -118,7 +106,7 @@ async fn ask_around(servers: &Servers, seeds: Vec<Host>) {
             if routes != current {
                 current = routes.clone();
                 servers.lead(routes.0, routes.1).await;
-                unanswered.clear();
+                silences.clear();
             }
         }
         let pause = if troubled || views == 0 {

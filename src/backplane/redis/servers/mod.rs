@@ -24,6 +24,7 @@ pub(crate) mod pushes;
 pub(crate) mod role;
 pub(crate) mod sentinel;
 pub(crate) mod server;
+mod silence;
 pub(crate) mod tls;
 pub(crate) mod vouch;
 
@@ -225,12 +226,17 @@ impl Servers {
 
     /// The connection to the only server.
     pub(crate) fn only(&self) -> Client {
-        self.0.routes.read().servers[0].client.clone()
+        self.first().client.clone()
+    }
+
+    /// The only server.
+    fn first(&self) -> Arc<Server> {
+        self.0.routes.read().servers[0].clone()
     }
 
     /// Whether all connections to the only server are up.
     pub(crate) fn is_connected(&self) -> bool {
-        self.0.routes.read().servers[0].is_connected()
+        self.first().is_connected()
     }
 
     /// Where a key is now; used to detect a move.
@@ -401,9 +407,6 @@ impl Servers {
 
     /// Opens a new connection to a server that is silent although its connection is up. The old
     /// connection is closed with all waiting commands, whose callers get an error.
-    ///
-    /// fred 10.1: measures from the last write, so a connection in use never counts as dead.
-    /// Compare <https://github.com/aembke/fred.rs/issues/307> (disconnect not always detected).
     pub(crate) fn replace(&self, silent: Option<&Host>) {
         let routes = self.routes();
         let Some(index) = routes

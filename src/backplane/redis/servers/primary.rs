@@ -15,6 +15,7 @@ use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::exclusive::open_primary;
 use crate::backplane::redis::servers::role::{ServerRole, role};
 use crate::backplane::redis::servers::server::Server;
+use crate::backplane::redis::servers::silence::Silence;
 
 /// The time between two questions, if nothing asks for one sooner.
 const ASK: Duration = Duration::from_secs(1);
@@ -24,6 +25,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// Follows the name of the only server until the node ends.
 pub(crate) async fn follow(servers: Servers) {
     let mut breaks = servers.breaks();
+    let mut silence = Silence::default();
     loop {
         tokio::select! {
             () = servers.doubted() => {}
@@ -32,9 +34,9 @@ pub(crate) async fn follow(servers: Servers) {
         }
         // At most so many questions, however many errors are reported.
         tokio::time::sleep(PAUSES.0).await;
-        if is_replica(&servers).await {
+        if is_replica(&servers, &mut silence).await {
             tracing::warn!("Redis is a replica here; looking up its name again");
-            search(&servers).await;
+            search(&servers, &mut silence).await;
         } else if !servers.is_connected() {
             leave_silent_address(&servers).await;
         }
@@ -61,17 +63,23 @@ async fn leave_silent_address(servers: &Servers) {
 
 /// Whether a connection leads to a replica. Two that were made at different times may lead to two
 /// servers.
-async fn is_replica(servers: &Servers) -> bool {
+async fn is_replica(servers: &Servers, silence: &mut Silence) -> bool {
     let client = servers.only();
-    let is_replica = |told: FredResult<ServerRole>| told == Ok(ServerRole::Replica);
-    client.is_connected() && is_replica(role(&client).await)
-        || is_replica(servers.role_for_pushes().await)
+    if client.is_connected() {
+        let told = role(&client).await;
+        let is_silent = matches!(&told, Err(error) if *error.kind() == ErrorKind::Timeout);
+        silence.note(servers, None, &client, !is_silent);
+        if told == Ok(ServerRole::Replica) {
+            return true;
+        }
+    }
+    servers.role_for_pushes().await == Ok(ServerRole::Replica)
 }
 
 /// Until the name leads to a primary, or the replica has become one.
-async fn search(servers: &Servers) {
+async fn search(servers: &Servers, silence: &mut Silence) {
     let mut pause = PAUSES.0;
-    while is_replica(servers).await {
+    while is_replica(servers, silence).await {
         match dial(servers).await {
             Ok(server) => {
                 tracing::info!("the name leads to a primary of Redis again");

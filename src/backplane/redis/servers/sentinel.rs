@@ -25,6 +25,7 @@ use crate::backplane::redis::servers::asked::{self, AskedServer};
 use crate::backplane::redis::servers::errors::{is_broken_off, redacted};
 use crate::backplane::redis::servers::role::{ServerRole, role_within};
 use crate::backplane::redis::servers::server::Server;
+use crate::backplane::redis::servers::silence::Silence;
 use crate::backplane::redis::servers::vouch::{Destination, LEFT, Named, Vouchers};
 use crate::backplane::redis::servers::{ServerPlace, Servers};
 use crate::config::redis_url::Host;
@@ -67,8 +68,11 @@ pub(crate) async fn follow(servers: Servers, sentinels: Vec<Host>, master: Strin
 
 /// Asks the master for signs of life, for ever; `is_there` says whether the last one came.
 async fn feel(servers: &Servers, vouchers: &Vouchers, is_there: &AtomicBool) {
+    let mut silence = Silence::default();
     loop {
-        let answers = answers(&servers.only()).await;
+        let server = servers.first();
+        let answers = answers(&server.client).await;
+        silence.note(servers, server.host.as_ref(), &server.client, answers);
         is_there.store(answers, Ordering::Release);
         if !answers {
             vouchers.note_doubt();
