@@ -331,6 +331,9 @@ impl Inbound {
         }
         let now = Instant::now();
         let is_outage = matches!(sign, "reconnect" | "resubscribed" | "forgotten");
+        if is_outage {
+            self.hub.tell_all(|| Command::DoubtKept).await;
+        }
         let loss = self.untold.get_or_insert(Loss {
             sign,
             first: now,

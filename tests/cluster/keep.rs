@@ -69,6 +69,40 @@ async fn what_redis_forgot_is_not_claimed() {
     hears(&mut back, 2..=9).await;
 }
 
+/// What was kept first was lost with all the rest, before its line came. Then the first one of the
+/// new inbox does not pass for the first one at all.
+#[tokio::test]
+async fn a_first_message_that_redis_forgot_is_told_of_before_another_first_one() {
+    let (redis, a, b) = two_nodes();
+    let mut client = connect(&a, "42", None).await;
+    // As if its line got lost: no node is known.
+    redis.cli(&["DEL", "pn:user:{42}"]);
+    let body = json!({"to": {"user": "42"}, "keep": true, "data": 1});
+    assert_eq!(post(&b.push_url, &body).await.1["status"], "stored");
+    redis.cli(&["FLUSHALL"]);
+    eventually(
+        async || match a.labelled("losses_total", "sign=\"forgotten\"").await {
+            0.0 => Err("not noticed"),
+            _ => Ok(()),
+        },
+    )
+    .await;
+    keep(&a, "42", 2).await;
+    let mut is_told = false;
+    loop {
+        let frame = client.json().await;
+        is_told |= frame["type"] == "resync";
+        if frame["type"] == "message" {
+            assert_eq!(frame["data"], 2);
+            break;
+        }
+    }
+    assert!(
+        is_told,
+        "it could come back and seem to have missed nothing"
+    );
+}
+
 /// The bound in bytes is looked after with every 16th message.
 #[tokio::test]
 async fn an_inbox_is_bounded_in_bytes_and_age() {

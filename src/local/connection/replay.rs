@@ -96,6 +96,16 @@ impl Connection {
         }
     }
 
+    /// Redis may have lost all that it had; answers whether the client must hear of it at once.
+    pub(crate) fn doubt_kept(&mut self, now_ms: u64) -> bool {
+        let inbox = self.extras.inbox();
+        let mut must_hear = inbox.is_some_and(|inbox| inbox.doubt(now_ms));
+        if let Some(subscriptions) = self.extras.subscriptions_mut() {
+            must_hear |= subscriptions.doubt(now_ms);
+        }
+        must_hear
+    }
+
     /// As [`Connection::distrust_all`], for the inbox alone.
     pub(crate) fn distrust_inbox(&mut self) {
         if let Some(inbox) = self.extras.inbox() {

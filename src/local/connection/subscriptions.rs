@@ -136,6 +136,15 @@ impl Subscriptions {
         }
     }
 
+    /// Redis may have lost all that it had; answers whether the client must hear of it at once.
+    pub(crate) fn doubt(&mut self, now_ms: u64) -> bool {
+        let mut must_hear = false;
+        for log in self.list.iter_mut().filter_map(|one| one.log.as_mut()) {
+            must_hear |= log.doubt(now_ms);
+        }
+        must_hear
+    }
+
     /// The client hears that something may be missing in all of them.
     pub(crate) fn note_told(&mut self) {
         for log in self.list.iter_mut().filter_map(|one| one.log.as_mut()) {

@@ -9,7 +9,11 @@ use std::sync::Arc;
 
 use crate::local::replay::page::Page;
 use crate::local::replay::stumbles::{KeptReader, Stumbles, Tryout};
-use crate::protocol::position::{EntryId, Position, Since, kept_between};
+use crate::protocol::position::{EntryId, Position, Since, Unwritten, kept_between};
+
+/// For so long after a message, by the clocks of Redis and of this node, Redis may turn out to have
+/// lost everything just before it.
+const RECENT_MS: u64 = 15_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -37,6 +41,11 @@ pub(crate) struct Follower {
     twin: Option<EntryId>,
     /// The client has heard that something may be missing before the next page.
     is_told: bool,
+    /// The first message was taken although nothing had been read: if Redis lost all it had just
+    /// before, others may be missing.
+    trusts: bool,
+    /// Redis may have lost all it had since nothing was read.
+    is_doubtful: bool,
     /// It has heard so before a page that was not the last: the number of where it stands is a
     /// guess, as what is missing was not counted.
     is_guess: bool,
@@ -72,6 +81,8 @@ impl Follower {
             asked: since,
             twin: None,
             is_told: false,
+            trusts: false,
+            is_doubtful: false,
             is_guess: false,
         }
     }
@@ -142,8 +153,9 @@ impl Follower {
             // Two masters gave one number to two messages: the client has only had the other one.
             let is_other = position.entry != here.entry && self.twin != Some(position.entry);
             let is_twin = position.n == here.n && is_other;
-            let is_next = position.follows(&here) || is_twin;
+            let is_next = position.follows(&here) && !self.is_doubtful || is_twin;
             if is_next && fits && self.state == State::Live {
+                self.trusts |= Unwritten::of(&here).is_some();
                 self.twin = is_twin.then(|| position.entry.min(here.entry));
                 self.since = Since::After(Position {
                     n: position.n,
@@ -176,6 +188,18 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Redis may have lost all that it had. Where nothing has been read, the first message from now
+    /// on is looked for in a page, which tells. Answers whether one was taken a moment ago on trust:
+    /// then the client must hear of the loss, as its next connection could prove to have missed
+    /// nothing.
+    pub(crate) fn doubt(&mut self, now_ms: u64) -> bool {
+        let Some(here) = self.position() else {
+            return false;
+        };
+        self.is_doubtful = Unwritten::of(&here).is_some();
+        !self.is_doubtful && self.trusts && here.entry.ms.saturating_add(RECENT_MS) > now_ms
     }
 
     /// The client hears that something may be missing. If a page is due or under way, it need not
@@ -211,6 +235,7 @@ impl Follower {
             self.twin = None;
         }
         self.since = Since::After(page.end);
+        self.is_doubtful = false;
         self.is_guess = !page.is_last && (self.is_guess || !page.is_continuous);
         // What was pushed before we asked and is not there was thrown out again, or never there:
         // looking for it once more would not bring it back.
@@ -277,189 +302,4 @@ impl Start {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::local::replay::page::{Entry, LogExtent};
-
-    fn at(n: u64) -> Position {
-        let entry = EntryId { ms: n, seq: 0 };
-        Position { n, entry }
-    }
-
-    fn page(end: u64, is_last: bool) -> Page {
-        let since = Since::After(at(end - 1));
-        let (id, data) = (None, "1".to_owned());
-        let entry = at(end).entry;
-        let mut page = Page::new(
-            &since,
-            &LogExtent::of(end, 5),
-            vec![Entry {
-                entry,
-                id,
-                event: None,
-                from: None,
-                data,
-            }],
-        );
-        page.is_last = is_last;
-        page
-    }
-
-    fn live(n: u64) -> Follower {
-        let follower = Follower::behind(&page(n, true));
-        assert_eq!(follower.state, State::Live);
-        follower
-    }
-
-    #[test]
-    fn the_next_one_is_taken_and_no_other() {
-        let mut follower = live(5);
-        assert_eq!(follower.hear(at(5), true), Verdict::Old);
-        assert_eq!(follower.hear(at(6), true), Verdict::Take);
-        assert_eq!(follower.hear(at(6), true), Verdict::Old);
-        assert_eq!(follower.ask(), None);
-        assert_eq!(follower.hear(at(8), true), Verdict::Later);
-        assert_eq!(follower.hear(at(7), true), Verdict::Later);
-        assert_eq!(follower.ask(), Some(Since::After(at(6))));
-        assert_eq!(follower.ask(), None, "one page at a time");
-    }
-
-    #[test]
-    fn both_messages_are_taken_to_which_two_masters_gave_one_number() {
-        let twin = |n: u64, ms: u64| Position {
-            n,
-            entry: EntryId { ms, seq: 0 },
-        };
-        // The second may be older or newer by the clocks of the masters.
-        for ms in [600, 800] {
-            let mut follower = live(5);
-            assert_eq!(follower.hear(twin(6, 700), true), Verdict::Take);
-            assert_eq!(follower.hear(twin(6, ms), true), Verdict::Take);
-            assert_eq!(follower.hear(twin(6, 700.max(ms)), true), Verdict::Old);
-            // A line that is published again after a fail-over.
-            assert_eq!(follower.hear(twin(6, 700.min(ms)), true), Verdict::Old);
-            // By the clock of the master that is left, which may be behind.
-            assert_eq!(follower.hear(twin(7, 650), true), Verdict::Take);
-            assert_eq!(follower.hear(twin(8, 900), true), Verdict::Take);
-        }
-    }
-
-    #[test]
-    fn what_finds_no_room_comes_with_a_page() {
-        let mut follower = live(5);
-        assert_eq!(follower.hear(at(6), false), Verdict::Later);
-        assert_eq!(follower.ask(), Some(Since::After(at(5))));
-        follower.take_page(&page(6, true));
-        assert_eq!(follower.hear(at(6), true), Verdict::Old);
-        assert_eq!(follower.hear(at(7), true), Verdict::Take);
-    }
-
-    #[test]
-    fn what_came_while_a_page_was_read_is_read_too() {
-        let mut follower = live(5);
-        follower.distrust();
-        assert!(follower.ask().is_some());
-        assert_eq!(follower.hear(at(7), true), Verdict::Later);
-        follower.take_page(&page(6, true));
-        assert_eq!(follower.ask(), Some(Since::After(at(6))));
-        follower.take_page(&page(7, true));
-        assert_eq!(follower.hear(at(8), true), Verdict::Take);
-    }
-
-    #[test]
-    fn a_second_doubt_while_asking_means_another_look() {
-        let mut follower = live(5);
-        follower.distrust();
-        assert!(follower.ask().is_some());
-        follower.distrust();
-        follower.take_page(&page(6, true));
-        assert!(follower.ask().is_some());
-    }
-
-    #[test]
-    fn what_was_kept_behind_an_empty_page_is_looked_for_again() {
-        let nothing = Page::new(&Since::After(at(5)), &LogExtent::of(5, 5), Vec::new());
-        let mut follower = live(5);
-        follower.distrust();
-        assert!(follower.ask().is_some());
-        assert_eq!(follower.hear(at(6), true), Verdict::Later);
-        follower.take_page(&nothing);
-        assert_eq!(follower.ask(), Some(Since::After(at(5))));
-        follower.take_page(&page(6, true));
-        assert_eq!(follower.hear(at(7), true), Verdict::Take);
-    }
-
-    #[test]
-    fn the_first_message_of_who_came_without_redis_is_not_taken_for_old() {
-        let mut follower = Follower::unread(Since::Now);
-        assert_eq!(follower.ask(), Some(Since::Now));
-        assert_eq!(follower.hear(at(6), true), Verdict::Later);
-        // Read after it.
-        follower.take_page(&Page::new(&Since::Now, &LogExtent::of(6, 5), Vec::new()));
-        assert_eq!(follower.ask(), Some(Since::After(at(6).before())));
-        follower.take_page(&page(6, true));
-        assert_eq!(follower.hear(at(6), true), Verdict::Old);
-        assert_eq!(follower.hear(at(7), true), Verdict::Take);
-    }
-
-    #[test]
-    fn a_late_line_of_an_earlier_subscription_is_old_to_the_next_one() {
-        let again = || Follower::asking_again(Since::Now, live(5).reached());
-        let mut follower = again();
-        assert_eq!(follower.hear(at(3), true), Verdict::Old);
-        assert_eq!(follower.hear(at(5), true), Verdict::Old);
-        assert_eq!(follower.reached(), Some(at(5)), "and so to one after that");
-        assert!(follower.take_page(&Page::new(&Since::Now, &LogExtent::of(5, 5), Vec::new())));
-
-        // Kept since, before the first page was read or after it.
-        let mut follower = again();
-        assert_eq!(follower.hear(at(7), true), Verdict::Later);
-        assert!(!follower.take_page(&Page::new(&Since::Now, &LogExtent::of(7, 5), Vec::new())));
-        assert_eq!(follower.ask(), Some(Since::After(at(7).before())));
-
-        // A log that began after Redis lost everything, and a clock that went back.
-        let other = Position {
-            n: at(1).n.wrapping_sub(1 << 40),
-            ..at(4)
-        };
-        assert_eq!(again().hear(other, true), Verdict::Later);
-        let twin = Position { n: 5, ..at(4) };
-        assert_eq!(again().hear(twin, true), Verdict::Later);
-    }
-
-    #[test]
-    fn a_gap_before_several_pages_is_told_once() {
-        let told = |first_is_continuous: bool| {
-            let mut first = page(6, false);
-            first.is_continuous = first_is_continuous;
-            let mut last = page(7, true);
-            (last.is_continuous, last.is_short) = (false, true);
-            let mut follower = live(5);
-            follower.distrust();
-            assert!(follower.ask().is_some());
-            assert!(!follower.take_told(&first));
-            follower.take_page(&first);
-            assert!(follower.ask().is_some());
-            let is_told = follower.take_told(&last);
-            follower.take_page(&last);
-            assert!(!follower.take_told(&last), "the next gap is another one");
-            is_told
-        };
-        assert!(told(false), "it was not counted how much was missing");
-        assert!(!told(true), "something is missing within the pages");
-    }
-
-    #[test]
-    fn what_is_not_in_the_inbox_is_not_looked_for_for_ever() {
-        let mut follower = live(5);
-        assert_eq!(follower.hear(at(9), true), Verdict::Later);
-        assert!(follower.ask().is_some());
-        follower.take_page(&Page::new(
-            &Since::After(at(5)),
-            &LogExtent::of(5, 5),
-            Vec::new(),
-        ));
-        assert_eq!(follower.ask(), None);
-        assert_eq!(follower.state, State::Live);
-    }
-}
+mod tests;

@@ -180,6 +180,9 @@ pub(crate) enum Command {
     },
     /// Take connections out of topics that they chose and that the rules now keep from them.
     CheckGrants,
+    /// Redis may have lost all that it kept: tell the clients at once that could seem to have missed
+    /// nothing.
+    DoubtKept,
     /// Tell all clients, over some seconds, that messages may be lost.
     Resync,
     /// Tell all clients that this node is cut off.

@@ -293,6 +293,7 @@ impl ShardTask {
                 self.with_slot(fd, |it, at| it.answered(at, object.as_deref()));
             }
             Command::CheckGrants => self.check_grants(),
+            Command::DoubtKept => self.doubt_kept(),
             Command::Resync => self.begin_resync(),
             Command::Degraded => self.tell_all(protocol::DEGRADED, |_| true),
             Command::Count(answer) => self.count_load(answer),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock;
 use crate::local::receipt::Receipt;
 use crate::local::replay::follower::Verdict;
 use crate::local::replay::page::Page;
@@ -52,6 +53,19 @@ impl ShardTask {
     pub(crate) fn missed(&mut self, slot: usize) {
         self.places[slot].connection.missed();
         self.touch(slot);
+    }
+
+    /// Redis may have lost all that it kept. Most clients hear so in turns. Not those that took the
+    /// first message of an inbox or log a moment ago: they may come back before their turn, and would
+    /// be told that they have missed nothing.
+    pub(crate) fn doubt_kept(&mut self) {
+        let now_ms = clock::shared_ms();
+        for slot in 0..self.places.capacity() {
+            let place = self.places.get_mut(slot);
+            if place.is_some_and(|place| place.connection.doubt_kept(now_ms)) {
+                self.missed(slot);
+            }
+        }
     }
 
     /// Looks into inbox and logs as soon as the client has taken what waits for it.
