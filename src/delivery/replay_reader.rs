@@ -59,7 +59,7 @@ impl ReplayReader {
         let reader = Arc::new(self);
         while let Some(ask) = asks.recv().await {
             reader.metrics.inbox_asks.inc();
-            let key = (ask.subject.clone(), ask.since);
+            let key = (ask.subject.clone(), ask.ask.since);
             if let Some(ask) = reader.begin(&key, ask) {
                 tokio::spawn(reader.clone().read(key, vec![ask]));
             }
@@ -122,13 +122,13 @@ impl ReplayReader {
         None
     }
 
-    async fn tell(&self, ask: PageRequest, page: &Arc<Page>) {
+    async fn tell(&self, request: PageRequest, page: &Arc<Page>) {
         let PageRequest {
             fd,
             subject,
-            since,
+            ask,
             told,
-        } = ask;
+        } = request;
         let mut page = page.clone();
         if let Some(told) = told {
             match told.send(page) {
@@ -143,7 +143,7 @@ impl ReplayReader {
         let command = Command::Page {
             fd,
             subject,
-            since,
+            ask,
             page,
             tryout: None,
         };

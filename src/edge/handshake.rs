@@ -24,7 +24,7 @@ use crate::edge::peer::Peer;
 use crate::local::connection::subscriptions::Asker;
 use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::{NewConnection, Reservation};
-use crate::local::replay::follower::Start;
+use crate::local::replay::follower::{PageAsk, Start};
 use crate::local::replay::stumbles::KeptReader;
 use crate::local::shard::command::Command;
 use crate::protocol::client::connect::ConnectRequest;
@@ -186,9 +186,9 @@ async fn join(
         app.hub.tell(fd, Command::CheckInbox { fd }).await;
     }
     if dialect.has_objects() && app.hub.topics().keeps() {
-        let logs = topics.iter();
-        let logs = logs.filter(|topic| app.hub.topics().is_followed(topic));
-        let logs = logs.map(|topic| app.hub.follow_log(fd, topic, Since::Now, deadline));
+        let entry = PageAsk::first(Since::Now);
+        let logs = (topics.iter()).filter(|topic| app.hub.topics().is_followed(topic));
+        let logs = logs.map(|topic| app.hub.follow_log(fd, topic, entry, deadline));
         let followed = join_all(logs).await;
         in_time &= followed.into_iter().all(|in_time| in_time);
     }

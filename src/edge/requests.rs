@@ -212,14 +212,14 @@ impl ClientRequests {
         let deadline = Instant::now() + ROW_PATIENCE;
         let Subscribed { row, follows } = subscribed.map_err(|reason| refusal(&topic, reason))?;
         let mut degraded = !self.hub.await_rows(fd, row.into(), deadline).await;
-        let Some(from) = follows else {
+        let Some(ask) = follows else {
             // Asked for a log that it may not read: it may have missed anything.
             let keeps = self.hub.topics().keeps();
             let recovered = since.filter(|_| keeps).map(|_| false);
             return Ok(protocol::subscribed_fields(&topic, None, recovered, degraded).into());
         };
-        let mut page = self.hub.first_page(fd, &topic, from, deadline).await;
-        let tryout = match (&mut page, from) {
+        let mut page = self.hub.first_page(fd, &topic, ask, deadline).await;
+        let tryout = match (&mut page, ask.since) {
             (Some(page), Since::After(_)) => self.hub.judge(fd, user, &topic, page),
             _ => Tryout::default(),
         };
@@ -234,7 +234,7 @@ impl ClientRequests {
         let then = page.map(|page| Command::Page {
             fd,
             subject: Subject::Topic(topic),
-            since: from,
+            ask,
             page,
             tryout: Some(Box::new(tryout)),
         });

@@ -379,3 +379,39 @@ fn texts_use_words_that_readers_know() {
     }
     hold("say it in words that people search for", &breaches);
 }
+
+/// A bug that cannot be planted any more leaves a check of the chaos harness without its proof.
+#[test]
+fn each_planted_bug_can_still_be_planted() {
+    let folder = root().join("tests/chaos/bugs");
+    let table = std::fs::read_to_string(root().join("scripts/planted-bugs")).expect("the script");
+    let listed: Vec<&str> = table
+        .lines()
+        .skip_while(|line| *line != "table='")
+        .skip(1)
+        .map_while(|line| line.split_whitespace().next())
+        .take_while(|name| *name != "'")
+        .collect();
+    let mut breaches = Vec::new();
+    for name in &listed {
+        let patch = folder.join(format!("{name}.patch"));
+        let applied = Command::new("git")
+            .args(["apply", "--check"])
+            .arg(&patch)
+            .current_dir(root())
+            .output()
+            .expect("git");
+        if !applied.status.success() {
+            let why = String::from_utf8_lossy(&applied.stderr);
+            breaches.push(format!("tests/chaos/bugs/{name}.patch: {why}"));
+        }
+    }
+    let patches = std::fs::read_dir(&folder).expect("the bugs").count();
+    if patches != listed.len() {
+        breaches.push(format!(
+            "{patches} patches, but {} in scripts/planted-bugs",
+            listed.len()
+        ));
+    }
+    hold("every patch applies, and the script lists it", &breaches);
+}

@@ -4,13 +4,12 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::local::connection::Connection;
-use crate::local::replay::follower::Verdict;
+use crate::local::replay::follower::{PageAsk, Verdict};
 use crate::local::replay::page::Page;
 use crate::local::replay::stumbles::Trial;
 use crate::protocol;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
-use crate::protocol::position::Since;
 use crate::telemetry::metrics::Metrics;
 
 impl Connection {
@@ -142,18 +141,18 @@ impl Connection {
 
     /// What to read next and from where, if that is due: the client has taken all that it was
     /// given. One page of the inbox and one of one log at a time.
-    pub(crate) fn asks(&mut self) -> SmallVec<[(Subject, Since); 2]> {
+    pub(crate) fn asks(&mut self) -> SmallVec<[(Subject, PageAsk); 2]> {
         let mut asks = SmallVec::new();
         if !self.is_open() || !self.queue.is_empty() {
             return asks;
         }
-        if let Some(since) = self.extras.inbox().and_then(|inbox| inbox.ask()) {
-            asks.push((Subject::User(self.user.clone()), since));
+        if let Some(ask) = self.extras.inbox().and_then(|inbox| inbox.ask()) {
+            asks.push((Subject::User(self.user.clone()), ask));
         }
         if let Some(subscriptions) = self.extras.subscriptions_mut()
-            && let Some((topic, since)) = subscriptions.ask()
+            && let Some((topic, ask)) = subscriptions.ask()
         {
-            asks.push((Subject::Topic(topic), since));
+            asks.push((Subject::Topic(topic), ask));
         }
         asks
     }
@@ -163,7 +162,7 @@ impl Connection {
     pub(crate) fn take_page(
         &mut self,
         subject: &Subject,
-        since: Since,
+        ask: PageAsk,
         page: &Page,
     ) -> Option<Option<String>> {
         let (follower, resync) = match subject {
@@ -175,7 +174,7 @@ impl Connection {
             }
         };
         // Asked for by a subscription that has ended meanwhile, though there may be a new one.
-        let follower = follower.filter(|follower| follower.awaits(since))?;
+        let follower = follower.filter(|follower| follower.awaits(ask))?;
         let was_told = follower.take_told(page);
         let resync = (!was_told).then_some(resync);
         follower.take_page(page).then_some(resync)

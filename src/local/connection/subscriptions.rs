@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::local::connection::requests::NEXT_SECOND;
 use crate::local::connection::timer_wheel::Tick;
 use crate::local::connection::{Connection, Settings};
-use crate::local::replay::follower::{Follower, Verdict};
+use crate::local::replay::follower::{Follower, PageAsk, Verdict};
 use crate::local::topics::Topics;
 use crate::protocol;
 use crate::protocol::Publish;
@@ -104,6 +104,8 @@ pub(crate) struct Subscriptions {
     /// Where it was in the logs of topics that it left, the latest last: if it comes back, a late line
     /// of before is not for it.
     left: Vec<(Topic, Position)>,
+    /// How many followers of logs have ended: the number of the next one.
+    ended: u32,
     /// A follower may have something to ask: else no write goes through the list.
     is_behind: bool,
 }
@@ -111,7 +113,7 @@ pub(crate) struct Subscriptions {
 impl Subscriptions {
     /// Whether there is nothing to remember.
     fn is_empty(&self) -> bool {
-        let is_nowhere = self.list.is_empty() && self.left.is_empty();
+        let is_nowhere = self.list.is_empty() && self.left.is_empty() && self.ended == 0;
         is_nowhere && self.grants.is_none() && self.info.is_none()
     }
 
@@ -154,7 +156,7 @@ impl Subscriptions {
 
     /// Which log to read next and from where: one at a time, so that a slow client has one page
     /// of them in memory.
-    pub(crate) fn ask(&mut self) -> Option<(Topic, Since)> {
+    pub(crate) fn ask(&mut self) -> Option<(Topic, PageAsk)> {
         if !self.is_behind {
             return None;
         }
@@ -176,19 +178,26 @@ impl Subscriptions {
     }
 
     /// Begins to follow the log of a topic that is in the list.
-    fn follow(&mut self, topic: &Topic, since: Since) {
-        let Some(one) = self.list.iter_mut().find(|one| one.topic == *topic) else {
-            return;
+    fn follow(&mut self, topic: &Topic, since: Since) -> Option<PageAsk> {
+        let one = self.list.iter_mut().find(|one| one.topic == *topic)?;
+        if one.log.is_some() {
+            self.ended += 1;
+        }
+        let ask = PageAsk {
+            since,
+            number: self.ended,
         };
         let left = self.left.iter().position(|(left, _)| left == topic);
         let left = left.map(|place| self.left.remove(place).1);
         let here = one.log.as_deref().and_then(Follower::reached);
-        let log = Follower::asking_again(since, here.or(left));
+        let log = Follower::asking_again(ask, here.or(left));
         one.log = Some(Box::new(log));
+        Some(ask)
     }
 
     /// Remembers where the connection was in the log of a topic that it leaves.
     fn note_left(&mut self, one: Subscription) {
+        self.ended += u32::from(one.log.is_some());
         let Some(place) = one.log.as_deref().and_then(Follower::reached) else {
             return;
         };
@@ -378,17 +387,14 @@ impl Connection {
         }
     }
 
-    /// Begins to follow the log of a topic it is in; answers whether it can. Then the caller owes
-    /// it the page from `since`.
-    pub(crate) fn follow(&mut self, topic: &Topic, since: Since) -> bool {
+    /// Begins to follow the log of a topic it is in, if it can. The caller owes it the page that is
+    /// answered.
+    pub(crate) fn follow(&mut self, topic: &Topic, since: Since) -> Option<PageAsk> {
         // A plain client cannot tell what is kept from what is not.
         if !self.dialect.has_objects() {
-            return false;
+            return None;
         }
-        if let Some(subscriptions) = self.extras.subscriptions_mut() {
-            subscriptions.follow(topic, since);
-        }
-        true
+        self.extras.subscriptions_mut()?.follow(topic, since)
     }
 
     /// Follows the log of a topic it is in from where it was read already.

@@ -169,17 +169,17 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
     let page = |since| Page::new(&since, &LogExtent::of(5, 0), Vec::new());
     for topic in &names {
         connection.subscribe(topic, Asker::Client, &topics).unwrap();
-        assert!(connection.follow(topic, Since::Now));
+        let ask = connection.follow(topic, Since::Now).unwrap();
         let subject = Subject::Topic(topic.clone());
         assert!(
             connection
-                .take_page(&subject, Since::Now, &page(Since::Now))
+                .take_page(&subject, ask, &page(Since::Now))
                 .is_some()
         );
         // No second one was asked for.
         assert!(
             connection
-                .take_page(&subject, Since::Now, &page(Since::Now))
+                .take_page(&subject, ask, &page(Since::Now))
                 .is_none()
         );
     }
@@ -192,11 +192,11 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
     );
     connection.queue.advance(usize::MAX, drop);
     let asked = connection.asks();
-    let [(first, since)] = &asked[..] else {
+    let [(first, ask)] = &asked[..] else {
         panic!("{asked:?}");
     };
     assert!(connection.asks().is_empty(), "one at a time");
-    connection.take_page(first, *since, &page(*since));
+    connection.take_page(first, *ask, &page(ask.since));
     let asked = connection.asks();
     assert!(
         matches!(&asked[..], [(second, _)] if second != first),
@@ -212,6 +212,31 @@ fn one_log_after_the_other_is_read_once_the_queue_is_empty() {
 }
 
 #[test]
+fn a_page_for_a_subscription_that_has_ended_is_not_for_the_next() {
+    let config = crate::config::Config::from_pairs([]).unwrap();
+    let topics = Topics::new(1, DirtyRows::ignored().into(), &config);
+    let mut connection = open();
+    let topic: Topic = "a".parse().unwrap();
+    let page = Page::new(&Since::Now, &LogExtent::of(5, 0), Vec::new());
+    let subject = Subject::Topic(topic.clone());
+    let subscribe = |connection: &mut Connection| {
+        connection
+            .subscribe(&topic, Asker::Client, &topics)
+            .unwrap();
+        connection.follow(&topic, Since::Now).unwrap()
+    };
+    let first = subscribe(&mut connection);
+    // It could not be read in time, and there is nothing else to remember.
+    assert!(connection.unsubscribe(&topic));
+    let second = subscribe(&mut connection);
+    assert!(connection.take_page(&subject, first, &page).is_none());
+    // As one that names another place from which to go on.
+    let third = connection.follow(&topic, Since::Now).unwrap();
+    assert!(connection.take_page(&subject, second, &page).is_none());
+    assert!(connection.take_page(&subject, third, &page).is_some());
+}
+
+#[test]
 fn a_connection_remembers_where_it_was_in_the_last_logs_that_it_left() {
     let config = crate::config::Config::from_pairs([]).unwrap();
     let topics = Topics::new(1, DirtyRows::ignored().into(), &config);
@@ -221,14 +246,14 @@ fn a_connection_remembers_where_it_was_in_the_last_logs_that_it_left() {
     now.end.entry.ms = 5;
     for topic in &names {
         connection.subscribe(topic, Asker::Client, &topics).unwrap();
-        assert!(connection.follow(topic, Since::Now));
+        let ask = connection.follow(topic, Since::Now).unwrap();
         let subject = Subject::Topic(topic.clone());
-        assert!(connection.take_page(&subject, Since::Now, &now).is_some());
+        assert!(connection.take_page(&subject, ask, &now).is_some());
     }
     assert!(names.iter().all(|topic| connection.unsubscribe(topic)));
     for (topic, verdict) in [(&names[0], Verdict::Later), (&names[32], Verdict::Old)] {
         connection.subscribe(topic, Asker::Client, &topics).unwrap();
-        assert!(connection.follow(topic, Since::Now));
+        assert!(connection.follow(topic, Since::Now).is_some());
         let subscriptions = connection.extras.subscriptions_mut().unwrap();
         assert_eq!(subscriptions.hear(topic, now.end, true), Some(verdict));
     }

@@ -14,6 +14,7 @@ use crate::local::hub::Hub;
 use crate::local::hub::await_rows::ROW_PATIENCE;
 use crate::local::hub::deliver::Arrived;
 use crate::local::receipt::Receipt;
+use crate::local::replay::follower::PageAsk;
 use crate::local::replay::page::Page;
 use crate::local::replay::stumbles::{KeptReader, Tryout};
 use crate::local::shard::command::{Command, Subscribed};
@@ -90,18 +91,18 @@ impl Hub {
         &self,
         fd: Fd,
         topic: &Topic,
-        since: Since,
+        ask: PageAsk,
         deadline: Instant,
     ) -> Option<Arc<Page>> {
         let (told, mut page) = oneshot::channel();
-        let ask = PageRequest {
+        let request = PageRequest {
             fd,
             subject: Subject::Topic(topic.clone()),
-            since,
+            ask,
             told: Some(told),
         };
         // Closed only when the node is ending.
-        let _ = self.asks.send(ask);
+        let _ = self.asks.send(request);
         match tokio::time::timeout_at(deadline, &mut page).await {
             Ok(page) => page.ok(),
             Err(_) => {
@@ -118,15 +119,15 @@ impl Hub {
         &self,
         fd: Fd,
         topic: &Topic,
-        since: Since,
+        ask: PageAsk,
         deadline: Instant,
     ) -> bool {
-        let page = self.first_page(fd, topic, since, deadline).await;
+        let page = self.first_page(fd, topic, ask, deadline).await;
         let Some(page) = page else { return false };
         let command = Command::Page {
             fd,
             subject: Subject::Topic(topic.clone()),
-            since,
+            ask,
             page,
             // A newcomer has no state that could be out of date.
             tryout: Some(Box::default()),
@@ -201,8 +202,8 @@ impl Hub {
         deadline: Instant,
     ) -> bool {
         let mut in_time = self.await_rows(fd, row.into(), deadline).await;
-        if let Some(since) = follows {
-            in_time &= self.follow_log(fd, topic, since, deadline).await;
+        if let Some(ask) = follows {
+            in_time &= self.follow_log(fd, topic, ask, deadline).await;
         }
         in_time
     }

@@ -25,8 +25,26 @@ enum State {
     Asking,
 }
 
+/// A page that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageAsk {
+    /// From where.
+    pub(crate) since: Since,
+    /// By which of the followers that a connection had of this log, one after the other: a page for
+    /// one that has ended is not for the next. 0 for an inbox, and in a handshake.
+    pub(crate) number: u32,
+}
+
+impl PageAsk {
+    /// By the first follower of a connection.
+    pub(crate) fn first(since: Since) -> Self {
+        Self { since, number: 0 }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Follower {
+    number: u32,
     since: Since,
     /// Where an earlier subscription of the connection was in this log.
     before: Option<Box<Position>>,
@@ -73,6 +91,7 @@ impl Follower {
     /// Nothing has been read yet.
     pub(crate) fn unread(since: Since) -> Self {
         Self {
+            number: 0,
             since,
             before: None,
             state: State::Behind,
@@ -96,10 +115,11 @@ impl Follower {
     }
 
     /// As [`Follower::asking`], after an earlier subscription that was there.
-    pub(crate) fn asking_again(since: Since, before: Option<Position>) -> Self {
+    pub(crate) fn asking_again(ask: PageAsk, before: Option<Position>) -> Self {
         Self {
+            number: ask.number,
             before: before.map(Box::new),
-            ..Self::asking(since)
+            ..Self::asking(ask.since)
         }
     }
 
@@ -121,9 +141,9 @@ impl Follower {
         is_older || position == *before
     }
 
-    /// Whether a page from here was asked for and has not come.
-    pub(crate) fn awaits(&self, since: Since) -> bool {
-        self.is_asking() && self.asked == since
+    /// Whether this page was asked for and has not come.
+    pub(crate) fn awaits(&self, ask: PageAsk) -> bool {
+        self.is_asking() && self.asked == ask.since && self.number == ask.number
     }
 
     /// Whether a page was asked for and has not come.
@@ -216,12 +236,15 @@ impl Follower {
 
     /// From where to read, if that is due. To be asked when the client has taken all it was
     /// given; the caller that gets an answer owes a [`Follower::take_page`].
-    pub(crate) fn ask(&mut self) -> Option<Since> {
+    pub(crate) fn ask(&mut self) -> Option<PageAsk> {
         (self.state == State::Behind).then(|| {
             self.state = State::Asking;
             self.sought = self.seen;
             self.asked = self.since;
-            self.since
+            PageAsk {
+                since: self.since,
+                number: self.number,
+            }
         })
     }
 

@@ -17,7 +17,7 @@ use crate::local::connection::subscriptions::{Asker, NotSubscribed};
 use crate::local::membership::Membership;
 use crate::local::pending_call::PendingCall;
 use crate::local::receipt::Receipt;
-use crate::local::replay::follower::Start;
+use crate::local::replay::follower::{PageAsk, Start};
 use crate::local::replay::page::Page;
 use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::socket::Socket;
@@ -138,8 +138,8 @@ pub(crate) enum Command {
         fd: Fd,
         /// Of whose inbox or which topic's log.
         subject: Subject,
-        /// From where it was asked for.
-        since: Since,
+        /// As it was asked for.
+        ask: PageAsk,
         page: Arc<Page>,
         /// If it is the first of one that came back: what it could not take before. Then the
         /// client knows whether something is missing before the page.
@@ -225,8 +225,8 @@ impl Load {
 pub(crate) struct Subscribed {
     /// Resolves once the row is written.
     pub(crate) row: oneshot::Receiver<()>,
-    /// It begins to follow the topic's log, and waits for the first page from here.
-    pub(crate) follows: Option<Since>,
+    /// It begins to follow the topic's log, and waits for this first page.
+    pub(crate) follows: Option<PageAsk>,
 }
 
 /// What a new connection brings with regard to topics.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::local::connection::bookmark::SavedBookmark;
+use crate::local::replay::follower::PageAsk;
 use crate::local::replay::page::Page;
 use crate::protocol::Request;
 use crate::protocol::ids::{Fd, Subject, UserId};
-use crate::protocol::position::Since;
 
 /// Most positions that wait to be saved.
 const BOOKMARKS: usize = 8_192;
@@ -31,7 +31,7 @@ pub(crate) struct PageRequest {
     pub(crate) fd: Fd,
     /// Whose inbox, or which topic's log.
     pub(crate) subject: Subject,
-    pub(crate) since: Since,
+    pub(crate) ask: PageAsk,
     /// Gets the page instead of the connection, if it still waits then.
     pub(crate) told: Option<oneshot::Sender<Arc<Page>>>,
 }

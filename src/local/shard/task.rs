@@ -268,10 +268,10 @@ impl ShardTask {
             Command::Page {
                 fd,
                 subject,
-                since,
+                ask,
                 page,
                 tryout,
-            } => self.with_slot(fd, |it, at| it.on_page(at, &subject, since, &page, tryout)),
+            } => self.with_slot(fd, |it, at| it.on_page(at, &subject, ask, &page, tryout)),
             Command::Close {
                 fd,
                 reason,

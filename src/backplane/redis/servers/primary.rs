@@ -43,14 +43,14 @@ pub(crate) async fn follow(servers: Servers) {
     }
 }
 
-/// Without a connection, perhaps because one address of the name is silent: turns to another one
-/// that answers, if there is such.
 /// Looks up the name of the only server; answers whether another address than before is to be
 /// dialled from now on.
 async fn choose_address(servers: &Servers) -> bool {
     servers.addresses().choose(&servers.url().one()).await
 }
 
+/// Without a connection, perhaps because one address of the name is silent: turns to another one
+/// that answers, if there is such.
 async fn leave_silent_address(servers: &Servers) {
     if choose_address(servers).await
         && !servers.is_connected()

@@ -2,8 +2,8 @@
 //!
 //! fred 10.1 measures from the last write, so a connection in use never counts as dead. Compare
 //! <https://github.com/aembke/fred.rs/issues/307> (disconnect not always detected). What must stay
-//! true: whoever asks a server regularly tells of it here, because the lean connections, which find
-//! out by themselves, may work while fred's to the same server is silent.
+//! true: each task that asks a server regularly tells of it here, because the lean connections, which
+//! find out by themselves, may work while fred's to the same server is silent.
 
 use std::time::Duration;
 

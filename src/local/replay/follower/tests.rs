@@ -41,7 +41,7 @@ fn the_next_one_is_taken_and_no_other() {
     assert_eq!(follower.ask(), None);
     assert_eq!(follower.hear(at(8), true), Verdict::Later);
     assert_eq!(follower.hear(at(7), true), Verdict::Later);
-    assert_eq!(follower.ask(), Some(Since::After(at(6))));
+    assert_eq!(follower.ask(), Some(PageAsk::first(Since::After(at(6)))));
     assert_eq!(follower.ask(), None, "one page at a time");
 }
 
@@ -69,7 +69,7 @@ fn both_messages_are_taken_to_which_two_masters_gave_one_number() {
 fn what_finds_no_room_comes_with_a_page() {
     let mut follower = live(5);
     assert_eq!(follower.hear(at(6), false), Verdict::Later);
-    assert_eq!(follower.ask(), Some(Since::After(at(5))));
+    assert_eq!(follower.ask(), Some(PageAsk::first(Since::After(at(5)))));
     follower.take_page(&page(6, true));
     assert_eq!(follower.hear(at(6), true), Verdict::Old);
     assert_eq!(follower.hear(at(7), true), Verdict::Take);
@@ -82,7 +82,7 @@ fn what_came_while_a_page_was_read_is_read_too() {
     assert!(follower.ask().is_some());
     assert_eq!(follower.hear(at(7), true), Verdict::Later);
     follower.take_page(&page(6, true));
-    assert_eq!(follower.ask(), Some(Since::After(at(6))));
+    assert_eq!(follower.ask(), Some(PageAsk::first(Since::After(at(6)))));
     follower.take_page(&page(7, true));
     assert_eq!(follower.hear(at(8), true), Verdict::Take);
 }
@@ -105,7 +105,7 @@ fn what_was_kept_behind_an_empty_page_is_looked_for_again() {
     assert!(follower.ask().is_some());
     assert_eq!(follower.hear(at(6), true), Verdict::Later);
     follower.take_page(&nothing);
-    assert_eq!(follower.ask(), Some(Since::After(at(5))));
+    assert_eq!(follower.ask(), Some(PageAsk::first(Since::After(at(5)))));
     follower.take_page(&page(6, true));
     assert_eq!(follower.hear(at(7), true), Verdict::Take);
 }
@@ -113,11 +113,14 @@ fn what_was_kept_behind_an_empty_page_is_looked_for_again() {
 #[test]
 fn the_first_message_of_who_came_without_redis_is_not_taken_for_old() {
     let mut follower = Follower::unread(Since::Now);
-    assert_eq!(follower.ask(), Some(Since::Now));
+    assert_eq!(follower.ask(), Some(PageAsk::first(Since::Now)));
     assert_eq!(follower.hear(at(6), true), Verdict::Later);
     // Read after it.
     follower.take_page(&Page::new(&Since::Now, &LogExtent::of(6, 5), Vec::new()));
-    assert_eq!(follower.ask(), Some(Since::After(at(6).before())));
+    assert_eq!(
+        follower.ask(),
+        Some(PageAsk::first(Since::After(at(6).before())))
+    );
     follower.take_page(&page(6, true));
     assert_eq!(follower.hear(at(6), true), Verdict::Old);
     assert_eq!(follower.hear(at(7), true), Verdict::Take);
@@ -142,7 +145,7 @@ fn a_first_message_proves_nothing_where_redis_may_have_lost_all() {
     let mut follower = live();
     assert!(!follower.doubt(1_000_000));
     assert_eq!(follower.hear(first, true), Verdict::Later);
-    assert_eq!(follower.ask(), Some(Since::After(nothing)));
+    assert_eq!(follower.ask(), Some(PageAsk::first(Since::After(nothing))));
 
     let mut follower = live();
     assert_eq!(follower.hear(first, true), Verdict::Take);
@@ -157,7 +160,7 @@ fn a_first_message_proves_nothing_where_redis_may_have_lost_all() {
 
 #[test]
 fn a_late_line_of_an_earlier_subscription_is_old_to_the_next_one() {
-    let again = || Follower::asking_again(Since::Now, live(5).reached());
+    let again = || Follower::asking_again(PageAsk::first(Since::Now), live(5).reached());
     let mut follower = again();
     assert_eq!(follower.hear(at(3), true), Verdict::Old);
     assert_eq!(follower.hear(at(5), true), Verdict::Old);
@@ -168,7 +171,10 @@ fn a_late_line_of_an_earlier_subscription_is_old_to_the_next_one() {
     let mut follower = again();
     assert_eq!(follower.hear(at(7), true), Verdict::Later);
     assert!(!follower.take_page(&Page::new(&Since::Now, &LogExtent::of(7, 5), Vec::new())));
-    assert_eq!(follower.ask(), Some(Since::After(at(7).before())));
+    assert_eq!(
+        follower.ask(),
+        Some(PageAsk::first(Since::After(at(7).before())))
+    );
 
     // A log that began after Redis lost everything, and a clock that went back.
     let other = Position {

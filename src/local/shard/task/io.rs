@@ -272,12 +272,12 @@ impl ShardTask {
             self.sockets.clear(slot, connection.dialect());
         }
         let fd = connection.fd;
-        for (subject, since) in connection.asks() {
+        for (subject, ask) in connection.asks() {
             // Closed only when the node is ending.
             let _ = self.outlets.asks.send(PageRequest {
                 fd,
                 subject,
-                since,
+                ask,
                 told: None,
             });
         }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::local::receipt::Receipt;
-use crate::local::replay::follower::Verdict;
+use crate::local::replay::follower::{PageAsk, Verdict};
 use crate::local::replay::page::Page;
 use crate::local::replay::stumbles::Tryout;
 use crate::local::shard::task::ShardTask;
 use crate::protocol::Message;
 use crate::protocol::ids::{Subject, Topic};
-use crate::protocol::position::Since;
 
 impl ShardTask {
     /// As `offer`, for a message that is kept: a connection that follows its inbox or log gets
@@ -102,14 +101,14 @@ impl ShardTask {
         &mut self,
         slot: usize,
         subject: &Subject,
-        since: Since,
+        ask: PageAsk,
         page: &Page,
         tryout: Option<Box<Tryout>>,
     ) {
         let is_told = tryout.is_some();
         let Tryout { passed, trial } = tryout.map_or_else(Tryout::default, |tryout| *tryout);
         let connection = &mut self.places[slot].connection;
-        if let Some(resync) = connection.take_page(subject, since, page) {
+        if let Some(resync) = connection.take_page(subject, ask, page) {
             if !(page.is_continuous || is_told) {
                 self.metrics.catch_up_gaps.inc();
                 if let Some(resync) = resync {

@@ -110,7 +110,7 @@ impl ShardTask {
         let topics = &self.members.topics;
         let from = since.or_else(|| is_new.then(|| topics.entry(&topic)));
         let from = from.filter(|_| topics.is_followed(&topic));
-        let follows = from.filter(|from| connection.follow(&topic, *from));
+        let follows = from.and_then(|from| connection.follow(&topic, from));
         let row = match is_new {
             true => self.members.join(&topic, slot),
             false => self.members.topics.row(&topic),
