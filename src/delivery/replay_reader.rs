@@ -57,11 +57,11 @@ impl ReplayReader {
     /// for each inbox or log.
     pub(crate) async fn serve(self, mut asks: mpsc::UnboundedReceiver<PageRequest>) {
         let reader = Arc::new(self);
-        while let Some(ask) = asks.recv().await {
+        while let Some(request) = asks.recv().await {
             reader.metrics.inbox_asks.inc();
-            let key = (ask.subject.clone(), ask.ask.since);
-            if let Some(ask) = reader.begin(&key, ask) {
-                tokio::spawn(reader.clone().read(key, vec![ask]));
+            let key = (request.subject.clone(), request.ask.since);
+            if let Some(request) = reader.begin(&key, request) {
+                tokio::spawn(reader.clone().read(key, vec![request]));
             }
         }
     }

@@ -53,6 +53,8 @@ pub(crate) struct Follower {
     seen: EntryId,
     /// What that was when the page under way was asked for.
     sought: EntryId,
+    /// The page under way may have been read too early.
+    must_ask_again: bool,
     /// From where the page under way was asked for.
     asked: Since,
     /// Of two messages with the number of `since`, the older one, if the client has had both.
@@ -97,6 +99,7 @@ impl Follower {
             state: State::Behind,
             seen: EntryId::default(),
             sought: EntryId::default(),
+            must_ask_again: false,
             asked: since,
             twin: None,
             is_told: false,
@@ -201,12 +204,7 @@ impl Follower {
             State::Live => self.state = State::Behind,
             State::Behind => {}
             // The page under way may have been read before.
-            State::Asking => {
-                self.seen = EntryId {
-                    ms: u64::MAX,
-                    seq: u64::MAX,
-                }
-            }
+            State::Asking => self.must_ask_again = true,
         }
     }
 
@@ -240,6 +238,7 @@ impl Follower {
         (self.state == State::Behind).then(|| {
             self.state = State::Asking;
             self.sought = self.seen;
+            self.must_ask_again = false;
             self.asked = self.since;
             PageAsk {
                 since: self.since,
@@ -264,7 +263,7 @@ impl Follower {
         // looking for it once more would not bring it back.
         let in_vain = page.messages.is_empty() && self.seen == self.sought;
         let all = self.seen <= page.end.entry || in_vain;
-        self.state = if page.is_last && all {
+        self.state = if page.is_last && all && !self.must_ask_again {
             self.seen = EntryId::default();
             State::Live
         } else {

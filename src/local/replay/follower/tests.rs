@@ -97,6 +97,21 @@ fn a_second_doubt_while_asking_means_another_look() {
     assert!(follower.ask().is_some());
 }
 
+/// A message that comes while the second look of a doubt is under way.
+#[test]
+fn what_comes_while_a_doubt_is_looked_into_is_not_forgotten() {
+    let nothing = Page::new(&Since::After(at(5)), &LogExtent::of(5, 5), Vec::new());
+    let mut follower = live(5);
+    follower.distrust();
+    assert!(follower.ask().is_some());
+    follower.distrust();
+    follower.take_page(&nothing);
+    assert!(follower.ask().is_some());
+    assert_eq!(follower.hear(at(6), true), Verdict::Later);
+    follower.take_page(&nothing);
+    assert_eq!(follower.ask(), Some(PageAsk::first(Since::After(at(5)))));
+}
+
 #[test]
 fn what_was_kept_behind_an_empty_page_is_looked_for_again() {
     let nothing = Page::new(&Since::After(at(5)), &LogExtent::of(5, 5), Vec::new());
