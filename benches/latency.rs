@@ -2,12 +2,13 @@
 //!
 //! `bare` is the least code between Redis and a socket (`support::rivals`), fed by PUBLISH. `raw` is the same PUBLISH
 //! into node A's channel. `cross` is an HTTP request to node B for a user on node A: it holds one HTTP hop and a
-//! look-up more than `bare`.
+//! look-up more than `bare`. `relayed` is `bare` with that hop: the least code between an HTTP request and PUBLISH.
 
 mod support;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::accounting::{Cpu, Meter};
@@ -26,7 +27,7 @@ const CHANNEL: &str = "bare";
 const CONNECTIONS: usize = 8;
 /// After users have come or gone.
 const SETTLE: Duration = Duration::from_millis(500);
-const MODES: [&str; 3] = ["bare", "raw", "cross"];
+const MODES: [&str; 4] = ["bare", "raw", "relayed", "cross"];
 
 fn main() -> io::Result<()> {
     let options = Options::read(
@@ -45,14 +46,14 @@ fn main() -> io::Result<()> {
     let redis = RedisServer::start()?;
     let node_a = Node::start(&options, "a", Some(&redis))?;
     let node_b = Node::start(&options, "b", Some(&redis))?;
-    report.line("latency us; CPU us per push of the server with the sockets, of node B, of Redis");
-    report.line("mode   pass      p50      p90      p99      max  holds                     into                      redis                     counts");
+    report.line("latency us; CPU us per push of the server with the sockets, of the one with the requests, of Redis");
+    report.line("mode      pass      p50      p90      p99      max  holds                     into                      redis                     counts");
     let mut seen: BTreeMap<&str, Vec<[f64; 2]>> = BTreeMap::new();
     for pass in 1..=options.number("passes") {
         for mode in MODES {
             let entry = (mode == "cross").then_some(&node_b);
             let bare = match mode {
-                "bare" => Some(Rival::start(&[
+                "bare" | "relayed" => Some(Rival::start(&[
                     "bare",
                     &users.to_string(),
                     &redis.address.to_string(),
@@ -68,6 +69,15 @@ fn main() -> io::Result<()> {
             let fleet = Fleet::connect(server, users, hello, |n| format!("{USER}{n}"))?;
             let mut receivers = Receivers::new(fleet, users);
             receivers.fleet.linger(SETTLE)?;
+            let relay = match mode {
+                "relayed" => Some(Rival::start(&[
+                    "relay",
+                    &CONNECTIONS.to_string(),
+                    &redis.address.to_string(),
+                    CHANNEL,
+                ])?),
+                _ => None,
+            };
             let mut sender = match mode {
                 "bare" => Way::Bare {
                     redis: Redis::connect(redis.address)?,
@@ -77,10 +87,10 @@ fn main() -> io::Result<()> {
                     redis: Redis::connect(redis.address)?,
                     channel: format!("{PREFIX}n:{{{}}}", node_a.id),
                 },
-                _ => Way::http(&node_b)?,
+                _ => Way::http(relay.as_ref().map_or(node_b.senders, |relay| relay.address))?,
             };
-            let meters = [Some(holder), entry.map(Node::pid), Some(redis.pid())]
-                .map(|pid| pid.map(Meter::start));
+            let into = entry.map(Node::pid).or(relay.as_ref().map(Rival::pid));
+            let meters = [Some(holder), into, Some(redis.pid())].map(|pid| pid.map(Meter::start));
             let latencies = receivers.pass(
                 options.number("rate"),
                 options.number("seconds"),
@@ -91,7 +101,7 @@ fn main() -> io::Result<()> {
                 meters.map(|meter| meter.map_or_else(Cpu::default, |meter| meter.spent() / pushes));
             let at = |share| percentile(&latencies, share);
             report.line(&format!(
-                "{mode:5}  {pass:4}  {:7.0}  {:7.0}  {:7.0}  {:7.0}  {}  {}  {}  {}",
+                "{mode:8}  {pass:4}  {:7.0}  {:7.0}  {:7.0}  {:7.0}  {}  {}  {}  {}",
                 at(0.5),
                 at(0.9),
                 at(0.99),
@@ -108,17 +118,22 @@ fn main() -> io::Result<()> {
         }
     }
     // A ratio is taken within a pass, where the modes are neighbours in time.
-    for mode in &MODES[1..] {
+    for (mode, to) in [
+        ("raw", "bare"),
+        ("relayed", "bare"),
+        ("cross", "bare"),
+        ("cross", "relayed"),
+    ] {
         let [half, most] = [0, 1].map(|column| {
-            let pairs = seen[mode].iter().zip(&seen["bare"]);
+            let pairs = seen[mode].iter().zip(&seen[to]);
             median(
                 &pairs
-                    .map(|(ours, bare)| ours[column] / bare[column])
+                    .map(|(one, other)| one[column] / other[column])
                     .collect::<Vec<_>>(),
             )
         });
         report.line(&format!(
-            "{mode}/bare: median ratio p50 {half:.2}, p99 {most:.2}"
+            "{mode}/{to}: median ratio p50 {half:.2}, p99 {most:.2}"
         ));
     }
     report.end()
@@ -141,9 +156,9 @@ enum Way {
 }
 
 impl Way {
-    fn http(node: &Node) -> io::Result<Way> {
+    fn http(server: SocketAddr) -> io::Result<Way> {
         let connections = (0..CONNECTIONS)
-            .map(|_| Connection::open(node.senders))
+            .map(|_| Connection::open(server))
             .collect::<io::Result<_>>()?;
         Ok(Way::Http {
             connections,

@@ -4,6 +4,8 @@
 //!   all, each thread to its part of them.
 //! - `bare <sockets> <redis> <channel>`: accepts that many connections, subscribes, and sends each message to the
 //!   socket whose number it names. No handshake, no map of users, no pings.
+//! - `relay <connections> <redis> <channel>`: accepts that many connections and publishes the data of each HTTP request
+//!   that comes over them, a thread and a connection to Redis for each. No keys, no look-up, no checks.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -28,6 +30,11 @@ pub fn run(role: &[String]) -> ! {
         ),
         ["bare", sockets, redis, channel] => bare(
             sockets.parse().expect("a number"),
+            redis.parse().expect("an address"),
+            channel,
+        ),
+        ["relay", connections, redis, channel] => relay(
+            connections.parse().expect("a number"),
             redis.parse().expect("an address"),
             channel,
         ),
@@ -87,6 +94,40 @@ fn bare(count: usize, redis: SocketAddr, channel: &str) -> io::Result<()> {
         if let Some(socket) = number.and_then(|number: usize| sockets.get_mut(number)) {
             let _ = socket.write(&websocket::text_frame(data));
         }
+    }
+}
+
+fn relay(count: usize, redis: SocketAddr, channel: &str) -> io::Result<()> {
+    let sockets = accept(count)?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = sockets
+            .into_iter()
+            .map(|socket| scope.spawn(move || relay_all(socket, redis, channel)))
+            .collect();
+        let mut results = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"));
+        results.find(io::Result::is_err).unwrap_or(Ok(()))
+    })
+}
+
+/// Every request is a push with a `Content-Length`, whose data stands last, and comes in one piece.
+fn relay_all(mut socket: TcpStream, redis: SocketAddr, channel: &str) -> io::Result<()> {
+    socket.set_nonblocking(false)?;
+    let mut redis = Redis::connect(redis)?;
+    let mut request = [0; 4096];
+    loop {
+        let length = socket.read(&mut request)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let text = std::str::from_utf8(&request[..length]).map_err(io::Error::other)?;
+        let data = text
+            .split_once(r#""data":"#)
+            .and_then(|(_, rest)| rest.strip_suffix('}'));
+        let data = data.ok_or_else(|| io::Error::other(format!("not a push: {text}")))?;
+        redis.command(&[b"PUBLISH", channel.as_bytes(), data.as_bytes()])?;
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")?;
     }
 }
 
