@@ -160,8 +160,7 @@ impl HttpClient {
             .map_err(|_| HttpFailure::Broken)?;
         Ok(Box::new(HttpConnection {
             sender,
-            driver,
-            is_over: false,
+            driver: Some(driver),
         }))
     }
 }
@@ -170,6 +169,15 @@ impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HttpClient")
     }
+}
+
+/// Which connection a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// One that was used before, if there is one.
+    Any,
+    /// One that was never used: the server may be closing all others.
+    New,
 }
 
 /// Connections to one URL. A call takes the one that was used last, and opens one only if none is
@@ -203,6 +211,7 @@ impl HttpPool {
         headers: [(&'static str, &str); 2],
         json: Bytes,
         bounds: HttpBounds,
+        over: Over,
     ) -> Result<HttpAnswer, HttpFailure> {
         let mut request = request(Method::POST, &self.url, json);
         let json = HeaderValue::from_static("application/json");
@@ -213,16 +222,23 @@ impl HttpPool {
                 .headers_mut()
                 .insert(HeaderName::from_static(name), value);
         }
-        in_time(bounds.time, self.call(request, bounds.bytes)).await
+        in_time(bounds.time, self.call(request, bounds.bytes, over)).await
     }
 
     async fn call(
         &self,
         mut request: Request<Full<Bytes>>,
         most: usize,
+        over: Over,
     ) -> Result<HttpAnswer, HttpFailure> {
         loop {
-            let unused = self.unused.lock().take();
+            let mut unused = self.unused.lock().take();
+            if over == Over::New
+                && let Some(old) = unused.take()
+            {
+                // The new one takes its place: one beside it would be one too many.
+                old.close();
+            }
             let is_new = unused.is_none();
             let mut connection = match unused {
                 Some(connection) => connection,
@@ -325,14 +341,17 @@ impl Unanswered {
 /// dropped, and an answer costs no switch between tasks. A call that ends early must drop it.
 struct HttpConnection {
     sender: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Full<Bytes>>,
-    is_over: bool,
+    /// None once the connection is over: only the end of the driver gives back a request that it
+    /// has not taken, and a call would wait for its answer in vain until its time is up.
+    driver: Option<http1::Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Full<Bytes>>>,
 }
 
 impl HttpConnection {
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.is_over {
-            self.is_over = Pin::new(&mut self.driver).poll(cx).is_ready();
+        if let Some(driver) = &mut self.driver
+            && Pin::new(driver).poll(cx).is_ready()
+        {
+            self.driver = None;
         }
     }
 
@@ -360,14 +379,16 @@ impl HttpConnection {
     /// Whether the server lets it be used again, and has sent nothing beyond its answer.
     fn is_ready(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.is_over && self.sender.is_ready()
+        self.driver.is_some() && self.sender.is_ready()
     }
 
     /// Tells the server of the end, as TLS demands it.
     fn close(self: Box<Self>) {
         drop(self.sender);
         // What cannot be written at once is not waited for.
-        let _ = self.driver.now_or_never();
+        if let Some(driver) = self.driver {
+            let _ = driver.now_or_never();
+        }
     }
 }
 

@@ -22,7 +22,9 @@ use crate::clock::since_1970;
 use crate::config::Config;
 use crate::hooks::breaker::{Breaker, BreakerTurn};
 use crate::hooks::signer::Signer;
-use crate::http_client::{HttpAnswer, HttpBounds, HttpClient, HttpFailure, HttpPool, HttpUrl};
+use crate::http_client::{
+    HttpAnswer, HttpBounds, HttpClient, HttpFailure, HttpPool, HttpUrl, Over,
+};
 use crate::protocol::InvalidInput;
 use crate::protocol::ids::NodeId;
 use crate::protocol::secret::Secret;
@@ -255,14 +257,17 @@ impl Hook {
     }
 
     /// Posts the question, again if the connection breaks and that does no harm: the backend may
-    /// just have closed a connection that was not in use.
+    /// just have closed a connection that was not in use. It may close all others in the same
+    /// moment, as one that restarts does, so the second time goes over a new one.
     async fn post(&self, question: Bytes) -> Result<HttpAnswer, HttpFailure> {
         let began = Instant::now();
         let id = self.hooks.asked.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{id}", self.hooks.node);
-        let mut answer = self.post_once(&id, question.clone(), began).await;
+        let mut answer = self
+            .post_once(&id, question.clone(), began, Over::Any)
+            .await;
         if matches!(answer, Err(HttpFailure::Broken)) && self.kind.may_repeat() {
-            answer = self.post_once(&id, question, began).await;
+            answer = self.post_once(&id, question, began, Over::New).await;
         }
         let seconds = &self.hooks.metrics.hook_seconds;
         let seconds = seconds.get_or_create(&self.kind.name().into());
@@ -275,6 +280,7 @@ impl Hook {
         id: &str,
         question: Bytes,
         began: Instant,
+        over: Over,
     ) -> Result<HttpAnswer, HttpFailure> {
         let signature = self.hooks.signer.header(since_1970().as_secs(), &question);
         let bounds = HttpBounds {
@@ -282,7 +288,7 @@ impl Hook {
             bytes: MAX_ANSWER_BYTES,
         };
         let headers = [("pushnode-id", id), ("pushnode-signature", &*signature)];
-        self.pool.post(headers, question, bounds).await
+        self.pool.post(headers, question, bounds, over).await
     }
 
     fn judge<T>(

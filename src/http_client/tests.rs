@@ -26,6 +26,8 @@ enum Deed {
     InTwo,
     /// Answers, and closes without a word of it.
     Last,
+    /// Answers, and closes when it is told to: after the pool has kept the connection.
+    Leave,
     /// Answers, and then says more than it should.
     TooMuch,
     /// Closes instead of an answer.
@@ -34,13 +36,26 @@ enum Deed {
     Hold,
 }
 
-#[derive(Default)]
 struct Counts {
     opened: AtomicUsize,
     ended: AtomicUsize,
     asked: AtomicUsize,
     /// Something was counted.
     counted: Notify,
+    /// One permit lets one connection of [`Deed::Leave`] close.
+    leave: Semaphore,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            opened: AtomicUsize::default(),
+            ended: AtomicUsize::default(),
+            asked: AtomicUsize::default(),
+            counted: Notify::new(),
+            leave: Semaphore::new(0),
+        }
+    }
 }
 
 impl Counts {
@@ -117,7 +132,7 @@ async fn serve(mut socket: BufReader<TcpStream>, counts: &Counts, deed: impl Fn(
         let deed = deed(question);
         let (head, body) = ANSWER.split_at(ANSWER.len() - 2);
         let words = match deed {
-            Deed::Answer | Deed::Last => ANSWER.to_owned(),
+            Deed::Answer | Deed::Last | Deed::Leave => ANSWER.to_owned(),
             Deed::TooMuch => ANSWER.repeat(2),
             Deed::InTwo => {
                 if socket.write_all(head.as_bytes()).await.is_err() {
@@ -139,6 +154,10 @@ async fn serve(mut socket: BufReader<TcpStream>, counts: &Counts, deed: impl Fn(
         if written.is_err() || matches!(deed, Deed::Last) {
             return;
         }
+        if matches!(deed, Deed::Leave) {
+            counts.leave.acquire().await.expect("never closed").forget();
+            return;
+        }
     }
 }
 
@@ -158,7 +177,8 @@ async fn has_read(socket: &mut BufReader<TcpStream>) -> bool {
 
 async fn post(pool: &HttpPool) -> Result<HttpAnswer, HttpFailure> {
     let headers = [("pushnode-id", "1"), ("pushnode-signature", "s")];
-    pool.post(headers, Bytes::from_static(b"{}"), BOUNDS).await
+    let json = Bytes::from_static(b"{}");
+    pool.post(headers, json, BOUNDS, Over::Any).await
 }
 
 async fn answered(pool: &HttpPool) {
@@ -254,6 +274,25 @@ async fn a_connection_that_the_server_closed_is_not_used() {
     assert_eq!(counts.all(), [4, 3, 5]);
 }
 
+/// The pool holds each when the server closes it, and learns of it only by the next call.
+#[tokio::test]
+async fn a_call_that_meets_closed_connections_goes_over_a_new_one() {
+    let (pool, counts) = pool(|connection, _| match connection {
+        0..3 => Deed::Leave,
+        _ => Deed::Answer,
+    })
+    .await;
+    join_all((0..3).map(|_| answered(&pool))).await;
+    assert_eq!(pool.unused.lock().connections.len(), 3);
+    counts.leave.add_permits(3);
+    counts.until_ended(3).await;
+    // The runtime looks at its sockets.
+    tokio::task::yield_now().await;
+    answered(&pool).await;
+    answered(&pool).await;
+    assert_eq!(counts.all(), [4, 3, 5]);
+}
+
 #[tokio::test]
 async fn a_question_that_was_sent_is_not_sent_again() {
     let (pool, counts) = pool(|connection, question| match (connection, question) {
@@ -269,6 +308,23 @@ async fn a_question_that_was_sent_is_not_sent_again() {
     assert_eq!(counts.all()[2], 3);
     answered(&pool).await;
     assert_eq!(counts.all()[2], 4);
+}
+
+/// One that was not in use makes room for it.
+#[tokio::test]
+async fn a_call_over_a_new_connection_does_not_make_them_more() {
+    let _clock = freeze();
+    let (pool, counts) = pool(|_, _| Deed::Answer).await;
+    join_all((0..2).map(|_| answered(&pool))).await;
+    let headers = [("pushnode-id", "1"), ("pushnode-signature", "s")];
+    for opened in 3..6 {
+        let json = Bytes::from_static(b"{}");
+        let answer = pool.post(headers, json, BOUNDS, Over::New).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+        counts.until_ended(opened - 2).await;
+        assert_eq!(counts.all(), [opened, opened - 2, opened]);
+        assert_eq!(pool.unused.lock().connections.len(), 2);
+    }
 }
 
 #[tokio::test]
