@@ -10,7 +10,7 @@ use super::{Node, eventually, post};
 const REMEMBERED: (&str, &str) = ("resume", "server");
 
 /// The next object is a kept message of this data; answers its token.
-async fn next(client: &mut AnyClient, data: i32) -> String {
+pub async fn next(client: &mut AnyClient, data: i32) -> String {
     let object = client.json().await;
     let seen = (&object["type"], &object["data"]);
     assert_eq!(seen, (&json!("message"), &json!(data)), "{object}");
@@ -19,7 +19,7 @@ async fn next(client: &mut AnyClient, data: i32) -> String {
 
 /// Acknowledges, and waits until the node has heard it: a socket that is dropped with something
 /// unread in it is reset, and the node may never read what was sent.
-async fn acknowledge(client: &mut AnyClient, what: &Value) {
+pub async fn acknowledge(client: &mut AnyClient, what: &Value) {
     client.send(what).await;
     client.send(&json!({"type": "ping"})).await;
     while client.json().await["type"] != "pong" {}

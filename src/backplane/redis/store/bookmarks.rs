@@ -1,5 +1,8 @@
 //! How far devices have read their users' inboxes: `pn:read:{<user>}`, a hash of devices. It lives
 //! as long as the inbox's numbers, and has so many devices at most; those that read last stay.
+//!
+//! What must stay true: whatever order nodes save in, the position that has read most is there in
+//! the end.
 
 use std::collections::HashMap;
 
@@ -73,28 +76,59 @@ impl BookmarkStore {
     ) -> Result<(), Error> {
         let key = self.keys.bookmarks(user);
         let client = self.servers.at(&key);
-        // Two tabs may share a device: who has read less does not take it back.
         let stored = self.stored(&client, &key, device).await?;
-        let position = newer(stored, position);
-        let transaction = multi(&client).await?;
-        let field = (device, position.to_string());
-        let _: () = transaction.hset(&key, field).await?;
-        let _: () = transaction.expire(&key, self.lasts, None).await?;
-        let _: () = transaction.hlen(&key).await?;
-        let answers: Vec<Value> = exec(&transaction).await?;
-        let count = answers.last().and_then(Value::as_u64).unwrap_or(0);
+        if stored.is_some_and(|stored| newer(Some(stored), position) == stored) {
+            // A client that comes back says where it begins, and another node may be about to save
+            // more: only the time is renewed.
+            return client.expire(&key, self.lasts, None).await;
+        }
+        let mut position = position;
+        let count = loop {
+            let (replaced, count) = self.replace(&client, &key, device, position).await?;
+            match replaced.filter(|replaced| replaced.entry > position.entry) {
+                Some(further) => position = further,
+                None => break count,
+            }
+        };
         if count > MAX_DEVICES as u64 {
-            let all: HashMap<String, String> = client.hgetall(&key).await?;
-            let all = all.iter().map(|(device, text)| {
-                let position = text.parse::<Position>();
-                (
-                    device.as_str(),
-                    position.map_or(0, |position| position.entry.ms),
-                )
-            });
-            let _: () = client.hdel(&key, surplus(all, device)).await?;
+            self.remove_surplus(&client, &key, device).await?;
         }
         Ok(())
+    }
+
+    /// Writes a position; answers the one that stood there, and how many devices there are now.
+    /// Two tabs may share a device, on two nodes: who has read less and comes second learns here
+    /// what it took back, and writes that again.
+    async fn replace(
+        &self,
+        client: &Client,
+        key: &str,
+        device: &str,
+        position: Position,
+    ) -> Result<(Option<Position>, u64), Error> {
+        let transaction = multi(client).await?;
+        let _: () = transaction.hget(key, device).await?;
+        let field = (device, position.to_string());
+        let _: () = transaction.hset(key, field).await?;
+        let _: () = transaction.expire(key, self.lasts, None).await?;
+        let _: () = transaction.hlen(key).await?;
+        let answers: Vec<Value> = exec(&transaction).await?;
+        let replaced = answers.first().and_then(Value::as_str);
+        let replaced = replaced.and_then(|text| text.parse().ok());
+        let count = answers.last().and_then(Value::as_u64).unwrap_or(0);
+        Ok((replaced, count))
+    }
+
+    async fn remove_surplus(&self, client: &Client, key: &str, device: &str) -> Result<(), Error> {
+        let all: HashMap<String, String> = client.hgetall(key).await?;
+        let all = all.iter().map(|(device, text)| {
+            let position = text.parse::<Position>();
+            (
+                device.as_str(),
+                position.map_or(0, |position| position.entry.ms),
+            )
+        });
+        client.hdel(key, surplus(all, device)).await
     }
 
     fn away(&self, error: &Error) -> Unavailable {
