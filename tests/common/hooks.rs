@@ -19,6 +19,8 @@ pub const PAGE: &str = "https://app.example.org";
 /// A question of a node.
 #[derive(Debug, Clone)]
 pub struct Question {
+    /// The number of the connection that it came over.
+    pub connection: usize,
     pub path: String,
     headers: Vec<(String, String)>,
     pub text: String,
@@ -116,12 +118,12 @@ impl Backend {
         let under_way = Arc::new(AtomicUsize::new(0));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                opened.fetch_add(1, Ordering::SeqCst);
+                let connection = opened.fetch_add(1, Ordering::SeqCst);
                 let (answer, asked) = (answer.clone(), asked.clone());
                 let (under_way, most) = (under_way.clone(), most.clone());
                 tokio::spawn(async move {
                     let mut socket = BufReader::new(socket);
-                    while let Some(question) = read(&mut socket).await {
+                    while let Some(question) = read(&mut socket, connection).await {
                         asked.lock().unwrap().push(question.clone());
                         let count = under_way.fetch_add(1, Ordering::SeqCst) + 1;
                         most.fetch_max(count, Ordering::SeqCst);
@@ -170,7 +172,7 @@ impl Backend {
     }
 }
 
-async fn read(socket: &mut BufReader<TcpStream>) -> Option<Question> {
+async fn read(socket: &mut BufReader<TcpStream>, connection: usize) -> Option<Question> {
     let (mut path, mut headers, mut length) = (String::new(), Vec::new(), 0);
     loop {
         let mut line = String::new();
@@ -193,6 +195,7 @@ async fn read(socket: &mut BufReader<TcpStream>) -> Option<Question> {
     socket.read_exact(&mut body).await.ok()?;
     let text = String::from_utf8(body).expect("UTF-8");
     Some(Question {
+        connection,
         path,
         headers,
         json: serde_json::from_str(&text).expect("JSON"),

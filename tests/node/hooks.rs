@@ -325,6 +325,24 @@ async fn a_backend_that_answers_rubbish_costs_only_those_who_need_it() {
     assert!(!log.contains("only-the-backend"));
 }
 
+/// As one that restarts: whatever comes over a connection of before ends without an answer.
+#[tokio::test]
+async fn a_backend_that_breaks_all_its_connections_is_asked_over_a_new_one() {
+    let late = |_: &_| Deed::Late(Duration::from_millis(500), json!({"user": "ada"}));
+    let backend = Backend::start(late).await;
+    let url = backend.url("/");
+    let node = hooked(&by_hook(&url), &[]);
+    for opened in join_all((0..4).map(|_| open(&node, "", &[]))).await {
+        opened.expect("let in");
+    }
+    let before = backend.opened();
+    backend.answer(move |question| match question.connection < before {
+        true => Deed::Raw(Vec::new()),
+        false => ok(json!({"user": "ada"})),
+    });
+    open(&node, "", &[]).await.expect("let in");
+}
+
 #[tokio::test]
 async fn a_dead_backend_is_asked_once_a_second_until_it_answers() {
     let backend = Backend::start(|_| Deed::Json(500, json!({}))).await;
