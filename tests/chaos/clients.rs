@@ -219,6 +219,7 @@ impl Link<'_> {
             kept: KEPT_BY_RULE.contains(&topic),
             author: Some(self.name.clone()),
             everywhere: false,
+            nodes: Vec::new(),
             parts: Vec::new(),
         });
         self.socket.send(&ask).await;

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::checker::Verdict;
 use crate::history::{Event, Micros, Push, SECOND};
-use crate::index::Index;
+use crate::index::{Conn, Index};
 
 /// A dead node's users are free within 20 s; a busy machine takes a little longer.
 pub(crate) const FREE: Micros = (20 + 3) * SECOND;
-/// Redis knows after this that nothing listens any more.
+/// Redis knows after this that nothing listens any more, and a node that a client is gone.
 const CLOSED: Micros = SECOND / 2;
+/// A client hears that it is in so soon after its row is there.
+const COMING: Micros = SECOND / 2;
 /// A push that took as long has waited for its own deadline.
 const WAITED: Micros = SECOND * 9 / 10;
 /// Calls through one node that may wait for a dead one: the first, and one more if the node was
@@ -21,8 +23,8 @@ const WAITED_IN_VAIN: &str = "a node in the row does not listen";
 /// What a push is told that has waited for Redis.
 const REDIS_IS_LATE: &str = "no answer from Redis in time";
 
-/// No push is taken for users who are only on a node that vanished, and of the calls that meet a
-/// dead one only the first wait for it.
+/// No push is taken by a node that vanished, or for users who are only there, and of the calls that
+/// meet a dead one only the first wait for it.
 pub(crate) fn check(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     for event in index.events {
@@ -43,8 +45,13 @@ pub(crate) fn check(index: &Index<'_>) -> Verdict {
         };
         match &**kind {
             "node-freeze" => {
+                let mut thaws = index.thaws.iter();
+                let thaw = thaws.find(|(whom, thaw)| whom == node && at <= thaw);
+                // From then on it may write its rows again, and take what still waits for it.
+                let until = thaw.map_or(*until, |(_, thaw)| *until.min(thaw));
+                let pushes = during(FREE).filter(|push| push.answered < until);
                 // Redis counts a node that vanished among the listeners of all nodes.
-                for push in during(FREE).filter(|push| !push.everywhere) {
+                for push in pushes.filter(|push| !push.everywhere) {
                     let is_taken = taken(index, push, node, *at);
                     verdict.expect(!is_taken, || {
                         format!("{} was taken for {node}, which vanished at {at}", push.id)
@@ -88,16 +95,30 @@ fn has_waited(push: &Push, pushes: usize) -> bool {
     waits && push.answered - push.sent >= WAITED
 }
 
-/// Whether it was taken for a user all of whose connections are on this node since before that.
+/// Whether it was taken by this node, or for a user all of whose connections are there since before
+/// it vanished.
 fn taken(index: &Index<'_>, push: &Push, node: &str, vanished: Micros) -> bool {
+    // A publisher over Redis knows which nodes took it. One that asks a node does not.
+    if !push.nodes.is_empty() {
+        return push.nodes.iter().any(|one| one == node);
+    }
     push.parts.iter().any(|part| {
-        let conns = index.conns.values().filter(|conn| {
-            conn.user == part.user && conn.opened < push.answered && conn.closed() > push.sent
-        });
+        let conns = index.conns.values();
+        let conns = conns.filter(|conn| conn.user == part.user && is_known(conn, push));
         let mut conns = conns.peekable();
         let words = ["routed", "written", "acked"];
         words.contains(&&*part.status)
             && conns.peek().is_some()
             && conns.all(|conn| conn.node == node && conn.opened < vanished)
     })
+}
+
+/// Whether a node may have known this connection while the push was under way. It does before the
+/// client has heard so, as what came meanwhile proves, and until it has heard of the end.
+fn is_known(conn: &Conn<'_>, push: &Push) -> bool {
+    let mut recvs = conn.recvs.iter();
+    // What is kept comes to later ones, too.
+    let is_coming = !push.kept || conn.opened < push.answered + COMING;
+    conn.opened < push.answered && push.sent < conn.closed().saturating_add(CLOSED)
+        || is_coming && recvs.any(|recv| recv.id == push.id && push.sent <= recv.at)
 }

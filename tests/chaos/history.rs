@@ -67,6 +67,9 @@ pub(crate) struct Push {
     /// every listener there.
     #[serde(default)]
     pub(crate) everywhere: bool,
+    /// The nodes that took it, as a publisher over Redis knows that reads the row itself.
+    #[serde(default)]
+    pub(crate) nodes: Vec<String>,
     /// What it was told of each user, or of the topic.
     pub(crate) parts: Vec<Part>,
 }
@@ -210,6 +213,11 @@ pub(crate) enum Event {
         at: Micros,
         /// Until then nothing could be expected of whom it hit.
         until: Micros,
+    },
+    /// A node that stood still was told to go on. It runs before the fault is over.
+    Thaw {
+        node: String,
+        at: Micros,
     },
     /// Rows of these connections, and of these topics, were deleted in Redis, or may have been.
     RowsDeleted {

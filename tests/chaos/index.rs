@@ -177,6 +177,8 @@ pub(crate) struct Index<'a> {
     /// Whom it hit, from when, until when.
     pub(crate) stalls: Vec<(Option<&'a str>, Micros, Micros)>,
     pub(crate) samples: HashMap<&'a str, Vec<(Micros, f64)>>,
+    /// When nodes that stood still were told to go on.
+    pub(crate) thaws: Vec<(&'a str, Micros)>,
     pub(crate) end: Micros,
     /// Whether Redis was emptied, or some of it.
     pub(crate) forgets: bool,
@@ -204,6 +206,7 @@ impl<'a> Index<'a> {
             messages: BTreeMap::new(),
             stalls: Vec::new(),
             samples: HashMap::new(),
+            thaws: Vec::new(),
             end: 0,
             forgets: false,
             deleted: Vec::new(),
@@ -369,6 +372,7 @@ impl<'a> Index<'a> {
                 self.stalls.push((node.as_deref(), *at, *until));
                 self.forgets |= matches!(&**kind, "redis-restart" | "flushall" | "eviction");
             }
+            Event::Thaw { node, at } => self.thaws.push((node, *at)),
             Event::Sample { node, lost, at } => {
                 self.samples.entry(node).or_default().push((*at, *lost));
             }

@@ -341,6 +341,7 @@ impl Stage {
             kept: draft.kept,
             author: None,
             everywhere: false,
+            nodes: Vec::new(),
             parts,
             status,
         }));
@@ -412,6 +413,7 @@ impl Stage {
             kept: draft.kept,
             author: None,
             everywhere: false,
+            nodes: Vec::new(),
             parts: parts(&draft.to, &status, &answer),
             status: status.clone(),
         }));

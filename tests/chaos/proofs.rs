@@ -30,6 +30,7 @@ fn push(id: &str, seq: u64, user: &str, sent: u64) -> Push {
         kept: false,
         author: None,
         everywhere: false,
+        nodes: Vec::new(),
         parts: vec![Part {
             user: user.to_owned(),
             status: "routed".to_owned(),

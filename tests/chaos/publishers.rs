@@ -212,6 +212,7 @@ impl Sender {
                     kept: draft.kept,
                     author: None,
                     everywhere: false,
+                    nodes: Vec::new(),
                     parts: parts(&draft.to, &status, answer),
                     status,
                 }));
@@ -302,6 +303,9 @@ enum Way {
     Crossed,
 }
 
+/// What Redis told it: a status, how many took it, and the nodes that it named itself.
+type Told = (&'static str, u32, Vec<String>);
+
 /// Fields remembered.
 const REMEMBERED: usize = 200;
 
@@ -368,12 +372,12 @@ impl RedisPublisher {
                     (Some(to), _) => {
                         let line = draft.envelope(to.clone()).to_string();
                         let published = self.redis.publish_to_all(&line).await;
-                        published.map(|_| ("unrouted", 0))
+                        published.map(|_| ("unrouted", 0, Vec::new()))
                     }
                     (None, Way::Row | Way::Fields) => self.publish_to_row(&draft, way).await,
                     (None, _) => self.publish_to_all(&draft).await,
                 };
-                let (status, connections) = told.unwrap_or(("unknown", 0));
+                let (status, connections, nodes) = told.unwrap_or(("unknown", 0, Vec::new()));
                 self.world.recorder.write(Event::Push(Push {
                     id: draft.id.clone(),
                     by: self.name.clone(),
@@ -388,6 +392,7 @@ impl RedisPublisher {
                     kept: false,
                     author: None,
                     everywhere: is_to_all,
+                    nodes,
                     parts: vec![Part {
                         user: draft.to[0].clone(),
                         status: status.to_owned(),
@@ -405,11 +410,7 @@ impl RedisPublisher {
 
     /// As PROTOCOL.md says. An answer of 0 proves that nobody took it, or in a cluster that a repeat does
     /// no harm, if it has an id: the row is read again.
-    async fn publish_to_row(
-        &mut self,
-        draft: &Draft,
-        way: Way,
-    ) -> std::io::Result<(&'static str, u32)> {
+    async fn publish_to_row(&mut self, draft: &Draft, way: Way) -> std::io::Result<Told> {
         let to = &draft.to[0];
         let mut taken: Vec<String> = Vec::new();
         for _ in 0..TRIES {
@@ -441,12 +442,14 @@ impl RedisPublisher {
                 }
             }
             if !open {
-                return Ok(("routed", taken.len() as u32));
+                let node = |whom: &String| whom.split('/').next().unwrap_or(whom).to_owned();
+                let nodes = taken.iter().map(node).collect();
+                return Ok(("routed", taken.len() as u32, nodes));
             }
             tokio::time::sleep(RETRY).await;
         }
         // Some nodes took it and some did not, or there is no row: nothing is claimed.
-        Ok(("unrouted", 0))
+        Ok(("unrouted", 0, Vec::new()))
     }
 
     fn remember(&mut self, user: &str, fields: &[&str]) {
@@ -460,16 +463,16 @@ impl RedisPublisher {
         }
     }
 
-    async fn publish_to_all(&mut self, draft: &Draft) -> std::io::Result<(&'static str, u32)> {
+    async fn publish_to_all(&mut self, draft: &Draft) -> std::io::Result<Told> {
         let line = draft.envelope(json!({})).to_string();
         let listeners = self.redis.publish_to_all(&line).await?;
         // Fewer than there are nodes: somebody did not listen, and the publisher knows. Or, in a
         // cluster, somebody listens elsewhere, and the publisher does not know.
         let all = self.world.views.all().len() as i64;
         Ok(if listeners >= all {
-            ("routed", 1)
+            ("routed", 1, Vec::new())
         } else {
-            ("unrouted", 0)
+            ("unrouted", 0, Vec::new())
         })
     }
 }

@@ -332,7 +332,7 @@ impl Stage {
             }
             Fault::RedisFreeze { time } => {
                 let pid = self.with_redis(|redis| redis.first().pid()).await?;
-                freeze(pid, time).await;
+                drop(freeze(pid, time).await);
             }
             Fault::FlushAll => self.admin(&["FLUSHALL"]).await?,
             Fault::KillSubscriptions => self.admin(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?,
@@ -356,7 +356,12 @@ impl Stage {
                 let slot = self.places[node].lock().await;
                 if let Some(node) = &*slot {
                     whom = Some(node.id.clone());
-                    freeze(node.pid(), time).await;
+                    let thaw = freeze(node.pid(), time).await;
+                    self.recorder.write(Event::Thaw {
+                        node: node.id.clone(),
+                        at: self.recorder.now(),
+                    });
+                    drop(thaw);
                 }
             }
             Fault::NodeRestart { node } => {
@@ -606,9 +611,10 @@ impl Drop for Thaw {
     }
 }
 
-async fn freeze(pid: u32, time: Duration) {
+/// Stops a process for so long; it goes on when the answer is dropped.
+async fn freeze(pid: u32, time: Duration) -> Thaw {
     common::send_signal(pid, "STOP");
     let thaw = Thaw(pid);
     tokio::time::sleep(time).await;
-    drop(thaw);
+    thaw
 }

@@ -1,7 +1,11 @@
 //! Histories of rows that are deleted, and of senders that hang up, stall or repeat themselves.
 
-use super::{Change, History, NODE, kept, push, recv};
-use crate::history::{Event, HUNG_UP, SECOND};
+use super::{Change, History, NODE, close, kept, push, recv};
+use crate::history::{Cause, Event, HUNG_UP, Inbox, SECOND};
+use crate::wires::Wire;
+
+/// Another node, whose counters are not known.
+const OTHER: &str = "n1.bbbbbbbbbbbb";
 
 pub(super) const ALLOWED: &[(&str, Change)] = &[
     ("a deleted row that comes back in time", |history| {
@@ -38,6 +42,34 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
             meet_dead(history, &[&[deaf; 5], &[deaf], &[suspect, suspect]]);
         },
     ),
+    ("a push that waited until its node went on", |history| {
+        outlive_a_freeze(history);
+        history.pushes[3].answered += SECOND;
+        history.events.push(thaw(81));
+    }),
+    (
+        "a push to a client that is just coming elsewhere",
+        |history| {
+            outlive_a_freeze(history);
+            elsewhere(history, 80 * SECOND + 3_000, 90 * SECOND);
+            history
+                .events
+                .push(recv("p2", "m4", "p", 80 * SECOND + 4_000));
+        },
+    ),
+    (
+        "a push to a client that has just left elsewhere",
+        |history| {
+            outlive_a_freeze(history);
+            elsewhere(history, 60 * SECOND, 80 * SECOND - 1_000);
+        },
+    ),
+    ("a push over Redis that another node took", |history| {
+        outlive_a_freeze(history);
+        let push = &mut history.pushes[3];
+        push.via = "redis".to_owned();
+        push.nodes = vec![OTHER.to_owned()];
+    }),
     (
         "a kept push, repeated elsewhere and stored once",
         |history| {
@@ -71,23 +103,53 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
         meet_dead(history, &[&[suspect], &[suspect], &[suspect]]);
     }),
     ("H17", "a push taken for a node that vanished", |history| {
-        let push = &mut history.pushes[3];
-        (push.sent, push.via) = (80 * SECOND, "n1.bbbbbbbbbbbb".to_owned());
-        push.answered = push.sent + 1_000;
-        let vanished = push.sent - 30 * SECOND;
-        // No longer through the node whose counters are known.
-        history.count("pushes_total{status=\"routed\"}", 3.0);
-        history.unheard("m4");
-        history
-            .events
-            .push(recv("p1", "m4", "p", 80 * SECOND + 500));
-        history.events.push(Event::Fault {
-            kind: "node-freeze".to_owned(),
-            node: Some(NODE.to_owned()),
-            at: vanished,
-            until: vanished + 40 * SECOND,
-        });
+        outlive_a_freeze(history);
     }),
+    ("H17", "a push taken before the node goes on", |history| {
+        outlive_a_freeze(history);
+        history.events.push(thaw(81));
+    }),
+    (
+        "H17",
+        "a push taken for one who had left elsewhere",
+        |history| {
+            outlive_a_freeze(history);
+            elsewhere(history, 60 * SECOND, 79 * SECOND);
+        },
+    ),
+    (
+        "H17",
+        "a push that came to another node before, not now",
+        |history| {
+            outlive_a_freeze(history);
+            elsewhere(history, 60 * SECOND, 79 * SECOND);
+            history.events.push(recv("p2", "m4", "p", 78 * SECOND));
+        },
+    ),
+    (
+        "H17",
+        "a kept push that came to a later connection",
+        |history| {
+            outlive_a_freeze(history);
+            history.pushes[3].kept = true;
+            elsewhere(history, 82 * SECOND, 90 * SECOND);
+            history.events.push(kept("p2", "m4", "p", 83 * SECOND));
+        },
+    ),
+    (
+        "H17",
+        "a vanished node in a row, beside another",
+        |history| {
+            outlive_a_freeze(history);
+            elsewhere(history, 60 * SECOND, 90 * SECOND);
+            let push = &mut history.pushes[3];
+            push.via = "redis".to_owned();
+            push.nodes = vec![OTHER.to_owned(), NODE.to_owned()];
+            history
+                .events
+                .push(recv("p2", "m4", "p", 80 * SECOND + 700));
+        },
+    ),
     (
         "H6",
         "a push that was late before its node froze",
@@ -149,6 +211,49 @@ fn meet_dead(history: &mut History, calls: &[&[&str]]) {
         at: 10 * SECOND,
         until: 40 * SECOND,
     });
+}
+
+/// The node stands still from 50 to 90 s. At 80 s the message to `p`, who is there, is taken all the
+/// same, as another node says.
+fn outlive_a_freeze(history: &mut History) {
+    let push = &mut history.pushes[3];
+    (push.sent, push.via) = (80 * SECOND, OTHER.to_owned());
+    push.answered = push.sent + 1_000;
+    // No longer through the node whose counters are known.
+    history.count("pushes_total{status=\"routed\"}", 3.0);
+    history.unheard("m4");
+    history
+        .events
+        .push(recv("p1", "m4", "p", 80 * SECOND + 500));
+    history.events.push(Event::Fault {
+        kind: "node-freeze".to_owned(),
+        node: Some(NODE.to_owned()),
+        at: 50 * SECOND,
+        until: 90 * SECOND,
+    });
+}
+
+fn thaw(second: u64) -> Event {
+    Event::Thaw {
+        node: NODE.to_owned(),
+        at: second * SECOND,
+    }
+}
+
+/// `p` has a second connection meanwhile, at another node.
+fn elsewhere(history: &mut History, from: u64, until: u64) {
+    history.events.push(Event::Open {
+        conn: "p2".to_owned(),
+        user: "p".to_owned(),
+        v1: false,
+        wire: Wire::default(),
+        node: OTHER.to_owned(),
+        fd: None,
+        inbox: Inbox::Unknown,
+        topics: Vec::new(),
+        at: from,
+    });
+    history.events.push(close("p2", Cause::Client, None, until));
 }
 
 /// The row of a connection is deleted.
