@@ -125,3 +125,28 @@ async fn while_a_node_that_listens_cannot_renew_its_lease_nobody_is_offline_else
     until_said(&a, "77", 200, "status", "routed").await;
     until_said(&a, "78", 200, "status", "offline").await;
 }
+
+/// Redis lost everything, and goes on without the rows of one node. Others push past its clients
+/// meanwhile, and are told `routed` for those that are elsewhere.
+#[tokio::test]
+async fn who_was_told_of_a_loss_before_its_row_was_back_is_told_again() {
+    let redis = Redis::start();
+    let (a, b) = pair(&redis);
+    let _here = Client::v1(&a.ws_url("77")).await;
+    let mut there = Client::v1(&b.ws_url("77")).await;
+    allow(&redis, &BUT_ROWS);
+    assert_eq!(redis.cli(&["FLUSHALL"]), "OK");
+    assert_eq!(there.json().await["type"], "resync");
+    eventually(async || match &*redis.cli(&["HLEN", "pn:user:{77}"]) {
+        "1" => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .await;
+    let (_, answer) = push(&a, "77").await;
+    let told = ["status", "connections", "reason"].map(|field| &answer[field]);
+    assert_eq!(told, [&json!("routed"), &json!(1), &Value::Null]);
+    allow(&redis, &["resetkeys", "~*"]);
+    assert_eq!(there.json().await["type"], "resync");
+    let row = redis.cli(&["HKEYS", "pn:user:{77}"]);
+    assert!(row.contains(&there.connection()), "{row}");
+}

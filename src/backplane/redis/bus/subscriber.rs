@@ -42,7 +42,7 @@ const OVERHEAD: usize = 256;
 const SETTLED: Duration = Duration::from_millis(50);
 /// How long a retiring subscription may take to deliver what it still holds.
 const RETIRE: Duration = Duration::from_secs(1);
-/// Rows missing in Redis are written within this time; a new one may always be on its way.
+/// Rows missing in Redis are mostly back within this time; a new one may always be on its way.
 const REBUILT: Duration = Duration::from_secs(1);
 /// Clients are told that the node is cut off after this time.
 const DEGRADED: Duration = Duration::from_secs(10);
@@ -100,6 +100,8 @@ struct Live {
     told: bool,
     /// Which loss of the rows in Redis was announced.
     forgotten: Option<Instant>,
+    /// Rows were not back then, and are waited for.
+    is_early: bool,
 }
 
 /// Delivers what a node receives, event by event.
@@ -173,6 +175,7 @@ impl Live {
             down_since: Some(Instant::now()),
             told: false,
             forgotten: None,
+            is_early: false,
         }
     }
 
@@ -262,16 +265,19 @@ impl Live {
     }
 
     /// While Redis has no row of a user here, or only those of other nodes, publishers skip this
-    /// node and cannot know. Announced once the rows are back, or nearly: if announced earlier,
-    /// more would be lost after the announcement.
+    /// node and cannot know. Announced once the rows are back, because more is lost until then. If
+    /// that takes long, announced at once and again then.
     fn notices_forgetting(&mut self, bus: &Bus) -> bool {
         let forgotten = bus.lease.forgotten();
-        let is_rebuilt = |at: Instant| bus.hub.changes().is_settled() || at.elapsed() > REBUILT;
-        let is_new = forgotten != self.forgotten && forgotten.is_some_and(is_rebuilt);
+        let is_settled = bus.hub.changes().is_settled();
+        let is_due = |at: Instant| is_settled || at.elapsed() > REBUILT;
+        let is_new = forgotten != self.forgotten && forgotten.is_some_and(is_due);
+        let are_back = self.is_early && is_settled;
         if is_new {
             self.forgotten = forgotten;
         }
-        is_new
+        self.is_early = !is_settled && (is_new || self.is_early);
+        is_new || are_back
     }
 
     /// Follows the own channel to the server that has it now. Messages from the old server would
