@@ -68,6 +68,12 @@ impl LocalConnection {
         }
     }
 
+    /// One that rests on nothing.
+    #[cfg(test)]
+    pub(crate) fn of_row(fd: Fd) -> Self {
+        Self::new(fd, Dialect::V1, Traits::default())
+    }
+
     /// When it came, in milliseconds since 1970, for people to read; no decision rests on it.
     pub(crate) fn at(&self) -> u64 {
         self.came.ms()
@@ -188,6 +194,9 @@ pub(in crate::local) struct Directory {
     last_fd: AtomicU64,
     connections: Map<Fd, UserId>,
     users: Map<UserId, Seats>,
+    /// Those that are not known to have been in a row yet: few, and none without a registry. The
+    /// registry alone takes them out, so that it never takes one that it has not written for written.
+    unwritten: Map<Fd, ()>,
     sessions: SessionIndex,
     size: AtomicUsize,
     /// Which rows need writing. Taken by the registry writer of the backplane.
@@ -209,6 +218,7 @@ impl Directory {
             last_fd: AtomicU64::new(0),
             connections: Map::default(),
             users: Map::default(),
+            unwritten: Map::default(),
             sessions: SessionIndex::default(),
             size: AtomicUsize::new(0),
             changes,
@@ -229,6 +239,9 @@ impl Directory {
         seat: LocalConnection,
     ) -> oneshot::Receiver<()> {
         let (fd, session) = (seat.fd, seat.session());
+        if self.changes.are_tracked() {
+            self.unwritten.insert(fd, ());
+        }
         match self.users.entry(user.clone()) {
             Entry::Occupied(mut seats) => seats.get_mut().add(seat),
             Entry::Vacant(place) => drop(place.insert(Seats::One(seat))),
@@ -299,6 +312,18 @@ impl Directory {
         seat.traits.get_or_insert_default().ordinal = Some(ordinal);
         drop(seats);
         Some(self.changes.joined(Subject::User(user.clone())))
+    }
+
+    /// Whether a connection is known to have been in its user's row.
+    pub(in crate::local) fn is_written(&self, fd: Fd) -> bool {
+        !self.unwritten.contains_key(&fd)
+    }
+
+    /// Rows have been written with these connections, or without them.
+    pub(in crate::local) fn note_written(&self, fds: impl IntoIterator<Item = Fd>) {
+        for fd in fds {
+            self.unwritten.remove(&fd);
+        }
     }
 
     pub(in crate::local) fn len(&self) -> usize {

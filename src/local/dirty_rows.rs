@@ -28,6 +28,12 @@ pub(crate) struct Change {
     pub gone: SmallVec<[Fd; 1]>,
     /// For a topic: at some time it had no connections here, so this node's field may have to go.
     pub emptied: bool,
+    /// Redis lacked something of the row that it had been given: once the row is written, its
+    /// connections must hear that messages may have passed them by.
+    pub lost: bool,
+    /// All clients hear of a greater loss, which may have taken the row: what is missing from it
+    /// is no news.
+    pub forgotten: bool,
     /// Who waits for the row to be written.
     pub waiting: SmallVec<[oneshot::Sender<()>; 1]>,
 }
@@ -36,6 +42,15 @@ impl Change {
     /// Whether something may have to be removed from the row.
     pub(crate) fn removes(&self) -> bool {
         self.emptied || !self.gone.is_empty()
+    }
+
+    /// What of a change that was not written holds of the next one too.
+    fn take_over(&mut self, older: Self) {
+        self.gone.extend(older.gone);
+        self.emptied |= older.emptied;
+        self.lost |= older.lost;
+        self.forgotten |= older.forgotten;
+        self.waiting.extend(older.waiting);
     }
 }
 
@@ -98,8 +113,13 @@ impl DirtyRows {
         }
     }
 
-    /// There is one connection more, or the row is lost. Resolves once it has been written; at
-    /// once, with an error, if there is none to write.
+    /// Whether there is a registry to write.
+    pub(crate) fn are_tracked(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// There is one connection more. Resolves once the row has been written; at once, with an
+    /// error, if there is none to write.
     pub(crate) fn joined(&self, subject: Subject) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.with(|state| {
@@ -117,6 +137,25 @@ impl DirtyRows {
     pub(crate) fn counted(&self, topic: &Topic, emptied: bool) {
         let topic = Subject::Topic(topic.clone());
         self.with(|state| state.dirty.entry(topic).or_default().emptied |= emptied);
+    }
+
+    /// Redis lacks something of these rows, which were written.
+    pub(crate) fn lost(&self, subjects: impl IntoIterator<Item = Subject>) {
+        self.with(|state| {
+            for subject in subjects {
+                state.dirty.entry(subject).or_default().lost = true;
+            }
+        });
+    }
+
+    /// All of these must be written again, as Redis may have lost them with all the rest, of which
+    /// all clients hear.
+    pub(crate) fn forgotten(&self, subjects: impl IntoIterator<Item = Subject>) {
+        self.with(|state| {
+            for subject in subjects {
+                state.dirty.entry(subject).or_default().forgotten = true;
+            }
+        });
     }
 
     /// All of these must be written again.
@@ -193,10 +232,7 @@ impl DirtyRows {
             state.dirty_since = earlier(state.dirty_since, state.taken_since);
             state.give_back(changes.len());
             for (subject, change) in changes {
-                let entry = state.dirty.entry(subject).or_default();
-                entry.gone.extend(change.gone);
-                entry.emptied |= change.emptied;
-                entry.waiting.extend(change.waiting);
+                state.dirty.entry(subject).or_default().take_over(change);
             }
         });
     }
@@ -266,6 +302,26 @@ mod tests {
         changes.written(again);
         assert!(changes.is_settled());
         assert_eq!(row.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_loss_is_remembered_until_the_row_is_written() {
+        let changes = DirtyRows::tracked();
+        let [a, b] = ["a", "b"].map(|user| Subject::User(user.parse().unwrap()));
+        changes.lost([a.clone()]);
+        changes.forgotten([b.clone()]);
+        let taken = changes.take().await;
+        changes.mark([a.clone(), b]);
+        changes.put_back(taken);
+        let mut again = changes.take().await;
+        again.sort_by_key(|(subject, _)| *subject != a);
+        let marks = again
+            .iter()
+            .map(|(_, change)| (change.lost, change.forgotten));
+        assert_eq!(marks.collect::<Vec<_>>(), [(true, false), (false, true)]);
+        changes.written(again);
+        changes.mark([a]);
+        assert!(!changes.take().await[0].1.lost);
     }
 
     #[tokio::test(start_paused = true)]

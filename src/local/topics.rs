@@ -23,8 +23,27 @@ use crate::protocol::topic_rules::{
     EntryRule, HistoryRule, PresenceRule, SubscribeRule, TopicRules,
 };
 
-/// Connections in a topic, by shard.
-type TopicCounts = SmallVec<[u32; 4]>;
+/// Connections in a topic.
+#[derive(Debug, Clone)]
+struct TopicCounts {
+    by_shard: SmallVec<[u32; 4]>,
+    /// Whether the row has been written since the first of them came. Not used of watchers, of whom
+    /// a row says only that there are some.
+    is_written: bool,
+}
+
+impl TopicCounts {
+    fn none(shards: usize) -> Self {
+        Self {
+            by_shard: SmallVec::from_elem(0, shards),
+            is_written: false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.by_shard.iter().all(|count| *count == 0)
+    }
+}
 
 /// What the shards and the hub share of topics.
 #[derive(Debug)]
@@ -150,11 +169,11 @@ impl Topics {
     ) -> bool {
         let fresh = || {
             begin();
-            SmallVec::from_elem(0, self.shards)
+            TopicCounts::none(self.shards)
         };
         let mut counts = counts.entry(topic.clone()).or_insert_with(fresh);
-        let is_new = counts.iter().all(|count| *count == 0);
-        counts[shard] += 1;
+        let is_new = counts.is_empty();
+        counts.by_shard[shard] += 1;
         is_new
     }
 
@@ -179,8 +198,8 @@ impl Topics {
     ) -> bool {
         // Under the entry's lock: no connection can join between emptying and removing it.
         let emptied = counts.remove_if_mut(topic, |_, counts| {
-            counts[shard] -= 1;
-            let is_empty = counts.iter().all(|count| *count == 0);
+            counts.by_shard[shard] -= 1;
+            let is_empty = counts.is_empty();
             if is_empty {
                 end();
             }
@@ -219,7 +238,20 @@ impl Topics {
     pub(crate) fn count(&self, topic: &Topic) -> u32 {
         self.counts
             .get(topic)
-            .map_or(0, |counts| counts.iter().sum())
+            .map_or(0, |counts| counts.by_shard.iter().sum())
+    }
+
+    /// Whether the topic's row is known to have said that there are connections here.
+    pub(crate) fn is_written(&self, topic: &Topic) -> bool {
+        let counts = self.counts.get(topic);
+        counts.is_some_and(|counts| counts.is_written)
+    }
+
+    /// The topic's row has been written with connections of this node.
+    pub(crate) fn note_written(&self, topic: &Topic) {
+        if let Some(mut counts) = self.counts.get_mut(topic) {
+            counts.is_written = true;
+        }
     }
 
     /// Those shards that have some of them, and how many.
@@ -233,7 +265,7 @@ impl Topics {
     }
 
     fn shards_of(counts: &Map<Topic, TopicCounts>, topic: &Topic) -> SmallVec<[(usize, u32); 8]> {
-        let counts = counts.get(topic).map(|counts| counts.clone());
+        let counts = counts.get(topic).map(|counts| counts.by_shard.clone());
         let counts = counts.into_iter().flatten().enumerate();
         counts.filter(|(_, count)| *count > 0).collect()
     }

@@ -137,6 +137,77 @@ async fn who_was_passed_by_while_a_row_was_lost_is_told() {
     .await;
 }
 
+/// What a client hears until each of these has come: the data of messages, the type of the rest.
+async fn hears_all(client: &mut Client, expected: &[&str]) {
+    let mut lacking = expected.to_vec();
+    while !lacking.is_empty() {
+        let object = client.json().await;
+        let heard = match object["type"].as_str() {
+            Some("message") => object["data"].clone(),
+            _ => object["type"].clone(),
+        };
+        lacking.retain(|one| heard != *one);
+    }
+}
+
+/// The row is written again before its turn to be looked at comes, and is whole by then.
+#[tokio::test]
+async fn who_was_passed_by_is_told_although_another_leaves_and_the_row_is_written() {
+    let redis = Redis::start();
+    let (node, sender) = (quiet_node_on(&redis, "a"), quiet_node_on(&redis, "b"));
+    let mut stays = Client::v1(&node.ws_url("42")).await;
+    let leaves = Client::v1(&node.ws_url("42")).await;
+    until_fields(&redis, "pn:user:{42}", "2").await;
+    assert_eq!(redis.cli(&["DEL", "pn:user:{42}"]), "1");
+    let kept = json!({"to": {"user": "42"}, "keep": true, "data": "kept"});
+    let (_, answer) = post(&sender.push_url, &kept).await;
+    assert_eq!(answer["status"], "stored", "{answer}");
+    drop(leaves);
+    until_fields(&redis, "pn:user:{42}", "1").await;
+    hears_all(&mut stays, &["resync", "kept"]).await;
+    assert_eq!(node.metric("registry_rows_restored_total").await, 1.0);
+}
+
+/// As above, for a topic: its count changes.
+#[tokio::test]
+async fn members_who_were_passed_by_are_told_although_another_comes() {
+    let redis = Redis::start();
+    let (node, sender) = (quiet_node_on(&redis, "a"), quiet_node_on(&redis, "b"));
+    let url = |user: &str| format!("{}&topics=news", node.ws_url(user));
+    let mut first = Client::v1(&url("42")).await;
+    until_fields(&redis, "pn:topic:{news}", "1").await;
+    assert_eq!(redis.cli(&["DEL", "pn:topic:{news}"]), "1");
+    let push = json!({"to": {"topic": "news"}, "data": "lost"});
+    let (_, answer) = post(&sender.push_url, &push).await;
+    assert_eq!(answer["status"], "offline", "{answer}");
+    let mut second = Client::v1(&url("43")).await;
+    until_fields(&redis, "pn:topic:{news}", "1").await;
+    hears_all(&mut first, &["resync"]).await;
+    hears_all(&mut second, &["resync"]).await;
+}
+
+/// A missing index has all rows written again, and those that were gone with it are then whole.
+#[tokio::test]
+async fn whose_row_went_together_with_the_index_is_told() {
+    let redis = Redis::start();
+    let node = quiet_node_on(&redis, "a");
+    let mut clients = Vec::new();
+    // So many that most are looked at later than the index.
+    for user in 0..20 {
+        clients.push(Client::v1(&node.ws_url(&format!("u{user}"))).await);
+    }
+    assert_eq!(
+        redis.cli(&["DEL", &format!("pn:users:{{{}}}", node.id)]),
+        "1"
+    );
+    for user in 0..20 {
+        assert_eq!(redis.cli(&["DEL", &format!("pn:user:{{u{user}}}")]), "1");
+    }
+    for client in &mut clients {
+        hears_all(client, &["resync"]).await;
+    }
+}
+
 /// What tells other nodes which rows to remove when this one dies.
 #[tokio::test]
 async fn a_deleted_index_of_rows_is_put_back() {

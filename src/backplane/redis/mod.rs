@@ -204,7 +204,7 @@ impl Redis {
             tokio::spawn(kept.epoch().keep()),
             tokio::spawn(eviction.clone().watch()),
         ];
-        tasks.push(verify_rows(&servers, &keys, hub, &eviction, metrics));
+        tasks.push(verify_rows(&servers, &keys, hub, &eviction, &registry));
         tasks.extend(keep_lease(&lease));
         tasks.push(follow_servers(&settings.url, &servers));
         let redis = Self {
@@ -387,10 +387,10 @@ fn verify_rows(
     keys: &Keys,
     hub: &Arc<Hub>,
     eviction: &EvictionWatch,
-    metrics: &Arc<Metrics>,
+    registry: &Registry,
 ) -> tokio::task::JoinHandle<()> {
     let (servers, keys, hub) = (servers.clone(), keys.clone(), hub.clone());
-    let verifier = Verifier::new(servers, keys, hub, eviction.evicted(), metrics.clone());
+    let verifier = Verifier::new(servers, keys, hub, eviction.evicted(), registry.lost_rows());
     tokio::spawn(verifier.watch())
 }
 

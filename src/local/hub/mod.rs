@@ -228,6 +228,16 @@ impl Hub {
         self.directory.seats(user)
     }
 
+    /// Whether this connection is known to have been in its user's row.
+    pub(crate) fn is_written(&self, fd: Fd) -> bool {
+        self.directory.is_written(fd)
+    }
+
+    /// Rows have been written with these connections, or without them.
+    pub(crate) fn note_written(&self, fds: impl IntoIterator<Item = Fd>) {
+        self.directory.note_written(fds);
+    }
+
     /// Whose connection this is.
     pub(crate) fn user_of(&self, fd: Fd) -> Option<UserId> {
         self.directory.user_of(fd)

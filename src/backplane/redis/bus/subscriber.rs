@@ -334,7 +334,7 @@ impl Live {
             "this node stood still; subscribing again and rewriting its rows"
         );
         self.renew(bus);
-        bus.hub.changes().mark(bus.hub.subjects());
+        bus.hub.changes().forgotten(bus.hub.subjects());
         // First the messages that gathered meanwhile, or they would be lost. They name clients of
         // other nodes by the node, so none can reach the wrong client.
         self.retire(bus, false).await;

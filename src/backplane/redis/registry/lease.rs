@@ -238,7 +238,10 @@ impl Lease {
                     }
                     if !(intact && trusted && refreshed.elapsed() < REFRESH) {
                         refreshed = Instant::now();
-                        self.hub.changes().mark(self.hub.subjects());
+                        match intact {
+                            true => self.hub.changes().mark(self.hub.subjects()),
+                            false => self.hub.changes().forgotten(self.hub.subjects()),
+                        }
                         self.note_marked();
                     }
                     trusted = self.watch(&mut breaks).await;

@@ -16,6 +16,8 @@ pub(crate) mod lease;
 
 pub(crate) mod inquiry;
 
+pub(crate) mod lost_rows;
+
 pub(crate) mod offer;
 
 pub(crate) mod forget;

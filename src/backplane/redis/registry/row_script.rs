@@ -1,10 +1,16 @@
 //! What is said to Redis so that rows and indexes tell of this node's connections as they are.
 //!
+//! The answers tell of a row that another program deleted: what was written before is written by a
+//! command of its own, and a field that it adds was missing.
+//!
 //! What must stay true: a row is changed only by naming fields of this node, and is never without
-//! a TTL once its MULTI is carried out.
+//! a TTL once its MULTI is carried out. A connection counts as written only after that.
 
 use std::fmt::Write as _;
 
+use smallvec::SmallVec;
+
+use crate::backplane::redis::wire::resp::Reply;
 use crate::backplane::redis::wire::script::Script;
 use crate::backplane::redis::{Keys, ROW_TTL_SECONDS, WATCHED};
 use crate::backplane::rows::RowValue;
@@ -27,20 +33,43 @@ pub(super) struct DirtyRow {
 /// The current state of a row on this node.
 #[derive(Debug)]
 enum Here {
-    /// A user's connections.
-    LocalConnections(LocalConnections),
-    /// How many connections are in a topic, and whether clients here watch it.
-    Members(u32, bool),
+    /// A user's connections, and which of them were not written before.
+    Connections(LocalConnections, NewFds),
+    /// A topic's connections.
+    Members(LocalMembers),
+}
+
+/// In order, as they are searched.
+type NewFds = SmallVec<[Fd; 1]>;
+
+/// What a topic's row says of this node.
+#[derive(Debug, Clone, Copy)]
+struct LocalMembers {
+    count: u32,
+    /// Whether clients here watch the topic.
+    is_watched: bool,
+    /// Whether the row has been written since the first of them came.
+    is_written: bool,
 }
 
 impl DirtyRow {
     /// Reads what the hub has now.
     pub(super) fn of(hub: &Hub, (subject, change): (Subject, Change)) -> Self {
         let here = match &subject {
-            Subject::User(user) => Here::LocalConnections(hub.seats(user)),
+            Subject::User(user) => {
+                let seats = hub.seats(user);
+                let fds = seats.iter().map(|seat| seat.fd);
+                let mut new: NewFds = fds.filter(|fd| !hub.is_written(*fd)).collect();
+                new.sort_unstable();
+                Here::Connections(seats, new)
+            }
             Subject::Topic(topic) => {
                 let topics = hub.topics();
-                Here::Members(topics.count(topic), topics.is_watched(topic))
+                Here::Members(LocalMembers {
+                    count: topics.count(topic),
+                    is_watched: topics.is_watched(topic),
+                    is_written: topics.is_written(topic),
+                })
             }
         };
         Self {
@@ -53,9 +82,27 @@ impl DirtyRow {
     /// Whether this node has nothing in the row.
     pub(super) fn is_empty(&self) -> bool {
         match &self.here {
-            Here::LocalConnections(seats) => seats.is_empty(),
-            Here::Members(count, _) => *count == 0,
+            Here::Connections(seats, _) => seats.is_empty(),
+            Here::Members(here) => here.count == 0,
         }
+    }
+
+    /// The row has been written, and Redis lacked something of it if it `lacked`. Answers whether
+    /// that is a loss that was not known.
+    pub(super) fn note_written(&mut self, hub: &Hub, lacked: bool) -> bool {
+        match (&self.subject, &self.here) {
+            (_, Here::Connections(_, new)) => {
+                let gone = self.change.gone.iter();
+                hub.note_written(new.iter().chain(gone).copied());
+            }
+            (Subject::Topic(topic), Here::Members(here)) if here.count > 0 => {
+                hub.topics().note_written(topic);
+            }
+            _ => {}
+        }
+        let is_news = lacked && !self.change.forgotten && !self.change.lost;
+        self.change.lost |= is_news;
+        is_news
     }
 
     pub(super) fn stays(&self) -> bool {
@@ -86,6 +133,10 @@ pub(super) struct RowWriter<'a> {
     node: &'a NodeId,
     /// Whether rows mark the node as draining.
     leaving: bool,
+    /// How many commands stand before the first one in the MULTI.
+    before: usize,
+    /// Which commands in the MULTI must add no field, and of which row each is.
+    standing: Vec<(usize, usize)>,
     /// Where words are made.
     text: String,
     /// Where the values of fields are made.
@@ -99,6 +150,8 @@ impl<'a> RowWriter<'a> {
             keys,
             node,
             leaving,
+            before: 0,
+            standing: Vec::new(),
             text: String::new(),
             value: Vec::new(),
         }
@@ -106,11 +159,12 @@ impl<'a> RowWriter<'a> {
 
     /// A whole MULTI that makes these rows and their indexes current.
     pub(super) fn transaction(&mut self, rows: &[DirtyRow]) {
-        self.script.command(&[b"MULTI"]);
+        self.begin();
         for of_topics in INDEXES {
             self.index(of_topics, b"SADD", rows, DirtyRow::stays);
         }
-        rows.iter().for_each(|row| self.row(row));
+        let rows_in_order = rows.iter().enumerate();
+        rows_in_order.for_each(|(at, row)| self.row(at, row));
         for of_topics in INDEXES {
             self.index(of_topics, b"SREM", rows, DirtyRow::is_empty);
         }
@@ -119,9 +173,19 @@ impl<'a> RowWriter<'a> {
 
     /// A whole MULTI that makes one row current, without its index.
     pub(super) fn alone(&mut self, row: &DirtyRow) {
-        self.script.command(&[b"MULTI"]);
-        self.row(row);
+        self.begin();
+        self.row(0, row);
         self.script.command(&[b"EXEC"]);
+    }
+
+    fn begin(&mut self) {
+        self.script.command(&[b"MULTI"]);
+        self.before = self.script.commands();
+    }
+
+    /// What tells from the answers which rows lacked something.
+    pub(super) fn into_written_before(self) -> WrittenBefore {
+        WrittenBefore(self.standing)
     }
 
     /// Adds the owners of the chosen rows to this node's index of users or of topics, or takes them
@@ -151,31 +215,47 @@ impl<'a> RowWriter<'a> {
         Some(key)
     }
 
-    /// The commands that make a row current.
-    fn row(&mut self, row: &DirtyRow) {
+    /// The commands that make a row current, the one at this place.
+    fn row(&mut self, at: usize, row: &DirtyRow) {
         let key = self.keys.row(&row.subject);
         match &row.here {
-            Here::LocalConnections(seats) => self.seats(&key, &row.change, seats),
-            Here::Members(count, watched) => self.members(&key, *count, *watched),
+            Here::Connections(seats, new) => self.seats(at, &key, &row.change, (seats, new)),
+            Here::Members(here) => self.members(at, &key, *here),
         }
     }
 
-    fn members(&mut self, key: &str, count: u32, watched: bool) {
+    /// The next command must add no field to this row.
+    fn note_standing(&mut self, at: usize) {
+        self.standing
+            .push((self.script.commands() - self.before, at));
+    }
+
+    fn members(&mut self, at: usize, key: &str, here: LocalMembers) {
         let (key, node) = (key.as_bytes(), self.node.as_str().as_bytes());
+        let count = here.count;
         if count == 0 {
             return self.script.command(&[b"HDEL", key, node]);
         }
         self.text.clear();
-        let _ = match watched {
+        let _ = match here.is_watched {
             true => write!(self.text, "{count},{WATCHED}"),
             false => write!(self.text, "{count}"),
         };
+        if here.is_written {
+            self.note_standing(at);
+        }
         self.script
             .command(&[b"HSET", key, node, self.text.as_bytes()]);
         self.expire(key);
     }
 
-    fn seats(&mut self, key: &str, change: &Change, seats: &LocalConnections) {
+    fn seats(
+        &mut self,
+        at: usize,
+        key: &str,
+        change: &Change,
+        (seats, new): (&LocalConnections, &NewFds),
+    ) {
         let key = key.as_bytes();
         if !change.gone.is_empty() {
             self.script.begin(2 + change.gone.len());
@@ -188,10 +268,23 @@ impl<'a> RowWriter<'a> {
         if seats.is_empty() {
             return;
         }
-        self.script.begin(2 + 2 * seats.len());
+        if new.len() < seats.len() {
+            self.note_standing(at);
+            self.set(key, seats, |fd| new.binary_search(&fd).is_err());
+        }
+        if !new.is_empty() {
+            self.set(key, seats, |fd| new.binary_search(&fd).is_ok());
+        }
+        self.expire(key);
+    }
+
+    /// Sets the fields of the chosen connections.
+    fn set(&mut self, key: &[u8], seats: &LocalConnections, is_chosen: impl Fn(Fd) -> bool) {
+        let chosen = || seats.iter().filter(|seat| is_chosen(seat.fd));
+        self.script.begin(2 + 2 * chosen().count());
         self.script.word(b"HSET");
         self.script.word(key);
-        for seat in seats {
+        for seat in chosen() {
             let about = RowValue {
                 leaving: self.leaving,
                 ..RowValue::of(seat)
@@ -201,7 +294,6 @@ impl<'a> RowWriter<'a> {
             serde_json::to_writer(&mut self.value, &about).expect("plain fields");
             self.script.word(&self.value);
         }
-        self.expire(key);
     }
 
     /// The field of a connection, as a word.
@@ -218,10 +310,26 @@ impl<'a> RowWriter<'a> {
     }
 }
 
+/// Which commands of a MULTI write what was written before, and of which row each is.
+#[derive(Debug)]
+pub(super) struct WrittenBefore(Vec<(usize, usize)>);
+
+impl WrittenBefore {
+    /// The rows of which something was missing, by what the commands were answered.
+    pub(super) fn lacking(&self, answers: &[Reply]) -> impl Iterator<Item = usize> {
+        let adds_fields = |command: usize| matches!(answers.get(command), Some(Reply::Number(1..)));
+        let rows = self
+            .0
+            .iter()
+            .filter(move |(command, _)| adds_fields(*command));
+        rows.map(|(_, row)| *row)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::directory::LocalConnections;
+    use crate::local::directory::{LocalConnection, LocalConnections};
     use crate::protocol::ids::Subject;
 
     fn row(subject: Subject, gone: &[u64], here: Here) -> DirtyRow {
@@ -234,6 +342,14 @@ mod tests {
             change,
             here,
         }
+    }
+
+    fn members(count: u32) -> Here {
+        Here::Members(LocalMembers {
+            count,
+            is_watched: true,
+            is_written: true,
+        })
     }
 
     /// The words of each command.
@@ -249,6 +365,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_is_written_by_a_command_of_its_own() {
+        let (keys, node) = (Keys::new("pn:", 0), "a.1".parse().unwrap());
+        let user: Subject = Subject::User("u".parse().unwrap());
+        let seats = |written: [bool; 2]| {
+            let fds = [7, 8].map(Fd);
+            let new = fds.into_iter().zip(written).filter(|(_, is)| !is);
+            let new = new.map(|(fd, _)| fd).collect();
+            Here::Connections(fds.map(LocalConnection::of_row).into_iter().collect(), new)
+        };
+        let lacking = |written, first_made| {
+            let mut writer = RowWriter::new(&keys, &node, false);
+            writer.alone(&row(user.clone(), &[6], seats(written)));
+            let answers = [1, first_made, 1, 1].map(Reply::Number);
+            writer.into_written_before().lacking(&answers).count()
+        };
+        assert_eq!(
+            (lacking([true, false], 0), lacking([true, false], 1)),
+            (0, 1)
+        );
+        assert_eq!((lacking([true, true], 0), lacking([true, true], 2)), (0, 1));
+        assert_eq!(lacking([false, false], 2), 0, "they are new");
+    }
+
+    #[test]
     fn a_transaction_writes_rows_between_what_their_indexes_gain_and_lose() {
         let (keys, node) = (Keys::new("pn:", 0), "a.1".parse().unwrap());
         let user = Subject::User("u".parse().unwrap());
@@ -257,10 +397,10 @@ mod tests {
             row(
                 user,
                 &[7, 8],
-                Here::LocalConnections(LocalConnections::new()),
+                Here::Connections(LocalConnections::new(), NewFds::new()),
             ),
-            row(news, &[], Here::Members(3, true)),
-            row(old, &[], Here::Members(0, false)),
+            row(news, &[], members(3)),
+            row(old, &[], members(0)),
         ];
         let mut writer = RowWriter::new(&keys, &node, false);
         writer.transaction(&rows);
@@ -278,5 +418,10 @@ mod tests {
                 "EXEC",
             ]
         );
+        // Of the rows, only that of `news` was written before and has something to write.
+        let answers = |made: i64| [1, 0, made, 1, 1, 1, 1].map(Reply::Number);
+        let standing = writer.into_written_before();
+        assert_eq!(standing.lacking(&answers(0)).count(), 0);
+        assert_eq!(standing.lacking(&answers(1)).collect::<Vec<_>>(), [1]);
     }
 }

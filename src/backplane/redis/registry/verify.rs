@@ -9,9 +9,12 @@
 //! by field: that finds fields missing from rows that other nodes' fields keep alive. In a cluster
 //! one command cannot ask for several slots, so every row is read.
 //!
+//! A row that is written meanwhile for another reason is whole when its turn comes: the registry
+//! notices by what the write is answered.
+//!
 //! What must stay true: a row that is still being written is not taken for lost, so a row counts
 //! as lost only if it is missing at two looks, a tick apart, and is not dirty. Whose row was lost
-//! is told, once it stands again, that messages may have passed by.
+//! is told, once it stands again, that messages may have passed by (`LostRows`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,18 +22,16 @@ use std::time::Duration;
 use ahash::RandomState;
 use fred::clients::Pipeline;
 use fred::prelude::{Client, FredResult, KeysInterface};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::backplane::redis::Keys;
+use crate::backplane::redis::registry::lost_rows::LostRows;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::pushes::flat;
 use crate::local::hub::Hub;
-use crate::local::shard::command::Command;
-use crate::protocol::ids::{ConnectionId, Fd, Subject};
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::throttle::Throttle;
+use crate::protocol::ids::{ConnectionId, Subject};
 
 /// The time between two portions of a round.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,17 +43,12 @@ const CLUSTER_TICKS: u64 = 20;
 const KEYS: usize = 128;
 /// Maximum number of rows of a portion that are read field by field only because it is their turn.
 const FIELDS: usize = 100;
-/// So many connections are told of lost rows before a pause: they may all ask their own backend.
-const TOLD_AT_ONCE: usize = 200;
-const PAUSE: Duration = Duration::from_millis(100);
-/// The time between two warnings.
-const QUIET: Duration = Duration::from_secs(60);
 
 pub(crate) struct Verifier {
     servers: Servers,
     keys: Keys,
     hub: Arc<Hub>,
-    metrics: Arc<Metrics>,
+    lost: LostRows,
     /// Changes when Redis has evicted keys: then all rows are verified at once.
     evicted: watch::Receiver<u64>,
     /// Gives each row its place in the round.
@@ -63,9 +59,6 @@ pub(crate) struct Verifier {
     suspects: Vec<Subject>,
     /// Whether an index of this node's rows was missing at the first look.
     lacks_index: bool,
-    /// Rows restored since the last warning.
-    restored: u64,
-    warnings: Throttle,
 }
 
 impl Verifier {
@@ -74,7 +67,7 @@ impl Verifier {
         keys: Keys,
         hub: Arc<Hub>,
         evicted: watch::Receiver<u64>,
-        metrics: Arc<Metrics>,
+        lost: LostRows,
     ) -> Self {
         let ticks = match servers.is_clustered() {
             true => CLUSTER_TICKS,
@@ -84,15 +77,13 @@ impl Verifier {
             servers,
             keys,
             hub,
-            metrics,
+            lost,
             evicted,
             hasher: RandomState::new(),
             round: 0,
             ticks,
             suspects: Vec::new(),
             lacks_index: false,
-            restored: 0,
-            warnings: Throttle::new(QUIET),
         }
     }
 
@@ -206,29 +197,13 @@ impl Verifier {
         }
     }
 
-    fn restore(&mut self, lost: Vec<Subject>) {
-        self.restored += lost.len() as u64;
-        self.metrics.rows_restored.inc_by(lost.len() as u64);
-        if !lost.is_empty() {
-            let changes = self.hub.changes();
-            let rows = lost
-                .into_iter()
-                .map(|row| (changes.joined(row.clone()), row));
-            let (hub, metrics) = (self.hub.clone(), self.metrics.clone());
-            tokio::spawn(tell_of(hub, metrics, rows.collect()));
-        }
-        if self.restored > 0 && self.warnings.pass().is_some() {
-            let rows = std::mem::take(&mut self.restored);
-            tracing::warn!(
-                rows,
-                "rows of this node were missing in Redis and are written again; is something \
-                 deleting keys, or is maxmemory-policy not noeviction?"
-            );
-        }
+    fn restore(&self, lost: Vec<Subject>) {
+        self.lost.note(lost.len());
+        self.hub.changes().lost(lost);
     }
 
     /// The indexes name the rows that are to be removed when this node is dead. A missing one is
-    /// written again together with the rows that it names.
+    /// written again together with the rows that it names, of which some may be missing too.
     async fn verify_indexes(&mut self) -> FredResult<()> {
         let node = self.hub.node();
         let topics = self.hub.topics();
@@ -252,49 +227,6 @@ impl Verifier {
     }
 }
 
-/// Once a row stands again, no more pushes pass its connections by, and they can be told that some
-/// may have.
-async fn tell_of(
-    hub: Arc<Hub>,
-    metrics: Arc<Metrics>,
-    rows: Vec<(oneshot::Receiver<()>, Subject)>,
-) {
-    let mut pace = Pace::default();
-    for (written, row) in rows {
-        if written.await.is_err() {
-            continue;
-        }
-        metrics.lost("lost_row");
-        let fds: Vec<Fd> = match &row {
-            Subject::User(user) => hub.seats(user).iter().map(|seat| seat.fd).collect(),
-            Subject::Topic(topic) => {
-                let members = hub.members(topic).await.into_iter();
-                members.map(|member| member.fd).collect()
-            }
-        };
-        for fd in fds {
-            pace.keep().await;
-            hub.tell(fd, Command::Missed { fd }).await;
-        }
-    }
-}
-
-/// The pace of news: so many, and then a pause.
-#[derive(Debug, Default)]
-struct Pace {
-    told: usize,
-}
-
-impl Pace {
-    /// Waits until the next one may be told.
-    async fn keep(&mut self) {
-        if self.told > 0 && self.told.is_multiple_of(TOLD_AT_ONCE) {
-            tokio::time::sleep(PAUSE).await;
-        }
-        self.told += 1;
-    }
-}
-
 /// Where this step of a round begins.
 fn place(rows: &[(u64, Subject)], step: u64, ticks: u64) -> usize {
     if step >= ticks {
@@ -306,24 +238,7 @@ fn place(rows: &[(u64, Subject)], step: u64, ticks: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn connections_hear_of_lost_rows_two_hundred_at_a_time() {
-        let (start, mut pace) = (Instant::now(), Pace::default());
-        let mut times = Vec::new();
-        for _ in 0..800 {
-            pace.keep().await;
-            times.push(start.elapsed());
-        }
-        let portions = times.chunk_by(|one, next| one == next);
-        let portions: Vec<_> = portions
-            .map(|part| (part[0].as_millis(), part.len()))
-            .collect();
-        assert_eq!(portions, [(0, 200), (100, 200), (200, 200), (300, 200)]);
-    }
 
     #[test]
     fn each_row_belongs_to_one_step_of_a_round() {

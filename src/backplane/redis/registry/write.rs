@@ -6,6 +6,10 @@
 //! erased. HSET and EXPIRE are in one MULTI, so no row is ever without a TTL. It travels as one
 //! write over the lean connection, because each connect waits for it.
 //!
+//! A field that was written before and is added was missing: another program deleted the row,
+//! and messages may have passed its connections by. They are told, unless all clients hear of a
+//! greater loss.
+//!
 //! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list their owners, for the node
 //! that sweeps them when this node is dead. On one server both are written in the same MULTI. In a
 //! cluster, where they are in different slots, a name is added before its row is written and
@@ -21,13 +25,14 @@ use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use crate::backplane::redis::Keys;
+use crate::backplane::redis::registry::lost_rows::LostRows;
 use crate::backplane::redis::registry::offer::RowOffer;
-use crate::backplane::redis::registry::row_script::{DirtyRow, INDEXES, RowWriter};
+use crate::backplane::redis::registry::row_script::{DirtyRow, INDEXES, RowWriter, WrittenBefore};
 use crate::backplane::redis::registry::unwritten::UnwrittenRows;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::wire::connection::{Awaited, Wire};
-use crate::backplane::redis::wire::script::outcome;
+use crate::backplane::redis::wire::script::{executed, outcome};
 use crate::local::dirty_rows::Change;
 use crate::local::hub::Hub;
 use crate::protocol::ids::Subject;
@@ -51,7 +56,17 @@ pub(crate) struct Registry {
     unwritten: UnwrittenRows,
     /// Whether rows mark the node as draining.
     leaving: Arc<AtomicBool>,
+    lost: LostRows,
     metrics: Arc<Metrics>,
+}
+
+/// What became of a row that was to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Failed,
+    Written,
+    /// Redis lacked something of it that was written before.
+    Restored,
 }
 
 type RowChanges = Vec<(Subject, Change)>;
@@ -71,8 +86,14 @@ impl Registry {
             offer: offer.clone(),
             unwritten: unwritten.clone(),
             leaving: Arc::default(),
+            lost: LostRows::new(hub, metrics),
             metrics: metrics.clone(),
         }
+    }
+
+    /// Who hears of rows that Redis lost.
+    pub(crate) fn lost_rows(&self) -> LostRows {
+        self.lost.clone()
     }
 
     /// Has every row mark this node as draining, as soon as possible.
@@ -146,7 +167,10 @@ impl Registry {
             false => self.transact(&wire, rows).await,
         };
         self.metrics.registry_writes.inc_by(written.len() as u64);
+        let lost = written.iter().filter(|(_, change)| change.lost);
+        let lost: Vec<Subject> = lost.map(|(subject, _)| subject.clone()).collect();
         self.hub.changes().written(written);
+        lost.into_iter().for_each(|row| self.lost.tell_of(row));
         let well = failed.is_empty();
         if !well {
             self.metrics.registry_errors.inc();
@@ -162,31 +186,53 @@ impl Registry {
 
     /// Writes all of these and the index in one MULTI. Returns which changes are written and which
     /// are not.
-    async fn transact(&self, wire: &Wire, rows: Vec<DirtyRow>) -> (RowChanges, RowChanges) {
-        let answers = {
+    async fn transact(&self, wire: &Wire, mut rows: Vec<DirtyRow>) -> (RowChanges, RowChanges) {
+        let (asked, standing) = {
             let mut writer = self.writer();
             writer.transaction(&rows);
-            wire.play(&writer.script)
+            (wire.play(&writer.script), writer.into_written_before())
         };
-        let told = outcome(answers.answers().await);
-        let rows = changes(rows);
-        match told {
-            Ok(()) => (rows, RowChanges::new()),
+        match executed(asked.answers().await) {
+            Ok(answers) => {
+                let mut fates = vec![Fate::Written; rows.len()];
+                for row in standing.lacking(&answers) {
+                    fates[row] = Fate::Restored;
+                }
+                self.note_written(&mut rows, &fates);
+                (changes(rows), RowChanges::new())
+            }
             Err(error) => {
                 self.note(&error, rows.len());
-                (RowChanges::new(), rows)
+                (RowChanges::new(), changes(rows))
             }
         }
     }
 
+    /// Notes what is in Redis now, and what it lacked before.
+    fn note_written(&self, rows: &mut [DirtyRow], fates: &[Fate]) {
+        let mut news = 0;
+        for (row, fate) in rows.iter_mut().zip(fates) {
+            if *fate != Fate::Failed {
+                let is_news = row.note_written(&self.hub, *fate == Fate::Restored);
+                news += usize::from(is_news);
+            }
+        }
+        self.lost.note(news);
+    }
+
     /// Writes rows and index, in that order for removals and in the reverse order for additions.
-    async fn write_in_cluster(&self, wire: &Wire, rows: Vec<DirtyRow>) -> (RowChanges, RowChanges) {
+    async fn write_in_cluster(
+        &self,
+        wire: &Wire,
+        mut rows: Vec<DirtyRow>,
+    ) -> (RowChanges, RowChanges) {
         if let Err(error) = self.change_indexes(b"SADD", &rows, DirtyRow::stays).await {
             self.note(&error, rows.len());
             return (RowChanges::new(), changes(rows));
         }
-        let mut results = self.write_each(wire, &rows).await.into_iter();
-        let taken = match results.as_slice().iter().all(|is_written| *is_written) {
+        let fates = self.write_each(wire, &rows).await;
+        self.note_written(&mut rows, &fates);
+        let taken = match fates.iter().all(|fate| *fate != Fate::Failed) {
             true => {
                 self.change_indexes(b"SREM", &rows, DirtyRow::is_empty)
                     .await
@@ -194,9 +240,10 @@ impl Registry {
             // Failed changes come again, and with them the names that stay in the index for now.
             false => Ok(()),
         };
+        let mut fates = fates.into_iter();
         let (written, mut failed): (RowChanges, RowChanges) = changes(rows)
             .into_iter()
-            .partition(|_| results.next().unwrap_or(false));
+            .partition(|_| fates.next().is_some_and(|fate| fate != Fate::Failed));
         match taken {
             Ok(()) if failed.is_empty() => (written, failed),
             Ok(()) => {
@@ -238,18 +285,17 @@ impl Registry {
     }
 
     /// Writes each of these in its own MULTI, because in a cluster no MULTI may span slots.
-    /// Returns for each whether it is written.
-    async fn write_each(&self, wire: &Wire, rows: &[DirtyRow]) -> Vec<bool> {
+    async fn write_each(&self, wire: &Wire, rows: &[DirtyRow]) -> Vec<Fate> {
         let ask = |row: &DirtyRow| {
             let mut writer = self.writer();
             writer.alone(row);
-            wire.play(&writer.script)
+            (wire.play(&writer.script), writer.into_written_before())
         };
         // All are asked before the first answer is waited for.
-        let asked: Vec<Awaited> = rows.iter().map(ask).collect();
-        let mut written = Vec::with_capacity(rows.len());
-        for (row, asked) in rows.iter().zip(asked) {
-            let mut result = outcome(asked.answers().await);
+        let asked: Vec<(Awaited, WrittenBefore)> = rows.iter().map(ask).collect();
+        let mut fates = Vec::with_capacity(rows.len());
+        for (row, (asked, standing)) in rows.iter().zip(asked) {
+            let mut result = executed(asked.answers().await);
             if let Err(error) = &result
                 && let Some(server) = self.servers.asked(error)
             {
@@ -258,14 +304,18 @@ impl Registry {
                 writer.script.command(&[b"ASKING"]);
                 writer.alone(row);
                 let asked = server.wire.play(&writer.script);
-                result = outcome(asked.answers().await);
+                result = executed(asked.answers().await);
             }
-            if let Err(error) = &result {
-                self.note(error, 1);
-            }
-            written.push(result.is_ok());
+            fates.push(match &result {
+                Ok(answers) if standing.lacking(answers).next().is_some() => Fate::Restored,
+                Ok(_) => Fate::Written,
+                Err(error) => {
+                    self.note(error, 1);
+                    Fate::Failed
+                }
+            });
         }
-        written
+        fates
     }
 }
 

@@ -15,6 +15,11 @@ pub(crate) struct Script {
 }
 
 impl Script {
+    /// How many commands there are.
+    pub(crate) fn commands(&self) -> usize {
+        self.commands
+    }
+
     pub(crate) fn command(&mut self, words: &[&[u8]]) {
         self.begin(words.len());
         words.iter().for_each(|word| self.word(word));
@@ -52,6 +57,20 @@ impl Wire {
 /// The first refusal, or why there are no answers.
 pub(crate) fn outcome(answers: Answers) -> Result<(), Error> {
     answers?.into_iter().try_for_each(|answer| each(answer?))
+}
+
+/// What each command of a MULTI was answered, if all of them were carried out.
+///
+/// # Errors
+/// As [`outcome`].
+pub(crate) fn executed(answers: Answers) -> Result<Vec<Reply>, Error> {
+    let mut executed = Vec::new();
+    for answer in answers? {
+        if let Reply::List(list) = accepted(answer?)? {
+            executed = list.into_iter().map(accepted).collect::<Result<_, _>>()?;
+        }
+    }
+    Ok(executed)
 }
 
 /// In the answer to EXEC, each command has its own.
@@ -99,6 +118,14 @@ mod tests {
         let denied = Error::new(ErrorKind::Unknown, "NOPERM no");
         let answers = smallvec![Err(denied), Ok(Reply::List(Vec::new()))];
         assert_eq!(outcome(Ok(answers)).unwrap_err().details(), "NOPERM no");
+        let list = Reply::List(vec![Reply::Number(0), Reply::Number(1)]);
+        let executed = |last| executed(Ok(smallvec![queued(), Ok(last)]));
+        assert_eq!(
+            executed(list).unwrap(),
+            [Reply::Number(0), Reply::Number(1)]
+        );
+        let error = executed(Reply::List(vec![Reply::Number(1), refused()]));
+        assert_eq!(error.unwrap_err().details(), "WRONGTYPE of a key");
         let lost = Error::new(ErrorKind::IO, "lost");
         assert_eq!(outcome(Err(lost)).unwrap_err().details(), "lost");
     }
