@@ -28,6 +28,7 @@ mod databases;
 mod documents;
 mod drain;
 mod events;
+mod evictions;
 mod exactly_once;
 mod flavours;
 mod forged;

@@ -201,7 +201,7 @@ impl Redis {
             tokio::spawn(registry.clone().write()),
             tokio::spawn(Sweeper::new(&servers, &keys, &lease, &log, metrics).watch()),
             tokio::spawn(log.write(hub.clone())),
-            tokio::spawn(kept.epoch().keep()),
+            tokio::spawn(kept.epoch().keep(eviction.evicted(), hub.clone())),
             tokio::spawn(eviction.clone().watch()),
         ];
         tasks.push(verify_rows(&servers, &keys, hub, &eviction, &registry));

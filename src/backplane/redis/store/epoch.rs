@@ -1,9 +1,13 @@
 //! `pn:epoch`: a random number that Redis loses when it loses all that it has.
 //!
+//! Where Redis evicts keys, it may lose an inbox and keep the epoch. So each node that sees keys
+//! evicted begins another one, and doubts what it took for the first message of an inbox.
+//!
 //! Reading an inbox writes nothing, so a reader who finds none has no number to come back with.
 //! Instead its position names the epoch: as long as that is the same, what was kept since then is
 //! still counted. What must stay true: a node may hand out an epoch that is over, which proves
-//! nothing later, but compares with the one that Redis has at that moment.
+//! nothing later, but compares with the one that Redis has at that moment. After an eviction the
+//! new epoch stands before followers doubt, or the page that they ask for could prove something.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +16,14 @@ use fred::error::Error;
 use fred::prelude::{Expiration, KeysInterface, SetOptions};
 use fred::types::Value;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::backplane::redis::Keys;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::commands::queue;
 use crate::backplane::redis::servers::errors::is_denied;
+use crate::local::hub::Hub;
+use crate::local::shard::command::Command;
 use crate::protocol::position::{Unwritten, new_epoch};
 
 /// Between two looks at the epoch.
@@ -44,18 +51,43 @@ impl Epoch {
         }
     }
 
-    /// Begins an epoch where there is none, and keeps it alive, for ever.
-    pub(crate) async fn keep(self) {
+    /// Begins an epoch where there is none, and another one when keys were `evicted`, and keeps it
+    /// alive, for ever.
+    pub(crate) async fn keep(self, mut evicted: watch::Receiver<u64>, hub: Arc<Hub>) {
+        let mut is_over = false;
         loop {
-            let pause = match self.renew().await {
-                Ok(()) => LOOK,
+            let done = match is_over {
+                true => self.begin_another().await,
+                false => self.renew().await,
+            };
+            let pause = match done {
+                Ok(()) => {
+                    if std::mem::take(&mut is_over) {
+                        hub.tell_all(|| Command::DoubtKept).await;
+                    }
+                    LOOK
+                }
                 Err(error) => {
                     self.servers.note(&error);
                     RETRY
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                Ok(()) = evicted.changed() => is_over = true,
+                () = tokio::time::sleep(pause) => {}
+            }
         }
+    }
+
+    /// Begins another epoch, whichever stands.
+    async fn begin_another(&self) -> Result<(), Error> {
+        let client = self.servers.at(&self.key);
+        let expire = Some(Expiration::EX(self.lasts));
+        let _: Value = client
+            .set(&self.key, new_epoch(), expire, None, false)
+            .await?;
+        self.read().await?;
+        Ok(())
     }
 
     async fn renew(&self) -> Result<(), Error> {
