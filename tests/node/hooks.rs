@@ -293,7 +293,12 @@ fn rubbish() -> Vec<(&'static str, Deed)> {
 async fn a_backend_that_answers_rubbish_costs_only_those_who_need_it() {
     let backend = Backend::start(by_cookie).await;
     let url = backend.url("/");
-    let node = hooked(&by_hook(&url), &[("PUSH_HOOK_TIMEOUT_MS", "2000")]);
+    // Ada reads nothing, so answers no ping, while the others are waited for.
+    let settings = [
+        ("PUSH_HOOK_TIMEOUT_MS", "2000"),
+        ("PUSH_PONG_SECONDS", "120"),
+    ];
+    let node = hooked(&by_hook(&url), &settings);
     let mut ada = open(&node, "", &[("cookie", SECRET_COOKIE)])
         .await
         .expect("let in");
