@@ -66,6 +66,8 @@ struct State {
     dirty: HashMap<Subject, Change, ahash::RandomState>,
     /// How many were taken and are being written.
     under_way: usize,
+    /// How many of all these are `forgotten`.
+    forgotten: usize,
     /// When the oldest that is dirty came to be, and the oldest that is being written.
     dirty_since: Option<Instant>,
     taken_since: Option<Instant>,
@@ -153,7 +155,9 @@ impl DirtyRows {
     pub(crate) fn forgotten(&self, subjects: impl IntoIterator<Item = Subject>) {
         self.with(|state| {
             for subject in subjects {
-                state.dirty.entry(subject).or_default().forgotten = true;
+                let change = state.dirty.entry(subject).or_default();
+                let was_forgotten = std::mem::replace(&mut change.forgotten, true);
+                state.forgotten += usize::from(!was_forgotten);
             }
         });
     }
@@ -217,6 +221,7 @@ impl DirtyRows {
         self.with(|state| {
             state.give_back(changes.len());
             for (subject, change) in &changes {
+                state.forgotten -= usize::from(change.forgotten);
                 state.remember(subject, change, now);
             }
         });
@@ -232,7 +237,9 @@ impl DirtyRows {
             state.dirty_since = earlier(state.dirty_since, state.taken_since);
             state.give_back(changes.len());
             for (subject, change) in changes {
-                state.dirty.entry(subject).or_default().take_over(change);
+                let newer = state.dirty.entry(subject).or_default();
+                state.forgotten -= usize::from(newer.forgotten && change.forgotten);
+                newer.take_over(change);
             }
         });
     }
@@ -243,6 +250,12 @@ impl DirtyRows {
             let state = state.lock();
             state.dirty.len() + state.under_way
         })
+    }
+
+    /// Whether all rows stand again that Redis had forgotten. Others may be dirty.
+    pub(crate) fn are_back(&self) -> bool {
+        let state = self.state.as_ref();
+        state.is_none_or(|state| state.lock().forgotten == 0)
     }
 
     /// Whether every row tells the truth, as far as this node knows.
@@ -311,15 +324,23 @@ mod tests {
         changes.lost([a.clone()]);
         changes.forgotten([b.clone()]);
         let taken = changes.take().await;
-        changes.mark([a.clone(), b]);
+        changes.mark([a.clone(), b.clone()]);
         changes.put_back(taken);
+        assert!(!changes.are_back());
         let mut again = changes.take().await;
+        assert!(!changes.are_back());
         again.sort_by_key(|(subject, _)| *subject != a);
         let marks = again
             .iter()
             .map(|(_, change)| (change.lost, change.forgotten));
         assert_eq!(marks.collect::<Vec<_>>(), [(true, false), (false, true)]);
+        changes.forgotten([b.clone()]);
+        changes.put_back(again.split_off(1));
         changes.written(again);
+        assert!(!changes.are_back(), "forgotten twice, written not once");
+        let again = changes.take().await;
+        changes.written(again);
+        assert!(changes.are_back());
         changes.mark([a]);
         assert!(!changes.take().await[0].1.lost);
     }

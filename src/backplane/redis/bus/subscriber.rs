@@ -42,7 +42,7 @@ const OVERHEAD: usize = 256;
 const SETTLED: Duration = Duration::from_millis(50);
 /// How long a retiring subscription may take to deliver what it still holds.
 const RETIRE: Duration = Duration::from_secs(1);
-/// Rows missing in Redis are mostly back within this time; a new one may always be on its way.
+/// Rows that Redis forgot are mostly back within this time.
 const REBUILT: Duration = Duration::from_secs(1);
 /// Clients are told that the node is cut off after this time.
 const DEGRADED: Duration = Duration::from_secs(10);
@@ -269,14 +269,14 @@ impl Live {
     /// that takes long, announced at once and again then.
     fn notices_forgetting(&mut self, bus: &Bus) -> bool {
         let forgotten = bus.lease.forgotten();
-        let is_settled = bus.hub.changes().is_settled();
-        let is_due = |at: Instant| is_settled || at.elapsed() > REBUILT;
+        let stand_again = bus.hub.changes().are_back();
+        let is_due = |at: Instant| stand_again || at.elapsed() > REBUILT;
         let is_new = forgotten != self.forgotten && forgotten.is_some_and(is_due);
-        let are_back = self.is_early && is_settled;
+        let are_back = self.is_early && stand_again;
         if is_new {
             self.forgotten = forgotten;
         }
-        self.is_early = !is_settled && (is_new || self.is_early);
+        self.is_early = !stand_again && (is_new || self.is_early);
         is_new || are_back
     }
 
