@@ -8,14 +8,12 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::accounting::{Cpu, Meter};
 use support::fleet::{Fleet, Hello};
-use support::http::{self, Connection};
 use support::options::Options;
-use support::paced::{Receivers, Sender};
+use support::paced::{CONNECTIONS, HttpSender, Receivers, Sender};
 use support::process::{Node, PREFIX, RedisServer, Rival};
 use support::redis::Redis;
 use support::report::{self, Report};
@@ -23,8 +21,6 @@ use support::rivals::USER;
 use support::{median, percentile, raise_open_files_limit};
 
 const CHANNEL: &str = "bare";
-/// HTTP connections the sender takes in turn.
-const CONNECTIONS: usize = 8;
 /// After users have come or gone.
 const SETTLE: Duration = Duration::from_millis(500);
 const MODES: [&str; 4] = ["bare", "raw", "relayed", "cross"];
@@ -78,23 +74,24 @@ fn main() -> io::Result<()> {
                 ])?),
                 _ => None,
             };
-            let mut sender = match mode {
-                "bare" => Way::Bare {
+            let entrance = relay.as_ref().map_or(node_b.senders, |relay| relay.address);
+            let mut sender: Box<dyn Sender> = match mode {
+                "bare" => Box::new(Way::Bare {
                     redis: Redis::connect(redis.address)?,
                     channel: CHANNEL.to_owned(),
-                },
-                "raw" => Way::Raw {
+                }),
+                "raw" => Box::new(Way::Raw {
                     redis: Redis::connect(redis.address)?,
                     channel: format!("{PREFIX}n:{{{}}}", node_a.id),
-                },
-                _ => Way::http(relay.as_ref().map_or(node_b.senders, |relay| relay.address))?,
+                }),
+                _ => Box::new(HttpSender::open(entrance)?),
             };
             let into = entry.map(Node::pid).or(relay.as_ref().map(Rival::pid));
             let meters = [Some(holder), into, Some(redis.pid())].map(|pid| pid.map(Meter::start));
             let latencies = receivers.pass(
                 options.number("rate"),
                 options.number("seconds"),
-                &mut sender,
+                &mut *sender,
             )?;
             let pushes = latencies.len() as f64;
             let [holds, into, of_redis] =
@@ -139,57 +136,24 @@ fn main() -> io::Result<()> {
     report.end()
 }
 
-/// Who sends, and over what.
+/// What is published in Redis.
 enum Way {
-    Bare {
-        redis: Redis,
-        channel: String,
-    },
-    Raw {
-        redis: Redis,
-        channel: String,
-    },
-    Http {
-        connections: Vec<Connection>,
-        turn: usize,
-    },
-}
-
-impl Way {
-    fn http(server: SocketAddr) -> io::Result<Way> {
-        let connections = (0..CONNECTIONS)
-            .map(|_| Connection::open(server))
-            .collect::<io::Result<_>>()?;
-        Ok(Way::Http {
-            connections,
-            turn: 0,
-        })
-    }
+    Bare { redis: Redis, channel: String },
+    Raw { redis: Redis, channel: String },
 }
 
 impl Sender for Way {
     fn send(&mut self, user: &str, data: &str) -> io::Result<()> {
-        let push = format!(r#"{{"to":{{"user":"{user}"}},"data":{data}}}"#);
         match self {
             Way::Bare { redis, channel } => publish(redis, channel, data),
-            Way::Raw { redis, channel } => publish(redis, channel, &push),
-            Way::Http { connections, turn } => {
-                let count = connections.len();
-                let connection = &mut connections[*turn % count];
-                if *turn >= count {
-                    expect_ok(connection)?;
-                }
-                *turn += 1;
-                connection.send(&http::post(http::JSON, &push))
+            Way::Raw { redis, channel } => {
+                let push = format!(r#"{{"to":{{"user":"{user}"}},"data":{data}}}"#);
+                publish(redis, channel, &push)
             }
         }
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        if let Way::Http { connections, turn } = self {
-            let used = connections.len().min(*turn);
-            connections[..used].iter_mut().try_for_each(expect_ok)?;
-        }
         Ok(())
     }
 }
@@ -198,13 +162,4 @@ fn publish(redis: &mut Redis, channel: &str, message: &str) -> io::Result<()> {
     redis
         .command(&[b"PUBLISH", channel.as_bytes(), message.as_bytes()])
         .map(|_| ())
-}
-
-fn expect_ok(connection: &mut Connection) -> io::Result<()> {
-    let answer = connection.receive()?;
-    if answer.status == 200 {
-        Ok(())
-    } else {
-        Err(io::Error::other(answer.body))
-    }
 }

@@ -4,14 +4,18 @@
 //! against the server.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
+use super::http::{self, Connection};
 use super::message;
 use super::report;
 use super::rivals::USER;
 
 const DATA: usize = 128;
+/// HTTP connections that a sender takes in turn.
+pub const CONNECTIONS: usize = 8;
 /// When nothing has come for so long, nothing will.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -20,6 +24,48 @@ pub trait Sender {
     fn send(&mut self, user: &str, data: &str) -> io::Result<()>;
     /// Takes the answers that are still to come.
     fn finish(&mut self) -> io::Result<()>;
+}
+
+/// One request for each push, over a few connections in turn.
+pub struct HttpSender {
+    connections: Vec<Connection>,
+    turn: usize,
+}
+
+impl HttpSender {
+    pub fn open(server: SocketAddr) -> io::Result<HttpSender> {
+        let connections = (0..CONNECTIONS).map(|_| Connection::open(server));
+        Ok(HttpSender {
+            connections: connections.collect::<io::Result<_>>()?,
+            turn: 0,
+        })
+    }
+}
+
+impl Sender for HttpSender {
+    fn send(&mut self, user: &str, data: &str) -> io::Result<()> {
+        let connection = &mut self.connections[self.turn % CONNECTIONS];
+        if self.turn >= CONNECTIONS {
+            expect_ok(connection)?;
+        }
+        self.turn += 1;
+        let push = format!(r#"{{"to":{{"user":"{user}"}},"data":{data}}}"#);
+        connection.send(&http::post(http::JSON, &push))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let used = CONNECTIONS.min(std::mem::take(&mut self.turn));
+        self.connections[..used].iter_mut().try_for_each(expect_ok)
+    }
+}
+
+fn expect_ok(connection: &mut Connection) -> io::Result<()> {
+    let answer = connection.receive()?;
+    if answer.status == 200 {
+        Ok(())
+    } else {
+        Err(io::Error::other(answer.body))
+    }
 }
 
 /// The connected users, and how many messages each was sent.
@@ -46,7 +92,7 @@ impl Receivers {
         &mut self,
         rate: usize,
         seconds: usize,
-        sender: &mut impl Sender,
+        sender: &mut dyn Sender,
     ) -> io::Result<Vec<f64>> {
         let pushes = rate * seconds;
         let users = self.sent.len();
