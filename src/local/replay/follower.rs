@@ -61,9 +61,9 @@ pub(crate) struct Follower {
     twin: Option<EntryId>,
     /// The client has heard that something may be missing before the next page.
     is_told: bool,
-    /// The first message was taken although nothing had been read: if Redis lost all it had just
-    /// before, others may be missing.
-    trusts: bool,
+    /// When a first message was taken although nothing had been read, by its own time; 0 if none
+    /// was. If Redis lost all it had just before, others may be missing.
+    trusted_ms: u64,
     /// Redis may have lost all it had since nothing was read.
     is_doubtful: bool,
     /// It has heard so before a page that was not the last: the number of where it stands is a
@@ -103,7 +103,7 @@ impl Follower {
             asked: since,
             twin: None,
             is_told: false,
-            trusts: false,
+            trusted_ms: 0,
             is_doubtful: false,
             is_guess: false,
         }
@@ -178,7 +178,9 @@ impl Follower {
             let is_twin = position.n == here.n && is_other;
             let is_next = position.follows(&here) && !self.is_doubtful || is_twin;
             if is_next && fits && self.state == State::Live {
-                self.trusts |= Unwritten::of(&here).is_some();
+                if Unwritten::of(&here).is_some() {
+                    self.trusted_ms = position.entry.ms;
+                }
                 self.twin = is_twin.then(|| position.entry.min(here.entry));
                 self.since = Since::After(Position {
                     n: position.n,
@@ -210,14 +212,19 @@ impl Follower {
 
     /// Redis may have lost all that it had. Where nothing has been read, the first message from now
     /// on is looked for in a page, which tells. Answers whether one was taken a moment ago on trust:
-    /// then the client must hear of the loss, as its next connection could prove to have missed
-    /// nothing.
+    /// then the client must hear of the loss, once, as its next connection could prove to have
+    /// missed nothing.
     pub(crate) fn doubt(&mut self, now_ms: u64) -> bool {
         let Some(here) = self.position() else {
             return false;
         };
         self.is_doubtful = Unwritten::of(&here).is_some();
-        !self.is_doubtful && self.trusts && here.entry.ms.saturating_add(RECENT_MS) > now_ms
+        if self.is_doubtful && self.state == State::Asking {
+            // The page under way may have been read before.
+            self.must_ask_again = true;
+        }
+        let trusted = std::mem::take(&mut self.trusted_ms);
+        !self.is_doubtful && trusted > 0 && trusted.saturating_add(RECENT_MS) > now_ms
     }
 
     /// The client hears that something may be missing. If a page is due or under way, it need not

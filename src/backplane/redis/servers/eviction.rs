@@ -137,7 +137,9 @@ impl EvictionWatch {
         let evicted = field(&stats, "evicted_keys").and_then(|count| count.parse().ok());
         // The number begins again when Redis restarts.
         let new = known.evicted.zip(evicted);
-        let new = new.map_or(0, |(old, now): (u64, u64)| now.saturating_sub(old));
+        let new = new.map_or(0, |(old, now): (u64, u64)| {
+            now.checked_sub(old).unwrap_or(now)
+        });
         if new > 0 {
             self.metrics.redis_evictions.inc_by(new);
             self.evicted.send_modify(|count| *count += new);

@@ -60,13 +60,13 @@ impl Epoch {
                 true => self.begin_another().await,
                 false => self.renew().await,
             };
+            // Without the right to it every position names epoch 0, which proves nothing anyway.
+            let is_settled = done.as_ref().map_or_else(is_denied, |()| true);
+            if is_settled && std::mem::take(&mut is_over) {
+                hub.tell_all(|| Command::DoubtKept).await;
+            }
             let pause = match done {
-                Ok(()) => {
-                    if std::mem::take(&mut is_over) {
-                        hub.tell_all(|| Command::DoubtKept).await;
-                    }
-                    LOOK
-                }
+                Ok(()) => LOOK,
                 Err(error) => {
                     self.servers.note(&error);
                     RETRY

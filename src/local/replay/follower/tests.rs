@@ -157,6 +157,10 @@ fn a_first_message_proves_nothing_where_redis_may_have_lost_all() {
         n: first_number() + 1,
         entry: at(1_000_000).entry,
     };
+    let second = Position {
+        n: first.n + 1,
+        entry: at(1_010_000).entry,
+    };
     let mut follower = live();
     assert!(!follower.doubt(1_000_000));
     assert_eq!(follower.hear(first, true), Verdict::Later);
@@ -164,13 +168,36 @@ fn a_first_message_proves_nothing_where_redis_may_have_lost_all() {
 
     let mut follower = live();
     assert_eq!(follower.hear(first, true), Verdict::Take);
+    assert_eq!(follower.hear(second, true), Verdict::Take);
     assert!(follower.doubt(1_000_000 + RECENT_MS - 1));
+    assert!(!follower.doubt(1_000_000 + RECENT_MS - 1), "it was told");
+
+    let mut follower = live();
+    assert_eq!(follower.hear(first, true), Verdict::Take);
+    assert_eq!(follower.hear(second, true), Verdict::Take);
     assert!(!follower.doubt(1_000_000 + RECENT_MS + 1), "long ago");
 
     let mut follower = Follower::behind(&page(5, true));
     assert_eq!(follower.hear(at(6), true), Verdict::Take);
     assert!(!follower.doubt(0), "its number fits into no other inbox");
     assert_eq!(follower.hear(at(7), true), Verdict::Take);
+}
+
+/// Redis evicts a log of which nothing has been read, and goes on: nothing else is told.
+#[test]
+fn a_doubt_while_asking_where_nothing_has_been_read_means_another_look() {
+    let nothing = Unwritten::UNKNOWN.position();
+    let extent = LogExtent {
+        newest: None,
+        ..LogExtent::of(0, 0)
+    };
+    let page = Page::new(&Since::After(nothing), &extent, Vec::new());
+    let mut follower = Follower::behind(&page);
+    follower.distrust();
+    assert!(follower.ask().is_some());
+    assert!(!follower.doubt(1_000_000));
+    follower.take_page(&page);
+    assert!(follower.ask().is_some(), "that page was read before");
 }
 
 #[test]
