@@ -51,3 +51,43 @@ async fn an_inbox_that_was_not_there_for_a_moment_is_not_given_again() {
     keep(&node, "42", 3).await;
     hears(&mut client, 3..=3).await;
 }
+
+/// As when Redis lost everything, and a sender that had not reached all connections yet goes on.
+#[tokio::test]
+async fn a_late_line_of_an_inbox_that_was_lost_gives_no_message_again() {
+    let redis = Redis::start();
+    let node = node_on(&redis, "a");
+    let channel = format!("pn:n:{{{}}}", node.id);
+    for kept in 1..=2 {
+        let user = kept.to_string();
+        let to = json!({"user": user});
+        let mut client = connect(&node, &user, None).await;
+        let body = json!({"to": to, "keep": true, "id": "m1", "data": 1});
+        post(&node.push_url, &body).await;
+        let first = hears(&mut client, 1..=1).await;
+        for number in 2..=kept {
+            keep(&node, &user, number).await;
+        }
+        hears(&mut client, 2..=kept).await;
+        for key in ["inbox", "pos"] {
+            let key = format!("pn:{key}:{{{user}}}");
+            assert_eq!(redis.cli(&["DEL", &key]), "1");
+        }
+        // A repeat has the node look into the inbox.
+        let (_, answer) = post(&node.push_url, &body).await;
+        assert_eq!(answer["status"], "duplicate", "{answer}");
+        let told = client.json().await;
+        assert_eq!(told["type"], "resync", "{told}");
+
+        let late = json!({"to": to, "keep": true, "seq_id": first, "data": 1});
+        let repeat = json!({"to": to, "keep": true, "seq_id": first, "data": 1, "id": "m1"});
+        let next = json!({"to": to, "data": "next"});
+        for line in [late, repeat, next] {
+            assert_eq!(redis.cli(&["PUBLISH", &channel, &line.to_string()]), "1");
+        }
+        let heard = client.json().await;
+        assert_eq!(heard["data"], "next", "{heard}");
+        keep(&node, &user, 3).await;
+        hears(&mut client, 3..=3).await;
+    }
+}

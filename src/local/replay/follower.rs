@@ -144,6 +144,13 @@ impl Follower {
         is_older || position == *before
     }
 
+    /// The newest entry that the connection has had of this log or, where it is `here` because none
+    /// was found any more, of the one that Redis lost.
+    fn newest_had(&self, here: &Position) -> EntryId {
+        let before = self.before.as_deref().map(|before| before.entry);
+        here.entry.max(before.unwrap_or_default())
+    }
+
     /// Whether this page was asked for and has not come.
     pub(crate) fn awaits(&self, ask: PageAsk) -> bool {
         self.is_asking() && self.asked == ask.since && self.number == ask.number
@@ -176,9 +183,14 @@ impl Follower {
             // Two masters gave one number to two messages: the client has only had the other one.
             let is_other = position.entry != here.entry && self.twin != Some(position.entry);
             let is_twin = position.n == here.n && is_other;
-            let is_next = position.follows(&here) && !self.is_doubtful || is_twin;
+            let is_found_empty = Unwritten::of(&here).is_some();
+            let had = self.newest_had(&here);
+            // The first message of any log fits where none was found. One that is no newer than what
+            // was had may be a late line of the log that Redis lost: a page tells.
+            let is_suspect = self.is_doubtful || is_found_empty && position.entry <= had;
+            let is_next = position.follows(&here) && !is_suspect || is_twin;
             if is_next && fits && self.state == State::Live {
-                if Unwritten::of(&here).is_some() {
+                if is_found_empty {
                     self.trusted_ms = position.entry.ms;
                 }
                 self.twin = is_twin.then(|| position.entry.min(here.entry));
@@ -189,7 +201,12 @@ impl Follower {
                 });
                 return Verdict::Take;
             }
-            if position.entry <= here.entry {
+            let is_old = match is_found_empty {
+                // An older name may be of a log that began by a clock that went back.
+                true => position.entry == had,
+                false => position.entry <= here.entry,
+            };
+            if is_old {
                 return Verdict::Old;
             }
         }

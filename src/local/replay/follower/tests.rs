@@ -228,6 +228,55 @@ fn a_late_line_of_an_earlier_subscription_is_old_to_the_next_one() {
     assert_eq!(again().hear(twin, true), Verdict::Later);
 }
 
+/// A first message that Redis lost with its log, and whose line comes again after that: its sender
+/// had not reached all connections.
+#[test]
+fn a_first_message_that_was_lost_with_its_log_is_not_taken_twice() {
+    let nothing = Unwritten {
+        epoch: 9,
+        seconds: 1,
+    };
+    let emptied = |since: &Since| {
+        let extent = LogExtent {
+            newest: None,
+            unwritten: nothing,
+            ..LogExtent::of(0, 0)
+        };
+        Page::new(since, &extent, Vec::new())
+    };
+    let first = |ms: u64| Position {
+        n: first_number() + 1,
+        ..at(ms)
+    };
+    let (lost, had) = (first(600), at(700));
+    let again = |before: Position| {
+        let mut follower = live(5);
+        follower.since = Since::After(before);
+        follower.distrust();
+        assert!(follower.ask().is_some());
+        assert!(follower.take_page(&emptied(&Since::After(before))));
+        assert_eq!(follower.state, State::Live);
+        follower
+    };
+    // It was the last one that the client had.
+    assert_eq!(again(lost).hear(lost, true), Verdict::Old);
+    // It was not, or another log has begun by a clock that went back: only a page tells.
+    let mut follower = again(had);
+    assert_eq!(follower.hear(lost, true), Verdict::Later);
+    let ask = follower.ask().expect("it is looked for");
+    assert!(follower.take_page(&emptied(&ask.since)));
+    assert_eq!(follower.state, State::Live, "it is not there");
+    assert_eq!(follower.hear(first(800), true), Verdict::Take);
+
+    // The same of an earlier subscription of the connection.
+    for (before, verdict) in [(lost, Verdict::Old), (had, Verdict::Later)] {
+        let ask = PageAsk::first(Since::Now);
+        let mut follower = Follower::asking_again(ask, Some(before));
+        assert!(follower.take_page(&emptied(&Since::Now)));
+        assert_eq!(follower.hear(lost, true), verdict);
+    }
+}
+
 #[test]
 fn a_gap_before_several_pages_is_told_once() {
     let told = |first_is_continuous: bool| {
