@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::history::{Cause, EVERYBODY, Event, Inbox, News, Part, Push, Recorder, SECOND, topic};
+use crate::history::{
+    Cause, EVERYBODY, Event, Inbox, Micros, News, Part, Push, Recorder, SECOND, topic,
+};
 use crate::passes::{Pass, Token};
 use crate::stage::{KEPT_BY_RULE, OPEN_TO_MEMBERS};
 use crate::views::{View, Views};
@@ -123,6 +125,8 @@ struct Link<'a> {
     recorder: &'a Recorder,
     /// The node, as it names itself.
     node: String,
+    /// When it was about to connect: what it names then, it asks for before it is let in.
+    began: Micros,
     /// Topics whose reply is still to come.
     asked: HashSet<String>,
     /// Topics whose last messages it has asked for.
@@ -320,6 +324,7 @@ impl Device {
             since: self.position.as_deref(),
         };
         let mut refused = false;
+        let began = recorder.now();
         let socket = Socket::connect(self.wire, &view, &wish, &mut refused).await;
         if refused && self.reloads {
             self.position = None;
@@ -340,6 +345,7 @@ impl Device {
             name,
             socket,
             node: node.unwrap_or_else(|| view.id.clone()),
+            began,
             view,
             views,
             recorder,
@@ -388,11 +394,12 @@ impl Device {
                 }
                 continue;
             }
-            link.write(|conn, at| Event::Subscribing {
+            let began = link.began;
+            link.write(|conn, _| Event::Subscribing {
                 conn,
                 topic: named.clone(),
                 presence: self.watches,
-                at,
+                at: began,
             });
             link.write(|conn, at| Event::Subscribed {
                 conn,

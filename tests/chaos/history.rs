@@ -130,6 +130,7 @@ pub(crate) enum Event {
         topic: String,
         /// Whether it wants to know who else is.
         presence: bool,
+        /// Before it is open, if it names the topic when it connects.
         at: Micros,
     },
     /// The connection was told that it is in the topic.

@@ -27,6 +27,13 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
             lacks_the_erased(history);
         },
     ),
+    (
+        "what was erased after a stream was asked for, and before it was open",
+        |history| {
+            let at = 6 * SECOND - 1;
+            stream_of_erased(history, at, (6 * SECOND, 6 * SECOND + 400));
+        },
+    ),
 ];
 
 pub(super) const PLANTED: &[(&str, &str, Change)] = &[
@@ -67,6 +74,14 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
             erase(history, Some("e3"));
         },
     ),
+    (
+        "H21",
+        "what was erased before a stream was asked for",
+        |history| {
+            let at = 6 * SECOND + 1;
+            stream_of_erased(history, at, (5 * SECOND, 6 * SECOND));
+        },
+    ),
 ];
 
 /// The topic's message is of this connection, and says so.
@@ -98,6 +113,28 @@ fn lacks_the_erased(history: &mut History) {
             *id = "e1".to_owned();
         }
     }
+}
+
+/// One that enters at 6.5 s and names the topic when it connects, which it began at this time. The
+/// first message that it gets was erased between these.
+fn stream_of_erased(history: &mut History, asked: u64, (at, until): (u64, u64)) {
+    come_in(history);
+    let is_entry = |event: &Event| matches!(event, Event::Subscribed { .. });
+    let entry = history.events.iter().position(is_entry);
+    let asking = Event::Subscribing {
+        conn: "a1".to_owned(),
+        topic: TOPIC.to_owned(),
+        presence: false,
+        at: asked,
+    };
+    (history.events).insert(entry.expect("it enters"), asking);
+    history.events.push(Event::Erased {
+        topic: TOPIC.to_owned(),
+        id: Some("e2".to_owned()),
+        at,
+        until,
+        is_done: true,
+    });
 }
 
 /// The topic's log, or one message of it, was erased after all that is in it was kept, and before a
