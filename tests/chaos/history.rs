@@ -298,6 +298,14 @@ pub(crate) enum Event {
         allowed: u64,
         at: Micros,
     },
+    /// Sentinels made another server the master, although nothing was done to the one before. It
+    /// may lack all that was answered until then.
+    Switched {
+        /// Ports.
+        from: u16,
+        to: u16,
+        at: Micros,
+    },
     /// A process ended that nobody had told to.
     Died {
         node: String,

@@ -184,6 +184,8 @@ pub(crate) struct Index<'a> {
     pub(crate) forgets: bool,
     /// When rows of these topics were deleted.
     pub(crate) deleted: Vec<(&'a str, Micros)>,
+    /// When Sentinels turned to another server by themselves.
+    switches: Vec<Micros>,
     /// When the logs of these topics were erased.
     pub(crate) erasures: Vec<Erasure<'a>>,
 }
@@ -210,6 +212,7 @@ impl<'a> Index<'a> {
             end: 0,
             forgets: false,
             deleted: Vec::new(),
+            switches: Vec::new(),
             erasures: Vec::new(),
         };
         for event in events {
@@ -403,6 +406,7 @@ impl<'a> Index<'a> {
                     *until = (*until).min(*at);
                 }
             }),
+            Event::Switched { at, .. } => self.switches.push(*at),
             Event::End { at } => self.end = *at,
             _ => {}
         }
@@ -432,6 +436,13 @@ impl<'a> Index<'a> {
             counted = *until;
         }
         end
+    }
+
+    /// Whether a kept message may be lost because Sentinels turned to another server by themselves:
+    /// after its last attempt was answered, and before it had to be there.
+    pub(crate) fn was_left_behind(&self, push: &Push, due: Micros) -> bool {
+        let mut switches = self.switches.iter();
+        switches.any(|at| (push.answered..=due).contains(at))
     }
 
     /// Whether a message that was kept in the topic's log may have been erased.

@@ -11,7 +11,8 @@ type Chain<'a> = Vec<(&'a Conn<'a>, &'a Seat<'a>)>;
 
 /// A device that follows its user's inbox, or a topic's log, over its connections: from the one that
 /// begins to the last that continues, each kept message comes once and in order, and none is missing
-/// that had time to come. What Redis lost with everything else may be, if it was told.
+/// that had time to come. What Redis lost with everything else may be, if it was told, and so may what
+/// Sentinels left behind when they turned to another server by themselves.
 pub(crate) fn check(index: &Index<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     let mut chains: BTreeMap<(&str, &str), Chain<'_>> = BTreeMap::new();
@@ -69,7 +70,8 @@ fn stored_once(index: &Index<'_>, id: &str, times: u64, at: u64, verdict: &mut V
 
 /// One that came to a topic for the first time was told that it gets the last messages of its log: no
 /// more than it asked for, fewer only if there are no more, and from the first it gets on all of them.
-/// That none comes twice holds of it as of others.
+/// That none comes twice holds of it as of others. What Sentinels left behind by themselves is not in
+/// the log any more.
 fn entered(
     index: &Index<'_>,
     conn: &Conn<'_>,
@@ -83,9 +85,9 @@ fn entered(
     let end = conn.closed().min(seat.leaving);
     let in_time = |at: Micros| (seat.asked..=seat.left).contains(&at);
     let got = conn.recvs.iter().filter(|recv| in_time(recv.at));
-    let got: HashSet<&str> = got
+    let got: HashMap<&str, Micros> = got
         .filter(|recv| recv.kept && recv.log(conn.user) == seat.of)
-        .map(|recv| recv.id)
+        .map(|recv| (recv.id, recv.at))
         .collect();
     // What certainly is in the log, once, by each publisher and node in the order of their numbers.
     let mut sources: HashMap<(&str, &str), Vec<&Push>> = HashMap::new();
@@ -103,7 +105,7 @@ fn entered(
         }
     }
     let known = sources.values().flatten();
-    let before = known.filter(|push| push.answered < seat.asked && got.contains(&*push.id));
+    let before = known.filter(|push| push.answered < seat.asked && got.contains_key(&*push.id));
     let before = before.count();
     verdict.expect(before <= last, || {
         format!(
@@ -114,25 +116,31 @@ fn entered(
     let replayed = index
         .messages
         .iter()
-        .filter(|(id, attempts)| attempts[0].sent < seat.since && got.contains(**id));
+        .filter(|(id, attempts)| attempts[0].sent < seat.since && got.contains_key(**id));
     let is_all = replayed.count() < last;
     for pushes in sources.values_mut() {
         pushes.sort_by_key(|push| push.seq);
-        let first = pushes.iter().position(|push| got.contains(&*push.id));
+        let first = pushes.iter().position(|push| got.contains_key(&*push.id));
         let from = match is_all {
             true => 0,
             false => first.unwrap_or(pushes.len()),
         };
-        let latest = pushes.iter().rposition(|push| got.contains(&*push.id));
+        let latest = pushes.iter().rposition(|push| got.contains_key(&*push.id));
         for (place, push) in pushes.iter().enumerate().skip(from) {
             let limit = index.after(conn.node, push.answered.max(seat.since), WINDOW);
             // A later one came, or it had time enough.
-            let is_due = latest.is_some_and(|latest| place < latest) || limit < end.min(index.end);
+            let is_passed = latest.is_some_and(|latest| place < latest);
+            let is_due = is_passed || limit < end.min(index.end);
             if push.sent >= seat.since || !is_due {
                 continue;
             }
+            let later = latest.filter(|_| is_passed);
+            let later = later.and_then(|latest| got.get(&*pushes[latest].id));
+            if index.was_left_behind(push, later.copied().unwrap_or(limit)) {
+                continue;
+            }
             let is_told = conn.told(seat.of, push.sent, limit);
-            verdict.expect(got.contains(&*push.id) || is_told, || {
+            verdict.expect(got.contains_key(&*push.id) || is_told, || {
                 format!(
                     "{} entered {} at {} with the last {last} and never got {}, answered at {}",
                     conn.name, seat.of, seat.asked, push.id, push.answered
@@ -227,7 +235,8 @@ fn all_there(index: &Index<'_>, device: &str, of: &str, chain: &Chain<'_>, verdi
         let resynced = chain
             .iter()
             .any(|(conn, _)| conn.told(of, first.sent, limit));
-        let may_lack = index.forgets || index.is_erased(of, last);
+        let is_lost = index.forgets || index.was_left_behind(last, limit);
+        let may_lack = is_lost || index.is_erased(of, last);
         verdict.expect(heard.contains(id) || may_lack && resynced, || {
             format!(
                 "{name} and those before it never got the kept {id} to {of}, sent {}, answered {}",

@@ -48,6 +48,7 @@ mod senders;
 mod stage;
 mod stumbles;
 mod summary;
+mod switches;
 mod tokens;
 mod topology;
 mod views;

@@ -74,7 +74,8 @@ impl Resp {
         self.stream.get_mut().write_all(&out).await
     }
 
-    async fn read(&mut self) -> Result<Answer> {
+    /// The next answer or message, however long it takes.
+    pub(crate) async fn read(&mut self) -> Result<Answer> {
         let mut line = String::new();
         if self.stream.read_line(&mut line).await? == 0 {
             return Err(ErrorKind::UnexpectedEof.into());

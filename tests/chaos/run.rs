@@ -83,6 +83,10 @@ pub(crate) async fn play(scenario: &Scenario, seed: u64, size: Size) -> Result<O
     background
         .0
         .push(tokio::spawn(mind_the_lag(recorder.clone())));
+    background.0.push(tokio::spawn({
+        let stage = stage.clone();
+        async move { stage.note_switches().await }
+    }));
     let is_full = async || stage.views.connected() == count;
     until("all clients to be there", is_full).await?;
     stage.views.begin_moving();

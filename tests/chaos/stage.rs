@@ -17,6 +17,7 @@ use crate::proxy::Proxy;
 use crate::resp::{Answer, Resp};
 use crate::run::Size;
 use crate::schedule::{Fault, PRESTOP, Release, Scenario};
+use crate::switches::{MadeToFail, Switches};
 use crate::topology::Topology;
 use crate::views::{View, Views};
 
@@ -48,6 +49,7 @@ pub(crate) struct Stage {
     pub(crate) views: Arc<Views>,
     pub(crate) recorder: Recorder,
     topology: Arc<Mutex<Topology>>,
+    made_to_fail: MadeToFail,
     /// One for each node, or none at all.
     pub(crate) ways: Vec<Proxy>,
     pub(crate) places: Vec<Place>,
@@ -96,6 +98,7 @@ impl Stage {
             views: Views::of(nodes),
             recorder,
             topology: Arc::new(Mutex::new(topology)),
+            made_to_fail: MadeToFail::default(),
             ways,
             places: (0..nodes).map(|_| Place::default()).collect(),
             tokens: scenario.tokens,
@@ -203,14 +206,31 @@ impl Stage {
     ) -> Result<()> {
         let at = self.recorder.now();
         let key = self.channel(node).await;
+        let made_to_fail = self.made_to_fail.clone();
         let failed = self.with_redis(move |redis| {
-            let mut failed = redis.fail(&key, freeze);
+            let mut failed = redis.fail(&key, freeze, &made_to_fail);
             redis.await_successor(&key, &mut failed, time);
             failed
         });
         let failed = failed.await?;
         self.fault(kind, None, at);
         self.with_redis(move |redis| redis.mend(failed, time)).await
+    }
+
+    /// Writes down what Sentinels do by themselves, for ever. The first is the one by whose word
+    /// faults are done.
+    pub(crate) async fn note_switches(&self) {
+        let Doors::Sentinel(sentinels) = &self.doors else {
+            return;
+        };
+        let error = match Switches::of(sentinels[0]).await {
+            Ok(switches) => {
+                let noted = switches.note(self.made_to_fail.clone(), self.recorder.clone());
+                noted.await
+            }
+            Err(error) => error,
+        };
+        self.died("a Sentinel", &error.to_string());
     }
 
     /// Moves the slots of a node's channel and of some users' and topics' rows, inboxes and logs.

@@ -22,6 +22,7 @@ pub(crate) fn report(history: &[Event], verdicts: &[Verdict]) -> String {
                 *faults.entry(kind).or_default() += 1;
                 "faults"
             }
+            Event::Switched { .. } => "switched",
             Event::Open { .. } => "opened",
             Event::Close { .. } => "closed",
             Event::Recv { .. } => "received",
@@ -113,6 +114,9 @@ impl Summary {
                 Event::Push(_) => row.pushes += 1,
                 Event::Recv { .. } => row.received += 1,
                 Event::Fault { kind, .. } => *row.faults.entry(kind.clone()).or_default() += 1,
+                Event::Switched { .. } => {
+                    *row.faults.entry("sentinel-switch".to_owned()).or_default() += 1;
+                }
                 _ => {}
             }
         }

@@ -14,6 +14,7 @@ use fastrand::Rng;
 use crate::access::Doors;
 use crate::common::Redis;
 use crate::redis_groups::{Frozen, RedisCluster, Trio, until};
+use crate::switches::MadeToFail;
 
 /// How Redis is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,14 +169,15 @@ impl Topology {
         Some(port)
     }
 
-    /// Kills or freezes the master that has this key.
-    pub(crate) fn fail(&mut self, key: &str, freeze: bool) -> Failed {
+    /// Kills or freezes the master that has this key, and says so before.
+    pub(crate) fn fail(&mut self, key: &str, freeze: bool, made_to_fail: &MadeToFail) -> Failed {
         let mut index = None;
         until("there is a master to fail", || {
             index = self.master(key, None);
             index.is_some()
         });
         let index = index.unwrap_or_default();
+        made_to_fail.set(self.server(index).port());
         let since = Instant::now();
         let frozen = if freeze {
             Some(Frozen::new(self.server(index)))

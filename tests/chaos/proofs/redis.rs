@@ -1,6 +1,8 @@
-//! Histories of nodes that follow Redis, and of clients that cannot take a kept message.
+//! Histories of nodes that follow Redis, of a Redis that Sentinels leave by themselves, and of
+//! clients that cannot take a kept message.
 
-use super::{Change, History, NODE};
+use super::topics::come_in;
+use super::{Change, History, NODE, resume, resync};
 use crate::history::{Event, SECOND};
 
 pub(super) const ALLOWED: &[(&str, Change)] = &[
@@ -22,6 +24,19 @@ pub(super) const ALLOWED: &[(&str, Change)] = &[
     ("a client that is led past what it cannot take", |history| {
         stumble(history, |_| {});
     }),
+    ("a log that Sentinels left behind", |history| {
+        lose_log(history);
+        history.events.push(switched(5 * SECOND));
+    }),
+    (
+        "a kept message that Sentinels left behind, told of",
+        |history| {
+            resume(history);
+            history.unheard("k1");
+            history.events.push(switched(11 * SECOND + 500_000));
+            history.events.push(resync("d7r2", None, 14 * SECOND));
+        },
+    ),
 ];
 
 pub(super) const PLANTED: &[(&str, &str, Change)] = &[
@@ -31,6 +46,60 @@ pub(super) const PLANTED: &[(&str, &str, Change)] = &[
     ("H18", "a node that does not follow a name", |history| {
         history.events.push(followed(None, 35));
     }),
+    ("H11", "a log that is lost without a switch", lose_log),
+    (
+        "H11",
+        "a log that is lost in a planned fail-over",
+        |history| {
+            lose_log(history);
+            history.events.push(Event::Fault {
+                kind: "master-kill".to_owned(),
+                node: None,
+                at: 4 * SECOND + 500_000,
+                until: 5 * SECOND,
+            });
+        },
+    ),
+    ("H11", "a log that is lost before a switch", |history| {
+        lose_log(history);
+        history.events.push(switched(40 * SECOND));
+    }),
+    (
+        "H11",
+        "a part of a log that was answered after a switch",
+        |history| {
+            lose_log(history);
+            history.events.push(switched(3 * SECOND + 500_000));
+        },
+    ),
+    (
+        "H11",
+        "a gap in what came of a log before a switch",
+        |history| {
+            come_in(history);
+            history.unheard("e2");
+            history.events.push(switched(8 * SECOND));
+        },
+    ),
+    (
+        "H11",
+        "a kept message that Sentinels left behind, untold",
+        |history| {
+            resume(history);
+            history.unheard("k1");
+            history.events.push(switched(11 * SECOND + 500_000));
+        },
+    ),
+    (
+        "H11",
+        "a kept message that was answered after a switch",
+        |history| {
+            resume(history);
+            history.unheard("k1");
+            history.events.push(switched(10 * SECOND + 500_000));
+            history.events.push(resync("d7r2", None, 14 * SECOND));
+        },
+    ),
     ("H19", "a client that is shut out", |history| {
         stumble(history, |one| {
             one.got.clear();
@@ -70,6 +139,22 @@ fn followed(served: Option<u64>, until: u64) -> Event {
         at: 20 * SECOND,
         served: served.map(|served| served * SECOND),
         until: until * SECOND,
+    }
+}
+
+/// One enters a topic and gets none of three messages of its log, which were answered from the
+/// second to the fourth second.
+fn lose_log(history: &mut History) {
+    come_in(history);
+    history.unheard("e2");
+    history.unheard("e3");
+}
+
+fn switched(at: u64) -> Event {
+    Event::Switched {
+        from: 7002,
+        to: 7001,
+        at,
     }
 }
 
