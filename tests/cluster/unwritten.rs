@@ -150,3 +150,35 @@ async fn who_was_told_of_a_loss_before_its_row_was_back_is_told_again() {
     let row = redis.cli(&["HKEYS", "pn:user:{77}"]);
     assert!(row.contains(&there.connection()), "{row}");
 }
+
+/// The beat that finds the loss fails later on, and the next one finds the lease again.
+#[tokio::test]
+async fn a_loss_that_a_failing_beat_found_is_told_of_once_beats_succeed() {
+    let redis = Redis::start();
+    let (_a, b) = pair(&redis);
+    let mut there = Client::v1(&b.ws_url("77")).await;
+    let but_boots = ["resetkeys", "~pn:node*", "~pn:user*", "~pn:topic*", "%R~*"];
+    allow(&redis, &but_boots);
+    until_said(&b, "78", 503, "reason", "Redis denies permission").await;
+    assert_eq!(redis.cli(&["FLUSHALL"]), "OK");
+    // Or this would show that something was lost.
+    assert_eq!(redis.cli(&["SADD", "pn:boots", &b.id]), "1");
+    eventually(async || match &*redis.cli(&["GET", "pn:node:b"]) {
+        "" => Err("no lease"),
+        _ => Ok(()),
+    })
+    .await;
+    allow(&redis, &["resetkeys", "~*"]);
+    let sign = r#"sign="forgotten""#;
+    eventually(async || match b.labelled("losses_total", sign).await {
+        0.0 => Err("not told"),
+        _ => Ok(()),
+    })
+    .await;
+    assert_eq!(there.json().await["type"], "resync");
+    eventually(async || match redis.cli(&["HKEYS", "pn:user:{77}"]) {
+        row if row.contains(&there.connection()) => Ok(()),
+        row => Err(row),
+    })
+    .await;
+}

@@ -214,6 +214,30 @@ async fn whose_row_went_together_with_the_index_is_told() {
     }
 }
 
+/// As if another node had taken this one for dead: of that, not all clients are told.
+#[tokio::test]
+async fn whose_row_went_together_with_the_mark_of_its_node_is_told() {
+    let redis = Redis::start();
+    let (node, sender) = (quiet_node_on(&redis, "a"), quiet_node_on(&redis, "b"));
+    let mut clients = Vec::new();
+    // So many that most are looked at later than the mark.
+    for user in 0..20 {
+        clients.push(Client::v1(&node.ws_url(&format!("u{user}"))).await);
+    }
+    let names: Vec<String> = (0..20).map(|user| format!("pn:user:{{u{user}}}")).collect();
+    let keys: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(redis.cli(&["SREM", "pn:boots", &node.id]), "1");
+    assert_eq!(redis.cli(&[&["DEL"], &keys[..]].concat()), "20");
+    let kept = json!({"to": {"user": "u7"}, "keep": true, "data": "kept"});
+    let (_, answer) = post(&sender.push_url, &kept).await;
+    assert_eq!(answer["status"], "stored", "{answer}");
+    hears_all(&mut clients[7], &["resync", "kept"]).await;
+    clients.remove(7);
+    for client in &mut clients {
+        hears_all(client, &["resync"]).await;
+    }
+}
+
 /// What tells other nodes which rows to remove when this one dies.
 #[tokio::test]
 async fn a_deleted_index_of_rows_is_put_back() {

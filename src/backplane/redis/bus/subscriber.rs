@@ -334,7 +334,8 @@ impl Live {
             "this node stood still; subscribing again and rewriting its rows"
         );
         self.renew(bus);
-        bus.hub.changes().forgotten(bus.hub.subjects());
+        // If Redis lost them, the lease finds that and has it told, or it is told row by row.
+        bus.hub.changes().mark(bus.hub.subjects());
         // First the messages that gathered meanwhile, or they would be lost. They name clients of
         // other nodes by the node, so none can reach the wrong client.
         self.retire(bus, false).await;

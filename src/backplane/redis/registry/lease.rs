@@ -225,6 +225,9 @@ impl Lease {
             drop(left);
             match beat {
                 Ok(intact) => {
+                    // Perhaps an earlier beat found that, and failed later on.
+                    let is_due = self.has_loss_to_tell();
+                    let intact = intact && !is_due;
                     self.refusal.clear();
                     self.beats.send_modify(|count| *count += 1);
                     // Again if the others may have taken it for dead: they look at its lease.
@@ -238,9 +241,10 @@ impl Lease {
                     }
                     if !(intact && trusted && refreshed.elapsed() < REFRESH) {
                         refreshed = Instant::now();
-                        match intact {
-                            true => self.hub.changes().mark(self.hub.subjects()),
-                            false => self.hub.changes().forgotten(self.hub.subjects()),
+                        // If not all are told, who was passed by hears of its row.
+                        match is_due {
+                            true => self.hub.changes().forgotten(self.hub.subjects()),
+                            false => self.hub.changes().mark(self.hub.subjects()),
                         }
                         self.note_marked();
                     }
@@ -378,14 +382,17 @@ impl Lease {
             let others = others.iter().map(|record| &record.node);
             self.beliefs
                 .forget_leases(others.filter(|node| **node != self.record.node));
-            let mut forgotten = self.forgotten.write();
-            *forgotten = Some(Instant::now());
+            *self.forgotten.write() = Some(Instant::now());
         }
     }
 
+    /// Whether Redis forgot this node, and its clients are not yet to be told.
+    fn has_loss_to_tell(&self) -> bool {
+        *self.forgotten.read() != *self.marked.read()
+    }
+
     fn note_marked(&self) {
-        let forgotten = *self.forgotten.read();
-        *self.marked.write() = forgotten;
+        *self.marked.write() = *self.forgotten.read();
     }
 
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {
