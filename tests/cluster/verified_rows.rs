@@ -238,6 +238,24 @@ async fn whose_row_went_together_with_the_mark_of_its_node_is_told() {
     }
 }
 
+#[tokio::test]
+async fn a_row_that_became_a_key_of_another_type_is_found() {
+    let redis = Redis::start();
+    let node = quiet_node_on(&redis, "a");
+    let mut client = Client::v1(&node.ws_url("42")).await;
+    assert_eq!(redis.cli(&["SET", "pn:user:{42}", "1"]), "OK");
+    eventually(
+        async || match node.metric("registry_rows_restored_total").await {
+            1.0 => Ok(()),
+            other => Err(other),
+        },
+    )
+    .await;
+    assert_eq!(redis.cli(&["DEL", "pn:user:{42}"]), "1");
+    hears_all(&mut client, &["resync"]).await;
+    until_fields(&redis, "pn:user:{42}", "1").await;
+}
+
 /// What tells other nodes which rows to remove when this one dies.
 #[tokio::test]
 async fn a_deleted_index_of_rows_is_put_back() {

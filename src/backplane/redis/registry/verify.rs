@@ -21,14 +21,16 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use fred::clients::Pipeline;
+use fred::error::Error;
 use fred::prelude::{Client, FredResult, KeysInterface};
+use fred::types::Value;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::backplane::redis::Keys;
 use crate::backplane::redis::registry::lost_rows::LostRows;
 use crate::backplane::redis::servers::Servers;
-use crate::backplane::redis::servers::errors::redacted;
+use crate::backplane::redis::servers::errors::{WRONG_TYPE, redacted, refusal_reason};
 use crate::backplane::redis::servers::pushes::flat;
 use crate::local::hub::Hub;
 use crate::protocol::ids::{ConnectionId, Subject};
@@ -168,11 +170,15 @@ impl Verifier {
     }
 
     /// Reads these rows; returns those that lack a field of this node and are not dirty.
-    async fn read_through(&self, rows: Vec<Subject>) -> FredResult<Vec<Subject>> {
+    async fn read_through(&self, mut rows: Vec<Subject>) -> FredResult<Vec<Subject>> {
+        self.hub.changes().retain_clean(&mut rows);
         let mut missing = Vec::new();
         for part in rows.chunks(KEYS) {
             let keys: Vec<String> = part.iter().map(|row| self.keys.row(row)).collect();
-            let answers = self.servers.read_each("HKEYS", &keys).await?;
+            let answers = match self.servers.read_each("HKEYS", &keys).await {
+                Err(error) if is_wrong_type(&error) => self.read_alone(&keys).await?,
+                answers => answers?,
+            };
             for (row, answer) in part.iter().zip(answers) {
                 if !self.is_whole(row, &flat(answer).unwrap_or_default()) {
                     missing.push(row.clone());
@@ -181,6 +187,20 @@ impl Verifier {
         }
         self.hub.changes().retain_clean(&mut missing);
         Ok(missing)
+    }
+
+    /// Reads rows of which one is a key of another type, which has no fields: then the row is as
+    /// good as deleted. Asked for together, it would hide the others.
+    async fn read_alone(&self, keys: &[String]) -> FredResult<Vec<Value>> {
+        let mut answers = Vec::with_capacity(keys.len());
+        for key in keys {
+            let answer = self.servers.call("HKEYS", key, &[]).await;
+            answers.push(match answer {
+                Err(error) if is_wrong_type(&error) => Value::Null,
+                answer => answer?,
+            });
+        }
+        Ok(answers)
     }
 
     /// Whether a row with these fields has all those of this node.
@@ -225,6 +245,10 @@ impl Verifier {
         self.lacks_index = lacks;
         Ok(())
     }
+}
+
+fn is_wrong_type(error: &Error) -> bool {
+    refusal_reason(error) == Some(WRONG_TYPE)
 }
 
 /// Where this step of a round begins.
