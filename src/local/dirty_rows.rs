@@ -39,11 +39,6 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// Whether something may have to be removed from the row.
-    pub(crate) fn removes(&self) -> bool {
-        self.emptied || !self.gone.is_empty()
-    }
-
     /// What of a change that was not written holds of the next one too.
     fn take_over(&mut self, older: Self) {
         self.gone.extend(older.gone);
@@ -244,6 +239,22 @@ impl DirtyRows {
         });
     }
 
+    /// Redis refused these themselves, perhaps for long, and took others: they are dirty again.
+    /// News of a greater loss does not wait for them: they are told once they stand.
+    pub(crate) fn put_back_refused(&self, mut changes: Vec<(Subject, Change)>) {
+        let mut no_longer = 0;
+        for (_, change) in &mut changes {
+            if std::mem::take(&mut change.forgotten) {
+                change.lost = true;
+                no_longer += 1;
+            }
+        }
+        if let Some(state) = &self.state {
+            state.lock().forgotten -= no_longer;
+        }
+        self.put_back(changes);
+    }
+
     /// How many users' rows are still to be written.
     pub(crate) fn unwritten(&self) -> usize {
         self.state.as_ref().map_or(0, |state| {
@@ -345,6 +356,28 @@ mod tests {
         assert!(!changes.take().await[0].1.lost);
     }
 
+    #[tokio::test]
+    async fn a_row_that_is_refused_itself_is_not_waited_for() {
+        let changes = DirtyRows::tracked();
+        let [a, b] = ["a", "b"].map(|user| Subject::User(user.parse().unwrap()));
+        changes.forgotten([a.clone(), b.clone()]);
+        let mut taken = changes.take().await;
+        taken.sort_by_key(|(subject, _)| *subject != a);
+        let well = taken.split_off(1);
+        changes.put_back_refused(taken);
+        assert!(!changes.are_back(), "the other is being written");
+        changes.written(well);
+        assert!(changes.are_back());
+        let taken = changes.take().await;
+        assert_eq!((&taken[0].0, taken[0].1.lost), (&a, true));
+        // As if all were forgotten again meanwhile.
+        changes.forgotten([a]);
+        changes.put_back_refused(taken);
+        assert!(!changes.are_back());
+        changes.written(changes.take().await);
+        assert!(changes.are_back() && changes.is_settled());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_was_removed_lately_can_be_removed_again() {
         let changes = DirtyRows::tracked();
@@ -375,13 +408,13 @@ mod tests {
         changes.counted(&topic, true);
         changes.counted(&topic, false);
         let taken = changes.take().await;
-        assert!(taken[0].1.removes());
+        assert!(taken[0].1.emptied);
         changes.put_back(taken);
         changes.written(changes.take().await);
         changes.mark_removed();
         let taken = changes.take().await;
         assert_eq!(taken[0].0, Subject::Topic(topic));
-        assert!(taken[0].1.removes());
+        assert!(taken[0].1.emptied);
     }
 
     #[tokio::test]

@@ -238,6 +238,37 @@ async fn whose_row_went_together_with_the_mark_of_its_node_is_told() {
     }
 }
 
+/// Redis refuses one row of many that are written together, and carries out the rest.
+#[tokio::test]
+async fn a_row_of_another_type_keeps_no_other_row_from_being_written() {
+    let redis = Redis::start();
+    let node = quiet_node_on(&redis, "a");
+    let mut clients = Vec::new();
+    for user in 0..20 {
+        clients.push(Client::v1(&node.ws_url(&format!("u{user}"))).await);
+    }
+    let key = |user: usize| format!("pn:user:{{u{user}}}");
+    assert_eq!(redis.cli(&["SET", &key(0), "1"]), "OK");
+    for user in 1..20 {
+        assert_eq!(redis.cli(&["DEL", &key(user)]), "1");
+    }
+    // All are written again together.
+    let index = format!("pn:users:{{{}}}", node.id);
+    assert_eq!(redis.cli(&["DEL", &index]), "1");
+    for client in &mut clients[1..] {
+        hears_all(client, &["resync"]).await;
+    }
+    eventually(async || match node.metric("registry_waiting").await {
+        1.0 => Ok(()),
+        rows => Err(format!("{rows} rows wait to be written")),
+    })
+    .await;
+    assert_eq!(redis.cli(&["GET", &key(0)]), "1");
+    assert_eq!(redis.cli(&["DEL", &key(0)]), "1");
+    until_fields(&redis, &key(0), "1").await;
+    hears_all(&mut clients[0], &["resync"]).await;
+}
+
 #[tokio::test]
 async fn a_row_that_became_a_key_of_another_type_is_found() {
     let redis = Redis::start();
@@ -254,6 +285,32 @@ async fn a_row_that_became_a_key_of_another_type_is_found() {
     assert_eq!(redis.cli(&["DEL", "pn:user:{42}"]), "1");
     hears_all(&mut client, &["resync"]).await;
     until_fields(&redis, "pn:user:{42}", "1").await;
+}
+
+/// Redis lost everything, and the row of one user cannot be written: the others are back.
+#[tokio::test]
+async fn a_row_of_another_type_does_not_count_as_not_back_after_a_loss_of_all() {
+    let redis = Redis::start();
+    let node = quiet_node_on(&redis, "a");
+    let mut lacks = Client::v1(&node.ws_url("lacks")).await;
+    let mut other = Client::v1(&node.ws_url("other")).await;
+    let lose = "redis.call('FLUSHALL') return redis.call('SET', KEYS[1], 1)";
+    assert_eq!(redis.cli(&["EVAL", lose, "1", "pn:user:{lacks}"]), "OK");
+    for client in [&mut lacks, &mut other] {
+        hears_all(client, &["resync"]).await;
+    }
+    until_fields(&redis, "pn:user:{other}", "1").await;
+    eventually(async || match node.metric("registry_waiting").await {
+        1.0 => Ok(()),
+        rows => Err(format!("{rows} rows wait to be written")),
+    })
+    .await;
+    // What is lost from now on is not told with all the rest.
+    assert_eq!(redis.cli(&["DEL", "pn:user:{other}"]), "1");
+    hears_all(&mut other, &["resync"]).await;
+    assert_eq!(redis.cli(&["DEL", "pn:user:{lacks}"]), "1");
+    until_fields(&redis, "pn:user:{lacks}", "1").await;
+    hears_all(&mut lacks, &["resync"]).await;
 }
 
 /// What tells other nodes which rows to remove when this one dies.

@@ -87,9 +87,15 @@ impl DirtyRow {
         }
     }
 
-    /// The row has been written, and Redis lacked something of it if it `lacked`. Answers whether
-    /// that is a loss that was not known.
-    pub(super) fn note_written(&mut self, hub: &Hub, lacked: bool) -> bool {
+    /// Redis lacked something of the row. Answers whether that is a loss that was not known.
+    pub(super) fn note_lack(&mut self) -> bool {
+        let is_news = !self.change.forgotten && !self.change.lost;
+        self.change.lost |= is_news;
+        is_news
+    }
+
+    /// The row has been written.
+    pub(super) fn note_written(&self, hub: &Hub) {
         match (&self.subject, &self.here) {
             (_, Here::Connections(_, new)) => {
                 let gone = self.change.gone.iter();
@@ -100,9 +106,6 @@ impl DirtyRow {
             }
             _ => {}
         }
-        let is_news = lacked && !self.change.forgotten && !self.change.lost;
-        self.change.lost |= is_news;
-        is_news
     }
 
     pub(super) fn stays(&self) -> bool {
@@ -135,6 +138,8 @@ pub(super) struct RowWriter<'a> {
     leaving: bool,
     /// How many commands stand before the first one in the MULTI.
     before: usize,
+    /// Where the commands of each row end in the MULTI, if that is noted.
+    ends: Option<Vec<usize>>,
     /// Which commands in the MULTI must add no field, and of which row each is.
     standing: Vec<(usize, usize)>,
     /// Where words are made.
@@ -151,6 +156,7 @@ impl<'a> RowWriter<'a> {
             node,
             leaving,
             before: 0,
+            ends: None,
             standing: Vec::new(),
             text: String::new(),
             value: Vec::new(),
@@ -163,12 +169,33 @@ impl<'a> RowWriter<'a> {
         for of_topics in INDEXES {
             self.index(of_topics, b"SADD", rows, DirtyRow::stays);
         }
-        let rows_in_order = rows.iter().enumerate();
-        rows_in_order.for_each(|(at, row)| self.row(at, row));
+        self.note_end();
+        for (at, row) in rows.iter().enumerate() {
+            self.row(at, row);
+            self.note_end();
+        }
         for of_topics in INDEXES {
             self.index(of_topics, b"SREM", rows, DirtyRow::is_empty);
         }
         self.script.command(&[b"EXEC"]);
+    }
+
+    /// By whom each command of [`RowWriter::transaction`] is: the place of its row, or `None` if it
+    /// is of an index. Asked for only after a refusal.
+    pub(super) fn owners(mut self, rows: &[DirtyRow]) -> Vec<Option<usize>> {
+        self.ends = Some(Vec::with_capacity(rows.len()));
+        self.transaction(rows);
+        // Without the EXEC.
+        let commands = self.script.commands() - self.before - 1;
+        let ends = self.ends.unwrap_or_default();
+        let mut owners = vec![None; commands];
+        // The first are those that add to the indexes.
+        let mut from = ends[0];
+        for (at, end) in ends[1..].iter().enumerate() {
+            owners[from..*end].fill(Some(at));
+            from = *end;
+        }
+        owners
     }
 
     /// A whole MULTI that makes one row current, without its index.
@@ -221,6 +248,13 @@ impl<'a> RowWriter<'a> {
         match &row.here {
             Here::Connections(seats, new) => self.seats(at, &key, &row.change, (seats, new)),
             Here::Members(here) => self.members(at, &key, *here),
+        }
+    }
+
+    fn note_end(&mut self) {
+        let end = self.script.commands() - self.before;
+        if let Some(ends) = &mut self.ends {
+            ends.push(end);
         }
     }
 
@@ -418,6 +452,9 @@ mod tests {
                 "EXEC",
             ]
         );
+        let owners = RowWriter::new(&keys, &node, false).owners(&rows);
+        let [user, news, old] = [0, 1, 2].map(Some);
+        assert_eq!(owners, [None, user, news, news, old, None, None]);
         // Of the rows, only that of `news` was written before and has something to write.
         let answers = |made: i64| [1, 0, made, 1, 1, 1, 1].map(Reply::Number);
         let standing = writer.into_written_before();

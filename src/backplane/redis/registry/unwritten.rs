@@ -55,7 +55,7 @@ struct LastWord {
 impl UnwrittenRows {
     /// Redis did not take rows of this node.
     pub(crate) fn note(&self, error: &Error) {
-        let reason = refusal_reason(error).filter(|reason| *reason != WRONG_TYPE);
+        let reason = reason_of_all(error);
         if reason.is_some() {
             self.set(reason);
         }
@@ -119,6 +119,16 @@ impl UnwrittenRows {
         let mut heard = self.0.heard.write();
         heard.retain(|node, _| nodes.iter().any(|record| record.node == *node));
     }
+}
+
+/// Why Redis refuses rows, if it would refuse others too.
+fn reason_of_all(error: &Error) -> Option<&'static str> {
+    refusal_reason(error).filter(|reason| *reason != WRONG_TYPE)
+}
+
+/// Whether what Redis answered to one command of many concerns its row alone.
+pub(super) fn is_of_one_row(error: &Error) -> bool {
+    reason_of_all(error).is_none()
 }
 
 #[cfg(test)]

@@ -10,6 +10,10 @@
 //! and messages may have passed its connections by. They are told, unless all clients hear of a
 //! greater loss.
 //!
+//! Redis may refuse one row of many, because another program made a key of another type: the others
+//! are written all the same. What must stay true: each row is judged by what its own commands were
+//! answered, in a MULTI too, and one that is refused holds up nothing that waits for the others.
+//!
 //! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list their owners, for the node
 //! that sweeps them when this node is dead. On one server both are written in the same MULTI. In a
 //! cluster, where they are in different slots, a name is added before its row is written and
@@ -28,11 +32,13 @@ use crate::backplane::redis::Keys;
 use crate::backplane::redis::registry::lost_rows::LostRows;
 use crate::backplane::redis::registry::offer::RowOffer;
 use crate::backplane::redis::registry::row_script::{DirtyRow, INDEXES, RowWriter, WrittenBefore};
-use crate::backplane::redis::registry::unwritten::UnwrittenRows;
+use crate::backplane::redis::registry::unwritten::{UnwrittenRows, is_of_one_row};
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::wire::connection::{Awaited, Wire};
+use crate::backplane::redis::wire::resp::Reply;
 use crate::backplane::redis::wire::script::{executed, outcome};
+use crate::backplane::redis::wire::stream::accepted;
 use crate::local::dirty_rows::Change;
 use crate::local::hub::Hub;
 use crate::protocol::ids::Subject;
@@ -61,15 +67,49 @@ pub(crate) struct Registry {
 }
 
 /// What became of a row that was to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// In order: of two refusals of one row, the first of these counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
     Failed,
+    /// Redis refused this row, and would not refuse others for the same reason.
+    Refused,
     Written,
     /// Redis lacked something of it that was written before.
     Restored,
 }
 
+impl Fate {
+    fn of_refused(error: &Error) -> Self {
+        match is_of_one_row(error) {
+            true => Self::Refused,
+            false => Self::Failed,
+        }
+    }
+
+    fn is_written(self) -> bool {
+        matches!(self, Self::Written | Self::Restored)
+    }
+}
+
 type RowChanges = Vec<(Subject, Change)>;
+
+/// Rows by what became of them.
+#[derive(Default)]
+struct RowsOutcome {
+    written: RowChanges,
+    failed: RowChanges,
+    refused: RowChanges,
+}
+
+/// How far a write of many rows came, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum RowsProgress {
+    AllWritten,
+    /// Redis refused single rows, and took the others.
+    ButRefused,
+    Failed,
+}
 
 impl Registry {
     pub(crate) fn new(
@@ -110,9 +150,12 @@ impl Registry {
             while !self.offer.stands() && !self.leaving.load(Ordering::Relaxed) {
                 self.offer.until_it_stands(RETRY).await;
             }
-            match self.write_all(changes).await {
-                true => self.unwritten.note_written(),
-                false => tokio::time::sleep(RETRY).await,
+            let progress = self.write_all(changes).await;
+            if progress != RowsProgress::Failed {
+                self.unwritten.note_written();
+            }
+            if progress != RowsProgress::AllWritten {
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
@@ -129,8 +172,8 @@ impl Registry {
         true
     }
 
-    /// Returns whether all writes succeeded; failed ones are dirty again.
-    async fn write_all(&self, changes: RowChanges) -> bool {
+    /// Those that are not written are dirty again.
+    async fn write_all(&self, changes: RowChanges) -> RowsProgress {
         let mut parts = Vec::with_capacity(changes.len().div_ceil(ROWS));
         let by_server = self
             .servers
@@ -150,33 +193,44 @@ impl Registry {
             .map(|(wire, part)| self.write_part(wire, part));
         stream::iter(writes)
             .buffer_unordered(IN_FLIGHT)
-            // Not `all`, which would drop the rest, and their changes, at the first failure.
-            .fold(true, async |all, well| all && well)
+            // To the end: otherwise the rest would be dropped with their changes.
+            .fold(RowsProgress::AllWritten, async |all, one| all.max(one))
             .await
     }
 
-    async fn write_part(&self, wire: Wire, changes: RowChanges) -> bool {
+    async fn write_part(&self, wire: Wire, changes: RowChanges) -> RowsProgress {
         self.metrics
             .registry_batch_size
             .observe(changes.len() as f64);
         // Read once, for rows and index alike. A later change makes its row dirty again.
         let rows = changes.into_iter();
         let rows = rows.map(|change| DirtyRow::of(&self.hub, change)).collect();
-        let (written, failed) = match self.servers.is_clustered() {
+        let outcome = match self.servers.is_clustered() {
             true => self.write_in_cluster(&wire, rows).await,
             false => self.transact(&wire, rows).await,
         };
+        let RowsOutcome {
+            written,
+            failed,
+            refused,
+        } = outcome;
         self.metrics.registry_writes.inc_by(written.len() as u64);
         let lost = written.iter().filter(|(_, change)| change.lost);
         let lost: Vec<Subject> = lost.map(|(subject, _)| subject.clone()).collect();
-        self.hub.changes().written(written);
+        let progress = match (failed.is_empty(), refused.is_empty()) {
+            (true, true) => RowsProgress::AllWritten,
+            (true, false) => RowsProgress::ButRefused,
+            (false, _) => RowsProgress::Failed,
+        };
+        let changes = self.hub.changes();
+        changes.written(written);
         lost.into_iter().for_each(|row| self.lost.tell_of(row));
-        let well = failed.is_empty();
-        if !well {
+        if progress != RowsProgress::AllWritten {
             self.metrics.registry_errors.inc();
-            self.hub.changes().put_back(failed);
+            changes.put_back(failed);
+            changes.put_back_refused(refused);
         }
-        well
+        progress
     }
 
     fn writer(&self) -> RowWriter<'_> {
@@ -184,81 +238,100 @@ impl Registry {
         RowWriter::new(&self.keys, self.hub.node(), leaving)
     }
 
-    /// Writes all of these and the index in one MULTI. Returns which changes are written and which
-    /// are not.
-    async fn transact(&self, wire: &Wire, mut rows: Vec<DirtyRow>) -> (RowChanges, RowChanges) {
+    /// Writes all of these and the index in one MULTI.
+    async fn transact(&self, wire: &Wire, mut rows: Vec<DirtyRow>) -> RowsOutcome {
         let (asked, standing) = {
             let mut writer = self.writer();
             writer.transaction(&rows);
             (wire.play(&writer.script), writer.into_written_before())
         };
-        match executed(asked.answers().await) {
+        let fates = match executed(asked.answers().await) {
             Ok(answers) => {
                 let mut fates = vec![Fate::Written; rows.len()];
                 for row in standing.lacking(&answers) {
                     fates[row] = Fate::Restored;
                 }
-                self.note_written(&mut rows, &fates);
-                (changes(rows), RowChanges::new())
+                self.note_lacks(&mut rows, &fates);
+                self.judge(&rows, answers, &mut fates);
+                fates
             }
             Err(error) => {
                 self.note(&error, rows.len());
-                (RowChanges::new(), changes(rows))
+                vec![Fate::Failed; rows.len()]
+            }
+        };
+        self.note_written(&rows, &fates);
+        let (written, outcome) = sorted(rows, fates);
+        RowsOutcome {
+            written: changes(written),
+            ..outcome
+        }
+    }
+
+    /// Which rows of a transaction were refused, by what each command was answered.
+    fn judge(&self, rows: &[DirtyRow], answers: Vec<Reply>, fates: &mut [Fate]) {
+        let is_refused = |answer: &Reply| matches!(answer, Reply::Refused(_));
+        if !answers.iter().any(is_refused) {
+            return;
+        }
+        let owners = self.writer().owners(rows);
+        for (answer, owner) in answers.into_iter().zip(owners) {
+            let Err(error) = accepted(answer) else {
+                continue;
+            };
+            match owner {
+                Some(row) => {
+                    if fates[row].is_written() {
+                        self.note(&error, 1);
+                    }
+                    fates[row] = fates[row].min(Fate::of_refused(&error));
+                }
+                // Of an index: it would not name all rows of this node.
+                None => {
+                    self.note(&error, rows.len());
+                    fates.fill(Fate::Failed);
+                }
             }
         }
     }
 
-    /// Notes what is in Redis now, and what it lacked before.
-    fn note_written(&self, rows: &mut [DirtyRow], fates: &[Fate]) {
-        let mut news = 0;
-        for (row, fate) in rows.iter_mut().zip(fates) {
-            if *fate != Fate::Failed {
-                let is_news = row.note_written(&self.hub, *fate == Fate::Restored);
-                news += usize::from(is_news);
-            }
-        }
-        self.lost.note(news);
+    /// Notes which rows lacked something, also if they are written later.
+    fn note_lacks(&self, rows: &mut [DirtyRow], fates: &[Fate]) {
+        let lacking = rows.iter_mut().zip(fates);
+        let lacking = lacking.filter(|(_, fate)| **fate == Fate::Restored);
+        let news = lacking.filter_map(|(row, _)| row.note_lack().then_some(()));
+        self.lost.note(news.count());
+    }
+
+    /// Notes what is in Redis now.
+    fn note_written(&self, rows: &[DirtyRow], fates: &[Fate]) {
+        let written = rows.iter().zip(fates).filter(|(_, fate)| fate.is_written());
+        written.for_each(|(row, _)| row.note_written(&self.hub));
     }
 
     /// Writes rows and index, in that order for removals and in the reverse order for additions.
-    async fn write_in_cluster(
-        &self,
-        wire: &Wire,
-        mut rows: Vec<DirtyRow>,
-    ) -> (RowChanges, RowChanges) {
+    async fn write_in_cluster(&self, wire: &Wire, mut rows: Vec<DirtyRow>) -> RowsOutcome {
         if let Err(error) = self.change_indexes(b"SADD", &rows, DirtyRow::stays).await {
             self.note(&error, rows.len());
-            return (RowChanges::new(), changes(rows));
+            return RowsOutcome {
+                failed: changes(rows),
+                ..RowsOutcome::default()
+            };
         }
         let fates = self.write_each(wire, &rows).await;
-        self.note_written(&mut rows, &fates);
-        let taken = match fates.iter().all(|fate| *fate != Fate::Failed) {
-            true => {
-                self.change_indexes(b"SREM", &rows, DirtyRow::is_empty)
-                    .await
-            }
-            // Failed changes come again, and with them the names that stay in the index for now.
-            false => Ok(()),
-        };
-        let mut fates = fates.into_iter();
-        let (written, mut failed): (RowChanges, RowChanges) = changes(rows)
-            .into_iter()
-            .partition(|_| fates.next().is_some_and(|fate| fate != Fate::Failed));
-        match taken {
-            Ok(()) if failed.is_empty() => (written, failed),
-            Ok(()) => {
-                // Only subjects that stay need no second check of the index.
-                let (stay, again) = written
-                    .into_iter()
-                    .partition::<RowChanges, _>(|(_, change)| !change.removes());
-                failed.extend(again);
-                (stay, failed)
-            }
+        self.note_lacks(&mut rows, &fates);
+        self.note_written(&rows, &fates);
+        // The others come again, and with them their names, which stay in the index for now.
+        let (written, mut outcome) = sorted(rows, fates);
+        let taken = self.change_indexes(b"SREM", &written, DirtyRow::is_empty);
+        match taken.await {
+            Ok(()) => outcome.written = changes(written),
             Err(error) => {
                 self.note(&error, written.len());
-                (RowChanges::new(), written)
+                outcome.failed.extend(changes(written));
             }
         }
+        outcome
     }
 
     /// Has the chosen rows' owners added to the indexes, or taken out of them, where those are.
@@ -306,17 +379,43 @@ impl Registry {
                 let asked = server.wire.play(&writer.script);
                 result = executed(asked.answers().await);
             }
-            fates.push(match &result {
-                Ok(answers) if standing.lacking(answers).next().is_some() => Fate::Restored,
-                Ok(_) => Fate::Written,
-                Err(error) => {
-                    self.note(error, 1);
-                    Fate::Failed
+            let answers = result.as_deref().unwrap_or_default();
+            let lacks = standing.lacking(answers).next().is_some();
+            let refusal = match result {
+                Ok(answers) => {
+                    let mut refusals = answers.into_iter().filter_map(|one| accepted(one).err());
+                    refusals.next().map(|one| (Fate::of_refused(&one), one))
                 }
+                Err(error) => Some((Fate::Failed, error)),
+            };
+            fates.push(match refusal {
+                Some((fate, error)) => {
+                    self.note(&error, 1);
+                    fate
+                }
+                None if lacks => Fate::Restored,
+                None => Fate::Written,
             });
         }
         fates
     }
+}
+
+/// Those that are written, and what became of the others.
+fn sorted(rows: Vec<DirtyRow>, fates: Vec<Fate>) -> (Vec<DirtyRow>, RowsOutcome) {
+    let mut outcome = RowsOutcome::default();
+    if fates.iter().all(|fate| fate.is_written()) {
+        return (rows, outcome);
+    }
+    let mut written = Vec::with_capacity(rows.len());
+    for (row, fate) in rows.into_iter().zip(fates) {
+        match fate {
+            Fate::Failed => outcome.failed.push(row.into_change()),
+            Fate::Refused => outcome.refused.push(row.into_change()),
+            Fate::Written | Fate::Restored => written.push(row),
+        }
+    }
+    (written, outcome)
 }
 
 fn changes(rows: Vec<DirtyRow>) -> RowChanges {

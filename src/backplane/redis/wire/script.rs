@@ -59,15 +59,15 @@ pub(crate) fn outcome(answers: Answers) -> Result<(), Error> {
     answers?.into_iter().try_for_each(|answer| each(answer?))
 }
 
-/// What each command of a MULTI was answered, if all of them were carried out.
+/// What each command of a MULTI was answered: Redis carries out the others if it refuses one.
 ///
 /// # Errors
-/// As [`outcome`].
+/// None was carried out, and why; or why there are no answers.
 pub(crate) fn executed(answers: Answers) -> Result<Vec<Reply>, Error> {
     let mut executed = Vec::new();
     for answer in answers? {
         if let Reply::List(list) = accepted(answer?)? {
-            executed = list.into_iter().map(accepted).collect::<Result<_, _>>()?;
+            executed = list;
         }
     }
     Ok(executed)
@@ -124,8 +124,11 @@ mod tests {
             executed(list).unwrap(),
             [Reply::Number(0), Reply::Number(1)]
         );
-        let error = executed(Reply::List(vec![Reply::Number(1), refused()]));
-        assert_eq!(error.unwrap_err().details(), "WRONGTYPE of a key");
+        let answers = executed(Reply::List(vec![Reply::Number(1), refused()]));
+        assert_eq!(answers.unwrap(), [Reply::Number(1), refused()]);
+        let aborted = Reply::Refused("EXECABORT of all".to_owned());
+        let error = executed(aborted);
+        assert_eq!(error.unwrap_err().details(), "EXECABORT of all");
         let lost = Error::new(ErrorKind::IO, "lost");
         assert_eq!(outcome(Err(lost)).unwrap_err().details(), "lost");
     }
