@@ -182,3 +182,35 @@ async fn a_loss_that_a_failing_beat_found_is_told_of_once_beats_succeed() {
     })
     .await;
 }
+
+/// The row was found missing before, and is written again together with all others.
+#[tokio::test]
+async fn a_lost_row_that_is_back_with_all_others_is_told_of_with_them() {
+    let redis = Redis::start();
+    let (_a, b) = pair(&redis);
+    let mut there = Client::v1(&b.ws_url("77")).await;
+    allow(&redis, &BUT_ROWS);
+    assert_eq!(redis.cli(&["DEL", "pn:user:{77}"]), "1");
+    let told = async |sign: &str| {
+        let sign = format!("sign=\"{sign}\"");
+        b.labelled("losses_total", &sign).await
+    };
+    eventually(
+        async || match b.metric("registry_rows_restored_total").await {
+            1.0 => Ok(()),
+            other => Err(other),
+        },
+    )
+    .await;
+    assert_eq!(redis.cli(&["FLUSHALL"]), "OK");
+    assert_eq!(there.json().await["type"], "resync");
+    allow(&redis, &["resetkeys", "~*"]);
+    assert_eq!(there.json().await["type"], "resync");
+    assert_eq!(redis.cli(&["HLEN", "pn:user:{77}"]), "1");
+    eventually(async || match told("forgotten").await {
+        2.0 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert_eq!(told("lost_row").await, 0.0);
+}

@@ -58,7 +58,8 @@ impl LostRows {
                 rows,
                 unlogged,
                 "rows of this node were missing in Redis and are written again; is something \
-                 deleting keys, or is maxmemory-policy not noeviction?"
+                 deleting keys, is maxmemory-policy not noeviction, or did a replica take over \
+                 that lagged?"
             );
         }
     }

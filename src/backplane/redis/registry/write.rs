@@ -8,7 +8,7 @@
 //!
 //! A field that was written before and is added was missing: another program deleted the row,
 //! and messages may have passed its connections by. They are told, unless all clients hear of a
-//! greater loss.
+//! greater loss after that.
 //!
 //! Redis may refuse one row of many, because another program made a key of another type: the others
 //! are written all the same. What must stay true: each row is judged by what its own commands were
@@ -216,7 +216,10 @@ impl Registry {
         } = outcome;
         self.metrics.registry_writes.inc_by(written.len() as u64);
         let lost = written.iter().filter(|(_, change)| change.lost);
-        let lost: Vec<Subject> = lost.map(|(subject, _)| subject.clone()).collect();
+        let mut lost: Vec<Subject> = lost.map(|(subject, _)| subject.clone()).collect();
+        if self.is_told_with_all(lost.len()) {
+            lost.clear();
+        }
         let progress = match (failed.is_empty(), refused.is_empty()) {
             (true, true) => RowsProgress::AllWritten,
             (true, false) => RowsProgress::ButRefused,
@@ -231,6 +234,12 @@ impl Registry {
             changes.put_back_refused(refused);
         }
         progress
+    }
+
+    /// Whether the losses of so many rows that stand now are no news: all clients hear of a greater
+    /// one once other rows stand, which is later.
+    fn is_told_with_all(&self, rows: usize) -> bool {
+        rows > 0 && !self.hub.changes().are_back()
     }
 
     fn writer(&self) -> RowWriter<'_> {
@@ -300,7 +309,10 @@ impl Registry {
         let lacking = rows.iter_mut().zip(fates);
         let lacking = lacking.filter(|(_, fate)| **fate == Fate::Restored);
         let news = lacking.filter_map(|(row, _)| row.note_lack().then_some(()));
-        self.lost.note(news.count());
+        let news = news.count();
+        if !self.is_told_with_all(news) {
+            self.lost.note(news);
+        }
     }
 
     /// Notes what is in Redis now.
