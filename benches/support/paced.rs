@@ -96,11 +96,13 @@ impl Receivers {
     ) -> io::Result<Vec<f64>> {
         let pushes = rate * seconds;
         let users = self.sent.len();
+        let before = self.sent.clone();
+        let total = before.iter().sum::<u64>() + pushes as u64;
         let (fleet, sent) = (&mut self.fleet, &mut self.sent);
         fleet.arrivals = Some(Vec::with_capacity(pushes));
         let sent_at = std::thread::scope(|scope| {
             let receiver = scope.spawn(move || {
-                let result = fleet.receive(pushes as u64, PATIENCE);
+                let result = fleet.receive(total, PATIENCE);
                 result.map(|_| fleet.arrivals.take().unwrap_or_default())
             });
             let mut sent_at = Vec::with_capacity(pushes);
@@ -124,7 +126,7 @@ impl Receivers {
         let mut latencies: Vec<f64> = arrivals
             .iter()
             .map(|&(user, sequence, came)| {
-                let push = sequence as usize * users + user;
+                let push = (sequence - before[user]) as usize * users + user;
                 came.duration_since(sent_at[push]).as_secs_f64() * 1e6
             })
             .collect();
