@@ -50,7 +50,7 @@ const TELL: Duration = Duration::from_millis(500);
 const SIGNS_APART: Duration = Duration::from_millis(1500);
 
 /// But not later than this after the first one.
-const LATEST: Duration = Duration::from_secs(3);
+const LATEST: Duration = Duration::from_secs(2);
 
 /// The minimum time between two entries in the log of one kind that publishers can cause.
 const COMPLAINTS: Duration = Duration::from_secs(60);

@@ -254,6 +254,14 @@ impl RedisCluster {
         self.servers[index].cli(&["CLUSTER", "MYID"])
     }
 
+    /// A replica of this master.
+    pub(crate) fn replica_of(&self, master: usize) -> usize {
+        let replicas = self.servers[master].cli(&["CLUSTER", "REPLICAS", &self.id(master)]);
+        let is_named = |server: &Redis| replicas.contains(&format!(":{}@", server.port()));
+        let replica = self.servers.iter().position(is_named);
+        replica.expect("a replica")
+    }
+
     /// Another master than this one.
     pub(crate) fn other(&self, index: usize) -> usize {
         let others = 0..self.servers.len();

@@ -43,6 +43,32 @@ async fn the_same_id_sent_by_two_nodes_is_delivered_once() {
 }
 
 #[tokio::test]
+async fn an_id_sent_again_to_others_as_well_is_delivered_once_to_each_user() {
+    let redis = Redis::start();
+    let (near, far) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    let mut clients = Vec::new();
+    for user in ["u", "v", "w"] {
+        clients.push(Client::plain(&far.ws_url(user)).await);
+    }
+    let to = [
+        json!({"users": ["u", "v"]}),
+        json!({"users": ["w", "v", "u"]}),
+        json!({"user": "v"}),
+        json!({"users": ["u"]}),
+    ];
+    for to in to {
+        let body = json!({"to": to, "id": "m", "data": 1});
+        let (status, answer) = post(&near.push_url, &body).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let body = json!({"to": {"users": ["u", "v", "w"]}, "data": "end"});
+    assert_eq!(post(&near.push_url, &body).await.0, 200);
+    for client in &mut clients {
+        assert_eq!([client.text().await, client.text().await], ["1", "\"end\""]);
+    }
+}
+
+#[tokio::test]
 async fn the_same_id_kept_by_two_nodes_is_delivered_once_also_later() {
     let redis = Redis::start();
     let nodes = [&node_on(&redis, "a"), &node_on(&redis, "b")];

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::common::{Client, Node, PATIENCE, Redis, eventually, http, node, post};
+use crate::common::{Client, Node, PATIENCE, Redis, eventually, http, node, post, send_signal};
 use crate::flow::{Flow, until_written};
 use crate::raw::Resp;
 use crate::redis_groups::{Frozen, RedisCluster, Trio, until};
@@ -306,6 +306,53 @@ async fn a_killed_owner_of_a_channel_is_followed_to_its_successor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_owner_of_a_channel_is_followed_to_its_successor() {
     an_owner_fails("owner frozen", |server| Some(Frozen::new(server))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_without_id_comes_once_while_a_replica_takes_over() {
+    let cluster = RedisCluster::start(1);
+    let (a, b) = nodes_at(cluster.url()).await;
+    let mut client = Client::plain(&a.ws_url("42")).await;
+    let channel = format!("pn:n:{{{}}}", a.id);
+    let (_, owner) = cluster.owner(0, &channel);
+    let replica = cluster.replica_of(owner);
+    send_signal(a.pid(), "STOP");
+    let before = b.metric("redis_turns_total").await;
+    assert_eq!(cluster.servers[replica].cli(&["CLUSTER", "FAILOVER"]), "OK");
+    eventually(async || match b.metric("redis_turns_total").await {
+        turns if turns > before => Ok(()),
+        turns => Err(turns),
+    })
+    .await;
+    // As a node does that has not heard of the new owner: the old one, a replica now, takes the
+    // subscription and hands on what is published at the new one, where no one is counted.
+    let mut late = Resp::connect(cluster.servers[owner].port()).await;
+    late.call(&["SSUBSCRIBE", &channel]).await;
+    let once = json!({"to": {"user": "42"}, "data": "once", "timeout_ms": 30_000});
+    let url = b.push_url.clone();
+    let push = tokio::spawn(async move { post(&url, &once).await });
+    let mut headers = Vec::new();
+    while headers.len() < 3 {
+        let payload = late.next().await.texts().pop().expect("a payload");
+        if let Some((header, line)) = payload.split_once('\n') {
+            assert!(line.contains("once"), "{line}");
+            headers.push(header.to_owned());
+        }
+    }
+    send_signal(a.pid(), "CONT");
+    let (status, answer) = push.await.expect("an answer");
+    assert_eq!(
+        (status, &answer["status"]),
+        (200, &json!("routed")),
+        "{answer}"
+    );
+    assert_eq!(client.json().await, "once");
+    headers.dedup();
+    assert_eq!(
+        headers.len(),
+        1,
+        "a node would take it for several: {headers:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

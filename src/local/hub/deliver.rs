@@ -77,6 +77,9 @@ impl Hub {
             Target::All => self.broadcast(push, receipt).await,
             Target::Topic(topic) => self.publish(topic, push, receipt).await,
             Target::Topics(topics) => self.publish_to_each(topics, push, receipt).await,
+            Target::Users(users) if push.message.id().is_some() => {
+                self.hand_to_each(users, push, receipt).await
+            }
             to => self.hand_to(to, push, receipt).await,
         }
     }
@@ -123,6 +126,32 @@ impl Hub {
             self.metrics.offered.inc();
         }
         Arrived::Handed(count)
+    }
+
+    /// As [`Hub::hand_to`], one user after the other: an id is remembered for each, because the next
+    /// attempt of a push may find others of them here. It is a repeat if it is one for all who are.
+    async fn hand_to_each(
+        &self,
+        users: &[UserId],
+        push: &Push,
+        receipt: Option<&Receipt>,
+    ) -> Arrived {
+        let (mut count, mut other) = (0, Arrived::Unmatched);
+        for user in users {
+            match self
+                .hand_to(&Target::User(user.clone()), push, receipt)
+                .await
+            {
+                Arrived::Handed(more) => count += more,
+                Arrived::Unmatched => {}
+                Arrived::LeftOut if other == Arrived::Repeat => {}
+                arrived => other = arrived,
+            }
+        }
+        match count {
+            0 => other,
+            count => Arrived::Handed(count),
+        }
     }
 
     async fn broadcast(&self, push: &Push, receipt: Option<&Receipt>) -> Arrived {

@@ -292,10 +292,11 @@ impl Servers {
         turned.is_some_and(|at| at.elapsed() < time)
     }
 
-    /// Whether an answer of 0 to `PUBLISH` proves nothing, because nodes may still listen at the
-    /// old primary. That is a replica now and passes on to them what is published at the new one.
+    /// Whether an answer of 0 to `PUBLISH` or `SPUBLISH` proves nothing, because nodes may still
+    /// listen at the old primary. That is a replica now and passes on to them what is published at
+    /// the new one. In a cluster it even takes new subscriptions.
     pub(crate) fn may_deny_falsely(&self) -> bool {
-        !self.is_clustered() && self.has_turned_within(FOLLOWED)
+        self.has_turned_within(FOLLOWED)
     }
 
     /// Notes how many nodes are live.

@@ -40,9 +40,10 @@ impl Servers {
 
     /// Writes what publishes a payload; returns how many commands that takes.
     ///
-    /// In a cluster, a node's channel is a sharded one, whose count is true. But a replica, such as
-    /// a master that has just been deposed, answers 0 to SPUBLISH and still delivers, and the line
-    /// would be sent again as if no node had received it. Asked for a key, a replica answers MOVED.
+    /// In a cluster, a node's channel is a sharded one, whose count is true, but for a moment after
+    /// a fail-over ([`Servers::may_deny_falsely`]). But a replica, such as a master that has just
+    /// been deposed, answers 0 to SPUBLISH and still delivers, and the line would be sent again as
+    /// if no node had received it. Asked for a key, a replica answers MOVED.
     pub(crate) fn write_publish(&self, channel: &str, payload: &[u8], out: &mut Vec<u8>) -> usize {
         if !self.is_clustered() || channel == self.0.global {
             resp::command(out, &[b"PUBLISH", channel.as_bytes(), payload]);
