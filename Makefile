@@ -29,8 +29,8 @@ help: ## show this list
 # takes longest comes first and is shown as it comes.
 test: fmt-check ## run everything that CI runs, cheap checks first
 	@scripts/side-by-side compile tools
-	@scripts/side-by-side unit-cluster 'unit-others clients' \
-	    'fuzz k6-smoke schemathesis interop-available'
+	@scripts/side-by-side 'unit-cluster interop-available' 'unit-others clients' \
+	    'fuzz k6-smoke schemathesis'
 
 compile: clippy doc build
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::common::{Client, Node, Redis, eventually, http, node_on, node_with, post};
+use crate::raw::Resp;
 
 /// A name that leads to one server and later to another. Connections stay where they are.
 struct Name {
@@ -213,6 +214,57 @@ async fn what_the_old_primary_passes_on_comes_once_although_the_new_one_counts_n
         // Only for 5 s after the change a count of 0 is doubted: a slow machine tries again.
         assert!(took > Duration::from_secs(4), "after {took:?}: {heard:?}");
     }
+}
+
+/// Publishers are at the new primary already, and the node goes there from the old one, a replica
+/// that hands on what they publish: what has no number of a node must not come by both.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_publish_comes_once_while_a_node_changes_from_one_server_to_the_next() {
+    const BATCH: u64 = 200;
+    let (old, new) = pair().await;
+    let name = Name::leading_to(old.port()).await;
+    let url = name.url();
+    let node = crate::common::node(&[("PUSH_REDIS_URL", &url), ("PUSH_NODE_NAME", "b")]);
+    let mut client = Client::v1(&node.ws_url("42")).await;
+    new.cli(&["REPLICAOF", "NO", "ONE"]);
+    old.cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]);
+    eventually(async || match old.cli(&["INFO", "replication"]) {
+        text if text.contains("master_link_status:up") => Ok(()),
+        text => Err(text),
+    })
+    .await;
+    name.lead_to(new.port());
+    let channel = format!("pn:n:{{{}}}", node.id);
+    let mut publisher = Resp::connect(new.port()).await;
+    let publish = async {
+        let (mut sent, mut taken) = (0, 0);
+        // Until the node has listened at the new one for a while.
+        while taken < 20 {
+            let line = |n: u64| format!(r#"{{"to":{{"user":"42"}},"data":{n}}}"#);
+            let lines = sent..sent + BATCH;
+            let commands = lines.map(|n| vec!["PUBLISH".to_owned(), channel.clone(), line(n)]);
+            let answers = publisher.pipeline(&commands.collect::<Vec<_>>()).await;
+            sent += BATCH;
+            taken += u32::from(answers.iter().all(|answer| answer.number() == 1));
+        }
+        let end = r#"{"to":{"user":"42"},"data":"end"}"#;
+        publisher.call(&["PUBLISH", &channel, end]).await;
+        sent
+    };
+    let hear = async {
+        let mut heard = Vec::new();
+        loop {
+            let object = client.json().await;
+            match object["data"].as_u64() {
+                Some(number) => heard.push(number),
+                None if object["data"] == "end" => return heard,
+                None => {}
+            }
+        }
+    };
+    let (sent, heard) = tokio::join!(publish, hear);
+    let again = heard.windows(2).filter(|pair| pair[0] >= pair[1]).count();
+    assert_eq!(again, 0, "of {} heard, out of {sent}", heard.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

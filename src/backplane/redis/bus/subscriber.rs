@@ -2,8 +2,9 @@
 //!
 //! A subscription can be deaf while its TCP connection is healthy, so it is checked: twice a
 //! second, a probe goes through the real publish path to the own channel. A probe that is not
-//! received in time leads to a new subscription, opened before the old one is closed. Every new
-//! subscription may have missed messages, which is a [`FeedEvent::Lost`] in its place.
+//! received in time leads to another, once there is a connection for it. Every new subscription may
+//! have missed messages, which is a [`FeedEvent::Lost`] in its place. What must stay true: no message
+//! is taken from two subscriptions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -86,8 +87,6 @@ enum Phase {
 /// The subscription of a node, once it has one.
 struct Live {
     subscription: RedisSubscription,
-    /// The previous subscription, until its last messages are delivered.
-    replaced: Option<RedisSubscription>,
     phase: Phase,
     probing: Probing,
     beat: Interval,
@@ -135,7 +134,6 @@ impl Subscriber {
                 return event;
             }
             match live.phase {
-                _ if live.replaced.is_some() => live.take_from_replaced(bus, queued),
                 Phase::Retiring { until, is_leaving } => {
                     if live.hears_last(bus, queued, until).await {
                         continue;
@@ -144,7 +142,7 @@ impl Subscriber {
                         return FeedEvent::End;
                     }
                     live.phase = Phase::Listening;
-                    live.replace(bus).await;
+                    live.replace(bus, queued).await;
                     live.probing.forget();
                 }
                 Phase::Listening => live.listen(bus, queued).await,
@@ -165,7 +163,6 @@ impl Live {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             subscription,
-            replaced: None,
             phase: Phase::Listening,
             probing: Probing::default(),
             beat,
@@ -197,7 +194,7 @@ impl Live {
             Ok(()) = self.beats.changed(), if !bus.is_ready() => {
                 bus.judge(&self.probing);
             }
-            Ok(()) = self.turns.changed() => self.move_along(bus).await,
+            Ok(()) = self.turns.changed() => self.move_along(bus, events).await,
             news = self.subscription.listener.wait() => self.hear(bus, events, news).await,
         }
     }
@@ -239,15 +236,15 @@ impl Live {
         match self.probing.probe(&bus.servers, &bus.own, probes).await {
             Hearing::Deaf => {
                 tracing::warn!("the subscription is deaf; opening another");
-                self.replace(bus).await;
+                self.replace(bus, events).await;
                 self.probing.forget();
             }
             Hearing::Unsubscribed => {
                 bus.subscribe(&mut self.subscription.listener).await;
                 self.renew(bus);
-                self.move_along(bus).await;
+                self.move_along(bus, events).await;
             }
-            Hearing::Hears => self.move_along(bus).await,
+            Hearing::Hears => self.move_along(bus, events).await,
         }
         if self.probing.is_pressing() {
             self.beat.reset_after(PRESSING);
@@ -282,25 +279,28 @@ impl Live {
 
     /// Follows the own channel to the server that has it now. Messages from the old server would
     /// be outdated.
-    async fn move_along(&mut self, bus: &Bus) {
+    async fn move_along(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
         if bus.servers.place_of(&bus.own) != self.subscription.place {
             tracing::info!("the subscription moves to another server");
-            self.replace(bus).await;
+            self.replace(bus, events).await;
             self.probing.forget_answers();
         }
     }
 
-    /// Opens a subscription and only then closes the old one. Messages may be missing. If opening
-    /// fails, the old one stays, and the next probe checks again.
-    async fn replace(&mut self, bus: &Bus) {
+    /// Opens a connection, closes the old one and then subscribes: two subscriptions would both
+    /// give what is published meanwhile, and only payloads of nodes have numbers. Messages may be
+    /// missing, which is told. If opening fails, the old one stays, and the next probe checks again.
+    async fn replace(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
         if let Some(new) = bus.open().await {
             let old = std::mem::replace(&mut self.subscription, new);
             old.is_over.store(true, Ordering::Release);
+            take_last(old, bus, events);
+            events.push_back(FeedEvent::Lost("resubscribed"));
+            bus.subscribe(&mut self.subscription.listener).await;
             // The old one may have failed since the new one connected.
             if self.subscription.listener.is_connected() {
                 bus.servers.note_resubscribed();
             }
-            self.replaced = Some(old);
             self.renew(bus);
             self.beat.reset_after(SETTLED);
         }
@@ -310,20 +310,6 @@ impl Live {
     fn renew(&mut self, bus: &Bus) {
         self.probing.renew();
         bus.offer.note_heard(None);
-    }
-
-    /// The last messages of the previous subscription; then the sign that some may be missing.
-    fn take_from_replaced(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
-        if let Some(mut old) = self.replaced.take() {
-            loop {
-                bus.take(&mut old.listener, events);
-                let is_full = bus.backlog.load(Ordering::Relaxed) >= BACKLOG;
-                if is_full || old.listener.poll_now() != Some(News::Bytes) {
-                    break;
-                }
-            }
-        }
-        events.push_back(FeedEvent::Lost("resubscribed"));
     }
 
     /// This process was stalled for longer than its lease, so other nodes took it for dead. Its
@@ -370,6 +356,17 @@ impl Live {
             }
             Ok(News::Bytes) => true,
             Ok(News::Connected) | Err(_) => false,
+        }
+    }
+}
+
+/// The last messages of a subscription that is replaced, which ends with this.
+fn take_last(mut old: RedisSubscription, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
+    loop {
+        bus.take(&mut old.listener, events);
+        let is_full = bus.backlog.load(Ordering::Relaxed) >= BACKLOG;
+        if is_full || old.listener.poll_now() != Some(News::Bytes) {
+            return;
         }
     }
 }
@@ -453,7 +450,8 @@ impl Bus {
     async fn subscribe_until_it_works(&self) -> RedisSubscription {
         let mut turns = self.servers.turns();
         loop {
-            if let Some(subscription) = self.open().await {
+            if let Some(mut subscription) = self.open().await {
+                self.subscribe(&mut subscription.listener).await;
                 return subscription;
             }
             self.judge(&Probing::default());
@@ -462,7 +460,7 @@ impl Bus {
         }
     }
 
-    /// Opens and subscribes a new connection; `None` if Redis does not answer in time.
+    /// Opens a new connection; `None` if Redis does not answer in time.
     async fn open(&self) -> Option<RedisSubscription> {
         let place = self.servers.place_of(&self.own);
         let is_over = Arc::<AtomicBool>::default();
@@ -478,11 +476,9 @@ impl Bus {
         )
         .ok()?;
         let opened = tokio::time::timeout(COMMAND_TIMEOUT, MessageReader::open(door)).await;
-        let mut listener = opened.ok()?;
-        self.subscribe(&mut listener).await;
         Some(RedisSubscription {
             place,
-            listener,
+            listener: opened.ok()?,
             is_over,
         })
     }
