@@ -86,7 +86,7 @@ async fn a_client_is_led_to_a_live_node() {
     .await;
 }
 
-struct Nginx(Child);
+pub(crate) struct Nginx(Child);
 
 impl Nginx {
     /// In front of these Unix sockets, one client after the other.
@@ -95,6 +95,23 @@ impl Nginx {
             .iter()
             .map(|socket| format!("server unix:{socket} max_fails=0;"))
             .collect();
+        let http = format!(
+            "upstream nodes {{ {servers} }}
+            server {{
+                listen 127.0.0.1:{port};
+                proxy_http_version 1.1;
+                proxy_set_header Host $http_host;
+                proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection upgrade;
+                proxy_next_upstream error timeout http_503;
+                location / {{ proxy_pass http://nodes; }}
+            }}"
+        );
+        Self::serve(folder, &http)
+    }
+
+    /// With this in its block `http`.
+    pub(crate) fn serve(folder: &std::path::Path, http: &str) -> Self {
         let path = folder.display();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()
@@ -108,18 +125,7 @@ impl Nginx {
         let config = format!(
             "{user} daemon off; pid {path}/nginx.pid; error_log {path}/error.log; worker_processes 1;
             events {{ worker_connections 1024; }}
-            http {{ access_log off; {temporary}
-                upstream nodes {{ {servers} }}
-                server {{
-                    listen 127.0.0.1:{port};
-                    proxy_http_version 1.1;
-                    proxy_set_header Host $http_host;
-                    proxy_set_header Upgrade $http_upgrade;
-                    proxy_set_header Connection upgrade;
-                    proxy_next_upstream error timeout http_503;
-                    location / {{ proxy_pass http://nodes; }}
-                }}
-            }}"
+            http {{ access_log off; {temporary} {http} }}"
         );
         let file = folder.join("nginx.conf");
         std::fs::write(&file, config).expect("a file");

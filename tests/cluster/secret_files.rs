@@ -5,9 +5,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
+use crate::common::hooks::{Backend, by_cookie, by_hook, hooked, open};
 use crate::common::{
     Client, Node, Redis, eventually, free_port, node_with, post, refused_node, start_node,
 };
+use crate::gateway::Nginx;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -261,4 +263,47 @@ async fn the_secret_of_the_cluster_is_replaced_without_a_restart() {
         _ => Ok(()),
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_backend_is_asked_over_tls_if_its_certificate_is_trusted() {
+    let made = Certificates::new();
+    let backend = Backend::start(by_cookie).await;
+    let port = free_port();
+    let (crt, key) = (made.path("redis.crt"), made.path("redis.key"));
+    let http = format!(
+        "server {{
+            listen 127.0.0.1:{port} ssl;
+            ssl_certificate {};
+            ssl_certificate_key {};
+            proxy_http_version 1.1;
+            location / {{ proxy_pass http://{}; }}
+        }}",
+        text(&crt),
+        text(&key),
+        backend.address
+    );
+    let _nginx = Nginx::serve(made.0.path(), &http);
+    eventually(async || std::net::TcpStream::connect(("127.0.0.1", port))).await;
+
+    let url = format!("https://127.0.0.1:{port}/push/connect");
+    let cookie = [("cookie", "user=ada")];
+    let ca = made.path("ca.crt");
+    let node = hooked(&by_hook(&url), &[("SSL_CERT_FILE", text(&ca))]);
+    for _ in 0..2 {
+        let client = open(&node, "", &cookie).await.expect("let in");
+        assert_eq!(client.ready.expect("ready")["user"], "ada");
+    }
+    assert_eq!(backend.asked()[0].path, "/push/connect");
+
+    // The system's authorities have not signed it.
+    let node = hooked(&by_hook(&url), &[]);
+    let Err((status, body)) = open(&node, "", &cookie).await else {
+        panic!("let in")
+    };
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (503, &json!("unavailable"))
+    );
+    assert_eq!(backend.asked().len(), 2);
 }

@@ -183,10 +183,11 @@ async fn read(socket: &mut BufReader<TcpStream>, connection: usize) -> Option<Qu
         match line.split_once(": ") {
             _ if path.is_empty() => line.split(' ').nth(1)?.clone_into(&mut path),
             Some((name, value)) => {
+                let name = name.to_ascii_lowercase();
                 if name == "content-length" {
                     length = value.parse().expect("a length");
                 }
-                headers.push((name.to_owned(), value.to_owned()));
+                headers.push((name, value.to_owned()));
             }
             None => break,
         }
