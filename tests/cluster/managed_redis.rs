@@ -145,6 +145,17 @@ async fn nodes_follow_the_name_when_the_old_primary_lives_on_as_a_replica() {
     }
 }
 
+/// A planned fail-over: the primary becomes a replica of its replica, and connections stay.
+async fn change_places(old: &Redis, new: &Redis) {
+    new.cli(&["REPLICAOF", "NO", "ONE"]);
+    old.cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]);
+    eventually(async || match old.cli(&["INFO", "replication"]) {
+        text if text.contains("master_link_status:up") => Ok(()),
+        text => Err(text),
+    })
+    .await;
+}
+
 /// Answers what a client of a node at the old primary hears of a push through a node at the new one,
 /// and how long after that node's fail-over.
 async fn hears_by_the_replica() -> (Vec<Value>, Duration) {
@@ -162,13 +173,7 @@ async fn hears_by_the_replica() -> (Vec<Value>, Duration) {
         _ => Ok(()),
     })
     .await;
-    new.cli(&["REPLICAOF", "NO", "ONE"]);
-    old.cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]);
-    eventually(async || match old.cli(&["INFO", "replication"]) {
-        text if text.contains("master_link_status:up") => Ok(()),
-        text => Err(text),
-    })
-    .await;
+    change_places(&old, &new).await;
     let changed = Instant::now();
     early.lead_to(new.port());
     let channel = format!("pn:n:{{{}}}", a.id);
@@ -226,13 +231,7 @@ async fn what_others_publish_comes_once_while_a_node_changes_from_one_server_to_
     let url = name.url();
     let node = crate::common::node(&[("PUSH_REDIS_URL", &url), ("PUSH_NODE_NAME", "b")]);
     let mut client = Client::v1(&node.ws_url("42")).await;
-    new.cli(&["REPLICAOF", "NO", "ONE"]);
-    old.cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]);
-    eventually(async || match old.cli(&["INFO", "replication"]) {
-        text if text.contains("master_link_status:up") => Ok(()),
-        text => Err(text),
-    })
-    .await;
+    change_places(&old, &new).await;
     name.lead_to(new.port());
     let channel = format!("pn:n:{{{}}}", node.id);
     let mut publisher = Resp::connect(new.port()).await;
