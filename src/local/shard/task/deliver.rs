@@ -252,7 +252,8 @@ impl ShardTask {
         self.touch(slot);
     }
 
-    /// Puts an object of ours into the queue of every open connection chosen that gets such.
+    /// Puts an object of ours into the queue of every connection chosen that gets such, unless it
+    /// is told to go. One in its handshake hears it after `ready`, which waits for it there.
     pub(crate) fn tell_all(&mut self, object: &str, chosen: impl Fn(Fd) -> bool) {
         let frames = Encoded::default();
         for slot in 0..self.places.capacity() {
@@ -261,7 +262,7 @@ impl ShardTask {
             };
             let connection = &mut place.connection;
             let dialect = connection.dialect();
-            if connection.is_open() && dialect.has_objects() && chosen(connection.fd) {
+            if !connection.is_closing() && dialect.has_objects() && chosen(connection.fd) {
                 let frame = frames.get(dialect, |dialect| dialect.encode(object));
                 connection.queue.push(frame);
                 self.touch(slot);
