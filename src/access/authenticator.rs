@@ -112,11 +112,10 @@ impl Authenticator {
     }
 
     async fn identify_session(&self, id: SessionId) -> Result<Identity, Denial> {
-        let sessions = self.backplane.sessions(&[id]).await;
-        let mut sessions = sessions.map_err(|_| Denial::SessionsUnavailable)?;
-        match sessions.pop().flatten() {
-            Some(session) => bearer(id, &session),
-            None => Err(Denial::Invalid("no such session")),
+        match self.backplane.sessions(&[id]).await.pop() {
+            Some(Ok(Some(session))) => bearer(id, &session),
+            Some(Ok(None)) => Err(Denial::Invalid("no such session")),
+            Some(Err(_)) | None => Err(Denial::SessionsUnavailable),
         }
     }
 

@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 use crate::access::connection_limits::ConnectionLimits;
 use crate::access::session_watch::Sessions;
 use crate::backplane::Backplane;
-use crate::backplane::answers::Unavailable;
 use crate::delivery::router::Router;
 use crate::local::hub::Hub;
 use crate::local::hub::await_rows::ROW_PATIENCE;
@@ -27,6 +26,9 @@ use crate::protocol::ids::{Fd, UserId};
 const BATCH: usize = 512;
 /// After a look-up that failed.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// A connection that owes a check.
+type Owing<'a> = &'a (Fd, UserId);
 
 /// The checks that connections here still owe. One for each node.
 #[derive(Debug)]
@@ -87,18 +89,15 @@ impl LateChecks {
         owed.retain(|(fd, _)| self.hub.holds(*fd));
         let mut unchecked = Vec::new();
         for batch in owed.chunks(BATCH) {
-            match self.check_access(batch).await {
-                Ok(()) => {
-                    let settled = batch.iter().map(|(fd, user)| self.settle(*fd, user));
-                    let settled = futures::future::join_all(settled).await;
-                    let those = batch.iter().zip(settled);
-                    unchecked.extend(those.filter(|(_, settled)| !settled).map(|(one, _)| one));
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "clients not checked; retrying");
-                    unchecked.extend(batch);
-                }
-            }
+            let (known, unknown) = self.check_access(batch).await;
+            let settled = known.iter().map(|(fd, user)| self.settle(*fd, user));
+            let settled = futures::future::join_all(settled).await;
+            let those = known.into_iter().zip(settled);
+            unchecked.extend(those.filter(|(_, settled)| !settled).map(|(one, _)| one));
+            unchecked.extend(unknown);
+        }
+        if !unchecked.is_empty() {
+            tracing::debug!(count = unchecked.len(), "clients not checked; retrying");
         }
         self.owed
             .lock()
@@ -106,18 +105,31 @@ impl LateChecks {
         unchecked.is_empty()
     }
 
-    /// Sends away those whose user is banned, and has their sessions read again.
-    async fn check_access(&self, batch: &[(Fd, UserId)]) -> Result<(), Unavailable> {
-        if self.bans {
-            let users: Vec<UserId> = batch.iter().map(|(_, user)| user.clone()).collect();
-            let banned = self.backplane.banned(&users).await?;
-            for (user, _) in users.into_iter().zip(banned).filter(|(_, banned)| *banned) {
-                let user = Target::User(user);
-                self.hub.kick(&user, CloseReason::Banned, None).await;
+    /// Sends away those whose user is banned, and has their sessions read again. Answers whose ban
+    /// could be looked up, and whose could not.
+    async fn check_access<'a>(
+        &self,
+        batch: &'a [(Fd, UserId)],
+    ) -> (Vec<Owing<'a>>, Vec<Owing<'a>>) {
+        let users: Vec<UserId> = batch.iter().map(|(_, user)| user.clone()).collect();
+        let banned = match self.bans {
+            true => self.backplane.banned(&users).await,
+            false => vec![Ok(false); users.len()],
+        };
+        let (mut known, mut unknown) = (Vec::with_capacity(batch.len()), Vec::new());
+        for ((one, user), banned) in batch.iter().zip(users).zip(banned) {
+            match banned {
+                Ok(true) => {
+                    let user = Target::User(user);
+                    self.hub.kick(&user, CloseReason::Banned, None).await;
+                    known.push(one);
+                }
+                Ok(false) => known.push(one),
+                Err(_) => unknown.push(one),
             }
         }
-        self.sessions.look_at(batch.iter().map(|(fd, _)| *fd));
-        Ok(())
+        self.sessions.look_at(known.iter().map(|(fd, _)| *fd));
+        (known, unknown)
     }
 
     /// Sends away the connections of this user that have no place. Answers whether that could be

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::access::session_watch::Sessions;
 use crate::backplane::Backplane;
-use crate::backplane::answers::Unavailable;
 use crate::local::hub::Hub;
 use crate::protocol::Target;
 use crate::protocol::close::CloseReason;
+use crate::protocol::ids::UserId;
 
 /// Users looked up together. Between two batches other work gets its turn.
 const BATCH: usize = 512;
@@ -34,20 +34,35 @@ impl AccessRecheck {
         loop {
             self.hub.doubted().await;
             self.sessions.look_at_all();
-            while self.bans && self.look_for_bans().await.is_err() {
+            let users = match self.bans {
+                true => self.hub.users(),
+                false => Vec::new(),
+            };
+            let mut unknown = self.look_for_bans(users).await;
+            while !unknown.is_empty() {
                 tokio::time::sleep(RETRY).await;
+                unknown.retain(|user| !self.hub.seats(user).is_empty());
+                unknown = self.look_for_bans(unknown).await;
             }
         }
     }
 
-    async fn look_for_bans(&self) -> Result<(), Unavailable> {
-        for users in self.hub.users().chunks(BATCH) {
-            let banned = self.backplane.banned(users).await?;
-            for (user, _) in users.iter().zip(banned).filter(|(_, banned)| *banned) {
-                let user = Target::User(user.clone());
-                self.hub.kick(&user, CloseReason::Banned, None).await;
+    /// Sends away those of these users who are banned; answers who could not be looked up.
+    async fn look_for_bans(&self, users: Vec<UserId>) -> Vec<UserId> {
+        let mut unknown = Vec::new();
+        for users in users.chunks(BATCH) {
+            let banned = self.backplane.banned(users).await;
+            for (user, banned) in users.iter().zip(banned) {
+                match banned {
+                    Ok(true) => {
+                        let user = Target::User(user.clone());
+                        self.hub.kick(&user, CloseReason::Banned, None).await;
+                    }
+                    Ok(false) => {}
+                    Err(_) => unknown.push(user.clone()),
+                }
             }
         }
-        Ok(())
+        unknown
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Any application may renew or remove a session by writing its key, without telling this node. So
 //! the key is read again before its end, and every few minutes. A renewed session goes on; near the
-//! end the client is warned; if the key is gone, its connections are closed. While Redis is
-//! unavailable they stay open.
+//! end the client is warned; if the key is gone, its connections are closed. While a key cannot be
+//! read, its connections stay open, and those of other sessions are looked at all the same.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -174,18 +174,14 @@ impl Sessions {
 
     async fn look(&self, due: &[(SessionId, Warning)]) {
         let ids: Vec<SessionId> = due.iter().map(|(id, _)| *id).collect();
-        let Ok(sessions) = self.backplane.sessions(&ids).await else {
-            for (id, warning) in due {
-                self.plan(*id, RETRY, *warning);
-            }
-            return;
-        };
+        let sessions = self.backplane.sessions(&ids).await;
         for ((id, warning), session) in due.iter().zip(sessions) {
             match session {
-                Some(session) => self.go_on(*id, &session, *warning).await,
-                None => {
+                Ok(Some(session)) => self.go_on(*id, &session, *warning).await,
+                Ok(None) => {
                     self.hub.revoke(*id).await;
                 }
+                Err(_) => self.plan(*id, RETRY, *warning),
             }
         }
     }

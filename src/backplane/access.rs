@@ -36,16 +36,17 @@ pub(super) fn ordinal(id: EntryId) -> u64 {
 }
 
 impl Backplane {
-    /// These sessions, in this order; `None` where there is no session of that name.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// These sessions, in this order; `None` where there is no session of that name, an error where
+    /// it cannot be read.
     pub(crate) async fn sessions(
         &self,
         ids: &[SessionId],
-    ) -> Result<Vec<Option<Session>>, Unavailable> {
+    ) -> Vec<Result<Option<Session>, Unavailable>> {
         match self {
-            Self::Standalone(standalone) => Ok(standalone.access().sessions(ids)),
+            Self::Standalone(standalone) => {
+                let sessions = standalone.access().sessions(ids);
+                sessions.into_iter().map(Ok).collect()
+            }
             Self::Redis(redis) => redis.access.sessions(ids).await,
         }
     }
@@ -102,15 +103,12 @@ impl Backplane {
         }
     }
 
-    /// Which of these users are banned, in this order.
-    ///
-    /// # Errors
-    /// When the bans cannot be read.
-    pub(crate) async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
+    /// Which of these users are banned, in this order; an error where the ban cannot be read.
+    pub(crate) async fn banned(&self, users: &[UserId]) -> Vec<Result<bool, Unavailable>> {
         match self {
             Self::Standalone(standalone) => {
-                let banned = |user| standalone.access().ban(user).is_some();
-                Ok(users.iter().map(banned).collect())
+                let banned = |user| Ok(standalone.access().ban(user).is_some());
+                users.iter().map(banned).collect()
             }
             Self::Redis(redis) => redis.access.banned(users).await,
         }

@@ -244,3 +244,32 @@ async fn a_node_that_missed_the_word_looks_again_when_it_hears() {
     stays.send(r#"{"type":"ping"}"#).await;
     while stays.json().await["type"] != "pong" {}
 }
+
+#[tokio::test]
+async fn a_session_that_cannot_be_read_holds_up_no_other() {
+    let redis = Redis::start();
+    let a = node_with(&redis, "a", &[("PUSH_AUTH", "session")]);
+    let open = async |user: &str| {
+        let wish = json!({"user": user, "ttl_seconds": 300});
+        let (_, opened) = ask("POST", &a.url("/v1/sessions"), &wish).await;
+        let token = opened["token"].as_str().expect("a token").to_owned();
+        let key = format!("pn:session:{}", digest(&token));
+        (Client::v1(&url(&a, &token)).await, key)
+    };
+    let (mut unread, broken) = open("42").await;
+    let (mut ended, gone) = open("43").await;
+    redis.cli(&["DEL", &broken]);
+    redis.cli(&["HSET", &broken, "user", "42"]);
+    redis.cli(&["DEL", &gone]);
+    let began = Instant::now();
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    while ended.json().await["type"] != "bye" {}
+    assert_eq!(ended.close_frame().await.0, 4004);
+    report("ended beside one that cannot be read", began);
+    // Of the other nothing is known until its key can be read.
+    unread.send(r#"{"type":"ping"}"#).await;
+    while unread.json().await["type"] != "pong" {}
+    redis.cli(&["DEL", &broken]);
+    while unread.json().await["type"] != "bye" {}
+    assert_eq!(unread.close_frame().await.0, 4004);
+}

@@ -61,6 +61,67 @@ impl Servers {
         Ok(all)
     }
 
+    /// As [`Servers::read_each`], with an answer for each key: one that cannot be read, or whose
+    /// server is away, spoils no other.
+    pub(crate) async fn try_each(
+        &self,
+        command: &'static str,
+        keys: &[String],
+    ) -> Vec<FredResult<Value>> {
+        let command = CustomCommand::new_static(command, None, false);
+        let routes = self.routes();
+        let mut parts = vec![Vec::new(); routes.servers.len()];
+        match routes.slots {
+            None => parts[0].extend(0..keys.len()),
+            Some(_) => {
+                for (place, key) in keys.iter().enumerate() {
+                    parts[routes.index(key)].push(place);
+                }
+            }
+        }
+        let reads = parts
+            .iter()
+            .zip(&routes.servers)
+            .map(async |(part, server)| {
+                let keys: Vec<String> = part.iter().map(|&place| keys[place].clone()).collect();
+                match try_all(&server.client, &command, &keys).await {
+                    Ok(answers) => {
+                        let each = keys.iter().zip(answers);
+                        join_all(each.map(|(key, answer)| self.follow(&command, key, answer))).await
+                    }
+                    Err(error) => {
+                        self.note(&error);
+                        vec![Err(error); keys.len()]
+                    }
+                }
+            });
+        let mut all = vec![Ok(Value::Null); keys.len()];
+        for (part, answers) in parts.iter().zip(join_all(reads).await) {
+            for (&place, answer) in part.iter().zip(answers) {
+                all[place] = answer;
+            }
+        }
+        all
+    }
+
+    /// The answer for a key. One that is moving to another server is asked for there.
+    async fn follow(
+        &self,
+        command: &CustomCommand,
+        key: &str,
+        answer: FredResult<Value>,
+    ) -> FredResult<Value> {
+        let error = match answer {
+            Ok(_) => return answer,
+            Err(error) => error,
+        };
+        self.note(&error);
+        match error.is_cluster() {
+            true => self.call(&command.cmd, key, &[]).await,
+            false => Err(error),
+        }
+    }
+
     /// One command on one key; follows the key to the server it is moving to.
     pub(crate) async fn call(
         &self,
@@ -129,12 +190,36 @@ async fn read_all(
     command: &CustomCommand,
     keys: &[String],
 ) -> FredResult<Vec<Value>> {
+    queue_all(client, command, keys).await?.all().await
+}
+
+/// As [`read_all`], with an answer or a refusal for each key. An error is one for all of them.
+async fn try_all(
+    client: &Client,
+    command: &CustomCommand,
+    keys: &[String],
+) -> FredResult<Vec<FredResult<Value>>> {
+    let pipeline = queue_all(client, command, keys).await?;
+    let mut answers = pipeline.try_all().await;
+    if answers.len() == keys.len() {
+        return Ok(answers);
+    }
+    // fred: where no answers come, it gives one error for the whole pipeline.
+    let error = answers.pop().and_then(Result::err);
+    Err(error.unwrap_or_else(|| Error::new(ErrorKind::Protocol, "not an answer for each key")))
+}
+
+/// Queues one command for each key, in memory only: the answers come once it is sent.
+async fn queue_all(
+    client: &Client,
+    command: &CustomCommand,
+    keys: &[String],
+) -> FredResult<Pipeline<Client>> {
     let pipeline = client.pipeline();
     for key in keys {
-        // Queued in memory only; the answer comes with `all`.
         let _: () = pipeline.custom(command.clone(), vec![key.as_str()]).await?;
     }
-    pipeline.all().await
+    Ok(pipeline)
 }
 
 /// Begins a MULTI as a pipeline, whose commands fred writes together.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fred::error::Error;
-use fred::prelude::{Expiration, KeysInterface, StreamsInterface};
+use fred::prelude::{Expiration, FredResult, KeysInterface, StreamsInterface};
 use fred::types::Value;
 
 use crate::backplane::access::{Ban, Session, ordinal};
@@ -35,27 +35,21 @@ impl AccessStore {
     pub(crate) async fn sessions(
         &self,
         ids: &[SessionId],
-    ) -> Result<Vec<Option<Session>>, Unavailable> {
+    ) -> Vec<Result<Option<Session>, Unavailable>> {
         let mut sessions = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOOKUPS) {
             let keys: Vec<String> = ids.iter().map(|id| self.keys.session(*id)).collect();
             // Sent together: both are pipelined.
             let (claims, left) = futures::join!(
-                self.servers.read_each("GET", &keys),
-                self.servers.read_each("PTTL", &keys)
+                self.servers.try_each("GET", &keys),
+                self.servers.try_each("PTTL", &keys)
             );
-            let claims = claims.map_err(|error| self.away(&error))?;
-            let left = left.map_err(|error| self.away(&error))?;
-            for (claims, left) in claims.into_iter().zip(left) {
-                let claims: Option<String> = claims.convert().map_err(|error| self.away(&error))?;
-                let left = time_left(left).map_err(|error| self.away(&error))?;
-                sessions.push(match (claims, left) {
-                    (Some(claims), Left::Stays(left)) => Some(Session { claims, left }),
-                    _ => None,
-                });
-            }
+            let each = claims.into_iter().zip(left);
+            sessions.extend(
+                each.map(|(claims, left)| session(claims, left).map_err(|error| unread(&error))),
+            );
         }
-        Ok(sessions)
+        sessions
     }
 
     pub(crate) async fn open_session(
@@ -110,16 +104,18 @@ impl AccessStore {
         }
     }
 
-    pub(crate) async fn banned(&self, users: &[UserId]) -> Result<Vec<bool>, Unavailable> {
+    pub(crate) async fn banned(&self, users: &[UserId]) -> Vec<Result<bool, Unavailable>> {
         let keys: Vec<String> = users.iter().map(|user| self.keys.ban(user)).collect();
-        let banned = self.servers.read_each("EXISTS", &keys).await;
-        let banned = banned.and_then(|all| all.into_iter().map(Value::convert::<i64>).collect());
-        let banned: Vec<i64> = banned.map_err(|error| self.away(&error))?;
+        let counts = self.servers.try_each("EXISTS", &keys).await;
         let mut all = Vec::with_capacity(users.len());
-        for (user, count) in users.iter().zip(banned) {
-            all.push(count > 0 && self.is_banned(user).await?);
+        for (user, count) in users.iter().zip(counts) {
+            all.push(match count.and_then(Value::convert::<i64>) {
+                Ok(0) => Ok(false),
+                Ok(_) => self.is_banned(user).await,
+                Err(error) => Err(unread(&error)),
+            });
         }
-        Ok(all)
+        all
     }
 
     pub(crate) async fn put_ban(
@@ -175,6 +171,22 @@ impl AccessStore {
         };
         Ok(deleted.await.map_err(|error| self.away(&error))? > 0)
     }
+}
+
+/// For an error that is counted and noted already.
+fn unread(error: &Error) -> Unavailable {
+    tracing::debug!(%error, "not read");
+    AWAY
+}
+
+/// The session whose key gave these answers to GET and PTTL.
+fn session(claims: FredResult<Value>, left: FredResult<Value>) -> Result<Option<Session>, Error> {
+    let claims: Option<String> = claims?.convert()?;
+    let left = time_left(left?)?;
+    Ok(match (claims, left) {
+        (Some(claims), Left::Stays(left)) => Some(Session { claims, left }),
+        _ => None,
+    })
 }
 
 /// The answer to PTTL for a key that does not exist.
