@@ -1,9 +1,10 @@
-//! Checks of clients that were let in while Redis could not be read.
+//! Checks of clients that were let in while Redis could not be read, or after a long handshake.
 //!
 //! Redis must not lock everybody out while it is unavailable, so a client is let in without a
 //! look at its user's ban and at the connection limits. That is made up for here as soon as Redis
-//! answers. What must stay true: a check that is owed is dropped only once it was carried out, or
-//! the connection has left.
+//! answers. A client whose handshake took long, as a hook was slow, is looked up once more. What
+//! must stay true: a check that is owed is dropped only once it was carried out, or the connection
+//! has left.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,7 +68,7 @@ impl LateChecks {
         }
     }
 
-    /// This connection was let in unchecked.
+    /// This connection was let in unchecked, or was checked too long ago.
     pub(crate) fn owe(&self, fd: Fd, user: &UserId) {
         self.owed.lock().insert(fd, user.clone());
         self.notify.notify_one();

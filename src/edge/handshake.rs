@@ -13,10 +13,9 @@ use warp::http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::access::connect_hook::Introduced;
 use crate::app::App;
-use crate::auth;
-use crate::auth::Denial;
 use crate::auth::claims::MAX_DEVICE_BYTES;
 use crate::auth::identity::Identity;
+use crate::auth::{self, Denial};
 use crate::edge::client_error::no_presence;
 use crate::edge::error::HttpError;
 use crate::edge::introduction::{ClientWords, introduce};
@@ -73,6 +72,7 @@ pub(crate) async fn enter(
     dialect: Dialect,
     peer: &Peer,
 ) -> Result<Admitted, HttpError> {
+    let began = Instant::now();
     let introduced = identify(app, &request, said, dialect, peer).await?;
     let Identity {
         user,
@@ -130,7 +130,8 @@ pub(crate) async fn enter(
     };
     let mut admitted = join(app, newcomer, expires, deadline).await?;
     let fd = admitted.membership.fd();
-    if !is_checked {
+    // Its session may have ended longer ago, while a hook was asked, than the node remembers.
+    if !(is_checked && app.hub.remembers_since(began)) {
         app.late_checks.owe(fd, &user);
     }
     if let (Some(hook), Some(renewal)) = (&app.connect_hook, introduced.renewal) {
@@ -354,12 +355,11 @@ fn check_terms(
     };
     let (watches, beats) = (watches?, beats?);
     let is_found = read.inbox.is_some();
-    let most = app.hub.topics().most();
     let known = app.hub.topics();
     // The hook is asked after this.
     let is_asked = |topic: &Topic| app.subscribe_hook.is_some() && known.asks_hook(topic);
     let may_have = |topic: &Topic| is_asked(topic) || known.allows(topic, user, grants);
-    let topics = check_topics(request.topics.as_deref(), may_have, most)?;
+    let topics = check_topics(request.topics.as_deref(), may_have, known.most())?;
     if watches
         && let Some(topic) = (topics.iter()).find(|topic| !app.hub.topics().tells_members(topic))
     {

@@ -335,6 +335,7 @@ impl ClientRequests {
         if !self.authenticator.takes_tokens() {
             return Err(ClientError::new("no_tokens", "this node asks for no token"));
         }
+        let began = Instant::now();
         let identity = self.authenticator.identify(Some(token.reveal())).await?;
         if identity.user != *user {
             return Err(Denial::WrongUser.into());
@@ -358,6 +359,9 @@ impl ClientRequests {
         }
         if let Some(session) = identity.session {
             self.sessions.watch(session, identity.expires);
+        }
+        if !self.hub.remembers_since(began) {
+            self.late_checks.owe(fd, user);
         }
         let left = (identity.expires).map(|at| at.saturating_duration_since(Instant::now()));
         Ok(left.map_or(String::new(), |left| {

@@ -2,7 +2,9 @@
 //!
 //! A client is looked up in Redis before it joins the hub. A ban or a revocation may come in
 //! between: it finds no connection to close, and the look-up was too early. So each one is
-//! remembered for longer than a handshake may take, and looked at again after the join.
+//! remembered for a while, and looked at again after the join. What must stay true: where less is
+//! remembered than since the look-up, [`RecentEvictions::reach_back_to`] says so, and the client
+//! is looked up again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,7 +16,8 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::ids::UserId;
 use crate::protocol::session_id::SessionId;
 
-/// How long an eviction is remembered: longer than any handshake waits for Redis.
+/// How long an eviction is remembered: longer than any handshake waits for Redis. It may wait
+/// longer for a hook.
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// Most evictions remembered, the newest.
 const MOST_REMEMBERED: usize = 16_384;
@@ -26,9 +29,17 @@ enum Evicted {
     Session(SessionId),
 }
 
-/// Who was sent away a moment ago, the oldest first.
+/// Who was sent away a moment ago.
 #[derive(Debug, Default)]
-pub(crate) struct RecentEvictions(Mutex<VecDeque<(Instant, Evicted)>>);
+pub(crate) struct RecentEvictions(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    /// The oldest first.
+    evictions: VecDeque<(Instant, Evicted)>,
+    /// When the newest was that is forgotten for want of room.
+    crowded_out: Option<Instant>,
+}
 
 impl RecentEvictions {
     pub(crate) fn bar_user(&self, user: &UserId) {
@@ -41,15 +52,22 @@ impl RecentEvictions {
 
     fn note(&self, who: Evicted) {
         let mut barred = self.0.lock();
-        barred.push_back((Instant::now(), who));
-        while barred.len() > MOST_REMEMBERED {
-            barred.pop_front();
+        barred.evictions.push_back((Instant::now(), who));
+        while barred.evictions.len() > MOST_REMEMBERED {
+            let oldest = barred.evictions.pop_front();
+            barred.crowded_out = oldest.map(|(at, _)| at);
         }
+    }
+
+    /// Whether everyone is still remembered who was sent away after this moment.
+    pub(crate) fn reach_back_to(&self, moment: Instant) -> bool {
+        let crowded_out = self.0.lock().crowded_out;
+        moment.elapsed() < REMEMBERED && crowded_out.is_none_or(|at| at < moment)
     }
 
     /// Why this user, or the bearer of this session, was sent away.
     pub(crate) fn why(&self, user: &UserId, session: Option<SessionId>) -> Option<CloseReason> {
-        let mut barred = self.0.lock();
+        let barred = &mut self.0.lock().evictions;
         while barred
             .front()
             .is_some_and(|(at, _)| at.elapsed() > REMEMBERED)
@@ -83,5 +101,24 @@ mod tests {
         );
         tokio::time::advance(REMEMBERED + Duration::from_secs(1)).await;
         assert_eq!(recently.why(&bob, Some(session)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_how_far_back_evictions_are_remembered() {
+        let recently = RecentEvictions::default();
+        let began = Instant::now();
+        assert!(recently.reach_back_to(began));
+        tokio::time::advance(REMEMBERED - Duration::from_secs(1)).await;
+        assert!(recently.reach_back_to(began));
+        let crowd: UserId = "crowd".parse().unwrap();
+        (0..MOST_REMEMBERED).for_each(|_| recently.bar_user(&crowd));
+        assert!(recently.reach_back_to(began), "all have room");
+        recently.bar_user(&crowd);
+        assert!(!recently.reach_back_to(began), "one has lost its room");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let later = Instant::now();
+        assert!(recently.reach_back_to(later));
+        tokio::time::advance(REMEMBERED).await;
+        assert!(!recently.reach_back_to(later));
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::common::grants::{
     SETTINGS, a_new_token_takes_topics_away, a_session_says_what_may_be_subscribed,
 };
+use crate::common::hooks::{Backend, Deed, SECRET};
 use crate::common::passes::{self, ask, refused, report, url};
 use crate::common::{Client, Redis, eventually, node_with};
 
@@ -272,4 +273,42 @@ async fn a_session_that_cannot_be_read_holds_up_no_other() {
     redis.cli(&["DEL", &broken]);
     while unread.json().await["type"] != "bye" {}
     assert_eq!(unread.close_frame().await.0, 4004);
+}
+
+#[tokio::test]
+async fn a_session_that_ends_in_a_long_handshake_lets_nobody_stay() {
+    let backend = Backend::start(|_| Deed::Late(Duration::from_secs(11), json!({"allow": true})));
+    let backend = backend.await;
+    let redis = Redis::start();
+    let settings = [
+        ("PUSH_AUTH", "session"),
+        ("PUSH_TOPICS", "order.*"),
+        (
+            "PUSH_TOPIC_RULES",
+            r#"[{"match":"order.*","subscribe":"hook"}]"#,
+        ),
+        ("PUSH_SUBSCRIBE_HOOK", &backend.url("/push/subscribe")),
+        ("PUSH_HOOK_SECRET", SECRET),
+        ("PUSH_HOOK_TIMEOUT_MS", "15000"),
+    ];
+    let a = node_with(&redis, "a", &settings);
+    let wish = json!({"user": "42", "ttl_seconds": 300});
+    let (_, opened) = ask("POST", &a.url("/v1/sessions"), &wish).await;
+    let token = opened["token"].as_str().expect("a token").to_owned();
+    let address = format!("{}&topics=order.7", url(&a, &token));
+    let connects = async { tokio_tungstenite::connect_async(address).await };
+    let ends = async {
+        // The session was read before the hook was asked.
+        backend.was_asked(1).await;
+        ask("DELETE", &a.url("/v1/sessions"), &json!({ "token": token })).await
+    };
+    let (connected, ended) = futures::join!(connects, ends);
+    assert_eq!((ended.0, &ended.1["ended"]), (200, &json!(true)));
+    // It may be refused, or closed at once: the node believes a key for up to five minutes.
+    if let Ok((socket, _)) = connected {
+        let began = Instant::now();
+        let ready = None;
+        assert_eq!(Client { socket, ready }.close_frame().await.0, 4004);
+        report("ended in its handshake", began);
+    }
 }

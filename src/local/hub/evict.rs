@@ -4,6 +4,7 @@
 //! connections are looked up, so that a client that joins meanwhile is found by one of the two.
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::auth::identity::Identity;
 use crate::local::hub::Hub;
@@ -128,5 +129,10 @@ impl Hub {
     /// a moment ago.
     pub(crate) fn barred(&self, user: &UserId, session: Option<SessionId>) -> Option<CloseReason> {
         self.recently.why(user, session)
+    }
+
+    /// Whether [`Hub::barred`] knows of everyone who was sent away since this moment.
+    pub(crate) fn remembers_since(&self, moment: Instant) -> bool {
+        self.recently.reach_back_to(moment)
     }
 }
