@@ -9,7 +9,8 @@ use crate::common::grants::{
 };
 use crate::common::hooks::{Backend, Deed, SECRET};
 use crate::common::passes::{self, ask, refused, report, url};
-use crate::common::{Client, Redis, eventually, node_with};
+use crate::common::{Client, Redis, eventually, node, node_with};
+use crate::redis_groups::{Frozen, RedisCluster};
 
 /// SHA-256 as any application computes it.
 fn digest(token: &str) -> String {
@@ -273,6 +274,37 @@ async fn a_session_that_cannot_be_read_holds_up_no_other() {
     redis.cli(&["DEL", &broken]);
     while unread.json().await["type"] != "bye" {}
     assert_eq!(unread.close_frame().await.0, 4004);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_server_holds_up_no_session_of_another() {
+    let cluster = RedisCluster::start(0);
+    for server in &cluster.servers {
+        server.cli(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    let a = node(&[("PUSH_REDIS_URL", &cluster.url()), ("PUSH_AUTH", "session")]);
+    // The server that the node listens at goes on.
+    let (_, home) = cluster.owner(0, &format!("pn:n:{{{}}}", a.id));
+    let silent = cluster.other(home);
+    let open = async |server: usize, user: &str| {
+        let tokens = (0..).map(|number| format!("token-{number}-of-{user}"));
+        let mut keys = tokens.map(|token| (format!("pn:session:{}", digest(&token)), token));
+        let here = keys.find(|(key, _)| cluster.owner(home, key).1 == server);
+        let (key, token) = here.expect("a key of each server");
+        cluster.servers[server].cli(&["SET", &key, user, "EX", "300"]);
+        (Client::v1(&url(&a, &token)).await, key)
+    };
+    let (mut unread, _) = open(silent, "42").await;
+    let (mut ended, gone) = open(home, "43").await;
+    cluster.servers[home].cli(&["DEL", &gone]);
+    let frozen = Frozen::new(&cluster.servers[silent]);
+    let began = Instant::now();
+    cluster.servers[home].cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(ended.close_frame().await.0, 4004);
+    report("ended beside one at a silent server", began);
+    unread.send(r#"{"type":"ping"}"#).await;
+    while unread.json().await["type"] != "pong" {}
+    drop(frozen);
 }
 
 #[tokio::test]
