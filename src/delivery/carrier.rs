@@ -165,7 +165,7 @@ impl Carrier {
             return false;
         };
         let id = push.message.id();
-        id.is_some_and(|id| self.sent.is_repeat(id, to))
+        id.is_some_and(|id| self.sent.is_repeat(id, to, None))
     }
 
     /// Delivers to the recipient's connections on this node.

@@ -1,10 +1,11 @@
 //! One id, sent again and again by several nodes at once: delivered once.
 
 use futures::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::keep::{connect, hears, ready, resume};
-use crate::common::{Client, Node, Redis, node_on, post};
+use crate::common::topics::push_as;
+use crate::common::{Client, Node, Redis, logs, node_on, post};
 
 /// Fifty times by each node, all at the same moment; how often each status was answered.
 async fn send_all(nodes: [&Node; 2], keep: bool) -> Vec<String> {
@@ -86,6 +87,53 @@ async fn the_same_id_kept_by_two_nodes_is_delivered_once_also_later() {
     let mut again = connect(nodes[1], "42", Some(&start)).await;
     hears(&mut again, 1..=2).await;
     assert_eq!(*ready(&again, "recovered"), true);
+}
+
+/// As if a minute had passed in Redis: it has forgotten the id, and a new entry is so much later.
+fn pass_a_minute(redis: &Redis, answer: &Value, mark: &str, stream: &str) {
+    let token = answer["seq_id"].as_str().expect("a position");
+    let entry = token.split_once('.').expect("an entry").1;
+    let ms: u64 = entry
+        .split_once('-')
+        .expect("its time")
+        .0
+        .parse()
+        .expect("a number");
+    assert_eq!(redis.cli(&["DEL", mark]), "1");
+    let later = format!("{}-0", ms + 60_000);
+    assert_eq!(redis.cli(&["XSETID", stream, &later]), "OK");
+}
+
+/// Once Redis has forgotten an id, a message with it is another one, also for nodes that remember
+/// the id for longer.
+#[tokio::test]
+async fn an_id_that_redis_takes_again_is_another_message() {
+    let redis = Redis::start();
+    let nodes = [&node_on(&redis, "a"), &node_on(&redis, "b")];
+    let body = |to: &Value, data| json!({"to": to, "keep": true, "id": "once", "data": data});
+
+    let mut client = connect(nodes[1], "42", None).await;
+    let mut plain = Client::plain(&nodes[1].ws_url("42")).await;
+    let to = json!({"user": "42"});
+    let first = push_as(nodes[0], body(&to, 1)).await;
+    pass_a_minute(&redis, &first, "pn:kept:{42}:once", "pn:inbox:{42}");
+    let second = push_as(nodes[0], body(&to, 2)).await;
+    assert_eq!(second["status"], "routed", "{second}");
+    hears(&mut client, 1..=2).await;
+    assert_eq!([plain.text().await, plain.text().await], ["1", "2"]);
+
+    let (mut member, _) = logs::follower(nodes[1], "chat.1", None).await;
+    let to = json!({"topic": "chat.1"});
+    let first = push_as(nodes[0], body(&to, 1)).await;
+    pass_a_minute(
+        &redis,
+        &first,
+        "pn:logkept:{chat.1}:once",
+        "pn:log:{chat.1}",
+    );
+    let second = push_as(nodes[0], body(&to, 2)).await;
+    assert_eq!(second["status"], "routed", "{second}");
+    logs::hears(&mut member, "chat.1", 1..=2).await;
 }
 
 #[tokio::test]

@@ -168,8 +168,8 @@ impl Hub {
     }
 
     pub(crate) fn is_repeat(&self, to: &Target, push: &Push) -> bool {
-        push.message
-            .id()
-            .is_some_and(|id| self.recent.is_repeat(id, to))
+        let entry = push.message.position().map(|position| position.entry);
+        let id = push.message.id();
+        id.is_some_and(|id| self.recent.is_repeat(id, to, entry))
     }
 }

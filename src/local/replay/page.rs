@@ -26,6 +26,12 @@ static COMPLAINTS: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(Duration:
 /// How long the id of a kept message is remembered.
 pub(crate) const REPEAT: Duration = Duration::from_secs(60);
 
+/// Whether two kept messages with one id are one that was stored twice, by the milliseconds of
+/// their entries. After a minute the store takes the id again: it is another message.
+pub(crate) const fn is_stored_twice(one_ms: u64, other_ms: u64) -> bool {
+    one_ms.abs_diff(other_ms) < REPEAT.as_millis() as u64
+}
+
 /// How much an inbox holds; from the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
