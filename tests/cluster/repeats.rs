@@ -113,6 +113,7 @@ async fn an_id_that_redis_takes_again_is_another_message() {
     let body = |to: &Value, data| json!({"to": to, "keep": true, "id": "once", "data": data});
 
     let mut client = connect(nodes[1], "42", None).await;
+    let start = resume(&client);
     let mut plain = Client::plain(&nodes[1].ws_url("42")).await;
     let to = json!({"user": "42"});
     let first = push_as(nodes[0], body(&to, 1)).await;
@@ -121,8 +122,12 @@ async fn an_id_that_redis_takes_again_is_another_message() {
     assert_eq!(second["status"], "routed", "{second}");
     hears(&mut client, 1..=2).await;
     assert_eq!([plain.text().await, plain.text().await], ["1", "2"]);
+    let mut again = connect(nodes[0], "42", Some(&start)).await;
+    assert_eq!(*ready(&again, "recovered"), true);
+    hears(&mut again, 1..=2).await;
 
-    let (mut member, _) = logs::follower(nodes[1], "chat.1", None).await;
+    let (mut member, reply) = logs::follower(nodes[1], "chat.1", None).await;
+    let start = reply["resume"].as_str().expect("a position");
     let to = json!({"topic": "chat.1"});
     let first = push_as(nodes[0], body(&to, 1)).await;
     pass_a_minute(
@@ -134,6 +139,9 @@ async fn an_id_that_redis_takes_again_is_another_message() {
     let second = push_as(nodes[0], body(&to, 2)).await;
     assert_eq!(second["status"], "routed", "{second}");
     logs::hears(&mut member, "chat.1", 1..=2).await;
+    let (mut again, reply) = logs::follower(nodes[0], "chat.1", Some(start)).await;
+    assert_eq!(reply["recovered"], true, "{reply}");
+    logs::hears(&mut again, "chat.1", 1..=2).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! between them. A [`Position`] is what a client hands back to go on where it was. What must
 //! stay true: a client is told that nothing is missing only where the numbers prove it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -263,7 +263,7 @@ impl Page {
         entries.truncate(most);
         let mut end = start;
         let mut messages = Vec::with_capacity(entries.len());
-        let mut ids = HashSet::new();
+        let mut ids = HashMap::new();
         let mut unreadable = 0;
         for one in entries {
             end = Position {
@@ -271,7 +271,8 @@ impl Page {
                 entry: one.entry,
             };
             // A sender that repeated itself at two nodes at the same moment is stored twice.
-            if one.id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
+            let before = one.id.clone().and_then(|id| ids.insert(id, one.entry.ms));
+            if before.is_some_and(|before| is_stored_twice(before, one.entry.ms)) {
                 continue;
             }
             match one.read(end) {

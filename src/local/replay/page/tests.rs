@@ -134,6 +134,21 @@ fn a_message_stored_twice_is_given_once() {
 }
 
 #[test]
+fn an_id_that_comes_again_after_a_minute_is_another_message() {
+    let mut all = entries(1, 4);
+    for (entry, ms) in all.iter_mut().zip([1_000, 2_000, 62_000, 63_000]) {
+        entry.entry.ms = ms;
+        entry.id = Some("same".to_owned());
+    }
+    let page = Page::new(&Since::After(position(0, 0)), &extent(4, 4), all);
+    let given = page.messages.iter().map(|message| message.position());
+    let expected = [position(1, 1_000), position(3, 62_000)].map(Some);
+    assert_eq!(given.collect::<Vec<_>>(), expected);
+    assert_eq!(page.end, position(4, 63_000));
+    assert!(page.is_continuous);
+}
+
+#[test]
 fn what_is_no_message_is_passed_over_and_counted() {
     let mut three = entries(1, 3);
     "no JSON".clone_into(&mut three[1].data);
