@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 const CAPACITY: usize = 500_000;
 
 /// 128 bits: at a million ids, a false repeat is less likely than a broken memory cell.
-type Fingerprint = (u64, u64);
+pub(crate) type Fingerprint = (u64, u64);
 /// When the newest message with an id was stored, in milliseconds; `None` if none was kept.
 type StoredMs = Option<NonZeroU64>;
 

@@ -24,6 +24,12 @@ async fn one_message_is_erased_at_another_node() {
 }
 
 #[tokio::test]
+async fn an_erased_message_does_not_come_back_at_another_node() {
+    let (_redis, a, b) = two_nodes();
+    history::an_erased_message_does_not_come_back(&a, &b).await;
+}
+
+#[tokio::test]
 async fn all_messages_are_erased_at_another_node() {
     let (_redis, a, b) = two_nodes();
     history::all_messages_are_erased(&a, &b).await;

@@ -243,6 +243,25 @@ pub async fn one_message_is_erased(sender: &Node, node: &Node) {
     hears(&mut live, "chat.1", 102..=102).await;
 }
 
+/// The id of an erased message is a repeat for a minute: a late retry does not bring it back.
+pub async fn an_erased_message_does_not_come_back(sender: &Node, node: &Node) {
+    for (to, path) in [
+        (json!({"topic": "chat.1"}), "/v1/topics/chat.1/messages"),
+        (json!({"user": "42"}), "/v1/users/42/messages"),
+    ] {
+        for (n, only_it) in [(1, true), (2, false)] {
+            let body = json!({"to": to, "keep": true, "id": format!("m{n}"), "data": n});
+            push_as(sender, body.clone()).await;
+            let path_of_it = path_of(node, path, n).await;
+            let erased = if only_it { &path_of_it } else { path };
+            assert_eq!(erase(node, erased).await, 1);
+            let again = push_as(sender, body).await;
+            assert_eq!(again["status"], "duplicate", "{again}");
+            assert_eq!(numbers(&read(node, path).await), (vec![], false));
+        }
+    }
+}
+
 /// All go: nothing is left to be read, and what comes later is not taken for what was there.
 pub async fn all_messages_are_erased(sender: &Node, node: &Node) {
     const PATH: &str = "/v1/topics/chat.1/messages";

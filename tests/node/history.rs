@@ -26,6 +26,12 @@ async fn one_message_is_erased_here() {
 }
 
 #[tokio::test]
+async fn an_erased_message_does_not_come_back_here() {
+    let node = node(&[]);
+    history::an_erased_message_does_not_come_back(&node, &node).await;
+}
+
+#[tokio::test]
 async fn all_messages_are_erased_here() {
     let node = node(&[]);
     history::all_messages_are_erased(&node, &node).await;

@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 use crate::backplane::answers::Kept;
 use crate::backplane::history::Erasure;
 use crate::backplane::standalone::bookmarks::MemoryBookmarks;
+use crate::backplane::standalone::marks::Marks;
 use crate::local::live_rules::LiveRules;
 use crate::local::replay::excerpt::{Excerpt, Span};
-use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
+use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page};
 use crate::protocol::ids::Subject;
 use crate::protocol::position::{
     ERASURE, EntryId, Position, Since, Unwritten, first_number, new_epoch,
@@ -53,6 +54,7 @@ impl MemoryLogs {
             bytes: 0,
             epoch: new_epoch(),
             has_shrunk: false,
+            marks: Marks::default(),
         };
         Self {
             state: Mutex::new(state),
@@ -72,6 +74,8 @@ struct State {
     epoch: u32,
     /// Some had to go early.
     has_shrunk: bool,
+    /// Ids of the last minute. Not a part of the inboxes, which they outlast.
+    marks: Marks,
 }
 
 #[derive(Debug)]
@@ -99,12 +103,6 @@ impl Inbox {
             written: now,
             is_first,
         }
-    }
-
-    fn is_repeat(&self, id: &str, now: Instant) -> bool {
-        let recent = |(_, at): &&(Entry, Instant)| now.duration_since(*at) < REPEAT;
-        let mut recent = self.entries.iter().rev().take_while(recent);
-        recent.any(|(entry, _)| entry.id.as_deref() == Some(id))
     }
 
     fn push(&mut self, message: &Message, now: Instant) -> Position {
@@ -179,16 +177,17 @@ impl MemoryLogs {
             inboxes,
             bytes,
             has_shrunk,
+            marks,
             ..
         } = &mut *state;
+        if (message.id()).is_some_and(|id| marks.is_repeat(subject, id, now)) {
+            return Kept::Before;
+        }
         let fresh = || {
             *bytes += INBOX_OVERHEAD;
             Inbox::new(now, !*has_shrunk)
         };
         let inbox = inboxes.entry(subject.clone()).or_insert_with(fresh);
-        if message.id().is_some_and(|id| inbox.is_repeat(id, now)) {
-            return Kept::Before;
-        }
         let before = inbox.charge();
         let position = inbox.push(message, now);
         inbox.trim(bounds, now);
@@ -204,6 +203,7 @@ impl MemoryLogs {
         self.bookmarks.sweep(bounds.age);
         let now = Instant::now();
         let mut state = self.state.lock();
+        state.marks.prune(now);
         let inboxes = &mut state.inboxes;
         inboxes.retain(|subject, inbox| {
             let bounds = bounds.of(subject, &self.rules);
@@ -428,6 +428,29 @@ mod tests {
             Kept::Before
         );
         assert_eq!(ids(&inboxes.read(&user, Since::Beginning, &BOUNDS)), ["1"]);
+    }
+
+    #[test]
+    fn an_id_outlasts_its_message() {
+        let (inboxes, user) = (MemoryLogs::default(), Subject::User("a".parse().unwrap()));
+        let one = Bounds {
+            messages: 1,
+            ..BOUNDS
+        };
+        let keep = |id| inboxes.keep(&user, &message(id, "x"), &one);
+        assert!(matches!([keep("1"), keep("2")], [Kept::At(_), Kept::At(_)]));
+        assert_eq!(keep("1"), Kept::Before, "trimmed");
+        inboxes.erase(&user, Erasure::All);
+        assert_eq!(keep("2"), Kept::Before, "erased");
+        let ended = Bounds {
+            age: Duration::ZERO,
+            ..BOUNDS
+        };
+        inboxes.sweep(&ended);
+        assert_eq!(keep("2"), Kept::Before, "forgotten with its inbox");
+        let other = Subject::Topic("a".parse().unwrap());
+        let kept = inboxes.keep(&other, &message("2", "x"), &one);
+        assert!(matches!(kept, Kept::At(_)), "it is an id of the user's");
     }
 
     #[test]

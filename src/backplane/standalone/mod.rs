@@ -10,6 +10,8 @@ pub(crate) mod bookmarks;
 
 pub(crate) mod kept;
 
+mod marks;
+
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
