@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
 use fred::prelude::{
-    Client, ClientLike, Expiration, KeysInterface, MemoryInterface, SetOptions, StreamsInterface,
+    Client, Expiration, KeysInterface, MemoryInterface, SetOptions, StreamsInterface,
 };
-use fred::types::{CustomCommand, Value};
+use fred::types::Value;
 use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, LATE, ReplicaProof, Unavailable};
@@ -26,9 +26,10 @@ use crate::backplane::redis::servers::errors::{
     is_broken_off, is_denied, is_passing, redacted, refusal_reason,
 };
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
-use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi, queue};
+use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi};
 use crate::backplane::redis::store::bookmarks::BookmarkStore;
 use crate::backplane::redis::store::epoch::Epoch;
+use crate::backplane::redis::store::marks::{IS_KEPT, kept_before, unmark, watch};
 use crate::backplane::redis::store::replicas::Replicas;
 use crate::backplane::redis::{AWAY, Keys, RedisSettings};
 use crate::local::live_rules::LiveRules;
@@ -37,8 +38,6 @@ use crate::protocol::ids::Subject;
 use crate::protocol::position::{EntryId, Position, Since, Unwritten, first_number};
 use crate::protocol::{Message, author_text};
 
-/// The value of the mark of an id: the message is in the inbox.
-const IS_KEPT: &str = "kept";
 /// The pause before another attempt.
 const RETRY: Duration = Duration::from_millis(50);
 /// Age and size are checked with every 16th message of an inbox.
@@ -184,34 +183,26 @@ impl KeptStore {
         };
         loop {
             let pipeline = client.pipeline();
-            let watch = CustomCommand::new_static("WATCH", None, false);
-            let _: () = pipeline.custom(watch, vec![&*key]).await?;
+            watch(&pipeline, &key).await?;
             let _: () = pipeline.get(&key).await?;
             let mark: Option<String> = pipeline.last().await?;
             match mark.as_deref() {
                 None => match self.add(client, subject, message).await {
                     Err(error) if error.details() == OVERTAKEN => {}
+                    Err(error) if is_refusal(&error) => {
+                        let inbox = self.keys.inbox(subject);
+                        unmark(client, &inbox, &key, &error).await;
+                        return Err(error);
+                    }
                     kept => return kept,
                 },
-                Some(IS_KEPT) => return self.kept_before(client, &key).await,
+                Some(IS_KEPT) => {
+                    return kept_before(client, &key, self.replicas.are_wanted()).await;
+                }
                 // A node of an older version claims ids for 5 s.
                 Some(_) => return Err(Error::new(ErrorKind::Unknown, IS_CLAIMED)),
             }
         }
-    }
-
-    async fn kept_before(&self, client: &Client, key: &str) -> Result<Kept, Error> {
-        let pipeline = client.pipeline();
-        queue(&pipeline, "UNWATCH").await?;
-        if self.replicas.are_wanted() {
-            // WAIT asks for what its own connection wrote: now that is something after the message.
-            let stays = Some(Expiration::KEEPTTL);
-            let _: () = pipeline
-                .set(key, IS_KEPT, stays, Some(SetOptions::XX), false)
-                .await?;
-        }
-        let _: Vec<Value> = pipeline.all().await?;
-        Ok(Kept::Before)
     }
 
     /// For how many seconds the number of an inbox or a log with these bounds lasts. Not shorter

@@ -10,6 +10,8 @@ pub(crate) mod kept;
 
 mod history;
 
+mod marks;
+
 pub(crate) mod access;
 
 pub(crate) mod upstream;
