@@ -113,10 +113,10 @@ impl Backplane {
     /// watch it. Taken from the rows, which may name dead nodes and lack live ones.
     ///
     /// # Errors
-    /// When the registry cannot be read.
-    pub(crate) async fn parties(&self, topics: &[Topic]) -> Result<Vec<TopicNodes>, Unavailable> {
+    /// Of each topic, when its row cannot be read.
+    pub(crate) async fn parties(&self, topics: &[Topic]) -> Vec<Result<TopicNodes, Unavailable>> {
         match self {
-            Self::Standalone(_) => Ok(vec![TopicNodes::new(); topics.len()]),
+            Self::Standalone(_) => vec![Ok(TopicNodes::new()); topics.len()],
             Self::Redis(redis) => redis.parties(topics).await,
         }
     }

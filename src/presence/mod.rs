@@ -11,13 +11,14 @@
 
 pub(crate) mod peers;
 pub(crate) mod roster;
+pub(crate) mod row_reader;
 pub(crate) mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backplane::Backplane;
@@ -26,6 +27,7 @@ use crate::local::hub::Hub;
 use crate::local::presence_queue::{PresenceBatch, PresenceQueue};
 use crate::presence::peers::{CarriedLine, Found, carry};
 use crate::presence::roster::{HEARD, Roster};
+use crate::presence::row_reader::RowReader;
 use crate::presence::view::{PresenceChanges, View};
 use crate::protocol;
 use crate::protocol::ids::{Fd, NodeId, Topic, UserId};
@@ -75,9 +77,7 @@ pub(crate) struct Presence {
     views: HashMap<Topic, View>,
     /// Who leaves when. Each is in its view, which so bounds them.
     leaves: BTreeSet<(Instant, Topic, UserId)>,
-    /// Rows to be read, and what resolves when they are written.
-    unread: HashMap<Topic, oneshot::Receiver<()>>,
-    is_reading: bool,
+    rows: RowReader,
     is_judging: bool,
     /// Nodes that did not get what they were told, and when they are told all again.
     unheard: BTreeSet<(Instant, Topic, NodeId)>,
@@ -95,7 +95,7 @@ impl Presence {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let (lines, carried) = mpsc::channel(LINES);
-        // One find for each of two questions is under way at most, and one for a line.
+        // Under way at most: one find for each topic, one of who is dead, and one for each line.
         let (finds, found) = mpsc::unbounded_channel();
         tokio::spawn(carry(backplane.clone(), carried, finds.clone()));
         Self {
@@ -111,8 +111,7 @@ impl Presence {
             looks: BTreeSet::new(),
             views: HashMap::new(),
             leaves: BTreeSet::new(),
-            unread: HashMap::new(),
-            is_reading: false,
+            rows: RowReader::new(backplane, finds.clone()),
             is_judging: false,
             unheard: BTreeSet::new(),
             lines,
@@ -138,7 +137,7 @@ impl Presence {
             tokio::select! {
                 noted = hub.topics().notices().take() => self.take_in(noted).await,
                 Some(found) = self.found.recv() => match found {
-                    Found::Rows(topics, parties) => self.locate(&topics, parties),
+                    Found::Rows(rows) => rows.into_iter().for_each(|row| self.locate(row)),
                     Found::Dead(nodes) => self.bury(nodes),
                     Found::Unheard(topic, node) => self.note_unheard(topic, node),
                 },
@@ -152,7 +151,6 @@ impl Presence {
                 }
                 _ = beat.tick() => self.beat().await,
             }
-            self.read_rows();
         }
     }
 
@@ -161,7 +159,7 @@ impl Presence {
             self.arrange(&topic);
         }
         for (topic, row) in noted.appeared {
-            self.unread.insert(topic, row);
+            self.rows.look(topic, row);
         }
         for line in noted.lines {
             self.hear(line).await;
@@ -184,7 +182,7 @@ impl Presence {
             self.notices().watch(&topic, true);
             // Our mark must stand in the row before we read it.
             let row = self.hub.topics().row(&topic);
-            self.unread.insert(topic.clone(), row);
+            self.rows.look(topic.clone(), row);
             let here = self.hub.node().clone();
             self.listen(&topic, &here, true, None);
         }
@@ -451,7 +449,7 @@ impl Presence {
             }
             // Written again, should our mark be lost, and read after that.
             let row = self.hub.topics().row(topic);
-            self.unread.insert(topic.clone(), row);
+            self.rows.look(topic.clone(), row);
         }
     }
 

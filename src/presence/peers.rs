@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
@@ -22,13 +21,14 @@ use crate::protocol::{PresenceLine, Watch};
 const ASKS: usize = 2_000;
 /// Most lines whose outcome is waited for.
 const OUTCOMES: usize = 1_024;
-/// How long the rows of new topics may take to be written.
-const ROWS: Duration = Duration::from_secs(10);
+
+/// A topic, and who is in its row; none if that could not be written or read.
+pub(super) type TopicRow = (Topic, Option<TopicNodes>);
 
 /// What was found out beside the task.
 pub(super) enum Found {
-    /// Who is in the rows of these topics; none if they could not be read.
-    Rows(Vec<Topic>, Option<Vec<TopicNodes>>),
+    /// Who is in the rows of topics.
+    Rows(Vec<TopicRow>),
     /// Of these nodes, which are dead.
     Dead(Vec<NodeId>),
     /// What this node was told of the topic did not reach it, as far as is known.
@@ -103,63 +103,41 @@ impl Presence {
         }
     }
 
-    /// Reads the rows that are to be read, in one go and one at a time.
-    pub(super) fn read_rows(&mut self) {
-        if self.is_reading || self.unread.is_empty() {
-            return;
-        }
-        self.is_reading = true;
-        let (topics, rows): (Vec<Topic>, Vec<_>) = self.unread.drain().unzip();
-        let (backplane, finds) = (self.backplane.clone(), self.finds.clone());
-        tokio::spawn(async move {
-            let written = futures::future::join_all(rows);
-            let parties = match tokio::time::timeout(ROWS, written).await {
-                Ok(_) => backplane.parties(&topics).await.ok(),
-                Err(_) => None,
-            };
-            let _ = finds.send(Found::Rows(topics, parties));
-        });
-    }
-
-    /// What the rows say: who has members that we want to hear of, and who wants to hear of ours.
-    pub(super) fn locate(&mut self, topics: &[Topic], parties: Option<Vec<TopicNodes>>) {
-        self.is_reading = false;
+    /// What a row says: who has members that we want to hear of, and who wants to hear of ours.
+    pub(super) fn locate(&mut self, (topic, parties): TopicRow) {
+        self.rows.note_ended(&topic);
         let now = Instant::now();
         let Some(parties) = parties else {
-            // Views are refreshed until it works; a node that watches elsewhere reads the row, too.
-            for topic in topics {
-                if let Some(view) = self.views.get_mut(topic) {
-                    view.refresh = now;
-                }
+            // A view is refreshed until it works; a node that watches elsewhere reads the row, too.
+            if let Some(view) = self.views.get_mut(&topic) {
+                view.refresh = now;
             }
             return;
         };
-        for (topic, parties) in topics.iter().zip(parties) {
-            for (node, watches) in &parties {
-                if *watches {
-                    self.listen(topic, node, false, Some(now + HEARD));
-                }
+        for (node, watches) in &parties {
+            if *watches {
+                self.listen(&topic, node, false, Some(now + HEARD));
             }
-            let here = self.hub.node().clone();
-            let Some(view) = self.views.get_mut(topic) else {
-                continue;
-            };
-            view.is_located = true;
-            view.add(&here, now);
-            for (node, _) in &parties {
-                view.add(node, now);
-            }
-            view.drop_idle(|node| *node == here || parties.iter().any(|(one, _)| one == node));
-            let asked = view
-                .next_asked(now)
-                .into_iter()
-                .filter(|node| *node != here);
-            for node in asked.collect::<Vec<_>>() {
-                self.ask(topic, &node, true, false);
-            }
-            // A client that waits is given the list with the first node's answer, which is ours.
-            self.listen(topic, &here, true, None);
         }
+        let here = self.hub.node().clone();
+        let Some(view) = self.views.get_mut(&topic) else {
+            return;
+        };
+        view.is_located = true;
+        view.add(&here, now);
+        for (node, _) in &parties {
+            view.add(node, now);
+        }
+        view.drop_idle(|node| *node == here || parties.iter().any(|(one, _)| one == node));
+        let asked = view
+            .next_asked(now)
+            .into_iter()
+            .filter(|node| *node != here);
+        for node in asked.collect::<Vec<_>>() {
+            self.ask(&topic, &node, true, false);
+        }
+        // A client that waits is given the list with the first node's answer, which is ours.
+        self.listen(&topic, &here, true, None);
     }
 
     /// Finds out whether nodes that have members in our eyes, and no lease, are dead.

@@ -114,3 +114,30 @@ async fn no_push_of_a_batch_overtakes_one_that_found_no_subscriber() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_holds_up_no_other_of_its_batch() {
+    let redis = Redis::start();
+    let (a, b) = (node_on(&redis, "a"), node_on(&redis, "b"));
+    for key in ["pn:user:{42}", "pn:topic:{bad}"] {
+        assert_eq!(redis.cli(&["SET", key, "no row"]), "OK");
+    }
+    let mut client = Client::v1(&format!("{}&topics=news", b.ws_url("43"))).await;
+    let to = |recipient: Value| json!({"to": recipient, "data": 1, "timeout_ms": 300});
+    let batch = [
+        to(json!({"user": "42"})),
+        to(json!({"user": "43"})),
+        to(json!({"topic": "bad"})),
+        to(json!({"topic": "news"})),
+    ];
+    let (status, answers) = post(&a.push_url, &json!(batch)).await;
+    assert_eq!(status, 200, "{answers}");
+    let said = [0, 1, 2, 3].map(|at| answers[at]["status"].as_str().expect("a status"));
+    assert_eq!(
+        said,
+        ["unrouted", "routed", "unrouted", "routed"],
+        "{answers}"
+    );
+    assert_eq!(client.json().await["data"], 1);
+    assert_eq!(client.json().await["data"], 1);
+}

@@ -1,6 +1,8 @@
 //! Who is there, over several nodes and a real Redis: what senders ask, and what clients that ask
 //! for it hear of others who come and go.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::common::presence::{
@@ -281,4 +283,32 @@ async fn a_frozen_watching_node_tells_what_it_missed() {
     a.signal("CONT");
     assert_eq!(news(&mut watcher).await, joins("ann"));
     assert_eq!(news(&mut watcher).await, leaves("both"));
+}
+
+/// A client that watches a topic whose row cannot be written: it hears of who is at its own node.
+async fn watches_in_vain(node: &Node, topic: &str) -> Client {
+    let mut watcher = Client::v1(&node.ws_url("patient")).await;
+    let request = json!({"type": "subscribe", "topic": topic, "presence": true});
+    watcher.send(&request.to_string()).await;
+    while watcher.json().await["type"] != "presence" {}
+    watcher
+}
+
+#[tokio::test]
+async fn a_topic_whose_row_is_refused_holds_up_no_other() {
+    let redis = Redis::start();
+    let [a, b] = ["a", "b"].map(|name| node_with(&redis, name, &[SHORT_GRACE]));
+    assert_eq!(redis.cli(&["SET", "pn:topic:{bad}", "no row"]), "OK");
+    let _bob = member(&b, "bob", "busy").await;
+    let _here = watches_in_vain(&a, "bad").await;
+    let _there = watches_in_vain(&b, "bad").await;
+    let began = Instant::now();
+    let mut watcher = Client::v1(&a.ws_url("me")).await;
+    assert_eq!(watch(&mut watcher, "busy").await, json!(["bob", "me"]));
+    // The first member at its node: that finds the mark in the row.
+    assert_eq!(watch(&mut watcher, "room").await, json!(["me"]));
+    let _ann = member(&b, "ann", "room").await;
+    assert_eq!(news(&mut watcher).await, joins("ann"));
+    let taken = began.elapsed();
+    assert!(taken < Duration::from_secs(2), "{taken:?}");
 }

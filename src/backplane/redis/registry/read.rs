@@ -12,6 +12,7 @@ use crate::backplane::answers::{SentAhead, Unavailable};
 use crate::backplane::nodes::Standing;
 use crate::backplane::redis::registry::belief::LeaseSeen;
 use crate::backplane::redis::servers::LOOKUPS;
+use crate::backplane::redis::servers::errors::refusal_reason;
 use crate::backplane::redis::servers::pushes::{FieldTexts, flat};
 use crate::backplane::redis::wire::connection::Awaited;
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
@@ -19,6 +20,9 @@ use crate::backplane::rows::{
     Locations, MemberCount, Row, RowPlace, RowValue, TopicNodes, parse_field,
 };
 use crate::protocol::ids::{Fd, NodeId, Subject, Topic, UserId};
+
+/// A row, or why it could not be read.
+type RowRead = Result<FieldTexts, Unavailable>;
 
 impl Redis {
     pub(crate) async fn locate(
@@ -34,13 +38,15 @@ impl Redis {
                 };
                 return Ok(vec![self.located(user, row).await?]);
             }
-            subjects => self.read_rows(subjects).await?,
+            subjects => self.read_rows(subjects).await,
         };
-        let doubt = match rows.iter().any(Vec::is_empty) {
+        let is_empty = |row: &RowRead| row.as_ref().is_ok_and(Vec::is_empty);
+        let doubt = match rows.iter().any(is_empty) {
             true => Box::pin(self.lease.doubts_rows()).await?,
             false => None,
         };
         let located = subjects.iter().zip(rows).map(|(subject, fields)| {
+            let fields = fields.map_err(|Unavailable(reason)| reason)?;
             if let Some(reason) = doubt.filter(|_| fields.is_empty()) {
                 return Err(reason);
             }
@@ -105,8 +111,8 @@ impl Redis {
     /// pipeline sends the same command for all its keys. Each row is read once: of two pushes of
     /// a batch to one user, the second could else see a row that the first just missed, and
     /// overtake it.
-    async fn read_rows(&self, subjects: &[Subject]) -> Result<Vec<FieldTexts>, Unavailable> {
-        let mut rows = vec![FieldTexts::new(); subjects.len()];
+    async fn read_rows(&self, subjects: &[Subject]) -> Vec<RowRead> {
+        let mut rows = vec![Err(AWAY); subjects.len()];
         let mut seen = HashMap::with_capacity(subjects.len());
         let first = subjects.iter().enumerate();
         let first: Vec<usize> = first
@@ -121,8 +127,16 @@ impl Redis {
                 let keys = places.iter().map(|&place| self.keys.row(&subjects[place]));
                 let keys: Vec<String> = keys.collect();
                 let read = self.servers.rows(command, &keys).await;
-                for (&place, row) in places.iter().zip(read.map_err(|_| AWAY)?) {
-                    rows[place] = row;
+                // Others would be waited for in vain.
+                let is_away = read.iter().all(|row| {
+                    row.as_ref()
+                        .is_err_and(|error| refusal_reason(error).is_none())
+                });
+                for (&place, row) in places.iter().zip(read) {
+                    rows[place] = row.map_err(|_| AWAY);
+                }
+                if is_away {
+                    break;
                 }
             }
         }
@@ -131,7 +145,7 @@ impl Redis {
                 rows[place] = rows[first].clone();
             }
         }
-        Ok(rows)
+        rows
     }
 
     /// The nodes in a user's row, by its field names, without this node.
@@ -176,14 +190,14 @@ impl Redis {
         Ok(all)
     }
 
-    pub(crate) async fn parties(&self, topics: &[Topic]) -> Result<Vec<TopicNodes>, Unavailable> {
+    pub(crate) async fn parties(&self, topics: &[Topic]) -> Vec<Result<TopicNodes, Unavailable>> {
         let subjects: Vec<Subject> = topics.iter().cloned().map(Subject::Topic).collect();
-        let rows = self.read_rows(&subjects).await?;
+        let rows = self.read_rows(&subjects).await;
         let others = |fields| {
             let parties = parties(fields).filter(|(node, ..)| node != self.lease.node());
             parties.map(|(node, _, watches)| (node, watches)).collect()
         };
-        Ok(rows.into_iter().map(others).collect())
+        rows.into_iter().map(|row| row.map(others)).collect()
     }
 
     pub(crate) async fn is_gone(&self, node: &NodeId) -> Result<bool, Unavailable> {

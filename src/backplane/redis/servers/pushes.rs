@@ -161,11 +161,12 @@ impl Servers {
     }
 
     /// Reads rows by `HKEYS` or `HGETALL`, in the order of their keys: one write for each server.
+    /// Each has its own answer: a key of another type, or a server that is away, hides no others.
     pub(crate) async fn rows(
         &self,
         command: &'static str,
         keys: &[String],
-    ) -> FredResult<Vec<FieldTexts>> {
+    ) -> Vec<FredResult<FieldTexts>> {
         let routes = self.routes();
         let mut parts = vec![Vec::new(); routes.servers.len()];
         for (place, key) in keys.iter().enumerate() {
@@ -182,15 +183,22 @@ impl Servers {
         let asked: Vec<_> = asked
             .map(|(part, server)| (part, server.wire.ask(|out| write(part, out))))
             .collect();
-        let mut rows = vec![FieldTexts::new(); keys.len()];
+        let mut rows: Vec<_> = keys.iter().map(|_| Err(odd())).collect();
         for (part, asked) in asked {
-            let answers = asked.answers().await;
-            let answers = answers.inspect_err(|error| self.note(error))?;
-            for (&place, told) in part.iter().zip(answers) {
-                rows[place] = self.row(command, &keys[place], told).await?;
+            match asked.answers().await {
+                Ok(answers) => {
+                    for (&place, told) in part.iter().zip(answers) {
+                        rows[place] = self.row(command, &keys[place], told).await;
+                    }
+                }
+                Err(error) => {
+                    self.note(&error);
+                    part.iter()
+                        .for_each(|&place| rows[place] = Err(error.clone()));
+                }
             }
         }
-        Ok(rows)
+        rows
     }
 
     /// One row as it was answered. A key may be moving to another server: then it is asked there.
