@@ -5,6 +5,10 @@
 //! row, and a failed write is repaired by putting the entry back. Fields that were removed are
 //! remembered for a while: after a fail-over the next master may not know that they are gone, and
 //! unlike what stands in the hub, they could not be written again.
+//!
+//! Rows are taken by lanes: those of one lane are written in one round, and rounds of several lanes
+//! are under way at once. What must stay true: a row is in one round at a time, or an older state
+//! of it could be written after a newer one.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -38,6 +42,8 @@ pub(crate) struct Change {
     pub waiting: SmallVec<[oneshot::Sender<()>; 1]>,
 }
 
+pub(crate) type RowChanges = Vec<(Subject, Change)>;
+
 impl Change {
     /// What of a change that was not written holds of the next one too.
     fn take_over(&mut self, older: Self) {
@@ -49,6 +55,12 @@ impl Change {
     }
 }
 
+/// Which rows are written together: all those of one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RowLane(pub(crate) usize);
+
+type Changes = HashMap<Subject, Change, ahash::RandomState>;
+
 /// The set of dirty rows. Disabled without a registry: then nothing is kept.
 #[derive(Debug)]
 pub(crate) struct DirtyRows {
@@ -58,24 +70,73 @@ pub(crate) struct DirtyRows {
 
 #[derive(Debug, Default)]
 struct State {
-    dirty: HashMap<Subject, Change, ahash::RandomState>,
-    /// How many were taken and are being written.
-    under_way: usize,
+    /// Those that are not held. No row is in both.
+    dirty: Changes,
+    /// Dirty rows that wait until a round of this lane ends.
+    held: HashMap<RowLane, Changes>,
+    /// The lanes with a round, and since when the oldest of its rows was dirty.
+    rounds: HashMap<RowLane, Option<Instant>>,
+    /// Rows that were taken and are being written, and in which lane.
+    under_way: HashMap<Subject, RowLane, ahash::RandomState>,
     /// How many of all these are `forgotten`.
     forgotten: usize,
-    /// When the oldest that is dirty came to be, and the oldest that is being written.
+    /// When the oldest that is dirty or held came to be.
     dirty_since: Option<Instant>,
-    taken_since: Option<Instant>,
     /// Fields that were removed, the oldest first. A topic has only one, without an fd.
     removed: VecDeque<(Instant, Subject, Option<Fd>)>,
 }
 
 impl State {
-    fn give_back(&mut self, changes: usize) {
-        self.under_way -= changes;
-        if self.under_way == 0 {
-            self.taken_since = None;
+    /// What is known of a row that is dirty from now on.
+    fn change(&mut self, subject: Subject) -> &mut Change {
+        let mut held = self.held.values_mut();
+        if let Some(rows) = held.find(|rows| rows.contains_key(&subject)) {
+            return rows.entry(subject).or_default();
         }
+        self.dirty.entry(subject).or_default()
+    }
+
+    /// Takes what may be written now, and begins a round of each lane that has some of it.
+    fn take(&mut self, lane_of: impl Fn(&Subject) -> RowLane) -> Vec<(RowLane, RowChanges)> {
+        let mut taken: HashMap<RowLane, RowChanges> = HashMap::new();
+        for (subject, change) in self.dirty.drain() {
+            let lane = self.under_way.get(&subject).copied();
+            let lane = lane.unwrap_or_else(|| lane_of(&subject));
+            if self.rounds.contains_key(&lane) {
+                let held = self.held.entry(lane).or_default();
+                held.insert(subject, change);
+            } else {
+                taken.entry(lane).or_default().push((subject, change));
+            }
+        }
+        // After a rebuild of many rows the table would stay large for ever.
+        self.dirty.shrink_to(1024);
+        for (lane, changes) in &taken {
+            self.rounds.insert(*lane, self.dirty_since);
+            let rows = changes.iter().map(|(subject, _)| (subject.clone(), *lane));
+            self.under_way.extend(rows);
+        }
+        if self.held.is_empty() {
+            self.dirty_since = None;
+        }
+        taken.into_iter().collect()
+    }
+
+    /// These are no longer under way. Answers since when the oldest round of them was dirty.
+    fn give_back(&mut self, changes: &[(Subject, Change)]) -> Option<Instant> {
+        let mut since = None;
+        for (subject, _) in changes {
+            let lane = self.under_way.remove(subject);
+            let dirty = lane.and_then(|lane| *self.rounds.get(&lane)?);
+            since = earlier(since, dirty);
+        }
+        self.under_way.shrink_to(1024);
+        since
+    }
+
+    fn unwritten(&self) -> usize {
+        let held = self.held.values().map(Changes::len).sum::<usize>();
+        self.dirty.len() + held + self.under_way.len()
     }
 
     fn remember(&mut self, subject: &Subject, change: &Change, now: Instant) {
@@ -120,27 +181,27 @@ impl DirtyRows {
     pub(crate) fn joined(&self, subject: Subject) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.with(|state| {
-            state.dirty.entry(subject).or_default().waiting.push(sender);
+            state.change(subject).waiting.push(sender);
         });
         receiver
     }
 
     pub(crate) fn left(&self, user: &UserId, fd: Fd) {
         let user = Subject::User(user.clone());
-        self.with(|state| state.dirty.entry(user).or_default().gone.push(fd));
+        self.with(|state| state.change(user).gone.push(fd));
     }
 
     /// The topic has another number of connections; none if it is `emptied`.
     pub(crate) fn counted(&self, topic: &Topic, emptied: bool) {
         let topic = Subject::Topic(topic.clone());
-        self.with(|state| state.dirty.entry(topic).or_default().emptied |= emptied);
+        self.with(|state| state.change(topic).emptied |= emptied);
     }
 
     /// Redis lacks something of these rows, which were written.
     pub(crate) fn lost(&self, subjects: impl IntoIterator<Item = Subject>) {
         self.with(|state| {
             for subject in subjects {
-                state.dirty.entry(subject).or_default().lost = true;
+                state.change(subject).lost = true;
             }
         });
     }
@@ -150,7 +211,7 @@ impl DirtyRows {
     pub(crate) fn forgotten(&self, subjects: impl IntoIterator<Item = Subject>) {
         self.with(|state| {
             for subject in subjects {
-                let change = state.dirty.entry(subject).or_default();
+                let change = state.change(subject);
                 let was_forgotten = std::mem::replace(&mut change.forgotten, true);
                 state.forgotten += usize::from(!was_forgotten);
             }
@@ -161,7 +222,7 @@ impl DirtyRows {
     pub(crate) fn mark(&self, subjects: impl IntoIterator<Item = Subject>) {
         self.with(|state| {
             for subject in subjects {
-                state.dirty.entry(subject).or_default();
+                state.change(subject);
             }
         });
     }
@@ -170,7 +231,9 @@ impl DirtyRows {
     pub(crate) fn retain_clean(&self, subjects: &mut Vec<Subject>) {
         if let Some(state) = &self.state {
             let state = state.lock();
-            subjects.retain(|subject| !state.dirty.contains_key(subject));
+            let is_held =
+                |subject: &Subject| state.held.values().any(|rows| rows.contains_key(subject));
+            subjects.retain(|subject| !state.dirty.contains_key(subject) && !is_held(subject));
         }
     }
 
@@ -179,7 +242,7 @@ impl DirtyRows {
         self.with(|state| {
             for (at, subject, fd) in std::mem::take(&mut state.removed) {
                 if at.elapsed() <= REMEMBERED {
-                    let change = state.dirty.entry(subject).or_default();
+                    let change = state.change(subject);
                     match fd {
                         Some(fd) => change.gone.push(fd),
                         None => change.emptied = true,
@@ -189,32 +252,39 @@ impl DirtyRows {
         });
     }
 
-    /// Waits until there is something to write and takes all of it. Each must come back through
-    /// [`DirtyRows::written`] or [`DirtyRows::put_back`].
-    pub(crate) async fn take(&self) -> Vec<(Subject, Change)> {
+    /// Waits until there is something to write in lanes without a round, and takes all of that.
+    /// Each row must come back through [`DirtyRows::written`] or [`DirtyRows::put_back`], and then
+    /// each lane through [`DirtyRows::end_round`].
+    pub(crate) async fn take(
+        &self,
+        lane_of: impl Fn(&Subject) -> RowLane,
+    ) -> Vec<(RowLane, RowChanges)> {
         loop {
-            let mut taken = Vec::new();
             if let Some(state) = &self.state {
-                let mut state = state.lock();
-                taken.extend(state.dirty.drain());
-                state.under_way += taken.len();
-                let oldest = state.dirty_since.take();
-                state.taken_since = earlier(state.taken_since, oldest);
-                // After a rebuild of many rows the table would stay large for ever.
-                state.dirty.shrink_to(1024);
-            }
-            if !taken.is_empty() {
-                return taken;
+                let taken = state.lock().take(&lane_of);
+                if !taken.is_empty() {
+                    return taken;
+                }
             }
             self.notify.notified().await;
         }
+    }
+
+    /// What became dirty in this lane since its round began may be taken.
+    pub(crate) fn end_round(&self, lane: RowLane) {
+        self.with(|state| {
+            state.rounds.remove(&lane);
+            state
+                .dirty
+                .extend(state.held.remove(&lane).into_iter().flatten());
+        });
     }
 
     /// These have been written: those who wait for them may go on.
     pub(crate) fn written(&self, changes: Vec<(Subject, Change)>) {
         let now = Instant::now();
         self.with(|state| {
-            state.give_back(changes.len());
+            state.give_back(&changes);
             for (subject, change) in &changes {
                 state.forgotten -= usize::from(change.forgotten);
                 state.remember(subject, change, now);
@@ -229,12 +299,13 @@ impl DirtyRows {
     /// These could not be written and are dirty again.
     pub(crate) fn put_back(&self, changes: Vec<(Subject, Change)>) {
         self.with(|state| {
-            state.dirty_since = earlier(state.dirty_since, state.taken_since);
-            state.give_back(changes.len());
+            let since = state.give_back(&changes);
+            state.dirty_since = earlier(state.dirty_since, since);
             for (subject, change) in changes {
-                let newer = state.dirty.entry(subject).or_default();
-                state.forgotten -= usize::from(newer.forgotten && change.forgotten);
+                let newer = state.change(subject);
+                let is_twice = newer.forgotten && change.forgotten;
                 newer.take_over(change);
+                state.forgotten -= usize::from(is_twice);
             }
         });
     }
@@ -257,10 +328,8 @@ impl DirtyRows {
 
     /// How many users' rows are still to be written.
     pub(crate) fn unwritten(&self) -> usize {
-        self.state.as_ref().map_or(0, |state| {
-            let state = state.lock();
-            state.dirty.len() + state.under_way
-        })
+        let state = self.state.as_ref();
+        state.map_or(0, |state| state.lock().unwritten())
     }
 
     /// Whether all rows stand again that Redis had forgotten. Others may be dirty.
@@ -271,10 +340,7 @@ impl DirtyRows {
 
     /// Whether every row tells the truth, as far as this node knows.
     pub(crate) fn is_settled(&self) -> bool {
-        self.state.as_ref().is_none_or(|state| {
-            let state = state.lock();
-            state.dirty.is_empty() && state.under_way == 0
-        })
+        self.unwritten() == 0
     }
 
     /// How many users' rows wait to be written, and for how long the oldest has.
@@ -283,9 +349,13 @@ impl DirtyRows {
             return Default::default();
         };
         let state = state.lock();
-        let oldest = earlier(state.dirty_since, state.taken_since);
-        let lag = oldest.map_or(Duration::ZERO, |at| at.elapsed());
-        (state.dirty.len() + state.under_way, lag)
+        let taken = state.rounds.values().copied();
+        let oldest = taken.fold(state.dirty_since, earlier);
+        let lag = match (state.unwritten(), oldest) {
+            (1.., Some(at)) => at.elapsed(),
+            _ => Duration::ZERO,
+        };
+        (state.unwritten(), lag)
     }
 
     fn with(&self, change: impl FnOnce(&mut State)) {
@@ -306,136 +376,4 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn changes_of_one_user_come_out_together() {
-        let changes = DirtyRows::tracked();
-        let user: UserId = "a".parse().unwrap();
-        let row = changes.joined(Subject::User(user.clone()));
-        changes.left(&user, Fd(1));
-        changes.left(&user, Fd(2));
-        let taken = changes.take().await;
-        assert_eq!(taken.len(), 1);
-        assert_eq!(taken[0].1.gone[..], [Fd(1), Fd(2)]);
-        assert!(!changes.is_settled(), "it is being written");
-        changes.put_back(taken);
-        let again = changes.take().await;
-        assert_eq!(again[0].1.gone.len(), 2);
-        changes.written(again);
-        assert!(changes.is_settled());
-        assert_eq!(row.await, Ok(()));
-    }
-
-    #[tokio::test]
-    async fn a_loss_is_remembered_until_the_row_is_written() {
-        let changes = DirtyRows::tracked();
-        let [a, b] = ["a", "b"].map(|user| Subject::User(user.parse().unwrap()));
-        changes.lost([a.clone()]);
-        changes.forgotten([b.clone()]);
-        let taken = changes.take().await;
-        changes.mark([a.clone(), b.clone()]);
-        changes.put_back(taken);
-        assert!(!changes.are_back());
-        let mut again = changes.take().await;
-        assert!(!changes.are_back());
-        again.sort_by_key(|(subject, _)| *subject != a);
-        let marks = again
-            .iter()
-            .map(|(_, change)| (change.lost, change.forgotten));
-        assert_eq!(marks.collect::<Vec<_>>(), [(true, false), (false, true)]);
-        changes.forgotten([b.clone()]);
-        changes.put_back(again.split_off(1));
-        changes.written(again);
-        assert!(!changes.are_back(), "forgotten twice, written not once");
-        let again = changes.take().await;
-        changes.written(again);
-        assert!(changes.are_back());
-        changes.mark([a]);
-        assert!(!changes.take().await[0].1.lost);
-    }
-
-    #[tokio::test]
-    async fn a_row_that_is_refused_itself_is_not_waited_for() {
-        let changes = DirtyRows::tracked();
-        let [a, b] = ["a", "b"].map(|user| Subject::User(user.parse().unwrap()));
-        changes.forgotten([a.clone(), b.clone()]);
-        let mut taken = changes.take().await;
-        taken.sort_by_key(|(subject, _)| *subject != a);
-        let well = taken.split_off(1);
-        changes.put_back_refused(taken);
-        assert!(!changes.are_back(), "the other is being written");
-        changes.written(well);
-        assert!(changes.are_back());
-        let taken = changes.take().await;
-        assert_eq!((&taken[0].0, taken[0].1.lost), (&a, true));
-        // As if all were forgotten again meanwhile.
-        changes.forgotten([a]);
-        changes.put_back_refused(taken);
-        assert!(!changes.are_back());
-        changes.written(changes.take().await);
-        assert!(changes.are_back() && changes.is_settled());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_removed_lately_can_be_removed_again() {
-        let changes = DirtyRows::tracked();
-        let [early, late]: [UserId; 2] = ["early", "late"].map(|user| user.parse().unwrap());
-        changes.left(&early, Fd(1));
-        changes.written(changes.take().await);
-        tokio::time::advance(REMEMBERED).await;
-        changes.left(&late, Fd(2));
-        changes.written(changes.take().await);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        changes.mark_removed();
-        let taken = changes.take().await;
-        assert_eq!(taken.len(), 1);
-        let late = Subject::User(late);
-        assert_eq!((&taken[0].0, &taken[0].1.gone[..]), (&late, &[Fd(2)][..]));
-        // It is remembered again: the next master may not know of it either.
-        changes.written(taken);
-        changes.mark_removed();
-        assert_eq!(changes.take().await.len(), 1);
-        changes.mark_removed();
-        assert_eq!(changes.state.as_ref().unwrap().lock().dirty.len(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_topic_that_was_emptied_lately_is_looked_at_again() {
-        let changes = DirtyRows::tracked();
-        let topic: Topic = "news".parse().unwrap();
-        changes.counted(&topic, true);
-        changes.counted(&topic, false);
-        let taken = changes.take().await;
-        assert!(taken[0].1.emptied);
-        changes.put_back(taken);
-        changes.written(changes.take().await);
-        changes.mark_removed();
-        let taken = changes.take().await;
-        assert_eq!(taken[0].0, Subject::Topic(topic));
-        assert!(taken[0].1.emptied);
-    }
-
-    #[tokio::test]
-    async fn only_so_many_removals_are_remembered() {
-        let changes = DirtyRows::tracked();
-        let user: UserId = "a".parse().unwrap();
-        for fd in 0..MOST_REMEMBERED as u64 + 2 {
-            changes.left(&user, Fd(fd));
-        }
-        changes.written(changes.take().await);
-        changes.mark_removed();
-        let taken = changes.take().await;
-        assert_eq!(taken[0].1.gone.len(), MOST_REMEMBERED);
-        assert_eq!(taken[0].1.gone[0], Fd(2));
-    }
-
-    #[tokio::test]
-    async fn without_a_registry_nobody_waits() {
-        let changes = DirtyRows::ignored();
-        let user = Subject::User("a".parse().unwrap());
-        assert!(changes.joined(user).await.is_err());
-        assert!(changes.is_settled());
-    }
-}
+mod tests;

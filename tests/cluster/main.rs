@@ -73,6 +73,7 @@ mod secret_files;
 mod secrets;
 mod sentinels;
 mod shown;
+mod silent_master;
 mod stream_bounds;
 mod streams;
 mod stumbles;

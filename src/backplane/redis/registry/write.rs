@@ -14,18 +14,22 @@
 //! are written all the same. What must stay true: each row is judged by what its own commands were
 //! answered, in a MULTI too, and one that is refused holds up nothing that waits for the others.
 //!
+//! Each server has one round of writes under way, so that a silent one holds up only its own rows.
+//! What must stay true: a row is in one round at a time, or an older state could follow a newer one.
+//!
 //! Beside the rows, `pn:users:{<node>}` and `pn:topics:{<node>}` list their owners, for the node
 //! that sweeps them when this node is dead. On one server both are written in the same MULTI. In a
 //! cluster, where they are in different slots, a name is added before its row is written and
 //! removed after the row is: a crash in between leaves a name too many, never one too few.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fred::error::Error;
 use fred::prelude::FredResult;
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
 use crate::backplane::redis::Keys;
@@ -39,7 +43,7 @@ use crate::backplane::redis::wire::connection::{Awaited, Wire};
 use crate::backplane::redis::wire::resp::Reply;
 use crate::backplane::redis::wire::script::{executed, outcome};
 use crate::backplane::redis::wire::stream::accepted;
-use crate::local::dirty_rows::Change;
+use crate::local::dirty_rows::{RowChanges, RowLane};
 use crate::local::hub::Hub;
 use crate::protocol::ids::Subject;
 use crate::telemetry::metrics::Metrics;
@@ -92,8 +96,6 @@ impl Fate {
     }
 }
 
-type RowChanges = Vec<(Subject, Change)>;
-
 /// Rows by what became of them.
 #[derive(Default)]
 struct RowsOutcome {
@@ -142,22 +144,55 @@ impl Registry {
         self.hub.changes().mark(self.hub.subjects());
     }
 
-    /// Writes all dirty rows, for ever. Changes that arrive during a write go into the next one:
-    /// batching by availability. While the subscription is not heard, they wait.
+    /// Writes all dirty rows, for ever. Each server has one round of writes at a time, so that one
+    /// that is silent holds up only its own rows. Changes that arrive during a round go into the
+    /// next one: batching by availability. While the subscription is not heard, they wait.
     pub(crate) async fn write(self) {
+        let changes = self.hub.changes();
+        let lane_of = |subject: &Subject| RowLane(self.servers.lane(|| self.keys.row(subject)));
+        let (mut rounds, mut pauses) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let (mut busy, mut failing) = (HashSet::new(), HashSet::new());
         loop {
-            let changes = self.hub.changes().take().await;
-            while !self.offer.stands() && !self.leaving.load(Ordering::Relaxed) {
-                self.offer.until_it_stands(RETRY).await;
-            }
-            let progress = self.write_all(changes).await;
-            if progress != RowsProgress::Failed {
-                self.unwritten.note_written();
-            }
-            if progress != RowsProgress::AllWritten {
-                tokio::time::sleep(RETRY).await;
+            tokio::select! {
+                // A single server is asked what is left for it when its round has ended.
+                taken = changes.take(lane_of), if busy.is_empty() || self.servers.is_clustered() => {
+                    busy.extend(taken.iter().map(|(lane, _)| *lane));
+                    // Without a round, a lane has no rows any more that had failed.
+                    failing.retain(|lane| busy.contains(lane));
+                    rounds.extend(taken.into_iter().map(|(lane, rows)| self.round(lane, rows)));
+                }
+                Some((lane, progress)) = rounds.next() => {
+                    match progress {
+                        RowsProgress::Failed => failing.insert(lane),
+                        _ => failing.remove(&lane),
+                    };
+                    if progress != RowsProgress::Failed && failing.is_empty() {
+                        self.unwritten.note_written();
+                    }
+                    if progress != RowsProgress::AllWritten {
+                        pauses.push(async move {
+                            tokio::time::sleep(RETRY).await;
+                            lane
+                        });
+                    } else {
+                        busy.remove(&lane);
+                        changes.end_round(lane);
+                    }
+                }
+                Some(lane) = pauses.next() => {
+                    busy.remove(&lane);
+                    changes.end_round(lane);
+                }
             }
         }
+    }
+
+    /// Writes these once the subscription is heard.
+    async fn round(&self, lane: RowLane, changes: RowChanges) -> (RowLane, RowsProgress) {
+        while !self.offer.stands() && !self.leaving.load(Ordering::Relaxed) {
+            self.offer.until_it_stands(RETRY).await;
+        }
+        (lane, self.write_all(changes).await)
     }
 
     /// Waits until all is written, for `patience` at most; returns whether it is.

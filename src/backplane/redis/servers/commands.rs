@@ -159,6 +159,14 @@ impl Servers {
         server.cloned()
     }
 
+    /// Equal for keys that have the same server now.
+    pub(crate) fn lane(&self, key: impl FnOnce() -> String) -> usize {
+        match self.is_clustered() {
+            true => Arc::as_ptr(self.routes().server(&key())) as usize,
+            false => 0,
+        }
+    }
+
     /// Groups items by the server that has their key, to be written over its lean connection.
     pub(crate) fn by_server<T>(
         &self,
