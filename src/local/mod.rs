@@ -10,6 +10,8 @@ pub(crate) mod admission;
 
 pub(crate) mod budget;
 
+pub(crate) mod density;
+
 pub(crate) mod map;
 
 pub(crate) mod dirty_rows;

@@ -29,6 +29,8 @@ pub(crate) mod resync;
 
 pub(crate) mod encoded;
 
+pub(crate) mod gathered;
+
 pub(crate) mod task;
 
 use std::io;

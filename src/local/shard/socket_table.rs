@@ -120,36 +120,36 @@ impl SocketTable {
         entry.note(count, frame.len())
     }
 
-    /// As [`SocketTable::send`] for many, with one system call; tells of each slot what became of
-    /// its frame. Answers whether the ring may be used again.
+    /// As [`SocketTable::send`] for many, with one system call; tells of each place among the slots
+    /// what became of its frame. Answers whether the ring may be used again.
     pub(crate) fn send_many<'a>(
         &mut self,
         slots: &[usize],
         ring: &mut Ring,
-        frame: impl Fn(Dialect) -> &'a [u8],
+        frame: impl Fn(usize, Dialect) -> &'a [u8],
         mut each: impl FnMut(usize, SentAtOnce),
     ) -> bool {
         let mut batch: Vec<(BorrowedFd<'_>, &[u8])> = Vec::with_capacity(slots.len());
-        // The slot, the length of its frame, and how much of that is in the socket.
+        // The place, the length of its frame, and how much of that is in the socket.
         let mut sent: Vec<(usize, usize, usize)> = Vec::with_capacity(slots.len());
-        for &slot in slots {
+        for (place, &slot) in slots.iter().enumerate() {
             match self.0.get(slot) {
                 Some(SocketEntry {
                     socket: Some(socket),
                     clear: Some(dialect),
                     ..
                 }) => {
-                    let frame = frame(*dialect);
+                    let frame = frame(place, *dialect);
                     batch.push((socket.as_fd(), frame));
-                    sent.push((slot, frame.len(), 0));
+                    sent.push((place, frame.len(), 0));
                 }
-                _ => each(slot, SentAtOnce::Part(0)),
+                _ => each(place, SentAtOnce::Part(0)),
             }
         }
-        let outcome = ring.send(&batch, |place, count| sent[place].2 = count);
+        let outcome = ring.send(&batch, |nth, count| sent[nth].2 = count);
         drop(batch);
-        for (slot, length, count) in sent {
-            each(slot, self.0[slot].note(count, length));
+        for (place, length, count) in sent {
+            each(place, self.0[slots[place]].note(count, length));
         }
         outcome.is_ok()
     }

@@ -8,6 +8,8 @@ pub(crate) mod replay;
 
 pub(crate) mod shed;
 
+pub(crate) mod together;
+
 pub(crate) mod topics;
 
 pub(crate) mod watchers;
@@ -30,9 +32,11 @@ use crate::local::admission::Permit;
 use crate::local::budget::Holds;
 use crate::local::connection::timer_wheel::{NEVER, Tick, Wheel};
 use crate::local::connection::{Connection, Next, Settings};
+use crate::local::density::Density;
 use crate::local::pending_call::PendingCall;
 use crate::local::receipt::Receipt;
 use crate::local::shard::command::Command;
+use crate::local::shard::gathered::GatheredMessages;
 use crate::local::shard::members::Members;
 use crate::local::shard::outlets::ShardOutputs;
 use crate::local::shard::resync::Resync;
@@ -94,6 +98,10 @@ pub(crate) struct ShardTask {
     slots: SlotIndex,
     /// Which slots are in which topic.
     members: Members,
+    /// Messages that are to be sent with one system call.
+    together: GatheredMessages,
+    /// How close commands are to each other.
+    density: Density,
     /// What the queues hold of the node's memory.
     holds: Holds,
     /// Slots with something to write.
@@ -147,6 +155,8 @@ impl ShardTask {
             count: Arc::default(),
             slots: SlotIndex::default(),
             members,
+            together: GatheredMessages::default(),
+            density: Density::default(),
             holds,
             dirty: Vec::new(),
             unread: Vec::new(),
@@ -178,6 +188,7 @@ impl ShardTask {
                         return;
                     }
                     self.metrics.shard_batch_size.observe(count as f64);
+                    let is_busy = self.density.note();
                     for command in commands.drain(..) {
                         match command {
                             Command::Deliver { .. }
@@ -187,11 +198,23 @@ impl ShardTask {
                             {
                                 self.apply_alone(command).await;
                             }
-                            command => self.apply(command),
+                            command => self.apply_together(command),
+                        }
+                        if self.together.is_full() {
+                            self.send_together();
+                            tokio::task::yield_now().await;
                         }
                         if self.delivered > UNFLUSHED || self.holds.must_shed() {
+                            self.send_together();
                             self.flush().await;
                         }
+                    }
+                    self.send_together();
+                    if is_busy {
+                        // The next commands gather until the tasks that send them have had their
+                        // turn.
+                        self.flush().await;
+                        tokio::task::yield_now().await;
                     }
                 }
                 ready = self.poll.readable_mut() => {

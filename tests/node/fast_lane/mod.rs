@@ -3,6 +3,7 @@
 //! Of two nodes one trusts the address of the test as a proxy, so its connections do not take the
 //! fast lane. Both get the same bytes and must answer the same bytes, except for `Date`.
 
+mod crowds;
 mod handshakes;
 mod requests;
 

@@ -12,7 +12,6 @@ use crate::local::shard::command::Command;
 use crate::local::shard::encoded::Encoded;
 use crate::local::shard::socket_table::SentAtOnce;
 use crate::local::shard::task::{RING_FROM, ShardTask, TURN};
-use crate::local::shard::uring::RingOnDemand;
 use crate::protocol::ids::{Fd, UserId};
 use crate::protocol::{Except, Message};
 
@@ -54,7 +53,7 @@ impl ShardTask {
     }
 
     /// Offers a message of which so many bytes are in the socket.
-    fn offer_rest(
+    pub(crate) fn offer_rest(
         &mut self,
         slot: usize,
         frame: Bytes,
@@ -186,21 +185,21 @@ impl ShardTask {
         let copy = |dialect| Bytes::copy_from_slice(&message.frame(dialect));
         let frame = |dialect| &frames.borrow(dialect, copy)[..];
         let (mut whole, mut parts) = (0, Vec::new());
-        let mut note = |slot, sent| match sent {
+        let mut note = |place: usize, sent| match sent {
             SentAtOnce::Whole => whole += 1,
-            SentAtOnce::Part(count) => parts.push((slot, count)),
+            SentAtOnce::Part(count) => parts.push((slots[place], count)),
         };
         let are_many = slots.len() >= RING_FROM;
         match are_many.then(|| self.ring.get()).flatten() {
             Some(ring) => {
+                let frame = |_, dialect| frame(dialect);
                 if !self.sockets.send_many(slots, ring, frame, note) {
-                    self.ring = RingOnDemand::Without;
-                    tracing::warn!("io_uring failed: messages are written socket by socket");
+                    self.give_up_ring();
                 }
             }
             None => {
-                for &slot in slots {
-                    note(slot, self.sockets.send(slot, frame));
+                for (place, &slot) in slots.iter().enumerate() {
+                    note(place, self.sockets.send(slot, frame));
                 }
             }
         }
