@@ -188,7 +188,8 @@ impl ShardTask {
                         return;
                     }
                     self.metrics.shard_batch_size.observe(count as f64);
-                    let is_busy = self.density.note();
+                    // Only what one call sends is worth waiting for.
+                    let is_busy = self.density.note() && self.ring.may_be();
                     for command in commands.drain(..) {
                         match command {
                             Command::Deliver { .. }

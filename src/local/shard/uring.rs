@@ -27,6 +27,11 @@ pub(crate) enum RingOnDemand {
 }
 
 impl RingOnDemand {
+    /// Whether there is one, or may be one.
+    pub(crate) fn may_be(&self) -> bool {
+        !matches!(self, Self::Without)
+    }
+
     /// The ring, if there is one.
     pub(crate) fn get(&mut self) -> Option<&mut Ring> {
         if matches!(self, Self::Untried) {
