@@ -334,6 +334,7 @@ impl Inbound {
         if is_outage {
             self.hub.tell_all(|| Command::DoubtKept).await;
         }
+        self.hub.set_owes_resync(true);
         let loss = self.untold.get_or_insert(Loss {
             sign,
             first: now,
@@ -355,6 +356,7 @@ impl Inbound {
         }
         if let Some(Loss { sign, .. }) = self.untold.take() {
             self.told = Some(Instant::now());
+            self.hub.set_owes_resync(false);
             if let Some(unlogged) = self.losses.pass(sign) {
                 tracing::warn!(
                     sign,

@@ -63,7 +63,18 @@ async fn an_outage_is_told_of_once(outage: impl AsyncFnOnce(&mut Redis)) {
         let forgotten = node.labelled("losses_total", r#"sign="forgotten""#).await;
         let most = 1 + (forgotten as usize).saturating_sub(1);
         let in_bounds = counts.iter().all(|count| (1..=most).contains(count));
-        assert!(in_bounds, "{counts:?} of {most}\n{}", node.log());
+        let metrics = node.metrics().await;
+        let signs = metrics.lines().filter(|line| {
+            [
+                "pushnode_losses_total",
+                "pushnode_resyncs_total",
+                "pushnode_rows_restored_total",
+            ]
+            .iter()
+            .any(|name| line.starts_with(name) && !line.ends_with(" 0"))
+        });
+        let signs = signs.collect::<Vec<_>>().join("\n");
+        assert!(in_bounds, "{counts:?} of {most}\n{signs}\n{}", node.log());
     }
 }
 

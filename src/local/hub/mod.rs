@@ -17,6 +17,7 @@ pub(crate) mod calls;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -129,6 +130,8 @@ pub(crate) struct Hub {
     memory: Arc<Budget>,
     recently: RecentEvictions,
     doubts: Notify,
+    /// All clients are about to be told of a loss.
+    owes_resync: AtomicBool,
     topics: Arc<Topics>,
     /// What connections want to read of inboxes and logs.
     asks: mpsc::UnboundedSender<PageRequest>,
@@ -156,6 +159,7 @@ impl Hub {
             memory,
             recently: RecentEvictions::default(),
             doubts: Notify::new(),
+            owes_resync: AtomicBool::new(false),
             topics,
             asks,
             recent: Recent::default(),
@@ -168,6 +172,16 @@ impl Hub {
     /// The node of these connections.
     pub(crate) fn node(&self) -> &NodeId {
         &self.directory.node
+    }
+
+    /// Whether all clients are about to be told of a loss. Taken back right before that is begun, so
+    /// what was found by then needs no news of its own.
+    pub(crate) fn owes_resync(&self) -> bool {
+        self.owes_resync.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_owes_resync(&self, owes: bool) {
+        self.owes_resync.store(owes, Ordering::Release);
     }
 
     /// The name of a connection here, as other nodes and backends know it.

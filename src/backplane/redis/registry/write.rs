@@ -272,9 +272,10 @@ impl Registry {
     }
 
     /// Whether the losses of so many rows that stand now are no news: all clients hear of a greater
-    /// one once other rows stand, which is later.
+    /// one later, as it was just found or other rows must stand first. After an outage that comes
+    /// before any row is written: rows are offered once the new subscription is heard.
     fn is_told_with_all(&self, rows: usize) -> bool {
-        rows > 0 && !self.hub.changes().are_back()
+        rows > 0 && (self.hub.owes_resync() || !self.hub.changes().are_back())
     }
 
     fn writer(&self) -> RowWriter<'_> {
