@@ -370,7 +370,7 @@ fn a_node_ends_well_on_either_signal() {
 async fn a_leaving_node_delivers_says_bye_closes_and_ends_well() {
     const MESSAGES: usize = 100;
     let mut node = node(&[
-        ("PUSH_DRAIN_SECONDS", "2"),
+        ("PUSH_DRAIN_SECONDS", "10"),
         ("PUSH_QUEUE_BYTES", "16777216"),
     ]);
     // Reads nothing for now: what is pushed to it fills the kernel and then the node's queue.
