@@ -26,10 +26,10 @@ async fn a_round_that_lasts_holds_up_only_its_own_rows() {
     let slow = changes.take(by_letter).await;
     changes.mark(users.clone());
     let taken = changes.take(by_letter).await;
-    assert_eq!(rows(&taken), [b1.clone()], "the others wait");
+    assert_eq!(rows(&taken), std::slice::from_ref(b1), "the others wait");
     let mut clean = users.to_vec();
     changes.retain_clean(&mut clean);
-    assert_eq!(clean, [b1.clone()], "what waits is dirty");
+    assert_eq!(clean, std::slice::from_ref(b1), "what waits is dirty");
     // Noted with what waits, and not beside it.
     let fd = Fd(7);
     changes.left(&"a1".parse().unwrap(), fd);

@@ -28,35 +28,58 @@ async fn answer(stream: &mut BufReader<TcpStream>) -> Value {
     let mut length = 0;
     loop {
         let mut line = String::new();
-        assert_ne!(stream.read_line(&mut line).await.unwrap(), 0, "no answer");
+        assert_ne!(
+            stream
+                .read_line(&mut line)
+                .await
+                .expect("a socket that works"),
+            0,
+            "no answer"
+        );
         if let Some(value) = line.strip_prefix("content-length: ") {
-            length = value.trim().parse().unwrap();
+            length = value.trim().parse().expect("a length");
         }
         if line == "\r\n" {
             break;
         }
     }
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.unwrap();
-    serde_json::from_slice(&body).unwrap()
+    stream
+        .read_exact(&mut body)
+        .await
+        .expect("a socket that works");
+    serde_json::from_slice(&body).expect("JSON")
 }
 
 /// Sends pushes one after the other, then some at once and no more.
 async fn send(address: std::net::SocketAddr, sender: usize) {
-    let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+    let mut stream = BufReader::new(
+        TcpStream::connect(address)
+            .await
+            .expect("a socket that works"),
+    );
     for n in 0..PUSHES {
         let request = request(sender, n);
-        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("a socket that works");
         assert_eq!(answer(&mut stream).await["status"], "routed");
     }
     let last: String = (PUSHES..PUSHES + 5).map(|n| request(sender, n)).collect();
-    stream.write_all(last.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
+    stream
+        .write_all(last.as_bytes())
+        .await
+        .expect("a socket that works");
+    stream.shutdown().await.expect("a socket that works");
     for _ in 0..5 {
         assert_eq!(answer(&mut stream).await["status"], "routed");
     }
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).await.unwrap();
+    stream
+        .read_to_end(&mut rest)
+        .await
+        .expect("a socket that works");
     assert!(rest.is_empty(), "{}", rest.escape_ascii());
 }
 
