@@ -401,6 +401,13 @@ async fn a_leaving_node_delivers_says_bye_closes_and_ends_well() {
     assert!(took < Duration::from_secs(20), "closed after {took:?}");
     plain.end().await;
 
+    // The reader has not read a byte yet: the node waits for it.
+    let ready = crate::common::http().get(node.admin_url("/readyz"));
+    let ready = ready.send().await.expect("an answer while leaving");
+    assert_eq!(ready.status(), 503);
+    let body: Value = ready.json().await.unwrap();
+    assert_eq!(body["reason"], "the node is leaving", "{body}");
+
     assert_eq!(reader.frame().await.json()["type"], "ready");
     for n in 0..MESSAGES {
         let message = reader.frame().await.json();
@@ -413,11 +420,6 @@ async fn a_leaving_node_delivers_says_bye_closes_and_ends_well() {
     assert_eq!(reader.close_frame().await, (1012, "drain".to_owned()));
     drop(reader);
 
-    let ready = crate::common::http().get(node.admin_url("/readyz"));
-    let ready = ready.send().await.expect("an answer while leaving");
-    assert_eq!(ready.status(), 503);
-    let body: Value = ready.json().await.unwrap();
-    assert_eq!(body["reason"], "the node is leaving", "{body}");
     eventually(
         async || match tokio::net::TcpStream::connect(node.client_address()).await {
             Err(_) => Ok(()),
