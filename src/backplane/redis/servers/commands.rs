@@ -21,44 +21,8 @@ impl Servers {
         command: &'static str,
         keys: &[String],
     ) -> FredResult<Vec<Value>> {
-        let command = CustomCommand::new_static(command, None, false);
-        let routes = self.routes();
-        if routes.slots.is_none() {
-            return read_all(&routes.servers[0].client, &command, keys).await;
-        }
-        let mut parts = vec![Vec::new(); routes.servers.len()];
-        for (place, key) in keys.iter().enumerate() {
-            parts[routes.index(key)].push(place);
-        }
-        let reads = parts
-            .iter()
-            .zip(&routes.servers)
-            .map(async |(part, server)| {
-                let keys: Vec<String> = part.iter().map(|&place| keys[place].clone()).collect();
-                read_all(&server.client, &command, &keys).await
-            });
-        let mut all = vec![Value::Null; keys.len()];
-        for (part, answers) in parts.iter().zip(join_all(reads).await) {
-            match answers {
-                Ok(answers) => {
-                    for (&place, answer) in part.iter().zip(answers) {
-                        all[place] = answer;
-                    }
-                }
-                // A key may be moving to another server: then each key is read on its own.
-                Err(error) if error.is_cluster() => {
-                    self.note(&error);
-                    for &place in part {
-                        all[place] = self.call(&command.cmd, &keys[place], &[]).await?;
-                    }
-                }
-                Err(error) => {
-                    self.note(&error);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(all)
+        let answers = self.try_each(command, keys).await;
+        answers.into_iter().collect()
     }
 
     /// As [`Servers::read_each`], with an answer for each key: one that cannot be read, or whose
@@ -193,21 +157,17 @@ fn asking() -> CustomCommand {
     CustomCommand::new_static("ASKING", None, false)
 }
 
-async fn read_all(
-    client: &Client,
-    command: &CustomCommand,
-    keys: &[String],
-) -> FredResult<Vec<Value>> {
-    queue_all(client, command, keys).await?.all().await
-}
-
-/// As [`read_all`], with an answer or a refusal for each key. An error is one for all of them.
+/// One command for each key, with an answer or a refusal for each. An error is one for all of them.
 async fn try_all(
     client: &Client,
     command: &CustomCommand,
     keys: &[String],
 ) -> FredResult<Vec<FredResult<Value>>> {
-    let pipeline = queue_all(client, command, keys).await?;
+    let pipeline = client.pipeline();
+    for key in keys {
+        // Queued in memory only: the answers come once it is sent.
+        let _: () = pipeline.custom(command.clone(), vec![key.as_str()]).await?;
+    }
     let mut answers = pipeline.try_all().await;
     if answers.len() == keys.len() {
         return Ok(answers);
@@ -215,19 +175,6 @@ async fn try_all(
     // fred: where no answers come, it gives one error for the whole pipeline.
     let error = answers.pop().and_then(Result::err);
     Err(error.unwrap_or_else(|| Error::new(ErrorKind::Protocol, "not an answer for each key")))
-}
-
-/// Queues one command for each key, in memory only: the answers come once it is sent.
-async fn queue_all(
-    client: &Client,
-    command: &CustomCommand,
-    keys: &[String],
-) -> FredResult<Pipeline<Client>> {
-    let pipeline = client.pipeline();
-    for key in keys {
-        let _: () = pipeline.custom(command.clone(), vec![key.as_str()]).await?;
-    }
-    Ok(pipeline)
 }
 
 /// Begins a MULTI as a pipeline, whose commands fred writes together.
