@@ -26,6 +26,7 @@ pub mod many_topics;
 pub mod named_events;
 pub mod openapi;
 pub mod passes;
+mod ports;
 pub mod presence;
 mod redis;
 pub mod rules;
@@ -38,11 +39,9 @@ pub mod transports;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
@@ -53,6 +52,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+pub use self::ports::free_port;
 pub use self::redis::Redis;
 
 /// Longest wait for anything that should come soon. Generous: a slow machine is no fault, and the
@@ -397,22 +397,6 @@ pub fn refused_node(settings: &[(&str, &str)]) -> (i32, String) {
         .expect("pushnode runs");
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code().expect("an exit code"), words)
-}
-
-/// A port on which a program of others will listen. Between this look and that moment another
-/// program must not get it, or two tests share a server. So it is none of those that the kernel
-/// gives to who asks for any, and no test of this process gets the next one twice.
-pub fn free_port() -> u16 {
-    const FIRST: u16 = 10_000;
-    // Below 32,768, also with the 10,000 that Redis adds for its cluster bus.
-    const COUNT: u16 = 12_000;
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
-    loop {
-        let port = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// A WebSocket client.
