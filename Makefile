@@ -16,8 +16,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 cores    := $(shell nproc 2>/dev/null || echo 2)
 export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
 
-.PHONY: help test compile tools setup fmt fmt-check lint clippy doc hadolint nginx-check deny \
-        build unit unit-cluster unit-others clients fuzz k6-smoke schemathesis interop \
+.PHONY: help test compile tools setup fmt fmt-check lint build doc hadolint nginx-check deny \
+        unit unit-cluster unit-others clients fuzz k6-smoke schemathesis interop \
         interop-available run upgrade-test bench image compose-up compose-down clean
 .NOTPARALLEL:
 
@@ -32,7 +32,7 @@ test: fmt-check ## run everything that CI runs, cheap checks first
 	@scripts/side-by-side 'unit-cluster interop-available' 'unit-others clients' \
 	    'fuzz k6-smoke schemathesis'
 
-compile: clippy doc build
+compile: build doc
 
 tools: setup hadolint nginx-check $(js)/node_modules/.package-lock.json
 	@nice -n 15 scripts/interop --available
@@ -49,7 +49,7 @@ fmt-check:
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
-lint: hadolint nginx-check clippy doc ## check Dockerfile, nginx.conf, clippy and rustdoc; warnings fail
+lint: hadolint nginx-check build doc ## check Dockerfile, nginx.conf, clippy and rustdoc; warnings fail
 
 hadolint: setup
 	$(tools)/venv/bin/hadolint Dockerfile
@@ -61,32 +61,29 @@ nginx-check: setup
 	@sed -e 's#node-[ab]:8080#127.0.0.1:8080#' -e 's#/tmp/#$(nginx)/#' deploy/nginx.conf > $(nginx)/nginx.conf
 	nginx -t -q -p $(nginx) -c $(nginx)/nginx.conf > /dev/null
 
-# Clippy, rustdoc and the tests share one profile and one set of features, so the
-# dependencies are checked once and built once.
-clippy:
-	cargo clippy $(features) --all-targets -- -D warnings
+# Clippy is a compiler: with it as the wrapper of this crate, one build is linted and tested. `cargo
+# clippy` and `cargo doc` would have all dependencies checked beside the build. The variable is what
+# `cargo clippy` itself sets for what stands behind its `--`.
+cargo-test := RUSTC_WORKSPACE_WRAPPER=clippy-driver \
+    CLIPPY_ARGS='-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__' cargo test $(features)
 
-# `--examples`, of which there are none, has cargo count in what dev-dependencies switch on in shared
-# crates: else it would check half of the tree once more.
-doc:
-	RUSTDOCFLAGS='-D warnings' cargo doc $(features) --no-deps --lib --examples
+build: ## compile the node, all tests and benchmarks with Clippy; warnings fail
+	$(cargo-test) --all-targets --no-run
 
-# The binary too: `cargo build` would leave out what dev-dependencies switch on in
-# shared crates, and so build half of the tree once more.
-build:
-	cargo test $(features) --no-run
+doc: build ## check the documentation in the code; warnings fail
+	RUSTDOC=$(CURDIR)/scripts/rustdoc-built $(cargo-test) --doc
 
 unit: setup ## run unit and integration tests, with a real Redis
-	cargo test $(features)
+	$(cargo-test)
 
 # The same in two parts that run at the same time: several nodes, and the rest.
 parts    := $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs)) $(wildcard tests/*.rs))
 
 unit-cluster: setup build
-	cargo test $(features) --test cluster
+	$(cargo-test) --test cluster
 
 unit-others: setup build
-	cargo test $(features) --lib $(addprefix --test ,$(basename $(filter-out cluster,$(parts))))
+	$(cargo-test) --lib $(addprefix --test ,$(basename $(filter-out cluster,$(parts))))
 
 # From the lockfile, and only if it has changed.
 $(js)/node_modules/.package-lock.json: $(js)/package-lock.json
