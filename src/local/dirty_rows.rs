@@ -10,7 +10,7 @@
 //! are under way at once. What must stay true: a row is in one round at a time, or an older state
 //! of it could be written after a newer one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -82,6 +82,8 @@ struct State {
     forgotten: usize,
     /// When the oldest that is dirty or held came to be.
     dirty_since: Option<Instant>,
+    /// Rows of those that are watched that no change has touched since.
+    untouched: HashSet<Subject>,
     /// Fields that were removed, the oldest first. A topic has only one, without an fd.
     removed: VecDeque<(Instant, Subject, Option<Fd>)>,
 }
@@ -89,6 +91,9 @@ struct State {
 impl State {
     /// What is known of a row that is dirty from now on.
     fn change(&mut self, subject: Subject) -> &mut Change {
+        if !self.untouched.is_empty() {
+            self.untouched.remove(&subject);
+        }
         let mut held = self.held.values_mut();
         if let Some(rows) = held.find(|rows| rows.contains_key(&subject)) {
             return rows.entry(subject).or_default();
@@ -227,13 +232,32 @@ impl DirtyRows {
         });
     }
 
-    /// Leaves only those that are not waiting to be written.
+    /// Leaves only those that do not wait to be written, and are not being written.
     pub(crate) fn retain_clean(&self, subjects: &mut Vec<Subject>) {
         if let Some(state) = &self.state {
             let state = state.lock();
             let is_held =
                 |subject: &Subject| state.held.values().any(|rows| rows.contains_key(subject));
-            subjects.retain(|subject| !state.dirty.contains_key(subject) && !is_held(subject));
+            subjects.retain(|subject| {
+                !state.dirty.contains_key(subject)
+                    && !state.under_way.contains_key(subject)
+                    && !is_held(subject)
+            });
+        }
+    }
+
+    /// From now on, it is known which of these are touched by a change. Others no longer are.
+    pub(crate) fn watch(&self, subjects: &[Subject]) {
+        if let Some(state) = &self.state {
+            state.lock().untouched = subjects.iter().cloned().collect();
+        }
+    }
+
+    /// Leaves only those that are watched and that no change has touched since.
+    pub(crate) fn retain_untouched(&self, subjects: &mut Vec<Subject>) {
+        if let Some(state) = &self.state {
+            let untouched = std::mem::take(&mut state.lock().untouched);
+            subjects.retain(|subject| untouched.contains(subject));
         }
     }
 

@@ -29,7 +29,7 @@ async fn a_round_that_lasts_holds_up_only_its_own_rows() {
     assert_eq!(rows(&taken), std::slice::from_ref(b1), "the others wait");
     let mut clean = users.to_vec();
     changes.retain_clean(&mut clean);
-    assert_eq!(clean, std::slice::from_ref(b1), "what waits is dirty");
+    assert_eq!(clean, [], "what waits or is being written is not clean");
     // Noted with what waits, and not beside it.
     let fd = Fd(7);
     changes.left(&"a1".parse().unwrap(), fd);
@@ -99,6 +99,23 @@ async fn a_loss_is_remembered_until_the_row_is_written() {
     assert!(changes.are_back());
     changes.mark([a]);
     assert!(!take(&changes).await[0].1.lost);
+}
+
+#[tokio::test]
+async fn a_row_that_was_written_since_it_was_looked_at_is_told_apart() {
+    let changes = DirtyRows::tracked();
+    let rows = ["a", "b"].map(|user| Subject::User(user.parse().unwrap()));
+    changes.watch(&rows);
+    changes.mark([rows[0].clone()]);
+    changes.written(take(&changes).await);
+    let mut looked_at = rows.to_vec();
+    changes.retain_clean(&mut looked_at);
+    assert_eq!(looked_at, rows, "both are clean");
+    changes.retain_untouched(&mut looked_at);
+    assert_eq!(looked_at, [rows[1].clone()]);
+    // Only once: what is not watched any more may have been touched.
+    changes.retain_untouched(&mut looked_at);
+    assert_eq!(looked_at, []);
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ pub(crate) struct Lease {
     held: RwLock<Option<Instant>>,
     /// When it was last found missing, after it had been held.
     forgotten: RwLock<Option<Instant>>,
-    /// The value of `forgotten` whose loss led to all rows being marked dirty.
+    /// The value of `forgotten` whose loss was repaired: the lease stands, and all rows are dirty.
     marked: RwLock<Option<Instant>>,
     table: NodeTable,
     beliefs: Beliefs,
@@ -221,11 +221,11 @@ impl Lease {
             if *left {
                 return;
             }
+            let was_due = self.has_loss_to_tell();
             let beat = self.beat().await;
             drop(left);
             match beat {
                 Ok(intact) => {
-                    // Perhaps an earlier beat found that, and failed later on.
                     let is_due = self.has_loss_to_tell();
                     let intact = intact && !is_due;
                     self.refusal.clear();
@@ -242,11 +242,12 @@ impl Lease {
                     if !(intact && trusted && refreshed.elapsed() < REFRESH) {
                         refreshed = Instant::now();
                         // If not all are told, who was passed by hears of its row.
-                        match is_due {
-                            true => self.hub.changes().forgotten(self.hub.subjects()),
-                            false => self.hub.changes().mark(self.hub.subjects()),
+                        if !is_due {
+                            self.hub.changes().mark(self.hub.subjects());
+                        } else if was_due {
+                            self.hub.changes().forgotten(self.hub.subjects());
                         }
-                        self.note_marked();
+                        *self.marked.write() = *self.forgotten.read();
                     }
                     trusted = self.watch(&mut breaks).await;
                 }
@@ -373,8 +374,7 @@ impl Lease {
     }
 
     fn note_forgotten(&self) {
-        let held = self.held.read().is_some();
-        if held {
+        if self.held.read().is_some() {
             if self.refusal.tells_forgotten() {
                 tracing::warn!("Redis has forgotten this node; rewriting lease and rows");
             }
@@ -382,17 +382,17 @@ impl Lease {
             let others = others.iter().map(|record| &record.node);
             self.beliefs
                 .forget_leases(others.filter(|node| **node != self.record.node));
+            // At once: a row missed until the lease stands would pass for one that was lost alone.
+            if !self.has_loss_to_tell() {
+                self.hub.changes().forgotten(self.hub.subjects());
+            }
             *self.forgotten.write() = Some(Instant::now());
         }
     }
 
-    /// Whether Redis forgot this node, and its clients are not yet to be told.
+    /// Whether Redis forgot this node, and no beat went through since then.
     fn has_loss_to_tell(&self) -> bool {
         *self.forgotten.read() != *self.marked.read()
-    }
-
-    fn note_marked(&self) {
-        *self.marked.write() = *self.forgotten.read();
     }
 
     async fn put(&self, options: Option<SetOptions>) -> Result<bool, fred::error::Error> {

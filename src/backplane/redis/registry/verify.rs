@@ -136,7 +136,10 @@ impl Verifier {
     /// Looks at these rows, and a second time at those that were missing at the last look.
     async fn verify(&mut self, rows: &[(u64, Subject)]) -> FredResult<()> {
         let suspects = std::mem::take(&mut self.suspects);
-        let lost = self.read_through(suspects).await?;
+        self.hub.changes().watch(&suspects);
+        let mut lost = self.read_through(suspects).await?;
+        // One that was written since it was read is whole, and who hears of it does already.
+        self.hub.changes().retain_untouched(&mut lost);
         self.restore(lost);
         self.verify_indexes().await?;
         let doubtful = self.doubtful(rows).await?;
