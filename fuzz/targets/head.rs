@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, Version};
 use libfuzzer_sys::fuzz_target;
 use pushnode_fuzz::protocol::{
-    CONNECT_HEAD_BYTES, ConnectHead, ConnectReading, HeadReading, PLAIN_BODY_BYTES,
+    CONNECT_HEAD_BYTES, ConnectHead, ConnectReading, HeadReading, KnownHead, PLAIN_BODY_BYTES,
     PLAIN_HEAD_BYTES, PushHead,
 };
 
@@ -162,6 +162,30 @@ fn read(input: &[u8]) {
     }
 }
 
+/// Two requests of one connection. If the second has the head that is known, it is read as the first
+/// was, but for the length of its body.
+fn read_again(first: &[u8], second: &[u8]) {
+    let HeadReading::Push(head) = HeadReading::read(first) else {
+        return;
+    };
+    let Some(known) = KnownHead::of(first, &head) else {
+        return;
+    };
+    assert_eq!(known.lengths(first), Some((head.length, head.body_length)));
+    if let Some((length, body_length)) = known.lengths(second) {
+        let HeadReading::Push(again) = HeadReading::read(second) else {
+            panic!("{} is no push", second.escape_ascii());
+        };
+        let expected = PushHead {
+            length,
+            body_length,
+            body_digits: again.body_digits,
+            ..head
+        };
+        assert_eq!(again, expected);
+    }
+}
+
 fn check_handshake(head: &ConnectHead<'_>, input: &[u8]) {
     assert!(head.length <= CONNECT_HEAD_BYTES && head.length <= input.len());
     let Some(seen) = first_seen(&input[..head.length]) else {
@@ -210,5 +234,14 @@ fuzz_target!(|input: &[u8]| {
     let begun = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
     read(&[begun, input].concat());
     let length = b"Content-Length: 7\r\n";
-    read(&[begun, &length[..], input, b"\r\n\r\n"].concat());
+    let whole = [begun, &length[..], input, b"\r\n\r\n"].concat();
+    read(&whole);
+    // The first byte says where, the second what is there instead.
+    let mut other = whole.clone();
+    if let [place, byte, ..] = input {
+        let place = usize::from(*place) % other.len();
+        other[place] = *byte;
+    }
+    read_again(&whole, &other);
+    read_again(input, &[input, b"Content-Length: 7"].concat());
 });

@@ -7,6 +7,8 @@ pub(crate) mod jwt;
 pub(crate) mod keyring;
 pub(crate) mod keys;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -17,30 +19,43 @@ use crate::protocol::secret::Secret;
 
 /// The API keys of senders, kept as digests of equal length, so that comparing them leaks nothing.
 #[derive(Debug)]
-pub(crate) struct ApiKeys(RwLock<Vec<[u8; 32]>>);
+pub(crate) struct ApiKeys {
+    digests: RwLock<Vec<[u8; 32]>>,
+    /// Counts the changes.
+    version: AtomicU64,
+}
 
 impl ApiKeys {
     /// Takes the keys from the configuration. Without keys, any sender may send.
     pub(crate) fn new(keys: &[Secret]) -> Self {
-        Self(RwLock::new(digests(keys)))
+        Self {
+            digests: RwLock::new(digests(keys)),
+            version: AtomicU64::new(0),
+        }
     }
 
     /// Takes other keys in place of those before; none would open the node to everybody.
     pub(crate) fn replace(&self, keys: &[Secret]) {
         if !keys.is_empty() {
-            *self.0.write() = digests(keys);
+            *self.digests.write() = digests(keys);
+            self.version.fetch_add(1, Ordering::Release);
         }
     }
 
     /// Whether any sender may send.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.read().is_empty()
+        self.digests.read().is_empty()
+    }
+
+    /// What was allowed since this was read is allowed while it stays the same.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Whether an `Authorization` header admits its sender. Takes the same time for any key:
     /// it is compared with every valid one, in constant time.
     pub(crate) fn allow(&self, authorization: Option<&str>) -> bool {
-        let all = self.0.read();
+        let all = self.digests.read();
         if all.is_empty() {
             return true;
         }

@@ -27,7 +27,7 @@ use crate::edge::peer::{Peer, Stream};
 use crate::edge::push_reply::{self, UNROUTED_RETRY};
 use crate::edge::request_body::{Form, Media, UNCOUNTED_BYTES};
 use crate::local::budget::Claim;
-use crate::protocol::{HeadReading, PushHead};
+use crate::protocol::{HeadReading, KnownHead, PushHead};
 
 /// Room for the next read. Most requests fit, and an allocator has such pieces at hand.
 const READ_BYTES: usize = 1024;
@@ -81,6 +81,10 @@ struct RequestExtent {
     claim: Option<Claim>,
 }
 
+/// The last head that was let in on a connection, and the keys of senders at that time.
+#[derive(Default)]
+struct LastHead(Option<(KnownHead, u64)>);
+
 impl PushLane {
     pub(crate) fn new(app: &Arc<App>, names: &Arc<OwnNames>, patience: &HttpPatience) -> Self {
         let value = patience.header.to_str().expect("text");
@@ -117,9 +121,10 @@ impl PushLane {
         let mut input = BytesMut::new();
         let mut written = Written::default();
         let mut taken: Option<RequestExtent> = None;
+        let mut last = LastHead::default();
         loop {
             if taken.is_none() {
-                taken = match self.look(&input, expected, port) {
+                taken = match self.look(&input, expected, port, &mut last) {
                     LaneReading::Part => None,
                     LaneReading::Push(extent) => Some(extent),
                     LaneReading::Handshake(request, head) => {
@@ -195,12 +200,23 @@ impl PushLane {
         (expected, room)
     }
 
-    fn look(&self, input: &[u8], expected: ExpectedRequests, port: Option<u16>) -> LaneReading {
+    fn look(
+        &self,
+        input: &[u8],
+        expected: ExpectedRequests,
+        port: Option<u16>,
+        last: &mut LastHead,
+    ) -> LaneReading {
         if expected.pushes {
+            let keys = self.app.api_keys.version();
+            if let Some(extent) = last.extent(input, keys) {
+                return LaneReading::Push(extent);
+            }
             match HeadReading::read(input) {
                 HeadReading::Part => return LaneReading::Part,
                 HeadReading::Push(head) if self.admits(&head, port) => {
-                    return LaneReading::Push(RequestExtent::of(&head));
+                    last.0 = KnownHead::of(input, &head).map(|head| (head, keys));
+                    return LaneReading::Push(RequestExtent::new(head.length, head.body_length));
                 }
                 HeadReading::Push(_) => return LaneReading::Other,
                 HeadReading::Other => {}
@@ -258,12 +274,22 @@ impl PushLane {
 }
 
 impl RequestExtent {
-    fn of(head: &PushHead<'_>) -> Self {
+    fn new(head: usize, body: usize) -> Self {
         Self {
-            head: head.length,
-            whole: head.length + head.body_length,
+            head,
+            whole: head + body,
             claim: None,
         }
+    }
+}
+
+impl LastHead {
+    /// The extent of the request, if it has this head and the keys of senders are the same. Who is
+    /// let in with it depends on nothing else that changes.
+    fn extent(&self, input: &[u8], keys: u64) -> Option<RequestExtent> {
+        let (head, allowed) = self.0.as_ref()?;
+        let (head, body) = head.lengths(input).filter(|_| *allowed == keys)?;
+        Some(RequestExtent::new(head, body))
     }
 }
 

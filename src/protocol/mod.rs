@@ -62,6 +62,7 @@ pub use crate::protocol::message::*;
 pub use crate::protocol::outcome::*;
 pub use crate::protocol::sender::access::*;
 pub use crate::protocol::sender::call::*;
+pub use crate::protocol::sender::known_head::*;
 pub use crate::protocol::sender::plain_push::lines;
 pub use crate::protocol::sender::push::PushRequest;
 pub use crate::protocol::sender::push_head::*;

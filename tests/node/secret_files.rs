@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::common::tokens::{Issuer, claims};
 use crate::common::{Client, eventually, http, node, refused_handshake, refused_node};
+use crate::raw::Raw;
 
 const KEYS: [&str; 2] = ["first-key-0123456789", "second-key-0123456789"];
 const SECRETS: [&str; 2] = [
@@ -42,11 +43,24 @@ async fn api_keys_in_a_file_change_without_a_restart() {
         .await;
     };
     until([200, 401]).await;
+    // The second one is not read like the first: its head is known.
+    let body = r#"{"to":{"user":"42"},"data":1}"#;
+    let request = format!(
+        "POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+        Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        KEYS[0],
+        body.len()
+    );
+    let mut kept = Raw::open(node.client_address()).await;
+    for _ in 0..2 {
+        assert_eq!(kept.ask(&request).await.status, 200);
+    }
     // One on each line, as `kubectl create secret --from-file` leaves it.
     std::fs::write(&file, KEYS.join("\n")).expect("written");
     until([200, 200]).await;
     std::fs::write(&file, KEYS[1]).expect("written");
     until([401, 200]).await;
+    assert_eq!(kept.ask(&request).await.status, 401);
     for (faulty, says) in [("\n", "is empty"), ("short", "is shorter than 16 bytes")] {
         std::fs::write(&file, faulty).expect("written");
         eventually(async || match node.log() {

@@ -6,6 +6,8 @@ pub mod push;
 
 pub mod push_head;
 
+pub mod known_head;
+
 pub mod reply;
 
 pub mod call;

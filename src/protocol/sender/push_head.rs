@@ -30,6 +30,8 @@ pub struct PushHead<'a> {
     pub length: usize,
     /// Bytes of the body; not 0.
     pub body_length: usize,
+    /// The same as it stands in the head.
+    pub body_digits: &'a str,
     /// `Host`.
     pub host: &'a str,
     /// `Content-Type`.
@@ -62,22 +64,24 @@ impl<'a> HeadReading<'a> {
 
 impl<'a> PushHead<'a> {
     fn of(length: usize, headers: &[httparse::Header<'a>]) -> Option<Self> {
-        let (mut body_length, mut host, mut content_type, mut authorization) =
+        let (mut body_digits, mut host, mut content_type, mut authorization) =
             (None, None, None, None);
         for header in headers {
             match Field::named(header.name) {
                 Field::Ignored => {}
                 Field::KeepAlive if header.value.eq_ignore_ascii_case(b"keep-alive") => {}
                 Field::KeepAlive | Field::Unusual => return None,
-                Field::Length => set(&mut body_length, number(header.value)?)?,
+                Field::Length => set(&mut body_digits, text(header.value)?)?,
                 Field::Host => set(&mut host, text(header.value)?)?,
                 Field::ContentType => set(&mut content_type, text(header.value)?)?,
                 Field::Authorization => set(&mut authorization, text(header.value)?)?,
             }
         }
+        let body_digits = body_digits?;
         Some(Self {
             length,
-            body_length: body_length?,
+            body_length: body_length(body_digits.as_bytes())?,
+            body_digits,
             host: host?,
             content_type: content_type?,
             authorization,
@@ -134,7 +138,7 @@ fn set<T>(place: &mut Option<T>, value: T) -> Option<()> {
 }
 
 /// The length of a body that is taken.
-fn number(value: &[u8]) -> Option<usize> {
+pub(super) fn body_length(value: &[u8]) -> Option<usize> {
     let is_plain = (1..=5).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     let number: usize = is_plain.then(|| text(value))??.parse().ok()?;
     (1..=PLAIN_BODY_BYTES).contains(&number).then_some(number)

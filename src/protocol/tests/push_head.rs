@@ -32,6 +32,7 @@ fn a_usual_head_is_taken_once_it_is_whole() {
     let taken = HeadReading::Push(PushHead {
         length: head.len(),
         body_length: 7,
+        body_digits: "7",
         host: "x",
         content_type: "application/json",
         authorization: Some("Bearer key"),
