@@ -1,6 +1,6 @@
 //! A Redis Cluster of which one master is silent, before another one takes its place.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::{Client, Node, eventually, node, post};
 use crate::redis_groups::{Frozen, RedisCluster};
@@ -21,15 +21,10 @@ const NAMES: usize = 8;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_master_holds_up_only_the_rows_of_its_own_slots() {
     let cluster = RedisCluster::start(0);
-    for server in &cluster.servers {
-        let slow = ["CONFIG", "SET", "cluster-node-timeout", "60000"];
-        assert_eq!(server.cli(&slow), "OK");
-    }
-    let url = cluster.url();
-    let start = move || (node_at(&url, "a"), node_at(&url, "b"));
-    let (a, b) = tokio::task::spawn_blocking(start).await.expect("two nodes");
+    be_patient(&cluster);
+    let (a, b) = (started(&cluster, "a").await, started(&cluster, "b").await);
     // Neither has its channel and indexes there.
-    let used = [&a, &b].map(|node| cluster.owner(0, &format!("pn:users:{{{}}}", node.id)).1);
+    let used = [&a, &b].map(|node| server_of(&cluster, node));
     let silent = (0..3).find(|server| !used.contains(server)).expect("one");
     let topics = names_at(&cluster, "topic", |server| server == silent);
     let users = names_at(&cluster, "user", |server| server != silent);
@@ -63,5 +58,118 @@ async fn a_silent_master_holds_up_only_the_rows_of_its_own_slots() {
             other => Err(other.to_owned()),
         })
         .await;
+    }
+}
+
+/// The cluster does not replace a silent master while a test lasts.
+fn be_patient(cluster: &RedisCluster) {
+    for server in &cluster.servers {
+        let slow = ["CONFIG", "SET", "cluster-node-timeout", "60000"];
+        assert_eq!(server.cli(&slow), "OK");
+    }
+}
+
+async fn started(cluster: &RedisCluster, name: &str) -> Node {
+    let (url, name) = (cluster.url(), name.to_owned());
+    let start = move || node_at(&url, &name);
+    tokio::task::spawn_blocking(start).await.expect("a node")
+}
+
+/// The server that has the node's channel and indexes.
+fn server_of(cluster: &RedisCluster, node: &Node) -> usize {
+    cluster.owner(0, &format!("pn:users:{{{}}}", node.id)).1
+}
+
+/// The statuses of a push's targets, in the order of their names in it.
+fn statuses(answer: &Value, users: &[&String]) -> Vec<Value> {
+    let targets = answer["targets"].as_array().expect("targets");
+    let status = |user: &&String| {
+        let target = targets.iter().find(|target| target["user"] == **user);
+        target.expect("one of each")["status"].clone()
+    };
+    users.iter().map(status).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_to_several_reaches_those_whose_rows_are_not_on_a_silent_master() {
+    let cluster = RedisCluster::start(0);
+    be_patient(&cluster);
+    let (a, b) = (started(&cluster, "a").await, started(&cluster, "b").await);
+    let channel = server_of(&cluster, &b);
+    let silent = (0..3).find(|&server| server != channel).expect("one");
+    let heard = &names_at(&cluster, "user", |server| server == channel)[0];
+    let hidden = &names_at(&cluster, "user", |server| server == silent)[0];
+    let mut client = Client::v1(&b.ws_url(heard)).await;
+    let mut later = Client::v1(&b.ws_url(hidden)).await;
+    let to_both = |data: &str, timeout_ms: u32| {
+        let to = json!({"users": [hidden, heard]});
+        json!({"to": to, "data": data, "timeout_ms": timeout_ms})
+    };
+    let (_, answer) = post(&a.push_url, &to_both("before", 5_000)).await;
+    assert_eq!(statuses(&answer, &[heard, hidden]), ["routed", "routed"]);
+    for client in [&mut client, &mut later] {
+        while client.json().await["data"] != "before" {}
+    }
+    let frozen = Frozen::new(&cluster.servers[silent]);
+    // Shorter than the time after which the connection to the silent server is given up.
+    let (_, answer) = post(&a.push_url, &to_both("short", 1_000)).await;
+    assert_eq!(
+        statuses(&answer, &[heard, hidden]),
+        ["routed", "unrouted"],
+        "{answer}"
+    );
+    // With more time the other waits, and gets its own once the server answers.
+    let url = a.push_url.clone();
+    let body = to_both("long", 20_000);
+    let pushed = tokio::spawn(async move { post(&url, &body).await });
+    while client.json().await["data"] != "long" {}
+    assert!(!pushed.is_finished(), "nothing is known of the other");
+    drop(frozen);
+    let (_, answer) = pushed.await.expect("an answer");
+    assert_eq!(
+        statuses(&answer, &[heard, hidden]),
+        ["routed", "routed"],
+        "{answer}"
+    );
+    while later.json().await["data"] != "long" {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doubt_that_a_silent_master_cannot_settle_holds_up_only_missing_rows() {
+    let cluster = RedisCluster::start(0);
+    be_patient(&cluster);
+    let b = started(&cluster, "b").await;
+    let channel = server_of(&cluster, &b);
+    // The sender's lease would prove that no row was forgotten.
+    let lease_at = |name: &String| cluster.owner(0, &format!("pn:node:{name}")).1;
+    let mut names = (0..).map(|number| format!("a{number}"));
+    let name = names
+        .find(|name| lease_at(name) != channel)
+        .expect("a name");
+    let silent = lease_at(&name);
+    let a = started(&cluster, &name).await;
+    let users = names_at(&cluster, "user", |server| server == channel);
+    let (heard, offline) = (&users[0], &users[1]);
+    let mut client = Client::v1(&b.ws_url(heard)).await;
+    let push = |data: &str| {
+        let to = json!({"users": [offline, heard]});
+        json!({"to": to, "data": data, "timeout_ms": 1_000})
+    };
+    let (_, answer) = post(&a.push_url, &push("before")).await;
+    assert_eq!(
+        statuses(&answer, &[heard, offline]),
+        ["routed", "offline"],
+        "{answer}"
+    );
+    let frozen = Frozen::new(&cluster.servers[silent]);
+    let (_, answer) = post(&a.push_url, &push("silent")).await;
+    assert_eq!(
+        statuses(&answer, &[heard, offline]),
+        ["routed", "unrouted"],
+        "{answer}"
+    );
+    drop(frozen);
+    for data in ["before", "silent"] {
+        while client.json().await["data"] != data {}
     }
 }

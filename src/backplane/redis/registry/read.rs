@@ -4,6 +4,7 @@
 //! it, a row may be missing although its user is connected. Neither is accepted without a check.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use fred::prelude::FredResult;
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use crate::backplane::nodes::Standing;
 use crate::backplane::redis::registry::belief::LeaseSeen;
 use crate::backplane::redis::servers::LOOKUPS;
 use crate::backplane::redis::servers::errors::refusal_reason;
-use crate::backplane::redis::servers::pushes::{FieldTexts, flat};
+use crate::backplane::redis::servers::pushes::{FieldTexts, LAG, flat};
 use crate::backplane::redis::wire::connection::Awaited;
 use crate::backplane::redis::{AWAY, Redis, WATCHED};
 use crate::backplane::rows::{
@@ -38,11 +39,11 @@ impl Redis {
                 };
                 return Ok(vec![self.located(user, row).await?]);
             }
-            subjects => self.read_rows(subjects).await,
+            subjects => self.read_rows(subjects, Some(LAG)).await,
         };
         let is_empty = |row: &RowRead| row.as_ref().is_ok_and(Vec::is_empty);
         let doubt = match rows.iter().any(is_empty) {
-            true => Box::pin(self.lease.doubts_rows()).await?,
+            true => self.doubt(&rows).await,
             false => None,
         };
         let located = subjects.iter().zip(rows).map(|(subject, fields)| {
@@ -63,6 +64,19 @@ impl Redis {
             })
         });
         Ok(located.collect())
+    }
+
+    /// Why those of these rows that are missing prove nothing; so it is, too, if that cannot be
+    /// asked. Rows that were found do not wait long for that answer: the others may be read again
+    /// without them.
+    async fn doubt(&self, rows: &[RowRead]) -> Option<&'static str> {
+        let is_found = |row: &RowRead| row.as_ref().is_ok_and(|fields| !fields.is_empty());
+        let doubt = Box::pin(self.lease.doubts_rows());
+        let doubt = match rows.iter().any(is_found) {
+            true => tokio::time::timeout(LAG, doubt).await.unwrap_or(Err(AWAY)),
+            false => doubt.await,
+        };
+        doubt.unwrap_or_else(|Unavailable(reason)| Some(reason))
     }
 
     /// Sends a line to the node where the user was last, and looks the user up in the same write.
@@ -107,37 +121,38 @@ impl Redis {
         Ok(Ok(row))
     }
 
-    /// The rows in the order of their subjects. Users and topics are read separately, because one
-    /// pipeline sends the same command for all its keys. Each row is read once: of two pushes of
-    /// a batch to one user, the second could else see a row that the first just missed, and
-    /// overtake it.
-    async fn read_rows(&self, subjects: &[Subject]) -> Vec<RowRead> {
+    /// The rows in the order of their subjects. Each row is read once: of two pushes of a batch to
+    /// one user, the second could else see a row that the first just missed, and overtake it.
+    async fn read_rows(&self, subjects: &[Subject], lag: Option<Duration>) -> Vec<RowRead> {
         let mut rows = vec![Err(AWAY); subjects.len()];
         let mut seen = HashMap::with_capacity(subjects.len());
         let first = subjects.iter().enumerate();
         let first: Vec<usize> = first
             .map(|(place, subject)| *seen.entry(subject).or_insert(place))
             .collect();
-        for (command, of_topics) in [("HKEYS", false), ("HGETALL", true)] {
-            let is_one = |&place: &usize| {
-                first[place] == place && matches!(subjects[place], Subject::Topic(_)) == of_topics
-            };
-            let places: Vec<usize> = (0..subjects.len()).filter(is_one).collect();
-            for places in places.chunks(LOOKUPS) {
-                let keys = places.iter().map(|&place| self.keys.row(&subjects[place]));
-                let keys: Vec<String> = keys.collect();
-                let read = self.servers.rows(command, &keys).await;
-                // Others would be waited for in vain.
-                let is_away = read.iter().all(|row| {
-                    row.as_ref()
-                        .is_err_and(|error| refusal_reason(error).is_none())
-                });
-                for (&place, row) in places.iter().zip(read) {
-                    rows[place] = row.map_err(|_| AWAY);
-                }
-                if is_away {
-                    break;
-                }
+        let places: Vec<usize> = (0..subjects.len())
+            .filter(|&place| first[place] == place)
+            .collect();
+        for places in places.chunks(LOOKUPS) {
+            let reads = places.iter().map(|&place| {
+                let command = match subjects[place] {
+                    Subject::User(_) => "HKEYS",
+                    Subject::Topic(_) => "HGETALL",
+                };
+                (command, self.keys.row(&subjects[place]))
+            });
+            let reads: Vec<_> = reads.collect();
+            let read = self.servers.rows(&reads, lag).await;
+            // Others would be waited for in vain.
+            let is_away = read.iter().all(|row| {
+                row.as_ref()
+                    .is_err_and(|error| refusal_reason(error).is_none())
+            });
+            for (&place, row) in places.iter().zip(read) {
+                rows[place] = row.map_err(|_| AWAY);
+            }
+            if is_away {
+                break;
             }
         }
         for (place, &first) in first.iter().enumerate() {
@@ -192,7 +207,8 @@ impl Redis {
 
     pub(crate) async fn parties(&self, topics: &[Topic]) -> Vec<Result<TopicNodes, Unavailable>> {
         let subjects: Vec<Subject> = topics.iter().cloned().map(Subject::Topic).collect();
-        let rows = self.read_rows(&subjects).await;
+        // What is not found here is not read again soon.
+        let rows = self.read_rows(&subjects, None).await;
         let others = |fields| {
             let parties = parties(fields).filter(|(node, ..)| node != self.lease.node());
             parties.map(|(node, _, watches)| (node, watches)).collect()

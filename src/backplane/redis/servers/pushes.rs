@@ -2,11 +2,15 @@
 //! And whether a new client's user is banned.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fred::error::{Error, ErrorKind};
 use fred::prelude::FredResult;
 use fred::types::Value;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::time::Instant;
 
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::role::{ServerRole, role_over};
@@ -14,6 +18,11 @@ use crate::backplane::redis::wire::connection::Wire;
 use crate::backplane::redis::wire::queue::{Answers, only};
 use crate::backplane::redis::wire::resp::{self, Reply};
 use crate::backplane::redis::wire::script::odd;
+
+/// How long what is known already waits for a server that has not answered. What that one has is
+/// unknown then, and is asked for again without the rest: so a server that is always slower than
+/// the others by more than this is not waited for in vain.
+pub(crate) const LAG: Duration = Duration::from_millis(100);
 
 /// A row as it is read: the field names for a user, names and values for a topic.
 pub(crate) type FieldTexts = Vec<String>;
@@ -160,35 +169,43 @@ impl Servers {
         }
     }
 
-    /// Reads rows by `HKEYS` or `HGETALL`, in the order of their keys: one write for each server.
-    /// Each has its own answer: a key of another type, or a server that is away, hides no others.
+    /// Reads rows, each by `HKEYS` or `HGETALL`, in the order of their keys: one write for each
+    /// server. Each has its own answer: a key of another type, or a server that is away, hides no
+    /// others. Once one server has answered, the others are waited for no longer than `lag`.
     pub(crate) async fn rows(
         &self,
-        command: &'static str,
-        keys: &[String],
+        reads: &[(&'static str, String)],
+        lag: Option<Duration>,
     ) -> Vec<FredResult<FieldTexts>> {
         let routes = self.routes();
         let mut parts = vec![Vec::new(); routes.servers.len()];
-        for (place, key) in keys.iter().enumerate() {
+        for (place, (_, key)) in reads.iter().enumerate() {
             parts[routes.index(key)].push(place);
         }
         let write = |part: &[usize], out: &mut Vec<u8>| {
             for &place in part {
-                resp::command(out, &[command.as_bytes(), keys[place].as_bytes()]);
+                let (command, ref key) = reads[place];
+                resp::command(out, &[command.as_bytes(), key.as_bytes()]);
             }
             part.len()
         };
         let asked = parts.iter().zip(&routes.servers);
         let asked = asked.filter(|(part, _)| !part.is_empty());
-        let asked: Vec<_> = asked
-            .map(|(part, server)| (part, server.wire.ask(|out| write(part, out))))
+        let mut asked: FuturesUnordered<_> = asked
+            .map(|(part, server)| {
+                let asked = server.wire.ask(|out| write(part, out));
+                asked.answers().map(move |answers| (part, answers))
+            })
             .collect();
-        let mut rows: Vec<_> = keys.iter().map(|_| Err(odd())).collect();
-        for (part, asked) in asked {
-            match asked.answers().await {
+        let mut rows: Vec<_> = reads.iter().map(|_| Err(lagging())).collect();
+        let mut until = None;
+        while let Some((part, answers)) = next_by(until, &mut asked).await {
+            match answers {
                 Ok(answers) => {
+                    until = until.or_else(|| Some(Instant::now() + lag?));
                     for (&place, told) in part.iter().zip(answers) {
-                        rows[place] = self.row(command, &keys[place], told).await;
+                        let (command, ref key) = reads[place];
+                        rows[place] = self.row(command, key, told).await;
                     }
                 }
                 Err(error) => {
@@ -230,6 +247,24 @@ impl Servers {
         let wire = self.routes().servers[0].wire.clone();
         role_over(&wire).await
     }
+}
+
+/// The next answer that is there by then; `None` if there is no other one.
+async fn next_by<T>(
+    until: Option<Instant>,
+    asked: &mut (impl Stream<Item = T> + Unpin),
+) -> Option<T> {
+    match until {
+        Some(until) => tokio::time::timeout_at(until, asked.next()).await.ok()?,
+        None => asked.next().await,
+    }
+}
+
+fn lagging() -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        "other servers have answered long before",
+    )
 }
 
 fn count(reply: &Reply) -> FredResult<u32> {
