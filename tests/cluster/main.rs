@@ -74,6 +74,7 @@ mod secrets;
 mod sentinels;
 mod shown;
 mod silent_master;
+mod silent_reads;
 mod stream_bounds;
 mod streams;
 mod stumbles;

@@ -12,10 +12,15 @@
 //! A row that is written meanwhile for another reason is whole when its turn comes: the registry
 //! notices by what the write is answered.
 //!
+//! A server that cannot be read holds up no rows of others, but a portion may take two seconds.
+//! Its own rows have their next turn, and those already found missing are looked at until they are
+//! read.
+//!
 //! What must stay true: a row that is still being written is not taken for lost, so a row counts
 //! as lost only if it is missing at two looks, a tick apart, and is not dirty. Whose row was lost
 //! is told, once it stands again, that messages may have passed by (`LostRows`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +28,7 @@ use ahash::RandomState;
 use fred::clients::Pipeline;
 use fred::error::Error;
 use fred::prelude::{Client, FredResult, KeysInterface};
-use fred::types::Value;
+use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -118,7 +123,7 @@ impl Verifier {
                 (step + 1) % self.ticks
             };
             if let Err(error) = self.verify(&all[from..to]).await {
-                tracing::debug!(error = %redacted(&error), "rows not verified; the next round tries again");
+                tracing::debug!(error = %redacted(&error), "indexes not verified; the next step tries again");
             }
         }
     }
@@ -137,14 +142,27 @@ impl Verifier {
     async fn verify(&mut self, rows: &[(u64, Subject)]) -> FredResult<()> {
         let suspects = std::mem::take(&mut self.suspects);
         self.hub.changes().watch(&suspects);
-        let mut lost = self.read_through(suspects).await?;
+        // Side by side, so that a silent server is waited for once.
+        let (mut again, first) = futures::join!(self.read_through(suspects), self.look(rows));
         // One that was written since it was read is whole, and who hears of it does already.
-        self.hub.changes().retain_untouched(&mut lost);
-        self.restore(lost);
-        self.verify_indexes().await?;
-        let doubtful = self.doubtful(rows).await?;
-        self.suspects = self.read_through(doubtful).await?;
-        Ok(())
+        self.hub.changes().retain_untouched(&mut again.missing);
+        self.restore(again.missing);
+        // What could not be read at this second look gets another one. At a first look it has to
+        // wait for its next turn: a silent server may have most rows.
+        self.suspects = again.unread;
+        self.suspects.extend(first.missing);
+        self.verify_indexes().await
+    }
+
+    /// The first look at these rows.
+    async fn look(&self, rows: &[(u64, Subject)]) -> Read {
+        match self.doubtful(rows).await {
+            Ok(doubtful) => self.read_through(doubtful).await,
+            Err(error) => {
+                tracing::debug!(error = %redacted(&error), "rows not verified; the next round tries again");
+                Read::default()
+            }
+        }
     }
 
     /// Which of these rows must be read: it is their turn, or a row of their `EXISTS` is missing.
@@ -172,38 +190,57 @@ impl Verifier {
         Ok(doubtful.map(|(_, (_, subject))| subject.clone()).collect())
     }
 
-    /// Reads these rows; returns those that lack a field of this node and are not dirty.
-    async fn read_through(&self, mut rows: Vec<Subject>) -> FredResult<Vec<Subject>> {
+    /// Reads these rows, unless they are dirty: the servers side by side, so that none waits for
+    /// another.
+    async fn read_through(&self, mut rows: Vec<Subject>) -> Read {
         self.hub.changes().retain_clean(&mut rows);
-        let mut missing = Vec::new();
-        for part in rows.chunks(KEYS) {
-            let keys: Vec<String> = part.iter().map(|row| self.keys.row(row)).collect();
-            let answers = match self.servers.read_each("HKEYS", &keys).await {
-                Err(error) if is_wrong_type(&error) => self.read_alone(&keys).await?,
-                answers => answers?,
-            };
-            for (row, answer) in part.iter().zip(answers) {
-                if !self.is_whole(row, &flat(answer).unwrap_or_default()) {
-                    missing.push(row.clone());
-                }
-            }
+        let mut lanes: HashMap<usize, Vec<Subject>> = HashMap::new();
+        for row in rows {
+            let lane = self.servers.lane(|| self.keys.row(&row));
+            lanes.entry(lane).or_default().push(row);
         }
-        self.hub.changes().retain_clean(&mut missing);
-        Ok(missing)
+        let reads = lanes
+            .into_values()
+            .map(async |rows| self.read_lane(&rows).await);
+        let mut all = Read::default();
+        for read in join_all(reads).await {
+            all.missing.extend(read.missing);
+            all.unread.extend(read.unread);
+        }
+        self.hub.changes().retain_clean(&mut all.missing);
+        all
     }
 
-    /// Reads rows of which one is a key of another type, which has no fields: then the row is as
-    /// good as deleted. Asked for together, it would hide the others.
-    async fn read_alone(&self, keys: &[String]) -> FredResult<Vec<Value>> {
-        let mut answers = Vec::with_capacity(keys.len());
-        for key in keys {
-            let answer = self.servers.call("HKEYS", key, &[]).await;
-            answers.push(match answer {
-                Err(error) if is_wrong_type(&error) => Value::Null,
-                answer => answer?,
-            });
+    /// Reads rows of one server. One that cannot be read hides no others.
+    async fn read_lane(&self, rows: &[Subject]) -> Read {
+        let mut read = Read::default();
+        let mut parts = rows.chunks(KEYS);
+        for part in parts.by_ref() {
+            let keys: Vec<String> = part.iter().map(|row| self.keys.row(row)).collect();
+            let answers = self.servers.try_each("HKEYS", &keys).await;
+            let is_away = (answers.iter())
+                .all(|answer| answer.as_ref().is_err_and(|error| !is_refusal(error)));
+            for (row, answer) in part.iter().zip(answers) {
+                let fields = match answer {
+                    Ok(answer) => flat(answer).unwrap_or_default(),
+                    // A key of another type has no fields: the row is as good as deleted.
+                    Err(error) if is_wrong_type(&error) => Vec::new(),
+                    Err(_) => {
+                        read.unread.push(row.clone());
+                        continue;
+                    }
+                };
+                if !self.is_whole(row, &fields) {
+                    read.missing.push(row.clone());
+                }
+            }
+            // Others would be waited for in vain.
+            if is_away {
+                break;
+            }
         }
-        Ok(answers)
+        read.unread.extend(parts.flatten().cloned());
+        read
     }
 
     /// Whether a row with these fields has all those of this node.
@@ -248,6 +285,19 @@ impl Verifier {
         self.lacks_index = lacks;
         Ok(())
     }
+}
+
+/// What was found of rows.
+#[derive(Debug, Default)]
+struct Read {
+    /// They lack a field of this node.
+    missing: Vec<Subject>,
+    /// Nothing is known of them: their server is away, or refused.
+    unread: Vec<Subject>,
+}
+
+fn is_refusal(error: &Error) -> bool {
+    refusal_reason(error).is_some()
 }
 
 fn is_wrong_type(error: &Error) -> bool {

@@ -1,0 +1,87 @@
+//! What nodes look up in a Redis Cluster of which one master is silent: rows, sessions and bans of
+//! the others are found all the same.
+
+use crate::common::{Client, Node, eventually, node};
+use crate::crowd::Crowd;
+use crate::redis_groups::{Frozen, RedisCluster};
+
+/// A cluster that bears with a silent master for longer than a test lasts.
+fn patient_cluster() -> RedisCluster {
+    let cluster = RedisCluster::start(0);
+    for server in &cluster.servers {
+        let slow = ["CONFIG", "SET", "cluster-node-timeout", "300000"];
+        assert_eq!(server.cli(&slow), "OK");
+    }
+    cluster
+}
+
+/// Its clients need not answer pings.
+fn node_at(url: &str, name: &str) -> Node {
+    node(&[
+        ("PUSH_REDIS_URL", url),
+        ("PUSH_NODE_NAME", name),
+        ("PUSH_PING_SECONDS", "3600"),
+    ])
+}
+
+/// The server that has the channel and the indexes of a node, and another.
+fn home_and_other(cluster: &RedisCluster, node: &Node) -> (usize, usize) {
+    let (_, home) = cluster.owner(0, &format!("pn:n:{{{}}}", node.id));
+    (home, cluster.other(home))
+}
+
+async fn until_written(node: &Node) {
+    eventually(async || match node.metric("registry_waiting").await {
+        0.0 => Ok(()),
+        rows => Err(format!("{rows} rows wait to be written")),
+    })
+    .await;
+}
+
+/// Names that begin so and whose keys this server has.
+fn names_at(cluster: &RedisCluster, prefix: &str, server: usize) -> Vec<String> {
+    let names = (0..).map(|number| format!("{prefix}{number}"));
+    let is_there = |name: &String| cluster.owner(0, &format!("{{{name}}}")).1 == server;
+    names.filter(is_there).take(NAMES).collect()
+}
+
+const NAMES: usize = 8;
+
+/// Each portion of a round has rows that cannot be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rows_are_put_back_while_another_master_is_silent() {
+    let cluster = patient_cluster();
+    let node = node_at(&cluster.url(), "a");
+    let (home, silent) = home_and_other(&cluster, &node);
+    let users = names_at(&cluster, "user", home);
+    let _crowd = Crowd::of(&node, "crowd", 300).await;
+    let mut clients = Vec::new();
+    for user in &users {
+        clients.push(Client::v1(&node.ws_url(user)).await);
+    }
+    until_written(&node).await;
+    let frozen = Frozen::new(&cluster.servers[silent]);
+    let key = |user: &str| format!("pn:user:{{{user}}}");
+    for user in &users {
+        assert_eq!(cluster.servers[home].cli(&["DEL", &key(user)]), "1");
+    }
+    for user in &users {
+        let fields = || cluster.servers[home].cli(&["HLEN", &key(user)]);
+        eventually(async || match fields() {
+            one if one == "1" => Ok(()),
+            other => Err(format!("{user}: {other}")),
+        })
+        .await;
+    }
+    drop(frozen);
+    // What went at the silent server is found once it answers.
+    let lost = names_at(&cluster, "crowd", silent);
+    assert_eq!(cluster.servers[silent].cli(&["DEL", &key(&lost[0])]), "1");
+    eventually(
+        async || match cluster.servers[silent].cli(&["HLEN", &key(&lost[0])]) {
+            one if one == "1" => Ok(()),
+            other => Err(other),
+        },
+    )
+    .await;
+}
