@@ -9,10 +9,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::access::authenticator;
+use crate::access::lanes::in_lanes;
 use crate::backplane::Backplane;
 use crate::backplane::access::Session;
 use crate::local::hub::Hub;
@@ -30,6 +33,8 @@ const WARNING: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(300);
 /// After a look that failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// Sessions looked up together.
+const BATCH: usize = 512;
 /// Between two looks at what is due.
 const STEP: Duration = Duration::from_secs(1);
 /// An end that moves by less than this is the same: it is read in whole milliseconds, and a look
@@ -156,33 +161,50 @@ impl Sessions {
         }
     }
 
-    /// Looks at what is due, for ever.
+    /// Looks at what is due, for ever. A look that waits for a server keeps none of what is due
+    /// later waiting.
     pub(crate) async fn keep(self: Arc<Self>) {
         let mut beat = tokio::time::interval(STEP);
+        let mut looks = FuturesUnordered::new();
         loop {
-            beat.tick().await;
+            tokio::select! {
+                _ = beat.tick() => {}
+                Some(()) = looks.next() => continue,
+            }
             let due = self.plan.lock().take(Instant::now());
             // Sessions whose clients have gone are forgotten.
-            let due: Vec<_> = (due.into_iter())
+            let due = (due.into_iter())
                 .filter(|(id, _)| !self.hub.bearers(*id).is_empty())
                 .collect();
-            if !due.is_empty() {
-                self.look(&due).await;
+            for due in in_lanes(due, |(id, _)| self.backplane.session_lane(*id)) {
+                looks.push(self.look(due));
             }
         }
     }
 
-    async fn look(&self, due: &[(SessionId, Warning)]) {
-        let ids: Vec<SessionId> = due.iter().map(|(id, _)| *id).collect();
-        let sessions = self.backplane.sessions(&ids).await;
-        for ((id, warning), session) in due.iter().zip(sessions) {
-            match session {
-                Ok(Some(session)) => self.go_on(*id, &session, *warning).await,
-                Ok(None) => {
-                    self.hub.revoke(*id).await;
+    /// Looks at sessions of one server, batch by batch.
+    async fn look(&self, due: Vec<(SessionId, Warning)>) {
+        let mut batches = due.chunks(BATCH);
+        for due in batches.by_ref() {
+            let ids: Vec<SessionId> = due.iter().map(|(id, _)| *id).collect();
+            let sessions = self.backplane.sessions(&ids).await;
+            let is_away = sessions.iter().all(Result::is_err);
+            for ((id, warning), session) in due.iter().zip(sessions) {
+                match session {
+                    Ok(Some(session)) => self.go_on(*id, &session, *warning).await,
+                    Ok(None) => {
+                        self.hub.revoke(*id).await;
+                    }
+                    Err(_) => self.plan(*id, RETRY, *warning),
                 }
-                Err(_) => self.plan(*id, RETRY, *warning),
             }
+            // Others would be waited for in vain.
+            if is_away {
+                break;
+            }
+        }
+        for (id, warning) in batches.flatten() {
+            self.plan(*id, RETRY, *warning);
         }
     }
 

@@ -51,6 +51,22 @@ impl Backplane {
         }
     }
 
+    /// Equal for sessions that are read from the same server.
+    pub(crate) fn session_lane(&self, id: SessionId) -> usize {
+        match self {
+            Self::Standalone(_) => 0,
+            Self::Redis(redis) => redis.access.session_lane(id),
+        }
+    }
+
+    /// Equal for users whose bans are read from the same server.
+    pub(crate) fn ban_lane(&self, user: &UserId) -> usize {
+        match self {
+            Self::Standalone(_) => 0,
+            Self::Redis(redis) => redis.access.ban_lane(user),
+        }
+    }
+
     /// Writes a session.
     ///
     /// # Errors

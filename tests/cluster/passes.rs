@@ -13,7 +13,7 @@ use crate::common::{Client, Redis, eventually, node, node_with};
 use crate::redis_groups::{Frozen, RedisCluster};
 
 /// SHA-256 as any application computes it.
-fn digest(token: &str) -> String {
+pub(crate) fn digest(token: &str) -> String {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(token);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

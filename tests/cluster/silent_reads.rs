@@ -1,8 +1,15 @@
 //! What nodes look up in a Redis Cluster of which one master is silent: rows, sessions and bans of
 //! the others are found all the same.
 
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+
+use crate::common::passes::url;
 use crate::common::{Client, Node, eventually, node};
 use crate::crowd::Crowd;
+use crate::passes::digest;
+use crate::raw::{Resp, Socket};
 use crate::redis_groups::{Frozen, RedisCluster};
 
 /// A cluster that bears with a silent master for longer than a test lasts.
@@ -84,4 +91,53 @@ async fn lost_rows_are_put_back_while_another_master_is_silent() {
         },
     )
     .await;
+}
+
+/// Looked up in several batches.
+const SESSIONS: usize = 2_000;
+/// Less than four batches take at a server that is waited for in vain, for two seconds each.
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_sessions_of_a_silent_master_hold_up_none_of_another() {
+    let cluster = patient_cluster();
+    let (at, auth) = (cluster.url(), ("PUSH_AUTH", "session"));
+    let node = node(&[
+        ("PUSH_REDIS_URL", &*at),
+        auth,
+        ("PUSH_PING_SECONDS", "3600"),
+    ]);
+    let (home, silent) = home_and_other(&cluster, &node);
+    let key = |token: &str| format!("pn:session:{}", digest(token));
+    let tokens: Vec<String> = (0..SESSIONS).map(|one| format!("token-{one}")).collect();
+    let set = |token: &String| {
+        ["SET", &key(token), token, "EX", "300"]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    let sets: Vec<Vec<String>> = tokens.iter().map(set).collect();
+    for server in &cluster.servers {
+        // Each takes those of its own slots.
+        Resp::connect(server.port()).await.pipeline(&sets).await;
+    }
+    let mut at_home = tokens
+        .iter()
+        .filter(|token| cluster.owner(home, &key(token)).1 == home);
+    let ends = at_home.next().expect("one of them");
+    let query = |token: &String| format!("token={token}");
+    let address = node.client_address();
+    let others = tokens.iter().filter(|token| *token != ends).map(query);
+    let others = others.map(async |query| Socket::connect(address, &query, false).await);
+    let _others: Vec<Socket> = futures::stream::iter(others).buffered(100).collect().await;
+    let mut client = Client::v1(&url(&node, ends)).await;
+    until_written(&node).await;
+    assert_eq!(cluster.servers[home].cli(&["DEL", &key(ends)]), "1");
+    let frozen = Frozen::new(&cluster.servers[silent]);
+    let began = Instant::now();
+    // It may have missed a word, and looks at all sessions.
+    cluster.servers[home].cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(client.close_frame().await.0, 4004);
+    let took = began.elapsed();
+    assert!(took < SOON, "{took:?}");
+    drop(frozen);
 }

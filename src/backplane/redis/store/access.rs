@@ -9,7 +9,7 @@ use fred::types::Value;
 
 use crate::backplane::access::{Ban, Session, ordinal};
 use crate::backplane::answers::Unavailable;
-use crate::backplane::redis::servers::{LOOKUPS, Servers, exec, multi};
+use crate::backplane::redis::servers::{Servers, exec, multi};
 use crate::backplane::redis::{AWAY, Keys, ROW_TTL_SECONDS};
 use crate::protocol::ids::UserId;
 use crate::protocol::position::EntryId;
@@ -32,24 +32,28 @@ impl AccessStore {
         AWAY
     }
 
+    pub(crate) fn session_lane(&self, id: SessionId) -> usize {
+        self.servers.lane(|| self.keys.session(id))
+    }
+
+    pub(crate) fn ban_lane(&self, user: &UserId) -> usize {
+        self.servers.lane(|| self.keys.ban(user))
+    }
+
+    /// Sessions that are read together: of many, a batch at a time.
     pub(crate) async fn sessions(
         &self,
         ids: &[SessionId],
     ) -> Vec<Result<Option<Session>, Unavailable>> {
-        let mut sessions = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(LOOKUPS) {
-            let keys: Vec<String> = ids.iter().map(|id| self.keys.session(*id)).collect();
-            // Sent together: both are pipelined.
-            let (claims, left) = futures::join!(
-                self.servers.try_each("GET", &keys),
-                self.servers.try_each("PTTL", &keys)
-            );
-            let each = claims.into_iter().zip(left);
-            sessions.extend(
-                each.map(|(claims, left)| session(claims, left).map_err(|error| unread(&error))),
-            );
-        }
-        sessions
+        let keys: Vec<String> = ids.iter().map(|id| self.keys.session(*id)).collect();
+        // Sent together: both are pipelined.
+        let (claims, left) = futures::join!(
+            self.servers.try_each("GET", &keys),
+            self.servers.try_each("PTTL", &keys)
+        );
+        let each = claims.into_iter().zip(left);
+        each.map(|(claims, left)| session(claims, left).map_err(|error| unread(&error)))
+            .collect()
     }
 
     pub(crate) async fn open_session(
