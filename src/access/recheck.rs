@@ -7,6 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
+
+use crate::access::lanes::in_lanes;
 use crate::access::session_watch::Sessions;
 use crate::backplane::Backplane;
 use crate::local::hub::Hub;
@@ -29,29 +32,45 @@ pub(crate) struct AccessRecheck {
 }
 
 impl AccessRecheck {
-    /// Looks after each possible loss, for ever.
+    /// Looks after each possible loss, for ever. Those who cannot be looked up are tried again
+    /// meanwhile, and keep no later suspicion waiting.
     pub(crate) async fn serve(self) {
+        let mut unknown = Vec::new();
         loop {
-            self.hub.doubted().await;
-            self.sessions.look_at_all();
-            let users = match self.bans {
-                true => self.hub.users(),
-                false => Vec::new(),
+            let is_new = tokio::select! {
+                () = self.hub.doubted() => true,
+                () = tokio::time::sleep(RETRY), if !unknown.is_empty() => false,
             };
-            let mut unknown = self.look_for_bans(users).await;
-            while !unknown.is_empty() {
-                tokio::time::sleep(RETRY).await;
-                unknown.retain(|user| !self.hub.seats(user).is_empty());
-                unknown = self.look_for_bans(unknown).await;
+            if is_new {
+                self.sessions.look_at_all();
+                // The unknown are among them, if they are still here.
+                unknown = match self.bans {
+                    true => self.hub.users(),
+                    false => Vec::new(),
+                };
             }
+            unknown.retain(|user| !self.hub.seats(user).is_empty());
+            unknown = self.look_for_bans(unknown).await;
         }
     }
 
-    /// Sends away those of these users who are banned; answers who could not be looked up.
+    /// Sends away those of these users who are banned; answers who could not be looked up. The
+    /// servers are read side by side: one that is away holds up no user of another.
     async fn look_for_bans(&self, users: Vec<UserId>) -> Vec<UserId> {
+        let lanes = in_lanes(users, |user| self.backplane.ban_lane(user));
+        let looks = lanes
+            .iter()
+            .map(async |users| self.look_in_lane(users).await);
+        join_all(looks).await.concat()
+    }
+
+    /// As [`AccessRecheck::look_for_bans`], for users of one server.
+    async fn look_in_lane(&self, users: &[UserId]) -> Vec<UserId> {
         let mut unknown = Vec::new();
-        for users in users.chunks(BATCH) {
+        let mut batches = users.chunks(BATCH);
+        for users in batches.by_ref() {
             let banned = self.backplane.banned(users).await;
+            let is_away = banned.iter().all(Result::is_err);
             for (user, banned) in users.iter().zip(banned) {
                 match banned {
                     Ok(true) => {
@@ -62,7 +81,12 @@ impl AccessRecheck {
                     Err(_) => unknown.push(user.clone()),
                 }
             }
+            // Others would be waited for in vain.
+            if is_away {
+                break;
+            }
         }
+        unknown.extend(batches.flatten().cloned());
         unknown
     }
 }

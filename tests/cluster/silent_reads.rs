@@ -141,3 +141,29 @@ async fn many_sessions_of_a_silent_master_hold_up_none_of_another() {
     assert!(took < SOON, "{took:?}");
     drop(frozen);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_that_cannot_be_read_holds_up_no_later_one() {
+    let cluster = patient_cluster();
+    let node = node_at(&cluster.url(), "a");
+    let (home, silent) = home_and_other(&cluster, &node);
+    let users = names_at(&cluster, "user", home);
+    let unread = names_at(&cluster, "user", silent);
+    let mut stays = Client::v1(&node.ws_url(&unread[0])).await;
+    let mut clients = Vec::new();
+    for user in &users[..2] {
+        clients.push(Client::v1(&node.ws_url(user)).await);
+    }
+    until_written(&node).await;
+    let frozen = Frozen::new(&cluster.servers[silent]);
+    for (user, client) in users.iter().zip(&mut clients) {
+        // As if the word had been said while the node was deaf.
+        let ban = format!("pn:ban:{{{user}}}");
+        cluster.servers[home].cli(&["SET", &ban, "", "EX", "300"]);
+        cluster.servers[home].cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        assert_eq!(client.close_frame().await.0, 4006, "{user}");
+    }
+    stays.send(r#"{"type":"ping"}"#).await;
+    while stays.json().await["type"] != "pong" {}
+    drop(frozen);
+}
