@@ -36,6 +36,8 @@ const READ_BYTES: usize = 1024;
 const FIRST_BYTES: usize = 8 * 1024;
 /// Buffers with more room are not kept while a connection is idle.
 const KEPT_BYTES: usize = 4 * READ_BYTES;
+/// After so many other heads in a row, none is kept any more.
+const MAX_MISSES: u8 = 8;
 
 /// Which requests a listener's connections may bring.
 #[derive(Debug, Clone, Copy)]
@@ -81,9 +83,14 @@ struct RequestExtent {
     claim: Option<Claim>,
 }
 
-/// The last head that was let in on a connection, and the keys of senders at that time.
+/// The last head that was let in on a connection.
 #[derive(Default)]
-struct LastHead(Option<(KnownHead, u64)>);
+struct LastHead {
+    /// With the version of the senders' keys at that time.
+    known: Option<(KnownHead, u64)>,
+    /// How many heads in a row were others.
+    misses: u8,
+}
 
 impl PushLane {
     pub(crate) fn new(app: &Arc<App>, names: &Arc<OwnNames>, patience: &HttpPatience) -> Self {
@@ -215,7 +222,7 @@ impl PushLane {
             match HeadReading::read(input) {
                 HeadReading::Part => return LaneReading::Part,
                 HeadReading::Push(head) if self.admits(&head, port) => {
-                    last.0 = KnownHead::of(input, &head).map(|head| (head, keys));
+                    last.keep(input, &head, keys);
                     return LaneReading::Push(RequestExtent::new(head.length, head.body_length));
                 }
                 HeadReading::Push(_) => return LaneReading::Other,
@@ -286,10 +293,21 @@ impl RequestExtent {
 impl LastHead {
     /// The extent of the request, if it has this head and the keys of senders are the same. Who is
     /// let in with it depends on nothing else that changes.
-    fn extent(&self, input: &[u8], keys: u64) -> Option<RequestExtent> {
-        let (head, allowed) = self.0.as_ref()?;
+    fn extent(&mut self, input: &[u8], keys: u64) -> Option<RequestExtent> {
+        let (head, allowed) = self.known.as_ref()?;
         let (head, body) = head.lengths(input).filter(|_| *allowed == keys)?;
+        self.misses = 0;
         Some(RequestExtent::new(head, body))
+    }
+
+    /// Takes a head that was let in for the last one. A sender whose heads are never the same, as
+    /// each names a trace, is not looked at for long.
+    fn keep(&mut self, input: &[u8], head: &PushHead<'_>, keys: u64) {
+        self.misses = self.misses.saturating_add(1);
+        self.known = match self.misses <= MAX_MISSES {
+            true => KnownHead::of(input, head).map(|head| (head, keys)),
+            false => None,
+        };
     }
 }
 

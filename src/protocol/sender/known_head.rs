@@ -11,8 +11,7 @@ const KEPT_BYTES: usize = 1024;
 /// Digits of the longest body that is taken, and some zeros.
 const MAX_DIGITS: usize = 5;
 
-/// A head that was taken.
-#[derive(Debug)]
+/// A head that was taken. It has no `Debug`: an API key may stand in it.
 pub struct KnownHead {
     bytes: Box<[u8]>,
     /// Where the digits of `Content-Length` stand in it.

@@ -17,8 +17,9 @@
 //! read.
 //!
 //! What must stay true: a row that is still being written is not taken for lost, so a row counts
-//! as lost only if it is missing at two looks, a tick apart, and is not dirty. Whose row was lost
-//! is told, once it stands again, that messages may have passed by (`LostRows`).
+//! as lost only if it is missing at two looks, a tick apart, and is not dirty. Nor is one that went
+//! with everything else. Whose row was lost is told, once it stands again, that messages may have
+//! passed by (`LostRows`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -144,12 +145,16 @@ impl Verifier {
         self.hub.changes().watch(&suspects);
         // Side by side, so that a silent server is waited for once.
         let (mut again, first) = futures::join!(self.read_through(suspects), self.look(rows));
+        let is_forgotten = !again.missing.is_empty() && self.is_forgotten().await;
         // One that was written since it was read is whole, and who hears of it does already.
         self.hub.changes().retain_untouched(&mut again.missing);
-        self.restore(again.missing);
         // What could not be read at this second look gets another one. At a first look it has to
         // wait for its next turn: a silent server may have most rows.
         self.suspects = again.unread;
+        match is_forgotten {
+            true => self.suspects.extend(again.missing),
+            false => self.restore(again.missing),
+        }
         self.suspects.extend(first.missing);
         self.verify_indexes().await
     }
@@ -262,6 +267,14 @@ impl Verifier {
         self.hub.changes().lost(lost);
     }
 
+    /// Whether Redis lacks this node's lease, too: then it has forgotten everything. The lease finds
+    /// that within a second, and all clients hear of it at once.
+    async fn is_forgotten(&self) -> bool {
+        let lease = self.keys.lease(self.hub.node().name());
+        let there = self.servers.at(&lease).exists(&lease).await;
+        there.is_ok_and(|there: bool| !there)
+    }
+
     /// The indexes name the rows that are to be removed when this node is dead. A missing one is
     /// written again together with the rows that it names, of which some may be missing too.
     async fn verify_indexes(&mut self) -> FredResult<()> {
@@ -277,7 +290,7 @@ impl Verifier {
                 lacks |= !there;
             }
         }
-        if lacks && self.lacks_index {
+        if lacks && self.lacks_index && !self.is_forgotten().await {
             tracing::warn!("an index of this node's rows is missing in Redis; rewriting its rows");
             self.hub.changes().mark(self.hub.subjects());
             lacks = false;
