@@ -216,6 +216,16 @@ impl RedisCluster {
         cluster
     }
 
+    /// Without replicas. It bears with a silent master for longer than a test lasts.
+    pub(crate) fn patient() -> Self {
+        let cluster = Self::start(0);
+        for server in &cluster.servers {
+            let slow = ["CONFIG", "SET", "cluster-node-timeout", "300000"];
+            assert_eq!(server.cli(&slow), "OK");
+        }
+        cluster
+    }
+
     fn hosts(&self) -> Vec<String> {
         let host = |server: &Redis| format!("127.0.0.1:{}", server.port());
         self.servers.iter().map(host).collect()

@@ -20,8 +20,7 @@ const NAMES: usize = 8;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_master_holds_up_only_the_rows_of_its_own_slots() {
-    let cluster = RedisCluster::start(0);
-    be_patient(&cluster);
+    let cluster = RedisCluster::patient();
     let (a, b) = (started(&cluster, "a").await, started(&cluster, "b").await);
     // Neither has its channel and indexes there.
     let used = [&a, &b].map(|node| server_of(&cluster, node));
@@ -61,14 +60,6 @@ async fn a_silent_master_holds_up_only_the_rows_of_its_own_slots() {
     }
 }
 
-/// The cluster does not replace a silent master while a test lasts.
-fn be_patient(cluster: &RedisCluster) {
-    for server in &cluster.servers {
-        let slow = ["CONFIG", "SET", "cluster-node-timeout", "60000"];
-        assert_eq!(server.cli(&slow), "OK");
-    }
-}
-
 async fn started(cluster: &RedisCluster, name: &str) -> Node {
     let (url, name) = (cluster.url(), name.to_owned());
     let start = move || node_at(&url, &name);
@@ -92,8 +83,7 @@ fn statuses(answer: &Value, users: &[&String]) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_to_several_reaches_those_whose_rows_are_not_on_a_silent_master() {
-    let cluster = RedisCluster::start(0);
-    be_patient(&cluster);
+    let cluster = RedisCluster::patient();
     let (a, b) = (started(&cluster, "a").await, started(&cluster, "b").await);
     let channel = server_of(&cluster, &b);
     let silent = (0..3).find(|&server| server != channel).expect("one");
@@ -136,8 +126,7 @@ async fn a_push_to_several_reaches_those_whose_rows_are_not_on_a_silent_master()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doubt_that_a_silent_master_cannot_settle_holds_up_only_missing_rows() {
-    let cluster = RedisCluster::start(0);
-    be_patient(&cluster);
+    let cluster = RedisCluster::patient();
     let b = started(&cluster, "b").await;
     let channel = server_of(&cluster, &b);
     // The sender's lease would prove that no row was forgotten.

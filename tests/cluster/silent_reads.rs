@@ -12,16 +12,6 @@ use crate::passes::digest;
 use crate::raw::{Resp, Socket};
 use crate::redis_groups::{Frozen, RedisCluster};
 
-/// A cluster that bears with a silent master for longer than a test lasts.
-fn patient_cluster() -> RedisCluster {
-    let cluster = RedisCluster::start(0);
-    for server in &cluster.servers {
-        let slow = ["CONFIG", "SET", "cluster-node-timeout", "300000"];
-        assert_eq!(server.cli(&slow), "OK");
-    }
-    cluster
-}
-
 /// Its clients need not answer pings.
 fn node_at(url: &str, name: &str) -> Node {
     node(&[
@@ -57,7 +47,7 @@ const NAMES: usize = 8;
 /// Each portion of a round has rows that cannot be read.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_rows_are_put_back_while_another_master_is_silent() {
-    let cluster = patient_cluster();
+    let cluster = RedisCluster::patient();
     let node = node_at(&cluster.url(), "a");
     let (home, silent) = home_and_other(&cluster, &node);
     let users = names_at(&cluster, "user", home);
@@ -100,7 +90,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_sessions_of_a_silent_master_hold_up_none_of_another() {
-    let cluster = patient_cluster();
+    let cluster = RedisCluster::patient();
     let (at, auth) = (cluster.url(), ("PUSH_AUTH", "session"));
     let node = node(&[
         ("PUSH_REDIS_URL", &*at),
@@ -144,7 +134,7 @@ async fn many_sessions_of_a_silent_master_hold_up_none_of_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ban_that_cannot_be_read_holds_up_no_later_one() {
-    let cluster = patient_cluster();
+    let cluster = RedisCluster::patient();
     let node = node_at(&cluster.url(), "a");
     let (home, silent) = home_and_other(&cluster, &node);
     let users = names_at(&cluster, "user", home);
