@@ -15,5 +15,3 @@ pub(crate) mod subscribe_hook;
 pub(crate) mod connection_limits;
 
 pub(crate) mod late_checks;
-
-mod lanes;

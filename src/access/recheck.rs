@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::access::lanes::in_lanes;
 use crate::access::session_watch::Sessions;
 use crate::backplane::Backplane;
+use crate::backplane::lanes::in_lanes;
 use crate::local::hub::Hub;
 use crate::protocol::Target;
 use crate::protocol::close::CloseReason;

@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::access::authenticator;
-use crate::access::lanes::in_lanes;
 use crate::backplane::Backplane;
 use crate::backplane::access::Session;
+use crate::backplane::lanes::in_lanes;
 use crate::local::hub::Hub;
 use crate::local::shard::command::Command;
 use crate::protocol;

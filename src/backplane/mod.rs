@@ -17,6 +17,8 @@ pub(crate) mod bookmarks;
 
 pub(crate) mod history;
 
+pub(crate) mod lanes;
+
 pub(crate) mod standalone;
 
 pub(crate) mod redis;

@@ -21,7 +21,6 @@
 //! with everything else. Whose row was lost is told, once it stands again, that messages may have
 //! passed by (`LostRows`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::backplane::lanes::in_lanes;
 use crate::backplane::redis::Keys;
 use crate::backplane::redis::registry::lost_rows::LostRows;
 use crate::backplane::redis::servers::Servers;
@@ -199,14 +199,8 @@ impl Verifier {
     /// another.
     async fn read_through(&self, mut rows: Vec<Subject>) -> Read {
         self.hub.changes().retain_clean(&mut rows);
-        let mut lanes: HashMap<usize, Vec<Subject>> = HashMap::new();
-        for row in rows {
-            let lane = self.servers.lane(|| self.keys.row(&row));
-            lanes.entry(lane).or_default().push(row);
-        }
-        let reads = lanes
-            .into_values()
-            .map(async |rows| self.read_lane(&rows).await);
+        let lanes = in_lanes(rows, |row| self.servers.lane(|| self.keys.row(row)));
+        let reads = lanes.iter().map(async |rows| self.read_lane(rows).await);
         let mut all = Read::default();
         for read in join_all(reads).await {
             all.missing.extend(read.missing);

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 /// Groups items by their lane, in the order in which the lanes first occur.
-pub(super) fn in_lanes<T>(items: Vec<T>, lane: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+pub(crate) fn in_lanes<T>(items: Vec<T>, lane: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut places = HashMap::new();
     let mut lanes: Vec<Vec<T>> = Vec::new();
     for item in items {
