@@ -19,6 +19,8 @@ pub(crate) mod history;
 
 pub(crate) mod lanes;
 
+pub(crate) mod look_up;
+
 pub(crate) mod standalone;
 
 pub(crate) mod redis;
@@ -32,17 +34,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::backplane::answers::{
-    Kept, Published, ReplicaProof, SentAhead, Unavailable, Unsent, UpstreamBacklog, UpstreamEntry,
+    Kept, Published, ReplicaProof, Unavailable, Unsent, UpstreamBacklog, UpstreamEntry,
 };
 use crate::backplane::feed::{Channel, FeedEvent};
 use crate::backplane::nodes::{Health, NodeRecord, Standing};
 use crate::backplane::redis::Redis;
 use crate::backplane::redis::bus::subscriber::Subscriber;
-use crate::backplane::redis::wire::connection::Awaited;
-use crate::backplane::rows::{Locations, MemberCount, Row, TopicNodes};
 use crate::backplane::standalone::Standalone;
 use crate::local::replay::page::Page;
-use crate::protocol::ids::{NodeId, Subject, Topic, UserId};
+use crate::protocol::ids::{NodeId, Subject, UserId};
 use crate::protocol::position::{Position, Since};
 use crate::protocol::{Announcement, DEFAULT_TIMEOUT, Message};
 use crate::telemetry::metrics::Metrics;
@@ -60,69 +60,6 @@ pub(crate) enum Backplane {
 }
 
 impl Backplane {
-    /// The nodes that hold connections of each of these users and topics, without this node.
-    /// Nodes may be dead: a row outlives its node for a while. If it is unknown, the reason: the
-    /// registry is being rebuilt, or Redis refuses to write rows. `row` is on its way if the only
-    /// subject is a user who was looked up by [`Backplane::send_ahead`].
-    ///
-    /// # Errors
-    /// When the registry cannot be read.
-    pub(crate) async fn locate(
-        &self,
-        subjects: &[Subject],
-        row: Option<Awaited>,
-    ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
-        match self {
-            Self::Standalone(_) => Ok(vec![Ok(Locations::new()); subjects.len()]),
-            Self::Redis(redis) => redis.locate(subjects, row).await,
-        }
-    }
-
-    /// Sends a line to the node where the user was when its row was last read, and looks the user
-    /// up in the same write. `None` if no node is remembered, or the line could not leave at once:
-    /// nothing was sent.
-    pub(crate) fn send_ahead(
-        &self,
-        user: &UserId,
-        line: impl FnOnce() -> String,
-        deadline: Instant,
-    ) -> Option<(SentAhead, Awaited)> {
-        match self {
-            Self::Standalone(_) => None,
-            Self::Redis(redis) => redis.send_ahead(user, line, deadline),
-        }
-    }
-
-    /// For each of these topics, how many connections each live node has in it, including this
-    /// node.
-    ///
-    /// # Errors
-    /// When the registry cannot be read.
-    pub(crate) async fn members(
-        &self,
-        topics: &[Topic],
-    ) -> Result<Vec<Vec<MemberCount>>, Unavailable> {
-        match self {
-            Self::Standalone(standalone) => Ok(topics
-                .iter()
-                .map(|topic| standalone.members(topic))
-                .collect()),
-            Self::Redis(redis) => redis.members(topics).await,
-        }
-    }
-
-    /// For each of these topics, the other nodes that have members, and whether their clients
-    /// watch it. Taken from the rows, which may name dead nodes and lack live ones.
-    ///
-    /// # Errors
-    /// Of each topic, when its row cannot be read.
-    pub(crate) async fn parties(&self, topics: &[Topic]) -> Vec<Result<TopicNodes, Unavailable>> {
-        match self {
-            Self::Standalone(_) => vec![Ok(TopicNodes::new()); topics.len()],
-            Self::Redis(redis) => redis.parties(topics).await,
-        }
-    }
-
     /// Whether a node is certainly dead: [it seems so](Backplane::standing), and Redis has not just
     /// forgotten everything.
     ///
@@ -140,28 +77,6 @@ impl Backplane {
         match self {
             Self::Standalone(_) => false,
             Self::Redis(_) => true,
-        }
-    }
-
-    /// The user's connections on live nodes, including this node.
-    ///
-    /// # Errors
-    /// When the registry cannot be read.
-    pub(crate) async fn rows(&self, user: &UserId) -> Result<Vec<Row>, Unavailable> {
-        let rows = self.rows_of(std::slice::from_ref(user)).await?;
-        Ok(rows.into_iter().flatten().collect())
-    }
-
-    /// The connections of each of these users, as [`Backplane::rows`].
-    ///
-    /// # Errors
-    /// When the registry cannot be read.
-    pub(crate) async fn rows_of(&self, users: &[UserId]) -> Result<Vec<Vec<Row>>, Unavailable> {
-        match self {
-            Self::Standalone(standalone) => {
-                Ok(users.iter().map(|user| standalone.rows(user)).collect())
-            }
-            Self::Redis(redis) => redis.rows(users).await,
         }
     }
 

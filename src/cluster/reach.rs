@@ -56,7 +56,9 @@ pub(crate) async fn told(published: Published, deadline: Instant) -> Option<Reac
 
 /// What is to be done about a node of which no subscriber was counted. Reads its lease.
 pub(crate) async fn ask_after(backplane: &Backplane, node: &NodeId, deadline: Instant) -> Reached {
-    match tokio::time::timeout_at(deadline, backplane.standing(node)).await {
+    // Boxed: rare, and every push would carry its room.
+    let standing = Box::pin(backplane.standing(node));
+    match tokio::time::timeout_at(deadline, standing).await {
         Ok(Ok(Standing::Dead)) => Reached::Dead,
         Ok(Ok(Standing::Alive)) => Reached::Deaf,
         // Also when the lease cannot be read: 0 receivers prove that no node got the line, and

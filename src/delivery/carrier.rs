@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::backplane::Backplane;
 use crate::backplane::answers::{LATE, Unavailable};
+use crate::backplane::rows::Locations;
 use crate::cluster::pending::{Expected, Replies};
 use crate::cluster::reach::{RETRY, Reached, ask_after, told};
 use crate::delivery::ahead::AfterRow;
@@ -108,6 +109,12 @@ impl Carrier {
         }
     }
 
+    /// Another round for shares that had been carried, and what that leaves open.
+    async fn carry_again(&self, shares: &mut [Delivery<'_>]) {
+        self.round(shares, &mut HashSet::new()).await;
+        self.carry_rest(shares).await;
+    }
+
     /// Has the connections of users and topics look for messages that may be kept and that they
     /// were not told of. In the background, because the sender's time is over. A node that does not
     /// hear of it has lost its subscription, and looks by itself. But if no row could be looked up,
@@ -169,7 +176,7 @@ impl Carrier {
     }
 
     /// Delivers to the recipient's connections on this node.
-    async fn deliver_here(&self, share: &mut Delivery<'_>) {
+    pub(super) async fn deliver_here(&self, share: &mut Delivery<'_>) {
         let to = Target::from(share.subject.clone());
         let (receipt, waiter) = match share.wait {
             Wait::Routed => (None, None),
@@ -240,10 +247,23 @@ impl Carrier {
             .await
             .map_err(|_| Unavailable(LATE))??;
 
+        self.serve(shares, &open, &subjects, rows).await;
+        Ok(())
+    }
+
+    /// Carries shares to the nodes that their rows name. `open` are their indexes, `subjects` their
+    /// recipients, and `rows` what is known of those.
+    pub(super) async fn serve(
+        &self,
+        shares: &mut [Delivery<'_>],
+        open: &[usize],
+        subjects: &[Subject],
+        rows: Vec<Result<Locations, &'static str>>,
+    ) {
         let mut batches = Vec::new();
         // Recipients of shares that stay open, which later ones must not overtake.
         let mut left: HashSet<&Subject> = HashSet::new();
-        for ((&i, subject), locations) in open.iter().zip(&subjects).zip(rows) {
+        for ((&i, subject), locations) in open.iter().zip(subjects).zip(rows) {
             let locations = match locations {
                 _ if !left.is_empty() && left.contains(subject) => continue,
                 Ok(locations) => locations,
@@ -277,7 +297,6 @@ impl Carrier {
         for batch in batches {
             self.finish(shares, batch, &mut asked).await;
         }
-        Ok(())
     }
 
     /// Publishes the line of each batch. All lines for one node go together: if it does not listen
@@ -370,15 +389,7 @@ impl Carrier {
         for (i, connections) in parts {
             let share = &mut shares[i];
             match reached {
-                Reached::Heard => {
-                    share.served.push(node.clone());
-                    share.connections += connections;
-                    share.reached.push(node.clone());
-                    share.unheard.retain(|unheard| *unheard != node);
-                    if share.wants_receipts() {
-                        share.owing.push(node.clone());
-                    }
-                }
+                Reached::Heard => share.heard(&node, connections),
                 Reached::Dead => {
                     share.served.push(node.clone());
                     share.unheard.retain(|unheard| *unheard != node);
@@ -431,8 +442,7 @@ impl Carrier {
                         }
                     }
                     let moved = std::slice::from_mut(share);
-                    self.round(moved, &mut HashSet::new()).await;
-                    self.carry_rest(moved).await;
+                    Box::pin(self.carry_again(moved)).await;
                 }
                 Status::Stale => share.reached.retain(|node| *node != receipt.node),
                 Status::Duplicate => share.duplicate = true,

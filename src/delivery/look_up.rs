@@ -1,13 +1,14 @@
 //! The look-up of rows for a round, and the line that goes ahead with it.
 
 use crate::backplane::answers::{SentAhead, Unavailable};
+use crate::backplane::redis::wire::connection::Awaited;
 use crate::backplane::rows::{Locations, RowPlace};
 use crate::delivery::ahead::{AfterRow, Ahead, UNCLEAR};
 use crate::delivery::carrier::Carrier;
 use crate::delivery::operation::Operation;
 use crate::delivery::share::Delivery;
 use crate::protocol::Wait;
-use crate::protocol::ids::Subject;
+use crate::protocol::ids::{Subject, UserId};
 
 impl Delivery<'_> {
     /// Whether its line is the same for all nodes, and none was sent.
@@ -56,35 +57,39 @@ impl Carrier {
                 ahead.is_with_row = false;
             }
         }
-        let mut row = None;
-        if let [i] = open
-            && shares[*i].may_go_ahead()
-            && let Subject::User(user) = &subjects[0]
-        {
-            let (share, mut claim) = (&mut shares[*i], None);
-            let line = || {
-                let line = share.operation.line(&share.subject.clone().into(), None);
-                claim = Some(self.hub.memory().claim(line.len()));
-                line
-            };
-            if let Some((sent, its_row)) = self.backplane.send_ahead(user, line, share.deadline) {
-                let SentAhead {
-                    node,
-                    oldest,
-                    published,
-                } = sent;
-                self.metrics.sent_ahead.inc();
-                share.ahead = Some(Ahead {
-                    node,
-                    oldest,
-                    published,
-                    claim,
-                    is_with_row: true,
-                });
-                row = Some(its_row);
-            }
-        }
+        let row = match (open, subjects) {
+            ([i], [Subject::User(user)]) => self.send_ahead(&mut shares[*i], user),
+            _ => None,
+        };
         self.backplane.locate(subjects, row).await
+    }
+
+    /// Sends the push to the node where its user is remembered, and asks for the row.
+    pub(super) fn send_ahead(&self, share: &mut Delivery<'_>, user: &UserId) -> Option<Awaited> {
+        if !share.may_go_ahead() {
+            return None;
+        }
+        let mut claim = None;
+        let line = || {
+            let line = share.operation.line(&share.subject.clone().into(), None);
+            claim = Some(self.hub.memory().claim(line.len()));
+            line
+        };
+        let (sent, row) = self.backplane.send_ahead(user, line, share.deadline)?;
+        let SentAhead {
+            node,
+            oldest,
+            published,
+        } = sent;
+        self.metrics.sent_ahead.inc();
+        share.ahead = Some(Ahead {
+            node,
+            oldest,
+            published,
+            claim,
+            is_with_row: true,
+        });
+        Some(row)
     }
 
     /// Notes, once the row is known, that it does not name the node that got the line.

@@ -20,6 +20,8 @@ pub(crate) mod keep;
 
 pub(crate) mod ledger;
 
+pub(crate) mod one_user;
+
 pub(crate) mod router;
 
 pub(crate) mod kick;

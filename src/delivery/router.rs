@@ -100,25 +100,14 @@ impl Router {
 
     /// Carries out one push.
     pub(crate) async fn push(&self, request: &PushRequest) -> Answer {
-        let is_all_here = !self.carrier.backplane.is_shared() && !request.keep;
-        if is_all_here && matches!(request.push.to, Target::User(_)) {
-            return self.push_alone(request).await;
+        if let Target::User(user) = &request.push.to
+            && !request.keep
+        {
+            return self.push_to_user(request, user).await;
         }
         // Boxed, or the short way above would carry the room for all that this may wait for.
         let mut answers = Box::pin(self.push_all(std::slice::from_ref(request))).await;
         answers.pop().expect("an answer for each request")
-    }
-
-    /// As [`Router::push_all`], for one push to a user whose connections are all here.
-    async fn push_alone(&self, request: &PushRequest) -> Answer {
-        let deadline = Instant::now() + request.timeout;
-        let metrics = &self.carrier.metrics;
-        let ledger = OutcomeLedger::open(std::slice::from_ref(request), metrics);
-        let answer = self.push_here(request, deadline).await;
-        let answer = self.trace(request, answer);
-        metrics.pushed(answer.status);
-        ledger.settle(std::slice::from_ref(&answer));
-        answer
     }
 
     /// Carries out many pushes, in order for each user; returns the answers in order.
@@ -175,7 +164,7 @@ impl Router {
     }
 
     /// Records the answer to a push that has one share.
-    fn trace(&self, request: &PushRequest, mut answer: Answer) -> Answer {
+    pub(super) fn trace(&self, request: &PushRequest, mut answer: Answer) -> Answer {
         answer.id = request.push.message.id().map(Into::into);
         let (trace, id) = (self.carrier.hub.trace(), request.push.message.id());
         trace.pushed_elsewhere(&request.push.to, id, answer.status, answer.reason);
@@ -338,7 +327,7 @@ impl Router {
 
     // ------------------------------------------------------------ one connection, everybody
 
-    async fn push_here(&self, request: &PushRequest, deadline: Instant) -> Answer {
+    pub(super) async fn push_here(&self, request: &PushRequest, deadline: Instant) -> Answer {
         let (receipt, waiter) = match request.wait {
             Wait::Routed => (None, None),
             wait => {

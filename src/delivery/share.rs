@@ -154,6 +154,17 @@ impl<'a> Delivery<'a> {
         self.open = Some(found.unwrap_or(reason));
     }
 
+    /// The node took it, for so many connections.
+    pub(super) fn heard(&mut self, node: &NodeId, connections: u32) {
+        self.served.push(node.clone());
+        self.connections += connections;
+        self.reached.push(node.clone());
+        self.unheard.retain(|unheard| unheard != node);
+        if self.wants_receipts() {
+            self.owing.push(node.clone());
+        }
+    }
+
     pub(super) fn not_heard(&mut self, node: &NodeId, reason: &'static str) {
         self.stays_open(reason);
         if !self.unheard.contains(node) {
@@ -217,10 +228,43 @@ impl<'a> Delivery<'a> {
             _ => Status::Offline,
         }
     }
+
+    /// The answer to a push of which this is all. Its id is left out.
+    pub(super) fn answer(&self) -> Answer {
+        let is_first = |&i: &usize| !self.reached[..i].contains(&self.reached[i]);
+        let nodes = (0..self.reached.len()).filter(is_first).count();
+        Answer {
+            seq_id: self.position(),
+            replicated: replicated(self.unreplicated),
+            reason: self.reason(),
+            ..Answer::of(self.status(), self.connections, nodes as u32)
+        }
+    }
+
+    /// A message that is kept but reached no client is `stored`, which needs no reason.
+    fn reason(&self) -> Option<&'static str> {
+        self.open.filter(|_| !self.kept || self.connections > 0)
+    }
+
+    fn part(&self) -> PartAnswer {
+        PartAnswer {
+            subject: self.subject.clone(),
+            status: self.status(),
+            connections: self.connections,
+            seq_id: self.position(),
+            replicated: replicated(self.unreplicated),
+        }
+    }
 }
 
 /// One answer for all shares of one push.
 pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
+    if let [only] = shares {
+        return Answer {
+            targets: vec![only.part()],
+            ..only.answer()
+        };
+    }
     let status_of = |status| shares.iter().any(|share| share.status() == status);
     let order = [
         Status::Acked,
@@ -240,27 +284,11 @@ pub(crate) fn sum_up(shares: &[Delivery<'_>]) -> Answer {
         id: None,
         status,
         connections: shares.iter().map(|share| share.connections).sum(),
-        seq_id: match shares {
-            [only] => only.position(),
-            _ => None,
-        },
+        seq_id: None,
         nodes: nodes.len() as u32,
         replicated: replicated(shares.iter().any(|share| share.unreplicated)),
-        // A message that is kept but reached no client is `stored`, which needs no reason.
-        reason: shares
-            .iter()
-            .filter(|share| !share.kept || share.connections > 0)
-            .find_map(|share| share.open),
-        targets: shares
-            .iter()
-            .map(|share| PartAnswer {
-                subject: share.subject.clone(),
-                status: share.status(),
-                connections: share.connections,
-                seq_id: share.position(),
-                replicated: replicated(share.unreplicated),
-            })
-            .collect(),
+        reason: shares.iter().find_map(Delivery::reason),
+        targets: shares.iter().map(Delivery::part).collect(),
     }
 }
 

@@ -218,7 +218,7 @@ impl FromStr for NodeId {
         let (name, boot) = text.rsplit_once('.').ok_or(BAD_NODE)?;
         let boot_fits =
             (1..=32).contains(&boot.len()) && boot.bytes().all(|b| b.is_ascii_alphanumeric());
-        if NodeName::from_str(name).is_ok() && boot_fits {
+        if NodeName::fits(name) && boot_fits {
             Ok(Self(text.into()))
         } else {
             Err(BAD_NODE)
@@ -231,6 +231,11 @@ impl FromStr for NodeId {
 pub struct NodeName(Arc<str>);
 
 impl NodeName {
+    fn fits(text: &str) -> bool {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        (1..=MAX_NODE_NAME_BYTES).contains(&text.len()) && text.bytes().all(is_plain)
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -242,14 +247,9 @@ impl FromStr for NodeName {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let fits = (1..=MAX_NODE_NAME_BYTES).contains(&text.len());
-        let clean = text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-        if fits && clean {
-            Ok(Self(text.into()))
-        } else {
-            Err(BAD_NODE_NAME)
+        match Self::fits(text) {
+            true => Ok(Self(text.into())),
+            false => Err(BAD_NODE_NAME),
         }
     }
 }

@@ -107,6 +107,12 @@ pub(super) struct Quoted<'a>(pub(super) &'a UserId);
 
 impl Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f)
+    }
+}
+
+impl Quoted<'_> {
+    pub(super) fn write(&self, f: &mut impl fmt::Write) -> fmt::Result {
         f.write_char('"')?;
         let mut rest = self.0.as_str();
         while let Some(at) = memchr::memchr2(b'"', b'\\', rest.as_bytes()) {

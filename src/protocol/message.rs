@@ -66,7 +66,13 @@ impl Serialize for Target {
 /// Appends a target as JSON.
 pub(super) fn write_target(out: &mut String, to: &Target) {
     let _ = match to {
-        Target::User(user) => write!(out, r#"{{"user":{}}}"#, Quoted(user)),
+        Target::User(user) => {
+            // Not formatted: most pushes have it.
+            out.push_str(r#"{"user":"#);
+            let written = Quoted(user).write(out);
+            out.push('}');
+            written
+        }
         Target::Users(users) => write!(out, r#"{{"users":{}}}"#, Users(users.iter())),
         Target::Topic(topic) => write!(out, r#"{{"topic":"{topic}"}}"#),
         Target::Topics(topics) => write!(out, r#"{{"topics":{}}}"#, Names(topics.iter())),

@@ -36,7 +36,8 @@ impl Keys {
 
     /// A key of a user. In a hash tag the id is escaped, so that it ends where the tag does.
     fn tagged(&self, kind: &str, user: &UserId) -> String {
-        format!("{}{kind}:{{{}}}", self.prefix, user.in_key())
+        // Not formatted: every push makes one.
+        [&self.prefix, kind, ":{", &user.in_key(), "}"].concat()
     }
 
     /// Hash: `<node>/<fd>` to the data of that connection.
@@ -147,7 +148,7 @@ impl Keys {
     }
 
     pub(crate) fn node_channel(&self, node: &NodeId) -> String {
-        format!("{}n:{{{node}}}", self.channels)
+        [&self.channels, "n:{", node.as_str(), "}"].concat()
     }
 
     pub(crate) fn global_channel(&self) -> String {

@@ -423,7 +423,7 @@ pub fn push_line(
         let _ = write!(out, r#""keep":true,"seq_id":"{position}","#);
     }
     write_reply(&mut out, reply);
-    let _ = write!(out, r#""{data}":{}}}"#, message.data());
+    out.extend(["\"", data, "\":", message.data(), "}"]);
     out
 }
 

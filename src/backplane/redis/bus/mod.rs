@@ -10,4 +10,6 @@ pub(crate) mod post;
 
 pub(crate) mod probes;
 
+pub(crate) mod publish;
+
 pub(crate) mod subscriber;

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use fred::prelude::FredResult;
 use tokio::time::Instant;
 
 use crate::backplane::answers::{SentAhead, Unavailable};
@@ -32,13 +31,7 @@ impl Redis {
         row: Option<Awaited>,
     ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
         let rows = match subjects {
-            [Subject::User(user)] => {
-                let row = match row {
-                    Some(row) => self.servers.told_row(row.answers().await),
-                    None => self.servers.field_names(&self.keys.user(user)).await,
-                };
-                return Ok(vec![self.located(user, row).await?]);
-            }
+            [Subject::User(user)] => return Ok(vec![self.locate_user(user, row).await?]),
             subjects => self.read_rows(subjects, Some(LAG)).await,
         };
         let is_empty = |row: &RowRead| row.as_ref().is_ok_and(Vec::is_empty);
@@ -105,11 +98,15 @@ impl Redis {
         Some((sent, row))
     }
 
-    async fn located(
+    pub(crate) async fn locate_user(
         &self,
         user: &UserId,
-        row: FredResult<FieldTexts>,
+        row: Option<Awaited>,
     ) -> Result<Result<Locations, &'static str>, Unavailable> {
+        let row = match row {
+            Some(row) => self.servers.told_row(row.answers().await),
+            None => self.servers.field_names(&self.keys.user(user)).await,
+        };
         let fields = row.map_err(|_| AWAY)?;
         if fields.is_empty()
             && let Some(reason) = Box::pin(self.lease.doubts_rows()).await?

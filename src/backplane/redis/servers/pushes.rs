@@ -229,7 +229,7 @@ impl Servers {
             Ok(reply) => fields(reply).ok_or_else(odd),
             Err(error) if error.is_cluster() => {
                 self.note(&error);
-                let answer = self.call(command, key, &[]).await?;
+                let answer = Box::pin(self.call(command, key, &[])).await?;
                 flat(answer).ok_or_else(odd)
             }
             Err(error) => {
@@ -279,12 +279,16 @@ fn fields(reply: Reply) -> Option<FieldTexts> {
     let Reply::List(list) = reply else {
         return matches!(reply, Reply::Nothing).then(Vec::new);
     };
-    let texts = list.into_iter().map(|value| match value {
-        Reply::Text(text) => String::from_utf8(text).ok(),
-        Reply::Number(number) => Some(number.to_string()),
-        _ => None,
-    });
-    texts.collect()
+    // Not collected: that would shrink the memory of the list, which costs more than new one.
+    let mut texts = Vec::with_capacity(list.len());
+    for value in list {
+        texts.push(match value {
+            Reply::Text(text) => String::from_utf8(text).ok()?,
+            Reply::Number(number) => number.to_string(),
+            _ => return None,
+        });
+    }
+    Some(texts)
 }
 
 /// As [`fields`], of an answer that fred has read.
