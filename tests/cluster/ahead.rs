@@ -236,3 +236,44 @@ async fn who_comes_back_from_a_dead_node_gets_a_push_once_or_its_sender_is_told(
         }
     }
 }
+
+#[tokio::test]
+async fn a_push_alone_is_answered_as_in_a_batch() {
+    let redis = Redis::start();
+    let [a, b, c] = ["a", "b", "c"].map(|name| node_on(&redis, name));
+    let seats = [("here", &a), ("there", &b), ("both", &a), ("both", &b)];
+    let more = [("two", &b), ("two", &c), ("twice", &c), ("twice", &c)];
+    let mut clients = Vec::new();
+    for (user, node) in seats.into_iter().chain(more) {
+        clients.push(Client::v1(&node.ws_url(user)).await);
+    }
+    let users = ["offline", "here", "there", "both", "two", "twice"];
+    let variants = [
+        ("plain", json!({})),
+        ("named", json!({"id": "named"})),
+        ("named", json!({"id": "named"})),
+        ("written", json!({"wait": "written"})),
+    ];
+    for user in users {
+        for (what, fields) in &variants {
+            // One after the other, so that each has an id of its own, and its repeat.
+            let [alone, first] = [false, true].map(|in_batch| {
+                let mut push = json!({"to": {"user": user}, "data": what});
+                for (field, value) in fields.as_object().expect("fields") {
+                    push[field] = match field == "id" {
+                        true => json!(format!("{user}-{what}-{in_batch}")),
+                        false => value.clone(),
+                    };
+                }
+                push
+            });
+            let mut alone = push(&a, alone).await;
+            let batch = push(&a, json!([first])).await;
+            let mut first = batch[0].clone();
+            for answer in [&mut alone, &mut first] {
+                answer["id"] = Value::Null;
+            }
+            assert_eq!(alone, first, "{what} to {user}");
+        }
+    }
+}
