@@ -13,33 +13,26 @@ use crate::protocol::ids::{Subject, Topic, UserId};
 impl Backplane {
     /// The nodes that hold connections of each of these users and topics, without this node.
     /// Nodes may be dead: a row outlives its node for a while. If it is unknown, the reason: the
-    /// registry is being rebuilt, or Redis refuses to write rows. `row` is on its way if the only
-    /// subject is a user who was looked up by [`Backplane::send_ahead`].
-    ///
-    /// # Errors
-    /// When the registry cannot be read.
+    /// registry is being rebuilt, or Redis refuses to write rows, or cannot be asked.
     pub(crate) async fn locate(
         &self,
         subjects: &[Subject],
-        row: Option<Awaited>,
-    ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
+    ) -> Vec<Result<Locations, &'static str>> {
         match self {
-            Self::Standalone(_) => Ok(vec![Ok(Locations::new()); subjects.len()]),
-            Self::Redis(redis) => redis.locate(subjects, row).await,
+            Self::Standalone(_) => vec![Ok(Locations::new()); subjects.len()],
+            Self::Redis(redis) => redis.locate(subjects).await,
         }
     }
 
-    /// As [`Backplane::locate`], for one user.
-    ///
-    /// # Errors
-    /// When the registry cannot be read.
+    /// As [`Backplane::locate`], for one user, who is remembered for [`Backplane::send_ahead`].
+    /// `row` is on its way if that looked the user up.
     pub(crate) async fn locate_user(
         &self,
         user: &UserId,
         row: Option<Awaited>,
-    ) -> Result<Result<Locations, &'static str>, Unavailable> {
+    ) -> Result<Locations, &'static str> {
         match self {
-            Self::Standalone(_) => Ok(Ok(Locations::new())),
+            Self::Standalone(_) => Ok(Locations::new()),
             Self::Redis(redis) => redis.locate_user(user, row).await,
         }
     }

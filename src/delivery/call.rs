@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::backplane::Backplane;
-use crate::backplane::answers::{LATE, Unavailable};
+use crate::backplane::answers::LATE;
 use crate::cluster::reach::RETRY;
 use crate::cluster::survey::{Said, Survey};
 use crate::delivery::share::SUSPECTED;
@@ -153,18 +153,10 @@ impl CallService {
         let nodes = match &call.to {
             Target::Connection(id, _) => Ok(vec![id.node.clone()]),
             Target::User(user) if self.backplane.is_shared() => {
-                let users = [Subject::User(user.clone())];
-                let rows =
-                    tokio::time::timeout_at(deadline, self.backplane.locate(&users, None)).await;
-                match rows {
-                    Ok(Ok(rows)) => match rows.into_iter().next() {
-                        Some(Ok(row)) => Ok(row.into_iter().map(|place| place.node).collect()),
-                        Some(Err(reason)) => Err(reason),
-                        None => Ok(Vec::new()),
-                    },
-                    Ok(Err(Unavailable(reason))) => Err(reason),
-                    Err(_) => Err(LATE),
-                }
+                let row = self.backplane.locate_user(user, None);
+                let row = tokio::time::timeout_at(deadline, row).await;
+                let row = row.unwrap_or(Err(LATE));
+                row.map(|places| places.into_iter().map(|place| place.node).collect())
             }
             _ => Ok(Vec::new()),
         };

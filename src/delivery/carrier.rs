@@ -245,7 +245,7 @@ impl Carrier {
             .unwrap_or(now);
         let rows = tokio::time::timeout_at(last, self.look_up(shares, &open, &subjects))
             .await
-            .map_err(|_| Unavailable(LATE))??;
+            .map_err(|_| Unavailable(LATE))?;
 
         self.serve(shares, &open, &subjects, rows).await;
         Ok(())

@@ -1,6 +1,6 @@
 //! The look-up of rows for a round, and the line that goes ahead with it.
 
-use crate::backplane::answers::{SentAhead, Unavailable};
+use crate::backplane::answers::SentAhead;
 use crate::backplane::redis::wire::connection::Awaited;
 use crate::backplane::rows::{Locations, RowPlace};
 use crate::delivery::ahead::{AfterRow, Ahead, UNCLEAR};
@@ -51,17 +51,17 @@ impl Carrier {
         shares: &mut [Delivery<'_>],
         open: &[usize],
         subjects: &[Subject],
-    ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
+    ) -> Vec<Result<Locations, &'static str>> {
         for &i in open {
             if let Some(ahead) = &mut shares[i].ahead {
                 ahead.is_with_row = false;
             }
         }
-        let row = match (open, subjects) {
-            ([i], [Subject::User(user)]) => self.send_ahead(&mut shares[*i], user),
-            _ => None,
-        };
-        self.backplane.locate(subjects, row).await
+        if let ([i], [Subject::User(user)]) = (open, subjects) {
+            let row = self.send_ahead(&mut shares[*i], user);
+            return vec![self.backplane.locate_user(user, row).await];
+        }
+        self.backplane.locate(subjects).await
     }
 
     /// Sends the push to the node where its user is remembered, and asks for the row.

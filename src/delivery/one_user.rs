@@ -8,7 +8,7 @@ use std::slice;
 
 use tokio::time::Instant;
 
-use crate::backplane::answers::{LATE, Published, Unavailable};
+use crate::backplane::answers::{LATE, Published};
 use crate::delivery::ahead::Ahead;
 use crate::delivery::answer::Answer;
 use crate::delivery::carrier::Carrier;
@@ -74,8 +74,8 @@ impl Carrier {
         let row = self.send_ahead(share, user);
         let located = self.backplane.locate_user(user, row);
         let locations = match tokio::time::timeout_at(share.deadline, located).await {
-            Ok(Ok(Ok(locations))) => locations,
-            Ok(Ok(Err(reason)) | Err(Unavailable(reason))) => return share.stays_open(reason),
+            Ok(Ok(locations)) => locations,
+            Ok(Err(reason)) => return share.stays_open(reason),
             Err(_) => return share.stays_open(LATE),
         };
         match &locations[..] {

@@ -28,12 +28,8 @@ impl Redis {
     pub(crate) async fn locate(
         &self,
         subjects: &[Subject],
-        row: Option<Awaited>,
-    ) -> Result<Vec<Result<Locations, &'static str>>, Unavailable> {
-        let rows = match subjects {
-            [Subject::User(user)] => return Ok(vec![self.locate_user(user, row).await?]),
-            subjects => self.read_rows(subjects, Some(LAG)).await,
-        };
+    ) -> Vec<Result<Locations, &'static str>> {
+        let rows = self.read_rows(subjects, Some(LAG)).await;
         let is_empty = |row: &RowRead| row.as_ref().is_ok_and(Vec::is_empty);
         let doubt = match rows.iter().any(is_empty) {
             true => self.doubt(&rows).await,
@@ -56,7 +52,7 @@ impl Redis {
                     .collect(),
             })
         });
-        Ok(located.collect())
+        located.collect()
     }
 
     /// Why those of these rows that are missing prove nothing; so it is, too, if that cannot be
@@ -102,20 +98,22 @@ impl Redis {
         &self,
         user: &UserId,
         row: Option<Awaited>,
-    ) -> Result<Result<Locations, &'static str>, Unavailable> {
+    ) -> Result<Locations, &'static str> {
         let row = match row {
             Some(row) => self.servers.told_row(row.answers().await),
             None => self.servers.field_names(&self.keys.user(user)).await,
         };
-        let fields = row.map_err(|_| AWAY)?;
+        let fields = row.map_err(|_| AWAY.0)?;
         if fields.is_empty()
-            && let Some(reason) = Box::pin(self.lease.doubts_rows()).await?
+            && let Some(reason) = Box::pin(self.lease.doubts_rows())
+                .await
+                .map_err(|Unavailable(reason)| reason)?
         {
-            return Ok(Err(reason));
+            return Err(reason);
         }
         let row = self.others(&fields);
         self.outboxes.whereabouts.note(user, &row);
-        Ok(Ok(row))
+        Ok(row)
     }
 
     /// The rows in the order of their subjects. Each row is read once: of two pushes of a batch to
