@@ -17,6 +17,7 @@ mod absent;
 mod addresses;
 mod ahead;
 mod batches;
+mod behind;
 mod belief;
 mod bookmarks;
 mod calls;

@@ -13,3 +13,5 @@ pub(crate) mod probes;
 pub(crate) mod publish;
 
 pub(crate) mod subscriber;
+
+pub(crate) mod subscription;

@@ -2,13 +2,13 @@
 //!
 //! `Probes` is what was sent and received; `Probing` holds the subscriber's
 //! conclusions. What must stay true: a subscription is declared deaf only after Redis has
-//! confirmed that it passed a probe on, however slow the publish path is; and never while lines
-//! still come over the own channel.
+//! confirmed that it passed a probe on, however slow the publish path is; and never while the probe
+//! may be queued behind other lines, for as long as Redis keeps a subscriber that is behind.
 //!
 //! A probe's number is random, and each counts once, so a publisher can forge none.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::error::ErrorKind;
@@ -29,6 +29,10 @@ pub(crate) const DEAF: Duration = Duration::from_millis(1_500);
 /// subscription went silent at the same moment, and detecting that has taken its time already.
 const DEAF_TOO: Duration = Duration::from_millis(400);
 
+/// A probe is not queued behind other lines for longer: Redis cuts a subscriber off whose buffer is
+/// over the soft limit for this time (`client-output-buffer-limit pubsub 32mb 8mb 60`).
+const QUEUED: Duration = Duration::from_secs(60);
+
 /// The time between two looks while that is going on.
 pub(crate) const PRESSING: Duration = Duration::from_millis(100);
 
@@ -48,7 +52,8 @@ struct SentProbe {
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
     heard: AtomicU64,
-    lines: AtomicU64,
+    /// Whether a probe may be queued behind other lines, since this was last asked.
+    is_behind: AtomicBool,
     /// The last probes sent, until they are received.
     sent: Mutex<VecDeque<SentProbe>>,
     /// Woken by each probe received.
@@ -82,9 +87,9 @@ impl Probes {
         Some(probe.at.elapsed())
     }
 
-    /// Notes that a line came over the own channel: a probe may be queued behind it.
-    pub(crate) fn note_line(&self) {
-        self.lines.fetch_add(1, Ordering::Relaxed);
+    /// Notes that a line came, or that there is more to read: a probe may be queued behind it.
+    pub(crate) fn note_behind(&self) {
+        self.is_behind.store(true, Ordering::Relaxed);
     }
 
     /// Waits until a probe has been received since the last call.
@@ -97,9 +102,8 @@ impl Probes {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// How many lines came over the own channel.
-    fn lines(&self) -> u64 {
-        self.lines.load(Ordering::Relaxed)
+    fn was_behind(&self) -> bool {
+        self.is_behind.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -114,6 +118,27 @@ pub(crate) enum Hearing {
     Deaf,
 }
 
+/// A probe that Redis passed on.
+#[derive(Debug)]
+struct OwedProbe {
+    number: u64,
+    /// When Redis said so.
+    accepted: Instant,
+    /// Since when nothing could be before it.
+    due: Instant,
+}
+
+impl OwedProbe {
+    fn now(number: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            number,
+            accepted: now,
+            due: now,
+        }
+    }
+}
+
 /// The probes on their way.
 #[derive(Debug, Default)]
 pub(crate) struct Probing {
@@ -125,10 +150,8 @@ pub(crate) struct Probing {
     heard_number: u64,
     /// When the channel was last subscribed to again.
     renewed: Option<Instant>,
-    /// The number of lines by then.
-    lines: u64,
-    /// The oldest probe that Redis accepted and that was not received: its number, and when.
-    owed: Option<(u64, Instant)>,
+    /// The oldest probe that Redis accepted and that was not received.
+    owed: Option<OwedProbe>,
     /// Whether the connection for commands went silent and no probe was received since.
     doubtful: bool,
     /// How many probes in a row Redis handed to no subscriber.
@@ -192,24 +215,21 @@ impl Probing {
     /// Sends the next probe and checks the earlier ones; returns what they say.
     pub(crate) async fn probe(&mut self, servers: &Servers, own: &str, probes: &Probes) -> Hearing {
         let mut verdict = Hearing::Hears;
-        let lines = probes.lines();
-        if lines > std::mem::replace(&mut self.lines, lines)
-            && let Some((_, since)) = &mut self.owed
+        if probes.was_behind()
+            && let Some(owed) = &mut self.owed
+            && owed.accepted.elapsed() < QUEUED
         {
-            // Behind with reading, which is not deaf: the probe is queued behind those lines.
-            *since = Instant::now();
+            owed.due = Instant::now();
         }
         let last = self.note_heard(probes);
-        if self.owed.is_some_and(|(number, _)| number <= last) {
+        if self.owed.as_ref().is_some_and(|owed| owed.number <= last) {
             self.owed = None;
             self.unheard = 0;
         }
         // However slow the publish path is now: Redis confirmed that it passed that probe on.
         let patience = if self.doubtful { DEAF_TOO } else { DEAF };
-        if self
-            .owed
-            .is_some_and(|(_, since)| since.elapsed() > patience)
-        {
+        let mut owed = self.owed.iter();
+        if owed.any(|owed| owed.due.elapsed() > patience) {
             return Hearing::Deaf;
         }
         if let Some(task) = self.task.take() {
@@ -229,7 +249,7 @@ impl Probing {
                     verdict = Hearing::Unsubscribed;
                 }
                 Ok(Ok(_)) if self.sent > last => {
-                    self.owed.get_or_insert((self.sent, Instant::now()));
+                    self.owed.get_or_insert_with(|| OwedProbe::now(self.sent));
                 }
                 // No answer, although fred reports its connection as up. A lean connection that is
                 // silent is given up by itself, but fred's is probably silent, too, and it measures

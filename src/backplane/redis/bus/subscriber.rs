@@ -7,73 +7,29 @@
 //! is taken from two subscriptions.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::backplane::feed::{Channel, FeedEvent};
+use crate::backplane::feed::FeedEvent;
 use crate::backplane::nodes::Health;
-use crate::backplane::redis::COMMAND_TIMEOUT;
-use crate::backplane::redis::bus::probes::{DEAF, Hearing, PRESSING, PROBE, Probes, Probing};
+use crate::backplane::redis::bus::probes::{Hearing, PRESSING, PROBE, Probing};
+use crate::backplane::redis::bus::subscription::{BACKLOG, Bus, RedisSubscription, charge};
 use crate::backplane::redis::registry::belief::LEASE;
-use crate::backplane::redis::registry::lease::Lease;
-use crate::backplane::redis::registry::offer::RowOffer;
-use crate::backplane::redis::servers::dial::ServerDoor;
-use crate::backplane::redis::servers::errors::redacted;
-use crate::backplane::redis::servers::link::Link;
-use crate::backplane::redis::servers::{ServerPlace, Servers};
-use crate::backplane::redis::wire::listener::{Heard, MessageReader, News};
-use crate::backplane::redis::wire::resp::Reply;
-use crate::local::hub::Hub;
+use crate::backplane::redis::wire::listener::News;
 use crate::local::shard::command::Command;
-use crate::protocol;
-use crate::shutdown::Shutdown;
-use crate::telemetry::metrics::Metrics;
 
-/// Bytes of messages that are read ahead to find a probe among them. What is not read waits in the
-/// connection, and then in Redis, which cuts a subscriber off that is too far behind.
-pub(crate) const BACKLOG: usize = 16 * 1024 * 1024;
-/// Bytes charged for each message in addition to its own.
-const OVERHEAD: usize = 256;
-/// After SUBSCRIBE was sent, the next probe comes this soon: Redis has read it by then.
-const SETTLED: Duration = Duration::from_millis(50);
 /// How long a retiring subscription may take to deliver what it still holds.
 const RETIRE: Duration = Duration::from_secs(1);
 /// Rows that Redis forgot are mostly back within this time.
 const REBUILT: Duration = Duration::from_secs(1);
+/// The beat is looked at after this many events, while there are more.
+const EVENTS: u32 = 1_024;
 /// Clients are told that the node is cut off after this time.
 const DEGRADED: Duration = Duration::from_secs(10);
-
-/// The parts that a node's subscription works with.
-pub(crate) struct Bus {
-    pub(crate) servers: Servers,
-    pub(crate) own: String,
-    pub(crate) probes: Arc<Probes>,
-    /// How many bytes were received and not yet processed.
-    pub(crate) backlog: Arc<AtomicUsize>,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) lease: Arc<Lease>,
-    pub(crate) offer: RowOffer,
-    pub(crate) health: watch::Sender<Health>,
-    /// Raised when the node stops listening for good.
-    pub(crate) stop: Shutdown,
-    /// Raised by the bus when everything received has been processed.
-    pub(crate) stopped: Shutdown,
-    pub(crate) metrics: Arc<Metrics>,
-}
-
-/// Dropping it closes the connection.
-struct RedisSubscription {
-    /// Its server.
-    place: ServerPlace,
-    listener: MessageReader<ServerDoor>,
-    /// Tells nothing of its connection any more.
-    is_over: Arc<AtomicBool>,
-}
 
 /// What is taken from a subscription.
 enum Phase {
@@ -90,6 +46,8 @@ struct Live {
     phase: Phase,
     probing: Probing,
     beat: Interval,
+    /// Events given out since the beat was looked at.
+    events: u32,
     turns: watch::Receiver<u64>,
     beats: watch::Receiver<u64>,
     /// When the beat was last taken: a gap means that this process was stalled.
@@ -127,6 +85,9 @@ impl Subscriber {
             None => live.insert(Live::new(bus).await),
         };
         loop {
+            if !queued.is_empty() && live.is_due() {
+                live.tick(bus, queued).await;
+            }
             if let Some(event) = queued.pop_front() {
                 if let FeedEvent::Payload(_, payload) = &event {
                     bus.backlog.fetch_sub(charge(payload), Ordering::Relaxed);
@@ -160,12 +121,14 @@ impl Live {
     async fn new(bus: &Bus) -> Self {
         let subscription = bus.subscribe_until_it_works().await;
         let mut beat = tokio::time::interval(PROBE);
+        beat.reset();
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             subscription,
             phase: Phase::Listening,
             probing: Probing::default(),
             beat,
+            events: 0,
             turns: bus.servers.turns(),
             beats: bus.lease.beats(),
             awake: Instant::now(),
@@ -201,25 +164,43 @@ impl Live {
 
     async fn hear(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>, news: News) {
         match news {
-            News::Bytes => _ = bus.take(&mut self.subscription.listener, events),
+            News::Bytes => {
+                let signs = bus.take(&mut self.subscription.listener, events);
+                if signs.is_subscribed {
+                    // A probe before that would have no receiver.
+                    self.beat.reset_immediately();
+                }
+            }
             News::Connected => {
                 bus.subscribe(&mut self.subscription.listener).await;
                 self.renew(bus);
-                self.beat.reset_after(SETTLED);
+                self.beat.reset();
                 events.push_back(FeedEvent::Lost("reconnect"));
             }
         }
     }
 
     /// Takes what has arrived, without waiting for more: a probe may be among it, and how late this
-    /// task is with all the rest says nothing of the subscription.
-    async fn take_arrived(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
+    /// task is with all the rest says nothing of the subscription. Returns whether that was all.
+    async fn take_arrived(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) -> bool {
         while bus.backlog.load(Ordering::Relaxed) < BACKLOG {
             match self.subscription.listener.poll_now() {
                 Some(news) => self.hear(bus, events, news).await,
-                None => return,
+                None => return true,
             }
         }
+        false
+    }
+
+    /// Whether the beat is due, asked with each event: much that waits to be processed must not hold
+    /// up the probes.
+    fn is_due(&mut self) -> bool {
+        self.events += 1;
+        if self.events < EVENTS {
+            return false;
+        }
+        self.events = 0;
+        matches!(self.phase, Phase::Listening) && self.beat.tick().now_or_never().is_some()
     }
 
     async fn tick(&mut self, bus: &Bus, events: &mut VecDeque<FeedEvent>) {
@@ -227,7 +208,9 @@ impl Live {
         if gap > LEASE {
             return self.wake_up(bus, gap).await;
         }
-        self.take_arrived(bus, events).await;
+        if !self.take_arrived(bus, events).await {
+            bus.probes.note_behind();
+        }
         events.push_back(FeedEvent::Tick);
         if self.notices_forgetting(bus) {
             events.push_back(FeedEvent::Lost("forgotten"));
@@ -302,7 +285,7 @@ impl Live {
                 bus.servers.note_resubscribed();
             }
             self.renew(bus);
-            self.beat.reset_after(SETTLED);
+            self.beat.reset();
         }
     }
 
@@ -348,7 +331,7 @@ impl Live {
     ) -> bool {
         let listener = &mut self.subscription.listener;
         match tokio::time::timeout_at(until, listener.wait()).await {
-            Ok(News::Bytes) if bus.take(listener, events) => {
+            Ok(News::Bytes) if bus.take(listener, events).is_last => {
                 if let Phase::Retiring { until, .. } = &mut self.phase {
                     *until = Instant::now();
                 }
@@ -368,125 +351,5 @@ fn take_last(mut old: RedisSubscription, bus: &Bus, events: &mut VecDeque<FeedEv
         if is_full || old.listener.poll_now() != Some(News::Bytes) {
             return;
         }
-    }
-}
-
-/// What a payload counts in the backlog.
-fn charge(payload: &Bytes) -> usize {
-    payload.len() + OVERHEAD
-}
-
-impl Bus {
-    /// Takes what was heard; returns whether the answer to PING was among it.
-    fn take(
-        &self,
-        listener: &mut MessageReader<ServerDoor>,
-        events: &mut VecDeque<FeedEvent>,
-    ) -> bool {
-        let mut is_last = false;
-        while let Some(heard) = listener.take() {
-            match heard {
-                Heard::Message { channel, payload } => events.extend(self.event(&channel, payload)),
-                Heard::Answer(Ok(reply)) => is_last |= reply == Reply::Text(b"PONG".into()),
-                Heard::Answer(Err(error)) => {
-                    self.servers.note(&error);
-                    tracing::debug!(error = %redacted(&error), "SUBSCRIBE failed");
-                }
-            }
-        }
-        is_last
-    }
-
-    /// A payload as an event. Probes are none: they measure whether the subscription works, and not
-    /// how late this task is.
-    fn event(&self, channel: &[u8], payload: Bytes) -> Option<FeedEvent> {
-        if let Some(number) = protocol::as_probe(&payload) {
-            match self.probes.note(number) {
-                Some(lag) => self.metrics.bus_lag.observe(lag.as_secs_f64()),
-                // By which another node finds out whether this one listens.
-                None if number == 0 => {}
-                None => self.metrics.line_refused("probe"),
-            }
-            return None;
-        }
-        let channel = if channel == self.own.as_bytes() {
-            self.probes.note_line();
-            Channel::Own
-        } else {
-            Channel::Global
-        };
-        self.backlog.fetch_add(charge(&payload), Ordering::Relaxed);
-        Some(FeedEvent::Payload(channel, payload))
-    }
-
-    /// Decides whether the node can serve, and announces it.
-    fn judge(&self, probing: &Probing) -> Health {
-        self.offer.note_heard(probing.proven());
-        let reason = self.servers.link_fault().or_else(|| self.lease.refusal());
-        let health = match (reason, probing.heard()) {
-            (Some(reason), _) => Health::Down(reason),
-            (None, None) => Health::Down("not subscribed yet"),
-            (None, Some(heard)) if heard.elapsed() > DEAF + PROBE => {
-                Health::Down("the subscription does not answer")
-            }
-            _ if !self.lease.is_held() || *self.lease.beats().borrow() == 0 => {
-                Health::Down("the lease is not held")
-            }
-            _ => Health::Ready,
-        };
-        self.lease.isolation.note(health == Health::Ready);
-        self.health
-            .send_if_modified(|old| std::mem::replace(old, health) != health);
-        self.metrics
-            .redis_up
-            .set(i64::from(health == Health::Ready));
-        health
-    }
-
-    fn is_ready(&self) -> bool {
-        *self.health.borrow() == Health::Ready
-    }
-
-    async fn subscribe_until_it_works(&self) -> RedisSubscription {
-        let mut turns = self.servers.turns();
-        loop {
-            if let Some(mut subscription) = self.open().await {
-                self.subscribe(&mut subscription.listener).await;
-                return subscription;
-            }
-            self.judge(&Probing::default());
-            // With several servers, the first change of routes tells which one has the channel.
-            let _ = tokio::time::timeout(PROBE, turns.changed()).await;
-        }
-    }
-
-    /// Opens a new connection; `None` if Redis does not answer in time.
-    async fn open(&self) -> Option<RedisSubscription> {
-        let place = self.servers.place_of(&self.own);
-        let is_over = Arc::<AtomicBool>::default();
-        let door = ServerDoor::new(
-            &self.servers.way_to(&self.own)?,
-            Link::Subscription,
-            self.servers.link_watch(),
-            String::new(),
-            is_over.clone(),
-        )
-        .inspect_err(
-            |error| tracing::error!(error = %redacted(error), "cannot open a subscription"),
-        )
-        .ok()?;
-        let opened = tokio::time::timeout(COMMAND_TIMEOUT, MessageReader::open(door)).await;
-        Some(RedisSubscription {
-            place,
-            listener: opened.ok()?,
-            is_over,
-        })
-    }
-
-    /// Sends SUBSCRIBE. Only a probe can show that it worked.
-    async fn subscribe(&self, listener: &mut MessageReader<ServerDoor>) {
-        self.metrics.subscriptions.inc();
-        let write = |out: &mut Vec<u8>| self.servers.write_subscribe(out);
-        listener.send(COMMAND_TIMEOUT, write).await;
     }
 }

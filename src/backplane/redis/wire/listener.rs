@@ -26,6 +26,8 @@ const LEAST: usize = ROOM / 8;
 pub(crate) enum Heard {
     /// On this channel.
     Message { channel: Bytes, payload: Bytes },
+    /// A channel is subscribed to: what is published from now on comes.
+    Subscribed,
     /// To a command.
     Answer(Result<Reply, Error>),
 }
@@ -104,7 +106,7 @@ impl<D: Door> MessageReader<D> {
             match self.framer.whole(&self.input) {
                 Ok(Some(length)) => match heard(&self.input.split_to(length).freeze()) {
                     Ok(Some(heard)) => return Some(heard),
-                    // A confirmation.
+                    // Nothing that is waited for.
                     Ok(None) => {}
                     Err(error) => self.break_off(&error),
                 },
@@ -146,11 +148,14 @@ impl<D: Door> MessageReader<D> {
     }
 }
 
-/// What a whole answer tells, if it is more than a confirmation.
+/// What a whole answer tells, if that is waited for.
 fn heard(whole: &Bytes) -> Result<Option<Heard>, Error> {
     if !resp::is_pushed(whole) {
         let reply = resp::reply(whole)?;
         return Ok(Some(Heard::Answer(accepted(reply))));
+    }
+    if resp::confirms(whole) {
+        return Ok(Some(Heard::Subscribed));
     }
     let places = resp::message(whole)?;
     Ok(places.map(|places| Heard::Message {

@@ -237,6 +237,12 @@ pub(crate) fn is_pushed(whole: &[u8]) -> bool {
     whole.first() == Some(&b'>')
 }
 
+/// Whether Redis confirms a subscription.
+pub(crate) fn confirms(pushed: &[u8]) -> bool {
+    pushed.starts_with(b">3\r\n$9\r\nsubscribe\r\n")
+        || pushed.starts_with(b">3\r\n$10\r\nssubscribe\r\n")
+}
+
 /// A message of a channel: where its channel and its payload stand in the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MessagePlaces {
