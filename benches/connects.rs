@@ -11,7 +11,7 @@ use support::accounting::{Meter, memory};
 use support::options::Options;
 use support::process::{Node, RedisServer};
 use support::report::{self, Report};
-use support::visits::come_and_go;
+use support::visits::{Manner, come_and_go};
 use support::{median, raise_open_files_limit};
 
 /// Connections that come and go before anything is read.
@@ -28,6 +28,7 @@ fn main() -> io::Result<()> {
             ("passes", "3", "passes of each way"),
             ("ways", "embedded,redis", "backplanes"),
             ("closes", "frame,drop", "ways to close"),
+            ("dialect", "plain", "what the clients speak: plain or v1"),
         ],
     );
     raise_open_files_limit()?;
@@ -57,7 +58,11 @@ fn measure(
     redis: Option<&RedisServer>,
 ) -> io::Result<()> {
     let (connects, at_once) = (options.number("connects"), options.number("at-once"));
-    come_and_go(node.clients, WARM_UP, at_once, close == "frame")?;
+    let manner = Manner {
+        with_frame: close == "frame",
+        speaks_v1: options.text("dialect") == "v1",
+    };
+    come_and_go(node.clients, WARM_UP, at_once, manner)?;
     std::thread::sleep(SETTLE);
     let before = memory(node.pid()).resident;
     let mut totals = Vec::new();
@@ -67,7 +72,7 @@ fn measure(
             redis.map(|redis| Meter::start(redis.pid())),
         );
         let started = std::time::Instant::now();
-        come_and_go(node.clients, connects, at_once, close == "frame")?;
+        come_and_go(node.clients, connects, at_once, manner)?;
         let seconds = started.elapsed().as_secs_f64();
         std::thread::sleep(SETTLE);
         let spent = meter.spent() / connects as f64;

@@ -21,7 +21,7 @@ use support::process::{Node, RedisServer};
 use support::report::{self, Report};
 use support::rivals::USER;
 use support::target::{OWN, PacedSender, Target};
-use support::visits::come_and_go;
+use support::visits::{Manner, come_and_go};
 use support::{median, message, percentile, pick, raise_open_files_limit};
 
 const DATA: usize = 128;
@@ -291,12 +291,12 @@ fn paced(options: &Options, target: &Target) -> io::Result<Measured> {
 fn connects(options: &Options, target: &Target, is_first: bool) -> io::Result<Measured> {
     let (connects, at_once) = (options.number("connects"), options.number("at-once"));
     if is_first {
-        come_and_go(target.clients, WARM_UP, at_once, true)?;
+        come_and_go(target.clients, WARM_UP, at_once, Manner::PLAIN)?;
         std::thread::sleep(SETTLE);
     }
     let meters = target.meters();
     let started = Instant::now();
-    come_and_go(target.clients, connects, at_once, true)?;
+    come_and_go(target.clients, connects, at_once, Manner::PLAIN)?;
     let a_second = connects as f64 / started.elapsed().as_secs_f64();
     std::thread::sleep(SETTLE);
     let costs = meters.spent(connects);

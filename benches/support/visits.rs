@@ -11,6 +11,26 @@ use super::fleet::poll;
 use super::rivals::USER;
 use super::websocket;
 
+/// What tells a client of v1 that it is there.
+const READY: &[u8] = b"\"ready\"";
+
+/// How a client comes and goes.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    /// It closes with a frame, and waits for the answer.
+    pub with_frame: bool,
+    /// It speaks `pushnode.v1`, and stays until it is told that it is there.
+    pub speaks_v1: bool,
+}
+
+impl Manner {
+    /// A plain client that closes with a frame.
+    pub const PLAIN: Self = Self {
+        with_frame: true,
+        speaks_v1: false,
+    };
+}
+
 enum State {
     Connecting,
     Handshake,
@@ -29,7 +49,7 @@ pub fn come_and_go(
     server: SocketAddr,
     count: usize,
     at_once: usize,
-    with_frame: bool,
+    manner: Manner,
 ) -> io::Result<()> {
     let mut poller = Poll::new()?;
     let mut events = Events::with_capacity(256);
@@ -63,7 +83,7 @@ pub fn come_and_go(
             let Some(visit) = &mut visits[slot] else {
                 continue;
             };
-            if !visit.advance(&server.to_string(), slot, with_frame)? {
+            if !visit.advance(&server.to_string(), slot, manner)? {
                 continue;
             }
             ended += 1;
@@ -79,15 +99,17 @@ pub fn come_and_go(
 
 impl Visit {
     /// Does what can be done now; true when the visit is over.
-    fn advance(&mut self, host: &str, slot: usize, with_frame: bool) -> io::Result<bool> {
+    fn advance(&mut self, host: &str, slot: usize, manner: Manner) -> io::Result<bool> {
         if matches!(self.state, State::Connecting) {
             if let Some(error) = self.stream.take_error()? {
                 return Err(error);
             }
-            match self
-                .stream
-                .write_all(&websocket::request(host, &format!("{USER}{slot}")))
-            {
+            let user = format!("{USER}{slot}");
+            let request = match manner.speaks_v1 {
+                true => websocket::request_v1(host, &user),
+                false => websocket::request(host, &user),
+            };
+            match self.stream.write_all(&request) {
                 Ok(()) => self.state = State::Handshake,
                 Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(false),
                 Err(error) => return Err(error),
@@ -112,7 +134,11 @@ impl Visit {
                     {
                         continue;
                     }
-                    if !with_frame {
+                    let mut bytes = self.bytes.windows(READY.len());
+                    if manner.speaks_v1 && !bytes.any(|bytes| bytes == READY) {
+                        continue;
+                    }
+                    if !manner.with_frame {
                         return Ok(true);
                     }
                     self.stream.write_all(&websocket::masked(

@@ -324,7 +324,7 @@ async fn what_is_kept_while_a_client_comes_is_not_missed() {
     let url = format!("{}&since={token}", node.ws_url("42"));
     let comes = tokio::spawn(async move { Client::v1(&url).await });
     eventually(async || match redis.cli(&["INFO", "commandstats"]) {
-        stats if stats.contains("cmdstat_xrange") => Ok(()),
+        stats if stats.contains("cmdstat_xrevrange") => Ok(()),
         stats => Err(stats),
     })
     .await;

@@ -22,6 +22,9 @@ use crate::backplane::redis::Keys;
 use crate::backplane::redis::servers::Servers;
 use crate::backplane::redis::servers::commands::queue;
 use crate::backplane::redis::servers::errors::is_denied;
+use crate::backplane::redis::wire::queue::Answers;
+use crate::backplane::redis::wire::resp;
+use crate::backplane::redis::wire::script::{as_value, odd};
 use crate::local::hub::Hub;
 use crate::local::shard::command::Command;
 use crate::protocol::position::{Unwritten, new_epoch};
@@ -108,16 +111,33 @@ impl Epoch {
 
     /// The epoch, and Redis's time.
     async fn read(&self) -> Result<Unwritten, Error> {
-        let pipeline = self.servers.at(&self.key).pipeline();
-        let _: () = pipeline.get(&self.key).await?;
-        queue(&pipeline, "TIME").await?;
-        let (epoch, (seconds, _)): (Option<u32>, (u64, u64)) = pipeline.all().await?;
+        let asked = self.servers.wire_at(&self.key).ask(|out| {
+            resp::command(out, &[b"GET", self.key.as_bytes()]);
+            resp::command(out, &[b"TIME"]);
+            2
+        });
+        let (epoch, seconds) = match told(asked.answers().await) {
+            Err(error) if error.is_cluster() => {
+                self.servers.note(&error);
+                self.read_elsewhere().await?
+            }
+            told => told?,
+        };
         let read = Unwritten {
             epoch: epoch.unwrap_or(0),
             seconds: seconds as u32,
         };
         *self.known.lock() = Some((read, Instant::now()));
         Ok(read)
+    }
+
+    /// The same, while the epoch moves to another server.
+    async fn read_elsewhere(&self) -> Result<(Option<u32>, u64), Error> {
+        let pipeline = self.servers.at(&self.key).pipeline();
+        let _: () = pipeline.get(&self.key).await?;
+        queue(&pipeline, "TIME").await?;
+        let (epoch, (seconds, _)): (Option<u32>, (u64, u64)) = pipeline.all().await?;
+        Ok((epoch, seconds))
     }
 
     /// Where a reader of nothing stands now, asked of Redis.
@@ -145,6 +165,15 @@ impl Epoch {
             ..known
         })
     }
+}
+
+/// The epoch and the seconds, by the answers to GET and TIME.
+fn told(answers: Answers) -> Result<(Option<u32>, u64), Error> {
+    let mut answers = answers?.into_iter();
+    let mut next = || as_value(answers.next().unwrap_or_else(|| Err(odd()))?);
+    let epoch = next()?.convert()?;
+    let (seconds, _): (u64, u64) = next()?.convert()?;
+    Ok((epoch, seconds))
 }
 
 /// Access rules without `TIME` or `pn:epoch` are lived with: nothing is proven then. After any

@@ -11,7 +11,6 @@
 //! stay true: if it is unknown whether Redis has a message, it is written again only if its id can
 //! prevent a duplicate.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use fred::error::{Error, ErrorKind};
@@ -23,19 +22,20 @@ use tokio::time::Instant;
 
 use crate::backplane::answers::{Kept, LATE, ReplicaProof, Unavailable};
 use crate::backplane::redis::servers::errors::{
-    is_broken_off, is_denied, is_passing, redacted, refusal_reason,
+    is_broken_off, is_passing, redacted, refusal_reason,
 };
 use crate::backplane::redis::servers::exclusive::ConnectionPool;
 use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi};
 use crate::backplane::redis::store::bookmarks::BookmarkStore;
+use crate::backplane::redis::store::entries::{DATA, EVENT, FROM, ID, entry_id};
 use crate::backplane::redis::store::epoch::Epoch;
 use crate::backplane::redis::store::marks::{IS_KEPT, kept_before, unmark, watch};
 use crate::backplane::redis::store::replicas::Replicas;
 use crate::backplane::redis::{AWAY, Keys, RedisSettings};
 use crate::local::live_rules::LiveRules;
-use crate::local::replay::page::{Bounds, Entry, LogExtent, PAGE, Page, REPEAT};
+use crate::local::replay::page::{Bounds, REPEAT};
 use crate::protocol::ids::Subject;
-use crate::protocol::position::{EntryId, Position, Since, Unwritten, first_number};
+use crate::protocol::position::{EntryId, Position, first_number};
 use crate::protocol::{Message, author_text};
 
 /// The pause before another attempt.
@@ -46,22 +46,9 @@ const SWEEP: u64 = 16;
 const EXACT: usize = 1_000;
 /// A counter outlives its inbox by at least this long, so that a client that reconnects late
 /// still learns that messages are missing.
-const COUNTER_SECONDS: i64 = 24 * 3600;
-/// So much sooner a position where nothing was kept proves nothing any more: Redis's clock may be
-/// corrected meanwhile.
-const MARGIN_SECONDS: u64 = 3600;
+pub(super) const COUNTER_SECONDS: i64 = 24 * 3600;
 /// Why a push is not kept while another push with the same id is being kept.
 const IS_CLAIMED: &str = "another push with this id is under way";
-/// The field of an entry that holds the message.
-const DATA: &str = "data";
-/// The field that holds its id, if it has one.
-const ID: &str = "id";
-/// The field that holds the name of its event, if it has one. Older nodes pass it over.
-const EVENT: &str = "event";
-/// The field that tells which member of the topic published it, if one did. Older nodes pass it
-/// over.
-const FROM: &str = "from";
-
 #[derive(Debug)]
 pub(crate) struct KeptStore {
     pub(super) servers: Servers,
@@ -69,7 +56,7 @@ pub(crate) struct KeptStore {
     pub(super) keys: Keys,
     pub(super) bounds: Bounds,
     pub(super) rules: LiveRules,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     replicas: Replicas,
     pub(crate) bookmarks: BookmarkStore,
 }
@@ -300,178 +287,9 @@ impl KeptStore {
             Ok::<_, Error>(())
         });
     }
-
-    /// The page after `since`, read in one MULTI, so that its statements about the whole inbox
-    /// hold for one moment.
-    pub(crate) async fn read(&self, subject: &Subject, since: Since) -> Result<Page, Unavailable> {
-        let read = self.read_once(subject, since).await;
-        read.map_err(|error| {
-            tracing::debug!(error = %redacted(&error), "inbox not read");
-            self.servers.note(&error);
-            AWAY
-        })
-    }
-
-    async fn read_once(&self, subject: &Subject, since: Since) -> Result<Page, Error> {
-        let (inbox, counter) = (self.keys.inbox(subject), self.keys.position(subject));
-        let place = self.servers.place_of(&inbox);
-        let transaction = multi(&self.servers.at(&inbox)).await?;
-        let _: () = transaction.get(&counter).await?;
-        let _: () = transaction.xlen(&inbox).await?;
-        let _: Value = match since {
-            Since::Now => transaction.xrevrange(&inbox, "+", "-", Some(1)).await?,
-            Since::Last(count) => {
-                let count = Some(u64::from(count) + 1);
-                transaction.xrevrange(&inbox, "+", "-", count).await?
-            }
-            since => {
-                // The entry itself comes first, if it is there.
-                let from = since.entry().to_string();
-                let count = PAGE as u64 + 2;
-                transaction.xrange(&inbox, from, "+", Some(count)).await?
-            }
-        };
-        let mut answers: Vec<Value> = exec(&transaction).await?;
-        // What a master has that is being replaced may be kept again by its successor.
-        self.servers.confirm(&place).await?;
-        let mut entries = answers.pop().map(entries).unwrap_or_default();
-        let holds = match (since, entries.first()) {
-            (Since::Now, _) => true,
-            (Since::Last(_), _) => {
-                entries.reverse();
-                true
-            }
-            (since, Some(first)) if first.entry == since.entry() => {
-                entries.remove(0);
-                true
-            }
-            (since, _) => since.entry() == EntryId::default(),
-        };
-        if !matches!(since, Since::Last(_)) {
-            // One more than a page says that there is another.
-            entries.truncate(PAGE + 1);
-        }
-        let (newest, length) = match &answers[..] {
-            [newest, length] => (newest.as_u64(), length.as_u64()),
-            _ => (None, None),
-        };
-        let Some(length) = length else {
-            return Err(Error::new(ErrorKind::Unknown, "EXEC gave no inbox"));
-        };
-        let mut extent = LogExtent {
-            holds,
-            ..self.extent(since, newest, length).await?
-        };
-        let read = entries.last().map(|newest| newest.entry);
-        let decides = match since {
-            Since::Now => false,
-            Since::Beginning => read.is_some() && extent.is_counted(),
-            Since::Last(count) => {
-                let are_enough = entries.len() >= usize::from(count);
-                read.is_some() && (are_enough || extent.is_counted())
-            }
-            Since::After(position) => extent.was_erased_since(&position),
-        };
-        if decides {
-            let removals = self.removals(&inbox, read).await?;
-            extent.is_untouched = removals.are_none;
-            extent.erased = removals.newest_erased;
-        }
-        Ok(Page::new(&since, &extent, entries))
-    }
-
-    /// What was ever thrown out of a stream: what is said of it holds for all that was read
-    /// before, to this entry. Redis 6 does not tell, and access rules may not allow to ask.
-    async fn removals(&self, inbox: &str, read: Option<EntryId>) -> Result<Removals, Error> {
-        let client = self.servers.at(inbox);
-        let about: HashMap<String, Value> = match client.xinfo_stream(inbox, false, None).await {
-            // Removed since it was read.
-            Err(error) if is_denied(&error) || error.details().contains("no such key") => {
-                return Ok(Removals::default());
-            }
-            about => about?,
-        };
-        let number = |name: &str| about.get(name).and_then(Value::as_u64);
-        let entry = |name: &str| about.get(name).and_then(entry_id);
-        // Else it may be another stream of the same name, which knows of nothing before it. Of the
-        // same one, some of what was read may be gone by now.
-        let first = entry("recorded-first-entry-id");
-        let is_same = read.is_none_or(|read| first.is_some_and(|first| first <= read));
-        let erased = entry("max-deleted-entry-id").filter(|_| is_same);
-        let added = number("entries-added");
-        let is_full = added.is_some() && added == number("length");
-        Ok(Removals {
-            are_none: is_full && erased == Some(EntryId::default()),
-            newest_erased: erased,
-        })
-    }
-
-    /// The extent of an inbox that was read a moment ago. After that, so that an epoch that is
-    /// still the same proves that nothing was lost before.
-    async fn extent(
-        &self,
-        since: Since,
-        newest: Option<u64>,
-        length: u64,
-    ) -> Result<LogExtent, Error> {
-        let unwritten = match since {
-            Since::After(position) if Unwritten::of(&position).is_some() => {
-                self.epoch.now().await?
-            }
-            _ if newest.is_none() => self.epoch.recent().await?,
-            _ => Unwritten::UNKNOWN,
-        };
-        Ok(LogExtent {
-            newest,
-            length,
-            holds: true,
-            is_untouched: false,
-            erased: None,
-            unwritten,
-            lasts: self.bounds.age.as_secs() + COUNTER_SECONDS as u64 - MARGIN_SECONDS,
-        })
-    }
-}
-
-/// What is no longer in a stream.
-#[derive(Debug, Default)]
-struct Removals {
-    /// Nothing was ever thrown out of it.
-    are_none: bool,
-    /// As [`LogExtent::erased`].
-    newest_erased: Option<EntryId>,
 }
 
 /// Whether the server answered, and would answer the same on a new connection.
 fn is_refusal(error: &Error) -> bool {
     !is_broken_off(error) && !error.is_cluster() && !error.details().starts_with("READONLY")
-}
-
-fn entry_id(value: &Value) -> Option<EntryId> {
-    value.as_str()?.parse().ok()
-}
-
-/// The answer to XRANGE: pairs of an id and a list of fields and values.
-pub(super) fn entries(answer: Value) -> Vec<Entry> {
-    answer
-        .into_array()
-        .into_iter()
-        .filter_map(|entry| {
-            let mut parts = entry.into_array().into_iter();
-            let entry = entry_id(&parts.next()?)?;
-            let fields: Vec<(String, String)> = parts.next()?.convert().unwrap_or_default();
-            let field = |name: &str| {
-                let found = fields.iter().find(|(field, _)| field == name);
-                found.map(|(_, value)| value.clone())
-            };
-            Some(Entry {
-                entry,
-                id: field(ID),
-                event: field(EVENT),
-                from: field(FROM),
-                // Without it the entry is not a pushnode message; the reader reports that.
-                data: field(DATA).unwrap_or_default(),
-            })
-        })
-        .collect()
 }

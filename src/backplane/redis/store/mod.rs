@@ -10,7 +10,11 @@ pub(crate) mod kept;
 
 mod history;
 
+mod entries;
+
 mod marks;
+
+mod pages;
 
 pub(crate) mod access;
 

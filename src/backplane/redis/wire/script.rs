@@ -1,6 +1,7 @@
 //! Commands that are written together, and whether all of them were carried out.
 
 use fred::error::{Error, ErrorKind};
+use fred::types::Value;
 
 use crate::backplane::redis::wire::connection::{Awaited, Wire};
 use crate::backplane::redis::wire::queue::Answers;
@@ -79,6 +80,24 @@ fn each(reply: Reply) -> Result<(), Error> {
         Reply::List(list) => list.into_iter().try_for_each(each),
         _ => Ok(()),
     }
+}
+
+/// A reply as fred would give it.
+///
+/// # Errors
+/// It is a refusal.
+pub(crate) fn as_value(reply: Reply) -> Result<Value, Error> {
+    Ok(match accepted(reply)? {
+        Reply::Text(text) => match String::from_utf8(text) {
+            Ok(text) => text.into(),
+            Err(odd) => Value::Bytes(odd.into_bytes().into()),
+        },
+        Reply::Number(number) => number.into(),
+        Reply::List(list) => {
+            Value::Array(list.into_iter().map(as_value).collect::<Result<_, _>>()?)
+        }
+        Reply::Nothing | Reply::Refused(_) => Value::Null,
+    })
 }
 
 /// An answer of a kind that its command does not give.
