@@ -166,12 +166,15 @@ impl Live {
         match news {
             News::Bytes => {
                 let signs = bus.take(&mut self.subscription.listener, events);
-                if signs.is_subscribed {
-                    // A probe before that would have no receiver.
+                let is_confirmed = &mut self.subscription.is_confirmed;
+                if signs.is_subscribed && !std::mem::replace(is_confirmed, true) {
+                    // Sooner, a probe would have no receiver. One that subscribes again and again
+                    // keeps to the beat.
                     self.beat.reset_immediately();
                 }
             }
             News::Connected => {
+                self.subscription.is_confirmed = false;
                 bus.subscribe(&mut self.subscription.listener).await;
                 self.renew(bus);
                 self.beat.reset();

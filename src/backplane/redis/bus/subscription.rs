@@ -56,6 +56,8 @@ pub(crate) struct RedisSubscription {
     /// Its server.
     pub(crate) place: ServerPlace,
     pub(crate) listener: MessageReader<ServerDoor>,
+    /// Whether Redis has confirmed it, since it last connected.
+    pub(crate) is_confirmed: bool,
     /// Tells nothing of its connection any more.
     pub(crate) is_over: Arc<AtomicBool>,
 }
@@ -183,6 +185,7 @@ impl Bus {
         Some(RedisSubscription {
             place,
             listener: opened.ok()?,
+            is_confirmed: false,
             is_over,
         })
     }
