@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::backplane::bookmarks::{MAX_DEVICES, newer, surplus};
+use crate::backplane::bookmarks::{MAX_DEVICES, newer, surplus, time_of};
 use crate::protocol::ids::UserId;
 use crate::protocol::position::Position;
 
@@ -44,7 +44,7 @@ impl MemoryBookmarks {
         devices.positions.insert(device.to_owned(), position);
         if devices.positions.len() > MAX_DEVICES {
             let all = devices.positions.iter();
-            let all = all.map(|(device, position)| (device.as_str(), position.entry.ms));
+            let all = all.map(|(device, position)| (device.as_str(), time_of(position)));
             for device in surplus(all, device) {
                 devices.positions.remove(&device);
             }

@@ -280,9 +280,13 @@ async fn what_comes_behind_a_handshake_is_heard() {
     let good = with("X: y");
     for (first, then) in [(&good, &ping[..]), (&to("/ws", ""), next)] {
         let whole = [first.as_bytes(), then].concat();
-        doors.compare(&[vec![whole.clone()]], true).await;
+        // The last, empty part gives the node time to read all before the end: what comes together
+        // with it is not answered for certain.
+        doors
+            .compare(&[vec![whole.clone(), Vec::new()]], true)
+            .await;
         let cuts = first.len() - 2..whole.len();
-        let cut = |at: usize| vec![whole[..at].to_vec(), whole[at..].to_vec()];
+        let cut = |at: usize| vec![whole[..at].to_vec(), whole[at..].to_vec(), Vec::new()];
         doors
             .compare(&cuts.map(cut).collect::<Vec<_>>(), true)
             .await;

@@ -11,7 +11,7 @@ use fred::prelude::{Client, HashesInterface, KeysInterface};
 use fred::types::Value;
 
 use crate::backplane::answers::Unavailable;
-use crate::backplane::bookmarks::{MAX_DEVICES, newer, surplus};
+use crate::backplane::bookmarks::{MAX_DEVICES, newer, surplus, time_of};
 use crate::backplane::redis::servers::errors::redacted;
 use crate::backplane::redis::servers::{Servers, exec, multi};
 use crate::backplane::redis::{AWAY, Keys};
@@ -123,10 +123,8 @@ impl BookmarkStore {
         let all: HashMap<String, String> = client.hgetall(key).await?;
         let all = all.iter().map(|(device, text)| {
             let position = text.parse::<Position>();
-            (
-                device.as_str(),
-                position.map_or(0, |position| position.entry.ms),
-            )
+            let time = position.as_ref().map_or(0, time_of);
+            (device.as_str(), time)
         });
         client.hdel(key, surplus(all, device)).await
     }
