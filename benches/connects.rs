@@ -60,7 +60,14 @@ fn measure(
     let (connects, at_once) = (options.number("connects"), options.number("at-once"));
     let manner = Manner {
         with_frame: close == "frame",
-        speaks_v1: options.text("dialect") == "v1",
+        speaks_v1: match options.text("dialect") {
+            "v1" => true,
+            "plain" => false,
+            other => {
+                let words = format!("--dialect is plain or v1, not {other}");
+                return Err(io::Error::other(words));
+            }
+        },
     };
     come_and_go(node.clients, WARM_UP, at_once, manner)?;
     std::thread::sleep(SETTLE);

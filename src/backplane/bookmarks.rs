@@ -40,6 +40,7 @@ pub(crate) fn surplus<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::position::EntryId;
 
     #[test]
     fn two_nodes_that_bound_the_same_devices_choose_the_same() {
@@ -55,10 +56,17 @@ mod tests {
 
     #[test]
     fn who_found_nothing_lately_stays_before_who_read_long_ago() {
-        let found = Unwritten {
-            epoch: 1,
-            seconds: 1_000,
+        let found = |seconds| Unwritten { epoch: 1, seconds }.position();
+        let read = |ms| Position {
+            n: 1,
+            entry: EntryId { ms, seq: 0 },
         };
-        assert_eq!(time_of(&found.position()), 1_000_000);
+        let mut all = vec![("found", found(1_000)), ("read", read(999_999))];
+        let names: Vec<String> = (0..MAX_DEVICES - 1).map(|n| format!("d{n}")).collect();
+        all.extend(names.iter().map(|name| (name.as_str(), read(2_000_000))));
+        let times = all
+            .iter()
+            .map(|(name, position)| (*name, time_of(position)));
+        assert_eq!(surplus(times, "d0"), ["read"]);
     }
 }

@@ -26,8 +26,8 @@ use crate::protocol::position::{EntryId, Since, Unwritten};
 const MARGIN_SECONDS: u64 = 3600;
 
 impl KeptStore {
-    /// The page after `since`, read in one MULTI, so that its statements about the whole inbox
-    /// hold for one moment.
+    /// The page after `since`. What it says of the whole inbox comes from one MULTI, and so holds
+    /// for one moment.
     pub(crate) async fn read(&self, subject: &Subject, since: Since) -> Result<Page, Unavailable> {
         let read = self.read_once(subject, since).await;
         read.map_err(|error| {
