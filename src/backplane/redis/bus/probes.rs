@@ -212,24 +212,29 @@ impl Probing {
         last
     }
 
-    /// Sends the next probe and checks the earlier ones; returns what they say.
-    pub(crate) async fn probe(&mut self, servers: &Servers, own: &str, probes: &Probes) -> Hearing {
-        let mut verdict = Hearing::Hears;
-        if probes.was_behind()
-            && let Some(owed) = &mut self.owed
-            && owed.accepted.elapsed() < QUEUED
-        {
-            owed.due = Instant::now();
-        }
-        let last = self.note_heard(probes);
+    /// Whether a probe that Redis passed on should have been received by now. `last` is the number
+    /// of the last one that was; `is_behind` if others may be queued.
+    fn is_overdue(&mut self, last: u64, is_behind: bool) -> bool {
         if self.owed.as_ref().is_some_and(|owed| owed.number <= last) {
             self.owed = None;
             self.unheard = 0;
         }
+        let Some(owed) = &mut self.owed else {
+            return false;
+        };
+        if is_behind && owed.accepted.elapsed() < QUEUED {
+            owed.due = Instant::now();
+        }
         // However slow the publish path is now: Redis confirmed that it passed that probe on.
         let patience = if self.doubtful { DEAF_TOO } else { DEAF };
-        let mut owed = self.owed.iter();
-        if owed.any(|owed| owed.due.elapsed() > patience) {
+        owed.due.elapsed() > patience
+    }
+
+    /// Sends the next probe and checks the earlier ones; returns what they say.
+    pub(crate) async fn probe(&mut self, servers: &Servers, own: &str, probes: &Probes) -> Hearing {
+        let mut verdict = Hearing::Hears;
+        let last = self.note_heard(probes);
+        if self.is_overdue(last, probes.was_behind()) {
             return Hearing::Deaf;
         }
         if let Some(task) = self.task.take() {
@@ -279,6 +284,29 @@ impl Probing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Looks each half second; answers after how long a probe that does not come is overdue, if
+    /// other lines come for so long.
+    async fn overdue_after(lines_for: Duration) -> Duration {
+        let mut probing = Probing {
+            owed: Some(OwedProbe::now(1)),
+            ..Probing::default()
+        };
+        let since = Instant::now();
+        while !probing.is_overdue(0, since.elapsed() < lines_for) {
+            tokio::time::advance(PROBE).await;
+        }
+        assert!(!probing.is_overdue(1, false), "it came");
+        since.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_behind_other_lines_is_waited_for_but_not_for_ever() {
+        assert_eq!(overdue_after(Duration::ZERO).await, DEAF + PROBE);
+        let some = Duration::from_secs(20);
+        assert_eq!(overdue_after(some).await, some + DEAF);
+        assert_eq!(overdue_after(Duration::MAX).await, QUEUED + DEAF);
+    }
 
     #[test]
     fn only_a_probe_that_was_sent_counts_and_once() {
