@@ -156,6 +156,60 @@ async fn what_redis_refused_is_kept_once_redis_takes_it() {
     }
 }
 
+/// Nor is one that it refuses after its sender was told that the time is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_would_refuse_late_leaves_no_mark() {
+    let redis = Redis::start();
+    let gate = Gate::to(redis.port()).await;
+    let url = format!("redis://{}", gate.address);
+    let node = node(&[("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", "a")]);
+    let inbox = "pn:inbox:{42}";
+    redis.cli(&["SET", inbox, "x"]);
+    gate.holds.store(true, Ordering::SeqCst);
+    let body = json!({"to": {"user": "42"}, "keep": true, "id": "m1", "data": 1,
+        "timeout_ms": 1000});
+    let (status, answer) = post(&node.push_url, &body).await;
+    assert_eq!(status, 503, "{answer}");
+    if gate.is_holding() {
+        gate.open.add_permits(1);
+        gate.answered.acquire().await.expect("an answer").forget();
+    }
+    assert_eq!(redis.cli(&["DEL", inbox]), "1");
+    gate.holds.store(false, Ordering::SeqCst);
+    for status in ["stored", "duplicate"] {
+        let (_, answer) = post(&node.push_url, &body).await;
+        assert_eq!(answer["status"], status, "{answer}");
+    }
+}
+
+/// Another program makes a key of another type after the node has looked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_set_by_a_refused_write_is_removed() {
+    let redis = Redis::start();
+    let gate = Gate::to(redis.port()).await;
+    let url = format!("redis://{}", gate.address);
+    let node = node(&[("PUSH_REDIS_URL", &*url), ("PUSH_NODE_NAME", "a")]);
+    let (inbox, mark) = ("pn:inbox:{42}", "pn:kept:{42}:m1");
+    gate.holds.store(true, Ordering::SeqCst);
+    let body = json!({"to": {"user": "42"}, "keep": true, "id": "m1", "data": 1,
+        "timeout_ms": 30_000});
+    let (url, sent) = (node.push_url.clone(), body.clone());
+    let pushed = tokio::spawn(async move { post(&url, &sent).await });
+    eventually(async || match gate.is_holding() {
+        true => Ok(()),
+        false => Err("not sent"),
+    })
+    .await;
+    redis.cli(&["SET", inbox, "x"]);
+    gate.open.add_permits(1);
+    let (status, answer) = pushed.await.expect("an answer");
+    assert_eq!(status, 503, "{answer}");
+    assert_eq!(redis.cli(&["EXISTS", mark]), "0");
+    assert_eq!(redis.cli(&["DEL", inbox]), "1");
+    let (_, answer) = post(&node.push_url, &body).await;
+    assert_eq!(answer["status"], "stored", "{answer}");
+}
+
 /// A message that is in the inbox is not added again, even if it could not be counted.
 #[tokio::test]
 async fn what_redis_has_but_could_not_count_is_not_kept_again() {

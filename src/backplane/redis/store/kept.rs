@@ -29,7 +29,7 @@ use crate::backplane::redis::servers::{OVERTAKEN, Servers, exec, multi};
 use crate::backplane::redis::store::bookmarks::BookmarkStore;
 use crate::backplane::redis::store::entries::{DATA, EVENT, FROM, ID, entry_id};
 use crate::backplane::redis::store::epoch::Epoch;
-use crate::backplane::redis::store::marks::{IS_KEPT, kept_before, unmark, watch};
+use crate::backplane::redis::store::marks::{IS_KEPT, kept_before, look_for_mark, unmark};
 use crate::backplane::redis::store::replicas::Replicas;
 use crate::backplane::redis::{AWAY, Keys, RedisSettings};
 use crate::local::live_rules::LiveRules;
@@ -168,16 +168,13 @@ impl KeptStore {
         let Some(key) = message.id().map(|id| self.keys.kept(subject, id)) else {
             return self.add(client, subject, message).await;
         };
+        let inbox = self.keys.inbox(subject);
         loop {
-            let pipeline = client.pipeline();
-            watch(&pipeline, &key).await?;
-            let _: () = pipeline.get(&key).await?;
-            let mark: Option<String> = pipeline.last().await?;
+            let mark = look_for_mark(client, &inbox, &key).await?;
             match mark.as_deref() {
                 None => match self.add(client, subject, message).await {
                     Err(error) if error.details() == OVERTAKEN => {}
                     Err(error) if is_refusal(&error) => {
-                        let inbox = self.keys.inbox(subject);
                         unmark(client, &inbox, &key, &error).await;
                         return Err(error);
                     }

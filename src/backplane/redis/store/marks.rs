@@ -19,11 +19,34 @@ const WRONG_TYPE: &str = "WRONGTYPE";
 /// How it refuses one to a stream whose newest entry has the last of all names.
 const EXHAUSTED: &str = "ERR The stream has exhausted";
 
-/// Begins to watch a key, as the next command of a pipeline.
-pub(super) async fn watch(
-    pipeline: &fred::clients::Pipeline<Client>,
+/// Begins to watch the mark of an id, and answers what it says. If the inbox is no stream, that is
+/// refused here: a MULTI would set the mark all the same, and none but this attempt would remove
+/// it, whose time may end first.
+pub(super) async fn look_for_mark(
+    client: &Client,
+    inbox: &str,
     key: &str,
-) -> Result<(), Error> {
+) -> Result<Option<String>, Error> {
+    let pipeline = client.pipeline();
+    watch(&pipeline, key).await?;
+    let _: () = pipeline.get(key).await?;
+    let _: () = pipeline.xlen(inbox).await?;
+    let answers = pipeline.try_all::<Value>().await;
+    match answers.into_iter().collect::<Result<Vec<_>, _>>() {
+        Ok(answers) => answers.into_iter().nth(1).unwrap_or(Value::Null).convert(),
+        Err(error) => {
+            if error.details().starts_with(WRONG_TYPE) {
+                let pipeline = client.pipeline();
+                queue(&pipeline, "UNWATCH").await?;
+                let _: Vec<Value> = pipeline.all().await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Begins to watch a key, as the next command of a pipeline.
+async fn watch(pipeline: &fred::clients::Pipeline<Client>, key: &str) -> Result<(), Error> {
     let watch = CustomCommand::new_static("WATCH", None, false);
     pipeline.custom(watch, vec![key]).await
 }
