@@ -162,3 +162,54 @@ async fn a_doubt_that_a_silent_master_cannot_settle_holds_up_only_missing_rows()
         while client.json().await["data"] != data {}
     }
 }
+
+/// The master that has its channel, and the list of its rows. A row may not be written before its
+/// user stands in that list.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_while_the_index_of_his_node_is_on_a_silent_master_is_not_offline() {
+    let cluster = RedisCluster::patient();
+    let at = |key: &str| cluster.owner(0, key).1;
+    let table = ["pn:nodes", "pn:boots"].map(at);
+    let silent = (0..3).find(|server| !table.contains(server)).expect("one");
+    let user = &names_at(&cluster, "user", |server| server != silent)[0];
+    let named = async |kind: &str, is_chosen: &dyn Fn(usize) -> bool| {
+        let names = (0..).map(|number| format!("{kind}{number}"));
+        for name in names.filter(|name| at(&format!("pn:node:{name}")) != silent) {
+            let node = started(&cluster, &name).await;
+            if is_chosen(server_of(&cluster, &node)) {
+                return node;
+            }
+        }
+        unreachable!("names do not end");
+    };
+    let a = named("a", &|server| server != silent).await;
+    let b = named("b", &|server| server == silent).await;
+    let push = async || {
+        let body = json!({"to": {"user": user}, "data": 1, "timeout_ms": 500});
+        post(&a.push_url, &body).await
+    };
+    // Those that were not chosen have left by now, or are found dead.
+    eventually(async || match push().await {
+        (200, answer) if answer["status"] == "offline" => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let frozen = Frozen::new(&cluster.servers[silent]);
+    let mut client = Client::v1(&b.ws_url(user)).await;
+    for _ in 0..PUSHES {
+        let (code, answer) = push().await;
+        assert_eq!(code, 503, "{answer}");
+        let reason = "a node waits for Redis before it can write its rows";
+        assert_eq!(answer["reason"], reason, "{answer}");
+    }
+    drop(frozen);
+    eventually(async || match push().await {
+        (200, answer) if answer["status"] == "routed" => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    while client.json().await["data"] != 1 {}
+}
+
+/// So many, half a second each, cover the time until a node finds its subscription silent.
+const PUSHES: usize = 12;

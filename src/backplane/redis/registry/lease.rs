@@ -417,8 +417,7 @@ impl Lease {
         Ok(!answer.is_null())
     }
 
-    /// Tells the other nodes what is new: that there is this one, so that they read the table again,
-    /// or that Redis refuses its rows or takes them again.
+    /// Tells the other nodes what is new: this one, or that its rows are not written or are again.
     async fn announce(&self) {
         let unwritten = self.unwritten.own();
         if *self.announced.read() == Some(unwritten) {
@@ -432,7 +431,8 @@ impl Lease {
         };
         let line = protocol::announcement_payload(&said);
         let line = self.secrets.signed(&channel, "", &line);
-        if self.servers.publish(&channel, line.into()).await.is_ok() {
+        let key = self.keys.lease(&self.record.name);
+        if (self.servers.publish_by(&key, &channel, line.into()).await).is_ok() {
             *self.announced.write() = Some(unwritten);
         }
     }

@@ -2,11 +2,12 @@
 //!
 //! A node whose rows Redis refuses says so at once on the channel of all nodes, and in its lease,
 //! where the others read it with each beat. One that cannot renew the lease either is late soon: its
-//! last beat is too long ago, although its channel has a subscriber. What must stay true: a refusal
-//! of one row alone (another program made a key of another type) does not count, or one key could
+//! last beat is too long ago, although its channel has a subscriber. In a cluster, rows may also wait
+//! for a silent server that has none of them, but lists them. What must stay true: a refusal of one
+//! row alone (another program made a key of another type) does not count, or one key could
 //! cast doubt on all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +19,16 @@ use tokio::time::Instant;
 use crate::backplane::nodes::NodeRecord;
 use crate::backplane::redis::registry::belief::LEASE;
 use crate::backplane::redis::servers::errors::{WRONG_TYPE, known_reason, refusal_reason};
+use crate::local::dirty_rows::RowLane;
 use crate::protocol::Announcement;
 use crate::protocol::ids::NodeId;
 
 /// Why a missing row proves nothing while a node is late.
 pub(crate) const OVERDUE: &str = "a node cannot renew its lease, and may have rows to write";
+
+/// Why it proves nothing while a node waits for a server that has none of the rows in question: the
+/// one that lists them, or that has the node's channel.
+const UNLISTED: &str = "a node waits for Redis before it can write its rows";
 
 /// How long what a node said on the channel counts unless it takes it back: by then its lease says
 /// it, or the node is late. The lease says so for longer, if the word that ends it is lost.
@@ -34,14 +40,29 @@ pub(crate) struct UnwrittenRows(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Why Redis refuses rows of this node.
-    own: RwLock<Option<&'static str>>,
+    own: RwLock<OwnRows>,
     /// What the leases of other nodes say.
     others: RwLock<Option<&'static str>>,
     /// What other nodes of the table said last on the channel.
     heard: RwLock<HashMap<NodeId, LastWord>>,
     /// Woken when `own` changes.
     news: Notify,
+}
+
+/// Why rows of this node are not written.
+#[derive(Debug, Default)]
+struct OwnRows {
+    /// Why Redis refuses them.
+    refused: Option<&'static str>,
+    /// Those that wait for something else than their own server.
+    waiting: HashSet<RowLane>,
+}
+
+impl OwnRows {
+    fn reason(&self) -> Option<&'static str> {
+        let waits = !self.waiting.is_empty();
+        self.refused.or_else(|| waits.then_some(UNLISTED))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -57,27 +78,39 @@ impl UnwrittenRows {
     pub(crate) fn note(&self, error: &Error) {
         let reason = reason_of_all(error);
         if reason.is_some() {
-            self.set(reason);
+            self.change(|own| own.refused = reason);
         }
     }
 
     /// Redis took all rows of this node that it had to write.
     pub(crate) fn note_written(&self) {
-        if self.own().is_some() {
-            self.set(None);
+        self.change(|own| own.refused = None);
+    }
+
+    /// The rows of a lane wait for something else than their own server.
+    pub(super) fn note_waiting(&self, lane: RowLane) {
+        self.change(|own| _ = own.waiting.insert(lane));
+    }
+
+    /// Only the rows of these lanes may still wait.
+    pub(super) fn keep_waiting(&self, lanes: impl Fn(&RowLane) -> bool) {
+        if !self.0.own.read().waiting.is_empty() {
+            self.change(|own| own.waiting.retain(lanes));
         }
     }
 
-    fn set(&self, reason: Option<&'static str>) {
-        let before = std::mem::replace(&mut *self.0.own.write(), reason);
-        if before != reason {
+    fn change(&self, change: impl FnOnce(&mut OwnRows)) {
+        let mut own = self.0.own.write();
+        let before = own.reason();
+        change(&mut own);
+        if own.reason() != before {
             self.0.news.notify_one();
         }
     }
 
-    /// Why Redis refuses rows of this node.
+    /// Why rows of this node are not written.
     pub(crate) fn own(&self) -> Option<&'static str> {
-        *self.0.own.read()
+        self.0.own.read().reason()
     }
 
     /// Why rows may be missing, of this node or of another one.
@@ -98,7 +131,7 @@ impl UnwrittenRows {
         let last = heard.entry(said.from.clone()).or_default();
         if said.n > last.n {
             last.n = said.n;
-            let reason = said.unwritten.as_deref().map(known_reason);
+            let reason = said.unwritten.as_deref().map(known);
             last.unwritten = reason.map(|reason| (reason, Instant::now()));
         }
     }
@@ -113,11 +146,19 @@ impl UnwrittenRows {
         let told = nodes
             .iter()
             .filter(|record| record.node != *own && !record.unwritten.is_empty())
-            .map(|record| known_reason(&record.unwritten))
+            .map(|record| known(&record.unwritten))
             .next();
         *self.0.others.write() = told.or(is_late.then_some(OVERDUE));
         let mut heard = self.0.heard.write();
         heard.retain(|node, _| nodes.iter().any(|record| record.node == *node));
+    }
+}
+
+/// A reason that another node has told, as one of ours.
+fn known(told: &str) -> &'static str {
+    match told == UNLISTED {
+        true => UNLISTED,
+        false => known_reason(told),
     }
 }
 
@@ -197,6 +238,23 @@ mod tests {
         hear("b.1", 4, Some(told));
         rows.see(&"a.1".parse().unwrap(), &[], false);
         assert_eq!(rows.reason(), None, "it is no longer there");
+    }
+
+    #[test]
+    fn rows_that_wait_are_in_doubt_until_those_of_all_lanes_are_written() {
+        let (rows, a): (_, NodeId) = (UnwrittenRows::default(), "a.1".parse().unwrap());
+        let [one, other] = [1, 2].map(RowLane);
+        rows.note_waiting(one);
+        rows.note_waiting(other);
+        rows.note(&refused("OOM command not allowed"));
+        assert_eq!(rows.own(), Some("Redis is out of memory"));
+        rows.note_written();
+        rows.keep_waiting(|lane| *lane == other);
+        assert_eq!(rows.own(), Some(UNLISTED));
+        rows.keep_waiting(|lane| *lane == one);
+        assert_eq!(rows.own(), None);
+        rows.see(&a, &[record("b", UNLISTED)], false);
+        assert_eq!(rows.reason(), Some(UNLISTED));
     }
 
     #[tokio::test]

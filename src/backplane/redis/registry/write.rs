@@ -23,6 +23,7 @@
 //! removed after the row is: a crash in between leaves a name too many, never one too few.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -54,6 +55,8 @@ const ROWS: usize = 256;
 const IN_FLIGHT: usize = 8;
 /// The pause between two attempts while Redis fails.
 const RETRY: Duration = Duration::from_millis(100);
+/// So long rows wait for something else before others hear of it: less than `ROW_PATIENCE`.
+const LATE: Duration = Duration::from_millis(500);
 /// The time between two checks whether all is written.
 const SETTLE_STEP: Duration = Duration::from_millis(10);
 
@@ -159,13 +162,17 @@ impl Registry {
                     busy.extend(taken.iter().map(|(lane, _)| *lane));
                     // Without a round, a lane has no rows any more that had failed.
                     failing.retain(|lane| busy.contains(lane));
+                    self.unwritten.keep_waiting(|lane| busy.contains(lane));
                     rounds.extend(taken.into_iter().map(|(lane, rows)| self.round(lane, rows)));
                 }
                 Some((lane, progress)) = rounds.next() => {
                     match progress {
-                        RowsProgress::Failed => failing.insert(lane),
-                        _ => failing.remove(&lane),
-                    };
+                        RowsProgress::Failed => _ = failing.insert(lane),
+                        _ => {
+                            failing.remove(&lane);
+                            self.unwritten.keep_waiting(|one| *one != lane);
+                        }
+                    }
                     if progress != RowsProgress::Failed && failing.is_empty() {
                         self.unwritten.note_written();
                     }
@@ -189,10 +196,23 @@ impl Registry {
 
     /// Writes these once the subscription is heard.
     async fn round(&self, lane: RowLane, changes: RowChanges) -> (RowLane, RowsProgress) {
-        while !self.offer.stands() && !self.leaving.load(Ordering::Relaxed) {
-            self.offer.until_it_stands(RETRY).await;
+        let heard = async {
+            while !self.offer.stands() && !self.leaving.load(Ordering::Relaxed) {
+                self.offer.until_it_stands(RETRY).await;
+            }
+        };
+        self.before_rows(lane, heard).await;
+        (lane, self.write_all(lane, changes).await)
+    }
+
+    /// Does what the rows of a lane wait for. Other nodes hear of it if it takes long.
+    async fn before_rows<T>(&self, lane: RowLane, step: impl Future<Output = T>) -> T {
+        let mut step = pin!(step);
+        if let Ok(done) = tokio::time::timeout(LATE, &mut step).await {
+            return done;
         }
-        (lane, self.write_all(changes).await)
+        self.unwritten.note_waiting(lane);
+        step.await
     }
 
     /// Waits until all is written, for `patience` at most; returns whether it is.
@@ -208,7 +228,7 @@ impl Registry {
     }
 
     /// Those that are not written are dirty again.
-    async fn write_all(&self, changes: RowChanges) -> RowsProgress {
+    async fn write_all(&self, lane: RowLane, changes: RowChanges) -> RowsProgress {
         let mut parts = Vec::with_capacity(changes.len().div_ceil(ROWS));
         let by_server = self
             .servers
@@ -225,7 +245,7 @@ impl Registry {
         // Different parts are different rows: their order does not matter.
         let writes = parts
             .into_iter()
-            .map(|(wire, part)| self.write_part(wire, part));
+            .map(|(wire, part)| self.write_part(lane, wire, part));
         stream::iter(writes)
             .buffer_unordered(IN_FLIGHT)
             // To the end: otherwise the rest would be dropped with their changes.
@@ -233,7 +253,7 @@ impl Registry {
             .await
     }
 
-    async fn write_part(&self, wire: Wire, changes: RowChanges) -> RowsProgress {
+    async fn write_part(&self, lane: RowLane, wire: Wire, changes: RowChanges) -> RowsProgress {
         self.metrics
             .registry_batch_size
             .observe(changes.len() as f64);
@@ -241,7 +261,7 @@ impl Registry {
         let rows = changes.into_iter();
         let rows = rows.map(|change| DirtyRow::of(&self.hub, change)).collect();
         let outcome = match self.servers.is_clustered() {
-            true => self.write_in_cluster(&wire, rows).await,
+            true => self.write_in_cluster(lane, &wire, rows).await,
             false => self.transact(&wire, rows).await,
         };
         let RowsOutcome {
@@ -358,8 +378,17 @@ impl Registry {
     }
 
     /// Writes rows and index, in that order for removals and in the reverse order for additions.
-    async fn write_in_cluster(&self, wire: &Wire, mut rows: Vec<DirtyRow>) -> RowsOutcome {
-        if let Err(error) = self.change_indexes(b"SADD", &rows, DirtyRow::stays).await {
+    async fn write_in_cluster(
+        &self,
+        lane: RowLane,
+        wire: &Wire,
+        mut rows: Vec<DirtyRow>,
+    ) -> RowsOutcome {
+        let listed = self.change_indexes(b"SADD", &rows, DirtyRow::stays);
+        if let Err(error) = self.before_rows(lane, listed).await {
+            if !error.is_cluster() {
+                self.unwritten.note_waiting(lane);
+            }
             self.note(&error, rows.len());
             return RowsOutcome {
                 failed: changes(rows),

@@ -30,7 +30,23 @@ pub(crate) type FieldTexts = Vec<String>;
 impl Servers {
     /// Publishes to a channel; returns how many subscribers received the payload.
     pub(crate) async fn publish(&self, channel: &str, payload: Bytes) -> FredResult<u32> {
-        let wire = self.publisher(channel);
+        self.publish_over(&self.publisher(channel), channel, payload)
+            .await
+    }
+
+    /// As [`Servers::publish`], to the channel of all nodes, by the server that has this key: in a
+    /// cluster, that of the node's own channel may be silent.
+    pub(crate) async fn publish_by(
+        &self,
+        key: &str,
+        channel: &str,
+        payload: Bytes,
+    ) -> FredResult<u32> {
+        self.publish_over(&self.wire_at(key), channel, payload)
+            .await
+    }
+
+    async fn publish_over(&self, wire: &Wire, channel: &str, payload: Bytes) -> FredResult<u32> {
         let asked = wire.ask(|out| self.write_publish(channel, &payload, out));
         self.receivers(channel, asked.answers().await)
     }
@@ -158,14 +174,22 @@ impl Servers {
             resp::command(out, &[b"PTTL", key.as_bytes()]);
             1
         });
-        match only(asked.answers().await) {
-            Ok(Reply::Number(left)) => Ok(left),
-            Ok(_) => Err(odd()),
+        match self.unless_moved(only(asked.answers().await))? {
+            Some(Reply::Number(left)) => Ok(left),
+            Some(_) => Err(odd()),
+            None => Box::pin(self.call("PTTL", key, &[])).await?.convert(),
+        }
+    }
+
+    /// What a server answered over its lean connection. `None` if another one has the key (MOVED,
+    /// ASK): ask again through fred, which finds it.
+    pub(crate) fn unless_moved<T>(&self, told: FredResult<T>) -> FredResult<Option<T>> {
+        match told {
             Err(error) if error.is_cluster() => {
                 self.note(&error);
-                Box::pin(self.call("PTTL", key, &[])).await?.convert()
+                Ok(None)
             }
-            Err(error) => Err(error),
+            told => told.map(Some),
         }
     }
 
@@ -225,16 +249,12 @@ impl Servers {
         key: &str,
         told: Result<Reply, Error>,
     ) -> FredResult<FieldTexts> {
-        match told {
-            Ok(reply) => fields(reply).ok_or_else(odd),
-            Err(error) if error.is_cluster() => {
-                self.note(&error);
+        let told = self.unless_moved(told);
+        match told.inspect_err(|error| self.note(error))? {
+            Some(reply) => fields(reply).ok_or_else(odd),
+            None => {
                 let answer = Box::pin(self.call(command, key, &[])).await?;
                 flat(answer).ok_or_else(odd)
-            }
-            Err(error) => {
-                self.note(&error);
-                Err(error)
             }
         }
     }

@@ -116,12 +116,10 @@ impl Epoch {
             resp::command(out, &[b"TIME"]);
             2
         });
-        let (epoch, seconds) = match told(asked.answers().await) {
-            Err(error) if error.is_cluster() => {
-                self.servers.note(&error);
-                self.read_elsewhere().await?
-            }
-            told => told?,
+        let told = told(asked.answers().await);
+        let (epoch, seconds) = match self.servers.unless_moved(told)? {
+            Some(told) => told,
+            None => self.read_elsewhere().await?,
         };
         let read = Unwritten {
             epoch: epoch.unwrap_or(0),

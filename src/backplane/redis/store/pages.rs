@@ -107,12 +107,9 @@ impl KeptStore {
         script.command(&[b"XREVRANGE", inbox.as_bytes(), b"+", b"-", b"COUNT", b"1"]);
         script.command(&[b"EXEC"]);
         let asked = self.servers.wire_at(inbox).play(&script);
-        let answers = match executed(asked.answers().await) {
-            Err(error) if error.is_cluster() => {
-                self.servers.note(&error);
-                return Ok(None);
-            }
-            answers => answers?,
+        let answers = executed(asked.answers().await);
+        let Some(answers) = self.servers.unless_moved(answers)? else {
+            return Ok(None);
         };
         let answers: Result<_, Error> = answers.into_iter().map(as_value).collect();
         let mut told = LogPart::of(answers?)?;
