@@ -10,6 +10,7 @@ use crate::common::passes::ask;
 use crate::common::tokens::{Issuer, claims};
 use crate::common::{Node, eventually, node};
 use crate::raw::{FIN, HANDSHAKE, PING, Raw, frame};
+use crate::slow::has_socket;
 
 const LINE: &str = "GET /ws?user=42 HTTP/1.1";
 const V1: &str = "Sec-WebSocket-Protocol: pushnode.v1";
@@ -395,6 +396,12 @@ async fn a_leaving_node_refuses_in_both_lanes() {
     let mut told = Vec::new();
     for node in doors.both() {
         let mut raw = Raw::open(node.client_address()).await;
+        // Linux keeps a silent connection back for a second.
+        eventually(async || match has_socket(node, &raw) {
+            true => Ok(()),
+            false => Err("not accepted"),
+        })
+        .await;
         let mut marker = Raw::open(node.client_address()).await;
         until_read(&mut marker).await;
         node.signal("TERM");

@@ -178,6 +178,8 @@ impl ShardTask {
         let mut messages = 0;
         while !connection.queue.is_empty() {
             let result = match connection.queue.only() {
+                // What comes after it is the end of the connection.
+                _ if connection.has_parted() => socket.write_last(&connection.queue.slices()),
                 Some(frame) => socket.write(frame),
                 None => socket.write_vectored(&connection.queue.slices()),
             };
