@@ -40,9 +40,7 @@ impl Acceptor {
                     .await;
             }
             let address = Some(proxy);
-            acceptor
-                .serving(stream, Peer { address, permit }, port, &service)
-                .await;
+            acceptor.hand_on(stream, Peer { address, permit }, port, &service);
         });
     }
 
@@ -96,10 +94,7 @@ impl Acceptor {
             }
         };
         match permit {
-            Ok(permit) => {
-                self.serving(stream, Peer { address, permit }, port, service)
-                    .await;
-            }
+            Ok(permit) => self.hand_on(stream, Peer { address, permit }, port, service),
             Err(refusal) => self.refuse(stream, refusal, service),
         }
     }

@@ -404,7 +404,7 @@ async fn a_leaving_node_refuses_in_both_lanes() {
     for node in doors.both() {
         let before = sockets(node);
         let mut raw = Raw::open(node.client_address()).await;
-        // Linux keeps a silent connection back for a second.
+        // Accepted, not only let in by the kernel.
         eventually(async || match sockets(node) {
             now if now > before => Ok(()),
             now => Err((before, now)),
