@@ -17,6 +17,8 @@ fn names_at(cluster: &RedisCluster, kind: &str, is_chosen: impl Fn(usize) -> boo
 }
 
 const NAMES: usize = 8;
+/// So many, half a second each, cover the time until a node finds its subscription silent.
+const PUSHES: usize = 12;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_master_holds_up_only_the_rows_of_its_own_slots() {
@@ -210,6 +212,3 @@ async fn who_comes_while_the_index_of_his_node_is_on_a_silent_master_is_not_offl
     .await;
     while client.json().await["data"] != 1 {}
 }
-
-/// So many, half a second each, cover the time until a node finds its subscription silent.
-const PUSHES: usize = 12;

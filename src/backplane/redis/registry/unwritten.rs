@@ -84,7 +84,9 @@ impl UnwrittenRows {
 
     /// Redis took all rows of this node that it had to write.
     pub(crate) fn note_written(&self) {
-        self.change(|own| own.refused = None);
+        if self.own().is_some() {
+            self.change(|own| own.refused = None);
+        }
     }
 
     /// The rows of a lane wait for something else than their own server.

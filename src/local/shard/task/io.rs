@@ -176,12 +176,13 @@ impl ShardTask {
         let mut progress = 0;
         let mut failed = false;
         let mut messages = 0;
+        // The socket is closed as soon as it has all that waits.
+        let is_last = connection.has_parted();
         while !connection.queue.is_empty() {
             let result = match connection.queue.only() {
-                // What comes after it is the end of the connection.
-                _ if connection.has_parted() => socket.write_last(&connection.queue.slices()),
-                Some(frame) => socket.write(frame),
-                None => socket.write_vectored(&connection.queue.slices()),
+                Some(frame) if !is_last => socket.write(frame),
+                None if !is_last => socket.write_vectored(&connection.queue.slices()),
+                _ => socket.write_last(&connection.queue.slices()),
             };
             match result {
                 Ok(count) => {
