@@ -30,6 +30,8 @@ const LATE: Duration = Duration::from_millis(50);
 const BALLAST: &str = "chaos:ballast";
 /// How long a sender that does not read is watched: longer than it may stay.
 const WATCH: Duration = Duration::from_secs(30);
+/// What its requests hold besides, in bytes.
+const FILLER: usize = 4_096;
 /// How long messages are erased as soon as they are kept: longer than most clients stay away.
 pub(crate) const ERASING: Duration = Duration::from_secs(3);
 /// Senders that keep messages meanwhile.
@@ -433,9 +435,12 @@ impl Stage {
         let socket = TcpSocket::new_v4().ok()?;
         socket.set_recv_buffer_size(4_096).ok()?;
         let socket = socket.connect(view.clients).await.ok()?;
+        // A long one: what a node has read it carries out, which for hundreds of short ones would take
+        // a busy machine longer than the sender may stay.
         let request = format!(
-            "GET /openapi.json HTTP/1.1\r\nHost: {}\r\n\r\n",
-            view.clients
+            "GET /openapi.json HTTP/1.1\r\nHost: {}\r\nX-Filler: {}\r\n\r\n",
+            view.clients,
+            "x".repeat(FILLER)
         );
         let (at, start) = (self.recorder.now(), Instant::now());
         let (mut ended, mut sent) = (None, 0);
