@@ -2,7 +2,8 @@
 //!
 //! The loop is ours and not warp's, for what warp cannot do: caps before a byte is read, time
 //! limits, TCP_NODELAY, Unix sockets beside TCP, and an accept that fails for want of file
-//! descriptors without ending the node. A handshake never runs in the accept loop.
+//! descriptors without ending the node. The accept loop waits for no handshake: the first steps of a
+//! connection are taken in it if no other one is there, and what has to wait goes on in a task.
 //!
 //! A request that was read is carried out, whether or not its sender still listens: see
 //! [`http_stream`](crate::edge::http_stream).
@@ -12,10 +13,13 @@ mod proxied;
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::TokioIo;
@@ -74,6 +78,9 @@ pub(crate) enum Service {
     Lines(Arc<App>),
 }
 
+/// Serves one connection to its end, or into its shard. In a box: on its way it is moved often.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The answer to the first request that hyper reads, where the fast lane has judged that.
 type FirstAnswer = Mutex<Option<Box<Response>>>;
 
@@ -104,18 +111,31 @@ impl Acceptor {
         let this = Arc::new(self);
         let port = listener.port();
         let complaints = Throttle::new(COMPLAINTS);
+        let mut next = None;
         loop {
-            let accepted = tokio::select! {
-                accepted = accept(&listener) => accepted,
-                () = this.closing.begun() => {
-                    for accepted in the_rest(listener) {
-                        this.take(accepted, port, &service);
+            let accepted = match next.take() {
+                Some(accepted) => accepted,
+                None => tokio::select! {
+                    accepted = accept(&listener) => accepted,
+                    () = this.closing.begun() => {
+                        let rest = the_rest(listener).into_iter();
+                        let rest = rest.filter_map(|accepted| this.take(accepted, port, &service));
+                        return rest.for_each(|serving| drop(tokio::spawn(serving)));
                     }
-                    return;
-                }
+                },
             };
             match accepted {
-                Ok(accepted) => this.take(accepted, port, &service),
+                Ok(accepted) => {
+                    let Some(serving) = this.take(accepted, port, &service) else {
+                        continue;
+                    };
+                    // Each further one is served in parallel.
+                    next = accept(&listener).now_or_never();
+                    match next {
+                        Some(_) => drop(tokio::spawn(serving)),
+                        None => begin(serving),
+                    }
+                }
                 // The client gave up before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -129,7 +149,13 @@ impl Acceptor {
         }
     }
 
-    fn take(self: &Arc<Self>, accepted: Accepted, port: Option<u16>, service: &Service) {
+    /// What is to be done with a connection, if that is not begun already.
+    fn take(
+        self: &Arc<Self>,
+        accepted: Accepted,
+        port: Option<u16>,
+        service: &Service,
+    ) -> Option<Serving> {
         match accepted {
             Accepted::Tcp(stream, address) if self.proxies.trusts(Some(address.ip())) => {
                 match stream.into_watched() {
@@ -139,12 +165,12 @@ impl Acceptor {
                         tracing::debug!(%error, "a proxy's connection was lost");
                     }
                 }
+                None
             }
-            Accepted::Tcp(stream, address) => {
-                self.admit(stream, Some(address.ip()), port, service);
-            }
+            Accepted::Tcp(stream, address) => self.admit(stream, Some(address.ip()), port, service),
             Accepted::Proxied(stream, address) => {
                 self.admit_proxied(stream, address.ip(), port, service);
+                None
             }
             Accepted::Unix(stream) => self.admit(stream, None, port, service),
         }
@@ -156,30 +182,34 @@ impl Acceptor {
         address: Option<IpAddr>,
         port: Option<u16>,
         service: &Service,
-    ) {
+    ) -> Option<Serving> {
         let counted = address.map(|address| AddressKey::of(Some(address)));
-        let permit = match self.admission.admit(counted) {
-            Ok(permit) => Arc::new(permit),
-            Err(refusal) => return self.refuse(stream, refusal, service),
-        };
-        self.hand_on(stream, Peer { address, permit }, port, service);
+        match self.admission.admit(counted) {
+            Ok(permit) => {
+                let permit = Arc::new(permit);
+                Some(self.serving(stream, Peer { address, permit }, port, service))
+            }
+            Err(refusal) => {
+                self.refuse(stream, refusal, service);
+                None
+            }
+        }
     }
 
-    fn hand_on<S: Stream>(
+    /// What serves a connection that is let in.
+    fn serving<S: Stream>(
         self: &Arc<Self>,
         stream: S,
         peer: Peer,
         port: Option<u16>,
         service: &Service,
-    ) {
+    ) -> Serving {
         match service {
             Service::Http(routes, lane) => {
                 let (routes, acceptor) = ((routes.clone(), lane.clone()), self.clone());
-                tokio::spawn(serve_connection(stream, peer, port, routes, acceptor));
+                Box::pin(serve_connection(stream, peer, port, routes, acceptor))
             }
-            Service::Lines(app) => {
-                tokio::spawn(tcp::connect(app.clone(), stream, peer));
-            }
+            Service::Lines(app) => Box::pin(tcp::connect(app.clone(), stream, peer)),
         }
     }
 
@@ -264,6 +294,16 @@ impl Acceptor {
             Service::Lines(_) => REFUSAL_LINE,
         };
         tokio::spawn(last_words(stream, words));
+    }
+}
+
+/// Serves a connection as far as it gets without waiting, which is mostly into its shard. A task for
+/// that would cost more than it does, above all by waking another thread.
+fn begin(serving: Serving) {
+    // As in a task of its own: the listener is not lost with one connection.
+    let mut serving = AssertUnwindSafe(serving).catch_unwind();
+    if (&mut serving).now_or_never().is_none() {
+        tokio::spawn(serving);
     }
 }
 

@@ -18,6 +18,25 @@ use crate::config::{Config, Listen};
 /// Connections the kernel may hold for us to accept: a connect storm should wait, not fail.
 pub(crate) const BACKLOG: i32 = 4_096;
 
+/// A connection for HTTP without a byte on it is accepted only once it is so old. Mostly a node then
+/// reads the request at once, and need not watch the socket before its shard does.
+#[cfg(target_os = "linux")]
+const SILENT_SECONDS: u32 = 1;
+
+#[cfg(target_os = "linux")]
+mod option {
+    use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// When a listener hands a connection over that has sent nothing, in seconds (tcp(7)).
+        DeferAccept,
+        Both,
+        libc::IPPROTO_TCP,
+        libc::TCP_DEFER_ACCEPT,
+        u32
+    );
+}
+
 /// The listeners of a node.
 #[derive(Debug)]
 pub struct Listeners {
@@ -42,9 +61,9 @@ impl Listeners {
     /// # Errors
     /// The first that cannot be bound.
     pub fn bind(config: &Config) -> Result<Self, CannotListen> {
-        let bind = |listens: &[Listen], variable| {
+        let bind = |listens: &[Listen], variable, speaks| {
             let one = |listen: &Listen| {
-                Listener::bind(listen).map_err(|source| CannotListen {
+                Listener::bind(listen, speaks).map_err(|source| CannotListen {
                     listen: listen.clone(),
                     variable,
                     source,
@@ -53,10 +72,10 @@ impl Listeners {
             listens.iter().map(one).collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
-            clients: bind(&config.listen, "PUSH_LISTEN")?,
-            lines: bind(&config.tcp_listen, "PUSH_TCP_LISTEN")?,
-            senders: bind(&config.api_listen, "PUSH_API_LISTEN")?,
-            admin: bind(&config.admin_listen, "PUSH_ADMIN_LISTEN")?,
+            clients: bind(&config.listen, "PUSH_LISTEN", First::Client)?,
+            lines: bind(&config.tcp_listen, "PUSH_TCP_LISTEN", First::Either)?,
+            senders: bind(&config.api_listen, "PUSH_API_LISTEN", First::Client)?,
+            admin: bind(&config.admin_listen, "PUSH_ADMIN_LISTEN", First::Client)?,
         })
     }
 
@@ -88,6 +107,15 @@ impl Listeners {
     }
 }
 
+/// Who may speak first on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// As in HTTP.
+    Client,
+    /// A client of lines hears that a node leaves before it has said who it is.
+    Either,
+}
+
 /// A socket that listens. Not the runtime's, which would at once watch what it accepts.
 pub(crate) type TcpDoor = mio::net::TcpListener;
 
@@ -112,14 +140,14 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    fn bind(listen: &Listen) -> io::Result<Self> {
+    fn bind(listen: &Listen, first: First) -> io::Result<Self> {
         match listen {
             Listen::Tcp(address) => {
-                let (listener, address) = Self::bind_tcp(*address)?;
+                let (listener, address) = Self::bind_tcp(*address, first)?;
                 Ok(Self::Tcp(listener, address))
             }
             Listen::Proxied(address) => {
-                let (listener, address) = Self::bind_tcp(*address)?;
+                let (listener, address) = Self::bind_tcp(*address, first)?;
                 Ok(Self::Proxied(listener, address))
             }
             Listen::Unix(path) => {
@@ -132,7 +160,7 @@ impl Listener {
         }
     }
 
-    fn bind_tcp(address: SocketAddr) -> io::Result<(AsyncFd<TcpDoor>, SocketAddr)> {
+    fn bind_tcp(address: SocketAddr, first: First) -> io::Result<(AsyncFd<TcpDoor>, SocketAddr)> {
         let domain = Domain::for_address(address);
         let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         // A restarted node takes its port again while old connections still end.
@@ -140,6 +168,13 @@ impl Listener {
         socket.set_nonblocking(true)?;
         // Inherited by every connection it accepts, which saves each a call.
         socket.set_tcp_nodelay(true)?;
+        #[cfg(not(target_os = "linux"))]
+        let _ = first;
+        #[cfg(target_os = "linux")]
+        if first == First::Client {
+            // A kernel that cannot do it has them accepted at once.
+            let _ = nix::sys::socket::setsockopt(&socket, option::DeferAccept, &SILENT_SECONDS);
+        }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let door = TcpDoor::from_std(socket.into());
@@ -188,13 +223,35 @@ mod tests {
     #[tokio::test]
     async fn accepted_connections_do_not_delay_small_writes() {
         let any_port = Listen::Tcp("127.0.0.1:0".parse().unwrap());
-        let Listener::Tcp(door, address) = Listener::bind(&any_port).unwrap() else {
+        let Listener::Tcp(door, address) = Listener::bind(&any_port, First::Client).unwrap() else {
             panic!("TCP");
         };
-        let _client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.try_write(b"GET").unwrap();
         let accepted = door.async_io(Interest::READABLE, TcpDoor::accept).await;
         let (accepted, _) = accepted.unwrap();
         assert!(accepted.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn a_client_is_accepted_with_its_first_bytes_or_after_a_while() {
+        use std::io::Read;
+
+        let any_port = Listen::Tcp("127.0.0.1:0".parse().unwrap());
+        let Listener::Tcp(door, address) = Listener::bind(&any_port, First::Client).unwrap() else {
+            panic!("TCP");
+        };
+        let silent = tokio::net::TcpStream::connect(address).await.unwrap();
+        let speaks = tokio::net::TcpStream::connect(address).await.unwrap();
+        speaks.try_write(b"GET").unwrap();
+        let mut read = [0; 8];
+        for (client, count) in [(&speaks, Some(3)), (&silent, None)] {
+            let accepted = door.async_io(Interest::READABLE, TcpDoor::accept).await;
+            let (mut accepted, of) = accepted.unwrap();
+            assert_eq!(of, client.local_addr().unwrap());
+            assert_eq!(accepted.read(&mut read).ok(), count);
+        }
     }
 
     #[tokio::test]
@@ -203,8 +260,8 @@ mod tests {
         let listen = Listen::Unix(folder.path().join("node.sock"));
         let dead = std::os::unix::net::UnixListener::bind(folder.path().join("node.sock")).unwrap();
         drop(dead);
-        let alive = Listener::bind(&listen).unwrap();
-        let error = Listener::bind(&listen).unwrap_err();
+        let alive = Listener::bind(&listen, First::Either).unwrap();
+        let error = Listener::bind(&listen, First::Either).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(alive);
         assert!(!folder.path().join("node.sock").exists());

@@ -42,7 +42,11 @@ const HOMES: &[(&str, &[&str])] = &[
         &["src/edge/", "src/api/", "src/http_client.rs"],
     ),
     ("io_uring", &[UNSAFE]),
-    ("libc", &[UNSAFE, "src/local/shard/socket.rs"]),
+    (
+        "libc",
+        &[UNSAFE, "src/local/shard/socket.rs", "src/edge/listeners.rs"],
+    ),
+    ("nix", &["src/edge/listeners.rs"]),
 ];
 /// The one file that may be unsafe.
 const UNSAFE: &str = "src/local/shard/uring.rs";

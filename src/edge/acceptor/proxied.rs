@@ -40,7 +40,9 @@ impl Acceptor {
                     .await;
             }
             let address = Some(proxy);
-            acceptor.hand_on(stream, Peer { address, permit }, port, &service);
+            acceptor
+                .serving(stream, Peer { address, permit }, port, &service)
+                .await;
         });
     }
 
@@ -94,7 +96,10 @@ impl Acceptor {
             }
         };
         match permit {
-            Ok(permit) => self.hand_on(stream, Peer { address, permit }, port, service),
+            Ok(permit) => {
+                self.serving(stream, Peer { address, permit }, port, service)
+                    .await;
+            }
             Err(refusal) => self.refuse(stream, refusal, service),
         }
     }
