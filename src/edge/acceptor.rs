@@ -33,7 +33,7 @@ use crate::app::App;
 use crate::config::address_header::AddressHeader;
 use crate::config::hosts::OwnNames;
 use crate::config::trusted_proxies::TrustedProxies;
-use crate::edge::accept::{Accepted, accept, the_rest};
+use crate::edge::accept::{Accepted, accept, accept_further, the_rest};
 use crate::edge::caller::Caller;
 use crate::edge::error::{HttpError, Routes};
 use crate::edge::http_stream::{HttpEnding, HttpPatience, HttpStream, Turn};
@@ -130,7 +130,7 @@ impl Acceptor {
                         continue;
                     };
                     // Each further one is served in parallel.
-                    next = accept(&listener).now_or_never();
+                    next = accept_further(&listener);
                     match next {
                         Some(_) => drop(tokio::spawn(serving)),
                         None => begin(serving),

@@ -46,7 +46,7 @@ const HOMES: &[(&str, &[&str])] = &[
         "libc",
         &[UNSAFE, "src/local/shard/socket.rs", "src/edge/listeners.rs"],
     ),
-    ("nix", &["src/edge/listeners.rs"]),
+    ("nix", &["src/edge/accept.rs", "src/edge/listeners.rs"]),
 ];
 /// The one file that may be unsafe.
 const UNSAFE: &str = "src/local/shard/uring.rs";
