@@ -18,7 +18,7 @@ export RUST_TEST_THREADS ?= $(shell expr 4 '*' $(cores))
 
 .PHONY: help test compile tools setup fmt fmt-check lint build doc hadolint nginx-check deny \
         unit unit-cluster unit-others clients fuzz k6-smoke schemathesis interop \
-        interop-available run upgrade-test bench image compose-up compose-down clean
+        interop-available run upgrade-test bench pgo pgo-load image compose-up compose-down clean
 .NOTPARALLEL:
 
 help: ## show this list
@@ -30,7 +30,7 @@ help: ## show this list
 test: fmt-check ## run everything that CI runs, cheap checks first
 	@scripts/side-by-side compile tools
 	@scripts/side-by-side 'unit-cluster interop-available' 'unit-others clients' \
-	    'fuzz k6-smoke schemathesis'
+	    'fuzz k6-smoke schemathesis pgo-load'
 
 compile: build doc
 
@@ -123,8 +123,15 @@ upgrade-test: ## a rolling upgrade from the last release and back, under load (b
 bench: ## run the benchmarks in the release profile
 	cargo bench --locked
 
-image: ## build the container image `pushnode`
-	docker build -t pushnode .
+pgo: ## build target/pgo/pushnode, a release build that knows which code runs often
+	scripts/pgo
+
+# What that build learns from is tried with each change, the build itself is not.
+pgo-load: setup build
+	scripts/pgo-load $(binary) 40
+
+image: ## build the container image `pushnode`, with what `make pgo` builds
+	docker build --build-arg BUILD=pgo -t pushnode .
 
 # Created once: a key of 256 random bits, readable by its owner only.
 deploy/.env:

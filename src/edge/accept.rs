@@ -105,3 +105,24 @@ pub(crate) fn the_rest(listener: Listener) -> Vec<Accepted> {
         .take(BACKLOG as usize)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listen;
+    use crate::edge::listeners::First;
+
+    #[tokio::test]
+    async fn who_comes_after_a_look_in_vain_is_accepted() {
+        let any_port = Listen::Tcp("127.0.0.1:0".parse().unwrap());
+        let listener = Listener::bind(&any_port, First::Either).unwrap();
+        let address = ("127.0.0.1", listener.port().unwrap());
+        for _ in 0..3 {
+            assert!(accept_further(&listener).is_none());
+            let _first = TcpStream::connect(address).await.unwrap();
+            let _second = TcpStream::connect(address).await.unwrap();
+            assert!(accept(&listener).await.is_ok());
+            assert!(accept_further(&listener).unwrap().is_ok());
+        }
+    }
+}

@@ -109,7 +109,7 @@ impl Listeners {
 
 /// Who may speak first on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum First {
+pub(crate) enum First {
     /// As in HTTP.
     Client,
     /// A client of lines hears that a node leaves before it has said who it is.
@@ -140,7 +140,7 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    fn bind(listen: &Listen, first: First) -> io::Result<Self> {
+    pub(crate) fn bind(listen: &Listen, first: First) -> io::Result<Self> {
         match listen {
             Listen::Tcp(address) => {
                 let (listener, address) = Self::bind_tcp(*address, first)?;
