@@ -13,7 +13,8 @@
 
 # ---- build ------------------------------------------------------------------
 # `plain` is a release build. `pgo` lets the compiler know which code runs often, by
-# scripts/pgo: a push or a connect costs less, and the build takes over twice as long.
+# scripts/pgo: a connect or a push through Redis costs less, and the build takes nearly
+# three times as long.
 #   docker build --build-arg BUILD=pgo -t pushnode .
 ARG BUILD=plain
 
