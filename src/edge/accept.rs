@@ -36,8 +36,8 @@ pub(crate) async fn accept(listener: &Listener) -> io::Result<Accepted> {
     accept_by(listener, TcpDoor::accept).await
 }
 
-/// The next one, if it is here already. The kernel is asked first: an accept that finds no one costs
-/// ten times that, as it makes a socket before it looks.
+/// The next one, if it is here already. Over TCP the kernel is asked first: an accept that finds no
+/// one costs ten times that, as it makes a socket before it looks.
 pub(crate) fn accept_further(listener: &Listener) -> Option<io::Result<Accepted>> {
     let over_tcp = |door: &TcpDoor| match someone_waits(door) {
         true => door.accept(),

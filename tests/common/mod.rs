@@ -211,6 +211,17 @@ impl Node {
         self.child.id()
     }
 
+    /// The inodes of the sockets that it has open.
+    pub fn sockets(&self) -> Vec<String> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("its files");
+        let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        let inode = |link: std::path::PathBuf| {
+            let link = link.to_str()?.strip_prefix("socket:[")?;
+            link.strip_suffix(']').map(str::to_owned)
+        };
+        links.filter_map(inode).collect()
+    }
+
     pub fn client_address(&self) -> SocketAddr {
         self.clients[0]
     }

@@ -245,26 +245,18 @@ async fn a_client_that_takes_nothing_for_too_long_is_closed_although_its_queue_h
     // whether or not it reads.
     slow.try_send(&frame(FIN | 0x9, b"")).await;
     eventually(async || {
-        let text = std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap();
-        let sockets = text.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
-        match sockets.filter(|link| is_to(link, &slow)).count() {
-            0 => Ok(()),
-            n => Err(n),
+        let mut sockets = node.sockets().into_iter();
+        match sockets.any(|inode| is_to(&inode, &slow)) {
+            false => Ok(()),
+            true => Err("its socket is still open"),
         }
     })
     .await;
 }
 
-/// Whether a link in `/proc/<pid>/fd` is the node's end of this client's socket.
-fn is_to(link: &std::path::Path, client: &Raw) -> bool {
+/// Whether the socket with this inode is the node's end of this client's.
+fn is_to(inode: &str, client: &Raw) -> bool {
     let client = client.socket.local_addr().expect("an address").port();
-    let inode = link.to_string_lossy();
-    let Some(inode) = inode
-        .strip_prefix("socket:[")
-        .and_then(|inode| inode.strip_suffix(']'))
-    else {
-        return false;
-    };
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
     let port = format!(":{client:04X}");
     table.lines().any(|line| {

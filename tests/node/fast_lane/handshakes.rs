@@ -388,24 +388,16 @@ async fn caps_count_in_both_lanes() {
     }
 }
 
-/// How many sockets a node has open.
-fn sockets(node: &Node) -> usize {
-    let files = std::fs::read_dir(format!("/proc/{}/fd", node.pid())).expect("its files");
-    let links = files.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
-    let is_socket = |link: &std::path::PathBuf| link.to_string_lossy().starts_with("socket:");
-    links.filter(is_socket).count()
-}
-
 /// Who was let in by the kernel before the doors closed is told so.
 #[tokio::test]
 async fn a_leaving_node_refuses_in_both_lanes() {
     let doors = Doors::start(&[("PUSH_DRAIN_SECONDS", "1")]);
     let mut told = Vec::new();
     for node in doors.both() {
-        let before = sockets(node);
+        let before = node.sockets().len();
         let mut raw = Raw::open(node.client_address()).await;
         // Linux keeps a silent connection back for a second.
-        eventually(async || match sockets(node) {
+        eventually(async || match node.sockets().len() {
             now if now > before => Ok(()),
             now => Err((before, now)),
         })
